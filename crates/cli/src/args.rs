@@ -1,0 +1,122 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::device::DeviceChoice;
+
+/// GPU-native federated LoRA fine-tuning: many virtual clients train side by side on one device.
+#[derive(Debug, Parser)]
+#[command(name = "bonfire", version, propagate_version = true, arg_required_else_help = true)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+    /// What holds for every command.
+    #[command(flatten)]
+    pub common: Common,
+}
+
+/// Options of every command.
+#[derive(Debug, Args)]
+pub struct Common {
+    /// auto, cpu, wgpu, vulkan or cuda; a GPU also with its number: cuda:1
+    #[arg(long, global = true, value_name = "DEVICE")]
+    pub device: Option<DeviceChoice>,
+    /// Override a key of the configuration; may be given again
+    #[arg(long = "set", global = true, value_name = "SECTION.KEY=VALUE")]
+    pub sets: Vec<String>,
+    /// Print only the result
+    #[arg(long, short, global = true)]
+    pub quiet: bool,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run a federation; without CONFIG the built-in quickstart
+    Train(TrainArgs),
+    /// Measure a run's adapter on the test split
+    Evaluate(EvaluateArgs),
+    /// Show which client holds which labels
+    Partition(PartitionArgs),
+    /// Write a run's adapter for other tools
+    Export(ExportArgs),
+}
+
+/// Options of `train`.
+#[derive(Debug, Args)]
+pub struct TrainArgs {
+    /// Configuration file
+    pub config: Option<PathBuf>,
+    /// Run folder [default: runs/<name>-<time>]
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+}
+
+/// Options of `evaluate`.
+#[derive(Debug, Args)]
+pub struct EvaluateArgs {
+    /// Run folder, as left by `train`
+    pub run: PathBuf,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Options of `partition`.
+#[derive(Debug, Args)]
+pub struct PartitionArgs {
+    /// Configuration file
+    pub config: Option<PathBuf>,
+    /// Where the picture goes
+    #[arg(long, value_name = "FILE", default_value = "partition.svg", conflicts_with = "no_svg")]
+    pub svg: PathBuf,
+    /// Draw no picture
+    #[arg(long)]
+    pub no_svg: bool,
+    /// Also write each client's training rows, readable by data.partition = { kind = "file", path = "FILE" }
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+}
+
+/// Options of `export`.
+#[derive(Debug, Args)]
+pub struct ExportArgs {
+    /// Run folder, as left by `train`
+    pub run: PathBuf,
+    /// What to write
+    #[arg(long, value_enum, default_value_t = Format::Peft)]
+    pub format: Format,
+    /// Folder to write; must not hold anything yet
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+}
+
+/// Formats that `export` writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// adapter_config.json and adapter_model.safetensors, as Hugging Face PEFT reads them
+    Peft,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_definition_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn common_options_go_before_or_after_the_command() {
+        for line in ["bonfire --quiet --device cpu train x.toml", "bonfire train x.toml --quiet --device cpu"] {
+            let cli = Cli::try_parse_from(line.split(' ')).expect("valid");
+            assert!(cli.common.quiet);
+            assert_eq!(cli.common.device, Some(DeviceChoice::Cpu));
+        }
+    }
+}

@@ -1,0 +1,6 @@
+//! One file a command: what it reads, runs and prints.
+
+pub mod evaluate;
+pub mod export;
+pub mod partition;
+pub mod train;

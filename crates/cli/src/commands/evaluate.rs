@@ -1,0 +1,55 @@
+//! `bonfire evaluate`: measures a run's adapter on the test split.
+
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+use bonfire_engine::evaluate;
+use bonfire_models::{Model, peft};
+use serde_json::json;
+
+use crate::args::{Common, EvaluateArgs};
+use crate::config;
+use crate::console::{note, percent, say};
+use crate::device;
+use crate::job;
+use crate::run_folder::{ADAPTER, CONFIG};
+
+/// Runs the command.
+///
+/// # Errors
+/// No run folder, or a model, data or adapter that cannot be used any more.
+pub fn run(args: &EvaluateArgs, common: &Common) -> Result<()> {
+    let loaded = config::load(Some(&config_of(&args.run)?), &common.sets)?;
+    let opened = device::open(common.device.unwrap_or(loaded.config.engine.device))?;
+    opened.notice.iter().for_each(note);
+    let data = job::dataset(&loaded)?;
+    let model = job::model(&loaded.config, data.labels.len(), &opened.device)?;
+    let tokens = job::tokens(&loaded, &data, model.info())?;
+    let adapter = peft::read(&args.run.join(ADAPTER), model.info(), data.labels.len()).context("cannot read the adapter")?;
+    let rows: Vec<usize> = (0..data.test.len()).collect();
+    let result = evaluate(&model, &adapter, &tokens.test, &rows)?;
+    match args.json {
+        true => say(json!(result)),
+        false => say(format!(
+            "test loss {:.4}, accuracy {} on {} texts of {} ({})",
+            result.loss,
+            percent(result.accuracy),
+            result.examples,
+            data.name,
+            opened.name
+        )),
+    }
+    Ok(())
+}
+
+/// The configuration in a run folder.
+///
+/// # Errors
+/// `run` is not a run folder.
+pub fn config_of(run: &Path) -> Result<std::path::PathBuf> {
+    let config = run.join(CONFIG);
+    if !config.is_file() {
+        bail!("{} is not a run folder: it has no {CONFIG}", run.display());
+    }
+    Ok(config)
+}

@@ -1,0 +1,215 @@
+//! The configuration of a run: one TOML file, checked once, unknown keys refused.
+//! The sections' keys are owned by the crates that act on them; what is wrong with one is said with its file, line and key.
+
+mod check;
+mod document;
+mod explain;
+mod overrides;
+mod sections;
+
+use std::path::Path;
+
+use bonfire_engine::TrainSettings;
+use bonfire_federation::{AdapterSettings, ClientSettings, EvaluateSettings, Settings, StrategySettings};
+use serde::{Deserialize, Serialize};
+
+use crate::mistake::Mistake;
+use document::Document;
+use overrides::Override;
+pub use sections::{DataSection, EngineSection, ModelSection, Source};
+
+/// What `train` runs when no file is named.
+const QUICKSTART: &str = include_str!("../../../configs/quickstart.toml");
+
+/// A checked configuration.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RunConfig {
+    /// Name of the run; left out: the file's name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// The frozen backbone.
+    pub model: ModelSection,
+    /// The texts and how they are dealt out.
+    pub data: DataSection,
+    /// Who takes part.
+    pub clients: ClientSettings,
+    /// The adapter all clients share.
+    pub adapter: AdapterSettings,
+    /// Local training.
+    pub train: TrainSettings,
+    /// How uploads become the next global adapter.
+    pub strategy: StrategySettings,
+    /// How the work is put on the device.
+    #[serde(default)]
+    pub engine: EngineSection,
+    /// When and how the global model is evaluated.
+    #[serde(default)]
+    pub evaluate: EvaluateSettings,
+}
+
+/// A configuration and what the user should know about how it was read.
+pub struct Loaded {
+    /// The configuration, defaults filled in.
+    pub config: RunConfig,
+    /// One line each.
+    pub notices: Vec<String>,
+    document: Document,
+}
+
+impl Loaded {
+    /// Where a reader finds the value of `key`: file and line, or the `--set` text.
+    pub fn place_of(&self, key: &str) -> String {
+        self.document.place_of(&path_of(key))
+    }
+}
+
+/// Reads the configuration in `file`, or the embedded quickstart, with `--set` overrides.
+///
+/// # Errors
+/// A file that cannot be read, is not TOML, or holds an unknown key, a wrong type or a value that cannot work.
+pub fn load(file: Option<&Path>, sets: &[String]) -> Result<Loaded, Mistake> {
+    let (name, stem, text) = match file {
+        None => ("the built-in quickstart".to_string(), "quickstart".to_string(), QUICKSTART.to_string()),
+        Some(path) => (path.display().to_string(), stem(path), read_text(path)?),
+    };
+    let mut loaded = parse(&name, &text, sets)?;
+    loaded.config.name.get_or_insert(stem);
+    Ok(loaded)
+}
+
+/// Checks the configuration in `text`; `name` is what messages call it.
+///
+/// # Errors
+/// As for [`load`], without those of the file itself.
+pub fn parse(name: &str, text: &str, sets: &[String]) -> Result<Loaded, Mistake> {
+    let mut document = Document::parse(name, text)?;
+    for set in sets {
+        document.apply(Override::parse(set)?)?;
+    }
+    let mut notices = Vec::new();
+    let config: RunConfig = check::read(&mut document, &mut notices)?;
+    match config.problem() {
+        None => Ok(Loaded { config, notices, document }),
+        Some((key, what)) => {
+            let place = document.place_of(&path_of(key));
+            Err(Mistake::new(format!("`{key}` {what}")).at(Some(place)).help_for(key))
+        }
+    }
+}
+
+impl RunConfig {
+    /// What the federation reads of it.
+    pub fn settings(&self) -> Settings {
+        Settings {
+            clients: self.clients.clone(),
+            adapter: self.adapter.clone(),
+            train: self.train.clone(),
+            strategy: self.strategy.clone(),
+            evaluate: self.evaluate.clone(),
+            in_flight: self.engine.in_flight,
+        }
+    }
+
+    /// The run's name.
+    pub fn name(&self) -> &str {
+        self.name.as_deref().unwrap_or("run")
+    }
+
+    /// The strategy's name, as written in the configuration.
+    pub fn strategy_name(&self) -> String {
+        tag_of(&self.strategy, "name")
+    }
+
+    /// The partition's kind and values in words, as `dirichlet, alpha 0.1`.
+    pub fn partition_words(&self) -> String {
+        let table = toml::Table::try_from(&self.data.partition).unwrap_or_default();
+        let values = table.iter().filter(|(key, _)| *key != "kind").map(|(key, value)| format!(", {key} {value}"));
+        format!("{}{}", tag_of(&self.data.partition, "kind"), values.collect::<String>())
+    }
+
+    /// The configuration as TOML, all defaults written out.
+    pub fn to_toml(&self) -> String {
+        toml::to_string(self).expect("settings are plain tables, numbers and text")
+    }
+
+    /// The first value that cannot work, as `(key, what would be right)`.
+    fn problem(&self) -> Option<(&'static str, String)> {
+        self.own_problem().or_else(|| self.settings().problem())
+    }
+
+    /// The first problem in the parts that belong to the binary.
+    fn own_problem(&self) -> Option<(&'static str, String)> {
+        let file_name = |name: &str| {
+            let fits = |c: char| c.is_alphanumeric() || "-_.".contains(c);
+            !name.is_empty() && !name.starts_with('.') && name.chars().all(fits)
+        };
+        let checks = [
+            (
+                "name",
+                self.name.as_deref().is_none_or(file_name),
+                "must be letters, digits, `-`, `_` and `.`: it names the run's folder",
+            ),
+            ("model.path", self.model.path != Source::Unset, "is not set"),
+            ("data.path", self.data.path != Source::Unset, "is not set"),
+            (
+                "data.max_length",
+                self.data.max_length >= 3,
+                "must be at least 3: a text's first and last special token and one of its own",
+            ),
+            ("data.labels", self.data.labels.is_none_or(|n| n >= 2), "must be at least 2"),
+        ];
+        checks.into_iter().find(|(_, fine, _)| !fine).map(|(key, _, what)| (key, what.to_string()))
+    }
+}
+
+impl Mistake {
+    /// Adds what a user who has no model or data at hand needs to know.
+    fn help_for(self, key: &str) -> Mistake {
+        match key {
+            "model.path" | "data.path" => self.help(
+                "pass --set model.path=DIR --set data.path=DIR\n\
+                 model: a Hugging Face folder with config.json, model.safetensors and tokenizer.json\n\
+                 data: a folder with train.jsonl and test.jsonl (or .csv), each row with `text` and `label`",
+            ),
+            _ => self,
+        }
+    }
+}
+
+/// The file's name without its ending, as far as it can name a folder.
+fn stem(path: &Path) -> String {
+    let stem = path.file_stem().map(|s| s.to_string_lossy().into_owned()).unwrap_or_default();
+    let fit = |c: char| if c.is_alphanumeric() || "-_.".contains(c) { c } else { '-' };
+    match stem.trim_start_matches('.').chars().map(fit).collect::<String>() {
+        empty if empty.is_empty() => "run".to_string(),
+        stem => stem,
+    }
+}
+
+fn read_text(path: &Path) -> Result<String, Mistake> {
+    std::fs::read_to_string(path)
+        .map_err(|error| Mistake::new(format!("cannot read the configuration {}: {error}", path.display())))
+}
+
+/// The word that tells which kind of settings these are.
+fn tag_of(settings: &impl Serialize, tag: &str) -> String {
+    let table = toml::Table::try_from(settings).unwrap_or_default();
+    table.get(tag).and_then(toml::Value::as_str).unwrap_or_default().to_string()
+}
+
+/// `train.rounds` as its parts.
+fn path_of(key: &str) -> Vec<String> {
+    key.split('.').map(str::to_string).collect()
+}
+
+/// The section in which the quickstart has a key of this name.
+fn home_of(key: &str) -> Option<String> {
+    let config: RunConfig = toml::from_str(QUICKSTART).ok()?;
+    let table: toml::Table = toml::from_str(&config.to_toml()).ok()?;
+    let holds = |value: &toml::Value| value.as_table().is_some_and(|section| section.contains_key(key));
+    table.iter().find(|(_, value)| holds(value)).map(|(section, _)| section.clone())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,85 @@
+//! `--set section.key=value`: TOML value syntax, with bare words taken as strings.
+
+use toml::{Table, Value};
+
+use super::document::Path;
+use crate::mistake::Mistake;
+
+/// One `--set`.
+#[derive(Clone, Debug)]
+pub struct Override {
+    /// The key it sets.
+    pub path: Path,
+    /// Its value.
+    pub value: Value,
+    text: String,
+}
+
+impl Override {
+    /// Reads `section.key=value`.
+    ///
+    /// # Errors
+    /// No `=`, an empty key or value, or a value that starts like a TOML list, table or quoted text and does not end like one.
+    pub fn parse(text: &str) -> Result<Override, Mistake> {
+        let wrong = |what: &str| {
+            Mistake::new(what)
+                .at(Some(format!("--set {text}")))
+                .help("write --set section.key=value, such as --set train.rounds=3")
+        };
+        let (key, raw) = text.split_once('=').ok_or_else(|| wrong("an override without `=`"))?;
+        let path: Path = key.split('.').map(|part| part.trim().to_string()).collect();
+        if path.iter().any(String::is_empty) {
+            return Err(wrong("an override without a key"));
+        }
+        let value = value(raw.trim()).map_err(|reason| wrong(&reason))?;
+        Ok(Override { path, value, text: text.to_string() })
+    }
+
+    /// What a message gives as the place of this value.
+    pub fn place(&self) -> String {
+        format!("--set {}", self.text)
+    }
+}
+
+/// A TOML value; what is not one and does not look like one is text.
+fn value(raw: &str) -> Result<Value, String> {
+    if raw.is_empty() {
+        return Err("an override without a value".into());
+    }
+    let parsed = toml::from_str::<Table>(&format!("value = {raw}"));
+    match parsed {
+        Ok(mut table) if table.len() == 1 && !raw.contains('\n') => Ok(table.remove("value").expect("its only key")),
+        Err(error) if raw.starts_with(['"', '\'', '[', '{']) => Err(format!("not a TOML value: {}", error.message())),
+        _ => Ok(Value::String(raw.to_string())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn value_of(text: &str) -> Value {
+        Override::parse(text).expect("valid").value
+    }
+
+    #[test]
+    fn values_are_toml_and_words_are_text() {
+        assert_eq!(value_of("a.b=3"), Value::Integer(3));
+        assert_eq!(value_of("a.b=1e-3"), Value::Float(1e-3));
+        assert_eq!(value_of("a.b=true"), Value::Boolean(true));
+        assert_eq!(value_of("a.b=lora-a2"), Value::String("lora-a2".into()));
+        assert_eq!(value_of("a.b=../some/folder"), Value::String("../some/folder".into()));
+        assert_eq!(value_of("a.b=\"3\""), Value::String("3".into()));
+        assert_eq!(value_of("a.b=[1, 2]"), Value::Array(vec![Value::Integer(1), Value::Integer(2)]));
+        assert_eq!(value_of("a=x=y"), Value::String("x=y".into()));
+        assert!(value_of("data.partition={ kind = \"iid\" }").is_table());
+    }
+
+    #[test]
+    fn broken_overrides_name_themselves() {
+        for text in ["rounds", "=3", "a..b=3", "a.b=", "a.b=[1,", "a.b=\"x"] {
+            let error = Override::parse(text).expect_err("broken");
+            assert_eq!(error.place, Some(format!("--set {text}")));
+        }
+    }
+}

@@ -1,0 +1,120 @@
+//! Finding GPUs that answer. Devices are tried with a small sum: a driver that lists an adapter may still not run on it.
+
+use burn::tensor::{Device, DeviceType, Tensor};
+
+use super::Opened;
+use crate::mistake::{Mistake, quietly};
+
+#[cfg(feature = "wgpu")]
+use burn::tensor::DeviceKind;
+
+/// Names under which software rasterisers answer as if they were GPUs.
+const SOFTWARE: [&str; 6] = ["llvmpipe", "lavapipe", "softpipe", "swiftshader", "microsoft basic render", "warp"];
+
+/// The best real GPU that answers: CUDA first, then wgpu's discrete, integrated and virtual ones.
+pub fn best() -> Option<Opened> {
+    candidates().into_iter().find_map(|(backend, device)| {
+        let part = part(&device)?;
+        (!part.software && answers(&device)).then(|| opened(backend, device, &part))
+    })
+}
+
+/// Devices that may be real GPUs, best first. Software adapters are left out without opening them where wgpu says so.
+fn candidates() -> Vec<(&'static str, Device)> {
+    let mut found = Vec::new();
+    #[cfg(feature = "cuda")]
+    found.extend(list(DeviceType::Cuda).into_iter().map(|device| ("cuda", device)));
+    #[cfg(feature = "wgpu")]
+    {
+        let listed = list(DeviceType::Wgpu);
+        found.extend(gpu_kinds(Device::wgpu).into_iter().filter(|d| listed.contains(d)).map(|device| ("wgpu", device)));
+    }
+    found
+}
+
+/// Opens wgpu's adapter `index`, or its best; a software one only because it was asked for.
+#[cfg(feature = "wgpu")]
+pub fn open_wgpu(index: Option<usize>) -> Result<Opened, Mistake> {
+    open_listed("wgpu", list(DeviceType::Wgpu), gpu_kinds(Device::wgpu), index)
+}
+
+/// Opens Vulkan's adapter `index`, or its best.
+#[cfg(feature = "vulkan")]
+pub fn open_vulkan(index: Option<usize>) -> Result<Opened, Mistake> {
+    open_listed("vulkan", list(DeviceType::Vulkan), gpu_kinds(Device::vulkan), index)
+}
+
+/// Opens CUDA device `index`, or the first.
+#[cfg(feature = "cuda")]
+pub fn open_cuda(index: Option<usize>) -> Result<Opened, Mistake> {
+    open_listed("cuda", list(DeviceType::Cuda), Vec::new(), index)
+}
+
+/// Takes device `index` of those listed; without an index the first preferred one that is listed, else the first.
+fn open_listed(
+    backend: &'static str,
+    listed: Vec<Device>,
+    preferred: Vec<Device>,
+    index: Option<usize>,
+) -> Result<Opened, Mistake> {
+    let place = match index {
+        Some(n) => n,
+        None => preferred.iter().find_map(|p| listed.iter().position(|d| d == p)).unwrap_or(0),
+    };
+    let Some(device) = listed.get(place).cloned() else {
+        return Err(missing(backend, place, listed.len()));
+    };
+    match part(&device).filter(|_| answers(&device)) {
+        Some(part) => Ok(opened(backend, device, &part)),
+        None => Err(Mistake::new(format!("`{backend}` device {place} is listed but does not answer"))
+            .help("check its driver, or use --device cpu")),
+    }
+}
+
+/// The message for a device that is not there.
+fn missing(backend: &str, place: usize, count: usize) -> Mistake {
+    match count {
+        0 => Mistake::new(format!("no `{backend}` device answers on this machine"))
+            .help("check that its driver is installed, or use --device cpu"),
+        _ => Mistake::new(format!("there is no `{backend}` device {place}; {count} answer, numbered from 0"))
+            .help(format!("use --device {backend}:0, or --device cpu")),
+    }
+}
+
+/// A device's own name and whether it is a software rasteriser.
+struct Part {
+    name: String,
+    software: bool,
+}
+
+/// Asks a device who it is; `None` when it cannot be opened.
+fn part(device: &Device) -> Option<Part> {
+    let identity = quietly(|| device.identity())??;
+    let lower = identity.name.to_lowercase();
+    let software = identity.physical.is_none() || SOFTWARE.iter().any(|name| lower.contains(name));
+    Some(Part { name: identity.name, software })
+}
+
+/// Whether the device can add up a few numbers.
+fn answers(device: &Device) -> bool {
+    let sum = quietly(|| Tensor::<1>::ones([8], device).sum().into_data().try_to_vec::<f32>());
+    sum.is_some_and(|read| read.is_ok_and(|values| values == [8.0]))
+}
+
+/// Every device of a type; none when asking fails.
+fn list(kind: DeviceType) -> Vec<Device> {
+    quietly(|| Device::enumerate(kind).into_vec()).unwrap_or_default()
+}
+
+/// The first device of each kind of real GPU, best first.
+#[cfg(feature = "wgpu")]
+fn gpu_kinds(device: impl Fn(DeviceKind) -> Device) -> Vec<Device> {
+    [DeviceKind::DiscreteGpu(0), DeviceKind::IntegratedGpu(0), DeviceKind::VirtualGpu(0)].map(device).into()
+}
+
+fn opened(backend: &str, device: Device, part: &Part) -> Opened {
+    let notice = part.software.then(|| {
+        format!("{} is a software rasteriser, much slower than --device cpu; it is used because you asked", part.name)
+    });
+    Opened { device, name: format!("{backend} ({})", part.name), notice }
+}

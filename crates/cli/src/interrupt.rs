@@ -1,0 +1,57 @@
+//! Ctrl-C: the first press lets the round finish its writing, the second leaves at once.
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use anyhow::{Context, Result};
+
+use crate::mistake::ABANDONED;
+
+/// What the run and the signal handler share.
+#[derive(Debug, Default)]
+pub struct Interrupt {
+    pressed: AtomicBool,
+    round: AtomicUsize,
+    writing: Mutex<()>,
+}
+
+impl Interrupt {
+    /// Takes over Ctrl-C and the signals that ask a program to end.
+    ///
+    /// # Errors
+    /// The system refuses the handler.
+    pub fn install() -> Result<Arc<Interrupt>> {
+        let shared = Arc::new(Interrupt::default());
+        let handler = Arc::clone(&shared);
+        ctrlc::set_handler(move || handler.press()).context("cannot listen for Ctrl-C")?;
+        Ok(shared)
+    }
+
+    fn press(&self) {
+        if self.pressed.swap(true, Ordering::SeqCst) {
+            // Waits for files that are being written; nothing else may hold a run up now.
+            let _written = self.writing();
+            eprintln!("\nabandoned; the run folder holds the rounds that ended");
+            std::process::exit(ABANDONED);
+        }
+        match self.round.load(Ordering::SeqCst) {
+            0 => eprintln!("\nstopping before round 1; press again to leave at once"),
+            round => eprintln!("\nfinishing round {round}; press again to leave at once"),
+        }
+    }
+
+    /// Whether the run should stop when the round's files are written.
+    pub fn pressed(&self) -> bool {
+        self.pressed.load(Ordering::SeqCst)
+    }
+
+    /// Says which round is running.
+    pub fn enter_round(&self, round: usize) {
+        self.round.store(round, Ordering::SeqCst);
+    }
+
+    /// Held while a round's files are written: leaving waits for it.
+    pub fn writing(&self) -> MutexGuard<'_, ()> {
+        self.writing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

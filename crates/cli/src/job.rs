@@ -1,0 +1,105 @@
+//! From a checked configuration to data, shards, tokens and a model: what `train`, `evaluate` and `partition` share.
+
+use anyhow::{Context, Result};
+use bonfire_data::random::{Use, stream};
+use bonfire_data::{DataError, Dataset, Example, Partition, Shards, Tokenizer, corpus};
+use bonfire_engine::{Split, TokenizedData};
+use bonfire_models::{Encoder, ModelInfo, ModelSource};
+use burn::tensor::Device;
+
+use crate::config::{Loaded, RunConfig};
+use crate::mistake::Mistake;
+
+/// Reads the data set that the configuration names.
+///
+/// # Errors
+/// What the data crate finds wrong with the folder.
+pub fn dataset(loaded: &Loaded) -> Result<Dataset> {
+    let section = &loaded.config.data;
+    let column = match &section.partition {
+        Partition::Natural { column } => Some(column.as_str()),
+        _ => None,
+    };
+    let data = match section.path.folder() {
+        None => corpus::dataset(),
+        Some(folder) => Dataset::read(folder, column)?,
+    };
+    match section.labels {
+        None => Ok(data),
+        Some(n) => data.keep_labels(n).map_err(|error| placed(loaded, error)),
+    }
+}
+
+/// Deals the rows out to the clients.
+///
+/// # Errors
+/// A partition that cannot be made of this data set.
+pub fn shards(loaded: &Loaded, data: &Dataset) -> Result<Shards> {
+    let config = &loaded.config;
+    let section = &config.data;
+    section
+        .partition
+        .split(data, config.clients.count, section.min_shard, config.train.seed)
+        .map_err(|error| placed(loaded, error))
+}
+
+/// Where the configuration's model comes from.
+fn source(config: &RunConfig) -> ModelSource {
+    match config.model.path.folder() {
+        None => ModelSource::Builtin,
+        Some(folder) => ModelSource::Folder(folder.to_path_buf()),
+    }
+}
+
+/// Loads the backbone with a head for `classes` labels.
+///
+/// # Errors
+/// What the models crate finds wrong with the folder.
+pub fn model(config: &RunConfig, classes: usize, device: &Device) -> Result<Encoder> {
+    let mut rng = stream(config.train.seed, Use::HeadInit, 0, 0, 0);
+    let device = device.clone().autodiff();
+    Encoder::load(&source(config), classes, &config.adapter.targets, &mut rng, &device).context("cannot load the model")
+}
+
+/// Turns both splits into token ids for `model`.
+///
+/// # Errors
+/// No usable tokenizer beside the model, one with more tokens than the model, or a `data.max_length` above the model's.
+pub fn tokens(loaded: &Loaded, data: &Dataset, model: &ModelInfo) -> Result<TokenizedData> {
+    let longest = loaded.config.data.max_length;
+    if longest > model.max_tokens() {
+        return Err(Mistake::new(format!("data.max_length = {longest} is more than the model can read"))
+            .at(Some(loaded.place_of("data.max_length")))
+            .help(format!("use at most {}", model.max_tokens()))
+            .into());
+    }
+    let (bytes, name) = source(&loaded.config).file("tokenizer.json")?;
+    let tokenizer = Tokenizer::from_bytes(&bytes, &name)?;
+    if tokenizer.vocab_size() > model.vocab {
+        anyhow::bail!(
+            "the tokenizer knows {} tokens, but the model has embeddings for {}: they do not belong together",
+            tokenizer.vocab_size(),
+            model.vocab
+        );
+    }
+    let split = |examples: &[Example]| -> Result<Split> {
+        let texts: Vec<&str> = examples.iter().map(|example| example.text.as_str()).collect();
+        let ids = tokenizer.encode(&texts, longest).map_err(|error| placed(loaded, error))?;
+        Ok(Split { ids, labels: examples.iter().map(|example| example.label).collect() })
+    };
+    Ok(TokenizedData { train: split(&data.train)?, test: split(&data.test)?, classes: data.labels.len() })
+}
+
+/// Gives a complaint about a setting the place of its key; other errors name their place themselves.
+fn placed(loaded: &Loaded, error: DataError) -> anyhow::Error {
+    let DataError::Setting { key, value, problem, expected } = &error else { return error.into() };
+    let key = match *key {
+        "clients" => "clients.count".to_string(),
+        "max_length" | "min_shard" | "labels" => format!("data.{key}"),
+        _ => format!("data.partition.{key}"),
+    };
+    Mistake::new(format!("{key} = {value} cannot work: {problem}"))
+        .at(Some(loaded.place_of(&key)))
+        .help(format!("expected {expected}"))
+        .into()
+}

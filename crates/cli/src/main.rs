@@ -1,0 +1,38 @@
+//! `bonfire`: federated LoRA fine-tuning from the command line.
+//! This crate alone reads arguments and prints; what it runs lives in the library crates.
+
+mod args;
+mod clock;
+mod commands;
+mod config;
+mod console;
+mod device;
+mod interrupt;
+mod job;
+mod memory;
+mod mistake;
+mod progress;
+mod run_folder;
+mod tally;
+
+use std::process::ExitCode;
+
+use args::{Cli, Command};
+use clap::Parser;
+
+fn main() -> ExitCode {
+    mistake::install_panic_hook();
+    let cli = Cli::parse();
+    let outcome = std::panic::catch_unwind(|| match &cli.command {
+        Command::Train(args) => commands::train::run(args, &cli.common),
+        Command::Evaluate(args) => commands::evaluate::run(args, &cli.common),
+        Command::Partition(args) => commands::partition::run(args, &cli.common),
+        Command::Export(args) => commands::export::run(args),
+    });
+    match outcome {
+        Ok(Ok(())) => ExitCode::SUCCESS,
+        Ok(Err(error)) => ExitCode::from(mistake::report(&error)),
+        // The panic hook has said it.
+        Err(_) => ExitCode::FAILURE,
+    }
+}

@@ -1,0 +1,142 @@
+//! How the binary tells a user what went wrong: one block on stderr, never a panic or a debug dump.
+//! What is wrong with data, weights or settings is said by the crate that owns them; here it is only laid out.
+
+use std::fmt::Display;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use thiserror::Error;
+
+/// Exit code for a mistake in the arguments or the configuration; everything else that fails exits with 1.
+pub const USAGE: u8 = 2;
+
+/// Exit code after a second Ctrl-C: 128 + SIGINT, as shells report it.
+pub const ABANDONED: i32 = 130;
+
+/// A mistake in the arguments or the configuration, with its place and what would be right.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("{what}")]
+pub struct Mistake {
+    /// What is wrong.
+    pub what: String,
+    /// File and line, or the `--set` text.
+    pub place: Option<String>,
+    /// What would be right.
+    pub help: Option<String>,
+}
+
+impl Mistake {
+    /// A mistake that has no place in a file.
+    pub fn new(what: impl Into<String>) -> Self {
+        Mistake { what: what.into(), place: None, help: None }
+    }
+
+    /// The same with what would be right.
+    pub fn help(mut self, help: impl Into<String>) -> Self {
+        self.help = Some(help.into());
+        self
+    }
+
+    /// The same with its place.
+    pub fn at(mut self, place: Option<String>) -> Self {
+        self.place = place;
+        self
+    }
+}
+
+/// Prints the block for `error` on stderr and returns the exit code.
+pub fn report(error: &anyhow::Error) -> u8 {
+    eprintln!("{}", block(error));
+    match error.chain().any(|cause| cause.is::<Mistake>()) {
+        true => USAGE,
+        false => 1,
+    }
+}
+
+/// The block: the error, its causes, its place and the way out.
+fn block(error: &anyhow::Error) -> String {
+    let mut lines = vec![format!("error: {error}")];
+    let mut said = error.to_string();
+    for cause in error.chain().skip(1) {
+        let text = cause.to_string();
+        // Some libraries repeat the cause in their own message.
+        if !said.contains(&text) {
+            lines.push(row("because", &text));
+            said = text;
+        }
+    }
+    if let Some(mistake) = error.chain().find_map(|cause| cause.downcast_ref::<Mistake>()) {
+        lines.extend(mistake.place.as_ref().map(|place| row("at", place)));
+        lines.extend(mistake.help.as_ref().map(|help| row("help", help)));
+    }
+    lines.join("\n")
+}
+
+/// One labelled row of the block; further lines of the text line up under the first.
+fn row(label: &str, text: impl Display) -> String {
+    format!("  {:<8} {}", format!("{label}:"), text.to_string().replace('\n', "\n           "))
+}
+
+/// While set, panics say nothing: a device is being tried, and a failure is an answer.
+static TRYING: AtomicBool = AtomicBool::new(false);
+
+/// Replaces the panic message by one line that asks for a report.
+pub fn install_panic_hook() {
+    std::panic::set_hook(Box::new(|info| {
+        if TRYING.load(Ordering::Relaxed) {
+            return;
+        }
+        let text = info.payload_as_str().unwrap_or("no message");
+        let place = info.location().map(|l| format!("{}:{}", file_name(l.file()), l.line())).unwrap_or_default();
+        eprintln!(
+            "error: internal error in bonfire {} at {place}: {text}\n{}",
+            env!("CARGO_PKG_VERSION"),
+            row("help", "this is a fault of the program; please report it with the command you ran")
+        );
+    }));
+}
+
+/// The last part of a source path; the rest belongs to the machine that built the binary.
+fn file_name(path: &str) -> &str {
+    path.rsplit(['/', '\\']).next().unwrap_or(path)
+}
+
+/// Runs `attempt`, taking a panic as `None` and printing nothing.
+pub fn quietly<T>(attempt: impl FnOnce() -> T) -> Option<T> {
+    let before = TRYING.swap(true, Ordering::Relaxed);
+    let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(attempt));
+    TRYING.store(before, Ordering::Relaxed);
+    outcome.ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use anyhow::Context;
+
+    #[test]
+    fn the_block_has_what_where_and_the_way_out() {
+        let mistake = Mistake::new("unknown key `rouns` in [train]")
+            .at(Some("x.toml, line 4".into()))
+            .help("did you mean `rounds`?");
+        let text = block(&mistake.into());
+        assert_eq!(
+            text,
+            "error: unknown key `rouns` in [train]\n  at:      x.toml, line 4\n  help:    did you mean `rounds`?"
+        );
+    }
+
+    #[test]
+    fn causes_are_listed_once() {
+        let cause: Result<(), _> = Err(std::io::Error::other("disk full"));
+        let error = cause.context("cannot write runs/a").expect_err("an error");
+        assert_eq!(block(&error), "error: cannot write runs/a\n  because: disk full");
+        let doubled: anyhow::Result<()> = Err(anyhow::anyhow!("disk full")).context("cannot write: disk full");
+        assert_eq!(block(&doubled.expect_err("an error")), "error: cannot write: disk full");
+    }
+
+    #[test]
+    fn a_panic_in_a_quiet_attempt_is_an_answer() {
+        assert_eq!(quietly(|| 3), Some(3));
+        assert_eq!(quietly(|| -> u8 { panic!("no driver") }), None);
+    }
+}

@@ -1,0 +1,122 @@
+//! What a user sees while a run goes: bars on a terminal, plain lines elsewhere, nothing with `--quiet`.
+
+use std::io::IsTerminal;
+use std::time::{Duration, Instant};
+
+use bonfire_federation::RoundMetrics;
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+
+use crate::console::{bytes, percent, say, seconds, short};
+
+/// Reports a run's progress.
+pub struct Progress {
+    quiet: bool,
+    rounds: usize,
+    bars: Option<Bars>,
+}
+
+struct Bars {
+    all: MultiProgress,
+    rounds: ProgressBar,
+    clients: ProgressBar,
+    started: Instant,
+    round_started: Instant,
+}
+
+impl Progress {
+    /// Progress of a run of `rounds` rounds.
+    pub fn new(rounds: usize, quiet: bool) -> Progress {
+        let bars = (!quiet && std::io::stderr().is_terminal()).then(|| Bars::new(rounds));
+        Progress { quiet, rounds, bars }
+    }
+
+    /// A round begins.
+    pub fn round_started(&mut self, round: usize, phase: &str, clients: usize) {
+        if let Some(bars) = &mut self.bars {
+            bars.round_started = Instant::now();
+            bars.clients.set_length(clients as u64);
+            bars.clients.set_position(0);
+            bars.clients.set_message(format!("round {round}, {}", phase_words(phase)));
+        }
+    }
+
+    /// `done` of the round's clients have trained, on `tokens` tokens so far this round.
+    pub fn clients_done(&mut self, done: usize, tokens: u64) {
+        if let Some(bars) = &mut self.bars {
+            bars.clients.set_position(done as u64);
+            let rate = tokens as f64 / bars.round_started.elapsed().as_secs_f64().max(1e-3);
+            bars.rounds.set_message(format!("{} tokens/s, {}", short(rate), bars.time_left()));
+        }
+    }
+
+    /// A round has ended; `uploaded` bytes have been uploaded in the run so far.
+    pub fn round_ended(&mut self, metrics: &RoundMetrics, uploaded: u64) {
+        if self.quiet {
+            return;
+        }
+        let line = round_line(metrics, self.rounds, uploaded);
+        match &self.bars {
+            Some(bars) => {
+                bars.rounds.set_position(metrics.round as u64);
+                bars.all.suspend(|| say(line));
+            }
+            None => say(line),
+        }
+    }
+
+    /// The run is over: the bars go.
+    pub fn finish(&mut self) {
+        if let Some(bars) = self.bars.take() {
+            let _ = bars.all.clear();
+        }
+    }
+}
+
+impl Bars {
+    fn new(rounds: usize) -> Bars {
+        let style = |template: &str| {
+            ProgressStyle::with_template(template).expect("a template of this file").progress_chars("█▉▊▋▌▍▎▏ ")
+        };
+        let all = MultiProgress::new();
+        let rounds = all.add(ProgressBar::new(rounds as u64));
+        rounds.set_style(style("rounds  {bar:24} {pos}/{len}  {elapsed}  {msg}"));
+        let clients = all.add(ProgressBar::new(0));
+        clients.set_style(style("clients {bar:24} {pos}/{len}  {msg}"));
+        rounds.enable_steady_tick(Duration::from_millis(500));
+        Bars { all, rounds, clients, started: Instant::now(), round_started: Instant::now() }
+    }
+
+    /// Time left, from the share of the run's clients that have trained.
+    fn time_left(&self) -> String {
+        let of_round = self.clients.position() as f64 / self.clients.length().unwrap_or(1).max(1) as f64;
+        let done = self.rounds.position() as f64 + of_round;
+        let total = self.rounds.length().unwrap_or(1) as f64;
+        match done > 0.0 {
+            true => format!("{} left", seconds(self.started.elapsed().as_secs_f64() * (total - done) / done)),
+            false => String::new(),
+        }
+    }
+}
+
+fn phase_words(phase: &str) -> &'static str {
+    match phase {
+        "A" => "training A",
+        "B" => "training B",
+        _ => "training A and B",
+    }
+}
+
+/// One line for a finished round.
+fn round_line(metrics: &RoundMetrics, rounds: usize, uploaded: u64) -> String {
+    let width = rounds.to_string().len();
+    let accuracy = metrics.test_accuracy.map_or("    -".to_string(), percent);
+    format!(
+        "round {:>width$}/{rounds}  {:<2}  train loss {:.4}  test accuracy {accuracy:>6}  upload {:>7} (sum {:>7})  {}",
+        metrics.round,
+        metrics.phase,
+        metrics.train_loss,
+        bytes(metrics.upload_bytes),
+        bytes(uploaded),
+        seconds(metrics.seconds),
+    )
+}

@@ -1,0 +1,197 @@
+//! Sums over a run's rounds: what `summary.json` says and what the last lines compare.
+
+use bonfire_federation::{RoundMetrics, Summary};
+
+use crate::console::{bytes, percent, sparkline};
+use crate::memory;
+
+/// What stays the same over a run.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    /// Name of the run.
+    pub name: String,
+    /// Strategy name, as in the configuration.
+    pub strategy: String,
+    /// Seed of the run.
+    pub seed: u64,
+    /// The device, in words.
+    pub device: String,
+    /// Clients in the federation.
+    pub clients: usize,
+    /// Scalars of the global adapter, and of the head if trained: what plain LoRA at this rank uploads.
+    pub trainable_params: u64,
+    /// Scalars that full fine-tuning uploads: the encoder without pooler, and the head if trained.
+    pub full_params: u64,
+    /// Global rank of the adapter.
+    pub rank: usize,
+}
+
+/// Sums over the rounds so far.
+#[derive(Clone, Debug, Default)]
+pub struct Tally {
+    rounds: usize,
+    uploads: u64,
+    upload_params: u64,
+    upload_bytes: u64,
+    download_params: u64,
+    download_bytes: u64,
+    tokens: u64,
+    train_seconds: f64,
+    accuracies: Vec<f64>,
+}
+
+impl Tally {
+    /// Adds a round in which `uploads` clients uploaded.
+    pub fn add(&mut self, metrics: &RoundMetrics, uploads: usize) {
+        self.rounds = metrics.round;
+        self.uploads += uploads as u64;
+        self.upload_params += metrics.upload_params;
+        self.upload_bytes += metrics.upload_bytes;
+        self.download_params += metrics.download_params;
+        self.download_bytes += metrics.download_bytes;
+        self.tokens += metrics.tokens;
+        self.train_seconds += metrics.train_seconds;
+        self.accuracies.extend(metrics.test_accuracy);
+    }
+
+    /// Rounds so far.
+    pub fn rounds(&self) -> usize {
+        self.rounds
+    }
+
+    /// Bytes uploaded so far.
+    pub fn upload_bytes(&self) -> u64 {
+        self.upload_bytes
+    }
+
+    /// The run in one object.
+    pub fn summary(&self, run: &Identity) -> Summary {
+        Summary {
+            name: run.name.clone(),
+            strategy: run.strategy.clone(),
+            seed: run.seed,
+            device: run.device.clone(),
+            rounds: self.rounds,
+            clients: run.clients,
+            final_accuracy: self.accuracies.last().copied(),
+            best_accuracy: self.best(),
+            upload_params: self.upload_params,
+            upload_bytes: self.upload_bytes,
+            download_params: self.download_params,
+            download_bytes: self.download_bytes,
+            trainable_params: run.trainable_params,
+            train_seconds: self.train_seconds,
+            tokens_trained: self.tokens,
+            tokens_per_second: if self.train_seconds > 0.0 { self.tokens as f64 / self.train_seconds } else { 0.0 },
+            peak_memory_bytes: memory::peak_bytes(),
+        }
+    }
+
+    fn best(&self) -> Option<f64> {
+        self.accuracies.iter().copied().max_by(f64::total_cmp)
+    }
+
+    /// `accuracy ▁▄█  first 10.0%  best 80.0%  last 79.0%`; `None` when nothing was evaluated.
+    pub fn accuracy_line(&self) -> Option<String> {
+        let (first, last, best) = (self.accuracies.first()?, self.accuracies.last()?, self.best()?);
+        let curve = sparkline(&self.accuracies, 60);
+        Some(format!("accuracy {curve}  first {}  best {}  last {}", percent(*first), percent(best), percent(*last)))
+    }
+
+    /// What was uploaded beside what the same clients would have uploaded as plain LoRA and as whole models
+    /// (four bytes a scalar); `None` before the first round ended.
+    pub fn upload_line(&self, run: &Identity) -> Option<String> {
+        let compare = |params: u64| -> Option<(String, String)> {
+            let other = self.uploads * params * 4;
+            Some((ratio(self.upload_bytes, other)?, bytes(other)))
+        };
+        let (lora, lora_bytes) = compare(run.trainable_params)?;
+        let (full, full_bytes) = compare(run.full_params)?;
+        Some(format!(
+            "uploaded {} in {} round{}: {lora} than LoRA at rank {} ({lora_bytes}), {full} than full fine-tuning ({full_bytes})",
+            bytes(self.upload_bytes),
+            self.rounds,
+            if self.rounds == 1 { "" } else { "s" },
+            run.rank,
+        ))
+    }
+}
+
+/// `41x less` or `1.1x more`; `None` when nothing was uploaded.
+fn ratio(ours: u64, theirs: u64) -> Option<String> {
+    if ours == 0 || theirs == 0 {
+        return None;
+    }
+    let (factor, word) = match theirs as f64 / ours as f64 {
+        less if less >= 1.0 => (less, "less"),
+        more => (1.0 / more, "more"),
+    };
+    Some(match factor < 9.95 {
+        true => format!("{factor:.1}x {word}"),
+        false => format!("{factor:.0}x {word}"),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn round(round: usize, accuracy: f64) -> RoundMetrics {
+        RoundMetrics {
+            round,
+            phase: "B".into(),
+            train_loss: 1.0,
+            test_loss: Some(1.0),
+            test_accuracy: Some(accuracy),
+            upload_params: 20,
+            upload_head_params: 0,
+            upload_index_bytes: 4,
+            upload_bytes: 100,
+            download_params: 30,
+            download_bytes: 120,
+            seconds: 2.0,
+            train_seconds: 1.5,
+            tokens: 300,
+        }
+    }
+
+    fn run() -> Identity {
+        Identity {
+            name: "a".into(),
+            strategy: "lora-a2".into(),
+            seed: 1,
+            device: "cpu".into(),
+            clients: 2,
+            trainable_params: 100,
+            full_params: 10_000,
+            rank: 8,
+        }
+    }
+
+    #[test]
+    fn sums_and_last_lines() {
+        let mut tally = Tally::default();
+        tally.add(&round(1, 0.1), 2);
+        tally.add(&round(2, 0.5), 2);
+        tally.add(&round(3, 0.4), 2);
+        let summary = tally.summary(&run());
+        assert_eq!((summary.rounds, summary.upload_bytes, summary.tokens_trained), (3, 300, 900));
+        assert_eq!((summary.final_accuracy, summary.best_accuracy), (Some(0.4), Some(0.5)));
+        assert_eq!(summary.tokens_per_second, 200.0);
+        assert_eq!(
+            tally.upload_line(&run()).as_deref(),
+            Some(
+                "uploaded 300 B in 3 rounds: 8.0x less than LoRA at rank 8 (2.4 kB), 800x less than full fine-tuning (240 kB)"
+            )
+        );
+        assert_eq!(tally.accuracy_line().as_deref(), Some("accuracy ▁█▆  first 10.0%  best 50.0%  last 40.0%"));
+    }
+
+    #[test]
+    fn a_run_without_rounds_has_a_summary_and_no_comparison() {
+        let tally = Tally::default();
+        assert_eq!(tally.summary(&run()).final_accuracy, None);
+        assert_eq!(tally.upload_line(&run()), None);
+        assert_eq!(ratio(300, 200).as_deref(), Some("1.5x more"));
+    }
+}

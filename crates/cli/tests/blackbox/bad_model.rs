@@ -1,0 +1,100 @@
+//! Model folders that cannot be used.
+
+use std::fs;
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use crate::support::Room;
+
+const TRAIN: [&str; 5] = ["train", "--out", "run", "--set", "model.path=model"];
+
+/// Changes a JSON file in place.
+fn edit(path: &Path, change: impl FnOnce(&mut Value)) {
+    let mut value: Value = serde_json::from_slice(&fs::read(path).expect("readable")).expect("JSON");
+    change(&mut value);
+    fs::write(path, value.to_string()).expect("written");
+}
+
+#[test]
+fn a_missing_folder_is_named() {
+    let room = Room::new();
+    room.refuse(1, &["model", "config.json"], &TRAIN);
+    assert!(!room.path("run").exists());
+}
+
+#[test]
+fn a_missing_file_is_named() {
+    for name in ["config.json", "model.safetensors", "tokenizer.json"] {
+        let room = Room::new();
+        let model = room.model();
+        fs::remove_file(model.join(name)).expect("removed");
+        room.refuse(1, &[name], &TRAIN);
+    }
+}
+
+#[test]
+fn truncated_weights_are_refused() {
+    let room = Room::new();
+    let weights = room.model().join("model.safetensors");
+    let bytes = fs::read(&weights).expect("readable");
+    for length in [0, 5, 100, bytes.len() / 2, bytes.len() - 1] {
+        fs::write(&weights, &bytes[..length]).expect("written");
+        room.refuse(1, &["model.safetensors"], &TRAIN);
+    }
+}
+
+#[test]
+fn a_tensor_of_another_shape_is_named_with_both_shapes() {
+    let room = Room::new();
+    edit(&room.model().join("config.json"), |config| config["intermediate_size"] = json!(256));
+    room.refuse(1, &["intermediate.dense.weight", "256", "512"], &TRAIN);
+}
+
+#[test]
+fn a_missing_tensor_is_named() {
+    let room = Room::new();
+    edit(&room.model().join("config.json"), |config| config["num_hidden_layers"] = json!(9));
+    room.refuse(1, &["encoder.layer.4"], &TRAIN);
+}
+
+#[test]
+fn surplus_tensors_are_named() {
+    let room = Room::new();
+    edit(&room.model().join("config.json"), |config| config["num_hidden_layers"] = json!(1));
+    room.refuse(1, &["encoder.layer.1"], &TRAIN);
+}
+
+#[test]
+fn another_kind_of_model_is_refused() {
+    let room = Room::new();
+    edit(&room.model().join("config.json"), |config| config["model_type"] = json!("t5"));
+    room.refuse(1, &["config.json", "t5", "roberta"], &TRAIN);
+}
+
+#[test]
+fn a_tokenizer_of_another_vocabulary_is_refused() {
+    let room = Room::new();
+    edit(&room.model().join("tokenizer.json"), |tokenizer| tokenizer["model"]["vocab"]["zzzz"] = json!(5000));
+    room.refuse(1, &["tokenizer", "5001", "1200"], &TRAIN);
+}
+
+#[test]
+fn a_broken_tokenizer_is_refused() {
+    let room = Room::new();
+    fs::write(room.model().join("tokenizer.json"), "{}").expect("written");
+    room.refuse(1, &["tokenizer.json"], &TRAIN);
+}
+
+#[test]
+fn a_copy_of_the_built_in_model_trains_like_it() {
+    let room = Room::new();
+    room.model();
+    let run = |out: &str, path: &str| {
+        let model = format!("model.path={path}");
+        let args = crate::support::short(&["train", "--quiet", "--out", out, "--set", &model], &["--set", "train.rounds=1"]);
+        room.succeed(&args);
+        room.json(&format!("{out}/summary.json"))["final_accuracy"].clone()
+    };
+    assert_eq!(run("a", "builtin"), run("b", "model"));
+}

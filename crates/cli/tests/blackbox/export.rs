@@ -1,0 +1,65 @@
+//! `bonfire evaluate` and `bonfire export` on a run folder.
+
+use crate::support::{Room, short};
+
+fn trained() -> Room {
+    let room = Room::new();
+    room.succeed(&short(&["train", "--quiet", "--out", "run"], &[]));
+    room
+}
+
+#[test]
+fn evaluate_finds_what_training_measured_last() {
+    let room = trained();
+    let said = room.succeed(&["evaluate", "run", "--json"]);
+    let result: serde_json::Value = serde_json::from_str(&said.out).expect("one JSON object");
+    let last = room.rows("run/metrics.jsonl").pop().expect("a row");
+    for (ours, theirs) in [("accuracy", "test_accuracy"), ("loss", "test_loss")] {
+        let (a, b) = (result[ours].as_f64().expect("a number"), last[theirs].as_f64().expect("a number"));
+        assert!((a - b).abs() < 1e-5, "{ours}: {a} against {b}");
+    }
+    let words = room.succeed(&["evaluate", "run"]).out;
+    assert!(words.contains("accuracy") && words.contains("120 texts"), "{words}");
+}
+
+#[test]
+fn export_writes_the_adapter_in_peft_layout() {
+    let room = trained();
+    let said = room.succeed(&["export", "run", "--format", "peft", "--out", "to/adapter"]);
+    assert!(said.out.contains("wrote to/adapter"), "{}", said.out);
+    for name in ["adapter_config.json", "adapter_model.safetensors"] {
+        let read = |folder: &str| std::fs::read(room.path(folder).join(name)).expect("readable");
+        assert_eq!(read("run/adapter"), read("to/adapter"));
+    }
+    let names = std::fs::read_dir(room.path("to")).expect("readable").count();
+    assert_eq!(names, 1, "nothing temporary is left");
+    let config = room.json("to/adapter/adapter_config.json");
+    assert_eq!((config["peft_type"].as_str(), config["task_type"].as_str()), (Some("LORA"), Some("SEQ_CLS")));
+}
+
+#[test]
+fn export_refuses_a_folder_that_holds_something() {
+    let room = trained();
+    room.refuse(2, &["run exists and is not an empty folder"], &["export", "run", "--out", "run"]);
+    std::fs::create_dir(room.path("empty")).expect("made");
+    room.succeed(&["export", "run", "--out", "empty"]);
+}
+
+#[test]
+fn a_folder_that_is_no_run_is_refused() {
+    let room = Room::new();
+    std::fs::create_dir(room.path("other")).expect("made");
+    room.refuse(1, &["other is not a run folder", "config.toml"], &["evaluate", "other"]);
+    room.refuse(1, &["nowhere is not a run folder"], &["export", "nowhere", "--out", "x"]);
+}
+
+#[test]
+fn a_damaged_adapter_is_refused() {
+    let room = trained();
+    let weights = room.path("run/adapter/adapter_model.safetensors");
+    let bytes = std::fs::read(&weights).expect("readable");
+    std::fs::write(&weights, &bytes[..bytes.len() / 2]).expect("written");
+    room.refuse(1, &["adapter_model.safetensors"], &["evaluate", "run"]);
+    room.refuse(1, &["adapter_model.safetensors"], &["export", "run", "--out", "x"]);
+    assert!(!room.path("x").exists());
+}

@@ -1,0 +1,13 @@
+//! The binary from outside: what it prints, what it leaves on disk, what it says to mistakes. One file a theme.
+
+mod bad_config;
+mod bad_data;
+mod bad_model;
+mod export;
+#[cfg(unix)]
+mod interrupt;
+mod numbers;
+mod partition;
+mod quickstart;
+mod repeat;
+mod support;

@@ -1,0 +1,52 @@
+//! `bonfire partition`: the table, the picture and the row lists.
+
+use std::collections::BTreeSet;
+
+use crate::support::Room;
+
+#[test]
+fn the_table_the_picture_and_the_rows_agree() {
+    let room = Room::new();
+    let said = room.succeed(&["partition", "--json", "rows.json"]);
+    assert!(said.out.lines().next().is_some_and(|line| line.starts_with("client train test")), "{}", said.out);
+    assert!(said.out.contains("12 clients, 2400 training texts"), "{}", said.out);
+    let svg = room.read("partition.svg");
+    assert!(svg.starts_with("<svg") && svg.contains("dirichlet, alpha 0.1"));
+
+    let rows: Vec<Vec<usize>> = serde_json::from_value(room.json("rows.json")).expect("lists of rows");
+    let all: BTreeSet<usize> = rows.iter().flatten().copied().collect();
+    assert_eq!((rows.len(), all.len()), (12, 2400));
+    for (client, shard) in rows.iter().enumerate() {
+        let line = said.out.lines().nth(client + 1).expect("a line a client");
+        let cells: Vec<&str> = line.split_whitespace().collect();
+        assert_eq!(cells[..2], [client.to_string(), shard.len().to_string()]);
+    }
+}
+
+#[test]
+fn the_row_lists_are_a_partition_again() {
+    let room = Room::new();
+    room.succeed(&["partition", "--no-svg", "--json", "rows.json", "--quiet"]);
+    assert!(!room.path("partition.svg").exists());
+    let file = "data.partition={ kind = \"file\", path = \"rows.json\" }";
+    room.succeed(&["partition", "--no-svg", "--json", "again.json", "--set", file]);
+    assert_eq!(room.read("rows.json"), room.read("again.json"));
+}
+
+#[test]
+fn few_labels_show_the_whole_matrix() {
+    let room = Room::new();
+    let said = room.succeed(&["partition", "--svg", "a.svg", "--set", "data.labels=5"]);
+    assert!(said.out.contains("0 renew_loan  1 "), "{}", said.out);
+    assert!(room.path("a.svg").is_file());
+}
+
+#[test]
+fn the_picture_escapes_names() {
+    let room = Room::new();
+    room.data(&[r#"{"text": "x", "label": "a<b>&c"}"#], &[]);
+    let args = ["--set", "data.path=data", "--set", "clients.count=3", "--set", "data.min_shard=1"];
+    let iid = ["partition", "--set", "data.partition={ kind = \"iid\" }"];
+    room.succeed(&[&iid[..], &args].concat());
+    assert!(!room.read("partition.svg").contains("a<b>"));
+}

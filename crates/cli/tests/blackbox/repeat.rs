@@ -1,0 +1,49 @@
+//! The same seed gives the same run, whoever else is on the device.
+
+use serde_json::Value;
+
+use crate::support::{Room, short};
+
+/// A run's rows without what the clock says.
+fn rows(room: &Room, file: &str) -> Vec<Value> {
+    let mut rows = room.rows(file);
+    for row in &mut rows {
+        let fields = row.as_object_mut().expect("an object");
+        fields.retain(|name, _| !name.contains("seconds"));
+    }
+    rows
+}
+
+#[test]
+fn the_same_seed_gives_the_same_metrics_and_the_same_adapter() {
+    let room = Room::new();
+    for run in ["a", "b"] {
+        room.succeed(&short(&["train", "--quiet", "--out", run], &[]));
+    }
+    assert_eq!(rows(&room, "a/metrics.jsonl"), rows(&room, "b/metrics.jsonl"));
+    assert_eq!(rows(&room, "a/clients.jsonl"), rows(&room, "b/clients.jsonl"));
+    let adapter = |run: &str| std::fs::read(room.path(run).join("adapter/adapter_model.safetensors")).expect("readable");
+    assert!(adapter("a") == adapter("b"), "the adapters differ");
+}
+
+#[test]
+fn another_seed_gives_another_run() {
+    let room = Room::new();
+    room.succeed(&short(&["train", "--quiet", "--out", "a"], &["--set", "train.rounds=1"]));
+    room.succeed(&short(&["train", "--quiet", "--out", "b"], &["--set", "train.rounds=1", "--set", "train.seed=99"]));
+    assert_ne!(rows(&room, "a/clients.jsonl"), rows(&room, "b/clients.jsonl"));
+}
+
+#[test]
+fn clients_in_flight_do_not_change_what_is_learnt() {
+    let room = Room::new();
+    room.succeed(&short(&["train", "--quiet", "--out", "one"], &["--set", "engine.in_flight=1"]));
+    room.succeed(&short(&["train", "--quiet", "--out", "all"], &["--set", "engine.in_flight=4"]));
+    let losses = |run: &str| -> Vec<f64> {
+        let rows = rows(&room, &format!("{run}/metrics.jsonl"));
+        rows.iter().map(|row| row["train_loss"].as_f64().expect("a loss")).collect()
+    };
+    for (one, all) in losses("one").iter().zip(losses("all")) {
+        assert!((one - all).abs() < 1e-3 * one.abs(), "{one} against {all}");
+    }
+}

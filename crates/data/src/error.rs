@@ -1,0 +1,214 @@
+//! What can be wrong with a data set, a tokenizer file or a partition, said so that the user can mend it.
+
+use std::io;
+use std::path::PathBuf;
+
+use thiserror::Error;
+
+/// A mistake in the user's data or settings. Every message names the place and what would be right.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum DataError {
+    /// The folder of a data set is not there, or is not a folder.
+    #[error("{path}: no such data folder; it should hold train.jsonl or train.csv, and test.jsonl or test.csv")]
+    FolderMissing {
+        /// The folder asked for.
+        path: PathBuf,
+    },
+    /// Neither the JSONL nor the CSV file of a split is there.
+    #[error("{folder}: no {split} file; add {split}.jsonl or {split}.csv")]
+    FileMissing {
+        /// The folder of the data set.
+        folder: PathBuf,
+        /// `train` or `test`.
+        split: &'static str,
+    },
+    /// Two files claim to be the same thing, and reading either would be a guess.
+    #[error("{folder}: both {first} and {second} are there; keep one of them")]
+    FileAmbiguous {
+        /// The folder of the data set.
+        folder: PathBuf,
+        /// One of the files.
+        first: String,
+        /// The other.
+        second: String,
+    },
+    /// The operating system would not give the file.
+    #[error("{path}: cannot be read")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A line is not UTF-8.
+    #[error("{path}:{line}: not UTF-8; save the file as UTF-8")]
+    NotUtf8 {
+        /// The file.
+        path: PathBuf,
+        /// The line, counted from 1.
+        line: u64,
+    },
+    /// A line cannot be understood.
+    #[error("{path}:{line}: {problem}; expected {expected}")]
+    BadLine {
+        /// The file.
+        path: PathBuf,
+        /// The line, counted from 1.
+        line: u64,
+        /// What is wrong.
+        problem: String,
+        /// What would be right.
+        expected: &'static str,
+    },
+    /// A row lacks a field, or a CSV header lacks a column.
+    #[error("{path}:{line}: no field {field:?}; the fields here are: {present}")]
+    FieldMissing {
+        /// The file.
+        path: PathBuf,
+        /// The line, counted from 1.
+        line: u64,
+        /// The field looked for.
+        field: String,
+        /// The fields that are there.
+        present: String,
+    },
+    /// A label index lies outside the label list.
+    #[error("{path}:{line}: label {label} is out of range; there are {labels} labels, so 0 to {}", .labels - 1)]
+    LabelRange {
+        /// The file.
+        path: PathBuf,
+        /// The line, counted from 1.
+        line: u64,
+        /// The label read.
+        label: u64,
+        /// The number of labels.
+        labels: usize,
+    },
+    /// A label name is not in the label list.
+    #[error("{path}:{line}: label {label:?} is not listed in {listed}; add it there or correct the row")]
+    LabelUnknown {
+        /// The file.
+        path: PathBuf,
+        /// The line, counted from 1.
+        line: u64,
+        /// The label read.
+        label: String,
+        /// The labels file.
+        listed: PathBuf,
+    },
+    /// A test row carries a label that no training row has.
+    #[error("{path}:{line}: label {label:?} never occurs in the training file, so it cannot be learnt")]
+    LabelUntrained {
+        /// The test file.
+        path: PathBuf,
+        /// The line, counted from 1.
+        line: u64,
+        /// The label's name.
+        label: String,
+    },
+    /// The labels file cannot be used.
+    #[error("{path}: {problem}; expected {expected}")]
+    LabelsFile {
+        /// The labels file.
+        path: PathBuf,
+        /// What is wrong.
+        problem: String,
+        /// What would be right.
+        expected: &'static str,
+    },
+    /// A file holds no rows.
+    #[error("{path}: no rows; a training file needs at least one row")]
+    NoRows {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The tokenizer file cannot be used.
+    #[error("{name}: not a usable tokenizer ({problem}); expected a Hugging Face tokenizer.json")]
+    Tokenizer {
+        /// The file, or the name given with the bytes.
+        name: String,
+        /// What is wrong.
+        problem: String,
+    },
+    /// A text cannot be encoded.
+    #[error("{name}: the tokenizer failed on a text: {problem}")]
+    Encode {
+        /// The file, or the name given with the bytes.
+        name: String,
+        /// What is wrong.
+        problem: String,
+    },
+    /// A setting has a value that cannot work.
+    #[error("{key} = {value} cannot work: {problem}; expected {expected}")]
+    Setting {
+        /// The name of the setting.
+        key: &'static str,
+        /// Its value.
+        value: String,
+        /// What is wrong.
+        problem: String,
+        /// What would be right.
+        expected: String,
+    },
+    /// A client would hold too few training rows.
+    #[error(
+        "client {client} would hold {size} training rows, fewer than min_shard = {min_shard}; lower min_shard, use fewer clients, or split more evenly"
+    )]
+    ShardTooSmall {
+        /// The client, counted from 0.
+        client: usize,
+        /// Its training rows.
+        size: usize,
+        /// The smallest shard allowed.
+        min_shard: usize,
+    },
+    /// No Dirichlet draw gave every client enough rows.
+    #[error(
+        "a Dirichlet split with alpha = {alpha} over {clients} clients of {rows} training rows gave some client fewer than min_shard = {min_shard} rows in each of {tries} draws; raise alpha, use fewer clients or lower min_shard"
+    )]
+    DirichletUnlikely {
+        /// The concentration.
+        alpha: f64,
+        /// The number of clients.
+        clients: usize,
+        /// The training rows.
+        rows: usize,
+        /// The smallest shard allowed.
+        min_shard: usize,
+        /// The draws made.
+        tries: u64,
+    },
+    /// The number of clients differs from the number of groups of a natural partition.
+    #[error(
+        "clients = {clients}, but column {column:?} has {groups} different values; a natural partition has one client per value: use clients = {groups}, or 0 for all"
+    )]
+    Groups {
+        /// The column.
+        column: String,
+        /// Its distinct values in the training rows.
+        groups: usize,
+        /// The number of clients asked for.
+        clients: usize,
+    },
+    /// A training row has no value in the column of a natural partition.
+    #[error(
+        "training row {row} (counted from 0) has no value of column {column:?}; a natural partition needs one in every training row"
+    )]
+    GroupMissing {
+        /// The row, counted from 0.
+        row: usize,
+        /// The column.
+        column: String,
+    },
+    /// The file of a partition cannot be used.
+    #[error("{path}: {problem}; expected {expected}")]
+    PartitionFile {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        problem: String,
+        /// What would be right.
+        expected: String,
+    },
+}

@@ -1,0 +1,207 @@
+//! Who holds which rows. A partition is a function of the data, the number of clients and the seed.
+//!
+//! Here are the kinds, the checks that hold for all of them, and the test rows; the ways of cutting are in
+//! `partition/cut.rs`, the Dirichlet draw in `partition/dirichlet.rs`, the file in `partition/file.rs`.
+
+mod cut;
+mod dirichlet;
+mod file;
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::random::{Use, stream};
+use crate::{DataError, Dataset};
+use cut::{apportion, deal, rows_by_label, shuffled};
+
+/// How the training rows are split over the clients.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case", from = "Written")]
+pub enum Partition {
+    /// All rows shuffled and cut into equal shards.
+    Iid,
+    /// For every class, shares over the clients drawn from a symmetric Dirichlet (Hsu et al. 2019; Li et al.
+    /// 2022). Small `alpha` means that most clients see few classes. The whole split is drawn again until every
+    /// client has `min_shard` rows.
+    Dirichlet {
+        /// Concentration, from 1e-6 to 1e6.
+        alpha: f64,
+    },
+    /// Every client holds exactly `classes` classes. Classes are dealt in label order and neighbours share, so
+    /// that 20 clients with 2 of 20 classes each come in pairs: clients 2k-1 and 2k hold classes 2k-1 and 2k
+    /// (counted from 1), half each, as in the LoRA-A² paper. The seed decides which half of the rows.
+    Pathological {
+        /// Classes per client.
+        classes: usize,
+    },
+    /// Rows sorted by label, cut into `clients x per_client` equal pieces, dealt at random (McMahan et al. 2017).
+    Shards {
+        /// Pieces per client.
+        per_client: usize,
+    },
+    /// One client per distinct value of a column, in sorted order; `clients` is that number, or 0.
+    Natural {
+        /// The column, as given to [`Dataset::read`].
+        column: String,
+    },
+    /// A JSON file: a list with one list of training row indices (from 0) per client. It may leave rows out.
+    File {
+        /// The file.
+        path: PathBuf,
+    },
+}
+
+/// A partition as read. Serde lets a unit variant carry any key, so that `iid` with an `alpha` would pass in
+/// silence; an empty struct variant refuses it.
+#[derive(Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
+enum Written {
+    Iid {},
+    Dirichlet { alpha: f64 },
+    Pathological { classes: usize },
+    Shards { per_client: usize },
+    Natural { column: String },
+    File { path: PathBuf },
+}
+
+impl From<Written> for Partition {
+    fn from(written: Written) -> Partition {
+        match written {
+            Written::Iid {} => Partition::Iid,
+            Written::Dirichlet { alpha } => Partition::Dirichlet { alpha },
+            Written::Pathological { classes } => Partition::Pathological { classes },
+            Written::Shards { per_client } => Partition::Shards { per_client },
+            Written::Natural { column } => Partition::Natural { column },
+            Written::File { path } => Partition::File { path },
+        }
+    }
+}
+
+/// Row indices per client, ascending. Client `k` of `train` is client `k` of `test`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shards {
+    /// Indices into [`Dataset::train`].
+    pub train: Vec<Vec<usize>>,
+    /// Indices into [`Dataset::test`]: the rows on which a client's own accuracy is measured.
+    pub test: Vec<Vec<usize>>,
+}
+
+impl Partition {
+    /// Splits a data set over `clients` clients.
+    ///
+    /// Every training row goes to exactly one client (a file may leave rows out), and every client gets at
+    /// least `min_shard` of them. Test rows of a class are cut in proportion to the training rows of that class;
+    /// in a natural partition a test row with a group goes to the client of its group, or to nobody if there
+    /// is none.
+    ///
+    /// # Errors
+    /// [`DataError::Setting`] for values that cannot work, [`DataError::ShardTooSmall`],
+    /// [`DataError::DirichletUnlikely`], [`DataError::Groups`], [`DataError::GroupMissing`] and
+    /// [`DataError::PartitionFile`].
+    pub fn split(&self, data: &Dataset, clients: usize, min_shard: usize, seed: u64) -> Result<Shards, DataError> {
+        let clients = self.count_clients(data, clients)?;
+        check_enough(data.train.len(), clients, min_shard)?;
+        let mut train = match self {
+            Partition::Iid => cut::iid(data.train.len(), clients, seed),
+            Partition::Dirichlet { alpha } => dirichlet::split(data, *alpha, clients, min_shard, seed)?,
+            Partition::Pathological { classes } => cut::pathological(data, *classes, clients, seed)?,
+            Partition::Shards { per_client } => cut::shards(data, *per_client, clients, seed)?,
+            Partition::Natural { column } => cut::natural(&data.train, column)?,
+            Partition::File { path } => file::read(path, data.train.len(), clients)?,
+        };
+        train.iter_mut().for_each(|shard| shard.sort_unstable());
+        check_shards(&train, min_shard)?;
+        let test = self.split_test(data, &train, seed);
+        Ok(Shards { train, test })
+    }
+
+    fn count_clients(&self, data: &Dataset, clients: usize) -> Result<usize, DataError> {
+        if let Partition::Natural { column } = self {
+            let groups = cut::natural(&data.train, column)?.len();
+            return match clients {
+                0 => Ok(groups),
+                _ if clients == groups => Ok(groups),
+                _ => Err(DataError::Groups { column: column.clone(), groups, clients }),
+            };
+        }
+        if clients == 0 {
+            return Err(DataError::Setting {
+                key: "clients",
+                value: "0".to_owned(),
+                problem: "only a natural partition knows the number of clients itself".to_owned(),
+                expected: "at least 1".to_owned(),
+            });
+        }
+        Ok(clients)
+    }
+
+    fn split_test(&self, data: &Dataset, train: &[Vec<usize>], seed: u64) -> Vec<Vec<usize>> {
+        let mut test = vec![Vec::new(); train.len()];
+        let mut rest: Vec<usize> = (0..data.test.len()).collect();
+        if matches!(self, Partition::Natural { .. }) {
+            let client = |shard: &Vec<usize>| data.train[shard[0]].group.as_deref();
+            let clients: HashMap<_, _> = train.iter().enumerate().map(|(at, shard)| (client(shard), at)).collect();
+            for row in std::mem::take(&mut rest) {
+                match data.test[row].group.as_deref() {
+                    None => rest.push(row),
+                    group => clients.get(&group).into_iter().for_each(|at| test[*at].push(row)),
+                }
+            }
+        }
+        deal_test(data, train, &rest, seed, &mut test);
+        test.iter_mut().for_each(|shard| shard.sort_unstable());
+        test
+    }
+}
+
+/// Counts each client's rows by label: `[clients][labels]`. Pass [`Shards::train`].
+///
+/// # Panics
+/// If a row is not a training row of this data set.
+pub fn label_table(data: &Dataset, shards: &[Vec<usize>]) -> Vec<Vec<usize>> {
+    let count = |shard: &Vec<usize>| {
+        let mut counts = vec![0; data.labels.len()];
+        shard.iter().for_each(|row| counts[data.train[*row].label] += 1);
+        counts
+    };
+    shards.iter().map(count).collect()
+}
+
+/// Cuts the test rows of every class in proportion to the clients' training rows of that class.
+fn deal_test(data: &Dataset, train: &[Vec<usize>], rows: &[usize], seed: u64, test: &mut [Vec<usize>]) {
+    let table = label_table(data, train);
+    // Round 1 of this use: the training rows are cut in round 0.
+    let mut stream = stream(seed, Use::Partition, 1, 0, 0);
+    for (label, of_class) in rows_by_label(&data.test, rows, data.labels.len()).into_iter().enumerate() {
+        let weights: Vec<f64> = table.iter().map(|counts| counts[label] as f64).collect();
+        let held: Vec<usize> = test.iter().map(Vec::len).collect();
+        let counts = apportion(of_class.len(), &weights, &held);
+        deal(shuffled(of_class, &mut stream), &counts, test);
+    }
+}
+
+fn check_enough(rows: usize, clients: usize, min_shard: usize) -> Result<(), DataError> {
+    let needed = clients.checked_mul(min_shard.max(1));
+    if needed.is_some_and(|needed| needed <= rows) || (min_shard == 0 && clients <= MOST_CLIENTS) {
+        return Ok(());
+    }
+    Err(DataError::Setting {
+        key: "clients",
+        value: clients.to_string(),
+        problem: format!("{rows} training rows cannot give each of them min_shard = {min_shard}"),
+        expected: format!("at most {}", rows / min_shard.max(1)),
+    })
+}
+
+/// With `min_shard = 0` clients may be empty, so the rows do not bound their number.
+const MOST_CLIENTS: usize = 100_000;
+
+fn check_shards(train: &[Vec<usize>], min_shard: usize) -> Result<(), DataError> {
+    let small = train.iter().map(Vec::len).enumerate().find(|(_, size)| *size < min_shard);
+    match small {
+        Some((client, size)) => Err(DataError::ShardTooSmall { client, size, min_shard }),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,105 @@
+//! Texts to token ids. The file says how a text is split; this wrapper says how long it may be.
+
+use std::fmt;
+use std::fs;
+use std::path::Path;
+
+use tokenizers::{PostProcessor, TruncationDirection, TruncationParams, TruncationStrategy};
+
+use crate::DataError;
+
+/// A Hugging Face tokenizer whose own padding and truncation are switched off.
+///
+/// Nothing in the engine is padded, and the length is a setting of the run, not of the file.
+#[derive(Clone)]
+pub struct Tokenizer {
+    inner: tokenizers::Tokenizer,
+    name: String,
+    vocab_size: usize,
+    direction: TruncationDirection,
+}
+
+impl Tokenizer {
+    /// Reads a `tokenizer.json`.
+    ///
+    /// # Errors
+    /// [`DataError::Read`] if the file cannot be read, [`DataError::Tokenizer`] if it is not a tokenizer.
+    pub fn from_file(path: &Path) -> Result<Tokenizer, DataError> {
+        let bytes = fs::read(path).map_err(|source| DataError::Read { path: path.to_path_buf(), source })?;
+        Tokenizer::from_bytes(&bytes, &path.display().to_string())
+    }
+
+    /// Reads the bytes of a `tokenizer.json`; `name` is what errors call it.
+    ///
+    /// # Errors
+    /// [`DataError::Tokenizer`] if the bytes are not a tokenizer or it has no tokens.
+    pub fn from_bytes(bytes: &[u8], name: &str) -> Result<Tokenizer, DataError> {
+        let bad = |problem: String| DataError::Tokenizer { name: name.to_owned(), problem };
+        let mut inner = tokenizers::Tokenizer::from_bytes(bytes).map_err(|error| bad(error.to_string()))?;
+        let direction = inner.get_truncation().map_or(TruncationDirection::Right, |own| own.direction);
+        inner.with_padding(None);
+        inner.with_truncation(None).map_err(|error| bad(error.to_string()))?;
+        let highest = inner.get_vocab(true).into_values().max();
+        let highest = highest.ok_or_else(|| bad("its vocabulary is empty".to_owned()))?;
+        Ok(Tokenizer { inner, name: name.to_owned(), vocab_size: highest as usize + 1, direction })
+    }
+
+    /// The rows an embedding needs for every id this tokenizer can give: the highest id, added tokens
+    /// included, plus one.
+    pub fn vocab_size(&self) -> usize {
+        self.vocab_size
+    }
+
+    /// The id of a token such as `[MASK]`, if the vocabulary has it.
+    pub fn token_id(&self, token: &str) -> Option<u32> {
+        self.inner.token_to_id(token)
+    }
+
+    /// Encodes texts with the special tokens of the file, each cut to `max_length` tokens with those
+    /// included. An empty text gives the special tokens alone.
+    ///
+    /// # Errors
+    /// [`DataError::Setting`] if `max_length` leaves no room beside the special tokens,
+    /// [`DataError::Encode`] if the tokenizer refuses a text (a word without an unknown token).
+    pub fn encode(&self, texts: &[&str], max_length: usize) -> Result<Vec<Vec<u32>>, DataError> {
+        let tokenizer = self.cut_to(max_length)?;
+        let encodings =
+            tokenizer.encode_batch_fast(texts.to_vec(), true).map_err(|error| self.failed(&error.to_string()))?;
+        Ok(encodings.iter().map(|encoding| encoding.get_ids().to_vec()).collect())
+    }
+
+    /// A copy that truncates. Truncation is part of the tokenizer's state, and a copy (milliseconds, once a
+    /// run) keeps `encode` free of `&mut`.
+    fn cut_to(&self, max_length: usize) -> Result<tokenizers::Tokenizer, DataError> {
+        let special = self.inner.get_post_processor().map_or(0, |post| post.added_tokens(false));
+        // The library subtracts without a check.
+        if max_length <= special {
+            return Err(DataError::Setting {
+                key: "max_length",
+                value: max_length.to_string(),
+                problem: format!("{} adds {special} special tokens to every text", self.name),
+                expected: format!("at least {}", special + 1),
+            });
+        }
+        let mut tokenizer = self.inner.clone();
+        tokenizer
+            .with_truncation(Some(TruncationParams {
+                max_length,
+                strategy: TruncationStrategy::LongestFirst,
+                stride: 0,
+                direction: self.direction,
+            }))
+            .map_err(|error| self.failed(&error.to_string()))?;
+        Ok(tokenizer)
+    }
+
+    fn failed(&self, problem: &str) -> DataError {
+        DataError::Encode { name: self.name.clone(), problem: problem.to_owned() }
+    }
+}
+
+impl fmt::Debug for Tokenizer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Tokenizer({}, {} tokens)", self.name, self.vocab_size)
+    }
+}

@@ -1,0 +1,166 @@
+//! Reading data folders: what is accepted, and what a wrong folder is told.
+#![allow(clippy::unwrap_used)]
+
+use std::fs;
+use std::path::Path;
+
+use bonfire_data::{DataError, Dataset, Example};
+use tempfile::TempDir;
+
+fn folder(files: &[(&str, &[u8])]) -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    files.iter().for_each(|(name, bytes)| fs::write(folder.path().join(name), bytes).unwrap());
+    folder
+}
+
+const TRAIN: &[u8] = br#"{"text": "ring the bell", "label": "bell", "who": 3}
+{"text": "", "label": "air", "who": true}
+"#;
+const TEST: &[u8] = br#"{"text": "open a window", "label": "air"}"#;
+
+fn complaint(files: &[(&str, &[u8])], group: Option<&str>) -> String {
+    let folder = folder(files);
+    let error = Dataset::read(folder.path(), group).unwrap_err().to_string();
+    error.replace(folder.path().to_str().unwrap(), "DIR")
+}
+
+#[test]
+fn names_are_collected_and_sorted() {
+    let folder = folder(&[("train.jsonl", TRAIN), ("test.jsonl", TEST)]);
+    let data = Dataset::read(folder.path(), Some("who")).unwrap();
+    assert_eq!(data.name, folder.path().file_name().unwrap().to_str().unwrap());
+    assert_eq!(data.labels, ["air", "bell"]);
+    let example = |text: &str, label, group: Option<&str>| Example {
+        text: text.to_owned(),
+        label,
+        group: group.map(str::to_owned),
+    };
+    assert_eq!(data.train, [example("ring the bell", 1, Some("3")), example("", 0, Some("true"))]);
+    assert_eq!(data.test, [example("open a window", 0, None)]);
+}
+
+#[test]
+fn indices_without_names_are_their_own_names() {
+    let train = b"{\"text\": \"a\", \"label\": 2}\n\n{\"text\": \"b\", \"label\": 0}";
+    let folder = folder(&[("train.jsonl", train), ("test.jsonl", b"")]);
+    let data = Dataset::read(folder.path(), None).unwrap();
+    assert_eq!(data.labels, ["0", "1", "2"]);
+    assert_eq!((data.train[0].label, data.train[1].label, data.test.len()), (2, 0, 0));
+}
+
+#[test]
+fn csv_and_jsonl_read_the_same() {
+    let csv = "text,label,who\n\"ring, the\nbell\",1,ann\nair please,0,bob\n".as_bytes();
+    let test = b"\xef\xbb\xbflabel,text\nair,\"say \"\"air\"\"\"\n";
+    let folder = folder(&[("train.csv", csv), ("test.csv", test), ("labels.txt", b"air\nbell\n")]);
+    let data = Dataset::read(folder.path(), Some("who")).unwrap();
+    assert_eq!(data.labels, ["air", "bell"]);
+    assert_eq!((data.train[0].text.as_str(), data.train[0].label), ("ring, the\nbell", 1));
+    assert_eq!(data.train[1].group.as_deref(), Some("bob"));
+    assert_eq!((data.test[0].text.as_str(), data.test[0].label), ("say \"air\"", 0));
+    assert_eq!(data.test[0].group, None);
+}
+
+#[test]
+fn a_csv_cell_that_is_a_listed_name_is_that_name() {
+    let train = b"text,label\nbad,1\ngood,5\n";
+    let folder = folder(&[("train.csv", train), ("test.csv", b"text,label\n"), ("labels.txt", b"1\n5\n")]);
+    let data = Dataset::read(folder.path(), None).unwrap();
+    assert_eq!((data.train[0].label, data.train[1].label), (0, 1));
+}
+
+#[test]
+fn wrong_folders_are_told_what_is_missing() {
+    let nowhere = Dataset::read(Path::new("no/such/place"), None).unwrap_err();
+    assert!(matches!(nowhere, DataError::FolderMissing { .. }), "{nowhere}");
+    assert!(nowhere.to_string().starts_with("no/such/place: no such data folder"));
+    assert_eq!(complaint(&[("train.jsonl", TRAIN)], None), "DIR: no test file; add test.jsonl or test.csv");
+    let both: &[(&str, &[u8])] = &[("train.jsonl", TRAIN), ("train.csv", b""), ("test.jsonl", TEST)];
+    assert_eq!(complaint(both, None), "DIR: both train.jsonl and train.csv are there; keep one of them");
+    let empty: &[(&str, &[u8])] = &[("train.jsonl", b"\n"), ("test.jsonl", b"")];
+    assert_eq!(complaint(empty, None), "DIR/train.jsonl: no rows; a training file needs at least one row");
+}
+
+/// The complaint about a training file whose second line is this.
+fn second_line(line: &[u8]) -> String {
+    let train = [b"{\"text\": \"a\", \"label\": 0}\n", line].concat();
+    complaint(&[("train.jsonl", &train), ("test.jsonl", b"")], None)
+}
+
+#[test]
+fn wrong_lines_are_named() {
+    for (line, expected) in [
+        (&b"{\"text\": \"b\""[..], "DIR/train.jsonl:2: not a JSON object (EOF"),
+        (b"[1]", "DIR/train.jsonl:2: not a JSON object"),
+        (b"{\"txt\": \"b\", \"label\": 0}", "DIR/train.jsonl:2: no field \"text\"; the fields here are: label, txt"),
+        (b"{\"text\": \"b\"}", "DIR/train.jsonl:2: no field \"label\"; the fields here are: text"),
+        (b"{\"text\": 7, \"label\": 0}", "DIR/train.jsonl:2: field \"text\" is not a string; expected a string"),
+        (b"{\"text\": \"b\", \"label\": -1}", "DIR/train.jsonl:2: field \"label\" is -1; expected a whole number"),
+        (b"{\"text\": \"b\", \"label\": 1.5}", "DIR/train.jsonl:2: field \"label\" is 1.5; expected a whole number"),
+        (b"{\"text\": \"b\", \"label\": \"x\"}", "DIR/train.jsonl:2: label \"x\" is a name, but the first row"),
+        (b"{\"text\": \"b\", \"label\": 4000000000}", "DIR/train.jsonl:2: label 4000000000 is too large"),
+        (b"{\"text\": \"\xff\", \"label\": 0}", "DIR/train.jsonl:2: not UTF-8; save the file as UTF-8"),
+    ] {
+        let complaint = second_line(line);
+        assert!(complaint.starts_with(expected), "{complaint}");
+    }
+}
+
+#[test]
+fn wrong_csv_is_named() {
+    for (train, expected) in [
+        (&b"txt,label\na,0\n"[..], "DIR/train.csv:1: no field \"text\"; the fields here are: txt, label"),
+        (b"text,label\na,0\nb\n", "DIR/train.csv:3: CSV error"),
+        (b"text,label\na,0\n\xff,1\n", "DIR/train.csv:3: not UTF-8"),
+        (b"text,label\na,\n", "DIR/train.csv:2: empty label"),
+    ] {
+        let complaint = complaint(&[("train.csv", train), ("test.jsonl", b"")], None);
+        assert!(complaint.starts_with(expected), "{complaint}");
+    }
+}
+
+#[test]
+fn wrong_labels_are_named() {
+    let zero = br#"{"text": "a", "label": 0}"#;
+    let named = |label: &str| format!("{{\"text\": \"a\", \"label\": {label}}}").into_bytes();
+    let with = |train: &[u8], test: &[u8], labels: &[u8]| {
+        complaint(&[("train.jsonl", train), ("test.jsonl", test), ("labels.json", labels)], None)
+    };
+    let names: &[u8] = br#"["air", "bell"]"#;
+    let range = with(&named("2"), b"", names);
+    assert_eq!(range, "DIR/train.jsonl:1: label 2 is out of range; there are 2 labels, so 0 to 1");
+    let unknown = with(&named("\"dog\""), b"", names);
+    assert!(unknown.starts_with("DIR/train.jsonl:1: label \"dog\" is not listed in DIR/labels.json"), "{unknown}");
+    let untrained = with(zero, &named("1"), names);
+    assert!(untrained.starts_with("DIR/test.jsonl:1: label \"bell\" never occurs"), "{untrained}");
+    for (labels, expected) in [
+        (&b"[]"[..], "DIR/labels.json: no labels"),
+        (b"[\"a\", \"a\"]", "DIR/labels.json: label \"a\" is listed twice"),
+        (b"{\"a\": 1}", "DIR/labels.json: not a list of label names"),
+        (b"[\"a\", \"\"]", "DIR/labels.json: an empty label name"),
+    ] {
+        let complaint = with(zero, b"", labels);
+        assert!(complaint.starts_with(expected), "{complaint}");
+    }
+}
+
+#[test]
+fn the_group_column_is_needed_in_training_only() {
+    let files: &[(&str, &[u8])] = &[("train.jsonl", TRAIN), ("test.jsonl", TEST)];
+    let missing = complaint(files, Some("speaker"));
+    assert_eq!(missing, "DIR/train.jsonl:1: no field \"speaker\"; the fields here are: label, text, who");
+    let list: &[u8] = br#"{"text": "a", "label": 0, "who": [1]}"#;
+    let listed = complaint(&[("train.jsonl", list), ("test.jsonl", b"")], Some("who"));
+    assert!(listed.starts_with("DIR/train.jsonl:1: group field \"who\" is a list"), "{listed}");
+}
+
+#[test]
+fn the_first_labels_can_be_kept() {
+    let data = bonfire_data::corpus::dataset().keep_labels(4).unwrap();
+    assert_eq!((data.labels.len(), data.train.len(), data.test.len()), (4, 320, 80));
+    assert!(data.train.iter().chain(&data.test).all(|example| example.label < 4));
+    for wrong in [0, 5] {
+        let error = data.clone().keep_labels(wrong).unwrap_err().to_string();
+        assert!(error.contains("expected a number from 1 to 4"), "{error}");
+    }
+}

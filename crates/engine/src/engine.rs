@@ -1,0 +1,243 @@
+//! A round on the clients' side: fold, probe and select if ordered, train, make the uploads.
+
+use bonfire_data::random::Use;
+use bonfire_kernels::runs_on_cpu;
+use bonfire_models::{Adapter, Factor, Matrix, Model};
+
+use crate::flight::{Flight, Job, Outcome, Wanted};
+use crate::parameters::Parameters;
+use crate::{Active, EngineError, InFlight, Plan, Slots, Split, TrainSettings, Upload, top_slots};
+
+/// Tokens a step should hold for the device to be busy, by kind of device.
+const TOKENS_A_STEP_CPU: usize = 4_096;
+const TOKENS_A_STEP_GPU: usize = 32_768;
+
+/// A client of the round's cohort.
+#[derive(Clone, Copy, Debug)]
+pub struct Member<'m> {
+    /// Client, from 0.
+    pub client: usize,
+    /// Its shard: rows of the train split.
+    pub rows: &'m [usize],
+}
+
+/// The clients of a round.
+pub type Cohort<'m> = [Member<'m>];
+
+/// How far a round has come.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Progress {
+    /// Clients that are done; a probe counts as a client's first half.
+    pub clients_done: f64,
+    /// Clients in the cohort.
+    pub clients: usize,
+    /// Real tokens trained so far in this round, probes included.
+    pub tokens: u64,
+}
+
+/// Trains cohorts over one frozen backbone.
+pub struct Engine {
+    model: Box<dyn Model>,
+    train: Split,
+    settings: TrainSettings,
+    in_flight: InFlight,
+}
+
+impl Engine {
+    /// An engine over `model`, which lies on an autodiff device, and the train split.
+    pub fn new(model: Box<dyn Model>, train: Split, settings: TrainSettings, in_flight: InFlight) -> Self {
+        Engine { model, train, settings, in_flight }
+    }
+
+    /// The backbone.
+    pub fn model(&self) -> &dyn Model {
+        self.model.as_ref()
+    }
+
+    /// How many of `cohort` clients are on the device together.
+    pub fn places(&self, cohort: usize) -> usize {
+        let wanted = match self.in_flight {
+            InFlight::Count(n) => n,
+            InFlight::Auto => {
+                let tokens: usize = self.train.ids.iter().map(Vec::len).sum();
+                let a_client = self.settings.batch_size * tokens.div_ceil(self.train.len().max(1)).max(1);
+                let goal = if runs_on_cpu(self.model.device()) { TOKENS_A_STEP_CPU } else { TOKENS_A_STEP_GPU };
+                goal.div_ceil(a_client)
+            }
+        };
+        wanted.clamp(1, cohort.max(1))
+    }
+
+    /// Trains every client of `cohort` from `global` by the `plan`; uploads come in the order of the cohort.
+    ///
+    /// `on` hears of progress and may end the round by returning `false`.
+    ///
+    /// # Errors
+    /// A loss or update that is not finite (round and client named), an empty shard, a stop.
+    pub fn train(&self, plan: &Plan, global: &Adapter, cohort: &Cohort, on: &mut dyn FnMut(Progress) -> bool) -> Result<Vec<Upload>, EngineError> {
+        if let Some(empty) = cohort.iter().find(|m| m.rows.is_empty()) {
+            return Err(EngineError::EmptyShard { client: empty.client });
+        }
+        // Where one factor is frozen, the round's start is the same for all and goes into the backbone once.
+        let folded = (plan.active != Active::Both).then(|| self.model.folded(global));
+        let model = folded.as_deref().unwrap_or(self.model.as_ref());
+        let pass = Pass { engine: self, model, plan, global, cohort };
+        let probing = if plan.selection.is_some() { 2.0 } else { 1.0 };
+        let (mut tokens, mut finished) = (0u64, 0.0);
+        let mut count = |done: bool, new: u64| {
+            tokens += new;
+            finished += if done { 1.0 / probing } else { 0.0 };
+            match on(Progress { clients_done: finished, clients: cohort.len(), tokens }) {
+                true => Ok(()),
+                false => Err(EngineError::Stopped { round: plan.round }),
+            }
+        };
+        let probes = pass.probe(&mut count)?;
+        let outcomes = pass.learn(&probes, &mut count)?;
+        Ok(pass.uploads(probes, outcomes))
+    }
+}
+
+/// What a client knows after its probe.
+#[derive(Default)]
+struct Probed {
+    slots: Option<Vec<Vec<usize>>>,
+    /// What the selected slots keep of it, when the probe is not reset.
+    movement: Option<Vec<Matrix>>,
+    tokens: u64,
+}
+
+/// One round of one cohort.
+struct Pass<'p> {
+    engine: &'p Engine,
+    model: &'p dyn Model,
+    plan: &'p Plan,
+    global: &'p Adapter,
+    cohort: &'p Cohort<'p>,
+}
+
+type Count<'c> = dyn FnMut(bool, u64) -> Result<(), EngineError> + 'c;
+
+impl Pass<'_> {
+    /// Steps of `epochs` local epochs over `rows` examples.
+    fn steps(&self, rows: usize, epochs: usize) -> usize {
+        rows.div_ceil(self.engine.settings.batch_size) * epochs
+    }
+
+    /// Ordinary, unmasked training of the active factor, then the slots of highest score (LoRA-A², section 4.2).
+    fn probe(&self, count: &mut Count) -> Result<Vec<Probed>, EngineError> {
+        let Some(selection) = &self.plan.selection else {
+            return Ok(self.cohort.iter().map(|_| Probed::default()).collect());
+        };
+        let probe = &selection.probe;
+        let job = |m: &Member| {
+            let epoch = self.steps(m.rows.len(), probe.epochs.unwrap_or(1));
+            // At most one epoch of batches: more would be what `epochs` is for.
+            let steps = probe.batches.map_or(epoch, |b| b.min(epoch));
+            (steps, Use::Probe, None, None)
+        };
+        let wanted = Wanted { movement: !probe.reset, scores: true };
+        let outcomes = self.fly(job, wanted, count)?;
+        let choose = |(m, o): (&Member, Outcome)| {
+            let slots = top_slots(&o.scores, selection.budgets[m.client] * self.global.targets.len());
+            let movement = (!probe.reset).then(|| self.keep(o.movement, &slots));
+            Probed { slots: Some(slots), movement, tokens: o.tokens }
+        };
+        Ok(self.cohort.iter().zip(outcomes).map(choose).collect())
+    }
+
+    /// A probe's movement with all but the chosen slots back at the start.
+    fn keep(&self, mut movement: Vec<Matrix>, slots: &[Vec<usize>]) -> Vec<Matrix> {
+        let factor = self.plan.active.factors()[0];
+        for (matrix, chosen) in movement.iter_mut().zip(slots) {
+            for (i, value) in matrix.data.iter_mut().enumerate() {
+                let slot = if factor == Factor::B { i / matrix.cols } else { i % matrix.cols };
+                if !chosen.contains(&slot) {
+                    *value = 0.0;
+                }
+            }
+        }
+        movement
+    }
+
+    /// Local training proper.
+    fn learn(&self, probes: &[Probed], count: &mut Count) -> Result<Vec<Outcome>, EngineError> {
+        let mut probes = probes.iter();
+        let job = |m: &Member| {
+            let probed = probes.next().expect("one a member");
+            let steps = self.steps(m.rows.len(), self.engine.settings.epochs);
+            (steps, Use::Batches, probed.slots.clone(), probed.movement.clone())
+        };
+        self.fly(job, Wanted { movement: true, scores: false }, count)
+    }
+
+    /// Runs one job a member; outcomes in the cohort's order.
+    fn fly(
+        &self,
+        mut job: impl FnMut(&Member) -> (usize, Use, Option<Vec<Vec<usize>>>, Option<Vec<Matrix>>),
+        wanted: Wanted,
+        count: &mut Count,
+    ) -> Result<Vec<Outcome>, EngineError> {
+        let jobs: Vec<Job> = self
+            .cohort
+            .iter()
+            .map(|m| {
+                let (steps, r#use, slots, movement) = job(m);
+                Job { client: m.client, rows: m.rows, steps, r#use, slots, movement }
+            })
+            .collect();
+        let (places, settings) = (self.engine.places(jobs.len()), &self.engine.settings);
+        let masked = jobs.iter().any(|j| j.slots.is_some());
+        let device = self.model.device().clone().inner();
+        let parameters = Parameters::new(self.plan, self.global, settings, places, masked, &device);
+        let flight = Flight { model: self.model, train: &self.engine.train, settings, plan: self.plan, jobs: &jobs, wanted };
+        let mut outcomes: Vec<Option<Outcome>> = jobs.iter().map(|_| None).collect();
+        flight.run(parameters, places, &mut |outcome, tokens| {
+            let done = outcome.is_some();
+            if let Some(outcome) = outcome {
+                let job = outcome.job;
+                outcomes[job] = Some(outcome);
+            }
+            count(done, tokens)
+        })?;
+        Ok(outcomes.into_iter().map(|o| o.expect("every job ends")).collect())
+    }
+
+    fn uploads(&self, probes: Vec<Probed>, outcomes: Vec<Outcome>) -> Vec<Upload> {
+        let members = self.cohort.iter().zip(probes).zip(outcomes);
+        members.map(|((m, probed), outcome)| self.upload(m, probed, outcome)).collect()
+    }
+
+    fn upload(&self, member: &Member, probed: Probed, outcome: Outcome) -> Upload {
+        let rank = self.global.rank;
+        let slots = match probed.slots {
+            Some(slots) => Slots::Chosen { rank, slots },
+            None => Slots::All { rank },
+        };
+        let mut movement = outcome.movement.into_iter();
+        let mut factors = Vec::new();
+        for &factor in self.plan.active.factors() {
+            let take = |t: usize| slot_rows(movement.next().expect("one a target"), factor, &slots.of(t));
+            factors.push((factor, (0..self.global.targets.len()).map(take).collect()));
+        }
+        Upload {
+            client: member.client,
+            examples: member.rows.len(),
+            active: self.plan.active,
+            slots,
+            factors,
+            head: movement.collect(),
+            loss: outcome.loss,
+            steps: self.steps(member.rows.len(), self.engine.settings.epochs),
+            tokens: probed.tokens + outcome.tokens,
+        }
+    }
+}
+
+/// The chosen slots' vectors as rows: columns of A `[d_in, R]`, rows of B `[R, d_out]`.
+fn slot_rows(movement: Matrix, factor: Factor, slots: &[usize]) -> Matrix {
+    let by_slot = if factor == Factor::A { movement.transposed() } else { movement };
+    let width = by_slot.cols;
+    let data = slots.iter().flat_map(|&s| by_slot.data[s * width..(s + 1) * width].iter().copied()).collect();
+    Matrix::new(slots.len(), width, data)
+}

@@ -1,0 +1,35 @@
+//! What can go wrong while clients train.
+
+/// Local training or evaluation that cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// A client's loss or update is not a number any more.
+    #[error(
+        "round {round}, client {client}: {what} is not finite after {steps} local steps; lower train.lr_a, train.lr_b or train.lr_head, or set train.clip_norm"
+    )]
+    NotFinite {
+        /// Round, from 1.
+        round: usize,
+        /// Client, from 0.
+        client: usize,
+        /// Local steps done.
+        steps: usize,
+        /// Loss, or the update.
+        what: &'static str,
+    },
+    /// The caller asked to stop inside a round.
+    #[error("stopped in round {round}")]
+    Stopped {
+        /// Round, from 1.
+        round: usize,
+    },
+    /// A client without examples cannot train.
+    #[error("client {client} has no training examples; raise data.min_shard or lower clients.count")]
+    EmptyShard {
+        /// Client, from 0.
+        client: usize,
+    },
+    /// A device that does not answer as it should.
+    #[error("the device failed: {0}")]
+    Device(String),
+}

@@ -1,0 +1,25 @@
+//! What runs on the clients: many virtual clients train side by side in the same forward and backward pass.
+//!
+//! The engine takes a [`Plan`], the global adapter and a cohort, and gives back one [`Upload`] a client. It does not
+//! know that strategies exist, nor what the server does with an upload.
+#![deny(missing_docs)]
+
+mod data;
+mod engine;
+mod error;
+mod evaluate;
+mod flight;
+mod parameters;
+mod plan;
+mod select;
+mod settings;
+mod upload;
+
+pub use data::{Split, TokenizedData};
+pub use engine::{Cohort, Engine, Member, Progress};
+pub use error::EngineError;
+pub use evaluate::{Evaluation, Judged, evaluate, judge, summarise};
+pub use plan::{Active, Plan, Selection};
+pub use select::top_slots;
+pub use settings::{InFlight, Probe, Schedule, TrainSettings};
+pub use upload::{Slots, Upload};

@@ -1,0 +1,207 @@
+//! What a user can say about local training: the `[train]` and `[engine]` sections. Checked here, beside its owner.
+
+use serde::{Deserialize, Serialize};
+
+/// Local training, the same for every client of a run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TrainSettings {
+    /// Rounds of the federation.
+    pub rounds: usize,
+    /// Local epochs a client trains in a round (E in the paper).
+    #[serde(default = "one")]
+    pub epochs: usize,
+    /// Examples a client puts into one step; the last, smaller batch of an epoch is kept.
+    #[serde(default = "thirty_two")]
+    pub batch_size: usize,
+    /// Learning rate of the A factors.
+    #[serde(default = "default_lr")]
+    pub lr_a: f64,
+    /// Learning rate of the B factors. Left out: the strategy's own rule (`5 · lr_a` for `lora-a2`, `lr_a` elsewhere).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lr_b: Option<f64>,
+    /// Learning rate of the classifier head; only a trained head reads it.
+    #[serde(default = "default_lr_head")]
+    pub lr_head: f64,
+    /// AdamW's decoupled weight decay.
+    #[serde(default)]
+    pub weight_decay: f64,
+    /// AdamW's decay rates of the first and second moment.
+    #[serde(default = "default_betas")]
+    pub betas: [f64; 2],
+    /// AdamW's denominator floor.
+    #[serde(default = "default_eps")]
+    pub eps: f64,
+    /// Clip each client's gradient to this L2 norm (over all it trains); left out: no clipping.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clip_norm: Option<f64>,
+    /// How the learning rate moves over a client's local steps of one round.
+    #[serde(default)]
+    pub schedule: Schedule,
+    /// Local steps over which the learning rate rises from zero at the start of each round.
+    #[serde(default)]
+    pub warmup_steps: usize,
+    /// Seed of everything random in the run.
+    #[serde(default)]
+    pub seed: u64,
+}
+
+fn one() -> usize {
+    1
+}
+fn thirty_two() -> usize {
+    32
+}
+fn default_lr() -> f64 {
+    5e-4
+}
+fn default_lr_head() -> f64 {
+    1e-2
+}
+fn default_betas() -> [f64; 2] {
+    [0.9, 0.999]
+}
+fn default_eps() -> f64 {
+    1e-8
+}
+
+/// Shape of the learning rate over a client's local steps of one round.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Schedule {
+    /// The same at every step.
+    #[default]
+    Constant,
+    /// Falls in a straight line to zero after the last step.
+    Linear,
+    /// Falls along half a cosine to zero after the last step.
+    Cosine,
+}
+
+impl Schedule {
+    /// Factor on the learning rate at local step `step` (from 0) of `total`, after `warmup` rising steps.
+    pub fn factor(self, step: usize, total: usize, warmup: usize) -> f64 {
+        if step < warmup {
+            return (step + 1) as f64 / warmup as f64;
+        }
+        let left = total.saturating_sub(warmup).max(1) as f64;
+        let done = ((step - warmup) as f64 / left).min(1.0);
+        match self {
+            Schedule::Constant => 1.0,
+            Schedule::Linear => 1.0 - done,
+            Schedule::Cosine => 0.5 * (1.0 + (std::f64::consts::PI * done).cos()),
+        }
+    }
+}
+
+impl TrainSettings {
+    /// The first thing wrong with these settings, as `(key, what would be right)`.
+    pub fn problem(&self) -> Option<(&'static str, String)> {
+        let rate = |v: f64| v.is_finite() && v >= 0.0;
+        let checks = [
+            ("train.rounds", self.rounds >= 1, "at least 1"),
+            ("train.epochs", self.epochs >= 1, "at least 1"),
+            ("train.batch_size", self.batch_size >= 1, "at least 1"),
+            ("train.lr_a", rate(self.lr_a), "a finite number, not negative"),
+            ("train.lr_b", self.lr_b.is_none_or(rate), "a finite number, not negative"),
+            ("train.lr_head", rate(self.lr_head), "a finite number, not negative"),
+            ("train.weight_decay", rate(self.weight_decay), "a finite number, not negative"),
+            ("train.betas", self.betas.iter().all(|b| (0.0..1.0).contains(b)), "two numbers in [0, 1)"),
+            ("train.eps", self.eps > 0.0 && self.eps.is_finite(), "a small positive number"),
+            ("train.clip_norm", self.clip_norm.is_none_or(|c| c > 0.0), "a positive number"),
+        ];
+        checks.into_iter().find(|(_, ok, _)| !ok).map(|(key, _, want)| (key, format!("must be {want}")))
+    }
+}
+
+/// How many clients are on the device together (`[engine] in_flight`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "InFlightText", into = "InFlightText")]
+pub enum InFlight {
+    /// As many as fill a step of the size the device likes.
+    #[default]
+    Auto,
+    /// Exactly this many (fewer when the cohort is smaller).
+    Count(usize),
+}
+
+/// The spelling of [`InFlight`] in a configuration file.
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+enum InFlightText {
+    Count(usize),
+    Word(String),
+}
+
+impl TryFrom<InFlightText> for InFlight {
+    type Error = String;
+    fn try_from(text: InFlightText) -> Result<Self, String> {
+        match text {
+            InFlightText::Count(n) if n > 0 => Ok(InFlight::Count(n)),
+            InFlightText::Word(w) if w == "auto" => Ok(InFlight::Auto),
+            InFlightText::Count(n) => Err(format!("{n} clients in flight; expected \"auto\" or a whole number from 1")),
+            InFlightText::Word(w) => Err(format!("\"{w}\"; expected \"auto\" or a whole number from 1")),
+        }
+    }
+}
+
+impl From<InFlight> for InFlightText {
+    fn from(value: InFlight) -> Self {
+        match value {
+            InFlight::Auto => InFlightText::Word("auto".into()),
+            InFlight::Count(n) => InFlightText::Count(n),
+        }
+    }
+}
+
+/// The probe before slot selection: ordinary, unmasked training of the active factor (paper, section 4.2).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Probe {
+    /// Whole epochs over the shard. Default 1, unless `batches` is given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub epochs: Option<usize>,
+    /// Only this many batches of the first epoch; the cheap variant.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub batches: Option<usize>,
+    /// Drop what the probe learnt before training (the paper's way). `false`: the selected slots keep it.
+    #[serde(default = "yes")]
+    pub reset: bool,
+}
+
+fn yes() -> bool {
+    true
+}
+
+impl Default for Probe {
+    fn default() -> Self {
+        Probe { epochs: Some(1), batches: None, reset: true }
+    }
+}
+
+impl Probe {
+    /// Whether the probe says one thing.
+    pub fn problem(&self) -> Option<&'static str> {
+        match (self.epochs, self.batches) {
+            (Some(_), Some(_)) => Some("gives epochs and batches; give one of them"),
+            (Some(0), _) | (_, Some(0)) => Some("probes nothing; give at least 1 epoch or batch"),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn schedules_start_at_one_and_end_near_zero() {
+        for s in [Schedule::Constant, Schedule::Linear, Schedule::Cosine] {
+            assert_eq!(s.factor(0, 10, 0), 1.0);
+        }
+        assert!((Schedule::Linear.factor(9, 10, 0) - 0.1).abs() < 1e-12);
+        assert!(Schedule::Cosine.factor(9, 10, 0) < 0.03);
+        assert_eq!(Schedule::Linear.factor(1, 10, 4), 0.5);
+        assert_eq!(Schedule::Linear.factor(4, 10, 4), 1.0);
+    }
+}

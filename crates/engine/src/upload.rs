@@ -1,0 +1,132 @@
+//! The message a client sends: the door between engine and server.
+
+use bonfire_models::{Factor, Matrix};
+
+use crate::Active;
+
+/// Which slots an upload holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Slots {
+    /// Every slot of every target; nothing needs to be said about them.
+    All {
+        /// Global rank.
+        rank: usize,
+    },
+    /// The chosen ones: a list of slot numbers, ascending, a target.
+    Chosen {
+        /// Global rank.
+        rank: usize,
+        /// Slots of every target.
+        slots: Vec<Vec<usize>>,
+    },
+}
+
+impl Slots {
+    /// Bytes that tell the server which slots these are: one bit for each slot of the model, or nothing.
+    pub fn index_bytes(&self) -> usize {
+        match self {
+            Slots::All { .. } => 0,
+            Slots::Chosen { rank, slots } => (rank * slots.len()).div_ceil(8),
+        }
+    }
+
+    /// The slots of `target`.
+    pub fn of(&self, target: usize) -> Vec<usize> {
+        match self {
+            Slots::All { rank } => (0..*rank).collect(),
+            Slots::Chosen { slots, .. } => slots[target].clone(),
+        }
+    }
+}
+
+/// What one client learnt in one round: end minus start of what trained, for its slots only.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Upload {
+    /// Client, from 0.
+    pub client: usize,
+    /// Examples in its shard: its weight in the average.
+    pub examples: usize,
+    /// What trained.
+    pub active: Active,
+    /// Which slots are here.
+    pub slots: Slots,
+    /// For every active factor the movement of every target: one row a slot, `[slots, d_in]` for A and
+    /// `[slots, d_out]` for B.
+    pub factors: Vec<(Factor, Vec<Matrix>)>,
+    /// Movement of the head's tensors; empty when the head is frozen.
+    pub head: Vec<Matrix>,
+    /// Mean loss over the local steps, probe not counted. Reported, not sent.
+    pub loss: f64,
+    /// Local steps, probe not counted. Reported, not sent.
+    pub steps: usize,
+    /// Real tokens trained, probe included. Reported, not sent.
+    pub tokens: u64,
+}
+
+impl Upload {
+    /// Scalars of the adapter in this message.
+    pub fn adapter_params(&self) -> u64 {
+        self.factors.iter().flat_map(|(_, targets)| targets).map(|m| m.data.len() as u64).sum()
+    }
+
+    /// Scalars of the head in this message.
+    pub fn head_params(&self) -> u64 {
+        self.head.iter().map(|m| m.data.len() as u64).sum()
+    }
+
+    /// The message as it would cross the wire, little-endian: `"BFU1"`, client, examples, flags (1 A, 2 B, 4 slots
+    /// chosen, 8 head) and rank as u32; one bit for each slot of each target if chosen; then the numbers as f32, factor
+    /// by factor, target by target, slot by slot, and the head's tensors. Shapes are known to both sides.
+    pub fn encode(&self) -> Vec<u8> {
+        let factor_flags: u32 = self.active.factors().iter().map(|f| if *f == Factor::A { 1 } else { 2 }).sum();
+        let (chosen, rank) = match &self.slots {
+            Slots::All { rank } => (0, *rank),
+            Slots::Chosen { rank, .. } => (4, *rank),
+        };
+        let flags = factor_flags + chosen + if self.head.is_empty() { 0 } else { 8 };
+        let mut bytes = b"BFU1".to_vec();
+        for word in [self.client as u32, self.examples as u32, flags, rank as u32] {
+            bytes.extend(word.to_le_bytes());
+        }
+        if let Slots::Chosen { rank, slots } = &self.slots {
+            let mut bits = vec![0u8; self.slots.index_bytes()];
+            for at in slots.iter().enumerate().flat_map(|(t, list)| list.iter().map(move |s| t * rank + s)) {
+                bits[at / 8] |= 1 << (at % 8);
+            }
+            bytes.extend(bits);
+        }
+        let matrices = self.factors.iter().flat_map(|(_, targets)| targets).chain(&self.head);
+        bytes.extend(matrices.flat_map(|m| &m.data).flat_map(|v| v.to_le_bytes()));
+        bytes
+    }
+
+    /// Whether every number is finite.
+    pub fn is_finite(&self) -> bool {
+        let matrices = self.factors.iter().flat_map(|(_, targets)| targets).chain(&self.head);
+        matrices.into_iter().all(|m| m.data.iter().all(|v| v.is_finite()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn upload(slots: Slots) -> Upload {
+        let rows = [slots.of(0).len(), slots.of(1).len()];
+        let factors = vec![(Factor::B, rows.iter().map(|&r| Matrix::new(r, 3, vec![1.5; r * 3])).collect())];
+        Upload { client: 7, examples: 9, active: Active::B, slots, factors, head: vec![], loss: 0.0, steps: 1, tokens: 5 }
+    }
+
+    #[test]
+    fn a_message_is_its_header_its_slots_and_its_numbers() {
+        let all = upload(Slots::All { rank: 10 });
+        assert_eq!(all.adapter_params(), 60);
+        assert_eq!(all.encode().len(), 20 + 60 * 4);
+        let some = upload(Slots::Chosen { rank: 10, slots: vec![vec![0, 9], vec![3]] });
+        assert_eq!(some.adapter_params(), 9);
+        let bytes = some.encode();
+        assert_eq!(bytes.len(), 20 + 3 + 9 * 4);
+        assert_eq!(&bytes[20..23], &[0b1, 0b10, 0b10_0000], "slots 0 and 9 of target 0, 3 of target 1");
+        assert_eq!(f32::from_le_bytes([bytes[23], bytes[24], bytes[25], bytes[26]]), 1.5);
+    }
+}

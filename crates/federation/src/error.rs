@@ -1,0 +1,25 @@
+//! What can end a federation before its last round.
+
+use bonfire_engine::EngineError;
+
+/// A run that cannot start or go on. The server keeps the state after the last complete round.
+#[derive(Debug, thiserror::Error)]
+pub enum FederationError {
+    /// A setting that cannot be.
+    #[error("{key} {problem}")]
+    Setting {
+        /// The key, as `section.key`.
+        key: String,
+        /// What is wrong and what would be right.
+        problem: String,
+    },
+    /// Local training or evaluation failed.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// Averaging gave numbers that are not finite.
+    #[error("round {round}: the aggregated adapter is not finite; the state after round {} is kept", round - 1)]
+    NotFinite {
+        /// Round, from 1.
+        round: usize,
+    },
+}

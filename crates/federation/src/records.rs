@@ -1,0 +1,104 @@
+//! What a run writes down: the rows of `metrics.jsonl` and `clients.jsonl` and the fields of `summary.json`.
+//! The names are a contract with other commands and scripts. How and where they are written is the binary's business.
+
+use serde::{Deserialize, Serialize};
+
+/// One row of `metrics.jsonl`: a round. Counts are of this round alone.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RoundMetrics {
+    /// Round, from 1.
+    pub round: usize,
+    /// What trained: `"A"`, `"B"` or `"AB"`.
+    pub phase: String,
+    /// Mean local training loss, weighted by examples, probes not counted.
+    pub train_loss: f64,
+    /// Mean cross-entropy of the global model on the test split; absent when not evaluated this round.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub test_loss: Option<f64>,
+    /// Accuracy of the global model on the test split, 0 to 1; absent when not evaluated this round.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub test_accuracy: Option<f64>,
+    /// Uploaded scalars: adapter and head.
+    pub upload_params: u64,
+    /// Of these, scalars of the head.
+    pub upload_head_params: u64,
+    /// Bytes that say which slots were uploaded.
+    pub upload_index_bytes: u64,
+    /// Bytes of all uploads as serialised.
+    pub upload_bytes: u64,
+    /// Downloaded scalars.
+    pub download_params: u64,
+    /// Bytes of all downloads as serialised.
+    pub download_bytes: u64,
+    /// Wall time of the round, evaluation included.
+    pub seconds: f64,
+    /// Of it, wall time of local training, probes included.
+    pub train_seconds: f64,
+    /// Real tokens through forward and backward, probes included.
+    pub tokens: u64,
+}
+
+/// One row of `clients.jsonl`: a client in a round.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ClientMetrics {
+    /// Round, from 1.
+    pub round: usize,
+    /// Client, from 0.
+    pub client: usize,
+    /// Examples in its shard.
+    pub examples: usize,
+    /// Local optimizer steps, probe not counted.
+    pub steps: usize,
+    /// Mean loss over its local steps.
+    pub train_loss: f64,
+    /// Uploaded scalars.
+    pub upload_params: u64,
+    /// Bytes of its upload as serialised.
+    pub upload_bytes: u64,
+    /// The chosen slots of every target, in target order; absent when nothing was selected.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub slots: Option<Vec<Vec<usize>>>,
+    /// Accuracy of the new global model on the client's own test shard, when asked for and not empty.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub test_accuracy: Option<f64>,
+}
+
+/// `summary.json`: the run in one object.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Summary {
+    /// Name of the run.
+    pub name: String,
+    /// Strategy name.
+    pub strategy: String,
+    /// Seed of the run.
+    pub seed: u64,
+    /// The device, in words.
+    pub device: String,
+    /// Rounds done.
+    pub rounds: usize,
+    /// Clients in the federation.
+    pub clients: usize,
+    /// Test accuracy at the last evaluation, 0 to 1.
+    pub final_accuracy: Option<f64>,
+    /// Best test accuracy at any evaluation, 0 to 1.
+    pub best_accuracy: Option<f64>,
+    /// Uploaded scalars over the run.
+    pub upload_params: u64,
+    /// Uploaded bytes over the run, as serialised.
+    pub upload_bytes: u64,
+    /// Downloaded scalars over the run.
+    pub download_params: u64,
+    /// Downloaded bytes over the run, as serialised.
+    pub download_bytes: u64,
+    /// Scalars of the global adapter (and the head, if trained).
+    pub trainable_params: u64,
+    /// Wall time of local training, seconds, probes included.
+    pub train_seconds: f64,
+    /// Real tokens through forward and backward, probes included.
+    pub tokens_trained: u64,
+    /// `tokens_trained / train_seconds`.
+    pub tokens_per_second: f64,
+    /// Peak memory of the process or device, where known.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub peak_memory_bytes: Option<u64>,
+}

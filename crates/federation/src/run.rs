@@ -1,0 +1,118 @@
+//! A federation ready to run: its parts, and what it tells the outside while it runs. The loop is in `rounds.rs`.
+
+use bonfire_data::Shards;
+use bonfire_data::random::{Use, stream};
+use bonfire_engine::{Engine, Member, Progress, Split, TokenizedData};
+use bonfire_models::{Adapter, Model};
+use rand::seq::SliceRandom;
+
+use crate::strategies::{Strategy, build};
+use crate::{ClientMetrics, FederationError, Ledger, RoundMetrics, Server, Settings};
+
+/// What happens in a run, as it happens.
+#[derive(Debug)]
+pub enum Event<'e> {
+    /// A round begins.
+    RoundStarted {
+        /// Round, from 1.
+        round: usize,
+        /// What trains: `"A"`, `"B"` or `"AB"`.
+        phase: &'static str,
+        /// The clients that take part.
+        cohort: &'e [usize],
+    },
+    /// Clients have trained a step.
+    Progress(Progress),
+    /// A round is complete.
+    RoundEnded {
+        /// The round's row.
+        metrics: &'e RoundMetrics,
+        /// A row for each client that took part.
+        clients: &'e [ClientMetrics],
+        /// The new global adapter.
+        adapter: &'e Adapter,
+    },
+}
+
+/// The listener's answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Control {
+    /// Go on.
+    Continue,
+    /// Stop: after a complete round the run ends there; inside a round the round is given up.
+    Stop,
+}
+
+/// A federation and its state.
+pub struct Run {
+    pub(crate) settings: Settings,
+    pub(crate) engine: Engine,
+    pub(crate) test: Split,
+    pub(crate) shards: Shards,
+    pub(crate) strategy: Box<dyn Strategy>,
+    pub(crate) server: Server,
+    pub(crate) ledger: Ledger,
+}
+
+impl Run {
+    /// Sets up a run: a fresh adapter from the seed, nothing trained yet. `model` lies on an autodiff device.
+    ///
+    /// # Errors
+    /// A setting that cannot be, named by its key.
+    pub fn new(settings: Settings, model: Box<dyn Model>, data: TokenizedData, shards: Shards) -> Result<Self, FederationError> {
+        if let Some((key, problem)) = settings.problem() {
+            return Err(FederationError::Setting { key: key.into(), problem });
+        }
+        let adapter = &settings.adapter;
+        let mut rng = stream(settings.train.seed, Use::AdapterInit, 0, 0, 0);
+        let global = Adapter::fresh(model.targets(), adapter.rank, adapter.alpha, adapter.init, model.head().to_vec(), &mut rng);
+        let clients = shards.train.len();
+        let budgets = settings.budgets(clients)?;
+        let strategy = build(&settings, budgets);
+        let engine = Engine::new(model, data.train, settings.train.clone(), settings.in_flight);
+        let (server, ledger) = (Server::new(global), Ledger::new(clients));
+        Ok(Run { settings, engine, test: data.test, shards, strategy, server, ledger })
+    }
+
+    /// The server's state after the last complete round.
+    pub fn server(&self) -> &Server {
+        &self.server
+    }
+
+    /// The strategy's name.
+    pub fn strategy_name(&self) -> &'static str {
+        self.strategy.name()
+    }
+
+    /// Scalars of the global adapter, and of the head if it trains.
+    pub fn trainable_params(&self) -> u64 {
+        use bonfire_models::Factor::{A, B};
+        let adapter = &self.server.adapter;
+        let head = if self.settings.trains_head() { adapter.head_params() } else { 0 };
+        adapter.factor_params(A) + adapter.factor_params(B) + head
+    }
+
+    /// Clients on the device together in a full cohort.
+    pub fn places(&self) -> usize {
+        self.engine.places(self.settings.cohort_size(self.shards.train.len()))
+    }
+
+    /// The clients of `round`, ascending: all of them, or a draw without repetition that depends on seed and round
+    /// alone.
+    pub fn cohort(&self, round: usize) -> Vec<usize> {
+        let count = self.shards.train.len();
+        let mut clients: Vec<usize> = (0..count).collect();
+        let size = self.settings.cohort_size(count);
+        if size < count {
+            clients.shuffle(&mut stream(self.settings.train.seed, Use::Cohort, round as u64, 0, 0));
+            clients.truncate(size);
+            clients.sort_unstable();
+        }
+        clients
+    }
+
+    /// The clients with their shards.
+    pub(crate) fn members(&self, cohort: &[usize]) -> Vec<Member<'_>> {
+        cohort.iter().map(|&client| Member { client, rows: &self.shards.train[client] }).collect()
+    }
+}

@@ -1,0 +1,29 @@
+//! FedIT (Zhang et al., arXiv 2305.05644), "FL+LoRA" in the LoRA-A² paper: clients train A and B, the server averages
+//! each on its own. The product of means is not the mean of products; that discordance is the method's known flaw.
+
+use bonfire_engine::{Active, Plan, Upload};
+
+use super::{Common, Strategy};
+use crate::{FederationError, Norm, Server, average};
+
+/// The strategy `fedit`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct FedIt {
+    /// Learning rates and head.
+    pub common: Common,
+}
+
+impl Strategy for FedIt {
+    fn name(&self) -> &'static str {
+        "fedit"
+    }
+
+    fn plan(&self, server: &Server) -> Plan {
+        self.common.plan(server, Active::Both)
+    }
+
+    fn aggregate(&self, server: &mut Server, uploads: &[Upload]) -> Result<(), FederationError> {
+        average(&mut server.adapter, uploads, Norm::All);
+        Ok(())
+    }
+}

@@ -1,0 +1,74 @@
+//! One step's examples, packed: sequences end to end, client by client. Nothing is padded.
+
+use bonfire_kernels::{AttentionPlan, Segments};
+use burn::tensor::{Device, Int, Tensor, TensorData};
+
+/// A packed batch on the host.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PackedBatch {
+    /// Token ids `[T]`.
+    pub tokens: Vec<u32>,
+    /// Class of every sequence `[S]`.
+    pub labels: Vec<usize>,
+    /// Token ranges of the sequences.
+    pub sequences: Segments,
+    /// Sequence ranges of the clients; a client may have none.
+    pub clients: Segments,
+}
+
+impl PackedBatch {
+    /// Packs `(token ids, class)` examples, a list for each client in flight.
+    pub fn pack<'a>(clients: &[Vec<(&'a [u32], usize)>]) -> Self {
+        let all = || clients.iter().flatten();
+        PackedBatch {
+            tokens: all().flat_map(|(ids, _)| ids.iter().copied()).collect(),
+            labels: all().map(|&(_, label)| label).collect(),
+            sequences: Segments::from_lengths(all().map(|(ids, _)| ids.len())),
+            clients: Segments::from_lengths(clients.iter().map(Vec::len)),
+        }
+    }
+
+    /// Puts the batch on `device`; positions count from `first_position` in every sequence.
+    pub fn to_device(&self, first_position: usize, device: &Device) -> DeviceBatch {
+        let ints = |values: Vec<i32>| {
+            let n = values.len();
+            Tensor::<1, Int>::from_data(TensorData::new(values, [n]), device)
+        };
+        let positions = self.sequences.ranges().flat_map(|r| (0..r.len()).map(|p| (first_position + p) as i32));
+        let token_lengths = self.clients.ranges().map(|r| {
+            let [start, end] = [r.start, r.end].map(|s| if s == 0 { 0 } else { self.sequences.range(s - 1).end });
+            end - start
+        });
+        DeviceBatch {
+            tokens: ints(self.tokens.iter().map(|&t| t as i32).collect()),
+            positions: ints(positions.collect()),
+            firsts: ints(self.sequences.ranges().map(|r| r.start as i32).collect()),
+            labels: ints(self.labels.iter().map(|&l| l as i32).collect()),
+            owners: ints(self.clients.owners().iter().map(|&c| c as i32).collect()),
+            attention: AttentionPlan::new(self.sequences.clone(), device),
+            client_tokens: Segments::from_lengths(token_lengths),
+            client_sequences: self.clients.clone(),
+        }
+    }
+}
+
+/// A packed batch on a device, with the index tensors that the forward pass reads.
+#[derive(Clone, Debug)]
+pub struct DeviceBatch {
+    /// Token ids `[T]`.
+    pub tokens: Tensor<1, Int>,
+    /// Position of every token `[T]`.
+    pub positions: Tensor<1, Int>,
+    /// First token of every sequence `[S]`.
+    pub firsts: Tensor<1, Int>,
+    /// Class of every sequence `[S]`.
+    pub labels: Tensor<1, Int>,
+    /// Client in flight of every sequence `[S]`.
+    pub owners: Tensor<1, Int>,
+    /// Where attention may look.
+    pub attention: AttentionPlan,
+    /// Token ranges of the clients.
+    pub client_tokens: Segments,
+    /// Sequence ranges of the clients.
+    pub client_sequences: Segments,
+}

@@ -1,0 +1,94 @@
+//! What can be wrong with a model folder or an adapter, in words a user can act on.
+
+use std::path::PathBuf;
+
+/// A model or adapter that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ModelError {
+    /// A file that is needed could not be read.
+    #[error("cannot read {path}: {source}; a model folder holds config.json, model.safetensors and tokenizer.json")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A file could not be written.
+    #[error("cannot write {path}: {source}")]
+    Write {
+        /// The file or folder.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// `config.json` does not describe a model we know.
+    #[error("{file}: {problem}")]
+    Config {
+        /// The file.
+        file: String,
+        /// What is wrong and what would be right.
+        problem: String,
+    },
+    /// The weights file is damaged.
+    #[error("{file}: not a whole safetensors file ({problem}); fetch or copy it again")]
+    Safetensors {
+        /// The file.
+        file: String,
+        /// What the reader said.
+        problem: String,
+    },
+    /// A tensor is not there.
+    #[error("{file}: tensor `{name}` is missing; expected shape {expected:?}")]
+    MissingTensor {
+        /// The file.
+        file: String,
+        /// Its name in the checkpoint.
+        name: String,
+        /// The shape it should have.
+        expected: Vec<usize>,
+    },
+    /// A tensor has another shape than `config.json` says.
+    #[error("{file}: tensor `{name}` has shape {found:?}, expected {expected:?}{hint}")]
+    TensorShape {
+        /// The file.
+        file: String,
+        /// Its name in the checkpoint.
+        name: String,
+        /// Its shape.
+        found: Vec<usize>,
+        /// The shape it should have.
+        expected: Vec<usize>,
+        /// What may be the reason.
+        hint: &'static str,
+    },
+    /// A tensor holds numbers of a kind we do not read.
+    #[error("{file}: tensor `{name}` holds {dtype}; f32, f16 and bf16 can be read")]
+    TensorType {
+        /// The file.
+        file: String,
+        /// Its name in the checkpoint.
+        name: String,
+        /// Its element type.
+        dtype: String,
+    },
+    /// A tensor that no part of the model takes.
+    #[error("{file}: tensor `{name}` belongs to no part of a {architecture} classifier with {layers} layers; is config.json of another model?")]
+    SurplusTensor {
+        /// The file.
+        file: String,
+        /// Its name in the checkpoint.
+        name: String,
+        /// The architecture that was expected.
+        architecture: &'static str,
+        /// Layers that config.json gives.
+        layers: usize,
+    },
+    /// An adapter folder that does not fit the model.
+    #[error("adapter {path}: {problem}")]
+    Adapter {
+        /// The folder.
+        path: PathBuf,
+        /// What is wrong and what would be right.
+        problem: String,
+    },
+}

@@ -1,0 +1,26 @@
+//! LoRA-wrapped transformer models on packed tokens: reading weights, the forward pass for many clients at once, and
+//! adapters in and out. Training, optimizers and strategies live above; segmented products and attention below.
+//!
+//! One legend of letters, used in every shape of the project:
+//! `C` clients in flight · `S` sequences · `T` tokens · `D` features · `R` rank · `K` classes · `V` vocabulary.
+#![deny(missing_docs)]
+
+mod adapter;
+mod batch;
+pub mod builtin;
+mod config;
+mod encoder;
+mod error;
+mod head;
+mod model;
+pub mod peft;
+mod target;
+mod weights;
+
+pub use adapter::{Adapter, AdapterInit, HeadTensor, Matrix};
+pub use batch::{DeviceBatch, PackedBatch};
+pub use config::{Architecture, ModelInfo};
+pub use encoder::{Encoder, ModelSource};
+pub use error::ModelError;
+pub use model::{ClientAdapter, Model};
+pub use target::{Factor, Target, TargetKind};

@@ -1,0 +1,45 @@
+//! What the engine asks of a model: one of the project's two public traits.
+
+use bonfire_kernels::{LowRank, cross_entropy, mean_per_client};
+use burn::tensor::{Device, Tensor};
+
+use crate::{Adapter, DeviceBatch, HeadTensor, ModelInfo, Target};
+
+/// The part of the model that clients own, on the device, first axis the client.
+#[derive(Clone, Debug)]
+pub struct ClientAdapter {
+    /// One update a target, in target order; empty when nothing is to be added to the backbone.
+    pub updates: Vec<LowRank>,
+    /// The head's tensors `[C|1, rows, cols]`, in the order of [`Model::head`].
+    pub head: Vec<Tensor<3>>,
+}
+
+/// A frozen backbone whose adapters and head are given from outside.
+pub trait Model: Send {
+    /// Shape and conventions.
+    fn info(&self) -> &ModelInfo;
+
+    /// The device the backbone lies on.
+    fn device(&self) -> &Device;
+
+    /// The linears that carry an adapter.
+    fn targets(&self) -> &[Target];
+
+    /// The classifier head as it starts.
+    fn head(&self) -> &[HeadTensor];
+
+    /// Number of classes (K).
+    fn classes(&self) -> usize;
+
+    /// The same model with `W + s·A·B` in place of every target's weight `W`, computed from the untouched `W`.
+    fn folded(&self, adapter: &Adapter) -> Box<dyn Model>;
+
+    /// Class scores of every sequence `[S, K]`.
+    fn logits(&self, adapter: &ClientAdapter, batch: &DeviceBatch) -> Tensor<2>;
+
+    /// Mean cross-entropy of every client's sequences `[C]`; nothing is summed over clients.
+    fn loss(&self, adapter: &ClientAdapter, batch: &DeviceBatch) -> Tensor<1> {
+        let losses = cross_entropy(self.logits(adapter, batch), batch.labels.clone());
+        mean_per_client(losses, &batch.client_sequences)
+    }
+}

@@ -1,0 +1,76 @@
+//! A checkpoint's tensors by name, each asked for once: what is missing, misshapen or left over is an error.
+
+use std::collections::BTreeSet;
+
+use half::{bf16, f16};
+use safetensors::{Dtype, SafeTensors};
+
+use crate::{Matrix, ModelError};
+
+/// An opened safetensors file and the names not asked for yet.
+pub(crate) struct Weights<'a> {
+    file: String,
+    tensors: SafeTensors<'a>,
+    left: BTreeSet<String>,
+}
+
+impl<'a> Weights<'a> {
+    /// Opens the file's bytes; `file` is its name in errors.
+    pub fn open(bytes: &'a [u8], file: &str) -> Result<Self, ModelError> {
+        let tensors = SafeTensors::deserialize(bytes)
+            .map_err(|e| ModelError::Safetensors { file: file.to_string(), problem: e.to_string() })?;
+        let left = tensors.names().into_iter().map(str::to_string).collect();
+        Ok(Weights { file: file.to_string(), tensors, left })
+    }
+
+    /// Whether a tensor of this name is there.
+    pub fn has(&self, name: &str) -> bool {
+        self.left.contains(name)
+    }
+
+    /// The tensor `name` in f32, which must have shape `expected`.
+    pub fn take(&mut self, name: &str, expected: &[usize]) -> Result<Vec<f32>, ModelError> {
+        self.take_with(name, expected, "")
+    }
+
+    /// Like [`Self::take`], with a hint for the error about another shape.
+    pub fn take_with(&mut self, name: &str, expected: &[usize], hint: &'static str) -> Result<Vec<f32>, ModelError> {
+        self.left.remove(name);
+        let (file, name_) = (self.file.clone(), name.to_string());
+        let Ok(view) = self.tensors.tensor(name) else {
+            return Err(ModelError::MissingTensor { file, name: name_, expected: expected.to_vec() });
+        };
+        if view.shape() != expected {
+            let found = view.shape().to_vec();
+            return Err(ModelError::TensorShape { file, name: name_, found, expected: expected.to_vec(), hint });
+        }
+        floats(view.dtype(), view.data())
+            .ok_or_else(|| ModelError::TensorType { file, name: name_, dtype: format!("{:?}", view.dtype()) })
+    }
+
+    /// A linear's weight, `[out, in]` in the file, as `[in, out]`.
+    pub fn take_linear(&mut self, name: &str, d_in: usize, d_out: usize) -> Result<Matrix, ModelError> {
+        self.take_linear_with(name, d_in, d_out, "")
+    }
+
+    /// Like [`Self::take_linear`], with a hint for the error about another shape.
+    pub fn take_linear_with(&mut self, name: &str, d_in: usize, d_out: usize, hint: &'static str) -> Result<Matrix, ModelError> {
+        let data = self.take_with(name, &[d_out, d_in], hint)?;
+        Ok(Matrix::new(d_out, d_in, data).transposed())
+    }
+
+    /// The first name that nobody asked for and `ignored` does not excuse.
+    pub fn surplus(&self, ignored: impl Fn(&str) -> bool) -> Option<&str> {
+        self.left.iter().map(String::as_str).find(|name| !ignored(name))
+    }
+}
+
+fn floats(dtype: Dtype, data: &[u8]) -> Option<Vec<f32>> {
+    let pair = |c: &[u8]| [c[0], c[1]];
+    Some(match dtype {
+        Dtype::F32 => data.chunks_exact(4).map(|c| f32::from_le_bytes([c[0], c[1], c[2], c[3]])).collect(),
+        Dtype::F16 => data.chunks_exact(2).map(|c| f16::from_le_bytes(pair(c)).to_f32()).collect(),
+        Dtype::BF16 => data.chunks_exact(2).map(|c| bf16::from_le_bytes(pair(c)).to_f32()).collect(),
+        _ => return None,
+    })
+}

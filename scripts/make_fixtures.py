@@ -1,0 +1,224 @@
+#!/usr/bin/env python3
+"""Write the small reference models and numbers that the tests compare with.
+
+    python scripts/make_fixtures.py                    # writes to tests/fixtures/
+
+For each family (RoBERTa, BERT) it builds a randomly initialised classification model in PyTorch, saves it in Hugging
+Face layout, attaches a PEFT adapter to all six linear layers of every block, and records what Transformers and PEFT
+compute with it, in f32, without dropout, on one thread. Two things are written per family:
+
+`<case>/`                    `config.json` and `model.safetensors`: the whole classification model, head included
+`<case>.case.safetensors`    the tensors below
+`<case>.case.json`           settings, the first loss, ten training losses
+
+| tensor                     | what it is                                                                       |
+|----------------------------|----------------------------------------------------------------------------------|
+| `init.<name>`              | the trained tensors at the start: LoRA A and B (B is not zero) and the head      |
+| `batch<i>.input_ids`       | four ragged batches of six texts, padded on the right to the longest             |
+| `batch<i>.attention_mask`  | 1 on tokens, 0 on padding                                                        |
+| `batch<i>.labels`          | one class a text                                                                 |
+| `base.logits`              | logits of batch 0 from the saved model alone, without an adapter                 |
+| `batch0.logits`            | logits of batch 0 with the adapter at its start                                  |
+| `grad.<name>`              | gradients of the mean cross-entropy of batch 0 with respect to the trained tensors |
+| `after10.<name>`           | the trained tensors after ten AdamW steps; step `i` uses batch `i mod 4`         |
+| `after10.batch0.logits`    | logits of batch 0 after these steps                                              |
+
+Names are PEFT's, less `base_model.model.`, `.default` and `.modules_to_save`; A is `[rank, in]`, B is `[out, rank]`.
+For BERT the trained head is `classifier` alone: the pooler stays frozen, as PEFT leaves it.
+
+Rerunning reproduces the files up to the rounding of the installed PyTorch.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from peft import LoraConfig, get_peft_model
+from safetensors.torch import save_file
+from transformers import (
+    AutoModelForSequenceClassification,
+    BertConfig,
+    BertForSequenceClassification,
+    RobertaConfig,
+    RobertaForSequenceClassification,
+)
+
+TARGETS = ["query", "key", "value", "attention.output.dense", "intermediate.dense", "output.dense"]
+RANK, ALPHA = 4, 8
+CLASSES, VOCAB = 5, 120
+LR, HEAD_LR, WEIGHT_DECAY, STEPS = 1e-3, 1e-2, 0.01, 10
+LENGTHS = [  # tokens a text, its two special tokens included; 2 is the empty text
+    [2, 20, 7, 3, 13, 11],
+    [5, 2, 9, 17, 4, 6],
+    [12, 12, 3, 8, 2, 19],
+    [4, 10, 6, 2, 15, 3],
+]
+
+SHAPE = dict(
+    hidden_size=32,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    intermediate_size=64,
+    vocab_size=VOCAB,
+    max_position_embeddings=40,
+    hidden_dropout_prob=0.0,
+    attention_probs_dropout_prob=0.0,
+    classifier_dropout=0.0,
+    num_labels=CLASSES,
+)
+
+# first, last: the special tokens around a text; words: the first id that is not special
+FAMILIES = {
+    "roberta-tiny": dict(
+        model=RobertaForSequenceClassification,
+        config=RobertaConfig(
+            **SHAPE, type_vocab_size=1, layer_norm_eps=1e-5, bos_token_id=0, pad_token_id=1, eos_token_id=2
+        ),
+        first=0, last=2, words=5, seed=11,
+    ),
+    "bert-tiny": dict(
+        model=BertForSequenceClassification,
+        config=BertConfig(**SHAPE, type_vocab_size=2, layer_norm_eps=1e-12, pad_token_id=0),
+        first=2, last=3, words=5, seed=12,
+    ),
+}  # fmt: skip
+
+
+def perturb(model, rng):
+    """Weights a test can trust: no zero bias, no unit gain, and attention that is far from uniform."""
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            noise = torch.randn(p.shape, generator=rng)
+            if "LayerNorm.weight" in name:
+                p.copy_(1 + 0.2 * (2 * torch.rand(p.shape, generator=rng) - 1))
+            elif "LayerNorm.bias" in name or name.endswith(".bias"):
+                p.copy_(0.1 * noise)
+            else:
+                p.copy_(0.2 * noise)
+
+
+def make_batches(family, rng):
+    batches = []
+    for lengths in LENGTHS:
+        ids = torch.full((len(lengths), max(lengths)), family["config"].pad_token_id)
+        mask = torch.zeros_like(ids)
+        for row, n in enumerate(lengths):
+            ids[row, 0], ids[row, n - 1] = family["first"], family["last"]
+            ids[row, 1 : n - 1] = torch.randint(family["words"], VOCAB, (n - 2,), generator=rng)
+            mask[row, :n] = 1
+        labels = torch.randint(CLASSES, (len(lengths),), generator=rng)
+        batches.append({"input_ids": ids, "attention_mask": mask, "labels": labels})
+    return batches
+
+
+def logits_of(net, batch):
+    return net(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+
+
+def loss_of(net, batch):
+    return F.cross_entropy(logits_of(net, batch), batch["labels"])
+
+
+def plain_name(name):
+    return name.removeprefix("base_model.model.").replace(".default", "").replace(".modules_to_save", "")
+
+
+def add_adapter(model, rng):
+    """The PEFT model and its trained tensors by plain name. B starts away from zero, so that A has a gradient."""
+    lora = LoraConfig(
+        task_type="SEQ_CLS", r=RANK, lora_alpha=ALPHA, lora_dropout=0.0, target_modules=TARGETS, bias="none"
+    )
+    net = get_peft_model(model, lora).eval()
+    params = {plain_name(n): p for n, p in net.named_parameters() if p.requires_grad}
+    with torch.no_grad():
+        for name, p in params.items():
+            if "lora_B" in name:
+                p.copy_(0.05 * torch.randn(p.shape, generator=rng))
+    return net, params
+
+
+def snapshot(prefix, tensors):
+    return {f"{prefix}.{name}": t.detach().clone().contiguous() for name, t in tensors.items()}
+
+
+def train(net, params, batches):
+    """Ten AdamW steps with a learning rate of its own for the head; returns the losses before each step."""
+    head = [p for n, p in params.items() if "classifier" in n]
+    rest = [p for n, p in params.items() if "classifier" not in n]
+    groups = [{"params": rest, "lr": LR}, {"params": head, "lr": HEAD_LR}]
+    optimizer, losses = torch.optim.AdamW(groups, weight_decay=WEIGHT_DECAY), []
+    for step in range(STEPS):
+        optimizer.zero_grad()
+        loss = loss_of(net, batches[step % len(batches)])
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return losses
+
+
+def write_model(case, family, rng, out):
+    model = family["model"](family["config"])
+    perturb(model, rng)
+    model.save_pretrained(out / case)
+
+
+def write_case(case, family, out):
+    torch.manual_seed(family["seed"])
+    rng = torch.Generator().manual_seed(family["seed"])
+    write_model(case, family, rng, out)
+    base = AutoModelForSequenceClassification.from_pretrained(  # what a reader of the folder sees
+        out / case, attn_implementation="eager", dtype=torch.float32
+    ).eval()
+    batches = make_batches(family, rng)
+
+    tensors = {f"batch{i}.{k}": v for i, b in enumerate(batches) for k, v in b.items()}
+    with torch.no_grad():
+        tensors["base.logits"] = logits_of(base, batches[0])
+
+    net, params = add_adapter(base, rng)
+    tensors |= snapshot("init", params)
+    logits = logits_of(net, batches[0])
+    tensors["batch0.logits"] = logits.detach().clone()
+    first_loss = F.cross_entropy(logits, batches[0]["labels"])
+    first_loss.backward()
+    tensors |= snapshot("grad", {n: p.grad for n, p in params.items()})
+
+    losses = train(net, params, batches)
+    tensors |= snapshot("after10", params)
+    with torch.no_grad():
+        tensors["after10.batch0.logits"] = logits_of(net, batches[0])
+
+    save_file(tensors, out / f"{case}.case.safetensors")
+    meta = {
+        "model": case,
+        "rank": RANK,
+        "lora_alpha": ALPHA,
+        "targets": TARGETS,
+        "classes": CLASSES,
+        "lr": LR,
+        "head_lr": HEAD_LR,
+        "weight_decay": WEIGHT_DECAY,
+        "betas": [0.9, 0.999],
+        "eps": 1e-8,
+        "batch0_loss": first_loss.item(),
+        "losses_10_steps": losses,
+    }
+    (out / f"{case}.case.json").write_text(json.dumps(meta, indent=2) + "\n")
+    print(case, "first loss", round(first_loss.item(), 4), "ten losses", [round(x, 4) for x in losses])
+
+
+def main():
+    here = Path(__file__).resolve().parent
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=here.parent / "tests" / "fixtures", help="folder to write to")
+    out = parser.parse_args().out
+    out.mkdir(parents=True, exist_ok=True)
+    torch.set_num_threads(1)
+    for case, family in FAMILIES.items():
+        write_case(case, family, out)
+
+
+if __name__ == "__main__":
+    main()
