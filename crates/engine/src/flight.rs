@@ -119,8 +119,10 @@ impl Flight<'_> {
         let job = &self.jobs[lane.job];
         if lane.at == lane.order.len() {
             lane.order = job.rows.to_vec();
-            let (round, client) = (self.plan.round as u64, job.client as u64);
-            lane.order.shuffle(&mut stream(self.settings.seed, job.r#use, round, client, lane.epoch));
+            if self.settings.shuffle {
+                let (round, client) = (self.plan.round as u64, job.client as u64);
+                lane.order.shuffle(&mut stream(self.settings.seed, job.r#use, round, client, lane.epoch));
+            }
             lane.at = 0;
             lane.epoch += 1;
         }

@@ -41,6 +41,9 @@ pub struct TrainSettings {
     /// Local steps over which the learning rate rises from zero at the start of each round.
     #[serde(default)]
     pub warmup_steps: usize,
+    /// Draw a new order of the shard for every epoch; `false`: always the order of the shard.
+    #[serde(default = "yes")]
+    pub shuffle: bool,
     /// Seed of everything random in the run.
     #[serde(default)]
     pub seed: u64,

@@ -1,0 +1,220 @@
+//! Agreement with PyTorch, Transformers and PEFT: logits, loss, gradients and ten AdamW steps of one client. The
+//! numbers come from `scripts/make_fixtures.py` (small random models, in the repository) and, when there, from real
+//! pretrained weights.
+#![allow(clippy::unwrap_used)]
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use bonfire_engine::{Active, Engine, InFlight, Member, Plan, Split, TrainSettings};
+use bonfire_federation::{Norm, average};
+use bonfire_kernels::LowRank;
+use bonfire_models::{Adapter, AdapterInit, ClientAdapter, Encoder, Factor, HeadTensor, Matrix, Model, PackedBatch, TargetKind};
+use bonfire_tests::{fixture, load, shared};
+use burn::tensor::{Tensor, TensorData};
+use rand::SeedableRng;
+use safetensors::SafeTensors;
+
+type Numbers = HashMap<String, (Vec<usize>, Vec<f64>)>;
+
+fn read(path: &Path) -> Numbers {
+    let bytes = std::fs::read(path).unwrap();
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    let of = |view: &safetensors::tensor::TensorView| -> Vec<f64> {
+        match view.dtype() {
+            safetensors::Dtype::F32 => view.data().chunks(4).map(|c| f64::from(f32::from_le_bytes(c.try_into().unwrap()))).collect(),
+            safetensors::Dtype::I64 => view.data().chunks(8).map(|c| i64::from_le_bytes(c.try_into().unwrap()) as f64).collect(),
+            other => panic!("{other:?} in {path:?}"),
+        }
+    };
+    file.tensors().into_iter().map(|(name, view)| (name, (view.shape().to_vec(), of(&view)))).collect()
+}
+
+struct Case {
+    numbers: Numbers,
+    settings: serde_json::Value,
+    model: Encoder,
+    adapter: Adapter,
+}
+
+/// A matrix from the file in our orientation: weights transposed, biases as rows.
+fn ours(numbers: &Numbers, name: &str) -> Matrix {
+    let (shape, data) = numbers.get(name).unwrap_or_else(|| panic!("{name} in the fixture"));
+    let data = data.iter().map(|&v| v as f32).collect();
+    match shape[..] {
+        [n] => Matrix::new(1, n, data),
+        [rows, cols] => Matrix::new(rows, cols, data).transposed(),
+        _ => panic!("{name} has shape {shape:?}"),
+    }
+}
+
+impl Case {
+    fn new(dir: &Path, case: &str, model_dir: &Path) -> Case {
+        let numbers = read(&dir.join(format!("{case}.safetensors")));
+        let settings: serde_json::Value = serde_json::from_slice(&std::fs::read(dir.join(format!("{case}.json"))).unwrap()).unwrap();
+        let kinds: Vec<TargetKind> = serde_json::from_value(settings["targets"].clone()).unwrap();
+        let classes = numbers["batch0.logits"].0[1];
+        let model = load(model_dir, classes, &kinds);
+        let adapter = Self::adapter(&numbers, &settings, &model, "init.");
+        Case { numbers, settings, model, adapter }
+    }
+
+    fn adapter(numbers: &Numbers, settings: &serde_json::Value, model: &Encoder, stage: &str) -> Adapter {
+        let rank = settings["rank"].as_u64().unwrap() as usize;
+        let alpha = settings["lora_alpha"].as_f64().unwrap();
+        let head: Vec<HeadTensor> = model
+            .head()
+            .iter()
+            .map(|t| HeadTensor { name: t.name.clone(), value: ours(numbers, &format!("{stage}{}", t.name)) })
+            .collect();
+        let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(0);
+        let mut adapter = Adapter::fresh(model.targets(), rank, alpha, AdapterInit::Kaiming, head, &mut rng);
+        for (i, t) in model.targets().iter().enumerate() {
+            adapter.a[i] = ours(numbers, &format!("{stage}{}.lora_A.weight", t.name));
+            adapter.b[i] = ours(numbers, &format!("{stage}{}.lora_B.weight", t.name));
+        }
+        adapter
+    }
+
+    fn texts(&self, batch: usize) -> Split {
+        let of = |part: &str| &self.numbers[&format!("batch{batch}.{part}")];
+        let (ids, mask, labels) = (of("input_ids"), of("attention_mask"), of("labels"));
+        let rows = ids.1.chunks(ids.0[1]).zip(mask.1.chunks(ids.0[1]));
+        let ids = rows.map(|(row, keep)| row.iter().zip(keep).filter(|(_, k)| **k == 1.0).map(|(&v, _)| v as u32).collect());
+        Split { ids: ids.collect(), labels: labels.1.iter().map(|&l| l as usize).collect() }
+    }
+
+    fn packed(&self, batch: usize) -> PackedBatch {
+        let texts = self.texts(batch);
+        PackedBatch::pack(&[texts.ids.iter().zip(&texts.labels).map(|(ids, &l)| (ids.as_slice(), l)).collect()])
+    }
+
+    fn tensor(&self, m: &Matrix) -> Tensor<3> {
+        Tensor::from_data(TensorData::new(m.data.clone(), [1, m.rows, m.cols]), self.model.device())
+    }
+
+    /// Logits with the adapter unfolded, factors given as tensors.
+    fn client(&self, adapter: &Adapter, track: bool) -> ClientAdapter {
+        let put = |m: &Matrix| if track { self.tensor(m).require_grad() } else { self.tensor(m) };
+        let updates = adapter.a.iter().zip(&adapter.b).map(|(a, b)| LowRank { a: put(a), b: put(b), slots: None, scale: adapter.scale() as f32 });
+        ClientAdapter { updates: updates.collect(), head: adapter.head.iter().map(|t| put(&t.value)).collect() }
+    }
+
+    fn logits_and_gradients_agree(&self) {
+        let batch = self.packed(0).to_device(self.model.info().first_position, self.model.device());
+        let client = self.client(&self.adapter, true);
+        let logits = self.model.logits(&client, &batch);
+        close("logits", &values(logits), &self.numbers["batch0.logits"].1, 1e-4);
+
+        let folded = self.model.folded(&self.adapter);
+        let bare = ClientAdapter { updates: vec![], head: self.client(&self.adapter, false).head };
+        close("folded logits", &values(folded.logits(&bare, &batch)), &self.numbers["batch0.logits"].1, 1e-4);
+
+        let loss = self.model.loss(&client, &batch);
+        let expected = self.settings["batch0_loss"].as_f64().unwrap();
+        let found = values(loss.clone())[0];
+        assert!((found - expected).abs() < 1e-4 * expected.abs().max(1.0), "loss {found}, PyTorch {expected}");
+
+        let grads = loss.sum().backward();
+        for (update, t) in client.updates.iter().zip(self.model.targets()) {
+            for (factor, tensor) in [("lora_A", &update.a), ("lora_B", &update.b)] {
+                let name = format!("grad.{}.{factor}.weight", t.name);
+                close(&name, &values(tensor.grad(&grads).unwrap()), &floats(&ours(&self.numbers, &name)), 1e-4);
+            }
+        }
+        for (tensor, t) in client.head.iter().zip(self.model.head()) {
+            let name = format!("grad.{}", t.name);
+            close(&name, &values(tensor.grad(&grads).unwrap()), &floats(&ours(&self.numbers, &name)), 1e-4);
+        }
+    }
+
+    /// Ten AdamW steps through the engine: one client whose shard is the batches in turn, in order. The loss of step n
+    /// is what the n-th step adds to the sum of losses, so the first n batches are trained for every n.
+    fn ten_steps_agree(&self) {
+        let (batch_size, turns): (usize, Vec<Split>) = (self.texts(0).len(), (0..10).map(|i| self.texts(i % 4)).collect());
+        let train = Split {
+            ids: turns.iter().flat_map(|t| t.ids.clone()).collect(),
+            labels: turns.iter().flat_map(|t| t.labels.clone()).collect(),
+        };
+        let rows: Vec<usize> = (0..train.len()).collect();
+        let lr = self.settings["lr"].as_f64().unwrap();
+        let text = format!(
+            "rounds = 1\nbatch_size = {batch_size}\nshuffle = false\nlr_head = {}\nweight_decay = {}",
+            self.settings["head_lr"],
+            self.settings["weight_decay"].as_f64().unwrap_or(0.0)
+        );
+        let settings: TrainSettings = toml::from_str(&text).unwrap();
+        let engine = Engine::new(Box::new(self.model.clone()), train, settings, InFlight::Auto);
+        let plan = Plan { round: 1, active: Active::Both, selection: None, train_head: true, lr_a: lr, lr_b: lr };
+        let run = |steps: usize| {
+            let member = [Member { client: 0, rows: &rows[..steps * batch_size] }];
+            engine.train(&plan, &self.adapter, &member, &mut |_| true).unwrap().remove(0)
+        };
+        let expected: Vec<f64> = serde_json::from_value(self.settings["losses_10_steps"].clone()).unwrap();
+        let mut before = 0.0;
+        for (i, expected) in expected.iter().enumerate() {
+            let sum = run(i + 1).loss * (i + 1) as f64;
+            let found = sum - before;
+            assert!((found - expected).abs() <= 1e-3 * expected.abs().max(0.5), "step {}: loss {found}, PyTorch {expected}", i + 1);
+            before = sum;
+        }
+        let mut end = self.adapter.clone();
+        average(&mut end, &[run(10)], Norm::All);
+        let wanted = Self::adapter(&self.numbers, &self.settings, &self.model, "after10.");
+        for i in 0..wanted.targets.len() {
+            for factor in [Factor::A, Factor::B] {
+                let name = format!("{} {factor:?} after ten steps", wanted.targets[i].name);
+                let moved = |a: &Adapter| difference(&a.factor(factor)[i], &self.adapter.factor(factor)[i]);
+                close(&name, &moved(&end), &moved(&wanted), 1e-2);
+            }
+        }
+    }
+}
+
+fn difference(x: &Matrix, y: &Matrix) -> Vec<f64> {
+    x.data.iter().zip(&y.data).map(|(x, y)| f64::from(x - y)).collect()
+}
+
+fn floats(m: &Matrix) -> Vec<f64> {
+    m.data.iter().map(|&v| f64::from(v)).collect()
+}
+
+fn values<const D: usize>(t: Tensor<D>) -> Vec<f64> {
+    t.into_data().iter::<f64>().collect()
+}
+
+/// Largest difference relative to the expected values' norm (at least 1e-6).
+fn close(what: &str, found: &[f64], expected: &[f64], tolerance: f64) {
+    assert_eq!(found.len(), expected.len(), "{what}");
+    let norm = expected.iter().map(|v| v * v).sum::<f64>().sqrt().max(1e-6);
+    let apart = found.iter().zip(expected).map(|(f, e)| (f - e) * (f - e)).sum::<f64>().sqrt();
+    assert!(apart <= tolerance * norm, "{what}: off by {:.2e} of its norm", apart / norm);
+}
+
+fn committed(case: &str) -> Case {
+    Case::new(&fixture(""), &format!("{case}.case"), &fixture(case))
+}
+
+#[test]
+fn small_roberta_agrees_with_transformers() {
+    let case = committed("roberta-tiny");
+    case.logits_and_gradients_agree();
+    case.ten_steps_agree();
+}
+
+#[test]
+fn small_bert_agrees_with_transformers() {
+    let case = committed("bert-tiny");
+    case.logits_and_gradients_agree();
+    case.ten_steps_agree();
+}
+
+#[test]
+fn real_weights_agree_with_transformers() {
+    let Some(shared) = shared() else { return };
+    for (case, model) in [("bert_all", "minilm-l6-bert"), ("roberta_all", "minilm-l6-roberta"), ("roberta_qv", "minilm-l6-roberta")] {
+        let case = Case::new(&shared.join("reference/fixtures"), case, &shared.join("models").join(model));
+        case.logits_and_gradients_agree();
+        case.ten_steps_agree();
+    }
+}
