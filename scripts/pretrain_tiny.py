@@ -27,7 +27,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
-from transformers import AutoModelForSequenceClassification, RobertaConfig, RobertaForMaskedLM
+from transformers import AutoModelForSequenceClassification, RobertaConfig, RobertaForMaskedLM, logging
 
 SPECIAL = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]  # ids 0 to 4
 BOS, PAD, EOS, UNK, MASK = range(5)
@@ -288,6 +288,7 @@ def main():
     p.add_argument("--check", action="store_true", help="fine-tune the result, and a random start, on the labelled texts")
     p.add_argument("--check-only", action="store_true", help="only the check, on what is saved")
     a = p.parse_args()
+    logging.set_verbosity_error()  # that the classifier starts anew is the point of the check
     torch.set_num_threads(a.threads)
     if not a.check_only:
         lines = (a.corpus / "pretrain.txt").read_text(encoding="utf-8").splitlines()

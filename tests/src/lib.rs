@@ -1,5 +1,7 @@
 //! Helpers of the cross-crate tests: devices, small models and data, fixtures.
 
+pub mod toy;
+
 use std::path::{Path, PathBuf};
 
 use bonfire_models::{Encoder, ModelSource, TargetKind};

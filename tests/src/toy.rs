@@ -1,0 +1,75 @@
+//! A small federation for tests: the committed RoBERTa fixture and made-up texts whose class shows in their tokens.
+
+use bonfire_data::Shards;
+use bonfire_engine::{InFlight, Split, TokenizedData};
+use bonfire_federation::{ClientSettings, Run, Settings};
+use rand::{Rng, RngExt, SeedableRng};
+
+use crate::{fixture, load};
+
+/// Classes of the toy data.
+pub const CLASSES: usize = 5;
+
+/// `examples` texts of 3 to 9 tokens; two of a text's tokens tell its class.
+pub fn texts(examples: usize, seed: u64) -> Split {
+    let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(seed);
+    let one = |rng: &mut rand_chacha::ChaCha8Rng, class: usize| {
+        let length = rng.random_range(1..7);
+        let mut ids = vec![0u32];
+        ids.extend((0..length).map(|_| 60 + rng.next_u32() % 50));
+        ids.extend([10 + 5 * class as u32, 11 + 5 * class as u32 + rng.next_u32() % 3]);
+        ids.push(2);
+        ids
+    };
+    let labels: Vec<usize> = (0..examples).map(|i| i % CLASSES).collect();
+    Split { ids: labels.iter().map(|&c| one(&mut rng, c)).collect(), labels }
+}
+
+/// Settings from TOML text: `[train]`, `[strategy]` and so on; what is missing gets a small default.
+pub fn settings(text: &str) -> Settings {
+    let mut table: toml::Table = toml::from_str(text).expect("TOML");
+    let mut section = |name: &str, defaults: &str| {
+        let mut section: toml::Table = toml::from_str(defaults).expect("TOML");
+        if let Some(toml::Value::Table(given)) = table.remove(name) {
+            section.extend(given);
+        }
+        toml::Value::Table(section)
+    };
+    fn read<T: serde::de::DeserializeOwned>(value: toml::Value) -> T {
+        value.try_into().expect("valid settings")
+    }
+    let clients: ClientSettings = read(section("clients", "count = 4"));
+    Settings {
+        clients,
+        adapter: read(section("adapter", "rank = 4")),
+        train: read(section("train", "rounds = 2\nbatch_size = 4\nlr_a = 1e-3\nweight_decay = 0.01")),
+        strategy: read(section("strategy", "name = \"fedit\"")),
+        evaluate: read(section("evaluate", "every = 1")),
+        in_flight: InFlight::Auto,
+    }
+}
+
+/// Ragged shards: client k holds 5 + 3·k rows, from the start of the data.
+pub fn shards(clients: usize) -> Shards {
+    let mut next = 0;
+    let mut take = |n: usize| {
+        next += n;
+        (next - n..next).collect::<Vec<usize>>()
+    };
+    Shards { train: (0..clients).map(|k| take(5 + 3 * k)).collect(), test: vec![(0..20).collect(); clients] }
+}
+
+/// A run on the committed RoBERTa fixture.
+pub fn run_with(settings: Settings, shards: Shards) -> Run {
+    let rows = shards.train.iter().flatten().max().map_or(0, |m| m + 1);
+    let data = TokenizedData { train: texts(rows, 1), test: texts(20, 2), classes: CLASSES };
+    let model = load(&fixture("roberta-tiny"), CLASSES, &settings.adapter.targets);
+    Run::new(settings, Box::new(model), data, shards).expect("a valid run")
+}
+
+/// A run with [`shards`].
+pub fn run(settings: Settings) -> Run {
+    let shards = shards(settings.clients.count);
+    run_with(settings, shards)
+}
+
