@@ -10,8 +10,8 @@ CORPUS is a folder with `pretrain.txt` (one text a line) and, for `--check`, `la
 1. A byte-level BPE tokenizer is trained on the text. Its special tokens have RoBERTa's ids, and its post-processor puts
    `<s>` and `</s>` around a text, so that `tokenizer.json` alone is enough.
 2. A masked language model is trained on the CPU, in batches of texts of like length.
-3. The encoder alone (`roberta.*`: no language-model head, no pooler, no classifier) is rounded to f16 and saved with its
-   `config.json`. The held-out loss is printed before and after rounding: the difference must not matter.
+3. The encoder alone (`roberta.*`: no language-model head, no pooler, no classifier) is rounded to f16 and saved with
+   its `config.json`. The held-out loss is printed before and after rounding: the difference must not matter.
 
 The seed fixes everything but the order in which PyTorch sums.
 """
@@ -42,7 +42,7 @@ MASKED = 0.15
 def train_tokenizer(texts, vocab):
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
     tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
-    # The prefix space makes the first word of a text the same token as that word elsewhere: worth it in a small vocabulary.
+    # With the prefix space, the first word of a text is the same token as that word elsewhere.
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
@@ -218,7 +218,7 @@ def read_split(corpus, split, tokenizer):
 
 
 def adapted(out, classes, pretrained, seed):
-    """The classification model with LoRA (rank 8) on all six linears and a trained head; optionally from random weights."""
+    """The classifier with LoRA (rank 8) on all six linears and a trained head, on the saved or a random encoder."""
     from peft import LoraConfig, get_peft_model
 
     torch.manual_seed(seed)
@@ -272,6 +272,26 @@ def check(corpus, out, seed):
         print(f"  {name:10s}", " ".join(f"{100 * s:5.1f}" for s in scores), flush=True)
 
 
+def make(a):
+    """Tokenizer, pretraining, rounding, saving."""
+    lines = (a.corpus / "pretrain.txt").read_text(encoding="utf-8").splitlines()
+    texts = list(dict.fromkeys(t for t in lines if t.strip()))  # else a repeated text is held out and trained on
+    tokenizer = train_tokenizer(texts, a.vocab)
+    rows = encode(tokenizer, texts)
+    net = build(tokenizer.get_vocab_size(), a.seed)
+    weights = sum(p.numel() for p in net.roberta.parameters())
+    print(f"{len(rows)} texts, {sum(map(len, rows))} tokens, vocabulary {net.config.vocab_size}, {weights} weights")
+
+    order = np.random.default_rng(a.seed).permutation(len(rows))
+    held_out, rows = [rows[i] for i in order[:HELD_OUT]], [rows[i] for i in order[HELD_OUT:]]
+    pretrain(net, rows, held_out, a)
+    before = evaluate(net, held_out, seed=1)
+    round_to_half(net)
+    after = evaluate(net, held_out, seed=1)
+    print(f"held-out loss and masked accuracy: f32 {before[0]:.4f} {before[1]:.4f}, f16 {after[0]:.4f} {after[1]:.4f}")
+    save(net, tokenizer, a.out)
+
+
 def main():
     here = Path(__file__).resolve().parent
     default_out = here.parent / "models" / "assets" / "tiny-roberta"
@@ -284,29 +304,14 @@ def main():
     p.add_argument("--lr", type=float, default=1e-3, help="peak learning rate")
     p.add_argument("--every", type=int, default=200, help="steps between two printed lines")
     p.add_argument("--seed", type=int, default=0)
-    p.add_argument("--threads", type=int, default=2)
-    p.add_argument("--check", action="store_true", help="fine-tune the result, and a random start, on the labelled texts")
+    p.add_argument("--threads", type=int, default=2, help="one is faster than two on a busy machine")
+    p.add_argument("--check", action="store_true", help="fine-tune the result and a random start on the labelled texts")
     p.add_argument("--check-only", action="store_true", help="only the check, on what is saved")
     a = p.parse_args()
-    logging.set_verbosity_error()  # that the classifier starts anew is the point of the check
+    logging.set_verbosity_error()  # that the classifier starts anew is no news here
     torch.set_num_threads(a.threads)
     if not a.check_only:
-        lines = (a.corpus / "pretrain.txt").read_text(encoding="utf-8").splitlines()
-        texts = list(dict.fromkeys(t for t in lines if t.strip()))  # a repeated text must not be held out and trained on
-        tokenizer = train_tokenizer(texts, a.vocab)
-        rows = encode(tokenizer, texts)
-        net = build(tokenizer.get_vocab_size(), a.seed)
-        tokens = sum(map(len, rows))
-        print(f"{len(texts)} texts, {tokens} tokens, vocabulary {tokenizer.get_vocab_size()}, "
-              f"{sum(p.numel() for p in net.roberta.parameters())} weights in the encoder")  # fmt: skip
-        order = np.random.default_rng(a.seed).permutation(len(rows))
-        held_out, rows = [rows[i] for i in order[:HELD_OUT]], [rows[i] for i in order[HELD_OUT:]]
-        pretrain(net, rows, held_out, a)
-        before = evaluate(net, held_out, seed=1)
-        round_to_half(net)
-        after = evaluate(net, held_out, seed=1)
-        print(f"held-out loss, masked accuracy: f32 {before[0]:.4f} {before[1]:.4f}, f16 {after[0]:.4f} {after[1]:.4f}")
-        save(net, tokenizer, a.out)
+        make(a)
     if a.check or a.check_only:
         check(a.corpus, a.out, a.seed)
 

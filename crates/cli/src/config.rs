@@ -10,7 +10,7 @@ mod sections;
 use std::path::Path;
 
 use bonfire_engine::TrainSettings;
-use bonfire_federation::{AdapterSettings, ClientSettings, EvaluateSettings, Settings, StrategySettings};
+use bonfire_federation::{AdapterSettings, Budget, ClientSettings, EvaluateSettings, Settings, StrategySettings};
 use serde::{Deserialize, Serialize};
 
 use crate::mistake::Mistake;
@@ -88,7 +88,8 @@ pub fn parse(name: &str, text: &str, sets: &[String]) -> Result<Loaded, Mistake>
         document.apply(Override::parse(set)?)?;
     }
     let mut notices = Vec::new();
-    let config: RunConfig = check::read(&mut document, &mut notices)?;
+    let mut config: RunConfig = check::read(&mut document, &mut notices)?;
+    notices.extend(drop_budget(&mut config, &document));
     match config.problem() {
         None => Ok(Loaded { config, notices, document }),
         Some((key, what)) => {
@@ -116,16 +117,12 @@ impl RunConfig {
         self.name.as_deref().unwrap_or("run")
     }
 
-    /// The strategy's name, as written in the configuration.
-    pub fn strategy_name(&self) -> String {
-        tag_of(&self.strategy, "name")
-    }
-
     /// The partition's kind and values in words, as `dirichlet, alpha 0.1`.
     pub fn partition_words(&self) -> String {
         let table = toml::Table::try_from(&self.data.partition).unwrap_or_default();
         let values = table.iter().filter(|(key, _)| *key != "kind").map(|(key, value)| format!(", {key} {value}"));
-        format!("{}{}", tag_of(&self.data.partition, "kind"), values.collect::<String>())
+        let kind = table.get("kind").and_then(toml::Value::as_str).unwrap_or_default();
+        format!("{kind}{}", values.collect::<String>())
     }
 
     /// The configuration as TOML, all defaults written out.
@@ -192,10 +189,18 @@ fn read_text(path: &Path) -> Result<String, Mistake> {
         .map_err(|error| Mistake::new(format!("cannot read the configuration {}: {error}", path.display())))
 }
 
-/// The word that tells which kind of settings these are.
-fn tag_of(settings: &impl Serialize, tag: &str) -> String {
-    let table = toml::Table::try_from(settings).unwrap_or_default();
-    table.get(tag).and_then(toml::Value::as_str).unwrap_or_default().to_string()
+/// A file's budgets were written for the file's strategy: with another one from `--set` they are left out like that
+/// strategy's own keys.
+fn drop_budget(config: &mut RunConfig, document: &Document) -> Option<String> {
+    let [budget, strategy] = ["clients.budget", "strategy.name"].map(path_of);
+    let selects = matches!(config.strategy, StrategySettings::LoraA2 { .. });
+    let given = config.clients.budget != Budget::Full;
+    if selects || !given || !document.is_overridden(&strategy) || document.is_overridden(&budget) {
+        return None;
+    }
+    config.clients.budget = Budget::Full;
+    let place = document.place_of(&budget);
+    Some(format!("clients.budget ({place}) is left out: {} uploads every slot of adapter.rank", config.strategy.name()))
 }
 
 /// `train.rounds` as its parts.

@@ -1,6 +1,6 @@
 //! From a checked configuration to data, shards, tokens and a model: what `train`, `evaluate` and `partition` share.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use bonfire_data::random::{Use, stream};
 use bonfire_data::{DataError, Dataset, Example, Partition, Shards, Tokenizer, corpus};
 use bonfire_engine::{Split, TokenizedData};
@@ -43,6 +43,17 @@ pub fn shards(loaded: &Loaded, data: &Dataset) -> Result<Shards> {
         .map_err(|error| placed(loaded, error))
 }
 
+/// Refuses a split in which a client could not train.
+///
+/// # Errors
+/// A client without training rows.
+pub fn refuse_empty(shards: &Shards) -> Result<()> {
+    match shards.train.iter().position(Vec::is_empty) {
+        Some(client) => bail!("client {client} has no training examples; raise data.min_shard or lower clients.count"),
+        None => Ok(()),
+    }
+}
+
 /// Where the configuration's model comes from.
 fn source(config: &RunConfig) -> ModelSource {
     match config.model.path.folder() {
@@ -76,7 +87,7 @@ pub fn tokens(loaded: &Loaded, data: &Dataset, model: &ModelInfo) -> Result<Toke
     let (bytes, name) = source(&loaded.config).file("tokenizer.json")?;
     let tokenizer = Tokenizer::from_bytes(&bytes, &name)?;
     if tokenizer.vocab_size() > model.vocab {
-        anyhow::bail!(
+        bail!(
             "the tokenizer knows {} tokens, but the model has embeddings for {}: they do not belong together",
             tokenizer.vocab_size(),
             model.vocab

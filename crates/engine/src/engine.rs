@@ -25,12 +25,12 @@ pub struct Member<'m> {
 pub type Cohort<'m> = [Member<'m>];
 
 /// How far a round has come.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Progress {
-    /// Clients that are done; a probe counts as a client's first half.
-    pub clients_done: f64,
-    /// Clients in the cohort.
-    pub clients: usize,
+    /// Local trainings that are done; a client's probe counts as one of its own.
+    pub done: usize,
+    /// Local trainings of the round.
+    pub total: usize,
     /// Real tokens trained so far in this round, probes included.
     pub tokens: u64,
 }
@@ -82,12 +82,12 @@ impl Engine {
         let folded = (plan.active != Active::Both).then(|| self.model.folded(global));
         let model = folded.as_deref().unwrap_or(self.model.as_ref());
         let pass = Pass { engine: self, model, plan, global, cohort };
-        let probing = if plan.selection.is_some() { 2.0 } else { 1.0 };
-        let (mut tokens, mut finished) = (0u64, 0.0);
-        let mut count = |done: bool, new: u64| {
+        let total = cohort.len() * if plan.selection.is_some() { 2 } else { 1 };
+        let (mut tokens, mut done) = (0u64, 0);
+        let mut count = |finished: bool, new: u64| {
             tokens += new;
-            finished += if done { 1.0 / probing } else { 0.0 };
-            match on(Progress { clients_done: finished, clients: cohort.len(), tokens }) {
+            done += usize::from(finished);
+            match on(Progress { done, total, tokens }) {
                 true => Ok(()),
                 false => Err(EngineError::Stopped { round: plan.round }),
             }

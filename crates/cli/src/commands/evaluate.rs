@@ -25,7 +25,8 @@ pub fn run(args: &EvaluateArgs, common: &Common) -> Result<()> {
     let data = job::dataset(&loaded)?;
     let model = job::model(&loaded.config, data.labels.len(), &opened.device)?;
     let tokens = job::tokens(&loaded, &data, model.info())?;
-    let adapter = peft::read(&args.run.join(ADAPTER), model.info(), data.labels.len()).context("cannot read the adapter")?;
+    let adapter =
+        peft::read(&args.run.join(ADAPTER), model.info(), data.labels.len()).context("cannot read the adapter")?;
     let rows: Vec<usize> = (0..data.test.len()).collect();
     let result = evaluate(&model, &adapter, &tokens.test, &rows)?;
     match args.json {

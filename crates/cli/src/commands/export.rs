@@ -47,7 +47,8 @@ fn check(adapter: &Path) -> Result<()> {
         let path = adapter.join(name);
         fs::read(&path).with_context(|| format!("cannot read {}", path.display()))
     };
-    serde_json::from_slice::<serde_json::Value>(&read("adapter_config.json")?).context("adapter_config.json is damaged")?;
+    serde_json::from_slice::<serde_json::Value>(&read("adapter_config.json")?)
+        .context("adapter_config.json is damaged")?;
     SafeTensors::deserialize(&read("adapter_model.safetensors")?).context("adapter_model.safetensors is damaged")?;
     Ok(())
 }

@@ -29,25 +29,25 @@ pub fn run(args: &TrainArgs, common: &Common) -> Result<()> {
     if let Some(device) = common.device {
         loaded.config.engine.device = device;
     }
-    let place = run_folder::choose(args.out.as_deref(), loaded.config.name())?;
-    if !common.quiet {
-        say(loaded.config.to_toml());
-    }
-    let interrupt = Interrupt::install()?;
-    let opened = device::open(loaded.config.engine.device)?;
+    let config = &loaded.config;
+    let place = run_folder::choose(args.out.as_deref(), config.name())?;
+    let opened = device::open(config.engine.device)?;
     opened.notice.iter().for_each(note);
+    let interrupt = Interrupt::install()?;
     let data = job::dataset(&loaded)?;
     let shards = job::shards(&loaded, &data)?;
-    let config = &loaded.config;
+    job::refuse_empty(&shards)?;
     let model = job::model(config, data.labels.len(), &opened.device)?;
     let tokens = job::tokens(&loaded, &data, model.info())?;
     if !common.quiet {
+        say(config.to_toml());
         describe(&data, &shards, model.info(), &opened.name, &place);
     }
-    let meta = PeftMeta { base_model: String::from(config.model.path.clone()) };
-    let run = Run::new(config.settings(), model, tokens, shards)?;
-    let identity = identity(config, &opened.name, &run);
+    let info = model.info().clone();
+    let run = Run::new(config.settings(), Box::new(model), tokens, shards)?;
+    let identity = identity(config, &opened.name, &info, &run);
     let folder = RunFolder::create(&place, &config.to_toml())?;
+    let meta = PeftMeta { base_model: String::from(config.model.path.clone()) };
     let recorder = Recorder { folder, identity, meta, tally: Tally::default(), interrupt };
     follow(run, recorder, config.train.rounds, common.quiet)
 }
@@ -55,7 +55,7 @@ pub fn run(args: &TrainArgs, common: &Common) -> Result<()> {
 /// Trains, writing and reporting each round; then the last lines.
 fn follow(mut run: Run, mut recorder: Recorder, rounds: usize, quiet: bool) -> Result<()> {
     // The folder is whole before the first round ends: an untrained adapter and a summary of nothing.
-    recorder.write_state(run.adapter())?;
+    recorder.write_state(&run.server().adapter)?;
     let mut progress = Progress::new(rounds, quiet);
     let mut failure = None;
     let outcome = match recorder.interrupt.pressed() {
@@ -96,8 +96,8 @@ impl Recorder {
                 progress.round_started(round, phase, cohort.len());
                 Ok(Control::Continue)
             }
-            Event::Progress { clients_done, tokens, .. } => {
-                progress.clients_done(clients_done, tokens);
+            Event::Progress(now) => {
+                progress.trained(now.done, now.total, now.tokens);
                 Ok(Control::Continue)
             }
             Event::RoundEnded { metrics, clients, adapter } => {
@@ -146,15 +146,17 @@ impl Recorder {
     }
 }
 
-fn identity(config: &RunConfig, device: &str, run: &Run) -> Identity {
+fn identity(config: &RunConfig, device: &str, info: &ModelInfo, run: &Run) -> Identity {
+    let trains_head = config.settings().trains_head();
+    let head = if trains_head { run.server().adapter.head_params() } else { 0 };
     Identity {
         name: config.name().to_string(),
-        strategy: config.strategy_name(),
+        strategy: config.strategy.name().to_string(),
         seed: config.train.seed,
         device: device.to_string(),
         clients: config.clients.count,
         trainable_params: run.trainable_params(),
-        full_params: run.upload_params_full_finetuning_per_client(),
+        full_params: info.encoder_params() + head,
         rank: config.adapter.rank,
     }
 }

@@ -192,9 +192,11 @@ fn mistakes_in_overrides_name_the_override() {
 #[test]
 fn another_strategy_drops_the_keys_of_the_old_one() {
     let loaded = read(SMALL, &["strategy.name=fedit"]).expect("valid");
-    assert_eq!(loaded.config.strategy_name(), "fedit");
-    assert_eq!(loaded.notices.len(), 2);
+    assert_eq!(loaded.config.strategy.name(), "fedit");
+    assert_eq!(loaded.notices.len(), 3);
     assert!(loaded.notices[0].contains("(run.toml, line 2") && loaded.notices[0].contains("\"fedit\""));
+    assert!(loaded.notices[2].starts_with("clients.budget (run.toml, line 11) is left out"), "{}", loaded.notices[2]);
+    assert!(read(SMALL, &["strategy.name=fedit", "clients.budget=2"]).is_err());
     // A key given with --set itself is a mistake, and so is the same in the file alone.
     assert!(read(SMALL, &["strategy.name=fedit", "strategy.norm=all"]).is_err());
     assert!(read(&with("\"lora-a2\"", "\"fedit\""), &[]).is_err());

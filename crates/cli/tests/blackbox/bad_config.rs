@@ -35,7 +35,11 @@ fn refused(line: &str, new: &str, words: &[&str]) {
 
 #[test]
 fn an_unknown_key_has_its_line_and_the_nearest_right_key() {
-    refused("rounds = 2", "rouns = 2", &["unknown key `rouns` in [train]", "run.toml, line 16", "did you mean `rounds`?"]);
+    refused(
+        "rounds = 2",
+        "rouns = 2",
+        &["unknown key `rouns` in [train]", "run.toml, line 16", "did you mean `rounds`?"],
+    );
 }
 
 #[test]
@@ -45,18 +49,34 @@ fn an_unknown_section_has_its_line_and_the_nearest_right_section() {
 
 #[test]
 fn an_unknown_word_has_its_line_and_the_nearest_right_word() {
-    refused("\"lora-a2\"", "\"lora-2a\"", &["`strategy.name`", "\"lora-2a\"", "run.toml, line 19", "did you mean `lora-a2`?"]);
-    refused("\"dirichlet\"", "\"dirichet\"", &["`data.partition.kind`", "run.toml, line 6", "did you mean `dirichlet`?"]);
+    refused(
+        "\"lora-a2\"",
+        "\"lora-2a\"",
+        &["`strategy.name`", "\"lora-2a\"", "run.toml, line 19", "did you mean `lora-a2`?"],
+    );
+    refused(
+        "\"dirichlet\"",
+        "\"dirichet\"",
+        &["`data.partition.kind`", "run.toml, line 6", "did you mean `dirichlet`?"],
+    );
 }
 
 #[test]
 fn a_wrong_type_names_key_and_line() {
-    refused("rounds = 2", "rounds = \"two\"", &["`train.rounds` must be a whole number", "\"two\"", "run.toml, line 16"]);
+    refused(
+        "rounds = 2",
+        "rounds = \"two\"",
+        &["`train.rounds` must be a whole number", "\"two\"", "run.toml, line 16"],
+    );
 }
 
 #[test]
 fn a_key_of_another_strategy_is_unknown() {
-    refused("name = \"lora-a2\"", "name = \"fedit\"\nnorm = \"all\"", &["unknown key `norm` in [strategy]", "run.toml, line 20"]);
+    refused(
+        "name = \"lora-a2\"",
+        "name = \"fedit\"\nnorm = \"all\"",
+        &["unknown key `norm` in [strategy]", "run.toml, line 20"],
+    );
 }
 
 #[test]

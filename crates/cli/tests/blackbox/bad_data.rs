@@ -66,16 +66,17 @@ fn an_empty_text_is_trained_on() {
 }
 
 #[test]
-fn an_empty_shard_is_refused_or_sits_out() {
+fn an_empty_shard_is_refused() {
     let room = Room::new();
     room.data(&[], &[]);
     let rows = |from: usize, to: usize| (from..to).map(|row| row.to_string()).collect::<Vec<_>>().join(",");
     room.write("rows.json", &format!("[[{}],[],[{}]]", rows(0, 20), rows(20, 40)));
     let file = "data.partition={ kind = \"file\", path = \"rows.json\" }";
     room.refuse(1, &["client 1", "0 training rows"], &on_data(file));
-    room.succeed(&[&on_data(file)[..], &["--set", "data.min_shard=0"]].concat());
-    let clients = room.rows("run/clients.jsonl");
-    let trained = |client: u64| clients.iter().any(|row| row["client"] == client && row["steps"].as_u64() > Some(0));
-    assert!(trained(0) && trained(2) && !trained(1), "{clients:?}");
-    assert!(room.json("run/summary.json")["final_accuracy"].is_number());
+    room.refuse(
+        1,
+        &["client 1 has no training examples"],
+        &[&on_data(file)[..], &["--set", "data.min_shard=0"]].concat(),
+    );
+    assert!(!room.path("run").exists());
 }

@@ -92,7 +92,8 @@ fn a_copy_of_the_built_in_model_trains_like_it() {
     room.model();
     let run = |out: &str, path: &str| {
         let model = format!("model.path={path}");
-        let args = crate::support::short(&["train", "--quiet", "--out", out, "--set", &model], &["--set", "train.rounds=1"]);
+        let args =
+            crate::support::short(&["train", "--quiet", "--out", out, "--set", &model], &["--set", "train.rounds=1"]);
         room.succeed(&args);
         room.json(&format!("{out}/summary.json"))["final_accuracy"].clone()
     };

@@ -5,7 +5,10 @@ use crate::support::{Room, short};
 #[test]
 fn a_loss_that_is_not_a_number_stops_the_run_and_keeps_the_last_good_state() {
     let room = Room::new();
-    let args = short(&["train", "--out", "run"], &["--set", "train.rounds=6", "--set", "train.lr_a=1e30", "--set", "train.lr_b=1e30"]);
+    let args = short(
+        &["train", "--out", "run"],
+        &["--set", "train.rounds=6", "--set", "train.lr_a=1e30", "--set", "train.lr_b=1e30"],
+    );
     let said = room.refuse(1, &["round ", "client ", "run holds"], &args);
     assert!(said.out.contains("[train]"));
 

@@ -6,15 +6,32 @@ use crate::support::{Room, short};
 fn a_run_leaves_the_promised_files_with_the_promised_fields() {
     let room = Room::new();
     let said = room.succeed(&short(&["train", "--out", "run"], &[]));
-    for words in ["[strategy]", "name = \"lora-a2\"", "rounds = 2", "round 1/2", "round 2/2", "accuracy ", "uploaded ", "full fine-tuning"] {
+    for words in [
+        "[strategy]",
+        "name = \"lora-a2\"",
+        "rounds = 2",
+        "round 1/2",
+        "round 2/2",
+        "accuracy ",
+        "uploaded ",
+        "full fine-tuning",
+    ] {
         assert!(said.out.contains(words), "no {words:?} in: {}", said.out);
     }
 
     let metrics = room.rows("run/metrics.jsonl");
     assert_eq!(metrics.len(), 2);
     let fields = [
-        "round", "train_loss", "test_loss", "test_accuracy", "upload_params", "upload_bytes", "download_params", "download_bytes",
-        "seconds", "tokens",
+        "round",
+        "train_loss",
+        "test_loss",
+        "test_accuracy",
+        "upload_params",
+        "upload_bytes",
+        "download_params",
+        "download_bytes",
+        "seconds",
+        "tokens",
     ];
     for (row, (round, phase)) in metrics.iter().zip([(1, "B"), (2, "A")]) {
         assert_eq!((row["round"].as_u64(), row["phase"].as_str()), (Some(round), Some(phase)));
@@ -26,15 +43,27 @@ fn a_run_leaves_the_promised_files_with_the_promised_fields() {
     let clients = room.rows("run/clients.jsonl");
     assert_eq!(clients.len(), 8);
     for row in &clients {
-        let slots: usize = row["slots"].as_array().expect("slots").iter().map(|s| s.as_array().expect("a list").len()).sum();
+        let slots: usize =
+            row["slots"].as_array().expect("slots").iter().map(|s| s.as_array().expect("a list").len()).sum();
         let targets = row["slots"].as_array().expect("slots").len();
         assert_eq!(slots, targets, "budget 1 means as many slots as targets: {row}");
     }
 
     let summary = room.json("run/summary.json");
     for field in [
-        "rounds", "clients", "seed", "final_accuracy", "best_accuracy", "upload_params", "upload_bytes", "download_params",
-        "download_bytes", "trainable_params", "train_seconds", "tokens_trained", "tokens_per_second",
+        "rounds",
+        "clients",
+        "seed",
+        "final_accuracy",
+        "best_accuracy",
+        "upload_params",
+        "upload_bytes",
+        "download_params",
+        "download_bytes",
+        "trainable_params",
+        "train_seconds",
+        "tokens_trained",
+        "tokens_per_second",
     ] {
         assert!(summary[field].is_number(), "{field} in {summary}");
     }

@@ -22,7 +22,8 @@ fn the_same_seed_gives_the_same_metrics_and_the_same_adapter() {
     }
     assert_eq!(rows(&room, "a/metrics.jsonl"), rows(&room, "b/metrics.jsonl"));
     assert_eq!(rows(&room, "a/clients.jsonl"), rows(&room, "b/clients.jsonl"));
-    let adapter = |run: &str| std::fs::read(room.path(run).join("adapter/adapter_model.safetensors")).expect("readable");
+    let adapter =
+        |run: &str| std::fs::read(room.path(run).join("adapter/adapter_model.safetensors")).expect("readable");
     assert!(adapter("a") == adapter("b"), "the adapters differ");
 }
 
