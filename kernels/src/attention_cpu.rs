@@ -11,6 +11,7 @@ use burn_flex::{Flex, FlexTensor, Layout};
 use rayon::prelude::*;
 
 use crate::Segments;
+use crate::gelu::exp_of_negative;
 
 /// Attention inside every sequence; see [`crate::packed_attention`] for the shapes.
 pub(crate) fn attention(q: Tensor<2>, k: Tensor<2>, v: Tensor<2>, heads: usize, sequences: &Segments) -> Tensor<2> {
@@ -150,7 +151,7 @@ impl View<'_> {
             let top = row.iter().fold(f32::NEG_INFINITY, |m, &w| m.max(w));
             let mut sum = 0.0;
             for w in row.iter_mut() {
-                *w = (*w - top).exp();
+                *w = exp_of_negative(*w - top);
                 sum += *w;
             }
             row.iter_mut().for_each(|w| *w /= sum);

@@ -10,6 +10,7 @@ mod adamw;
 mod attention;
 #[cfg(feature = "flex")]
 mod attention_cpu;
+mod gelu;
 mod loss;
 mod lowrank;
 mod norm;
@@ -19,6 +20,7 @@ mod segments;
 
 pub use adamw::{AdamW, Moments, StepFactors, adamw_step};
 pub use attention::{AttentionPlan, packed_attention, packed_attention_composed, runs_on_cpu};
+pub use gelu::gelu;
 pub use loss::{cross_entropy, mean_per_client};
 pub use lowrank::{LowRank, lowrank_update, segmented_matmul, segmented_matmul_composed};
 pub use norm::layer_norm;

@@ -44,6 +44,10 @@ mod cpu {
             });
             FlexTensor::new(burn::tensor::Bytes::from_elems(out), Layout::contiguous(shape), DType::F32)
         }
+
+        fn gelu_rows_backward(x: FloatTensor<Flex>, dy: FloatTensor<Flex>) -> FloatTensor<Flex> {
+            crate::gelu::backward(x, dy)
+        }
     }
 
     /// One row of the gradient; the formula stands at the trait.

@@ -24,6 +24,11 @@ pub trait PackedOps: Backend {
     fn norm_rows(x: FloatTensor<Self>, gamma: FloatTensor<Self>, beta: FloatTensor<Self>, eps: f64) -> FloatTensor<Self> {
         Self::layer_norm(x, gamma, Some(beta), eps)
     }
+
+    /// GELU elementwise.
+    fn gelu_rows(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        Self::gelu(x)
+    }
 }
 
 /// What the backward passes need of the backend underneath.
@@ -43,10 +48,19 @@ pub trait PackedGradients: Backend {
         let inner = Self::float_sub(Self::float_sub(g, mean_g), Self::float_mul(hat, mean_gh));
         Self::float_mul(inner, inv)
     }
+
+    /// Gradient of [`PackedOps::gelu_rows`].
+    fn gelu_rows_backward(x: FloatTensor<Self>, dy: FloatTensor<Self>) -> FloatTensor<Self> {
+        Self::gelu_backward(x, dy)
+    }
 }
 
 #[cfg(feature = "flex")]
-impl PackedOps for burn_flex::Flex {}
+impl PackedOps for burn_flex::Flex {
+    fn gelu_rows(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        crate::gelu::forward(x)
+    }
+}
 #[cfg(feature = "cube")]
 impl PackedOps for burn_cubecl::CubeBackend {}
 #[cfg(feature = "cube")]
@@ -141,6 +155,28 @@ impl<B: PackedOps + PackedGradients, C: CheckpointStrategy> PackedOps for Autodi
         let y = B::norm_rows(x.clone(), gamma.clone(), beta.into_primitive(), eps);
         match Step.prepare::<C>([node]).compute_bound().stateful() {
             OpsKind::Tracked(prep) => prep.finish((x, gamma, eps), y),
+            OpsKind::UnTracked(prep) => prep.finish(y),
+        }
+    }
+
+    fn gelu_rows(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        #[derive(Debug)]
+        struct Step;
+        impl<B: PackedGradients> Backward<B, 1> for Step {
+            type State = FloatTensor<B>;
+            fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
+                let [node] = ops.parents;
+                let dy = grads.consume::<B>(&ops.node);
+                if let Some(node) = node {
+                    grads.register::<B>(node.id, B::gelu_rows_backward(ops.state, dy));
+                }
+            }
+        }
+        let node = x.node();
+        let x = x.into_primitive();
+        let y = B::gelu_rows(x.clone());
+        match Step.prepare::<C>([node]).compute_bound().stateful() {
+            OpsKind::Tracked(prep) => prep.finish(x, y),
             OpsKind::UnTracked(prep) => prep.finish(y),
         }
     }

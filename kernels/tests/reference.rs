@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 use bonfire_kernels::{
-    AdamW, AttentionPlan, LowRank, Moments, Segments, StepFactors, adamw_step, cross_entropy, layer_norm, lowrank_update,
+    AdamW, AttentionPlan, LowRank, Moments, Segments, StepFactors, adamw_step, cross_entropy, gelu, layer_norm, lowrank_update,
     mean_per_client, packed_attention, packed_attention_composed, segmented_matmul, segmented_matmul_composed, slot_scores,
 };
 use burn::tensor::{Device, Int, Tensor, TensorData};
@@ -93,7 +93,7 @@ fn lowrank_by_hand(x: &[f32], a: &[f32], b: &[f32], owner: &[usize], slots: &[f3
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: if std::env::var_os("BONFIRE_TEST_DEVICE").is_some() { 4 } else { 32 }, failure_persistence: None, ..Default::default() })]
+    #![proptest_config(ProptestConfig { cases: if std::env::var_os("BONFIRE_TEST_DEVICE").is_some() { 2 } else { 32 }, failure_persistence: None, ..Default::default() })]
 
     #[test]
     fn segmented_products(lengths in ragged(), k in 1usize..9, n in 1usize..9) {
@@ -159,6 +159,12 @@ proptest! {
         let var = centred.clone().square().mean_dim(1);
         let reference = centred / (var + 1e-5).sqrt() * gamma.unsqueeze::<2>() + beta.unsqueeze::<2>();
         agree("norm", [&x], found, reference);
+    }
+
+    #[test]
+    fn gelu_elementwise(rows in 1usize..9, width in 1usize..40) {
+        let x = (fixed([rows, width], 1) * 6.0).require_grad();
+        agree("gelu", [&x], gelu(x.clone()), burn::tensor::activation::gelu(x.clone()));
     }
 
     #[test]

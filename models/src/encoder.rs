@@ -4,9 +4,8 @@
 
 use std::path::{Path, PathBuf};
 
-use bonfire_kernels::{AttentionPlan, LowRank, Segments, layer_norm, lowrank_update, packed_attention};
+use bonfire_kernels::{AttentionPlan, LowRank, Segments, gelu, layer_norm, lowrank_update, packed_attention};
 use burn::module::Module;
-use burn::tensor::activation::gelu;
 use burn::tensor::module::linear;
 use burn::tensor::{Device, Tensor, TensorData};
 use rand::Rng;

@@ -103,6 +103,12 @@ pub fn tokens(loaded: &Loaded, data: &Dataset, model: &ModelInfo) -> Result<Toke
 
 /// Gives a complaint about a setting the place of its key; other errors name their place themselves.
 fn placed(loaded: &Loaded, error: DataError) -> anyhow::Error {
+    if let DataError::Groups { column, groups, clients } = &error {
+        return Mistake::new(format!("clients.count = {clients}, but column `{column}` has {groups} different values"))
+            .at(Some(loaded.place_of("clients.count")))
+            .help(format!("a natural partition has a client for each value: use clients.count = {groups}"))
+            .into();
+    }
     let DataError::Setting { key, value, problem, expected } = &error else { return error.into() };
     let key = match *key {
         "clients" => "clients.count".to_string(),

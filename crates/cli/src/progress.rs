@@ -21,8 +21,6 @@ struct Bars {
     clients: ProgressBar,
     started: Instant,
     round_started: Instant,
-    /// Clients of the round that are done, halves included.
-    done: f64,
 }
 
 impl Progress {
@@ -36,7 +34,6 @@ impl Progress {
     pub fn round_started(&mut self, round: usize, phase: &str, clients: usize) {
         if let Some(bars) = &mut self.bars {
             bars.round_started = Instant::now();
-            bars.done = 0.0;
             bars.clients.set_length(clients as u64);
             bars.clients.set_position(0);
             bars.clients.set_message(format!("round {round}, {}", phase_words(phase)));
@@ -47,7 +44,6 @@ impl Progress {
     pub fn trained(&mut self, done: usize, total: usize, tokens: u64) {
         if let Some(bars) = &mut self.bars {
             bars.clients.set_length(total as u64);
-            bars.done = done;
             bars.clients.set_position(done as u64);
             let rate = tokens as f64 / bars.round_started.elapsed().as_secs_f64().max(1e-3);
             bars.rounds.set_message(format!("{} tokens/s, {}", short(rate), bars.time_left()));
@@ -88,12 +84,12 @@ impl Bars {
         let clients = all.add(ProgressBar::new(0));
         clients.set_style(style("clients {bar:24} {pos}/{len}  {msg}"));
         rounds.enable_steady_tick(Duration::from_millis(500));
-        Bars { all, rounds, clients, started: Instant::now(), round_started: Instant::now(), done: 0.0 }
+        Bars { all, rounds, clients, started: Instant::now(), round_started: Instant::now() }
     }
 
     /// Time left, from the share of the run's clients that have trained.
     fn time_left(&self) -> String {
-        let of_round = self.done / self.clients.length().unwrap_or(1).max(1) as f64;
+        let of_round = self.clients.position() as f64 / self.clients.length().unwrap_or(1).max(1) as f64;
         let done = self.rounds.position() as f64 + of_round;
         let total = self.rounds.length().unwrap_or(1) as f64;
         match done > 0.0 {

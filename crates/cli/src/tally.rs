@@ -108,7 +108,7 @@ impl Tally {
         let (lora, lora_bytes) = compare(run.trainable_params)?;
         let (full, full_bytes) = compare(run.full_params)?;
         Some(format!(
-            "uploaded {} in {} round{}: {lora} than LoRA at rank {} ({lora_bytes}), {full} than full fine-tuning ({full_bytes})",
+            "uploaded {} in {} round{}: {lora} LoRA at rank {} ({lora_bytes}), {full} full fine-tuning ({full_bytes})",
             bytes(self.upload_bytes),
             self.rounds,
             if self.rounds == 1 { "" } else { "s" },
@@ -117,18 +117,18 @@ impl Tally {
     }
 }
 
-/// `41x less` or `1.1x more`; `None` when nothing was uploaded.
+/// `41x less than`, `1.3x more than` or `as much as`; `None` when nothing was uploaded.
 fn ratio(ours: u64, theirs: u64) -> Option<String> {
     if ours == 0 || theirs == 0 {
         return None;
     }
-    let (factor, word) = match theirs as f64 / ours as f64 {
-        less if less >= 1.0 => (less, "less"),
-        more => (1.0 / more, "more"),
-    };
-    Some(match factor < 9.95 {
-        true => format!("{factor:.1}x {word}"),
-        false => format!("{factor:.0}x {word}"),
+    let less = theirs as f64 / ours as f64;
+    Some(match less {
+        // Headers and slot numbers are no difference worth a factor.
+        0.95..1.05 => "as much as".to_string(),
+        1.05..9.95 => format!("{less:.1}x less than"),
+        9.95.. => format!("{less:.0}x less than"),
+        _ => format!("{:.1}x more than", 1.0 / less),
     })
 }
 
@@ -192,6 +192,7 @@ mod tests {
         let tally = Tally::default();
         assert_eq!(tally.summary(&run()).final_accuracy, None);
         assert_eq!(tally.upload_line(&run()), None);
-        assert_eq!(ratio(300, 200).as_deref(), Some("1.5x more"));
+        assert_eq!(ratio(300, 299).as_deref(), Some("as much as"));
+        assert_eq!(ratio(300, 200).as_deref(), Some("1.5x more than"));
     }
 }

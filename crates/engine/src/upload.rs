@@ -126,7 +126,7 @@ mod tests {
         assert_eq!(some.adapter_params(), 9);
         let bytes = some.encode();
         assert_eq!(bytes.len(), 20 + 3 + 9 * 4);
-        assert_eq!(&bytes[20..23], &[0b1, 0b10, 0b10_0000], "slots 0 and 9 of target 0, 3 of target 1");
+        assert_eq!(&bytes[20..23], &[0b1, 0b10_0010, 0], "slots 0 and 9 of target 0 are bits 0 and 9, slot 3 of target 1 is bit 13");
         assert_eq!(f32::from_le_bytes([bytes[23], bytes[24], bytes[25], bytes[26]]), 1.5);
     }
 }

@@ -68,7 +68,9 @@ impl Document {
 
     /// Where a reader finds the value at `path`: the `--set` text, or file and line of the nearest key.
     pub fn place_of(&self, path: &[String]) -> String {
-        if let Some(change) = self.overrides.iter().rev().find(|change| path.starts_with(&change.path)) {
+        let around = self.overrides.iter().rev().find(|change| path.starts_with(&change.path));
+        let inside = self.overrides.iter().rev().find(|change| change.path.starts_with(path));
+        if let Some(change) = around.or(inside) {
             return change.place();
         }
         let line = (1..=path.len()).rev().find_map(|n| self.lines.get(&path[..n]));
@@ -175,6 +177,7 @@ mod tests {
         let mut document = Document::parse("a.toml", "[train]\nrounds = 3\n").expect("valid");
         document.apply(Override::parse("train.rounds=4").expect("valid")).expect("applies");
         document.apply(Override::parse("new.section.key=word").expect("valid")).expect("applies");
+        assert_eq!(document.place_of(&path("new.section")), "--set new.section.key=word");
         assert_eq!(document.place_of(&path("train.rounds")), "--set train.rounds=4");
         assert_eq!(document.get(&path("new.section.key")), Some(&Value::String("word".into())));
         assert!(document.apply(Override::parse("train.rounds.x=4").expect("valid")).is_err());

@@ -87,9 +87,10 @@ fn quoted<'a>(message: &'a str, start: &str) -> Vec<&'a str> {
 fn wrong_value(message: &str) -> String {
     let body = ["invalid type: ", "invalid value: ", "invalid length "].iter().find_map(|p| message.strip_prefix(p));
     let Some((found, expected)) = body.and_then(|body| body.split_once(", expected ")) else {
-        return match message.contains("untagged enum") {
-            true => "holds a value of the wrong kind".to_string(),
-            false => format!("cannot be {message}"),
+        return match message {
+            m if m.contains("untagged enum") => "holds a value of the wrong kind".to_string(),
+            m if m.starts_with("expected ") => format!("holds a value of the wrong kind; {m}"),
+            m => format!("cannot be {m}"),
         };
     };
     let found = match message.starts_with("invalid length") {

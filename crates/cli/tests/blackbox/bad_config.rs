@@ -141,5 +141,5 @@ fn unknown_devices_and_missing_backends_are_refused() {
     if cfg!(not(feature = "cuda")) {
         room.refuse(2, &["no `cuda` device", "--features cuda"], &["train", "--device", "cuda"]);
     }
-    room.refuse(2, &["engine.device"], &["train", "--set", "engine.device=gpu"]);
+    room.refuse(2, &["engine.device", "auto, cpu, wgpu"], &["train", "--set", "engine.device=gpu"]);
 }
