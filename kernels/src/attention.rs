@@ -53,7 +53,8 @@ impl AttentionPlan {
             .into_iter()
             .filter(|&length| length > 0)
             .map(|length| {
-                let members: Vec<_> = sequences.ranges().filter(|r| !r.is_empty() && padded(r.len()) == length).collect();
+                let members: Vec<_> =
+                    sequences.ranges().filter(|r| !r.is_empty() && padded(r.len()) == length).collect();
                 let (mut rows, mut bias) = (Vec::new(), Vec::new());
                 for (i, range) in members.iter().enumerate() {
                     for (j, token) in range.clone().enumerate() {
@@ -104,7 +105,13 @@ pub fn packed_attention(q: Tensor<2>, k: Tensor<2>, v: Tensor<2>, heads: usize, 
 }
 
 /// The reference of [`packed_attention`] in plain tensor operations, for a plan made by [`AttentionPlan::composed`].
-pub fn packed_attention_composed(q: Tensor<2>, k: Tensor<2>, v: Tensor<2>, heads: usize, plan: &AttentionPlan) -> Tensor<2> {
+pub fn packed_attention_composed(
+    q: Tensor<2>,
+    k: Tensor<2>,
+    v: Tensor<2>,
+    heads: usize,
+    plan: &AttentionPlan,
+) -> Tensor<2> {
     let [_, features] = q.dims();
     let width = features / heads;
     let outputs = plan

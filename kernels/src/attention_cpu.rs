@@ -39,11 +39,22 @@ pub trait AttentionOps: Backend {
 
 /// The gradient, asked of the backend underneath.
 trait AttentionGradient: Backend {
-    fn attend_backward(qkv: [FloatTensor<Self>; 3], dy: FloatTensor<Self>, heads: usize, sequences: &Segments) -> [FloatTensor<Self>; 3];
+    fn attend_backward(
+        qkv: [FloatTensor<Self>; 3],
+        dy: FloatTensor<Self>,
+        heads: usize,
+        sequences: &Segments,
+    ) -> [FloatTensor<Self>; 3];
 }
 
 impl AttentionOps for Flex {
-    fn attend(q: FloatTensor<Flex>, k: FloatTensor<Flex>, v: FloatTensor<Flex>, heads: usize, sequences: Segments) -> FloatTensor<Flex> {
+    fn attend(
+        q: FloatTensor<Flex>,
+        k: FloatTensor<Flex>,
+        v: FloatTensor<Flex>,
+        heads: usize,
+        sequences: Segments,
+    ) -> FloatTensor<Flex> {
         let shape = q.shape();
         let features = shape[1];
         let [q, k, v] = [q, k, v].map(|t| t.to_contiguous());
@@ -52,7 +63,8 @@ impl AttentionOps for Flex {
         split(&mut out, &sequences, features).into_par_iter().zip(sequences.ranges().collect::<Vec<_>>()).for_each(
             |(out, range)| {
                 let at = range.start * features..range.end * features;
-                let view = View { q: &qs[at.clone()], k: &ks[at.clone()], v: &vs[at], features, width: features / heads };
+                let view =
+                    View { q: &qs[at.clone()], k: &ks[at.clone()], v: &vs[at], features, width: features / heads };
                 let mut weights = vec![0f32; range.len() * range.len()];
                 (0..heads).for_each(|h| view.forward(h, &mut weights, out));
             },
@@ -62,7 +74,12 @@ impl AttentionOps for Flex {
 }
 
 impl AttentionGradient for Flex {
-    fn attend_backward(qkv: [FloatTensor<Flex>; 3], dy: FloatTensor<Flex>, heads: usize, sequences: &Segments) -> [FloatTensor<Flex>; 3] {
+    fn attend_backward(
+        qkv: [FloatTensor<Flex>; 3],
+        dy: FloatTensor<Flex>,
+        heads: usize,
+        sequences: &Segments,
+    ) -> [FloatTensor<Flex>; 3] {
         let shape = dy.shape();
         let features = shape[1];
         let [q, k, v] = qkv.map(|t| t.to_contiguous());
@@ -191,7 +208,13 @@ impl View<'_> {
 }
 
 impl<B: AttentionOps + AttentionGradient, C: CheckpointStrategy> AttentionOps for Autodiff<B, C> {
-    fn attend(q: FloatTensor<Self>, k: FloatTensor<Self>, v: FloatTensor<Self>, heads: usize, sequences: Segments) -> FloatTensor<Self> {
+    fn attend(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        heads: usize,
+        sequences: Segments,
+    ) -> FloatTensor<Self> {
         #[derive(Debug)]
         struct Step;
         impl<B: AttentionGradient> Backward<B, 3> for Step {

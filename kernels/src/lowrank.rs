@@ -56,7 +56,7 @@ pub fn segmented_matmul_composed(x: Tensor<2>, w: Tensor<3>, segments: &Segments
         .ranges()
         .enumerate()
         .filter(|(_, r)| !r.is_empty())
-        .map(|(c, r)| x.clone().slice([r]).matmul(w.clone().slice([c..c + 1]).squeeze_dim(0)))
+        .map(|(c, r)| x.clone().narrow(0, r.start, r.len()).matmul(w.clone().narrow(0, c, 1).squeeze_dim(0)))
         .collect();
     Tensor::cat(parts, 0)
 }

@@ -29,7 +29,12 @@ mod cpu {
     const ROWS_A_TASK: usize = 64;
 
     impl PackedGradients for Flex {
-        fn norm_rows_backward(x: FloatTensor<Flex>, gamma: FloatTensor<Flex>, dy: FloatTensor<Flex>, eps: f64) -> FloatTensor<Flex> {
+        fn norm_rows_backward(
+            x: FloatTensor<Flex>,
+            gamma: FloatTensor<Flex>,
+            dy: FloatTensor<Flex>,
+            eps: f64,
+        ) -> FloatTensor<Flex> {
             let shape = x.shape();
             let width = shape[1];
             let (x, gamma, dy) = (x.to_contiguous(), gamma.to_contiguous(), dy.to_contiguous());

@@ -21,7 +21,12 @@ pub trait PackedOps: Backend {
     }
 
     /// Normalises the last axis of `[T, D]`; `gamma`, `beta` `[D]` are frozen.
-    fn norm_rows(x: FloatTensor<Self>, gamma: FloatTensor<Self>, beta: FloatTensor<Self>, eps: f64) -> FloatTensor<Self> {
+    fn norm_rows(
+        x: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        beta: FloatTensor<Self>,
+        eps: f64,
+    ) -> FloatTensor<Self> {
         Self::layer_norm(x, gamma, Some(beta), eps)
     }
 
@@ -35,7 +40,12 @@ pub trait PackedOps: Backend {
 pub trait PackedGradients: Backend {
     /// Gradient of [`PackedOps::norm_rows`] for `x`: with x̂ the normalised row and g = γ·dy,
     /// `dx = (g − mean(g) − x̂·mean(g·x̂)) / σ`.
-    fn norm_rows_backward(x: FloatTensor<Self>, gamma: FloatTensor<Self>, dy: FloatTensor<Self>, eps: f64) -> FloatTensor<Self> {
+    fn norm_rows_backward(
+        x: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        dy: FloatTensor<Self>,
+        eps: f64,
+    ) -> FloatTensor<Self> {
         let mean = Self::float_mean_dim(x.clone(), 1);
         let centred = Self::float_sub(x, mean);
         let var = Self::float_mean_dim(Self::float_mul(centred.clone(), centred.clone()), 1);
@@ -135,7 +145,12 @@ impl<B: PackedOps + PackedGradients, C: CheckpointStrategy> PackedOps for Autodi
         }
     }
 
-    fn norm_rows(x: FloatTensor<Self>, gamma: FloatTensor<Self>, beta: FloatTensor<Self>, eps: f64) -> FloatTensor<Self> {
+    fn norm_rows(
+        x: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        beta: FloatTensor<Self>,
+        eps: f64,
+    ) -> FloatTensor<Self> {
         #[derive(Debug)]
         struct Step;
         impl<B: PackedGradients> Backward<B, 1> for Step {

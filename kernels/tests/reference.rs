@@ -3,8 +3,9 @@
 #![allow(clippy::unwrap_used)]
 
 use bonfire_kernels::{
-    AdamW, AttentionPlan, LowRank, Moments, Segments, StepFactors, adamw_step, cross_entropy, gelu, layer_norm, lowrank_update,
-    mean_per_client, packed_attention, packed_attention_composed, segmented_matmul, segmented_matmul_composed, slot_scores,
+    AdamW, AttentionPlan, LowRank, Moments, Segments, StepFactors, adamw_step, cross_entropy, gelu, layer_norm,
+    lowrank_update, mean_per_client, packed_attention, packed_attention_composed, segmented_matmul,
+    segmented_matmul_composed, slot_scores,
 };
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use proptest::prelude::*;
@@ -52,7 +53,12 @@ fn close(what: &str, found: Vec<f32>, expected: Vec<f32>) {
 }
 
 /// Compares two ways to the same result, and the gradients of a weighted sum of it for every input.
-fn agree<const D: usize, const N: usize>(what: &str, inputs: [&dyn Gradient; N], found: Tensor<D>, reference: Tensor<D>) {
+fn agree<const D: usize, const N: usize>(
+    what: &str,
+    inputs: [&dyn Gradient; N],
+    found: Tensor<D>,
+    reference: Tensor<D>,
+) {
     let weights = fixed(found.dims(), 99);
     close(what, values(found.clone()), values(reference.clone()));
     let [one, two] = [found, reference].map(|y| (y * weights.clone()).sum().backward());
@@ -79,7 +85,15 @@ fn ragged() -> impl Strategy<Value = Vec<usize>> {
 }
 
 /// `[T, out]` from explicit loops over tokens, so that the reference shares no code with the operation.
-fn lowrank_by_hand(x: &[f32], a: &[f32], b: &[f32], owner: &[usize], slots: &[f32], [d, r, o]: [usize; 3], scale: f32) -> Vec<f32> {
+fn lowrank_by_hand(
+    x: &[f32],
+    a: &[f32],
+    b: &[f32],
+    owner: &[usize],
+    slots: &[f32],
+    [d, r, o]: [usize; 3],
+    scale: f32,
+) -> Vec<f32> {
     let mut y = vec![0f32; owner.len() * o];
     for (t, &c) in owner.iter().enumerate() {
         for slot in 0..r {
@@ -144,10 +158,10 @@ proptest! {
         agree("attention", [&q, &k, &v], found.clone(), reference);
         // A sequence alone gives the same rows: nobody sees a neighbour.
         let range = sequences.range(0);
-        let alone = |t: &Tensor<2>| t.clone().slice([range.clone()]);
+        let alone = |t: &Tensor<2>| t.clone().narrow(0, range.start, range.len());
         let plan = AttentionPlan::new(Segments::from_lengths([range.len()]), &device);
         let single = packed_attention(alone(&q), alone(&k), alone(&v), heads, &plan);
-        close("alone", values(single), values(found.slice([range.clone()])));
+        close("alone", values(single), values(found.narrow(0, range.start, range.len())));
     }
 
     #[test]
@@ -184,7 +198,7 @@ proptest! {
         }).collect();
         close("losses", values(losses.clone()), by_hand);
         // The first client's loss moves its own rows alone.
-        let grads = losses.slice([0..1]).sum().backward();
+        let grads = losses.narrow(0, 0, 1).sum().backward();
         prop_assert!(logits.gradient(&grads)[clients.range(0).end * k..].iter().all(|&g| g == 0.0));
     }
 
@@ -237,11 +251,22 @@ fn adamw_steps_each_client_by_its_own_count_and_leaves_masked_slots_alone() {
         if step[1] == 0 {
             g[3..].fill(0.0);
         }
-        (movement, moments) =
-            adamw_step(&constants, movement, put(start.clone(), [1, 1, 3]), moments, put(g, [2, 1, 3]), Some(mask.clone()), &factors);
+        (movement, moments) = adamw_step(
+            &constants,
+            movement,
+            put(start.clone(), [1, 1, 3]),
+            moments,
+            put(g, [2, 1, 3]),
+            Some(mask.clone()),
+            &factors,
+        );
     }
     let moved = values(movement);
-    assert_eq!([moved[1].to_bits(), moved[5].to_bits()], [0, 0], "masked entries are bit-identical, weight decay or not");
+    assert_eq!(
+        [moved[1].to_bits(), moved[5].to_bits()],
+        [0, 0],
+        "masked entries are bit-identical, weight decay or not"
+    );
     for (client, entry, first) in [(0, 0, 0), (0, 2, 0), (1, 0, 2), (1, 1, 2)] {
         let own: Vec<f64> = grads[first..].iter().map(|g| f64::from(g[client * 3 + entry])).collect();
         let expected = adamw_by_hand(f64::from(start[entry]), &own, &constants, 0.01) - f64::from(start[entry]);

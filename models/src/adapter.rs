@@ -89,7 +89,14 @@ pub struct Adapter {
 
 impl Adapter {
     /// A fresh adapter: A drawn from `rng` in target order, B zero, so that it changes nothing yet.
-    pub fn fresh(targets: &[Target], rank: usize, alpha: f64, init: AdapterInit, head: Vec<HeadTensor>, rng: &mut impl Rng) -> Self {
+    pub fn fresh(
+        targets: &[Target],
+        rank: usize,
+        alpha: f64,
+        init: AdapterInit,
+        head: Vec<HeadTensor>,
+        rng: &mut impl Rng,
+    ) -> Self {
         let mut draw = |t: &Target| {
             let bound = 1.0 / (t.d_in as f64).sqrt();
             let mut one = || match init {

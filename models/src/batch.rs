@@ -18,7 +18,7 @@ pub struct PackedBatch {
 
 impl PackedBatch {
     /// Packs `(token ids, class)` examples, a list for each client in flight.
-    pub fn pack<'a>(clients: &[Vec<(&'a [u32], usize)>]) -> Self {
+    pub fn pack(clients: &[Vec<(&[u32], usize)>]) -> Self {
         let all = || clients.iter().flatten();
         PackedBatch {
             tokens: all().flat_map(|(ids, _)| ids.iter().copied()).collect(),

@@ -98,12 +98,22 @@ impl ModelInfo {
                 return Err(bad(format!("`model_type` is {found}; \"roberta\" and \"bert\" can be trained")));
             }
         };
-        let sizes = [raw.hidden_size, raw.num_hidden_layers, raw.num_attention_heads, raw.intermediate_size, raw.vocab_size, raw.type_vocab_size];
+        let sizes = [
+            raw.hidden_size,
+            raw.num_hidden_layers,
+            raw.num_attention_heads,
+            raw.intermediate_size,
+            raw.vocab_size,
+            raw.type_vocab_size,
+        ];
         if sizes.contains(&0) {
             return Err(bad("a size is 0; hidden_size, num_hidden_layers, num_attention_heads, intermediate_size, vocab_size and type_vocab_size are at least 1".into()));
         }
-        if raw.hidden_size % raw.num_attention_heads != 0 {
-            return Err(bad(format!("hidden_size {} is not a multiple of num_attention_heads {}", raw.hidden_size, raw.num_attention_heads)));
+        if !raw.hidden_size.is_multiple_of(raw.num_attention_heads) {
+            return Err(bad(format!(
+                "hidden_size {} is not a multiple of num_attention_heads {}",
+                raw.hidden_size, raw.num_attention_heads
+            )));
         }
         if let Some(act) = raw.hidden_act.filter(|a| a != "gelu") {
             return Err(bad(format!("hidden_act is \"{act}\"; only \"gelu\" is known")));
@@ -116,7 +126,10 @@ impl ModelInfo {
             Architecture::Bert => 0,
         };
         if raw.max_position_embeddings <= first_position {
-            return Err(bad(format!("max_position_embeddings {} leaves no position for a token", raw.max_position_embeddings)));
+            return Err(bad(format!(
+                "max_position_embeddings {} leaves no position for a token",
+                raw.max_position_embeddings
+            )));
         }
         Ok(ModelInfo {
             architecture,
@@ -194,6 +207,9 @@ mod tests {
         assert!(of("{}").contains("hidden_size"));
         let full = r#"{"model_type":"gpt2","hidden_size":8,"num_hidden_layers":1,"num_attention_heads":2,"intermediate_size":8,"vocab_size":9,"max_position_embeddings":9}"#;
         assert!(of(full).contains("gpt2"));
-        assert!(of(&full.replace("gpt2", "bert").replace("\"num_attention_heads\":2", "\"num_attention_heads\":3")).contains("multiple"));
+        assert!(
+            of(&full.replace("gpt2", "bert").replace("\"num_attention_heads\":2", "\"num_attention_heads\":3"))
+                .contains("multiple")
+        );
     }
 }

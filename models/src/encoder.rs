@@ -102,7 +102,13 @@ impl Encoder {
     ///
     /// # Errors
     /// A file that cannot be read, a configuration we do not know, a tensor that is missing, surplus or misshapen.
-    pub fn load(source: &ModelSource, classes: usize, kinds: &[TargetKind], rng: &mut impl Rng, device: &Device) -> Result<Self, ModelError> {
+    pub fn load(
+        source: &ModelSource,
+        classes: usize,
+        kinds: &[TargetKind],
+        rng: &mut impl Rng,
+        device: &Device,
+    ) -> Result<Self, ModelError> {
         let info = source.info()?;
         let (bytes, file) = source.file("model.safetensors")?;
         let mut weights = Weights::open(&bytes, &file)?;
@@ -147,7 +153,7 @@ impl Loader<'_, '_> {
         let d = self.info.hidden;
         let words = self.table("embeddings.word_embeddings.weight", self.info.vocab)?;
         let positions = self.table("embeddings.position_embeddings.weight", self.info.positions)?;
-        let token_type = self.table("embeddings.token_type_embeddings.weight", self.info.token_types)?.slice([0..1]);
+        let token_type = self.table("embeddings.token_type_embeddings.weight", self.info.token_types)?.narrow(0, 0, 1);
         let embedding_norm = self.norm("embeddings.LayerNorm")?;
         let layers = (0..self.info.layers).map(|i| self.layer(i)).collect::<Result<_, _>>()?;
         let pooler = match self.info.architecture {

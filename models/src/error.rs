@@ -72,7 +72,9 @@ pub enum ModelError {
         dtype: String,
     },
     /// A tensor that no part of the model takes.
-    #[error("{file}: tensor `{name}` belongs to no part of a {architecture} classifier with {layers} layers; is config.json of another model?")]
+    #[error(
+        "{file}: tensor `{name}` belongs to no part of a {architecture} classifier with {layers} layers; is config.json of another model?"
+    )]
     SurplusTensor {
         /// The file.
         file: String,

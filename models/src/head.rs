@@ -20,7 +20,12 @@ pub(crate) fn linears(info: &ModelInfo, classes: usize) -> Vec<(&'static str, us
 
 /// The head's tensors: from the checkpoint where it has them, else drawn as Transformers does
 /// (normal with `initializer_range`, biases zero).
-pub(crate) fn load(weights: &mut Weights, info: &ModelInfo, classes: usize, rng: &mut impl Rng) -> Result<Vec<HeadTensor>, ModelError> {
+pub(crate) fn load(
+    weights: &mut Weights,
+    info: &ModelInfo,
+    classes: usize,
+    rng: &mut impl Rng,
+) -> Result<Vec<HeadTensor>, ModelError> {
     const HINT: &str = "; the checkpoint's head was made for another number of classes than the data has";
     let mut head = Vec::new();
     for (module, d_in, d_out) in linears(info, classes) {

@@ -158,8 +158,12 @@ fn plain_lora(dir: &Path, config: &serde_json::Value) -> Result<(usize, f64), Mo
             return Err(bad(&format!("{key} is not empty; only one rank for all targets can be read")));
         }
     }
-    let rank = config["r"].as_u64().filter(|&r| (1..=65_536).contains(&r)).ok_or_else(|| bad("r must be a whole number from 1"))?;
-    let alpha = config["lora_alpha"].as_f64().filter(|a| a.is_finite()).ok_or_else(|| bad("lora_alpha must be a number"))?;
+    let rank = config["r"]
+        .as_u64()
+        .filter(|&r| (1..=65_536).contains(&r))
+        .ok_or_else(|| bad("r must be a whole number from 1"))?;
+    let alpha =
+        config["lora_alpha"].as_f64().filter(|a| a.is_finite()).ok_or_else(|| bad("lora_alpha must be a number"))?;
     Ok((rank as usize, alpha))
 }
 
@@ -195,7 +199,10 @@ mod tests {
             .into_iter()
             .flat_map(|(m, i, o)| {
                 let weight = Matrix::new(i, o, (0..i * o).map(|v| v as f32).collect());
-                [HeadTensor { name: format!("{m}.weight"), value: weight }, HeadTensor { name: format!("{m}.bias"), value: Matrix::new(1, o, vec![0.5; o]) }]
+                [
+                    HeadTensor { name: format!("{m}.weight"), value: weight },
+                    HeadTensor { name: format!("{m}.bias"), value: Matrix::new(1, o, vec![0.5; o]) },
+                ]
             })
             .collect();
         let mut adapter = Adapter::fresh(&info.targets(kinds), 3, 6.0, Default::default(), head, &mut rng);
@@ -219,7 +226,10 @@ mod tests {
     fn ambiguous_suffixes_become_full_paths() {
         let names = |kinds: &[TargetKind]| target_modules(&info().targets(kinds));
         assert_eq!(names(&TargetKind::all()).len(), 6);
-        assert_eq!(names(&[TargetKind::Output]), ["bert.encoder.layer.0.output.dense", "bert.encoder.layer.1.output.dense"]);
+        assert_eq!(
+            names(&[TargetKind::Output]),
+            ["bert.encoder.layer.0.output.dense", "bert.encoder.layer.1.output.dense"]
+        );
     }
 
     #[test]

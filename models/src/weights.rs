@@ -44,8 +44,11 @@ impl<'a> Weights<'a> {
             let found = view.shape().to_vec();
             return Err(ModelError::TensorShape { file, name: name_, found, expected: expected.to_vec(), hint });
         }
-        floats(view.dtype(), view.data())
-            .ok_or_else(|| ModelError::TensorType { file, name: name_, dtype: format!("{:?}", view.dtype()) })
+        floats(view.dtype(), view.data()).ok_or_else(|| ModelError::TensorType {
+            file,
+            name: name_,
+            dtype: format!("{:?}", view.dtype()),
+        })
     }
 
     /// A linear's weight, `[out, in]` in the file, as `[in, out]`.
@@ -54,7 +57,13 @@ impl<'a> Weights<'a> {
     }
 
     /// Like [`Self::take_linear`], with a hint for the error about another shape.
-    pub fn take_linear_with(&mut self, name: &str, d_in: usize, d_out: usize, hint: &'static str) -> Result<Matrix, ModelError> {
+    pub fn take_linear_with(
+        &mut self,
+        name: &str,
+        d_in: usize,
+        d_out: usize,
+        hint: &'static str,
+    ) -> Result<Matrix, ModelError> {
         let data = self.take_with(name, &[d_out, d_in], hint)?;
         Ok(Matrix::new(d_out, d_in, data).transposed())
     }

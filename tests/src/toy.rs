@@ -72,4 +72,3 @@ pub fn run(settings: Settings) -> Run {
     let shards = shards(settings.clients.count);
     run_with(settings, shards)
 }
-

@@ -99,7 +99,8 @@ fn full_fine_tuning_and_lora_match_table_1() {
 #[test]
 fn lora_a2_stays_within_its_bounds() {
     for (budget, low, high) in [(1u64, 0.083, 0.332), (2, 0.166, 0.664), (4, 0.332, 0.995), (8, 0.664, 1.327)] {
-        let rows = rounds(&format!("{CLIENTS}\nbudget = {budget}\n[adapter]\nrank = 16\n[strategy]\nname = \"lora-a2\""));
+        let rows =
+            rounds(&format!("{CLIENTS}\nbudget = {budget}\n[adapter]\nrank = 16\n[strategy]\nname = \"lora-a2\""));
         let total = whole_run(&rows) as f64 / 1e9;
         assert!((low - 5e-4..=high + 5e-4).contains(&total), "budget {budget}: {total} B, bounds {low} to {high} B");
         for row in &rows {

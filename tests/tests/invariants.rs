@@ -57,10 +57,16 @@ fn batched_equals_one_by_one() {
             let (rounds, rows, many) = of(in_flight);
             for (round, (x, y)) in one.iter().zip(&many).enumerate().skip(1) {
                 let apart = apart(x, y, &one[round - 1]);
-                assert!(apart < 2e-3, "{text}\n{in_flight:?}, round {round}: apart by {apart:.1e} of the largest movement");
+                assert!(
+                    apart < 2e-3,
+                    "{text}\n{in_flight:?}, round {round}: apart by {apart:.1e} of the largest movement"
+                );
             }
             for (x, y) in one_rounds.iter().zip(&rounds) {
-                assert!((x.train_loss - y.train_loss).abs() < 1e-5 * x.train_loss.abs().max(1.0), "{text}\n{in_flight:?}");
+                assert!(
+                    (x.train_loss - y.train_loss).abs() < 1e-5 * x.train_loss.abs().max(1.0),
+                    "{text}\n{in_flight:?}"
+                );
                 assert_eq!((x.upload_bytes, x.tokens), (y.upload_bytes, y.tokens));
             }
             let slots = |rows: &[ClientMetrics]| rows.iter().map(|r| r.slots.clone()).collect::<Vec<_>>();
@@ -97,7 +103,10 @@ fn permuting_clients_permutes_what_they_do() {
             assert_eq!((x.examples, x.steps, &x.slots), (y.examples, y.steps, &y.slots));
             assert!((x.train_loss - y.train_loss).abs() < 1e-5);
         }
-        assert!(apart(&straight.2[2], &permuted.2[2], &straight.2[1]) < 2e-3, "the aggregate does not depend on the order");
+        assert!(
+            apart(&straight.2[2], &permuted.2[2], &straight.2[1]) < 2e-3,
+            "the aggregate does not depend on the order"
+        );
     }
 }
 
@@ -131,7 +140,9 @@ fn every_client_uploads_exactly_its_budget() {
 
 #[test]
 fn unselected_entries_are_bit_identical_under_weight_decay() {
-    let mut settings = toy::settings("[strategy]\nname = \"lora-a2\"\n[clients]\ncount = 1\nbudget = 1\n[train]\nrounds = 4\nweight_decay = 0.5\nepochs = 3");
+    let mut settings = toy::settings(
+        "[strategy]\nname = \"lora-a2\"\n[clients]\ncount = 1\nbudget = 1\n[train]\nrounds = 4\nweight_decay = 0.5\nepochs = 3",
+    );
     settings.train.batch_size = 2;
     let (rounds, rows, adapters) = finish(&mut toy::run(settings));
     for (round, row) in rounds.iter().zip(rows) {
@@ -158,7 +169,8 @@ fn a_budget_of_the_whole_rank_is_alternation_without_a_mask() {
     let (_, _, rolora) = finish(&mut toy::run(toy::settings(&format!("[strategy]\nname = \"rolora\"\n{train}"))));
     assert_eq!(full, rolora);
     // A client with the full budget beside one with less goes through probe and mask: the same again, to tolerance.
-    let mut masked = toy::settings(&format!("[strategy]\nname = \"lora-a2\"\n{train}\n[clients]\ncount = 2\nbudget = [4, 3]"));
+    let mut masked =
+        toy::settings(&format!("[strategy]\nname = \"lora-a2\"\n{train}\n[clients]\ncount = 2\nbudget = [4, 3]"));
     masked.train.rounds = 1;
     let (_, rows, _) = finish(&mut toy::run(masked));
     let mut free = toy::settings(&format!("[strategy]\nname = \"rolora\"\n{train}\n[clients]\ncount = 2"));
@@ -238,10 +250,12 @@ fn a_diverging_client_stops_the_run_and_the_last_good_state_is_kept() {
 #[test]
 fn stopping_inside_a_round_gives_the_round_up_and_after_it_keeps_it() {
     let mut run = toy::run(toy::settings("[train]\nrounds = 3"));
-    run.train(&mut |event| if matches!(event, Event::RoundEnded { .. }) { Control::Stop } else { Control::Continue }).unwrap();
+    run.train(&mut |event| if matches!(event, Event::RoundEnded { .. }) { Control::Stop } else { Control::Continue })
+        .unwrap();
     assert_eq!(run.server().round, 1);
     let kept = run.server().clone();
-    run.train(&mut |event| if matches!(event, Event::Progress(_)) { Control::Stop } else { Control::Continue }).unwrap();
+    run.train(&mut |event| if matches!(event, Event::Progress(_)) { Control::Stop } else { Control::Continue })
+        .unwrap();
     assert_eq!(run.server(), &kept);
     // Going on gives what an undisturbed run gives.
     let (_, _, rest) = finish(&mut run);
@@ -251,7 +265,8 @@ fn stopping_inside_a_round_gives_the_round_up_and_after_it_keeps_it() {
 
 #[test]
 fn the_tiny_run_keeps_its_golden_curve() {
-    let mut settings = toy::settings("[strategy]\nname = \"lora-a2\"\n[clients]\nbudget = 2\n[adapter]\nrank = 4\nhead = \"trained\"");
+    let mut settings =
+        toy::settings("[strategy]\nname = \"lora-a2\"\n[clients]\nbudget = 2\n[adapter]\nrank = 4\nhead = \"trained\"");
     settings.train.rounds = 6;
     settings.train.lr_head = 1e-2;
     settings.train.epochs = 2;

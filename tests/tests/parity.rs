@@ -9,7 +9,9 @@ use std::path::Path;
 use bonfire_engine::{Active, Engine, InFlight, Member, Plan, Split, TrainSettings};
 use bonfire_federation::{Norm, average};
 use bonfire_kernels::LowRank;
-use bonfire_models::{Adapter, AdapterInit, ClientAdapter, Encoder, Factor, HeadTensor, Matrix, Model, PackedBatch, TargetKind};
+use bonfire_models::{
+    Adapter, AdapterInit, ClientAdapter, Encoder, Factor, HeadTensor, Matrix, Model, PackedBatch, TargetKind,
+};
 use bonfire_tests::{fixture, load, shared};
 use burn::tensor::{Tensor, TensorData};
 use rand::SeedableRng;
@@ -22,8 +24,12 @@ fn read(path: &Path) -> Numbers {
     let file = SafeTensors::deserialize(&bytes).unwrap();
     let of = |view: &safetensors::tensor::TensorView| -> Vec<f64> {
         match view.dtype() {
-            safetensors::Dtype::F32 => view.data().chunks(4).map(|c| f64::from(f32::from_le_bytes(c.try_into().unwrap()))).collect(),
-            safetensors::Dtype::I64 => view.data().chunks(8).map(|c| i64::from_le_bytes(c.try_into().unwrap()) as f64).collect(),
+            safetensors::Dtype::F32 => {
+                view.data().chunks(4).map(|c| f64::from(f32::from_le_bytes(c.try_into().unwrap()))).collect()
+            }
+            safetensors::Dtype::I64 => {
+                view.data().chunks(8).map(|c| i64::from_le_bytes(c.try_into().unwrap()) as f64).collect()
+            }
             other => panic!("{other:?} in {path:?}"),
         }
     };
@@ -51,7 +57,8 @@ fn ours(numbers: &Numbers, name: &str) -> Matrix {
 impl Case {
     fn new(dir: &Path, case: &str, model_dir: &Path) -> Case {
         let numbers = read(&dir.join(format!("{case}.safetensors")));
-        let settings: serde_json::Value = serde_json::from_slice(&std::fs::read(dir.join(format!("{case}.json"))).unwrap()).unwrap();
+        let settings: serde_json::Value =
+            serde_json::from_slice(&std::fs::read(dir.join(format!("{case}.json"))).unwrap()).unwrap();
         let kinds: Vec<TargetKind> = serde_json::from_value(settings["targets"].clone()).unwrap();
         let classes = numbers["batch0.logits"].0[1];
         let model = load(model_dir, classes, &kinds);
@@ -80,7 +87,8 @@ impl Case {
         let of = |part: &str| &self.numbers[&format!("batch{batch}.{part}")];
         let (ids, mask, labels) = (of("input_ids"), of("attention_mask"), of("labels"));
         let rows = ids.1.chunks(ids.0[1]).zip(mask.1.chunks(ids.0[1]));
-        let ids = rows.map(|(row, keep)| row.iter().zip(keep).filter(|(_, k)| **k == 1.0).map(|(&v, _)| v as u32).collect());
+        let ids =
+            rows.map(|(row, keep)| row.iter().zip(keep).filter(|(_, k)| **k == 1.0).map(|(&v, _)| v as u32).collect());
         Split { ids: ids.collect(), labels: labels.1.iter().map(|&l| l as usize).collect() }
     }
 
@@ -96,7 +104,12 @@ impl Case {
     /// Logits with the adapter unfolded, factors given as tensors.
     fn client(&self, adapter: &Adapter, track: bool) -> ClientAdapter {
         let put = |m: &Matrix| if track { self.tensor(m).require_grad() } else { self.tensor(m) };
-        let updates = adapter.a.iter().zip(&adapter.b).map(|(a, b)| LowRank { a: put(a), b: put(b), slots: None, scale: adapter.scale() as f32 });
+        let updates = adapter.a.iter().zip(&adapter.b).map(|(a, b)| LowRank {
+            a: put(a),
+            b: put(b),
+            slots: None,
+            scale: adapter.scale() as f32,
+        });
         ClientAdapter { updates: updates.collect(), head: adapter.head.iter().map(|t| put(&t.value)).collect() }
     }
 
@@ -131,7 +144,8 @@ impl Case {
     /// Ten AdamW steps through the engine: one client whose shard is the batches in turn, in order. The loss of step n
     /// is what the n-th step adds to the sum of losses, so the first n batches are trained for every n.
     fn ten_steps_agree(&self) {
-        let (batch_size, turns): (usize, Vec<Split>) = (self.texts(0).len(), (0..10).map(|i| self.texts(i % 4)).collect());
+        let (batch_size, turns): (usize, Vec<Split>) =
+            (self.texts(0).len(), (0..10).map(|i| self.texts(i % 4)).collect());
         let train = Split {
             ids: turns.iter().flat_map(|t| t.ids.clone()).collect(),
             labels: turns.iter().flat_map(|t| t.labels.clone()).collect(),
@@ -155,7 +169,11 @@ impl Case {
         for (i, expected) in expected.iter().enumerate() {
             let sum = run(i + 1).loss * (i + 1) as f64;
             let found = sum - before;
-            assert!((found - expected).abs() <= 1e-3 * expected.abs().max(0.5), "step {}: loss {found}, PyTorch {expected}", i + 1);
+            assert!(
+                (found - expected).abs() <= 1e-3 * expected.abs().max(0.5),
+                "step {}: loss {found}, PyTorch {expected}",
+                i + 1
+            );
             before = sum;
         }
         let mut end = self.adapter.clone();
@@ -212,7 +230,9 @@ fn small_bert_agrees_with_transformers() {
 #[test]
 fn real_weights_agree_with_transformers() {
     let Some(shared) = shared() else { return };
-    for (case, model) in [("bert_all", "minilm-l6-bert"), ("roberta_all", "minilm-l6-roberta"), ("roberta_qv", "minilm-l6-roberta")] {
+    for (case, model) in
+        [("bert_all", "minilm-l6-bert"), ("roberta_all", "minilm-l6-roberta"), ("roberta_qv", "minilm-l6-roberta")]
+    {
         let case = Case::new(&shared.join("reference/fixtures"), case, &shared.join("models").join(model));
         case.logits_and_gradients_agree();
         case.ten_steps_agree();

@@ -74,7 +74,13 @@ impl Engine {
     ///
     /// # Errors
     /// A loss or update that is not finite (round and client named), an empty shard, a stop.
-    pub fn train(&self, plan: &Plan, global: &Adapter, cohort: &Cohort, on: &mut dyn FnMut(Progress) -> bool) -> Result<Vec<Upload>, EngineError> {
+    pub fn train(
+        &self,
+        plan: &Plan,
+        global: &Adapter,
+        cohort: &Cohort,
+        on: &mut dyn FnMut(Progress) -> bool,
+    ) -> Result<Vec<Upload>, EngineError> {
         if let Some(empty) = cohort.iter().find(|m| m.rows.is_empty()) {
             return Err(EngineError::EmptyShard { client: empty.client });
         }
@@ -190,7 +196,8 @@ impl Pass<'_> {
         let masked = jobs.iter().any(|j| j.slots.is_some());
         let device = self.model.device().clone().inner();
         let parameters = Parameters::new(self.plan, self.global, settings, places, masked, &device);
-        let flight = Flight { model: self.model, train: &self.engine.train, settings, plan: self.plan, jobs: &jobs, wanted };
+        let flight =
+            Flight { model: self.model, train: &self.engine.train, settings, plan: self.plan, jobs: &jobs, wanted };
         let mut outcomes: Vec<Option<Outcome>> = jobs.iter().map(|_| None).collect();
         flight.run(parameters, places, &mut |outcome, tokens| {
             let done = outcome.is_some();

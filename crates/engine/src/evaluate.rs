@@ -31,7 +31,12 @@ pub struct Judged {
 ///
 /// # Errors
 /// The device fails.
-pub fn judge(model: &dyn Model, adapter: &Adapter, split: &Split, rows: &[usize]) -> Result<Vec<Option<Judged>>, EngineError> {
+pub fn judge(
+    model: &dyn Model,
+    adapter: &Adapter,
+    split: &Split,
+    rows: &[usize],
+) -> Result<Vec<Option<Judged>>, EngineError> {
     let model = model.folded(adapter);
     let device = model.device();
     let head = adapter.head.iter().map(|t| {
@@ -54,8 +59,12 @@ pub fn judge(model: &dyn Model, adapter: &Adapter, split: &Split, rows: &[usize]
         rest = later;
         let batch = PackedBatch::pack(&[now.iter().map(|&r| split.example(r)).collect()]);
         let logits = model.logits(&shared, &batch.to_device(model.info().first_position, device));
-        let scores: Vec<f32> =
-            logits.inner().try_into_data().map_err(|e| EngineError::Device(e.to_string()))?.try_to_vec().expect("f32 scores");
+        let scores: Vec<f32> = logits
+            .inner()
+            .try_into_data()
+            .map_err(|e| EngineError::Device(e.to_string()))?
+            .try_to_vec()
+            .expect("f32 scores");
         for (&row, scores) in now.iter().zip(scores.chunks(model.classes())) {
             judged[row] = Some(judge_one(scores, split.labels[row]));
         }
@@ -86,6 +95,11 @@ pub fn summarise(judged: &[Option<Judged>], rows: &[usize]) -> Evaluation {
 ///
 /// # Errors
 /// The device fails.
-pub fn evaluate(model: &dyn Model, adapter: &Adapter, split: &Split, rows: &[usize]) -> Result<Evaluation, EngineError> {
+pub fn evaluate(
+    model: &dyn Model,
+    adapter: &Adapter,
+    split: &Split,
+    rows: &[usize],
+) -> Result<Evaluation, EngineError> {
     Ok(summarise(&judge(model, adapter, split, rows)?, rows))
 }

@@ -83,7 +83,7 @@ impl Flight<'_> {
                 let Some(job) = waiting.pop_front() else { break };
                 let work = &self.jobs[job];
                 parameters.reset_lane(place, work.movement.as_deref(), work.slots.as_deref());
-                losses = losses.slice_assign([place..place + 1], Tensor::zeros([1], &device));
+                losses = losses.slice_fill(place..place + 1, 0.0);
                 *lane = Some(Lane { job, order: Vec::new(), at: 0, epoch: 0, step: 0, tokens: 0 });
             }
             if lanes.iter().all(Option::is_none) {
@@ -135,7 +135,13 @@ impl Flight<'_> {
     }
 
     /// Forward, backward, optimizer: all clients at once. Gives the losses `[C]`, left on the device.
-    fn step(&self, parameters: &mut Parameters, batch: &PackedBatch, lanes: &[Option<Lane>], device: &Device) -> Tensor<1> {
+    fn step(
+        &self,
+        parameters: &mut Parameters,
+        batch: &PackedBatch,
+        lanes: &[Option<Lane>],
+        device: &Device,
+    ) -> Tensor<1> {
         let batch = batch.to_device(self.model.info().first_position, self.model.device());
         let (leaves, adapter) = parameters.attach();
         let losses = self.model.loss(&adapter, &batch);
@@ -152,8 +158,14 @@ impl Flight<'_> {
     }
 
     /// Reads what a finished client leaves.
-    fn collect(&self, parameters: &Parameters, losses: &Tensor<1>, place: usize, lane: &Lane) -> Result<Outcome, EngineError> {
-        let sum: f32 = losses.clone().slice([place..place + 1]).into_scalar();
+    fn collect(
+        &self,
+        parameters: &Parameters,
+        losses: &Tensor<1>,
+        place: usize,
+        lane: &Lane,
+    ) -> Result<Outcome, EngineError> {
+        let sum: f32 = losses.clone().narrow(0, place, 1).into_scalar();
         let broken = |what| {
             let client = self.jobs[lane.job].client;
             Err(EngineError::NotFinite { round: self.plan.round, client, steps: lane.step, what })

@@ -54,7 +54,14 @@ pub(crate) fn column(values: Vec<f32>, device: &Device) -> Tensor<3> {
 
 impl Parameters {
     /// State for `lanes` clients at the round's start; `device` without autodiff.
-    pub fn new(plan: &Plan, global: &Adapter, settings: &TrainSettings, lanes: usize, masked: bool, device: &Device) -> Self {
+    pub fn new(
+        plan: &Plan,
+        global: &Adapter,
+        settings: &TrainSettings,
+        lanes: usize,
+        masked: bool,
+        device: &Device,
+    ) -> Self {
         let put = |ms: &[Matrix]| ms.iter().map(|m| upload(m, device)).collect::<Vec<_>>();
         let (a, b) = (put(&global.a), put(&global.b));
         let head: Vec<_> = global.head.iter().map(|t| upload(&t.value, device)).collect();
@@ -74,7 +81,8 @@ impl Parameters {
                 Parameter { role, lr, start: start.clone(), movement: zeros(), moments }
             })
             .collect();
-        let slots = if masked { vec![Tensor::zeros([lanes, global.rank], device); global.targets.len()] } else { vec![] };
+        let slots =
+            if masked { vec![Tensor::zeros([lanes, global.rank], device); global.targets.len()] } else { vec![] };
         Parameters {
             active: plan.active,
             scale: global.scale() as f32,
@@ -94,7 +102,8 @@ impl Parameters {
     /// With one active factor the backbone already holds the start (folded), so the update is the movement alone;
     /// with both, start and movement are added here.
     pub fn attach(&self) -> (Vec<Tensor<3>>, ClientAdapter) {
-        let leaves: Vec<Tensor<3>> = self.trained.iter().map(|p| p.movement.clone().autodiff().require_grad()).collect();
+        let leaves: Vec<Tensor<3>> =
+            self.trained.iter().map(|p| p.movement.clone().autodiff().require_grad()).collect();
         let lift = |ts: &[Tensor<3>]| ts.iter().map(|t| t.clone().autodiff()).collect::<Vec<_>>();
         let (mut a, mut b, mut head) = (lift(&self.a), lift(&self.b), lift(&self.head));
         for (p, leaf) in self.trained.iter().zip(&leaves) {
@@ -136,8 +145,15 @@ impl Parameters {
                 correct_first: correct_first.clone(),
                 correct_second: correct_second.clone(),
             };
-            (p.movement, p.moments) =
-                adamw_step(&self.optimizer, p.movement.clone(), p.start.clone(), p.moments.clone(), gradient, mask, &factors);
+            (p.movement, p.moments) = adamw_step(
+                &self.optimizer,
+                p.movement.clone(),
+                p.start.clone(),
+                p.moments.clone(),
+                gradient,
+                mask,
+                &factors,
+            );
         }
     }
 
@@ -177,7 +193,7 @@ impl Parameters {
     pub fn read_lane(&self, lane: usize) -> Vec<Matrix> {
         let read = |p: &Parameter| {
             let [_, rows, cols] = p.movement.dims();
-            let data = p.movement.clone().slice([lane..lane + 1]).into_data();
+            let data = p.movement.clone().narrow(0, lane, 1).into_data();
             Matrix::new(rows, cols, data.try_to_vec().expect("f32 on the device"))
         };
         self.trained.iter().map(read).collect()
@@ -188,7 +204,7 @@ impl Parameters {
         let score = |t: usize| {
             let moved = |factor| {
                 let p = self.trained.iter().find(|p| p.role == Role::Factor(t, factor));
-                p.map(|p| p.movement.clone().slice([lane..lane + 1]))
+                p.map(|p| p.movement.clone().narrow(0, lane, 1))
             };
             let a = moved(Factor::A).unwrap_or_else(|| self.a[t].clone());
             let b = moved(Factor::B).unwrap_or_else(|| self.b[t].clone());

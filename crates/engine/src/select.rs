@@ -6,8 +6,11 @@
 /// earlier target, then the earlier slot, so the choice is the same everywhere. A score that is not a number ranks last.
 pub fn top_slots(scores: &[Vec<f32>], count: usize) -> Vec<Vec<usize>> {
     let rank = |v: f32| if v.is_nan() { f32::NEG_INFINITY } else { v };
-    let mut all: Vec<(f32, usize, usize)> =
-        scores.iter().enumerate().flat_map(|(t, row)| row.iter().enumerate().map(move |(s, &v)| (rank(v), t, s))).collect();
+    let mut all: Vec<(f32, usize, usize)> = scores
+        .iter()
+        .enumerate()
+        .flat_map(|(t, row)| row.iter().enumerate().map(move |(s, &v)| (rank(v), t, s)))
+        .collect();
     all.sort_by(|x, y| y.0.total_cmp(&x.0).then(x.1.cmp(&y.1)).then(x.2.cmp(&y.2)));
     let mut chosen = vec![Vec::new(); scores.len()];
     for &(_, target, slot) in all.iter().take(count) {

@@ -114,7 +114,17 @@ mod tests {
     fn upload(slots: Slots) -> Upload {
         let rows = [slots.of(0).len(), slots.of(1).len()];
         let factors = vec![(Factor::B, rows.iter().map(|&r| Matrix::new(r, 3, vec![1.5; r * 3])).collect())];
-        Upload { client: 7, examples: 9, active: Active::B, slots, factors, head: vec![], loss: 0.0, steps: 1, tokens: 5 }
+        Upload {
+            client: 7,
+            examples: 9,
+            active: Active::B,
+            slots,
+            factors,
+            head: vec![],
+            loss: 0.0,
+            steps: 1,
+            tokens: 5,
+        }
     }
 
     #[test]
@@ -126,7 +136,11 @@ mod tests {
         assert_eq!(some.adapter_params(), 9);
         let bytes = some.encode();
         assert_eq!(bytes.len(), 20 + 3 + 9 * 4);
-        assert_eq!(&bytes[20..23], &[0b1, 0b10_0010, 0], "slots 0 and 9 of target 0 are bits 0 and 9, slot 3 of target 1 is bit 13");
+        assert_eq!(
+            &bytes[20..23],
+            &[0b1, 0b10_0010, 0],
+            "slots 0 and 9 of target 0 are bits 0 and 9, slot 3 of target 1 is bit 13"
+        );
         assert_eq!(f32::from_le_bytes([bytes[23], bytes[24], bytes[25], bytes[26]]), 1.5);
     }
 }

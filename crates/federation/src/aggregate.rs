@@ -33,7 +33,14 @@ fn add(sum: &mut [f64], values: &[f32], weight: f64) {
 }
 
 /// One target's factor; `total` is the denominator, or `None` for that of each slot's choosers.
-fn average_slots(matrix: &mut Matrix, factor: Factor, uploads: &[&Upload], f: usize, target: usize, total: Option<f64>) {
+fn average_slots(
+    matrix: &mut Matrix,
+    factor: Factor,
+    uploads: &[&Upload],
+    f: usize,
+    target: usize,
+    total: Option<f64>,
+) {
     let (rank, width) = if factor == Factor::A { (matrix.cols, matrix.rows) } else { (matrix.rows, matrix.cols) };
     let mut sums = vec![0f64; rank * width];
     let mut weights = vec![0f64; rank];
@@ -72,7 +79,17 @@ mod tests {
         let width = if factor == Factor::A { 2 } else { 3 };
         let vectors = Matrix::new(slots.len(), width, vec![value; slots.len() * width]);
         let slots = Slots::Chosen { rank: 2, slots: vec![slots] };
-        Upload { client, examples, active, slots, factors: vec![(factor, vec![vectors])], head: vec![], loss: 0.0, steps: 1, tokens: 0 }
+        Upload {
+            client,
+            examples,
+            active,
+            slots,
+            factors: vec![(factor, vec![vectors])],
+            head: vec![],
+            loss: 0.0,
+            steps: 1,
+            tokens: 0,
+        }
     }
 
     #[test]
@@ -98,7 +115,11 @@ mod tests {
 
     #[test]
     fn the_order_of_uploads_changes_nothing() {
-        let mut uploads = vec![upload(0, 1, Active::B, vec![0], 0.1), upload(1, 3, Active::B, vec![0], 0.7), upload(2, 9, Active::B, vec![0, 1], -0.3)];
+        let mut uploads = vec![
+            upload(0, 1, Active::B, vec![0], 0.1),
+            upload(1, 3, Active::B, vec![0], 0.7),
+            upload(2, 9, Active::B, vec![0, 1], -0.3),
+        ];
         let mut first = adapter();
         average(&mut first, &uploads, Norm::All);
         uploads.reverse();

@@ -59,7 +59,7 @@ impl Run {
     /// Judges the test split by the new global adapter, when this round is due.
     fn judge_if_due(&self) -> Result<Option<Vec<Option<Judged>>>, FederationError> {
         let round = self.server.round;
-        let due = round % self.settings.evaluate.every == 0 || round == self.settings.train.rounds;
+        let due = round.is_multiple_of(self.settings.evaluate.every) || round == self.settings.train.rounds;
         if !due || self.test.is_empty() {
             return Ok(None);
         }
@@ -67,7 +67,13 @@ impl Run {
         Ok(Some(judge(self.engine.model(), &self.server.adapter, &self.test, &rows)?))
     }
 
-    fn round_metrics(&self, phase: &str, uploads: &[Upload], traffic: Traffic, judged: Option<&[Option<Judged>]>) -> RoundMetrics {
+    fn round_metrics(
+        &self,
+        phase: &str,
+        uploads: &[Upload],
+        traffic: Traffic,
+        judged: Option<&[Option<Judged>]>,
+    ) -> RoundMetrics {
         let examples: usize = uploads.iter().map(|u| u.examples).sum();
         let all: Vec<usize> = (0..self.test.len()).collect();
         let test: Option<Evaluation> = judged.map(|j| summarise(j, &all));

@@ -59,13 +59,19 @@ impl Run {
     ///
     /// # Errors
     /// A setting that cannot be, named by its key.
-    pub fn new(settings: Settings, model: Box<dyn Model>, data: TokenizedData, shards: Shards) -> Result<Self, FederationError> {
+    pub fn new(
+        settings: Settings,
+        model: Box<dyn Model>,
+        data: TokenizedData,
+        shards: Shards,
+    ) -> Result<Self, FederationError> {
         if let Some((key, problem)) = settings.problem() {
             return Err(FederationError::Setting { key: key.into(), problem });
         }
         let adapter = &settings.adapter;
         let mut rng = stream(settings.train.seed, Use::AdapterInit, 0, 0, 0);
-        let global = Adapter::fresh(model.targets(), adapter.rank, adapter.alpha, adapter.init, model.head().to_vec(), &mut rng);
+        let global =
+            Adapter::fresh(model.targets(), adapter.rank, adapter.alpha, adapter.init, model.head().to_vec(), &mut rng);
         let clients = shards.train.len();
         let budgets = settings.budgets(clients)?;
         let strategy = build(&settings, budgets);

@@ -32,7 +32,11 @@ impl Settings {
             .or(is(adapter.rank == 0, "adapter.rank", "is 0; must be at least 1"))
             .or(is(adapter.rank > 65_536, "adapter.rank", "is above 65536, more than any model has features"))
             .or(is(!adapter.alpha.is_finite() || adapter.alpha <= 0.0, "adapter.alpha", "must be a positive number"))
-            .or(is(adapter.targets.is_empty(), "adapter.targets", "is empty; name at least one linear, e.g. [\"query\", \"value\"]"))
+            .or(is(
+                adapter.targets.is_empty(),
+                "adapter.targets",
+                "is empty; name at least one linear, e.g. [\"query\", \"value\"]",
+            ))
             .or(is(self.evaluate.every == 0, "evaluate.every", "must be at least 1"))
             .or_else(|| self.cohort_problem())
             .or_else(|| self.train.problem())
@@ -41,7 +45,8 @@ impl Settings {
 
     fn cohort_problem(&self) -> Option<(&'static str, String)> {
         let (n, count) = (self.clients.per_round?, self.clients.count);
-        (n == 0 || n > count).then(|| ("clients.per_round", format!("is {n}; must lie between 1 and clients.count = {count}")))
+        (n == 0 || n > count)
+            .then(|| ("clients.per_round", format!("is {n}; must lie between 1 and clients.count = {count}")))
     }
 
     fn strategy_problem(&self) -> Option<(&'static str, String)> {
@@ -54,7 +59,10 @@ impl Settings {
             }
             other if self.clients.budget != Budget::Full => Some((
                 "clients.budget",
-                format!("is read by lora-a2 alone; {} uploads every slot, so set adapter.rank, and clients.budget = \"full\"", other.name()),
+                format!(
+                    "is read by lora-a2 alone; {} uploads every slot, so set adapter.rank, and clients.budget = \"full\"",
+                    other.name()
+                ),
             )),
             _ => None,
         }
@@ -230,8 +238,7 @@ impl Budget {
             Budget::Each(list) => list.clone(),
             Budget::Named(name) => {
                 // Client k of n stands where k·30/n stands among the paper's thirty.
-                let thirty: Vec<usize> =
-                    name.shares().iter().flat_map(|&(r, n)| std::iter::repeat_n(r, n)).collect();
+                let thirty: Vec<usize> = name.shares().iter().flat_map(|&(r, n)| std::iter::repeat_n(r, n)).collect();
                 (0..clients).map(|k| thirty[k * thirty.len() / clients.max(1)]).collect()
             }
         };
@@ -239,9 +246,9 @@ impl Budget {
             return Err(format!("has {} entries for {clients} clients; give one for each client", list.len()));
         }
         match list.iter().enumerate().find(|&(_, &b)| b == 0 || b > rank) {
-            Some((k, b)) => Err(format!(
-                "gives client {k} {b} slots a target; must lie between 1 and adapter.rank = {rank}"
-            )),
+            Some((k, b)) => {
+                Err(format!("gives client {k} {b} slots a target; must lie between 1 and adapter.rank = {rank}"))
+            }
             None => Ok(list),
         }
     }

@@ -64,9 +64,13 @@ fn alternate(round: usize) -> Active {
 pub(crate) fn build(settings: &Settings, budgets: Vec<usize>) -> Box<dyn Strategy> {
     let common = |ratio| Common::new(&settings.train, settings.trains_head(), ratio);
     match &settings.strategy {
-        StrategySettings::LoraA2 { probe, norm } => {
-            Box::new(LoraA2 { common: common(5.0), probe: probe.clone(), norm: *norm, budgets, rank: settings.adapter.rank })
-        }
+        StrategySettings::LoraA2 { probe, norm } => Box::new(LoraA2 {
+            common: common(5.0),
+            probe: probe.clone(),
+            norm: *norm,
+            budgets,
+            rank: settings.adapter.rank,
+        }),
         StrategySettings::FedIt {} => Box::new(FedIt { common: common(1.0) }),
         StrategySettings::FfaLora {} => Box::new(FfaLora { common: common(1.0) }),
         StrategySettings::RoLora {} => Box::new(RoLora { common: common(1.0) }),
