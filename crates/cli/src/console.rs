@@ -1,17 +1,49 @@
 //! Writing to the terminal. A closed pipe (`bonfire train | head`) must not stop a run, so write errors are dropped.
 
-use std::io::{self, Write};
+use std::fmt::Display;
+use std::io::{self, IsTerminal, Write};
+use std::sync::{Mutex, PoisonError};
+
+use indicatif::MultiProgress;
+
+/// The progress bars at the bottom of the terminal, which lines must go above.
+static BARS: Mutex<Option<MultiProgress>> = Mutex::new(None);
+
+/// Says which bars are drawn, if any.
+pub fn set_bars(bars: Option<MultiProgress>) {
+    *BARS.lock().unwrap_or_else(PoisonError::into_inner) = bars;
+}
+
+/// Prints above the bars; whether there are any.
+fn above_bars(print: impl FnOnce(bool)) {
+    match &*BARS.lock().unwrap_or_else(PoisonError::into_inner) {
+        Some(bars) => bars.suspend(|| print(true)),
+        None => print(false),
+    }
+}
 
 /// Prints a line on stdout.
-pub fn say(line: impl std::fmt::Display) {
-    let mut out = io::stdout().lock();
-    // Flushed, so that a program reading a pipe sees each round when it ends.
-    let _ = writeln!(out, "{line}").and_then(|()| out.flush());
+pub fn say(line: impl Display) {
+    above_bars(|_| {
+        let mut out = io::stdout().lock();
+        // Flushed, so that a program reading a pipe sees each round when it ends.
+        let _ = writeln!(out, "{line}").and_then(|()| out.flush());
+    });
 }
 
 /// Prints a line on stderr: what is worth knowing and is not a result.
-pub fn note(line: impl std::fmt::Display) {
-    let _ = writeln!(io::stderr().lock(), "note: {line}");
+pub fn note(line: impl Display) {
+    above_bars(|_| drop(writeln!(io::stderr().lock(), "note: {line}")));
+}
+
+/// Like [`note`], after a key whose echo (`^C`) stands on the line already.
+pub fn note_after_key(line: impl Display) {
+    above_bars(|bars| {
+        let mut err = io::stderr().lock();
+        // Bars are cleared with the echo on them.
+        let fresh = if bars || !err.is_terminal() { "" } else { "\n" };
+        let _ = writeln!(err, "{fresh}note: {line}");
+    });
 }
 
 /// `1 234 567` bytes as `1.2 MB`; powers of ten, as networks count.

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context, Result};
 
+use crate::console::note_after_key;
 use crate::mistake::ABANDONED;
 
 /// What the run and the signal handler share.
@@ -31,12 +32,15 @@ impl Interrupt {
         if self.pressed.swap(true, Ordering::SeqCst) {
             // Waits for files that are being written; nothing else may hold a run up now.
             let _written = self.writing();
-            eprintln!("\nabandoned; the run folder holds the rounds that ended");
+            note_after_key(match self.round.load(Ordering::SeqCst) {
+                0 => "abandoned before round 1",
+                _ => "abandoned; the run folder holds the rounds that ended",
+            });
             std::process::exit(ABANDONED);
         }
         match self.round.load(Ordering::SeqCst) {
-            0 => eprintln!("\nstopping before round 1; press again to leave at once"),
-            round => eprintln!("\nfinishing round {round}; press again to leave at once"),
+            0 => note_after_key("stopping before round 1; press again to leave at once"),
+            round => note_after_key(format!("finishing round {round}; press again to leave at once")),
         }
     }
 

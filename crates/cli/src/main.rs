@@ -20,6 +20,10 @@ use std::process::ExitCode;
 use args::{Cli, Command};
 use clap::Parser;
 
+/// Tensors come and go by the megabyte at every operation; the system allocator would give each back to the kernel.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     mistake::install_panic_hook();
     let cli = Cli::parse();

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use bonfire_federation::RoundMetrics;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
-use crate::console::{bytes, percent, say, seconds, short};
+use crate::console::{bytes, percent, say, seconds, set_bars, short};
 
 /// Reports a run's progress.
 pub struct Progress {
@@ -55,19 +55,16 @@ impl Progress {
         if self.quiet {
             return;
         }
-        let line = round_line(metrics, self.rounds, uploaded);
-        match &self.bars {
-            Some(bars) => {
-                bars.rounds.set_position(metrics.round as u64);
-                bars.all.suspend(|| say(line));
-            }
-            None => say(line),
+        if let Some(bars) = &self.bars {
+            bars.rounds.set_position(metrics.round as u64);
         }
+        say(round_line(metrics, self.rounds, uploaded));
     }
 
     /// The run is over: the bars go.
     pub fn finish(&mut self) {
         if let Some(bars) = self.bars.take() {
+            set_bars(None);
             let _ = bars.all.clear();
         }
     }
@@ -82,8 +79,9 @@ impl Bars {
         let rounds = all.add(ProgressBar::new(rounds as u64));
         rounds.set_style(style("rounds  {bar:24} {pos}/{len}  {elapsed}  {msg}"));
         let clients = all.add(ProgressBar::new(0));
-        clients.set_style(style("clients {bar:24} {pos}/{len}  {msg}"));
+        clients.set_style(style("round   {bar:24} {pos}/{len}  {msg}"));
         rounds.enable_steady_tick(Duration::from_millis(500));
+        set_bars(Some(all.clone()));
         Bars { all, rounds, clients, started: Instant::now(), round_started: Instant::now() }
     }
 

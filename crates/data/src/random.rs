@@ -22,28 +22,14 @@ pub enum Use {
     Cohort = 2,
     /// The order of a client's rows in a local epoch.
     Batches = 3,
-    /// Choosing the examples that rank selection looks at.
+    /// The order of a client's rows in the probe before it chooses its slots.
     Probe = 4,
     /// The start of the adapter's factors.
     AdapterInit = 5,
     /// The start of the classification head.
     HeadInit = 6,
-    /// The start of a backbone that is not loaded from a file.
-    BackboneInit = 7,
-    /// Dropout in local training.
-    Dropout = 8,
-    /// Noise added to an upload.
-    Noise = 9,
-    /// Random choices of slots by a client.
-    Selection = 10,
-    /// Random choices of the server while it aggregates.
-    Server = 11,
-    /// Hiding tokens while a backbone is pretrained.
-    Masking = 12,
     /// Writing the built-in corpus.
     Corpus = 13,
-    /// Timing runs and synthetic inputs.
-    Benchmark = 14,
 }
 
 /// The stream of one use, round, client and local epoch in a run with this seed.

@@ -5,14 +5,35 @@ use burn::tensor::{Device, DeviceType, Tensor};
 use super::Opened;
 use crate::mistake::{Mistake, quietly};
 
-#[cfg(feature = "wgpu")]
+#[cfg(any(feature = "wgpu", feature = "vulkan"))]
 use burn::tensor::DeviceKind;
 
 /// Names under which software rasterisers answer as if they were GPUs.
 const SOFTWARE: [&str; 6] = ["llvmpipe", "lavapipe", "softpipe", "swiftshader", "microsoft basic render", "warp"];
 
+/// What GPU drivers are called in `/dev` on Linux: DRM, NVIDIA, AMD compute, WSL, and those of small boards.
+#[cfg(target_os = "linux")]
+const NODES: [&str; 7] = ["dri", "nvidia", "kfd", "dxg", "mali", "nvhost", "kgsl"];
+
+/// Whether a GPU may be here. Where none can be, graphics drivers are not asked: a software rasteriser takes its time and
+/// writes complaints of its own to the terminal.
+#[cfg(target_os = "linux")]
+fn may_have_gpu() -> bool {
+    let Ok(entries) = std::fs::read_dir("/dev") else { return true };
+    let mut names = entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
+    names.any(|name| NODES.iter().any(|node| name.starts_with(node)))
+}
+
+#[cfg(not(target_os = "linux"))]
+fn may_have_gpu() -> bool {
+    true
+}
+
 /// The best real GPU that answers: CUDA first, then wgpu's discrete, integrated and virtual ones.
 pub fn best() -> Option<Opened> {
+    if !may_have_gpu() {
+        return None;
+    }
     candidates().into_iter().find_map(|(backend, device)| {
         let part = part(&device)?;
         (!part.software && answers(&device)).then(|| opened(backend, device, &part))
@@ -25,11 +46,17 @@ fn candidates() -> Vec<(&'static str, Device)> {
     #[cfg(feature = "cuda")]
     found.extend(list(DeviceType::Cuda).into_iter().map(|device| ("cuda", device)));
     #[cfg(feature = "wgpu")]
-    {
-        let listed = list(DeviceType::Wgpu);
-        found.extend(gpu_kinds(Device::wgpu).into_iter().filter(|d| listed.contains(d)).map(|device| ("wgpu", device)));
-    }
+    found.extend(real("wgpu", &list(DeviceType::Wgpu), gpu_kinds(Device::wgpu)));
+    // With the feature `wgpu` beside it, the same adapters are found above.
+    #[cfg(all(feature = "vulkan", not(feature = "wgpu")))]
+    found.extend(real("vulkan", &list(DeviceType::Vulkan), gpu_kinds(Device::vulkan)));
     found
+}
+
+/// The devices of `kinds` that are listed.
+#[cfg(any(feature = "wgpu", feature = "vulkan"))]
+fn real(backend: &'static str, listed: &[Device], kinds: Vec<Device>) -> Vec<(&'static str, Device)> {
+    kinds.into_iter().filter(|device| listed.contains(device)).map(|device| (backend, device)).collect()
 }
 
 /// Opens wgpu's adapter `index`, or its best; a software one only because it was asked for.
@@ -107,7 +134,7 @@ fn list(kind: DeviceType) -> Vec<Device> {
 }
 
 /// The first device of each kind of real GPU, best first.
-#[cfg(feature = "wgpu")]
+#[cfg(any(feature = "wgpu", feature = "vulkan"))]
 fn gpu_kinds(device: impl Fn(DeviceKind) -> Device) -> Vec<Device> {
     [DeviceKind::DiscreteGpu(0), DeviceKind::IntegratedGpu(0), DeviceKind::VirtualGpu(0)].map(device).into()
 }

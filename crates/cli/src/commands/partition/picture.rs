@@ -4,7 +4,11 @@ use anyhow::{Result, anyhow};
 use plotters::prelude::*;
 
 const WIDTH: u32 = 900;
-const BAR: u32 = 22;
+
+/// Height of a client's bar: comfortable for a few, thin for many.
+fn bar(clients: usize) -> u32 {
+    (1400 / clients.max(1) as u32).clamp(2, 22)
+}
 
 /// Draws `counts[client][label]` as stacked bars.
 ///
@@ -12,7 +16,7 @@ const BAR: u32 = 22;
 /// None that a user can cause: the drawing happens in memory.
 pub fn draw(title: &str, labels: &[String], counts: &[Vec<usize>]) -> Result<String> {
     let mut svg = String::new();
-    let height = 90 + BAR * counts.len().max(3) as u32;
+    let height = 90 + bar(counts.len()) * counts.len().max(3) as u32;
     let area = SVGBackend::with_string(&mut svg, (WIDTH, height)).into_drawing_area();
     paint(&area, title, labels, counts).map_err(|error| anyhow!("cannot draw the partition: {error}"))?;
     drop(area);
@@ -35,6 +39,7 @@ fn paint(area: &Area<'_>, title: &str, labels: &[String], counts: &[Vec<usize>])
     chart
         .configure_mesh()
         .disable_y_mesh()
+        .light_line_style(TRANSPARENT)
         .x_desc("training texts, one colour a label")
         .y_desc("client")
         .y_labels(0)
@@ -45,7 +50,9 @@ fn paint(area: &Area<'_>, title: &str, labels: &[String], counts: &[Vec<usize>])
     }
     let style = ("sans-serif", 12).into_text_style(area);
     let place = |client: usize| chart.backend_coord(&(0, client as f64 + 0.5));
-    for client in 0..counts.len() {
+    // Numbers need 12 pixels each.
+    let every = 12u32.div_ceil(bar(counts.len())) as usize;
+    for client in (0..counts.len()).step_by(every) {
         let (x, y) = place(client);
         area.draw_text(&client.to_string(), &style, (x - 20, y - 6))?;
     }
@@ -64,9 +71,9 @@ fn bars(client: usize, row: &[usize], labels: usize) -> Vec<Rectangle<(usize, f6
     pieces
 }
 
-/// A colour for a label: steps of the golden angle around the wheel, so that neighbours differ, in three shades.
+/// A colour for a label: steps of the golden angle around the wheel, so that neighbours differ, in four shades.
 fn colour(label: usize, labels: usize) -> HSLColor {
-    let shade = [0.45, 0.6, 0.72][label % 3];
+    let shade = [0.42, 0.55, 0.66, 0.76][label % 4];
     let hue = if labels <= 12 { label as f64 / labels.max(1) as f64 } else { (label as f64 * 0.618_034).fract() };
     HSLColor(hue, 0.6, shade)
 }

@@ -1,0 +1,55 @@
+#!/usr/bin/env python3
+"""Load a run's adapter with Hugging Face PEFT and judge the test split with it.
+
+    python scripts/check_peft.py runs/NAME --model DIR --data DIR
+
+Prints accuracy and mean cross-entropy next to those the run measured last, and fails where they differ. MODEL and DATA
+are the folders that the run was trained with; the labels must be numbers. Needs torch, transformers and peft.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import torch
+from peft import PeftModel
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+BATCH, TOLERANCE = 128, 1e-3
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--max-length", type=int, default=64)
+    args = parser.parse_args()
+
+    rows = [json.loads(line) for line in (args.data / "test.jsonl").open(encoding="utf-8")]
+    rows.sort(key=lambda row: len(row["text"]))
+    classes = 1 + max(row["label"] for row in rows)
+    base = AutoModelForSequenceClassification.from_pretrained(args.model, num_labels=classes)
+    net, tokenizer = PeftModel.from_pretrained(base, args.run / "adapter").eval(), AutoTokenizer.from_pretrained(args.model)
+
+    right, loss = 0, 0.0
+    with torch.no_grad():
+        for start in range(0, len(rows), BATCH):
+            part = rows[start : start + BATCH]
+            texts, labels = [row["text"] for row in part], torch.tensor([row["label"] for row in part])
+            encoded = tokenizer(texts, truncation=True, max_length=args.max_length, padding=True, return_tensors="pt")
+            logits = net(**encoded).logits
+            right += (logits.argmax(-1) == labels).sum().item()
+            loss += torch.nn.functional.cross_entropy(logits, labels, reduction="sum").item()
+
+    last = [json.loads(line) for line in (args.run / "metrics.jsonl").open()][-1]
+    found, wanted = (right / len(rows), loss / len(rows)), (last["test_accuracy"], last["test_loss"])
+    print(f"PEFT      accuracy {found[0]:.6f}  loss {found[1]:.6f}")
+    print(f"the run   accuracy {wanted[0]:.6f}  loss {wanted[1]:.6f}")
+    if any(abs(f - w) > TOLERANCE for f, w in zip(found, wanted)):
+        sys.exit("they differ")
+
+
+if __name__ == "__main__":
+    main()
