@@ -20,7 +20,7 @@ pub use server::Server;
 pub use settings::{
     AdapterSettings, Budget, BudgetName, ClientSettings, EvaluateSettings, HeadMode, Norm, Settings, StrategySettings,
 };
-pub use strategies::{FedIt, FfaLora, LoraA2, RoLora, Strategy};
+pub use strategies::{Common, FedIt, FfaLora, LoraA2, RoLora, Strategy};
 
 pub use bonfire_engine::{InFlight, Probe, Progress, Schedule, Split, TokenizedData, TrainSettings};
 pub use bonfire_models::AdapterInit;

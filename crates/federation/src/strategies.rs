@@ -7,7 +7,7 @@ mod rolora;
 
 use bonfire_engine::{Active, Plan, TrainSettings, Upload};
 
-use crate::{FederationError, Server, Settings, StrategySettings};
+use crate::{FederationError, Norm, Server, Settings, StrategySettings, average};
 
 pub use fedit::FedIt;
 pub use ffa_lora::FfaLora;
@@ -23,11 +23,15 @@ pub trait Strategy: Send {
     /// The orders for round `server.round + 1`.
     fn plan(&self, server: &Server) -> Plan;
 
-    /// Brings the server from the round's start to its end.
+    /// Brings the server from the round's start to its end: the example-weighted mean of each uploaded tensor, unless
+    /// the strategy knows better.
     ///
     /// # Errors
     /// The uploads cannot be combined.
-    fn aggregate(&self, server: &mut Server, uploads: &[Upload]) -> Result<(), FederationError>;
+    fn aggregate(&self, server: &mut Server, uploads: &[Upload]) -> Result<(), FederationError> {
+        average(&mut server.adapter, uploads, Norm::All);
+        Ok(())
+    }
 }
 
 /// What every strategy needs to know to write a plan.

@@ -19,7 +19,7 @@ fn evaluate_finds_what_training_measured_last() {
         assert!((a - b).abs() < 1e-5, "{ours}: {a} against {b}");
     }
     let words = room.succeed(&["evaluate", "run"]).out;
-    assert!(words.contains("accuracy") && words.contains("120 texts"), "{words}");
+    assert!(words.contains("accuracy") && words.contains("80 texts"), "{words}");
 }
 
 #[test]

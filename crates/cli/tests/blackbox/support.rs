@@ -120,14 +120,18 @@ impl From<Output> for Said {
     }
 }
 
-/// `--set` for a run of seconds: few clients, small shards, the smallest adapter.
-pub const SHORT: [&str; 12] = [
+/// `--set` for a run of a second or two: few clients, few texts, a small adapter.
+pub const SHORT: [&str; 16] = [
     "--set",
     "train.rounds=2",
     "--set",
+    "train.epochs=1",
+    "--set",
+    "train.batch_size=32",
+    "--set",
     "clients.count=4",
     "--set",
-    "data.labels=6",
+    "data.labels=4",
     "--set",
     "data.min_shard=4",
     "--set",

@@ -1,10 +1,10 @@
 //! FedIT (Zhang et al., arXiv 2305.05644), "FL+LoRA" in the LoRA-A² paper: clients train A and B, the server averages
 //! each on its own. The product of means is not the mean of products; that discordance is the method's known flaw.
 
-use bonfire_engine::{Active, Plan, Upload};
+use bonfire_engine::{Active, Plan};
 
 use super::{Common, Strategy};
-use crate::{FederationError, Norm, Server, average};
+use crate::Server;
 
 /// The strategy `fedit`.
 #[derive(Clone, Debug, PartialEq)]
@@ -20,10 +20,5 @@ impl Strategy for FedIt {
 
     fn plan(&self, server: &Server) -> Plan {
         self.common.plan(server, Active::Both)
-    }
-
-    fn aggregate(&self, server: &mut Server, uploads: &[Upload]) -> Result<(), FederationError> {
-        average(&mut server.adapter, uploads, Norm::All);
-        Ok(())
     }
 }

@@ -1,10 +1,10 @@
 //! FFA-LoRA (Sun et al., ICLR 2024, arXiv 2403.12313): A stays at its random start, the same for all; clients train B.
 //! Aggregation is exact and traffic half of FedIT's.
 
-use bonfire_engine::{Active, Plan, Upload};
+use bonfire_engine::{Active, Plan};
 
 use super::{Common, Strategy};
-use crate::{FederationError, Norm, Server, average};
+use crate::Server;
 
 /// The strategy `ffa-lora`.
 #[derive(Clone, Debug, PartialEq)]
@@ -20,10 +20,5 @@ impl Strategy for FfaLora {
 
     fn plan(&self, server: &Server) -> Plan {
         self.common.plan(server, Active::B)
-    }
-
-    fn aggregate(&self, server: &mut Server, uploads: &[Upload]) -> Result<(), FederationError> {
-        average(&mut server.adapter, uploads, Norm::All);
-        Ok(())
     }
 }

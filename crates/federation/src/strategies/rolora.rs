@@ -1,9 +1,9 @@
 //! RoLoRA (Chen et al., NeurIPS 2025, arXiv 2502.01755): A and B take turns, odd rounds B, even rounds A, all slots.
 
-use bonfire_engine::{Plan, Upload};
+use bonfire_engine::Plan;
 
 use super::{Common, Strategy, alternate};
-use crate::{FederationError, Norm, Server, average};
+use crate::Server;
 
 /// The strategy `rolora`.
 #[derive(Clone, Debug, PartialEq)]
@@ -19,10 +19,5 @@ impl Strategy for RoLora {
 
     fn plan(&self, server: &Server) -> Plan {
         self.common.plan(server, alternate(server.round + 1))
-    }
-
-    fn aggregate(&self, server: &mut Server, uploads: &[Upload]) -> Result<(), FederationError> {
-        average(&mut server.adapter, uploads, Norm::All);
-        Ok(())
     }
 }
