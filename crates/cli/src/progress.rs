@@ -18,7 +18,7 @@ pub struct Progress {
 struct Bars {
     all: MultiProgress,
     rounds: ProgressBar,
-    clients: ProgressBar,
+    steps: ProgressBar,
     started: Instant,
     round_started: Instant,
 }
@@ -34,17 +34,17 @@ impl Progress {
     pub fn round_started(&mut self, round: usize, phase: &str, clients: usize) {
         if let Some(bars) = &mut self.bars {
             bars.round_started = Instant::now();
-            bars.clients.set_length(clients as u64);
-            bars.clients.set_position(0);
-            bars.clients.set_message(format!("round {round}, {}", phase_words(phase)));
+            bars.steps.set_length(0);
+            bars.steps.set_position(0);
+            bars.steps.set_message(format!("round {round}, {}, {clients} clients", phase_words(phase)));
         }
     }
 
-    /// `done` of the round's `total` local trainings (probes are their own) are done, on `tokens` tokens so far.
+    /// `done` of the round's `total` local steps are done, on `tokens` tokens so far.
     pub fn trained(&mut self, done: usize, total: usize, tokens: u64) {
         if let Some(bars) = &mut self.bars {
-            bars.clients.set_length(total as u64);
-            bars.clients.set_position(done as u64);
+            bars.steps.set_length(total as u64);
+            bars.steps.set_position(done as u64);
             let rate = tokens as f64 / bars.round_started.elapsed().as_secs_f64().max(1e-3);
             bars.rounds.set_message(format!("{} tokens/s, {}", short(rate), bars.time_left()));
         }
@@ -78,16 +78,16 @@ impl Bars {
         let all = MultiProgress::new();
         let rounds = all.add(ProgressBar::new(rounds as u64));
         rounds.set_style(style("rounds  {bar:24} {pos}/{len}  {elapsed}  {msg}"));
-        let clients = all.add(ProgressBar::new(0));
-        clients.set_style(style("round   {bar:24} {pos}/{len}  {msg}"));
+        let steps = all.add(ProgressBar::new(0));
+        steps.set_style(style("round   {bar:24} {pos}/{len} steps  {msg}"));
         rounds.enable_steady_tick(Duration::from_millis(500));
         set_bars(Some(all.clone()));
-        Bars { all, rounds, clients, started: Instant::now(), round_started: Instant::now() }
+        Bars { all, rounds, steps, started: Instant::now(), round_started: Instant::now() }
     }
 
-    /// Time left, from the share of the run's clients that have trained.
+    /// Time left, from the share of the run that is done.
     fn time_left(&self) -> String {
-        let of_round = self.clients.position() as f64 / self.clients.length().unwrap_or(1).max(1) as f64;
+        let of_round = self.steps.position() as f64 / self.steps.length().unwrap_or(1).max(1) as f64;
         let done = self.rounds.position() as f64 + of_round;
         let total = self.rounds.length().unwrap_or(1) as f64;
         match done > 0.0 {

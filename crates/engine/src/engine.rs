@@ -4,7 +4,7 @@ use bonfire_data::random::Use;
 use bonfire_kernels::runs_on_cpu;
 use bonfire_models::{Adapter, Factor, Matrix, Model};
 
-use crate::flight::{Flight, Job, Outcome, Wanted};
+use crate::flight::{Flight, Happened, Job, Outcome, Wanted};
 use crate::parameters::Parameters;
 use crate::{Active, EngineError, InFlight, Plan, Slots, Split, TrainSettings, Upload, top_slots};
 
@@ -27,9 +27,9 @@ pub type Cohort<'m> = [Member<'m>];
 /// How far a round has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Progress {
-    /// Local trainings that are done; a client's probe counts as one of its own.
+    /// Local steps done, over all clients, probes included.
     pub done: usize,
-    /// Local trainings of the round.
+    /// Local steps of the round.
     pub total: usize,
     /// Real tokens trained so far in this round, probes included.
     pub tokens: u64,
@@ -88,11 +88,11 @@ impl Engine {
         let folded = (plan.active != Active::Both).then(|| self.model.folded(global));
         let model = folded.as_deref().unwrap_or(self.model.as_ref());
         let pass = Pass { engine: self, model, plan, global, cohort };
-        let total = cohort.len() * if plan.selection.is_some() { 2 } else { 1 };
+        let total = cohort.iter().map(|m| pass.probe_steps(m) + pass.steps(m.rows.len(), self.settings.epochs)).sum();
         let (mut tokens, mut done) = (0u64, 0);
-        let mut count = |finished: bool, new: u64| {
+        let mut count = |steps: usize, new: u64| {
             tokens += new;
-            done += usize::from(finished);
+            done += steps;
             match on(Progress { done, total, tokens }) {
                 true => Ok(()),
                 false => Err(EngineError::Stopped { round: plan.round }),
@@ -122,12 +122,19 @@ struct Pass<'p> {
     cohort: &'p Cohort<'p>,
 }
 
-type Count<'c> = dyn FnMut(bool, u64) -> Result<(), EngineError> + 'c;
+type Count<'c> = dyn FnMut(usize, u64) -> Result<(), EngineError> + 'c;
 
 impl Pass<'_> {
     /// Steps of `epochs` local epochs over `rows` examples.
     fn steps(&self, rows: usize, epochs: usize) -> usize {
         rows.div_ceil(self.engine.settings.batch_size) * epochs
+    }
+
+    /// Steps of a client's probe: whole epochs, or at most one epoch of batches (more is what `epochs` is for).
+    fn probe_steps(&self, member: &Member) -> usize {
+        let Some(selection) = &self.plan.selection else { return 0 };
+        let epochs = self.steps(member.rows.len(), selection.probe.epochs.unwrap_or(1));
+        selection.probe.batches.map_or(epochs, |b| b.min(epochs))
     }
 
     /// Ordinary, unmasked training of the active factor, then the slots of highest score (LoRA-A², section 4.2).
@@ -136,12 +143,7 @@ impl Pass<'_> {
             return Ok(self.cohort.iter().map(|_| Probed::default()).collect());
         };
         let probe = &selection.probe;
-        let job = |m: &Member| {
-            let epoch = self.steps(m.rows.len(), probe.epochs.unwrap_or(1));
-            // At most one epoch of batches: more would be what `epochs` is for.
-            let steps = probe.batches.map_or(epoch, |b| b.min(epoch));
-            (steps, Use::Probe, None, None)
-        };
+        let job = |m: &Member| (self.probe_steps(m), Use::Probe, None, None);
         let wanted = Wanted { movement: !probe.reset, scores: true };
         let outcomes = self.fly(job, wanted, count)?;
         let choose = |(m, o): (&Member, Outcome)| {
@@ -199,13 +201,13 @@ impl Pass<'_> {
         let flight =
             Flight { model: self.model, train: &self.engine.train, settings, plan: self.plan, jobs: &jobs, wanted };
         let mut outcomes: Vec<Option<Outcome>> = jobs.iter().map(|_| None).collect();
-        flight.run(parameters, places, &mut |outcome, tokens| {
-            let done = outcome.is_some();
-            if let Some(outcome) = outcome {
+        flight.run(parameters, places, &mut |event| match event {
+            Happened::Step { clients, tokens } => count(clients, tokens),
+            Happened::Done(outcome) => {
                 let job = outcome.job;
                 outcomes[job] = Some(outcome);
+                Ok(())
             }
-            count(done, tokens)
         })?;
         Ok(outcomes.into_iter().map(|o| o.expect("every job ends")).collect())
     }

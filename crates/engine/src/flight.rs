@@ -45,6 +45,14 @@ pub(crate) struct Wanted {
     pub scores: bool,
 }
 
+/// What a flight tells as it goes.
+pub(crate) enum Happened {
+    /// A step of all clients in flight.
+    Step { clients: usize, tokens: u64 },
+    /// A client has done its steps.
+    Done(Outcome),
+}
+
 /// A place in the batch.
 struct Lane {
     job: usize,
@@ -66,13 +74,12 @@ pub(crate) struct Flight<'f> {
 }
 
 impl Flight<'_> {
-    /// Runs all jobs with at most `places` clients in flight; `done` is called with each outcome and the tokens of
-    /// clients that are still under way.
+    /// Runs all jobs with at most `places` clients in flight; `on` hears of every step and outcome and may end it all.
     pub fn run(
         &self,
         mut parameters: Parameters,
         places: usize,
-        done: &mut dyn FnMut(Option<Outcome>, u64) -> Result<(), EngineError>,
+        on: &mut dyn FnMut(Happened) -> Result<(), EngineError>,
     ) -> Result<(), EngineError> {
         let device = self.model.device().clone().inner();
         let mut waiting: VecDeque<usize> = (0..self.jobs.len()).collect();
@@ -92,11 +99,11 @@ impl Flight<'_> {
             let batch = self.next_batch(&mut lanes);
             let tokens = batch.tokens.len() as u64;
             losses = losses + self.step(&mut parameters, &batch, &lanes, &device);
-            done(None, tokens)?;
+            on(Happened::Step { clients: lanes.iter().flatten().count(), tokens })?;
             for (place, lane) in lanes.iter_mut().enumerate() {
                 let finished = lane.as_ref().is_some_and(|l| l.step == self.jobs[l.job].steps);
                 if let Some(l) = lane.take_if(|_| finished) {
-                    done(Some(self.collect(&parameters, &losses, place, &l)?), 0)?;
+                    on(Happened::Done(self.collect(&parameters, &losses, place, &l)?))?;
                 }
             }
         }

@@ -130,7 +130,7 @@ pub enum InFlight {
 
 /// The spelling of [`InFlight`] in a configuration file.
 #[derive(Serialize, Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "expected \"auto\" or a whole number from 1")]
 enum InFlightText {
     Count(usize),
     Word(String),

@@ -176,7 +176,10 @@ pub enum BudgetName {
 
 /// The spelling of [`Budget`] in a configuration file.
 #[derive(Serialize, Deserialize)]
-#[serde(untagged)]
+#[serde(
+    untagged,
+    expecting = "expected a number, a list of one number a client, \"full\", \"uniform\", \"heavy-tail\" or \"normal\""
+)]
 enum BudgetText {
     Same(usize),
     Each(Vec<usize>),
