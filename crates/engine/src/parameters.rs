@@ -135,7 +135,7 @@ impl Parameters {
             .collect();
         let clip = self.clip_norm.map(|limit| clip_factors(&gradients, limit));
         let [correct_first, correct_second] = corrections;
-        for (((p, gradient), mask), _) in self.trained.iter_mut().zip(gradients).zip(masks).zip(leaves) {
+        for ((p, gradient), mask) in self.trained.iter_mut().zip(gradients).zip(masks) {
             let gradient = match &clip {
                 Some(factors) => gradient * factors.clone(),
                 None => gradient,
