@@ -5,13 +5,14 @@ use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::Checkpoi
 use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::backend::tensor::FloatTensor;
-use burn::backend::{Autodiff, Backend, DType, Dispatch, TensorMetadata, backend_extension};
+use burn::backend::{Autodiff, Backend, Dispatch, TensorMetadata, backend_extension};
 use burn::tensor::Tensor;
-use burn_flex::{Flex, FlexTensor, Layout};
+use burn_flex::Flex;
 use rayon::prelude::*;
 
 use crate::Segments;
 use crate::gelu::exp_of_negative;
+use crate::ops::cpu_tensor;
 
 /// Attention inside every sequence; see [`crate::packed_attention`] for the shapes.
 pub(crate) fn attention(q: Tensor<2>, k: Tensor<2>, v: Tensor<2>, heads: usize, sequences: &Segments) -> Tensor<2> {
@@ -69,7 +70,7 @@ impl AttentionOps for Flex {
                 (0..heads).for_each(|h| view.forward(h, &mut weights, out));
             },
         );
-        tensor(out, shape)
+        cpu_tensor(out, shape)
     }
 }
 
@@ -99,12 +100,8 @@ impl AttentionGradient for Flex {
             let mut weights = vec![0f32; range.len() * range.len()];
             (0..heads).for_each(|h| view.backward(h, &mut weights, dy, [dq, dk, dv]));
         });
-        [dq, dk, dv].map(|d| tensor(d, shape.clone()))
+        [dq, dk, dv].map(|d| cpu_tensor(d, shape.clone()))
     }
-}
-
-fn tensor(data: Vec<f32>, shape: burn::tensor::Shape) -> FlexTensor {
-    FlexTensor::new(burn::tensor::Bytes::from_elems(data), Layout::contiguous(shape), DType::F32)
 }
 
 /// The rows of every sequence as slices of their own.

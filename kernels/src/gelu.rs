@@ -33,12 +33,13 @@ pub(crate) fn exp_of_negative(x: f32) -> f32 {
 
 #[cfg(feature = "flex")]
 mod cpu {
+    use burn::backend::TensorMetadata;
     use burn::backend::tensor::FloatTensor;
-    use burn::backend::{DType, TensorMetadata};
-    use burn_flex::{Flex, FlexTensor, Layout};
+    use burn_flex::Flex;
     use rayon::prelude::*;
 
     use super::exp_of_negative;
+    use crate::ops::cpu_tensor;
 
     const ELEMENTS_A_TASK: usize = 1 << 14;
 
@@ -62,10 +63,6 @@ mod cpu {
         below + x * density
     }
 
-    fn finish(data: Vec<f32>, like: &FlexTensor) -> FlexTensor {
-        FlexTensor::new(burn::tensor::Bytes::from_elems(data), Layout::contiguous(like.shape()), DType::F32)
-    }
-
     pub(crate) fn forward(x: FloatTensor<Flex>) -> FloatTensor<Flex> {
         let x = x.to_contiguous();
         let xs: &[f32] = x.storage();
@@ -73,7 +70,7 @@ mod cpu {
         out.par_chunks_mut(ELEMENTS_A_TASK).zip(xs.par_chunks(ELEMENTS_A_TASK)).for_each(|(out, x)| {
             out.iter_mut().zip(x).for_each(|(o, &x)| *o = value(x));
         });
-        finish(out, &x)
+        cpu_tensor(out, x.shape())
     }
 
     pub(crate) fn backward(x: FloatTensor<Flex>, dy: FloatTensor<Flex>) -> FloatTensor<Flex> {
@@ -84,7 +81,7 @@ mod cpu {
         out.par_chunks_mut(ELEMENTS_A_TASK).zip(inputs).for_each(|(out, (x, dy))| {
             out.iter_mut().zip(x).zip(dy).for_each(|((o, &x), dy)| *o = dy * slope(x));
         });
-        finish(out, &x)
+        cpu_tensor(out, x.shape())
     }
 
     #[cfg(test)]

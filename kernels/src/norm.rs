@@ -19,12 +19,12 @@ pub fn layer_norm(x: Tensor<2>, gamma: Tensor<1>, beta: Tensor<1>, eps: f64) -> 
 
 #[cfg(feature = "flex")]
 mod cpu {
+    use burn::backend::TensorMetadata;
     use burn::backend::tensor::FloatTensor;
-    use burn::backend::{DType, TensorMetadata};
-    use burn_flex::{Flex, FlexTensor, Layout};
+    use burn_flex::Flex;
     use rayon::prelude::*;
 
-    use crate::ops::PackedGradients;
+    use crate::ops::{PackedGradients, cpu_tensor};
 
     const ROWS_A_TASK: usize = 64;
 
@@ -47,7 +47,7 @@ mod cpu {
                     row(&xs[at..at + width], gs, &dys[at..at + width], eps as f32, out);
                 }
             });
-            FlexTensor::new(burn::tensor::Bytes::from_elems(out), Layout::contiguous(shape), DType::F32)
+            cpu_tensor(out, shape)
         }
 
         fn gelu_rows_backward(x: FloatTensor<Flex>, dy: FloatTensor<Flex>) -> FloatTensor<Flex> {

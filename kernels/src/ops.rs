@@ -65,6 +65,13 @@ pub trait PackedGradients: Backend {
     }
 }
 
+/// A tensor of the CPU backend from its numbers, row-major.
+#[cfg(feature = "flex")]
+pub(crate) fn cpu_tensor(data: Vec<f32>, shape: Shape) -> burn_flex::FlexTensor {
+    let layout = burn_flex::Layout::contiguous(shape);
+    burn_flex::FlexTensor::new(burn::tensor::Bytes::from_elems(data), layout, burn::backend::DType::F32)
+}
+
 #[cfg(feature = "flex")]
 impl PackedOps for burn_flex::Flex {
     fn gelu_rows(x: FloatTensor<Self>) -> FloatTensor<Self> {

@@ -56,14 +56,15 @@ impl Ledger {
         traffic
     }
 
-    /// Counts the `uploads` of `round` and notes what they change.
-    pub fn upload(&mut self, round: usize, uploads: &[Upload]) -> Traffic {
+    /// Counts the `uploads` of `round`, in sum and the bytes of each, and notes what they change.
+    pub fn upload(&mut self, round: usize, uploads: &[Upload]) -> (Traffic, Vec<u64>) {
         let mut traffic = Traffic::default();
+        // A message can be large, so each is serialised once.
+        let sizes: Vec<u64> = uploads.iter().map(|upload| upload.encode().len() as u64).collect();
         for upload in uploads {
             traffic.upload_params += upload.adapter_params() + upload.head_params();
             traffic.upload_head_params += upload.head_params();
             traffic.upload_index_bytes += upload.slots.index_bytes() as u64;
-            traffic.upload_bytes += upload.encode().len() as u64;
             for &factor in upload.active.factors() {
                 self.versions[if factor == Factor::A { A } else { B }] = round + 1;
             }
@@ -71,7 +72,8 @@ impl Ledger {
                 self.versions[HEAD] = round + 1;
             }
         }
-        traffic
+        traffic.upload_bytes = sizes.iter().sum();
+        (traffic, sizes)
     }
 }
 

@@ -33,7 +33,7 @@ impl Run {
             };
             let train_seconds = clock.elapsed().as_secs_f64();
 
-            let up = self.ledger.upload(round, &uploads);
+            let (up, sizes) = self.ledger.upload(round, &uploads);
             let mut next = self.server.clone();
             self.strategy.aggregate(&mut next, &uploads)?;
             if !next.adapter.is_finite() {
@@ -47,7 +47,7 @@ impl Run {
             let mut metrics = self.round_metrics(phase, &uploads, traffic, judged.as_deref());
             metrics.train_seconds = train_seconds;
             metrics.seconds = start.elapsed().as_secs_f64();
-            let clients = self.client_metrics(&uploads, judged.as_deref());
+            let clients = self.client_metrics(&uploads, &sizes, judged.as_deref());
             let adapter = &self.server.adapter;
             if on(Event::RoundEnded { metrics: &metrics, clients: &clients, adapter }) == Control::Stop {
                 return Ok(());
@@ -95,9 +95,14 @@ impl Run {
         }
     }
 
-    fn client_metrics(&self, uploads: &[Upload], judged: Option<&[Option<Judged>]>) -> Vec<ClientMetrics> {
+    fn client_metrics(
+        &self,
+        uploads: &[Upload],
+        sizes: &[u64],
+        judged: Option<&[Option<Judged>]>,
+    ) -> Vec<ClientMetrics> {
         let wanted = judged.filter(|_| self.settings.evaluate.per_client);
-        let one = |u: &Upload| {
+        let one = |(u, &upload_bytes): (&Upload, &u64)| {
             let rows = &self.shards.test[u.client];
             ClientMetrics {
                 round: self.server.round,
@@ -106,7 +111,7 @@ impl Run {
                 steps: u.steps,
                 train_loss: u.loss,
                 upload_params: u.adapter_params() + u.head_params(),
-                upload_bytes: u.encode().len() as u64,
+                upload_bytes,
                 slots: match &u.slots {
                     Slots::Chosen { slots, .. } => Some(slots.clone()),
                     Slots::All { .. } => None,
@@ -114,6 +119,6 @@ impl Run {
                 test_accuracy: wanted.filter(|_| !rows.is_empty()).map(|j| summarise(j, rows).accuracy),
             }
         };
-        uploads.iter().map(one).collect()
+        uploads.iter().zip(sizes).map(one).collect()
     }
 }
