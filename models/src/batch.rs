@@ -1,6 +1,6 @@
 //! One step's examples, packed: sequences end to end, client by client. Nothing is padded.
 
-use bonfire_kernels::{AttentionPlan, Segments};
+use bonfire_kernels::{Grouped, Segments};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
 /// A packed batch on the host.
@@ -44,8 +44,8 @@ impl PackedBatch {
             positions: ints(positions.collect()),
             firsts: ints(self.sequences.ranges().map(|r| r.start as i32).collect()),
             labels: ints(self.labels.iter().map(|&l| l as i32).collect()),
-            owners: ints(self.clients.owners().iter().map(|&c| c as i32).collect()),
-            attention: AttentionPlan::new(self.sequences.clone(), device),
+            by_client: Grouped::new(&self.clients, device),
+            sequences: self.sequences.clone(),
             client_tokens: Segments::from_lengths(token_lengths),
             client_sequences: self.clients.clone(),
         }
@@ -63,10 +63,10 @@ pub struct DeviceBatch {
     pub firsts: Tensor<1, Int>,
     /// Class of every sequence `[S]`.
     pub labels: Tensor<1, Int>,
-    /// Client in flight of every sequence `[S]`.
-    pub owners: Tensor<1, Int>,
-    /// Where attention may look.
-    pub attention: AttentionPlan,
+    /// What the sequences leave, client by client.
+    pub by_client: Grouped,
+    /// Token ranges of the sequences.
+    pub sequences: Segments,
     /// Token ranges of the clients.
     pub client_tokens: Segments,
     /// Sequence ranges of the clients.

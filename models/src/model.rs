@@ -1,6 +1,6 @@
 //! What the engine asks of a model: one of the project's two public traits.
 
-use bonfire_kernels::{LowRank, cross_entropy, mean_per_client};
+use bonfire_kernels::{LowRank, cross_entropy};
 use burn::tensor::{Device, Tensor};
 
 use crate::{Adapter, DeviceBatch, HeadTensor, ModelInfo, Target};
@@ -8,8 +8,9 @@ use crate::{Adapter, DeviceBatch, HeadTensor, ModelInfo, Target};
 /// The part of the model that clients own, on the device, first axis the client.
 #[derive(Clone, Debug)]
 pub struct ClientAdapter {
-    /// One update a target, in target order; empty when nothing is to be added to the backbone.
-    pub updates: Vec<LowRank>,
+    /// The update of every target, in target order; `None` where no client has a slot, and an empty list when nothing
+    /// is to be added to the backbone at all.
+    pub updates: Vec<Option<LowRank>>,
     /// The head's tensors `[C|1, rows, cols]`, in the order of [`Model::head`].
     pub head: Vec<Tensor<3>>,
 }
@@ -40,6 +41,6 @@ pub trait Model: Send {
     /// Mean cross-entropy of every client's sequences `[C]`; nothing is summed over clients.
     fn loss(&self, adapter: &ClientAdapter, batch: &DeviceBatch) -> Tensor<1> {
         let losses = cross_entropy(self.logits(adapter, batch), batch.labels.clone());
-        mean_per_client(losses, &batch.client_sequences)
+        batch.by_client.mean(losses)
     }
 }

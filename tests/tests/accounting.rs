@@ -53,7 +53,8 @@ impl Model for Shapes {
     fn loss(&self, adapter: &ClientAdapter, batch: &DeviceBatch) -> Tensor<1> {
         let clients = batch.client_sequences.len();
         let sum = |t: &Tensor<3>| t.clone().sum_dim(2).sum_dim(1).squeeze_dim::<2>(2).squeeze_dim::<1>(1);
-        let parts = adapter.updates.iter().flat_map(|u| [sum(&u.a), sum(&u.b)]).chain(adapter.head.iter().map(sum));
+        let updates = adapter.updates.iter().flatten();
+        let parts = updates.flat_map(|u| [sum(&u.a), sum(&u.b)]).chain(adapter.head.iter().map(sum));
         parts.fold(Tensor::zeros([clients], &self.device), |x, y| x + y)
     }
 }

@@ -104,12 +104,9 @@ impl Case {
     /// Logits with the adapter unfolded, factors given as tensors.
     fn client(&self, adapter: &Adapter, track: bool) -> ClientAdapter {
         let put = |m: &Matrix| if track { self.tensor(m).require_grad() } else { self.tensor(m) };
-        let updates = adapter.a.iter().zip(&adapter.b).map(|(a, b)| LowRank {
-            a: put(a),
-            b: put(b),
-            slots: None,
-            scale: adapter.scale() as f32,
-        });
+        let scale = adapter.scale() as f32;
+        let updates = adapter.a.iter().zip(&adapter.b);
+        let updates = updates.map(|(a, b)| Some(LowRank { a: put(&a.transposed()), b: put(b), used: None, scale }));
         ClientAdapter { updates: updates.collect(), head: adapter.head.iter().map(|t| put(&t.value)).collect() }
     }
 
@@ -129,10 +126,12 @@ impl Case {
         assert!((found - expected).abs() < 1e-4 * expected.abs().max(1.0), "loss {found}, PyTorch {expected}");
 
         let grads = loss.sum().backward();
-        for (update, t) in client.updates.iter().zip(self.model.targets()) {
-            for (factor, tensor) in [("lora_A", &update.a), ("lora_B", &update.b)] {
+        for (update, t) in client.updates.iter().flatten().zip(self.model.targets()) {
+            for (factor, gradient) in [("lora_A", update.a.grad(&grads)), ("lora_B", update.b.grad(&grads))] {
                 let name = format!("grad.{}.{factor}.weight", t.name);
-                close(&name, &values(tensor.grad(&grads).unwrap()), &floats(&ours(&self.numbers, &name)), 1e-4);
+                let gradient = gradient.unwrap().squeeze_dim::<2>(0);
+                let gradient = if factor == "lora_A" { gradient.transpose() } else { gradient };
+                close(&name, &values(gradient), &floats(&ours(&self.numbers, &name)), 1e-4);
             }
         }
         for (tensor, t) in client.head.iter().zip(self.model.head()) {

@@ -2,7 +2,7 @@
 
 use bonfire_data::random::Use;
 use bonfire_kernels::runs_on_cpu;
-use bonfire_models::{Adapter, Factor, Matrix, Model};
+use bonfire_models::{Adapter, Matrix, Model};
 
 use crate::flight::{Flight, Happened, Job, Outcome, Wanted};
 use crate::parameters::Parameters;
@@ -154,16 +154,10 @@ impl Pass<'_> {
         Ok(self.cohort.iter().zip(outcomes).map(choose).collect())
     }
 
-    /// A probe's movement with all but the chosen slots back at the start.
+    /// What the chosen slots, and the head, keep of a probe's movement.
     fn keep(&self, mut movement: Vec<Matrix>, slots: &[Vec<usize>]) -> Vec<Matrix> {
-        let factor = self.plan.active.factors()[0];
         for (matrix, chosen) in movement.iter_mut().zip(slots) {
-            for (i, value) in matrix.data.iter_mut().enumerate() {
-                let slot = if factor == Factor::B { i / matrix.cols } else { i % matrix.cols };
-                if !chosen.contains(&slot) {
-                    *value = 0.0;
-                }
-            }
+            *matrix = matrix.rows(chosen);
         }
         movement
     }
@@ -195,9 +189,12 @@ impl Pass<'_> {
             })
             .collect();
         let (places, settings) = (self.engine.places(jobs.len()), &self.engine.settings);
-        let masked = jobs.iter().any(|j| j.slots.is_some());
+        let chosen: Vec<&Vec<Vec<usize>>> = jobs.iter().filter_map(|j| j.slots.as_ref()).collect();
+        let most = |t: usize| chosen.iter().map(|slots| slots[t].len()).max().unwrap_or(0);
+        let slots: Vec<usize> = (0..self.global.targets.len()).map(most).collect();
+        let slots = (!chosen.is_empty()).then_some(slots.as_slice());
         let device = self.model.device().clone().inner();
-        let parameters = Parameters::new(self.plan, self.global, settings, places, masked, &device);
+        let parameters = Parameters::new(self.plan, self.global, settings, places, slots, &device);
         let flight =
             Flight { model: self.model, train: &self.engine.train, settings, plan: self.plan, jobs: &jobs, wanted };
         let mut outcomes: Vec<Option<Outcome>> = jobs.iter().map(|_| None).collect();
@@ -226,8 +223,7 @@ impl Pass<'_> {
         let mut movement = outcome.movement.into_iter();
         let mut factors = Vec::new();
         for &factor in self.plan.active.factors() {
-            let take = |t: usize| slot_rows(movement.next().expect("one a target"), factor, &slots.of(t));
-            factors.push((factor, (0..self.global.targets.len()).map(take).collect()));
+            factors.push((factor, movement.by_ref().take(self.global.targets.len()).collect()));
         }
         Upload {
             client: member.client,
@@ -241,12 +237,4 @@ impl Pass<'_> {
             tokens: probed.tokens + outcome.tokens,
         }
     }
-}
-
-/// The chosen slots' vectors as rows: columns of A `[d_in, R]`, rows of B `[R, d_out]`.
-fn slot_rows(movement: Matrix, factor: Factor, slots: &[usize]) -> Matrix {
-    let by_slot = if factor == Factor::A { movement.transposed() } else { movement };
-    let width = by_slot.cols;
-    let data = slots.iter().flat_map(|&s| by_slot.data[s * width..(s + 1) * width].iter().copied()).collect();
-    Matrix::new(slots.len(), width, data)
 }

@@ -5,10 +5,10 @@ use std::collections::VecDeque;
 
 use bonfire_data::random::{Use, stream};
 use bonfire_models::{Matrix, Model, PackedBatch};
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{Device, Tensor, TensorData};
 use rand::seq::SliceRandom;
 
-use crate::parameters::{Parameters, column};
+use crate::parameters::Parameters;
 use crate::{EngineError, Plan, Split, TrainSettings};
 
 /// One client's work in a pass.
@@ -22,7 +22,7 @@ pub(crate) struct Job<'j> {
     pub r#use: Use,
     /// Slots that may move, by target; `None`: all.
     pub slots: Option<Vec<Vec<usize>>>,
-    /// Movement to start from; `None`: zero.
+    /// Movement of those slots to start from; `None`: zero.
     pub movement: Option<Vec<Matrix>>,
 }
 
@@ -32,7 +32,7 @@ pub(crate) struct Outcome {
     pub job: usize,
     pub loss: f64,
     pub tokens: u64,
-    /// Movement of every trained tensor, in the order of [`Parameters::trained`]; empty when not asked for.
+    /// Movement, as [`Parameters::read_lane`] gives it; empty when not asked for.
     pub movement: Vec<Matrix>,
     /// Selection scores by target; empty when not asked for.
     pub scores: Vec<Vec<f32>>,
@@ -152,16 +152,25 @@ impl Flight<'_> {
         let batch = batch.to_device(self.model.info().first_position, self.model.device());
         let (leaves, adapter) = parameters.attach();
         let losses = self.model.loss(&adapter, &batch);
+        drop(adapter);
         // The sum's gradient with respect to a client's tensors is that of the client's own loss.
         let grads = losses.clone().sum().backward();
-        let per_lane = |of: &dyn Fn(&Lane) -> f64, empty: f64| {
-            column(lanes.iter().map(|l| l.as_ref().map_or(empty, of) as f32).collect(), device)
-        };
-        let warmup = self.settings.warmup_steps;
-        let rates = per_lane(&|l| self.settings.schedule.factor(l.step - 1, self.jobs[l.job].steps, warmup), 0.0);
-        let corrections = self.settings.betas.map(|beta| per_lane(&|l| 1.0 / (1.0 - beta.powi(l.step as i32)), 1.0));
-        parameters.step(&leaves, grads, rates, corrections);
+        parameters.step(leaves, grads, self.optimizer_steps(lanes, device));
         losses.inner()
+    }
+
+    /// What the optimizer needs of each place: factor on the learning rate, corrections of both moments, `[C, 3]`.
+    fn optimizer_steps(&self, lanes: &[Option<Lane>], device: &Device) -> Tensor<2> {
+        let (schedule, warmup) = (self.settings.schedule, self.settings.warmup_steps);
+        let of = |lane: &Option<Lane>| match lane {
+            None => [0.0, 1.0, 1.0],
+            Some(l) => {
+                let [first, second] = self.settings.betas.map(|beta| 1.0 / (1.0 - beta.powi(l.step as i32)));
+                [schedule.factor(l.step - 1, self.jobs[l.job].steps, warmup), first, second]
+            }
+        };
+        let numbers: Vec<f32> = lanes.iter().flat_map(of).map(|v| v as f32).collect();
+        Tensor::from_data(TensorData::new(numbers, [lanes.len(), 3]), device)
     }
 
     /// Reads what a finished client leaves.
@@ -172,7 +181,7 @@ impl Flight<'_> {
         place: usize,
         lane: &Lane,
     ) -> Result<Outcome, EngineError> {
-        let sum: f32 = losses.clone().narrow(0, place, 1).into_scalar();
+        let (sum, movement) = parameters.read_lane(place, losses);
         let broken = |what| {
             let client = self.jobs[lane.job].client;
             Err(EngineError::NotFinite { round: self.plan.round, client, steps: lane.step, what })
@@ -180,12 +189,11 @@ impl Flight<'_> {
         if !sum.is_finite() {
             return broken("the loss");
         }
-        let movement = if self.wanted.movement { parameters.read_lane(place) } else { Vec::new() };
         if movement.iter().any(|m| m.data.iter().any(|v| !v.is_finite())) {
             return broken("the update");
         }
-        let targets = self.model.targets();
-        let scores = if self.wanted.scores { parameters.score_lane(place, targets) } else { Vec::new() };
+        let scores = if self.wanted.scores { parameters.score_lane(place) } else { Vec::new() };
+        let movement = if self.wanted.movement { movement } else { Vec::new() };
         Ok(Outcome { job: lane.job, loss: f64::from(sum) / lane.step as f64, tokens: lane.tokens, movement, scores })
     }
 }
