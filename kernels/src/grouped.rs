@@ -49,9 +49,10 @@ impl Grouped {
         }
     }
 
-    /// `[S, K] -> [C, n, K]`.
+    /// `[S, K] -> [C, n, K]`; surplus rows, which belong to nobody, are left out.
     fn block(&self, x: Tensor<2>) -> Tensor<3> {
-        let [_, width] = x.dims();
+        let [count, width] = x.dims();
+        let x = if count > self.clients.rows() { x.narrow(0, 0, self.clients.rows()) } else { x };
         let x = match &self.rows {
             Some(rows) => {
                 let nothing = Tensor::zeros([1, width], &x.device());
@@ -62,14 +63,15 @@ impl Grouped {
         x.reshape([self.clients.len(), self.longest, width])
     }
 
-    /// `x_c·w_c + bias_c` for the rows of every client: `[S, K] -> [S, N]`.
+    /// `x_c·w_c + bias_c` for the rows of every client: `[S, K] -> [S, N]`, without the surplus rows of `x`.
     ///
     /// # Shapes
     /// `w` `[C, K, N]` and `bias` `[C, 1, N]`, or first axis 1 where all clients share them.
     pub fn linear(&self, x: Tensor<2>, w: Tensor<3>, bias: Tensor<3>) -> Tensor<2> {
         let [count, _, width] = w.dims();
         if count == 1 {
-            return x.matmul(w.squeeze_dim(0)) + bias.squeeze_dim::<2>(0);
+            let y = x.matmul(w.squeeze_dim(0)) + bias.squeeze_dim::<2>(0);
+            return y.narrow(0, 0, self.clients.rows());
         }
         let y = (self.block(x).matmul(w) + bias).reshape([self.clients.len() * self.longest, width]);
         match &self.back {

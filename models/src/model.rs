@@ -16,7 +16,7 @@ pub struct ClientAdapter {
 }
 
 /// A frozen backbone whose adapters and head are given from outside.
-pub trait Model: Send {
+pub trait Model: Send + Sync {
     /// Shape and conventions.
     fn info(&self) -> &ModelInfo;
 
@@ -40,7 +40,9 @@ pub trait Model: Send {
 
     /// Mean cross-entropy of every client's sequences `[C]`; nothing is summed over clients.
     fn loss(&self, adapter: &ClientAdapter, batch: &DeviceBatch) -> Tensor<1> {
-        let losses = cross_entropy(self.logits(adapter, batch), batch.labels.clone());
+        let logits = self.logits(adapter, batch);
+        let labels = batch.labels.clone().narrow(0, 0, logits.dims()[0]);
+        let losses = cross_entropy(logits, labels);
         batch.by_client.mean(losses)
     }
 }

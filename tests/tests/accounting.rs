@@ -64,7 +64,7 @@ fn rounds(text: &str) -> Vec<RoundMetrics> {
     let data = TokenizedData { train: toy::texts(8, 1), test: Split::default(), classes: 77 };
     let shards = Shards { train: vec![(0..4).collect(), (4..8).collect()], test: vec![vec![], vec![]] };
     let settings = toy::settings(&format!("{text}\n[train]\nrounds = 2"));
-    let mut run = Run::new(settings, Box::new(roberta_base()), data, shards).unwrap();
+    let mut run = Run::new(settings, vec![Box::new(roberta_base())], data, shards).unwrap();
     let mut rows = Vec::new();
     run.train(&mut |event| {
         if let Event::RoundEnded { metrics, .. } = event {

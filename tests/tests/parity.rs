@@ -10,7 +10,7 @@ use bonfire_engine::{Active, Engine, InFlight, Member, Plan, Split, TrainSetting
 use bonfire_federation::{Norm, average};
 use bonfire_kernels::LowRank;
 use bonfire_models::{
-    Adapter, AdapterInit, ClientAdapter, Encoder, Factor, HeadTensor, Matrix, Model, PackedBatch, TargetKind,
+    Adapter, AdapterInit, ClientAdapter, Encoder, Factor, HeadTensor, Matrix, Model, PackedBatch, Rounding, TargetKind,
 };
 use bonfire_tests::{fixture, load, shared};
 use burn::tensor::{Tensor, TensorData};
@@ -111,7 +111,7 @@ impl Case {
     }
 
     fn logits_and_gradients_agree(&self) {
-        let batch = self.packed(0).to_device(self.model.info().first_position, self.model.device());
+        let batch = self.packed(0).to_device(self.model.info().first_position, Rounding::Exact, self.model.device());
         let client = self.client(&self.adapter, true);
         let logits = self.model.logits(&client, &batch);
         close("logits", &values(logits), &self.numbers["batch0.logits"].1, 1e-4);
@@ -157,7 +157,7 @@ impl Case {
             self.settings["weight_decay"].as_f64().unwrap_or(0.0)
         );
         let settings: TrainSettings = toml::from_str(&text).unwrap();
-        let engine = Engine::new(Box::new(self.model.clone()), train, settings, InFlight::Auto);
+        let engine = Engine::new(vec![Box::new(self.model.clone())], train, settings, InFlight::Auto);
         let plan = Plan { round: 1, active: Active::Both, selection: None, train_head: true, lr_a: lr, lr_b: lr };
         let run = |steps: usize| {
             let member = [Member { client: 0, rows: &rows[..steps * batch_size] }];

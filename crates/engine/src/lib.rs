@@ -9,6 +9,7 @@ mod engine;
 mod error;
 mod evaluate;
 mod flight;
+mod itinerary;
 mod parameters;
 mod plan;
 mod select;

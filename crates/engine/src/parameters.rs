@@ -9,6 +9,7 @@ use bonfire_kernels::{AdamW, LowRank, Moving, adamw_step, slot_scores};
 use bonfire_models::{Adapter, ClientAdapter, Factor, Matrix};
 use burn::tensor::{Device, Gradients, Tensor, TensorData};
 
+use crate::itinerary::Job;
 use crate::{Active, Plan, TrainSettings};
 
 /// What one tensor of the client's state is.
@@ -49,7 +50,16 @@ pub(crate) struct Parameters {
     head: Vec<Tensor<3>>,
     optimizer: AdamW,
     clip_norm: Option<f64>,
+    lanes: usize,
+    /// Whether no place has held a client yet: all movement and moments are still zero.
+    fresh: bool,
     device: Device,
+}
+
+/// Takes a state out of its place, so that it may be changed where it lies.
+fn take(state: &mut Moving, device: &Device) -> Moving {
+    let nothing = || Tensor::empty([0, 0, 0], device);
+    std::mem::replace(state, Moving { movement: nothing(), first: nothing(), second: nothing() })
 }
 
 fn upload(m: &Matrix, device: &Device) -> Tensor<3> {
@@ -120,6 +130,8 @@ impl Parameters {
             head,
             optimizer: AdamW { lr: 0.0, betas, eps, weight_decay },
             clip_norm: settings.clip_norm,
+            lanes,
+            fresh: true,
             device: device.clone(),
         }
     }
@@ -161,41 +173,58 @@ impl Parameters {
                 Some(factors) => gradient * factors.clone(),
                 None => gradient,
             };
-            let nothing = || Tensor::empty([0, 0, 0], &self.device);
-            let empty = Moving { movement: nothing(), first: nothing(), second: nothing() };
-            let state = std::mem::replace(&mut p.state, empty);
+            let state = take(&mut p.state, &self.device);
             let constants = AdamW { lr: p.lr, ..self.optimizer };
             p.state = adamw_step(constants, state, p.start.clone(), gradient, clients.clone());
         }
     }
 
-    /// Gives place `lane` to a new client: its slots, zero moments, and the movement it starts from (zero, or what a
-    /// probe left of its slots, in the order of [`Parameters::read_lane`]).
-    pub fn reset_lane(&mut self, lane: usize, movement: Option<&[Matrix]>, slots: Option<&[Vec<usize>]>) {
-        let device = self.device.clone();
-        if let Some(slots) = slots {
-            for (held, chosen) in self.targets.iter_mut().zip(slots) {
-                held.choose(lane, chosen, &device);
-            }
-        }
-        let all = self.roles();
+    /// Gives places to new clients: their slots, zero moments, and the movement each starts from (zero, or what a probe
+    /// left of its slots).
+    pub fn reset(&mut self, starts: &[(usize, &Job)]) {
+        self.choose(starts);
+        let roles = self.roles();
+        let keep = self.keep_all_but(starts.iter().map(|(lane, _)| *lane));
         for p in &mut self.trained {
-            let [_, rows, cols] = p.start.dims();
-            if let Role::Factor(t, factor) = p.role
-                && slots.is_some()
-            {
-                p.start = self.targets[t].device[index(factor)].clone();
+            if !self.fresh {
+                let Moving { movement, first, second } = take(&mut p.state, &self.device);
+                let [movement, first, second] = [movement, first, second].map(|t| t * keep.clone());
+                p.state = Moving { movement, first, second };
             }
-            let begin = movement.map(|list| {
-                let at = all.iter().position(|role| *role == p.role).expect("a movement for every role");
-                upload(&pick(&list[at], &Vec::from_iter(0..list[at].rows), rows), &device)
-            });
-            let zero = || Tensor::<3>::zeros([1, rows, cols], &device);
-            let put = |t: &Tensor<3>, row| t.clone().slice_assign([lane..lane + 1, 0..rows, 0..cols], row);
-            p.state.movement = put(&p.state.movement, begin.unwrap_or_else(zero));
-            p.state.first = put(&p.state.first, zero());
-            p.state.second = put(&p.state.second, zero());
+            let at = roles.iter().position(|role| *role == p.role).expect("a role of the plan");
+            for (lane, job) in starts {
+                let Some(begin) = job.movement.as_ref().map(|list| &list[at]).filter(|m| m.rows > 0) else { continue };
+                let Moving { movement, first, second } = take(&mut p.state, &self.device);
+                let place = [*lane..lane + 1, 0..begin.rows, 0..begin.cols];
+                p.state = Moving { movement: movement.slice_assign(place, upload(begin, &self.device)), first, second };
+            }
         }
+        self.fresh = false;
+    }
+
+    /// Puts the clients' slots into their places.
+    fn choose(&mut self, starts: &[(usize, &Job)]) {
+        for (t, held) in self.targets.iter_mut().enumerate() {
+            for (lane, job) in starts {
+                if let Some(slots) = &job.slots {
+                    held.choose(*lane, &slots[t], &self.device);
+                }
+            }
+        }
+        if starts.iter().any(|(_, job)| job.slots.is_some()) {
+            for p in &mut self.trained {
+                if let Role::Factor(t, factor) = p.role {
+                    p.start = self.targets[t].device[index(factor)].clone();
+                }
+            }
+        }
+    }
+
+    /// 1 for every place but the given ones `[C, 1, 1]`.
+    fn keep_all_but(&self, lanes: impl Iterator<Item = usize>) -> Tensor<3> {
+        let mut keep = vec![1f32; self.lanes];
+        lanes.for_each(|lane| keep[lane] = 0.0);
+        Tensor::from_data(TensorData::new(keep, [self.lanes, 1, 1]), &self.device)
     }
 
     /// Everything that trains by plan, held or not: active factors target by target, then the head.
@@ -289,7 +318,8 @@ impl Held {
         }
         for (tensor, host) in self.device.iter_mut().zip(&self.host) {
             let rows = upload(&pick(host, chosen, places), device);
-            *tensor = tensor.clone().slice_assign([lane..lane + 1, 0..places, 0..host.cols], rows);
+            let all = std::mem::replace(tensor, Tensor::empty([0, 0, 0], device));
+            *tensor = all.slice_assign([lane..lane + 1, 0..places, 0..host.cols], rows);
         }
     }
 }
