@@ -16,6 +16,7 @@ mod gpu;
 mod grouped;
 mod linear;
 mod loss;
+mod memory;
 mod ops;
 mod pointwise;
 mod scores;
@@ -26,6 +27,7 @@ pub use attention::{AttentionLayout, packed_attention, packed_attention_composed
 pub use grouped::Grouped;
 pub use linear::{LowRank, adapted_linear, adapted_linear_composed};
 pub use loss::cross_entropy;
+pub use memory::{device_memory, device_memory_reserved};
 pub use pointwise::{add_norm, gelu};
 pub use scores::slot_scores;
 pub use segments::Segments;

@@ -6,9 +6,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Sender, channel};
 
 use bonfire_data::random::Use;
-use bonfire_kernels::runs_on_cpu;
+use bonfire_kernels::{device_memory, runs_on_cpu};
 use bonfire_models::{Adapter, Matrix, Model};
 
+use crate::fit::Needs;
 use crate::flight::{Flight, Happened, Outcome, Wanted};
 use crate::itinerary::Job;
 use crate::parameters::Parameters;
@@ -48,6 +49,8 @@ pub struct Engine {
     train: Split,
     settings: TrainSettings,
     in_flight: InFlight,
+    /// Bytes of the smallest device that tells.
+    memory: Option<u64>,
 }
 
 impl Engine {
@@ -58,7 +61,8 @@ impl Engine {
     /// Without a model.
     pub fn new(models: Vec<Box<dyn Model>>, train: Split, settings: TrainSettings, in_flight: InFlight) -> Self {
         assert!(!models.is_empty(), "an engine has a device");
-        Engine { models, train, settings, in_flight }
+        let memory = models.iter().filter_map(|m| device_memory(m.device())).min();
+        Engine { models, train, settings, in_flight, memory }
     }
 
     /// The backbone (on the first device).
@@ -66,15 +70,17 @@ impl Engine {
         self.models[0].as_ref()
     }
 
-    /// How many clients of a cohort are on the device together, where `cohort` clients share it.
-    pub fn places(&self, cohort: usize) -> usize {
+    /// How many clients are on a device together, of `cohort` that share it and train `scalars` numbers each.
+    pub fn places(&self, cohort: usize, scalars: u64) -> usize {
         let wanted = match self.in_flight {
             InFlight::Count(n) => n,
             InFlight::Auto => {
                 let tokens: usize = self.train.ids.iter().map(Vec::len).sum();
                 let a_client = self.settings.batch_size * tokens.div_ceil(self.train.len().max(1)).max(1);
                 let usual = if runs_on_cpu(self.model().device()) { TOKENS_A_STEP_CPU } else { TOKENS_A_STEP_GPU };
-                self.settings.tokens_per_step.unwrap_or(usual).div_ceil(a_client)
+                let goal = self.settings.tokens_per_step.unwrap_or(usual).div_ceil(a_client);
+                let needs = Needs::new(self.model().info(), scalars, a_client as u64);
+                self.memory.map_or(goal, |memory| goal.min(needs.clients(memory)))
             }
         };
         wanted.clamp(1, cohort.max(1))
@@ -271,7 +277,8 @@ impl Pass<'_> {
                 Job { client: m.client, rows: m.rows, steps, r#use, slots, movement }
             })
             .collect();
-        let (places, settings) = (self.engine.places(jobs.len()), &self.engine.settings);
+        let settings = &self.engine.settings;
+        let places = self.engine.places(jobs.len(), self.plan.scalars(self.global));
         let chosen: Vec<&Vec<Vec<usize>>> = jobs.iter().filter_map(|j| j.slots.as_ref()).collect();
         let most = |t: usize| chosen.iter().map(|slots| slots[t].len()).max().unwrap_or(0);
         let slots: Vec<usize> = (0..self.global.targets.len()).map(most).collect();

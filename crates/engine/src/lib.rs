@@ -8,6 +8,7 @@ mod data;
 mod engine;
 mod error;
 mod evaluate;
+mod fit;
 mod flight;
 mod itinerary;
 mod parameters;

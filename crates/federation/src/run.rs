@@ -101,7 +101,7 @@ impl Run {
 
     /// Clients on the device together in a full cohort.
     pub fn places(&self) -> usize {
-        self.engine.places(self.settings.cohort_size(self.shards.train.len()))
+        self.engine.places(self.settings.cohort_size(self.shards.train.len()), self.trainable_params())
     }
 
     /// The clients of `round`, ascending: all of them, or a draw without repetition that depends on seed and round
