@@ -10,6 +10,8 @@ mod adamw;
 mod attention;
 #[cfg(feature = "flex")]
 mod attention_cpu;
+#[cfg(feature = "cube")]
+mod cube;
 mod gelu;
 mod loss;
 mod lowrank;
