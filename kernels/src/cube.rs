@@ -6,6 +6,8 @@
 #![allow(dead_code)] // until the operations of `ops.rs` call them
 #![allow(clippy::too_many_arguments)] // a kernel's arguments are its tensors and sizes, one by one
 
+pub(crate) mod attention;
+pub(crate) mod attention_backward;
 pub(crate) mod lowrank;
 pub(crate) mod outer;
 mod product;

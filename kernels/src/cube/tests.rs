@@ -2,6 +2,7 @@
 //! `BONFIRE_TEST_DEVICE=wgpu` they say SKIPPED and pass.
 #![allow(clippy::unwrap_used)]
 
+mod attention;
 mod lowrank;
 
 use std::ops::Range;

@@ -55,6 +55,11 @@ impl TileTable {
         let rows = if clients.rows() > 8192 { 32 } else { 16 };
         Self::new(clients, rows, device)
     }
+
+    /// Tiles for attention inside sequences.
+    pub(crate) fn for_sequences(sequences: &Segments, device: &CubeDevice) -> Self {
+        Self::new(sequences, super::attention::TILE.rows, device)
+    }
 }
 
 /// How many slots of a target each client has `[C]`: the first ones.
