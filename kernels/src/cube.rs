@@ -8,6 +8,7 @@
 
 pub(crate) mod attention;
 pub(crate) mod attention_backward;
+mod attention_softmax;
 pub(crate) mod lowrank;
 pub(crate) mod outer;
 mod product;

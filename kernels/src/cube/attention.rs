@@ -8,20 +8,15 @@ use burn_cubecl::cubecl;
 use burn_cubecl::cubecl::prelude::*;
 use burn_cubecl::tensor::CubeTensor;
 
+use super::attention_softmax::{Softmax, rescale, write_scores};
 use super::product::{Side, Slices, Tile, UNITS, accumulate, col_of, load, multiply, row_of, slices, zeros};
 use super::tensors::{elem, empty};
-use super::tiles::{Place, TileTable, place};
+use super::tiles::{TileTable, place};
 
 /// Queries by keys, and also queries by columns of a head: one tile size for every product.
 pub(crate) const TILE: Tile = Tile::new(32, 32);
 /// Elements of a tile in shared memory.
 pub(super) const SHARED: usize = TILE.depth * (TILE.rows + 1);
-/// The score of what must not be seen. Finite: WGSL has no infinity, and differences of it stay numbers.
-const UNSEEN: f32 = -1e30;
-/// Units that share a row of scores.
-const LANES: usize = UNITS as usize / TILE.rows;
-/// Scores of a row that a unit looks at.
-const SHARE: usize = TILE.cols / LANES;
 
 /// Queries, keys and values of a layer, each `heads · width` columns of a tensor with a row a token.
 #[derive(Clone, Debug)]
@@ -183,36 +178,8 @@ pub(super) fn rows_at<E: Float>(tensor: &Tensor<E>, first: usize, column: usize,
     }
 }
 
-/// Puts scores where a product takes its left side from, `[key][query]`.
-#[cube]
-fn write_scores(
-    weights: &mut Shared<[f32]>,
-    scores: &Array<f32>,
-    here: Place,
-    first: usize,
-    end: usize,
-    scale: f32,
-    #[comptime] form: Form,
-) {
-    #[unroll]
-    for i in 0..TILE.unit_rows {
-        #[unroll]
-        for j in 0..TILE.unit_cols {
-            let row = row_of(i, TILE);
-            let col = col_of(j, TILE);
-            let key = first + col;
-            let mut score = UNSEEN.runtime();
-            if key < end && (comptime!(!form.causal) || key <= here.first + row) {
-                score = scale * scores[comptime!(i * TILE.unit_cols + j)];
-            }
-            weights[col * comptime!(TILE.rows + 1) + row] = score;
-        }
-    }
-    sync_cube();
-}
-
-/// `sums += W · X` with `W` in shared memory and `X` the rows `first..end` of a tensor, one head's columns, block after
-/// block of them.
+/// `sums += W · X` with `W` in shared memory and `X` the rows `first..end` of a tensor, one head's columns, two blocks of
+/// them at a time: both slices are free here. A barrier between writing `W` and reading it is included.
 #[cube]
 pub(super) fn add_blocks<E: Float>(
     sums: &mut Array<f32>,
@@ -225,19 +192,41 @@ pub(super) fn add_blocks<E: Float>(
     #[comptime] form: Form,
 ) {
     #[unroll]
-    for block in 0..comptime!(form.blocks()) {
-        let done = comptime!(block * TILE.cols);
-        let side = Side {
-            base: (column + done) * from.stride(1),
-            count: comptime!(form.width - done).runtime(),
-            step: from.stride(1),
-            depth_step: from.stride(0),
-        };
-        load::<E>(&mut slices.right, from, side, first, end, TILE.cols, TILE.depth, false);
+    for pair in 0..comptime!(form.blocks().div_ceil(2)) {
+        let one = comptime!(2 * pair);
+        let two = comptime!(2 * pair + 1);
+        load_block::<E>(&mut slices.left, from, column, first, end, one, form);
+        if comptime!(two < form.blocks()) {
+            load_block::<E>(&mut slices.right, from, column, first, end, two, form);
+        }
         sync_cube();
-        multiply(sums, weights, &slices.right, comptime!(block * TILE.each()), TILE);
+        multiply(sums, weights, &slices.left, comptime!(one * TILE.each()), TILE);
+        if comptime!(two < form.blocks()) {
+            multiply(sums, weights, &slices.right, comptime!(two * TILE.each()), TILE);
+        }
         sync_cube();
     }
+}
+
+/// Brings the rows `first..end` of one block of a head's columns into shared memory.
+#[cube]
+fn load_block<E: Float>(
+    shared: &mut Shared<[f32]>,
+    from: &Tensor<E>,
+    column: usize,
+    first: usize,
+    end: usize,
+    #[comptime] block: usize,
+    #[comptime] form: Form,
+) {
+    let done = comptime!(block * TILE.cols);
+    let side = Side {
+        base: (column + done) * from.stride(1),
+        count: comptime!(form.width - done).runtime(),
+        step: from.stride(1),
+        depth_step: from.stride(0),
+    };
+    load::<E>(shared, from, side, first, end, TILE.cols, TILE.depth, false);
 }
 
 /// Writes a unit's `i`-th row of sums over all blocks, times `factor`.
@@ -260,88 +249,6 @@ pub(super) fn write_row<E: Float>(
                 let sum = sums[comptime!(block * TILE.each() + i * TILE.unit_cols + j)];
                 let at = base + (column + col) * out.stride(1);
                 out[at] = E::cast_from(factor * sum);
-            }
-        }
-    }
-}
-
-/// The softmax so far of each of the tile's rows, in shared memory.
-#[derive(CubeType)]
-struct Softmax {
-    /// The highest score.
-    highest: Shared<[f32]>,
-    /// Sum of the weights relative to it.
-    total: Shared<[f32]>,
-    /// What earlier sums must be multiplied by since the last step.
-    factor: Shared<[f32]>,
-}
-
-#[cube]
-impl Softmax {
-    fn new() -> Softmax {
-        let mut highest = Shared::<[f32]>::new_slice(TILE.rows);
-        let mut total = Shared::<[f32]>::new_slice(TILE.rows);
-        if (UNIT_POS as usize) < TILE.rows {
-            highest[UNIT_POS as usize] = UNSEEN;
-            total[UNIT_POS as usize] = 0.0;
-        }
-        Softmax { highest, total, factor: Shared::<[f32]>::new_slice(TILE.rows) }
-    }
-
-    /// Turns a tile of scores into weights relative to the highest score so far. [`LANES`] units share a row; what they
-    /// tell each other goes through the left slice, free at this time.
-    fn step(&mut self, weights: &mut Shared<[f32]>, slices: &mut Slices) {
-        let row = UNIT_POS as usize % TILE.rows;
-        let lane = UNIT_POS as usize / TILE.rows;
-        let at = lane * comptime!(SHARE * (TILE.rows + 1)) + row;
-        let mut highest = UNSEEN.runtime();
-        #[unroll]
-        for i in 0..SHARE {
-            highest = highest.max(weights[at + comptime!(i * (TILE.rows + 1))]);
-        }
-        slices.left[UNIT_POS as usize] = highest;
-        sync_cube();
-        let before = self.highest[row];
-        highest = before;
-        #[unroll]
-        for i in 0..LANES {
-            highest = highest.max(slices.left[comptime!(i * TILE.rows) + row]);
-        }
-        let mut total = 0f32;
-        #[unroll]
-        for i in 0..SHARE {
-            let weight = (weights[at + comptime!(i * (TILE.rows + 1))] - highest).exp();
-            weights[at + comptime!(i * (TILE.rows + 1))] = weight;
-            total += weight;
-        }
-        slices.left[comptime!(UNITS as usize) + UNIT_POS as usize] = total;
-        sync_cube();
-        if lane == 0 {
-            let factor = (before - highest).exp();
-            total = factor * self.total[row];
-            #[unroll]
-            for i in 0..LANES {
-                total += slices.left[comptime!(UNITS as usize + i * TILE.rows) + row];
-            }
-            self.highest[row] = highest;
-            self.total[row] = total;
-            self.factor[row] = factor;
-        }
-        sync_cube();
-    }
-}
-
-/// Brings earlier sums to the highest score of now.
-#[cube]
-fn rescale(sums: &mut Array<f32>, softmax: &Softmax, #[comptime] form: Form) {
-    #[unroll]
-    for i in 0..TILE.unit_rows {
-        let factor = softmax.factor[row_of(i, TILE)];
-        #[unroll]
-        for block in 0..comptime!(form.blocks()) {
-            #[unroll]
-            for j in 0..TILE.unit_cols {
-                sums[comptime!(block * TILE.each() + i * TILE.unit_cols + j)] *= factor;
             }
         }
     }

@@ -145,7 +145,6 @@ fn write_left(shared: &mut Shared<[f32]>, elements: &Array<f32>) {
             shared[at] = elements[comptime!(i * TILE.unit_cols + j)];
         }
     }
-    sync_cube();
 }
 
 /// `dQ = scale · (W ∘ (dY·Vᵀ − Σ dy·out)) · K` for a tile of queries.

@@ -88,7 +88,8 @@ impl Problem {
     /// Queries, keys and values side by side.
     fn fused(&self, device: &CubeDevice) -> CubeTensor {
         let (tokens, features) = (self.sequences.rows(), self.features());
-        let rows = (0..tokens).flat_map(|t| (0..3).flat_map(move |i| columns(&self.parts[i], features, t, &(0..features))));
+        let rows =
+            (0..tokens).flat_map(|t| (0..3).flat_map(move |i| columns(&self.parts[i], features, t, &(0..features))));
         upload(&rows.copied().collect::<Vec<_>>(), &[tokens, 3 * features], device)
     }
 
@@ -119,7 +120,7 @@ impl Problem {
 #[test]
 fn full() {
     let Some(device) = device() else { return };
-    for (seed, (heads, width)) in [(2, 8), (1, 32), (2, 50), (1, 64)].into_iter().enumerate() {
+    for (seed, (heads, width)) in [(2, 8), (1, 64)].into_iter().enumerate() {
         Problem::new(seed as u64, heads, width, false).run(seed % 2 == 0, &device);
     }
 }
@@ -127,7 +128,7 @@ fn full() {
 #[test]
 fn causal() {
     let Some(device) = device() else { return };
-    for (seed, (heads, width)) in [(3, 20), (2, 64), (1, 128)].into_iter().enumerate() {
+    for (seed, (heads, width)) in [(2, 50), (1, 96)].into_iter().enumerate() {
         Problem::new(seed as u64 + 10, heads, width, true).run(seed % 2 == 1, &device);
     }
 }
