@@ -6,12 +6,15 @@
 #![allow(dead_code)] // until the operations of `ops.rs` call them
 #![allow(clippy::too_many_arguments)] // a kernel's arguments are its tensors and sizes, one by one
 
+pub(crate) mod adamw;
 pub(crate) mod attention;
 pub(crate) mod attention_backward;
 mod attention_softmax;
 pub(crate) mod lowrank;
+pub(crate) mod norm;
 pub(crate) mod outer;
 mod product;
+pub(crate) mod scores;
 mod tensors;
 pub(crate) mod tiles;
 

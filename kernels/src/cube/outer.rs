@@ -10,16 +10,7 @@ use burn_cubecl::tensor::CubeTensor;
 use super::lowrank::check;
 use super::product::{Side, Tile, UNITS, accumulate, col_of, row_of, side, slices, zeros};
 use super::tensors::{elem, empty, runs_along};
-use super::tiles::{RankTable, TileTable};
-
-/// Which axis of the result counts slots.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum SlotAxis {
-    /// The rows: the gradient of `B` `[R, n]`.
-    Rows,
-    /// The columns: the gradient of `A` `[K, R]`.
-    Cols,
-}
+use super::tiles::{RankTable, SlotAxis, TileTable};
 
 /// `out[c, k, n] = scale · Σ left[t, left_cols.start + k] · right[t, right_cols.start + n]` over the tokens `t` of client
 /// `c`; zeros for clients without tokens and for slots a client does not have.

@@ -2,6 +2,7 @@
 
 use burn::backend::{DType, Shape};
 use burn_cubecl::cubecl::ir::{ElemType, FloatKind};
+use burn_cubecl::cubecl::prelude::CubeCount;
 use burn_cubecl::tensor::CubeTensor;
 
 /// The element type a kernel is compiled for.
@@ -47,4 +48,11 @@ pub(crate) fn stack(mut tensor: CubeTensor, transposed: bool) -> CubeTensor {
 /// Whether neighbours on `axis` lie closer in memory than neighbours on `other`: which way to walk when loading.
 pub(crate) fn runs_along(tensor: &CubeTensor, axis: usize, other: usize) -> bool {
     tensor.meta.strides()[axis] < tensor.meta.strides()[other]
+}
+
+/// `count` workgroups in a row, folded where a device allows no longer row; a kernel counts them by `CUBE_POS`, which
+/// may come out beyond `count`.
+pub(crate) fn groups(count: usize) -> CubeCount {
+    const LONGEST: usize = 65_535;
+    CubeCount::Static(count.min(LONGEST) as u32, count.div_ceil(LONGEST) as u32, 1)
 }

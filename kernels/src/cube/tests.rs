@@ -2,8 +2,11 @@
 //! `BONFIRE_TEST_DEVICE=wgpu` they say SKIPPED and pass.
 #![allow(clippy::unwrap_used)]
 
+mod adamw;
 mod attention;
 mod lowrank;
+mod norm;
+mod scores;
 
 use std::ops::Range;
 

@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::cube::lowrank::{down, up_add};
-use crate::cube::outer::{SlotAxis, outer};
-use crate::cube::tiles::{RankTable, TileTable};
+use crate::cube::outer::outer;
+use crate::cube::tiles::{RankTable, SlotAxis, TileTable};
 
 /// One random problem: clients, the slots each has, a factor for each of them or for all.
 struct Case {
