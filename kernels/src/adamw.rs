@@ -45,6 +45,9 @@ pub trait OptimizerOps: Backend {
         clients: FloatTensor<Self>,
         constants: AdamW,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
+
+    /// Product of the norms of both factors' rows; see [`crate::slot_scores`].
+    fn slot_norms(a: FloatTensor<Self>, b: FloatTensor<Self>) -> FloatTensor<Self>;
 }
 
 /// One step of all clients.

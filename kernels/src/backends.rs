@@ -1,13 +1,12 @@
 //! What a backend computes for the operations of `ops.rs`: forward with what backward reads, and backward.
 
 use std::ops::Range;
-use std::sync::Arc;
 
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, TensorMetadata};
 
-use crate::Segments;
 use crate::attention::AttentionLayout;
+use crate::{Segments, SlotCounts};
 
 /// Where the adapters of one linear act.
 #[derive(Clone, Debug)]
@@ -19,7 +18,7 @@ pub struct LinearLayout {
     /// For each adapter the columns of the result it adds to.
     pub(crate) columns: Vec<Range<usize>>,
     /// For each adapter the slots that each client has of those in the tensor, the first ones; `None`: all.
-    pub(crate) used: Vec<Option<Arc<[usize]>>>,
+    pub(crate) used: Vec<Option<SlotCounts>>,
 }
 
 /// The factors of one adapter, slot by slot.
@@ -49,8 +48,8 @@ pub struct LinearSaved<B: Backend> {
     pub(crate) x: Option<FloatTensor<B>>,
     /// The frozen weight.
     pub(crate) w: FloatTensor<B>,
-    /// `x·Aᵀ` of all adapters side by side `[T, ΣR]`, where some B trains.
-    pub(crate) h: Option<FloatTensor<B>>,
+    /// `x·Aᵀ` of all adapters as the backend left it, where some B trains.
+    pub(crate) h: Vec<FloatTensor<B>>,
     /// The factors.
     pub(crate) pairs: Vec<Pair<B>>,
 }
@@ -73,14 +72,14 @@ pub struct LinearGradients<B: Backend> {
 
 /// The kernels of a backend.
 pub trait Kernels: Backend {
-    /// `x·w + bias + Σ s·(x·A_kᵀ)·B_k` and `x·Aᵀ` of all adapters side by side; see [`crate::adapted_linear`].
+    /// `x·w + bias + Σ s·(x·A_kᵀ)·B_k` and `x·Aᵀ` of all adapters; see [`crate::adapted_linear`].
     fn linear_forward(
         x: &FloatTensor<Self>,
         w: &FloatTensor<Self>,
         bias: FloatTensor<Self>,
         pairs: &[Pair<Self>],
         layout: &LinearLayout,
-    ) -> (FloatTensor<Self>, Option<FloatTensor<Self>>);
+    ) -> (FloatTensor<Self>, Vec<FloatTensor<Self>>);
 
     /// Gradients of [`Kernels::linear_forward`].
     fn linear_backward(

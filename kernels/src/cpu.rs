@@ -74,7 +74,7 @@ impl Kernels for Flex {
         bias: FlexTensor,
         pairs: &[Pair<Self>],
         layout: &LinearLayout,
-    ) -> (FlexTensor, Option<FlexTensor>) {
+    ) -> (FlexTensor, Vec<FlexTensor>) {
         linear::forward(x, w, bias, pairs, layout)
     }
 

@@ -12,7 +12,7 @@ mod backends;
 #[cfg(feature = "flex")]
 mod cpu;
 #[cfg(feature = "cube")]
-mod gpu;
+mod cube;
 mod grouped;
 mod linear;
 mod loss;
@@ -30,7 +30,7 @@ pub use loss::cross_entropy;
 pub use memory::{device_memory, device_memory_reserved};
 pub use pointwise::{add_norm, gelu};
 pub use scores::slot_scores;
-pub use segments::Segments;
+pub use segments::{Segments, SlotCounts};
 
 /// Whether tensors on `device` are computed by the CPU backend.
 #[cfg(feature = "flex")]

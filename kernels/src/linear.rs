@@ -2,14 +2,13 @@
 //! frozen product is one for all clients; the low-rank update is computed slot by slot, only for slots a client has.
 
 use std::ops::Range;
-use std::sync::Arc;
 
 use burn::backend::Dispatch;
 use burn::tensor::Tensor;
 
-use crate::Segments;
 use crate::backends::LinearLayout;
 use crate::ops::{Factors, PackedOps};
+use crate::{Segments, SlotCounts};
 
 /// The factors of one target for the clients in flight. Both lie slot by slot: row `i` of A is what slot `i` reads, row
 /// `i` of B what it writes.
@@ -19,8 +18,8 @@ pub struct LowRank {
     pub a: Tensor<3>,
     /// `[C, R, d_out]`, or `[1, R, d_out]` when all clients share it.
     pub b: Tensor<3>,
-    /// How many of the `R` slots each client has, the first ones `[C]`; `None`: all. Cost goes by these.
-    pub used: Option<Arc<[usize]>>,
+    /// How many of the `R` slots each client has, the first ones `[C]`; `None`: all. Cost goes by them.
+    pub used: Option<SlotCounts>,
     /// LoRA's scale `s = alpha / rank`.
     pub scale: f32,
 }
@@ -33,7 +32,7 @@ pub struct LowRank {
 /// Tokens after the last client's belong to nobody: they meet the frozen weight alone.
 ///
 /// # Panics
-/// When `weight` or `bias` is tracked, or scales differ: a model has one scale.
+/// When `weight` or `bias` is tracked, when scales differ (a model has one), or an adapter has no slots at all.
 pub fn adapted_linear(
     x: Tensor<2>,
     weight: Tensor<2>,
@@ -43,6 +42,7 @@ pub fn adapted_linear(
 ) -> Tensor<2> {
     let scale = adapters.first().map_or(1.0, |(f, _)| f.scale);
     assert!(adapters.iter().all(|(f, _)| f.scale == scale), "one scale a model");
+    assert!(adapters.iter().all(|(f, _)| f.a.dims()[1] > 0), "an adapter has slots");
     let layout = LinearLayout {
         clients: clients.clone(),
         scale,
@@ -73,7 +73,7 @@ pub fn adapted_linear_composed(
     for (c, range) in clients.ranges().enumerate().filter(|(_, r)| !r.is_empty()) {
         let [x, mut y] = [&x, &frozen].map(|t| t.clone().narrow(0, range.start, range.len()));
         for (factors, columns) in adapters {
-            let used = factors.used.as_ref().map_or(factors.a.dims()[1], |used| used[c]);
+            let used = factors.used.as_ref().map_or(factors.a.dims()[1], |used| used.of(c));
             if used == 0 {
                 continue;
             }

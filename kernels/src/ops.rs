@@ -166,7 +166,7 @@ impl<B: Kernels, C: CheckpointStrategy> PackedOps for Autodiff<B, C> {
             OpsKind::Tracked(prep) => {
                 // x is read for the gradient of an A, x·A for that of a B; what nobody asks for is let go here.
                 let x = tracked.iter().any(|[a, _]| *a).then_some(x);
-                let h = h.filter(|_| tracked.iter().any(|[_, b]| *b));
+                let h = if tracked.iter().any(|[_, b]| *b) { h } else { Vec::new() };
                 prep.finish(LinearState { saved: LinearSaved { x, w, h, pairs }, layout }, y)
             }
             OpsKind::UnTracked(prep) => prep.finish(y),

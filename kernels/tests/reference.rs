@@ -3,8 +3,9 @@
 #![allow(clippy::unwrap_used)]
 
 use bonfire_kernels::{
-    AdamW, AttentionLayout, Grouped, LowRank, Moving, Segments, adamw_step, adamw_step_composed, adapted_linear,
-    adapted_linear_composed, add_norm, cross_entropy, gelu, packed_attention, packed_attention_composed, slot_scores,
+    AdamW, AttentionLayout, Grouped, LowRank, Moving, Segments, SlotCounts, adamw_step, adamw_step_composed,
+    adapted_linear, adapted_linear_composed, add_norm, cross_entropy, gelu, packed_attention,
+    packed_attention_composed, slot_scores,
 };
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use proptest::prelude::*;
@@ -95,7 +96,7 @@ proptest! {
         let x = tensor([clients.rows() + surplus, d], 1);
         let (weight, bias) = (fixed([d, 3 * width], 2), fixed([3 * width], 3));
         // Some clients have no slot of an adapter at all.
-        let used = |shift: usize| (0..c).map(|i| (bits >> (4 * i + shift)) as usize % (rank + 1)).collect::<Vec<_>>().into();
+        let used = |shift: usize| SlotCounts::new((0..c).map(|i| (bits >> (4 * i + shift)) as usize % (rank + 1)).collect());
         // Who is shared: B (an A round), A (a B round), nobody.
         for (ca, cb) in [(c, 1), (1, c), (c, c)] {
             let factor = |count, width, seed| tensor([count, rank, width], seed);
@@ -202,7 +203,7 @@ proptest! {
 
     #[test]
     fn scores_are_norms_of_outer_products(d in 1usize..6, r in 1usize..5, o in 1usize..6) {
-        let (a, b) = (tensor([1, r, d], 1), tensor([2, r, o], 2));
+        let (a, b) = (tensor([1, r, d], 1).inner(), tensor([2, r, o], 2).inner());
         let (av, bv) = (values(a.clone()), values(b.clone()));
         let by_hand: Vec<f32> = (0..2 * r).map(|i| {
             let (c, slot) = (i / r, i % r);

@@ -3,9 +3,8 @@
 //! side, so time and memory go by the budget and not by the global rank.
 
 use std::ops::Range;
-use std::sync::Arc;
 
-use bonfire_kernels::{AdamW, LowRank, Moving, adamw_step, slot_scores};
+use bonfire_kernels::{AdamW, LowRank, Moving, SlotCounts, adamw_step, slot_scores};
 use bonfire_models::{Adapter, ClientAdapter, Factor, Matrix};
 use burn::tensor::{Device, Gradients, Tensor, TensorData};
 
@@ -39,6 +38,8 @@ struct Held {
     device: [Tensor<3>; 2],
     /// Slots of each client in flight `[C]`; `None`: all have all.
     used: Option<Vec<usize>>,
+    /// The same as the kernels read it.
+    counts: Option<SlotCounts>,
 }
 
 /// Everything the clients in flight own.
@@ -99,7 +100,7 @@ impl Parameters {
                 None => host.each_ref().map(|m| upload(m, device)),
                 Some(places) => host.each_ref().map(|m| Tensor::zeros([lanes, places[t], m.cols], device)),
             };
-            Held { host, device, used: places.map(|_| vec![0; lanes]) }
+            Held { host, device, used: places.map(|_| vec![0; lanes]), counts: None }
         };
         let targets: Vec<Held> = global.a.iter().zip(&global.b).enumerate().map(hold).collect();
         let head: Vec<_> = global.head.iter().map(|t| upload(&t.value, device)).collect();
@@ -155,8 +156,7 @@ impl Parameters {
             *place = if folded { leaf.clone() } else { place.clone() + leaf.clone() };
         }
         let update = |([a, b], held): ([Tensor<3>; 2], &Held)| {
-            let used = held.used.as_ref().map(|used| Arc::from(used.as_slice()));
-            (held.places() > 0).then_some(LowRank { a, b, used, scale: self.scale })
+            (held.places() > 0).then(|| LowRank { a, b, used: held.counts.clone(), scale: self.scale })
         };
         let updates = factors.into_iter().zip(&self.targets).map(update).collect();
         (leaves, ClientAdapter { updates, head })
@@ -212,6 +212,9 @@ impl Parameters {
             }
         }
         if starts.iter().any(|(_, job)| job.slots.is_some()) {
+            for held in &mut self.targets {
+                held.counts = held.used.clone().map(SlotCounts::new);
+            }
             for p in &mut self.trained {
                 if let Role::Factor(t, factor) = p.role {
                     p.start = self.targets[t].device[index(factor)].clone();

@@ -1,11 +1,12 @@
 //! The client-axis AdamW step on the CPU: one pass, in place.
 
 use burn::backend::TensorMetadata;
+use burn::tensor::Shape;
 use burn_flex::{Flex, FlexTensor};
 use rayon::prelude::*;
 
 use super::micro::vectorised;
-use super::{ELEMENTS_A_TASK, dense, values};
+use super::{ELEMENTS_A_TASK, dense, tensor, values};
 use crate::adamw::{AdamW, OptimizerOps};
 
 impl OptimizerOps for Flex {
@@ -44,6 +45,19 @@ impl OptimizerOps for Flex {
             });
         });
         (movement, first, second)
+    }
+
+    fn slot_norms(a: FlexTensor, b: FlexTensor) -> FlexTensor {
+        let (a, b) = (dense(a), dense(b));
+        let ([count_a, rank, _], [count_b, _, _]) = (a.shape().dims(), b.shape().dims());
+        let count = count_a.max(count_b);
+        let norms = |t: &FlexTensor| -> Vec<f32> {
+            let width = t.shape()[2].max(1);
+            values(t).par_chunks(width).map(|row| row.iter().map(|v| v * v).sum::<f32>().sqrt()).collect()
+        };
+        let (a, b) = (norms(&a), norms(&b));
+        let scores = (0..count * rank).map(|i| a[i % a.len()] * b[i % b.len()]).collect();
+        tensor(scores, Shape::from([count, rank]))
     }
 }
 

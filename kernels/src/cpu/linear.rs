@@ -11,6 +11,7 @@ use rayon::prelude::*;
 
 use super::micro::{Accumulate, Dots, run};
 use super::{dense, split, tensor, unwritten, values};
+use crate::SlotCounts;
 use crate::backends::{LinearGradients, LinearLayout, LinearSaved, Pair, Wanted};
 
 /// Rows a thread takes at a time; with the widest results that is a few MiB.
@@ -114,12 +115,12 @@ struct Adapter<'a> {
     /// Where its slots begin in `h`.
     offset: usize,
     columns: Range<usize>,
-    used: Option<&'a [usize]>,
+    used: Option<&'a SlotCounts>,
 }
 
 impl Adapter<'_> {
     fn slots(&self, client: usize) -> usize {
-        self.used.map_or(self.rank, |used| used[client])
+        self.used.map_or(self.rank, |used| used.of(client))
     }
 }
 
@@ -134,7 +135,7 @@ fn adapters<'a>(pairs: &'a [Pair<Flex>], layout: &'a LinearLayout) -> Vec<Adapte
             rank,
             offset: offset - rank,
             columns: columns.clone(),
-            used: used.as_deref(),
+            used: used.as_ref(),
         }
     });
     each.collect()
@@ -151,7 +152,7 @@ pub(super) fn forward(
     bias: FlexTensor,
     pairs: &[Pair<Flex>],
     layout: &LinearLayout,
-) -> (FlexTensor, Option<FlexTensor>) {
+) -> (FlexTensor, Vec<FlexTensor>) {
     let (x, w, bias, pairs) = (dense(x.clone()), dense(w.clone()), dense(bias), dense_pairs(pairs));
     let [tokens, width] = x.shape().dims();
     let n = w.shape()[1];
@@ -163,7 +164,7 @@ pub(super) fn forward(
     let adapters = adapters(&pairs, layout);
     let total: usize = adapters.iter().map(|a| a.rank).sum();
     if total == 0 {
-        return (tensor(y, Shape::from([tokens, n])), None);
+        return (tensor(y, Shape::from([tokens, n])), Vec::new());
     }
     let mut h = vec![0f32; tokens * total];
     let blocks = blocks(layout, tokens);
@@ -181,7 +182,7 @@ pub(super) fn forward(
             write(y, n, &h, adapter.b.of(client), adapter.columns.len(), layout.scale);
         }
     });
-    (tensor(y, Shape::from([tokens, n])), Some(tensor(h, Shape::from([tokens, total]))))
+    (tensor(y, Shape::from([tokens, n])), vec![tensor(h, Shape::from([tokens, total]))])
 }
 
 /// Some rows of a matrix.
@@ -254,7 +255,7 @@ pub(super) fn backward(
         );
         g
     });
-    let (x, h) = (saved.x.map(dense), saved.h.map(dense));
+    let (x, h) = (saved.x.map(dense), saved.h.into_iter().next().map(dense));
     let of = |(adapter, wanted): (&Adapter, &[bool; 2])| {
         let a = wanted[0].then(|| {
             let left = Rows {

@@ -1,0 +1,25 @@
+//! Kernels of our own for CubeCL devices (CUDA, Vulkan, Metal, WebGPU): what Burn's operations would need a launch per
+//! client or a padded batch for. Each file holds its kernels and the plain functions that launch them; here they are
+//! put behind the crate's operations.
+//!
+//! All of them read strides, so views need no copy; sum in f32 whatever the tensors hold; stay within what WebGPU
+//! promises (8 tensors a kernel, 256 units a workgroup, 16 KiB of shared memory) and use no subgroup operations.
+#![allow(clippy::too_many_arguments)] // a kernel's arguments are its tensors and sizes, one by one
+
+mod adamw;
+mod attention;
+mod attention_backward;
+mod attention_softmax;
+mod glue;
+mod lowrank;
+mod norm;
+mod outer;
+mod product;
+mod scores;
+mod tensors;
+mod tiles;
+
+#[cfg(test)]
+mod tests;
+
+pub(crate) use tiles::{RankTables, Tables};

@@ -1,0 +1,248 @@
+//! Attention over packed sequences without padding and without scores in memory: a workgroup takes a tile of queries of
+//! one head through the keys of its sequence, softmax carried along. Short and long sequences cost what they are.
+
+#![allow(unsafe_code)] // launches without bounds checks: the kernels check for themselves
+
+use burn::backend::DType;
+use burn_cubecl::cubecl;
+use burn_cubecl::cubecl::prelude::*;
+use burn_cubecl::tensor::CubeTensor;
+
+use super::attention_softmax::{Softmax, rescale, write_scores};
+use super::product::{Side, Slices, Tile, UNITS, accumulate, col_of, load, multiply, row_of, slices, zeros};
+use super::tensors::{elem, empty, room};
+use super::tiles::{TileTable, place};
+
+/// Queries by keys, and also queries by columns of a head: one tile size for every product.
+pub(crate) const TILE: Tile = Tile::new(32, 32);
+/// Elements of a tile in shared memory.
+pub(super) const SHARED: usize = TILE.depth * (TILE.rows + 1);
+
+/// Queries, keys and values of a layer, each `heads · width` columns of a tensor with a row a token.
+#[derive(Clone, Debug)]
+pub(crate) struct Qkv {
+    /// The tensors and where their columns begin.
+    pub(super) parts: [(CubeTensor, usize); 3],
+    pub(super) heads: usize,
+    pub(super) form: Form,
+}
+
+/// What the kernels are compiled for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Form {
+    /// Columns of a head.
+    pub(super) width: usize,
+    /// Tokens see only themselves and those before them.
+    pub(super) causal: bool,
+}
+
+impl Form {
+    /// Tiles side by side that cover a head.
+    pub(super) fn blocks(&self) -> usize {
+        self.width.div_ceil(TILE.cols)
+    }
+}
+
+impl Qkv {
+    /// One tensor `[T, 3·D]`: queries, keys, values.
+    pub(crate) fn fused(qkv: CubeTensor, heads: usize, causal: bool) -> Self {
+        let features = qkv.meta.shape()[1] / 3;
+        Self::new([0, 1, 2].map(|i| (qkv.clone(), i * features)), features, heads, causal)
+    }
+
+    fn new(parts: [(CubeTensor, usize); 3], features: usize, heads: usize, causal: bool) -> Self {
+        assert_eq!(features % heads, 0, "heads share the features evenly");
+        for (tensor, start) in &parts {
+            assert!(start + features <= tensor.meta.shape()[1], "columns of the head inside the tensor");
+            assert_eq!(tensor.dtype, parts[0].0.dtype, "one type for queries, keys and values");
+        }
+        let form = Form { width: features / heads, causal };
+        assert!(form.width <= 128, "heads of at most 128 columns: a unit's sums live in registers");
+        Qkv { parts, heads, form }
+    }
+
+    pub(super) fn features(&self) -> usize {
+        self.heads * self.form.width
+    }
+
+    pub(super) fn scale(&self) -> f32 {
+        1.0 / (self.form.width as f32).sqrt()
+    }
+
+    /// Every part has a row a token.
+    pub(super) fn check(&self, tiles: &TileTable) {
+        assert_eq!(tiles.rows, TILE.rows, "a table made for attention");
+        for (tensor, _) in &self.parts {
+            assert!(tensor.meta.shape()[0] >= tiles.segments.rows(), "one row a token");
+        }
+    }
+}
+
+/// Scaled dot-product attention inside every sequence of `tiles` (made by [`TileTable::for_sequences`]).
+///
+/// # Shapes
+/// -> the output `[T, D]` with `T = tokens`, zero for tokens of no sequence, and for the backward the logarithm of each softmax's denominator `[T, heads]` in f32.
+pub(crate) fn attend(qkv: &Qkv, tokens: usize, tiles: &TileTable) -> (CubeTensor, CubeTensor) {
+    qkv.check(tiles);
+    let [(q, at_q), (k, at_k), (v, at_v)] = qkv.parts.clone();
+    let out = room(&q, [tokens, qkv.features()], tokens > tiles.segments.rows());
+    let lse = empty(&q, [tokens, qkv.heads], DType::F32);
+    if tiles.count > 0 {
+        let element = elem(&q);
+        // SAFETY: the kernel reads and writes inside the shapes checked above.
+        unsafe {
+            attend_kernel::launch_unchecked(
+                &out.client,
+                CubeCount::Static(tiles.count as u32, qkv.heads as u32, 1),
+                CubeDim::new_1d(UNITS),
+                q.into_tensor_arg(),
+                k.into_tensor_arg(),
+                v.into_tensor_arg(),
+                tiles.tiles.clone().into_buffer_arg(),
+                out.clone().into_tensor_arg(),
+                lse.clone().into_tensor_arg(),
+                at_q,
+                at_k,
+                at_v,
+                qkv.scale(),
+                qkv.form,
+                element,
+            );
+        }
+    }
+    (out, lse)
+}
+
+#[cube(launch_unchecked)]
+fn attend_kernel<E: Float>(
+    q: &Tensor<E>,
+    k: &Tensor<E>,
+    v: &Tensor<E>,
+    tiles: &[u32],
+    out: &mut Tensor<E>,
+    lse: &mut Tensor<f32>,
+    at_q: usize,
+    at_k: usize,
+    at_v: usize,
+    scale: f32,
+    #[comptime] form: Form,
+    #[define(E)] _element: ElemType,
+) {
+    let here = place(tiles, CUBE_POS_X as usize);
+    let head = CUBE_POS_Y as usize * form.width;
+    let mut slices = slices(TILE);
+    let mut weights = Shared::<[f32]>::new_slice(SHARED);
+    let mut softmax = Softmax::new();
+    let mut sums = zeros(comptime!(form.blocks() * TILE.each()));
+    let queries = rows_at::<E>(q, here.first, at_q + head, here.rows);
+    let end = if comptime!(form.causal) { here.first + here.rows } else { here.end };
+    for first in range_stepped(here.start, end, TILE.cols) {
+        let mut scores = zeros(comptime!(TILE.each()));
+        let keys = rows_at::<E>(k, first, at_k + head, end - first);
+        accumulate::<E, E>(&mut scores, &mut slices, q, queries, k, keys, form.width, (true, true), TILE);
+        write_scores(&mut weights, &scores, here, first, end, scale, form);
+        softmax.step(&mut weights, &mut slices);
+        rescale(&mut sums, &softmax, form);
+        add_blocks::<E>(&mut sums, &weights, &mut slices, v, at_v + head, first, end, form);
+    }
+    #[unroll]
+    for i in 0..TILE.unit_rows {
+        let row = row_of(i, TILE);
+        if row < here.rows {
+            let total = softmax.total[row];
+            let base = (here.first + row) * out.stride(0);
+            write_row::<E>(out, &sums, base, head, 1.0 / total, i, form);
+            if col_of(0usize, TILE) == 0 {
+                let at = (here.first + row) * lse.stride(0) + CUBE_POS_Y as usize;
+                lse[at] = softmax.highest[row] + total.ln();
+            }
+        }
+    }
+}
+
+/// Rows `first..first + count` of a tensor, one head's columns as depth.
+#[cube]
+pub(super) fn rows_at<E: Float>(tensor: &Tensor<E>, first: usize, column: usize, count: usize) -> Side {
+    Side {
+        base: first * tensor.stride(0) + column * tensor.stride(1),
+        count,
+        step: tensor.stride(0),
+        depth_step: tensor.stride(1),
+    }
+}
+
+/// `sums += W · X` with `W` in shared memory and `X` the rows `first..end` of a tensor, one head's columns, two blocks of
+/// them at a time: both slices are free here. A barrier between writing `W` and reading it is included.
+#[cube]
+pub(super) fn add_blocks<E: Float>(
+    sums: &mut Array<f32>,
+    weights: &Shared<[f32]>,
+    slices: &mut Slices,
+    from: &Tensor<E>,
+    column: usize,
+    first: usize,
+    end: usize,
+    #[comptime] form: Form,
+) {
+    #[unroll]
+    for pair in 0..comptime!(form.blocks().div_ceil(2)) {
+        let one = comptime!(2 * pair);
+        let two = comptime!(2 * pair + 1);
+        load_block::<E>(&mut slices.left, from, column, first, end, one, form);
+        if comptime!(two < form.blocks()) {
+            load_block::<E>(&mut slices.right, from, column, first, end, two, form);
+        }
+        sync_cube();
+        multiply(sums, weights, &slices.left, comptime!(one * TILE.each()), TILE);
+        if comptime!(two < form.blocks()) {
+            multiply(sums, weights, &slices.right, comptime!(two * TILE.each()), TILE);
+        }
+        sync_cube();
+    }
+}
+
+/// Brings the rows `first..end` of one block of a head's columns into shared memory.
+#[cube]
+fn load_block<E: Float>(
+    shared: &mut Shared<[f32]>,
+    from: &Tensor<E>,
+    column: usize,
+    first: usize,
+    end: usize,
+    #[comptime] block: usize,
+    #[comptime] form: Form,
+) {
+    let done = comptime!(block * TILE.cols);
+    let side = Side {
+        base: (column + done) * from.stride(1),
+        count: comptime!(form.width - done).runtime(),
+        step: from.stride(1),
+        depth_step: from.stride(0),
+    };
+    load::<E>(shared, from, side, first, end, TILE.cols, TILE.depth, false);
+}
+
+/// Writes a unit's `i`-th row of sums over all blocks, times `factor`.
+#[cube]
+pub(super) fn write_row<E: Float>(
+    out: &mut Tensor<E>,
+    sums: &Array<f32>,
+    base: usize,
+    column: usize,
+    factor: f32,
+    #[comptime] i: usize,
+    #[comptime] form: Form,
+) {
+    #[unroll]
+    for block in 0..comptime!(form.blocks()) {
+        #[unroll]
+        for j in 0..TILE.unit_cols {
+            let col = col_of(j, TILE) + comptime!(block * TILE.cols);
+            if col < form.width {
+                let sum = sums[comptime!(block * TILE.each() + i * TILE.unit_cols + j)];
+                let at = base + (column + col) * out.stride(1);
+                out[at] = E::cast_from(factor * sum);
+            }
+        }
+    }
+}

@@ -1,0 +1,68 @@
+//! What every launch needs of a tensor: its element type, room for a result, a copy where it is not ours to change.
+
+use burn::backend::ops::FloatTensorOps;
+use burn::backend::{DType, Shape};
+use burn_cubecl::CubeBackend;
+use burn_cubecl::cubecl::ir::{ElemType, FloatKind};
+use burn_cubecl::cubecl::prelude::CubeCount;
+use burn_cubecl::tensor::CubeTensor;
+
+/// The element type a kernel is compiled for.
+///
+/// # Panics
+/// For anything but the float types models are held in.
+pub(crate) fn elem(tensor: &CubeTensor) -> ElemType {
+    match tensor.dtype {
+        DType::F32 => ElemType::Float(FloatKind::F32),
+        DType::F16 => ElemType::Float(FloatKind::F16),
+        DType::BF16 => ElemType::Float(FloatKind::BF16),
+        other => panic!("kernels take f32, f16 and bf16, not {other:?}"),
+    }
+}
+
+/// A contiguous tensor beside `like`, its memory not initialised.
+pub(crate) fn empty(like: &CubeTensor, shape: impl Into<Shape>, dtype: DType) -> CubeTensor {
+    let shape = shape.into();
+    let handle = like.client.empty(shape.num_elements() * dtype.size());
+    CubeTensor::new_contiguous(like.client.clone(), like.device.clone(), shape, handle, dtype)
+}
+
+/// Room for a result of `like`'s type: zeros where some rows are nobody's and no kernel writes them.
+pub(crate) fn room(like: &CubeTensor, shape: [usize; 2], surplus: bool) -> CubeTensor {
+    match surplus {
+        true => CubeBackend::float_zeros(Shape::from(shape), &like.device, like.dtype.into()),
+        false => empty(like, shape, like.dtype),
+    }
+}
+
+/// The tensor itself where nothing else holds its memory, else a copy: what comes out may be written.
+pub(crate) fn owned(tensor: CubeTensor) -> CubeTensor {
+    match tensor.can_mut() && tensor.is_nonoverlapping() {
+        true => tensor,
+        false => tensor.copy(),
+    }
+}
+
+/// A `[C|1, rows, cols]` stack of matrices as the kernels see it: transposed on request, and with a first axis of 1
+/// repeated for every client, both by strides alone.
+pub(crate) fn stack(mut tensor: CubeTensor, transposed: bool) -> CubeTensor {
+    if transposed {
+        tensor.meta.swap(1, 2);
+    }
+    if tensor.meta.shape()[0] == 1 {
+        tensor.meta.strides_mut()[0] = 0;
+    }
+    tensor
+}
+
+/// Whether neighbours on `axis` lie closer in memory than neighbours on `other`: which way to walk when loading.
+pub(crate) fn runs_along(tensor: &CubeTensor, axis: usize, other: usize) -> bool {
+    tensor.meta.strides()[axis] < tensor.meta.strides()[other]
+}
+
+/// `count` workgroups in a row, folded where a device allows no longer row; a kernel counts them by `CUBE_POS`, which
+/// may come out beyond `count`.
+pub(crate) fn groups(count: usize) -> CubeCount {
+    const LONGEST: usize = 65_535;
+    CubeCount::Static(count.min(LONGEST) as u32, count.div_ceil(LONGEST) as u32, 1)
+}

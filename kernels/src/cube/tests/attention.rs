@@ -1,0 +1,141 @@
+//! Packed attention: sequences of 1 to 70 tokens and empty ones, causal and full, against f64 loops.
+
+use super::*;
+use crate::cube::attention::{Qkv, attend};
+use crate::cube::attention_backward::attend_backward;
+
+/// The reference: output, logarithmic denominators and gradients, each `[T, D]` (the denominators `[T, heads]`).
+struct Reference {
+    out: Vec<f64>,
+    lse: Vec<f64>,
+    grads: [Vec<f64>; 3],
+}
+
+struct Problem {
+    sequences: Segments,
+    heads: usize,
+    width: usize,
+    causal: bool,
+    /// Queries, keys, values and the gradient of the output, each `[T, D]`.
+    parts: [Vec<f32>; 4],
+}
+
+impl Problem {
+    fn new(seed: u64, heads: usize, width: usize, causal: bool) -> Self {
+        let mut random = Random::new(seed);
+        let lengths = [1, 33, 0, 64, 70, 2, 31, 32];
+        let sequences = Segments::from_lengths(lengths.iter().map(|&l| if l > 40 { l - random.below(3) } else { l }));
+        let parts = [4.0, 4.0, 1.0, 1.0].map(|size| {
+            let numbers = random.numbers(sequences.rows() * heads * width);
+            numbers.into_iter().map(|n| n * size).collect()
+        });
+        Problem { sequences, heads, width, causal, parts }
+    }
+
+    fn features(&self) -> usize {
+        self.heads * self.width
+    }
+
+    /// Row `token` of part `i`, one head of it.
+    fn row(&self, i: usize, token: usize, head: usize) -> &[f32] {
+        let at = token * self.features() + head * self.width;
+        &self.parts[i][at..at + self.width]
+    }
+
+    fn reference(&self) -> Reference {
+        let size = self.sequences.rows() * self.features();
+        let grads = [vec![0.0; size], vec![0.0; size], vec![0.0; size]];
+        let lse = vec![0.0; self.sequences.rows() * self.heads];
+        let mut reference = Reference { out: vec![0.0; size], lse, grads };
+        for range in self.sequences.ranges() {
+            for head in 0..self.heads {
+                for query in range.clone() {
+                    let end = if self.causal { query + 1 } else { range.end };
+                    self.one_query(query, head, range.start..end, &mut reference);
+                }
+            }
+        }
+        reference
+    }
+
+    /// Adds what one query of one head contributes.
+    fn one_query(&self, query: usize, head: usize, keys: Range<usize>, to: &mut Reference) {
+        let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(&a, &b)| a as f64 * b as f64).sum::<f64>();
+        let scale = 1.0 / (self.width as f64).sqrt();
+        let scores = keys.clone().map(|key| scale * dot(self.row(0, query, head), self.row(1, key, head)));
+        let scores: Vec<f64> = scores.collect();
+        let highest = scores.iter().fold(f64::MIN, |a, &b| a.max(b));
+        let total: f64 = scores.iter().map(|s| (s - highest).exp()).sum();
+        let lse = highest + total.ln();
+        to.lse[query * self.heads + head] = lse;
+        let weights: Vec<f64> = scores.iter().map(|s| (s - lse).exp()).collect();
+        let dy = self.row(3, query, head);
+        let dweights: Vec<f64> = keys.clone().map(|key| dot(dy, self.row(2, key, head))).collect();
+        let mean: f64 = weights.iter().zip(&dweights).map(|(w, d)| w * d).sum();
+        let at = |token: usize, i: usize| token * self.features() + head * self.width + i;
+        for ((key, w), dw) in keys.zip(&weights).zip(&dweights) {
+            let dscore = scale * w * (dw - mean);
+            for (i, &dy) in dy.iter().enumerate() {
+                to.out[at(query, i)] += w * self.row(2, key, head)[i] as f64;
+                to.grads[0][at(query, i)] += dscore * self.row(1, key, head)[i] as f64;
+                to.grads[1][at(key, i)] += dscore * self.row(0, query, head)[i] as f64;
+                to.grads[2][at(key, i)] += w * dy as f64;
+            }
+        }
+    }
+
+    /// Queries, keys and values side by side.
+    fn fused(&self, device: &CubeDevice) -> CubeTensor {
+        let (tokens, features) = (self.sequences.rows(), self.features());
+        let rows =
+            (0..tokens).flat_map(|t| (0..3).flat_map(move |i| columns(&self.parts[i], features, t, &(0..features))));
+        upload(&rows.copied().collect::<Vec<_>>(), &[tokens, 3 * features], device)
+    }
+
+    fn run(&self, device: &CubeDevice) {
+        let what = format!("{}x{} causal {}", self.heads, self.width, self.causal);
+        let (tokens, features) = (self.sequences.rows(), self.features());
+        let dy = upload(&self.parts[3], &[tokens, features], device);
+        let qkv = Qkv::fused(self.fused(device), self.heads, self.causal);
+        let table = self.sequences.tables().for_sequences(&self.sequences, device);
+        let reference = self.reference();
+        let (out, lse) = attend(&qkv, tokens, &table);
+        close(&format!("output {what}"), &values(out.clone()), &reference.out);
+        close(&format!("denominators {what}"), &values(lse.clone()), &reference.lse);
+        let grads = attend_backward(&qkv, out, lse, dy, &table);
+        assert_eq!(dims(&grads), [tokens, 3 * features]);
+        let grads = values(grads);
+        for (i, name) in ["dq", "dk", "dv"].into_iter().enumerate() {
+            let cols = i * features..(i + 1) * features;
+            let found = (0..tokens).flat_map(|t| columns(&grads, 3 * features, t, &cols));
+            close(&format!("{name} {what}"), &found.copied().collect::<Vec<_>>(), &reference.grads[i]);
+        }
+    }
+}
+
+#[test]
+fn full() {
+    let Some(device) = device() else { return };
+    for (seed, (heads, width)) in [(2, 8), (1, 64)].into_iter().enumerate() {
+        Problem::new(seed as u64, heads, width, false).run(&device);
+    }
+}
+
+#[test]
+fn causal() {
+    let Some(device) = device() else { return };
+    for (seed, (heads, width)) in [(2, 50), (1, 96)].into_iter().enumerate() {
+        Problem::new(seed as u64 + 10, heads, width, true).run(&device);
+    }
+}
+
+#[test]
+fn no_tokens() {
+    let Some(device) = device() else { return };
+    let nobody = Segments::from_lengths([0]);
+    let table = nobody.tables().for_sequences(&nobody, &device);
+    let qkv = Qkv::fused(upload(&[], &[0, 12], &device), 2, false);
+    let (out, lse) = attend(&qkv, 0, &table);
+    assert_eq!((dims(&out), dims(&lse)), (vec![0, 4], vec![0, 2]));
+    assert_eq!(dims(&attend_backward(&qkv, out.clone(), lse, out, &table)), [0, 12]);
+}

@@ -1,0 +1,143 @@
+//! Tables on the device that say where clients and sequences lie. Built once a batch, read by every layer.
+
+use std::sync::OnceLock;
+
+use burn::backend::DType;
+use burn::tensor::Shape;
+use burn_cubecl::CubeDevice;
+use burn_cubecl::cubecl;
+use burn_cubecl::cubecl::prelude::*;
+use burn_cubecl::tensor::CubeTensor;
+
+use crate::Segments;
+
+/// Numbers a tile takes in the table.
+const FIELDS: usize = 5;
+
+/// The tokens of a batch cut into tiles that never straddle two segments.
+#[derive(Clone, Debug)]
+pub(crate) struct TileTable {
+    /// Segment, first row, rows, and the segment's first and end row, tile after tile.
+    pub(crate) tiles: CubeTensor,
+    /// Boundaries of the segments `[C + 1]`.
+    pub(crate) offsets: CubeTensor,
+    /// A rank table without limits `[C]`.
+    pub(crate) unlimited: RankTable,
+    /// Number of tiles.
+    pub(crate) count: usize,
+    /// Most rows a tile has.
+    pub(crate) rows: usize,
+    /// The segments themselves.
+    pub(crate) segments: Segments,
+}
+
+impl TileTable {
+    /// Tiles of at most `rows` rows.
+    pub(crate) fn new(segments: &Segments, rows: usize, device: &CubeDevice) -> Self {
+        let mut tiles = Vec::new();
+        for (segment, range) in segments.ranges().enumerate() {
+            for first in range.clone().step_by(rows) {
+                let here = rows.min(range.end - first);
+                tiles.extend([segment, first, here, range.start, range.end].map(|n| n as u32));
+            }
+        }
+        let offsets: Vec<u32> = std::iter::once(0).chain(segments.ranges().map(|r| r.end as u32)).collect();
+        TileTable {
+            count: tiles.len() / FIELDS,
+            tiles: numbers(&tiles, device),
+            offsets: numbers(&offsets, device),
+            unlimited: RankTable::new(&vec![u32::MAX; segments.len()], device),
+            rows,
+            segments: segments.clone(),
+        }
+    }
+}
+
+/// The tables of one batch's segments, each made when it is first asked for.
+#[derive(Debug, Default)]
+pub(crate) struct Tables {
+    clients: OnceLock<(CubeDevice, TileTable)>,
+    sequences: OnceLock<(CubeDevice, TileTable)>,
+}
+
+/// What `kept` holds for `device`; made anew where it holds it for another.
+fn get<T: Clone>(kept: &OnceLock<(CubeDevice, T)>, device: &CubeDevice, make: impl Fn() -> T) -> T {
+    let (at, table) = kept.get_or_init(|| (device.clone(), make()));
+    if at == device { table.clone() } else { make() }
+}
+
+impl Tables {
+    /// Tiles for the grouped products of clients: small ones where there are too few tokens to fill a device.
+    pub(super) fn for_clients(&self, clients: &Segments, device: &CubeDevice) -> TileTable {
+        let rows = if clients.rows() > 8192 { 32 } else { 16 };
+        get(&self.clients, device, || TileTable::new(clients, rows, device))
+    }
+
+    /// Tiles for attention inside sequences.
+    pub(super) fn for_sequences(&self, sequences: &Segments, device: &CubeDevice) -> TileTable {
+        get(&self.sequences, device, || TileTable::new(sequences, super::attention::TILE.rows, device))
+    }
+}
+
+/// A target's slot counts on the device, made when first asked for.
+#[derive(Debug, Default)]
+pub(crate) struct RankTables(OnceLock<(CubeDevice, RankTable)>);
+
+impl RankTables {
+    /// The table of these counts.
+    pub(super) fn get(&self, counts: &[usize], device: &CubeDevice) -> RankTable {
+        get(&self.0, device, || RankTable::new(&Vec::from_iter(counts.iter().map(|&n| n as u32)), device))
+    }
+}
+
+/// How many slots of a target each client has `[C]`: the first ones.
+#[derive(Clone, Debug)]
+pub(crate) struct RankTable(pub(crate) CubeTensor);
+
+impl RankTable {
+    /// The table for these ranks.
+    pub(crate) fn new(ranks: &[u32], device: &CubeDevice) -> Self {
+        RankTable(numbers(ranks, device))
+    }
+}
+
+/// Which axis of a factor `[C, rows, cols]` counts slots.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum SlotAxis {
+    /// The rows: `B` `[R, d_out]`.
+    Rows,
+    /// The columns: `A` `[d_in, R]`.
+    Cols,
+}
+
+/// A row of numbers on the device; never empty, since a buffer of no bytes cannot be bound.
+fn numbers(values: &[u32], device: &CubeDevice) -> CubeTensor {
+    let values = if values.is_empty() { &[0] } else { values };
+    let client = device.client();
+    let handle = client.create_from_slice(u32::as_bytes(values));
+    CubeTensor::new_contiguous(client, device.clone(), Shape::from([values.len()]), handle, DType::U32)
+}
+
+/// One tile of the table, inside a kernel.
+#[derive(CubeType, Clone, Copy)]
+#[expand(derive(Clone, Copy))]
+pub(crate) struct Place {
+    pub(crate) segment: usize,
+    pub(crate) first: usize,
+    pub(crate) rows: usize,
+    pub(crate) start: usize,
+    pub(crate) end: usize,
+}
+
+/// Tile `index` of a table.
+#[cube]
+pub(crate) fn place(tiles: &[u32], index: usize) -> Place {
+    let at = index * FIELDS;
+    Place {
+        segment: tiles[at] as usize,
+        first: tiles[at + 1] as usize,
+        rows: tiles[at + 2] as usize,
+        start: tiles[at + 3] as usize,
+        end: tiles[at + 4] as usize,
+    }
+}
