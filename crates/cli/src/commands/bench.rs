@@ -1,0 +1,161 @@
+//! `bonfire bench`: how fast a device does this work, and how far that is from what its matrix products allow.
+
+mod args;
+mod burn_lora;
+mod chart;
+mod gemm;
+mod lengths;
+mod peak;
+mod report;
+mod step;
+mod stopwatch;
+mod table;
+mod ways;
+mod work;
+
+use anyhow::{Context, Result};
+
+pub use args::BenchArgs;
+
+use crate::args::Common;
+use crate::console::{note, say};
+use crate::device::{self, DeviceChoice, Opened};
+use crate::mistake::Mistake;
+use crate::run_folder::replace;
+use args::{Method, Part};
+use report::{DeviceReport, ModelFacts, Report};
+use work::Work;
+
+/// Runs the command.
+///
+/// # Errors
+/// Options that cannot be, a device, model or data that cannot be used, an operation whose results are wrong.
+pub fn run(args: &BenchArgs, common: &Common) -> Result<()> {
+    check(args, common)?;
+    let bench = Bench { args, quiet: common.quiet, parts: parts(args) };
+    let work = Work::new(args, bench.texts_wanted())?;
+    let mut report = Report::new(args, facts(args, &work));
+    for choice in devices(args, common) {
+        let opened = device::open(choice)?;
+        opened.notice.iter().for_each(note);
+        report.devices.push(bench.on(&opened, &work)?);
+    }
+    write(args, &report)
+}
+
+/// Mistakes that no single option shows.
+fn check(args: &BenchArgs, common: &Common) -> Result<(), Mistake> {
+    if let Some(set) = common.sets.first() {
+        return Err(Mistake::new(format!("bench reads no configuration, so `--set {set}` changes nothing"))
+            .help("use its own options; `bonfire bench --help` lists them"));
+    }
+    if !args.devices.is_empty() && common.device.is_some() {
+        return Err(Mistake::new("--device and --devices are both given").help("give one of them"));
+    }
+    if args.budget.is_some_and(|_| ![None, Some(Method::LoraA2)].contains(&args.strategy)) {
+        return Err(Mistake::new("--budget is read by lora-a2 alone").help("add --strategy lora-a2, or leave it out"));
+    }
+    if let Some(budget) = args.budget.filter(|&budget| budget > args.rank) {
+        return Err(Mistake::new(format!("--budget {budget} is above --rank {}", args.rank))
+            .help(format!("use 1 to {}", args.rank)));
+    }
+    const TEXTS: usize = 10_000_000;
+    let texts = args.clients.saturating_mul(args.batch).saturating_mul(args.steps);
+    if texts > TEXTS {
+        return Err(Mistake::new(format!("--clients x --batch x --steps are {texts} texts"))
+            .help(format!("use at most {TEXTS} in all")));
+    }
+    Ok(())
+}
+
+fn parts(args: &BenchArgs) -> Vec<Part> {
+    match args.parts.is_empty() {
+        true => vec![Part::Gemm, Part::Step],
+        false => args.parts.clone(),
+    }
+}
+
+fn devices(args: &BenchArgs, common: &Common) -> Vec<DeviceChoice> {
+    match args.devices.is_empty() {
+        true => vec![common.device.unwrap_or_default()],
+        false => args.devices.clone(),
+    }
+}
+
+/// One call of the command.
+struct Bench<'b> {
+    args: &'b BenchArgs,
+    quiet: bool,
+    parts: Vec<Part>,
+}
+
+impl Bench<'_> {
+    fn wants(&self, part: Part) -> bool {
+        self.parts.contains(&part)
+    }
+
+    fn texts_wanted(&self) -> usize {
+        let args = self.args;
+        args.clients * args.batch * args.steps
+    }
+
+    fn progress(&self, text: &str) {
+        if !self.quiet {
+            note(text);
+        }
+    }
+
+    /// All parts on one device.
+    fn on(&self, opened: &Opened, work: &Work) -> Result<DeviceReport> {
+        let (args, device) = (self.args, &opened.device);
+        say(format!("device: {}", opened.name));
+        let mut report = DeviceReport { device: opened.name.clone(), ..Default::default() };
+        // The floor is counted with the products' rate of the same minute.
+        if [Part::Gemm, Part::Step].iter().any(|&part| self.wants(part)) {
+            self.progress("matrix products");
+            let gemm = gemm::measure(&work.info, tokens_a_step(args, work), args.repeats, device)?;
+            say(format!("\n{}", gemm.table()));
+            report.gemm = Some(gemm);
+        }
+        if let Some(rate) = report.gemm.as_ref().map(|gemm| gemm.flops_per_second).filter(|_| self.wants(Part::Step)) {
+            let model = work::model(args, work, device)?;
+            let step = step::measure(args, work, &model, device, rate, self.quiet)?;
+            say(format!("\n{}", step.table()));
+            report.step = Some(step);
+        }
+        Ok(report)
+    }
+}
+
+fn facts(args: &BenchArgs, work: &Work) -> ModelFacts {
+    let info = &work.info;
+    ModelFacts {
+        layers: info.layers,
+        hidden: info.hidden,
+        heads: info.heads,
+        intermediate: info.intermediate,
+        vocab: info.vocab,
+        matmul_params: info.matmul_params(),
+        classes: work.classes,
+        tokens_a_step: tokens_a_step(args, work),
+    }
+}
+
+/// Real tokens of a step with all clients in flight.
+fn tokens_a_step(args: &BenchArgs, work: &Work) -> usize {
+    (work.tokens() as usize / args.steps).max(1)
+}
+
+/// Writes the files asked for.
+fn write(args: &BenchArgs, report: &Report) -> Result<()> {
+    if let Some(path) = &args.json {
+        let text = serde_json::to_string_pretty(report).context("cannot write the figures as JSON")?;
+        replace(path, format!("{text}\n").as_bytes())?;
+        say(format!("wrote {}", path.display()));
+    }
+    if let Some(path) = &args.svg {
+        replace(path, report.picture()?.as_bytes())?;
+        say(format!("wrote {}", path.display()));
+    }
+    Ok(())
+}

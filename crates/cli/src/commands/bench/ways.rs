@@ -1,0 +1,143 @@
+//! Ways to do the same training, timed in turns: through the engine with so many clients in flight, or otherwise.
+
+use anyhow::Result;
+use bonfire_data::random::{Use, stream};
+use bonfire_engine::{Engine, InFlight, Probe};
+use bonfire_federation::{Common, FedIt, FfaLora, LoraA2, Norm, RoLora, Server, Strategy};
+use bonfire_models::{Adapter, AdapterInit, Encoder, Model};
+use burn::tensor::Device;
+use serde::Serialize;
+
+use super::args::{BenchArgs, Method};
+use super::peak::Watch;
+use super::stopwatch::{Seconds, reading};
+use super::work::{members, settings, trains_head};
+use crate::console::note;
+
+/// What one run of a way has done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Done {
+    /// Real tokens through forward and backward.
+    pub tokens: u64,
+    /// Local steps, over all clients.
+    pub steps: u64,
+}
+
+/// A way to train all clients once.
+pub struct Way<'w> {
+    /// The name in the JSON file.
+    pub id: String,
+    /// The name in the table.
+    pub name: String,
+    /// Clients on the device together.
+    pub places: usize,
+    /// Trains.
+    pub run: Box<dyn FnMut() -> Result<Done> + 'w>,
+}
+
+/// What was read off a way.
+#[derive(Clone, Debug, Serialize)]
+pub struct Measured {
+    /// Work of one run.
+    pub done: Done,
+    /// Time of one run.
+    pub seconds: Seconds,
+    /// The smallest of the runs' peaks: what others left behind only adds to it.
+    pub peak_memory_bytes: Option<u64>,
+}
+
+impl Measured {
+    /// Real tokens a second, by the best reading.
+    pub fn tokens_per_second(&self) -> f64 {
+        self.done.tokens as f64 / self.seconds.best
+    }
+
+    /// The share of the time that the floor takes: 4 FLOPs a token and parameter, at `rate` FLOPs a second.
+    pub fn floor_fraction(&self, matmul_params: u64, rate: f64) -> f64 {
+        4.0 * matmul_params as f64 * self.done.tokens as f64 / rate / self.seconds.best
+    }
+}
+
+/// Times all `ways`: one run of each that is not counted, then `repeats` of each, taking turns.
+///
+/// # Errors
+/// A way or the device failed.
+pub fn in_turns(ways: &mut [Way], device: &Device, repeats: usize, quiet: bool) -> Result<Vec<Measured>> {
+    let mut readings = vec![(Vec::new(), None::<u64>, Done::default()); ways.len()];
+    for turn in 0..=repeats {
+        for (way, (seconds, peak, done)) in ways.iter_mut().zip(&mut readings) {
+            let watch = Watch::start(device);
+            let (time, did) = reading(device, &mut way.run)?;
+            let used = watch.peak();
+            let rate = did.tokens as f64 / time;
+            if !quiet {
+                let turn = if turn == 0 { "warm-up".into() } else { format!("reading {turn} of {repeats}") };
+                note(format!("{}: {turn}, {rate:.0} tokens/s", way.name));
+            }
+            if turn > 0 {
+                seconds.push(time);
+                *peak = peak.map_or(used, |least| used.map(|now| least.min(now)));
+                *done = did;
+            }
+        }
+    }
+    let sum = |(seconds, peak_memory_bytes, done)| Measured { done, seconds: Seconds::of(seconds), peak_memory_bytes };
+    Ok(readings.into_iter().map(sum).collect())
+}
+
+/// The strategy of that name for `clients` clients.
+pub fn strategy(args: &BenchArgs, method: Method, clients: usize) -> Box<dyn Strategy> {
+    let common = Common { lr_a: 1e-3, lr_b: 1e-3, train_head: trains_head(args) };
+    match method {
+        Method::FedIt => Box::new(FedIt { common }),
+        Method::FfaLora => Box::new(FfaLora { common }),
+        Method::RoLora => Box::new(RoLora { common }),
+        Method::LoraA2 => Box::new(LoraA2 {
+            common,
+            probe: Probe::default(),
+            norm: Norm::All,
+            budgets: vec![args.budget.unwrap_or(1); clients],
+            rank: args.rank,
+        }),
+    }
+}
+
+/// Local training of a first round as the engine does it.
+pub struct EngineWay<'w> {
+    /// The options.
+    pub args: &'w BenchArgs,
+    /// The model on an autodiff device.
+    pub model: &'w Encoder,
+    /// The texts.
+    pub texts: &'w bonfire_engine::Split,
+    /// The clients' rows.
+    pub shards: &'w [Vec<usize>],
+    /// Texts of one client in a step.
+    pub batch: usize,
+    /// The strategy whose first round this is.
+    pub method: Method,
+}
+
+impl<'w> EngineWay<'w> {
+    /// The way with `in_flight` clients in flight.
+    pub fn way(self, id: &str, name: &str, in_flight: InFlight) -> Way<'w> {
+        let EngineWay { args, model, texts, shards, batch, method } = self;
+        let mut rng = stream(args.seed, Use::AdapterInit, 0, 0, 0);
+        let head = model.head().to_vec();
+        let init = AdapterInit::default();
+        let server = Server::new(Adapter::fresh(model.targets(), args.rank, args.alpha, init, head, &mut rng));
+        let plan = strategy(args, method, shards.len()).plan(&server);
+        let engine = Engine::new(Box::new(model.clone()), texts.clone(), settings(args, batch), in_flight);
+        let places = engine.places(shards.len());
+        let run = move || {
+            let mut steps = 0;
+            let mut count = |progress: bonfire_engine::Progress| {
+                steps = progress.done as u64;
+                true
+            };
+            let uploads = engine.train(&plan, &server.adapter, &members(shards), &mut count)?;
+            Ok(Done { tokens: uploads.iter().map(|upload| upload.tokens).sum(), steps })
+        };
+        Way { id: id.into(), name: name.into(), places, run: Box::new(run) }
+    }
+}
