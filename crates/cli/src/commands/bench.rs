@@ -4,16 +4,21 @@ mod args;
 mod burn_lora;
 mod chart;
 mod gemm;
+mod kernels;
 mod lengths;
 mod peak;
 mod report;
+mod round;
+mod scale;
 mod step;
 mod stopwatch;
 mod table;
 mod ways;
 mod work;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
+use bonfire_models::Encoder;
+use burn::tensor::Device;
 
 pub use args::BenchArgs;
 
@@ -40,7 +45,19 @@ pub fn run(args: &BenchArgs, common: &Common) -> Result<()> {
         opened.notice.iter().for_each(note);
         report.devices.push(bench.on(&opened, &work)?);
     }
-    write(args, &report)
+    write(args, &report)?;
+    refuse_wrong(&report)
+}
+
+/// Fails when an operation's results disagree with its reference: speed means nothing then.
+fn refuse_wrong(report: &Report) -> Result<()> {
+    for device in &report.devices {
+        let wrong = device.kernels.as_ref().map(|kernels| kernels.wrong()).unwrap_or_default();
+        if !wrong.is_empty() {
+            bail!("wrong results on {}: {}", device.device, wrong.join(", "));
+        }
+    }
+    Ok(())
 }
 
 /// Mistakes that no single option shows.
@@ -96,7 +113,8 @@ impl Bench<'_> {
 
     fn texts_wanted(&self) -> usize {
         let args = self.args;
-        args.clients * args.batch * args.steps
+        let scale = if self.wants(Part::Scale) { args.examples } else { 0 };
+        scale.max(args.clients * args.batch * args.steps)
     }
 
     fn progress(&self, text: &str) {
@@ -110,20 +128,45 @@ impl Bench<'_> {
         let (args, device) = (self.args, &opened.device);
         say(format!("device: {}", opened.name));
         let mut report = DeviceReport { device: opened.name.clone(), ..Default::default() };
-        // The floor is counted with the products' rate of the same minute.
-        if [Part::Gemm, Part::Step].iter().any(|&part| self.wants(part)) {
+        // The floor under a step is counted with the products' rate of the same minute.
+        if self.wants(Part::Gemm) || self.wants(Part::Step) {
             self.progress("matrix products");
             let gemm = gemm::measure(&work.info, tokens_a_step(args, work), args.repeats, device)?;
             say(format!("\n{}", gemm.table()));
             report.gemm = Some(gemm);
         }
-        if let Some(rate) = report.gemm.as_ref().map(|gemm| gemm.flops_per_second).filter(|_| self.wants(Part::Step)) {
-            let model = work::model(args, work, device)?;
-            let step = step::measure(args, work, &model, device, rate, self.quiet)?;
+        if self.wants(Part::Kernels) {
+            self.progress("operations");
+            let kernels = kernels::measure(args, work, device)?;
+            say(format!("\n{}", kernels.table()));
+            report.kernels = Some(kernels);
+        }
+        if [Part::Step, Part::Round, Part::Scale].iter().any(|&part| self.wants(part)) {
+            self.train(&work::model(args, work, device)?, work, device, &mut report)?;
+        }
+        Ok(report)
+    }
+
+    /// The parts that train a model.
+    fn train(&self, model: &Encoder, work: &Work, device: &Device, report: &mut DeviceReport) -> Result<()> {
+        let (args, quiet) = (self.args, self.quiet);
+        let rate = report.gemm.as_ref().map(|gemm| gemm.flops_per_second);
+        if let Some(rate) = rate.filter(|_| self.wants(Part::Step)) {
+            let step = step::measure(args, work, model, device, rate, quiet)?;
             say(format!("\n{}", step.table()));
             report.step = Some(step);
         }
-        Ok(report)
+        if self.wants(Part::Round) {
+            let round = round::measure(args, work, model.clone(), device, quiet)?;
+            say(format!("\n{}", round.table()));
+            report.round = Some(round);
+        }
+        if self.wants(Part::Scale) {
+            let scale = scale::measure(args, work, model, device, quiet)?;
+            say(format!("\n{}", scale.table()));
+            report.scale = Some(scale);
+        }
+        Ok(())
     }
 }
 

@@ -5,6 +5,8 @@ use plotters::coord::Shift;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
+use super::table::{three, whole};
+
 const WIDTH: u32 = 960;
 /// Room on the left for the names of bars.
 const NAMES: u32 = 300;
@@ -149,6 +151,7 @@ fn paint_bars(area: &Area<'_>, bars: &Bars) -> PaintResult {
         .light_line_style(TRANSPARENT)
         .x_desc(bars.unit)
         .y_labels(0)
+        .x_label_formatter(&|value| figure(*value))
         .label_style(label_style)
         .draw()?;
     let pixels = f64::from(bars.series.len() as u32 * BAR + GAP);
@@ -160,7 +163,7 @@ fn paint_bars(area: &Area<'_>, bars: &Bars) -> PaintResult {
             let (top, bottom) = (group as f64 + start, group as f64 + start + thick);
             chart.draw_series([Rectangle::new([(0.0, top), (value, bottom)], colour(s).filled())])?;
             let (x, y) = chart.backend_coord(&(value, (top + bottom) / 2.0));
-            write(area, &super::table::three(value), (x + 5, y), HPos::Left, &BLACK)?;
+            write(area, &figure(value), (x + 5, y), HPos::Left, &BLACK)?;
         }
     }
     for (group, name) in bars.labels.iter().enumerate() {
@@ -174,6 +177,11 @@ fn paint_bars(area: &Area<'_>, bars: &Bars) -> PaintResult {
         write(area, words, (x, y - 8), HPos::Right, &RED)?;
     }
     Ok(())
+}
+
+/// A number as it stands in the picture.
+fn figure(value: f64) -> String {
+    if value.abs() >= 1000.0 { whole(value) } else { three(value) }
 }
 
 /// Writes beside a place given in the pixels of the whole picture.
@@ -198,7 +206,6 @@ fn paint_lines(area: &Area<'_>, lines: &Lines) -> PaintResult {
         .x_label_area_size(42)
         .y_label_area_size(64)
         .build_cartesian_2d((left..right).log_scale().base(2.0), 0.0..high.max(1e-9) * 1.1)?;
-    let number = |value: &f64| super::table::three(*value);
     chart
         .configure_mesh()
         .light_line_style(TRANSPARENT)
@@ -206,7 +213,7 @@ fn paint_lines(area: &Area<'_>, lines: &Lines) -> PaintResult {
         .y_desc(lines.y)
         .x_labels(11)
         .x_label_formatter(&|value| format!("{value:.0}"))
-        .y_label_formatter(&number)
+        .y_label_formatter(&|value| figure(*value))
         .label_style(("sans-serif", 12))
         .draw()?;
     for (i, (_, points)) in lines.series.iter().enumerate() {

@@ -5,6 +5,9 @@ use serde::Serialize;
 use super::args::BenchArgs;
 use super::chart::{Panel, draw};
 use super::gemm::GemmReport;
+use super::kernels::KernelsReport;
+use super::round::RoundReport;
+use super::scale::ScaleReport;
 use super::step::StepReport;
 
 /// The version of Burn that this program is built with.
@@ -75,9 +78,18 @@ pub struct DeviceReport {
     /// The device's products.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub gemm: Option<GemmReport>,
+    /// Operations one by one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kernels: Option<KernelsReport>,
     /// Local training.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub step: Option<StepReport>,
+    /// Whole rounds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub round: Option<RoundReport>,
+    /// Curves.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub scale: Option<ScaleReport>,
 }
 
 impl Report {
@@ -99,11 +111,21 @@ impl Report {
     /// # Errors
     /// None that a user can cause.
     pub fn picture(&self) -> anyhow::Result<String> {
-        let gemm: Vec<_> = self.devices.iter().filter_map(|d| Some((d.device.as_str(), d.gemm.as_ref()?))).collect();
-        let step: Vec<_> = self.devices.iter().filter_map(|d| Some((d.device.as_str(), d.step.as_ref()?))).collect();
-        let panels = [GemmReport::panel(&gemm), StepReport::panel(&step)];
-        let panels: Vec<Panel> = panels.into_iter().flatten().collect();
+        let gemm = self.each(|d| d.gemm.as_ref());
+        let kernels = self.each(|d| d.kernels.as_ref());
+        let step = self.each(|d| d.step.as_ref());
+        let round = self.each(|d| d.round.as_ref());
+        let scale = self.each(|d| d.scale.as_ref());
+        let mut panels: Vec<Panel> =
+            GemmReport::panel(&gemm).into_iter().chain(KernelsReport::panel(&kernels)).collect();
+        panels.extend(StepReport::panel(&step).into_iter().chain(RoundReport::panel(&round)));
+        panels.extend(ScaleReport::panels(&scale));
         draw(&self.caption(), &panels)
+    }
+
+    /// One part's report of every device that has it, with the device's name.
+    fn each<'r, T>(&'r self, of: impl Fn(&'r DeviceReport) -> Option<&'r T>) -> Vec<(&'r str, &'r T)> {
+        self.devices.iter().filter_map(|d| Some((d.device.as_str(), of(d)?))).collect()
     }
 
     fn caption(&self) -> String {

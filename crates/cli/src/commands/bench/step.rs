@@ -9,10 +9,10 @@ use serde::Serialize;
 use super::args::{BenchArgs, Method};
 use super::burn_lora;
 use super::chart::{Bars, Panel};
-use super::table::{aligned, row, size, three};
+use super::table::{aligned, row, size, three, whole};
 use super::ways::{EngineWay, Measured, Way, in_turns};
 use super::work::Work;
-use crate::console::short;
+use crate::console::percent;
 
 /// The ways and what they took.
 #[derive(Clone, Debug, Serialize)]
@@ -116,10 +116,10 @@ impl StepReport {
         for r in &self.rows {
             rows.push(row([
                 &r.name,
-                &short(r.tokens_per_second),
-                &short(r.tokens_per_second_median),
+                &whole(r.tokens_per_second),
+                &whole(r.tokens_per_second_median),
                 &three(r.client_steps_per_second),
-                &crate::console::percent(r.floor_fraction),
+                &percent(r.floor_fraction),
                 &format!("{:.2}x", r.against_one),
                 &size(r.measured.peak_memory_bytes),
             ]));

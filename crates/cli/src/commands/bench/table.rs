@@ -32,6 +32,19 @@ pub fn three(value: f64) -> String {
     }
 }
 
+/// A count without a fraction, thousands apart: `12 345`.
+pub fn whole(value: f64) -> String {
+    let digits = format!("{value:.0}");
+    let mut text = String::new();
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            text.push(' ');
+        }
+        text.push(digit);
+    }
+    text
+}
+
 /// Seconds as milliseconds.
 pub fn milliseconds(seconds: f64) -> String {
     three(seconds * 1e3)
@@ -56,5 +69,6 @@ mod tests {
     fn numbers_keep_three_digits() {
         let shown = [123.4, 12.34, 1.234, 0.1234, 0.000_12, 0.0].map(three);
         assert_eq!(shown, ["123", "12.3", "1.23", "0.123", "1.2e-4", "0"]);
+        assert_eq!([0.4, 999.0, 12_345.6, 1e6].map(whole), ["0", "999", "12 346", "1 000 000"]);
     }
 }
