@@ -45,7 +45,7 @@ pub enum Command {
     /// Write a run's adapter for other tools
     Export(ExportArgs),
     /// Measure how fast a device is for this work, and how far from its limit
-    Bench(BenchArgs),
+    Bench(Box<BenchArgs>),
 }
 
 /// Options of `train`.

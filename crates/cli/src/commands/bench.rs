@@ -69,18 +69,37 @@ fn check(args: &BenchArgs, common: &Common) -> Result<(), Mistake> {
     if !args.devices.is_empty() && common.device.is_some() {
         return Err(Mistake::new("--device and --devices are both given").help("give one of them"));
     }
-    if args.budget.is_some_and(|_| ![None, Some(Method::LoraA2)].contains(&args.strategy)) {
-        return Err(Mistake::new("--budget is read by lora-a2 alone").help("add --strategy lora-a2, or leave it out"));
-    }
-    if let Some(budget) = args.budget.filter(|&budget| budget > args.rank) {
-        return Err(Mistake::new(format!("--budget {budget} is above --rank {}", args.rank))
-            .help(format!("use 1 to {}", args.rank)));
-    }
     const TEXTS: usize = 10_000_000;
     let texts = args.clients.saturating_mul(args.batch).saturating_mul(args.steps);
     if texts > TEXTS {
         return Err(Mistake::new(format!("--clients x --batch x --steps are {texts} texts"))
             .help(format!("use at most {TEXTS} in all")));
+    }
+    check_method(args)?;
+    check_files(args)
+}
+
+fn check_method(args: &BenchArgs) -> Result<(), Mistake> {
+    if args.budget.is_some() && args.strategy.is_some_and(|strategy| strategy != Method::LoraA2) {
+        return Err(Mistake::new("--budget is read by lora-a2 alone").help("add --strategy lora-a2, or leave it out"));
+    }
+    match args.budget.filter(|&budget| budget > args.rank) {
+        Some(budget) => {
+            let what = format!("--budget {budget} is above --rank {}", args.rank);
+            Err(Mistake::new(what).help(format!("use 1 to {}", args.rank)))
+        }
+        None => Ok(()),
+    }
+}
+
+/// Folders that are missing are said now, not after minutes of measuring.
+fn check_files(args: &BenchArgs) -> Result<(), Mistake> {
+    for (option, path) in [("--json", &args.json), ("--svg", &args.svg)] {
+        let folder = path.as_ref().and_then(|path| path.parent()).filter(|folder| !folder.as_os_str().is_empty());
+        if let Some(folder) = folder.filter(|folder| !folder.is_dir()) {
+            let what = format!("{option}: there is no folder {}", folder.display());
+            return Err(Mistake::new(what).help("make it first, or name another file"));
+        }
     }
     Ok(())
 }

@@ -47,6 +47,9 @@ pub struct BenchArgs {
     /// Method [default: lora-a2 for round, fedit elsewhere]
     #[arg(long, value_enum, value_name = "STRATEGY")]
     pub strategy: Option<Method>,
+    /// Ways of training that step compares [default: all of them]
+    #[arg(long, value_enum, value_name = "WAYS", value_delimiter = ',')]
+    pub ways: Vec<WayName>,
     /// Slots a client may train, per target on average; lora-a2 alone reads it [default: 1]
     #[arg(long, value_name = "N", value_parser = at_least_one)]
     pub budget: Option<usize>,
@@ -93,6 +96,20 @@ pub enum Part {
     Round,
     /// The same work for more and more clients
     Scale,
+}
+
+/// Ways to train the same clients.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum WayName {
+    /// All clients on the device together
+    AllInFlight,
+    /// As many as the engine chooses
+    Auto,
+    /// One client after another
+    OneInFlight,
+    /// One client after another with Burn's own LoRA and optimizer
+    BurnApplyLora,
 }
 
 /// Which linears carry an adapter.

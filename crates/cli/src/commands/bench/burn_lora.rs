@@ -153,7 +153,7 @@ pub fn way<'w>(args: &'w BenchArgs, work: &'w Work, device: &Device) -> Way<'w> 
         Ok(done)
     };
     let name = "Burn's apply_lora, one client after another".to_string();
-    Way { id: "burn-apply-lora".into(), name, places: 1, run: Box::new(run) }
+    Way { name, places: 1, run: Box::new(run) }
 }
 
 /// One client: fresh adapters, a fresh optimizer, its steps; the losses are read once at the end.

@@ -2,6 +2,7 @@
 
 use anyhow::{Result, anyhow};
 use plotters::coord::Shift;
+use plotters::coord::types::RangedCoordf64;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
@@ -14,7 +15,7 @@ const NAMES: u32 = 300;
 const BAR: u32 = 18;
 const GAP: u32 = 10;
 /// Title, legend, axis and margins.
-const AROUND: u32 = 104;
+const AROUND: u32 = 116;
 const LINES_HEIGHT: u32 = 360;
 
 /// A titled figure.
@@ -134,26 +135,45 @@ fn colour(series: usize) -> RGBColor {
     COLOURS[series % COLOURS.len()]
 }
 
+/// The axes of a panel of bars: values to the right, groups downwards, one unit each.
+type BarChart<'a, 'b> = ChartContext<'a, SVGBackend<'b>, Cartesian2d<RangedCoordf64, RangedCoordf64>>;
+
 fn paint_bars(area: &Area<'_>, bars: &Bars) -> PaintResult {
     let values = bars.series.iter().flat_map(|(_, values)| values.iter().flatten().copied());
     let longest = values.chain(bars.mark.iter().map(|(value, _)| *value)).fold(0.0, f64::max);
     let groups = bars.labels.len() as f64;
     let mut chart = ChartBuilder::on(area)
-        .margin_top(54)
+        .margin_top(66)
         .margin_right(70)
         .x_label_area_size(38)
         .y_label_area_size(NAMES)
         .build_cartesian_2d(0.0..longest.max(1e-9) * 1.08, groups..0.0)?;
-    let label_style = ("sans-serif", 12);
     chart
         .configure_mesh()
         .disable_y_mesh()
         .light_line_style(TRANSPARENT)
         .x_desc(bars.unit)
         .y_labels(0)
-        .x_label_formatter(&|value| figure(*value))
-        .label_style(label_style)
+        .x_label_formatter(&|value| tick(*value))
+        .label_style(("sans-serif", 12))
         .draw()?;
+    if let Some((value, words)) = &bars.mark {
+        // Behind the bars, so that their figures stay readable.
+        let line = [(*value, 0.0), (*value, groups)];
+        chart.draw_series([PathElement::new(line.to_vec(), RED.mix(0.6).stroke_width(1))])?;
+        let (x, y) = chart.backend_coord(&(*value, 0.0));
+        write(area, words, (x, y - 8), HPos::Center, &RED)?;
+    }
+    paint_series(area, &mut chart, bars)?;
+    for (group, name) in bars.labels.iter().enumerate() {
+        let (x, y) = chart.backend_coord(&(0.0, group as f64 + 0.5));
+        write(area, name, (x - 8, y), HPos::Right, &BLACK)?;
+    }
+    Ok(())
+}
+
+/// The bars of all series, each with its figure.
+fn paint_series<'b>(area: &Area<'b>, chart: &mut BarChart<'_, 'b>, bars: &Bars) -> PaintResult {
     let pixels = f64::from(bars.series.len() as u32 * BAR + GAP);
     for (s, (_, values)) in bars.series.iter().enumerate() {
         let start = (f64::from(GAP) / 2.0 + f64::from(s as u32 * BAR)) / pixels;
@@ -166,20 +186,15 @@ fn paint_bars(area: &Area<'_>, bars: &Bars) -> PaintResult {
             write(area, &figure(value), (x + 5, y), HPos::Left, &BLACK)?;
         }
     }
-    for (group, name) in bars.labels.iter().enumerate() {
-        let (x, y) = chart.backend_coord(&(0.0, group as f64 + 0.5));
-        write(area, name, (x - 8, y), HPos::Right, &BLACK)?;
-    }
-    if let Some((value, words)) = &bars.mark {
-        let line = [(*value, 0.0), (*value, groups)];
-        chart.draw_series([PathElement::new(line.to_vec(), RED.stroke_width(2))])?;
-        let (x, y) = chart.backend_coord(&(*value, 0.0));
-        write(area, words, (x, y - 8), HPos::Right, &RED)?;
-    }
     Ok(())
 }
 
-/// A number as it stands in the picture.
+/// A number as it stands at an axis, without zeros at its end.
+fn tick(value: f64) -> String {
+    if value.abs() >= 1000.0 { whole(value) } else { ((value * 1e6).round() / 1e6).to_string() }
+}
+
+/// A number as it stands beside a bar.
 fn figure(value: f64) -> String {
     if value.abs() >= 1000.0 { whole(value) } else { three(value) }
 }
@@ -213,7 +228,7 @@ fn paint_lines(area: &Area<'_>, lines: &Lines) -> PaintResult {
         .y_desc(lines.y)
         .x_labels(11)
         .x_label_formatter(&|value| format!("{value:.0}"))
-        .y_label_formatter(&|value| figure(*value))
+        .y_label_formatter(&|value| tick(*value))
         .label_style(("sans-serif", 12))
         .draw()?;
     for (i, (_, points)) in lines.series.iter().enumerate() {

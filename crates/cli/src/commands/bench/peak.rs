@@ -1,4 +1,5 @@
-//! Peak memory of one piece of work: of the process on the CPU, of the device's pools elsewhere.
+//! Peak memory of one piece of work: of the process on the CPU, of the device's pools elsewhere. Both are upper bounds:
+//! what the allocator keeps from earlier work counts too.
 
 use bonfire_kernels::runs_on_cpu;
 use burn::tensor::Device;

@@ -6,7 +6,7 @@ use bonfire_models::Encoder;
 use burn::tensor::Device;
 use serde::Serialize;
 
-use super::args::{BenchArgs, Method};
+use super::args::{BenchArgs, Method, WayName};
 use super::burn_lora;
 use super::chart::{Bars, Panel};
 use super::table::{aligned, row, size, three, whole};
@@ -31,7 +31,7 @@ pub struct StepReport {
 #[derive(Clone, Debug, Serialize)]
 pub struct StepRow {
     /// A name that does not change.
-    pub id: String,
+    pub id: WayName,
     /// A name for people.
     pub name: String,
     /// Clients on the device together.
@@ -45,10 +45,11 @@ pub struct StepRow {
     pub tokens_per_second_median: f64,
     /// Local steps of clients a second, by the best reading.
     pub client_steps_per_second: f64,
-    /// The floor's share of the time: 1 is as fast as the device's products alone.
+    /// The floor's share of the time, counted as 4 FLOPs a token and parameter: 1 is as fast as the device's products
+    /// alone.
     pub floor_fraction: f64,
-    /// Rate over that of the way with one client in flight.
-    pub against_one: f64,
+    /// Rate over that of the way with one client in flight, where that is measured.
+    pub against_one: Option<f64>,
 }
 
 /// Measures on the model's device; `rate` is that of the device's products.
@@ -64,46 +65,57 @@ pub fn measure(
     quiet: bool,
 ) -> Result<StepReport> {
     let method = args.strategy.unwrap_or(Method::FedIt);
-    let mut ways = ways(args, work, model, method);
-    // Burn's LoRA trains both factors; beside a strategy that freezes one it would be another computation.
-    if method == Method::FedIt {
-        ways.push(burn_lora::way(args, work, device));
-    }
+    let (ids, mut ways): (Vec<_>, Vec<_>) = ways(args, work, model, device, method).into_iter().unzip();
     let measured = in_turns(&mut ways, device, args.repeats, quiet)?;
-    let one = ways.iter().position(|way| way.id == ONE).map_or(f64::NAN, |i| measured[i].tokens_per_second());
+    let one = ids.iter().position(|&id| id == WayName::OneInFlight).map(|i| measured[i].tokens_per_second());
     let n = work.info.matmul_params();
-    let rows = ways.into_iter().zip(measured).map(|(way, m)| step_row(way, m, n, rate, one)).collect();
+    let found = ids.into_iter().zip(ways).zip(measured);
+    let rows = found.map(|((id, way), measured)| step_row(id, way, measured, [n as f64, rate], one)).collect();
     Ok(StepReport { strategy: method, matmul_params: n, gemm_flops_per_second: rate, rows })
 }
 
-/// The way that others are held against.
-const ONE: &str = "one-in-flight";
-
-fn ways<'w>(args: &'w BenchArgs, work: &'w Work, model: &'w Encoder, method: Method) -> Vec<Way<'w>> {
-    let (texts, shards, batch) = (&work.texts, &work.shards[..], args.batch);
-    let way = |id: &str, name: &str, in_flight| {
-        EngineWay { args, model, texts, shards, batch, method }.way(id, name, in_flight)
-    };
-    let all = way("all-in-flight", &format!("all {} clients in flight", args.clients), InFlight::Count(args.clients));
-    let one = way(ONE, "one client in flight", InFlight::Count(1));
-    let auto = way("auto", "", InFlight::Auto);
+/// The ways asked for; without a list those that differ from each other.
+fn ways<'w>(
+    args: &'w BenchArgs,
+    work: &'w Work,
+    model: &'w Encoder,
+    device: &Device,
+    method: Method,
+) -> Vec<(WayName, Way<'w>)> {
+    let (texts, shards, batch, clients) = (&work.texts, &work.shards[..], args.batch, args.clients);
+    let engine = |name: &str, in_flight| EngineWay { args, model, texts, shards, batch, method }.way(name, in_flight);
+    let auto = engine("", InFlight::Auto);
     let auto = Way { name: format!("auto: {} in flight", auto.places), ..auto };
-    // What `auto` chooses is a way of its own only when it differs from both.
-    let auto = Some(auto).filter(|way| way.places != 1 && way.places != args.clients);
-    [Some(all), auto, Some(one)].into_iter().flatten().collect()
+    let asked = |id| args.ways.contains(&id);
+    let wanted = |id, differs| asked(id) || (args.ways.is_empty() && differs);
+    let mut ways = Vec::new();
+    if wanted(WayName::AllInFlight, clients > 1) {
+        ways.push((WayName::AllInFlight, engine(&format!("all {clients} in flight"), InFlight::Count(clients))));
+    }
+    if wanted(WayName::Auto, auto.places != 1 && auto.places != clients) {
+        ways.push((WayName::Auto, auto));
+    }
+    if wanted(WayName::OneInFlight, true) {
+        ways.push((WayName::OneInFlight, engine("one client in flight", InFlight::Count(1))));
+    }
+    // Burn's LoRA trains both factors; beside a strategy that freezes one it would be another computation.
+    if wanted(WayName::BurnApplyLora, method == Method::FedIt) {
+        ways.push((WayName::BurnApplyLora, burn_lora::way(args, work, device)));
+    }
+    ways
 }
 
-fn step_row(way: Way, measured: Measured, matmul_params: u64, rate: f64, one: f64) -> StepRow {
+fn step_row(id: WayName, way: Way, measured: Measured, [params, rate]: [f64; 2], one: Option<f64>) -> StepRow {
     let tokens_per_second = measured.tokens_per_second();
     StepRow {
-        id: way.id,
+        id,
         name: way.name,
         in_flight: way.places,
         tokens_per_second,
         tokens_per_second_median: measured.done.tokens as f64 / measured.seconds.median,
         client_steps_per_second: measured.done.steps as f64 / measured.seconds.best,
-        floor_fraction: measured.floor_fraction(matmul_params, rate),
-        against_one: tokens_per_second / one,
+        floor_fraction: tokens_per_second * 4.0 * params / rate,
+        against_one: one.map(|one| tokens_per_second / one),
         measured,
     }
 }
@@ -120,7 +132,7 @@ impl StepReport {
                 &whole(r.tokens_per_second_median),
                 &three(r.client_steps_per_second),
                 &percent(r.floor_fraction),
-                &format!("{:.2}x", r.against_one),
+                &r.against_one.map_or("-".into(), |ratio| format!("{ratio:.2}x")),
                 &size(r.measured.peak_memory_bytes),
             ]));
         }

@@ -25,9 +25,7 @@ pub struct Done {
 
 /// A way to train all clients once.
 pub struct Way<'w> {
-    /// The name in the JSON file.
-    pub id: String,
-    /// The name in the table.
+    /// The name in tables.
     pub name: String,
     /// Clients on the device together.
     pub places: usize,
@@ -51,11 +49,6 @@ impl Measured {
     pub fn tokens_per_second(&self) -> f64 {
         self.done.tokens as f64 / self.seconds.best
     }
-
-    /// The share of the time that the floor takes: 4 FLOPs a token and parameter, at `rate` FLOPs a second.
-    pub fn floor_fraction(&self, matmul_params: u64, rate: f64) -> f64 {
-        4.0 * matmul_params as f64 * self.done.tokens as f64 / rate / self.seconds.best
-    }
 }
 
 /// Times all `ways`: one run of each that is not counted, then `repeats` of each, taking turns.
@@ -63,26 +56,55 @@ impl Measured {
 /// # Errors
 /// A way or the device failed.
 pub fn in_turns(ways: &mut [Way], device: &Device, repeats: usize, quiet: bool) -> Result<Vec<Measured>> {
-    let mut readings = vec![(Vec::new(), None::<u64>, Done::default()); ways.len()];
-    for turn in 0..=repeats {
-        for (way, (seconds, peak, done)) in ways.iter_mut().zip(&mut readings) {
-            let watch = Watch::start(device);
-            let (time, did) = reading(device, &mut way.run)?;
-            let used = watch.peak();
-            let rate = did.tokens as f64 / time;
+    let mut readings = vec![Readings::default(); ways.len()];
+    // The warm-up goes from few clients in flight to many: what a run leaves behind adds to the next one's peak.
+    let mut order: Vec<usize> = (0..ways.len()).collect();
+    order.sort_by_key(|&i| ways[i].places);
+    for i in order {
+        readings[i].warm_up(&mut ways[i], device, quiet)?;
+    }
+    for turn in 1..=repeats {
+        for (way, readings) in ways.iter_mut().zip(&mut readings) {
+            let time = readings.take(way, device)?;
+            readings.seconds.push(time);
             if !quiet {
-                let turn = if turn == 0 { "warm-up".into() } else { format!("reading {turn} of {repeats}") };
-                note(format!("{}: {turn}, {rate:.0} tokens/s", way.name));
-            }
-            if turn > 0 {
-                seconds.push(time);
-                *peak = peak.map_or(used, |least| used.map(|now| least.min(now)));
-                *done = did;
+                let rate = readings.done.tokens as f64 / time;
+                note(format!("{}: reading {turn} of {repeats}, {rate:.0} tokens/s", way.name));
             }
         }
     }
-    let sum = |(seconds, peak_memory_bytes, done)| Measured { done, seconds: Seconds::of(seconds), peak_memory_bytes };
-    Ok(readings.into_iter().map(sum).collect())
+    Ok(readings.into_iter().map(Readings::sum).collect())
+}
+
+/// What has been read off a way so far.
+#[derive(Clone, Default)]
+struct Readings {
+    seconds: Vec<f64>,
+    peak: Option<u64>,
+    done: Done,
+}
+
+impl Readings {
+    /// Runs the way once; gives the seconds.
+    fn take(&mut self, way: &mut Way, device: &Device) -> Result<f64> {
+        let watch = Watch::start(device);
+        let (time, done) = reading(device, &mut way.run)?;
+        let used = watch.peak();
+        self.peak = self.peak.map_or(used, |least| used.map(|now| least.min(now)));
+        self.done = done;
+        Ok(time)
+    }
+
+    fn warm_up(&mut self, way: &mut Way, device: &Device, quiet: bool) -> Result<()> {
+        if !quiet {
+            note(format!("{}: warm-up", way.name));
+        }
+        self.take(way, device).map(drop)
+    }
+
+    fn sum(self) -> Measured {
+        Measured { done: self.done, seconds: Seconds::of(self.seconds), peak_memory_bytes: self.peak }
+    }
 }
 
 /// The strategy of that name for `clients` clients.
@@ -120,7 +142,7 @@ pub struct EngineWay<'w> {
 
 impl<'w> EngineWay<'w> {
     /// The way with `in_flight` clients in flight.
-    pub fn way(self, id: &str, name: &str, in_flight: InFlight) -> Way<'w> {
+    pub fn way(self, name: &str, in_flight: InFlight) -> Way<'w> {
         let EngineWay { args, model, texts, shards, batch, method } = self;
         let mut rng = stream(args.seed, Use::AdapterInit, 0, 0, 0);
         let head = model.head().to_vec();
@@ -138,6 +160,6 @@ impl<'w> EngineWay<'w> {
             let uploads = engine.train(&plan, &server.adapter, &members(shards), &mut count)?;
             Ok(Done { tokens: uploads.iter().map(|upload| upload.tokens).sum(), steps })
         };
-        Way { id: id.into(), name: name.into(), places, run: Box::new(run) }
+        Way { name: name.into(), places, run: Box::new(run) }
     }
 }
