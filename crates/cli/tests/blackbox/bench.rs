@@ -95,6 +95,7 @@ fn mistakes_are_named() {
     refuse(&["fast", "kernels"], &["bench", "fast"]);
     refuse(&["--clients", "from 1"], &["bench", "step", "--clients", "0"]);
     refuse(&["--rank", "from 1"], &["bench", "step", "--rank", "0"]);
+    refuse(&["--rank 129", "128 features"], &["bench", "step", "--rank", "129"]);
     refuse(&["no-such", "roberta-base"], &["bench", "step", "--shape", "no-such"]);
     refuse(&["--budget", "1 to 8"], &["bench", "round", "--budget", "9"]);
     refuse(&["100 tokens", "at most 64"], &["bench", "step", "--lengths", "100"]);

@@ -38,6 +38,11 @@ impl Work {
     /// A model folder, data folder or row list that cannot be used, or too few texts in it.
     pub fn new(args: &BenchArgs, texts_wanted: usize) -> Result<Work> {
         let info = info(&args.shape)?;
+        if args.rank > info.hidden {
+            return Err(Mistake::new(format!("--rank {} is above the model's {} features", args.rank, info.hidden))
+                .help(format!("use 1 to {}", info.hidden))
+                .into());
+        }
         let (texts, classes) = match &args.data {
             Some(folder) => read(args, folder, &info)?,
             None => (invent(args, texts_wanted, &info)?, CLASSES),
