@@ -8,21 +8,38 @@
 
 mod adamw;
 mod attention;
+mod backends;
 #[cfg(feature = "flex")]
-mod attention_cpu;
-mod gelu;
+mod cpu;
+#[cfg(feature = "cube")]
+mod gpu;
+mod grouped;
+mod linear;
 mod loss;
-mod lowrank;
-mod norm;
+mod memory;
 mod ops;
+mod pointwise;
 mod scores;
 mod segments;
 
-pub use adamw::{AdamW, Moments, StepFactors, adamw_step};
-pub use attention::{AttentionPlan, packed_attention, packed_attention_composed, runs_on_cpu};
-pub use gelu::gelu;
-pub use loss::{cross_entropy, mean_per_client};
-pub use lowrank::{LowRank, lowrank_update, segmented_matmul, segmented_matmul_composed};
-pub use norm::layer_norm;
+pub use adamw::{AdamW, Moving, adamw_step, adamw_step_composed};
+pub use attention::{AttentionLayout, packed_attention, packed_attention_composed};
+pub use grouped::Grouped;
+pub use linear::{LowRank, adapted_linear, adapted_linear_composed};
+pub use loss::cross_entropy;
+pub use memory::{device_memory, device_memory_reserved};
+pub use pointwise::{add_norm, gelu};
 pub use scores::slot_scores;
 pub use segments::Segments;
+
+/// Whether tensors on `device` are computed by the CPU backend.
+#[cfg(feature = "flex")]
+pub fn runs_on_cpu(device: &burn::tensor::Device) -> bool {
+    matches!(device.clone().inner().as_dispatch(), burn::backend::DispatchDevice::Flex(_))
+}
+
+/// Whether tensors on `device` are computed by the CPU backend.
+#[cfg(not(feature = "flex"))]
+pub fn runs_on_cpu(_: &burn::tensor::Device) -> bool {
+    false
+}

@@ -1,182 +1,204 @@
-//! Custom operations and their hand-written gradients, dispatched to whatever backend holds the tensors.
+//! Custom operations and their place in the graph, dispatched to whatever backend holds the tensors. What each backend
+//! computes stands behind [`Kernels`]; what autodiff keeps and hands on stands here.
 //!
 //! Burn's own operations cannot say "row block i meets matrix i": slicing per client inside autodiff would allocate a
 //! full-size gradient for every slice. So these are operations of their own, with backwards that touch each row once.
 
+use burn::backend::autodiff::NodeId;
 use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
 use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::backend::tensor::FloatTensor;
-use burn::backend::{Autodiff, Backend, TensorMetadata, backend_extension};
-use burn::tensor::{Shape, Slice};
+use burn::backend::{Autodiff, Backend, ExtensionType, backend_extension};
 
-use crate::Segments;
+use crate::attention::AttentionLayout;
+use crate::backends::{Kernels, LinearLayout, LinearSaved, Pair, Wanted};
 
-/// Operations every backend has; default bodies are composed from its own.
-#[backend_extension(Flex: cfg(feature = "flex"), Cube: cfg(feature = "cube"), Autodiff)]
-pub trait PackedOps: Backend {
-    /// `[T, K] × [C, K, N] -> [T, N]`: the rows of segment `c` meet matrix `c`.
-    fn segmented_matmul(x: FloatTensor<Self>, w: FloatTensor<Self>, segments: Segments) -> FloatTensor<Self> {
-        matmul_by_segment::<Self>(x, w, &segments)
+/// The factors of up to three adapters on one linear, `a` and `b` in turn: query, key and value share an input.
+#[derive(Clone, Debug, ExtensionType)]
+pub enum Factors<B: Backend> {
+    /// No adapter.
+    Zero,
+    /// One.
+    One(FloatTensor<B>, FloatTensor<B>),
+    /// Two.
+    Two(FloatTensor<B>, FloatTensor<B>, FloatTensor<B>, FloatTensor<B>),
+    /// Three.
+    Three(FloatTensor<B>, FloatTensor<B>, FloatTensor<B>, FloatTensor<B>, FloatTensor<B>, FloatTensor<B>),
+}
+
+impl<B: Backend> Factors<B> {
+    /// From a list of at most three pairs.
+    pub(crate) fn new(pairs: Vec<[FloatTensor<B>; 2]>) -> Self {
+        let mut pairs = pairs.into_iter();
+        match (pairs.next(), pairs.next(), pairs.next(), pairs.next()) {
+            (None, ..) => Factors::Zero,
+            (Some([a, b]), None, ..) => Factors::One(a, b),
+            (Some([a, b]), Some([c, d]), None, _) => Factors::Two(a, b, c, d),
+            (Some([a, b]), Some([c, d]), Some([e, f]), None) => Factors::Three(a, b, c, d, e, f),
+            _ => panic!("a linear carries at most three adapters"),
+        }
     }
 
-    /// Normalises the last axis of `[T, D]`; `gamma`, `beta` `[D]` are frozen.
-    fn norm_rows(
+    /// As a list.
+    pub(crate) fn pairs(self) -> Vec<[FloatTensor<B>; 2]> {
+        match self {
+            Factors::Zero => vec![],
+            Factors::One(a, b) => vec![[a, b]],
+            Factors::Two(a, b, c, d) => vec![[a, b], [c, d]],
+            Factors::Three(a, b, c, d, e, f) => vec![[a, b], [c, d], [e, f]],
+        }
+    }
+}
+
+/// The operations, with and without a graph.
+#[backend_extension(Flex: cfg(feature = "flex"), Cube: cfg(feature = "cube"), Autodiff)]
+pub trait PackedOps: Backend {
+    /// A frozen linear `[K, N]` with its bias `[N]` and adapters: `[T, K] -> [T, N]`.
+    fn adapted_linear(
         x: FloatTensor<Self>,
+        w: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        #[extension_type] factors: Factors<Self>,
+        layout: LinearLayout,
+    ) -> FloatTensor<Self>;
+
+    /// Layer normalisation of `x + r` over the last axis of `[T, D]`; `gamma`, `beta` `[D]` are frozen.
+    fn add_norm(
+        x: FloatTensor<Self>,
+        r: FloatTensor<Self>,
         gamma: FloatTensor<Self>,
         beta: FloatTensor<Self>,
         eps: f64,
-    ) -> FloatTensor<Self> {
-        Self::layer_norm(x, gamma, Some(beta), eps)
-    }
+    ) -> FloatTensor<Self>;
 
     /// GELU elementwise.
-    fn gelu_rows(x: FloatTensor<Self>) -> FloatTensor<Self> {
-        Self::gelu(x)
-    }
+    fn gelu_rows(x: FloatTensor<Self>) -> FloatTensor<Self>;
+
+    /// Attention inside every sequence: `[T, (heads + 2·kv_heads)·width] -> [T, heads·width]`.
+    fn attend(qkv: FloatTensor<Self>, layout: AttentionLayout) -> FloatTensor<Self>;
 }
 
-/// What the backward passes need of the backend underneath.
-pub trait PackedGradients: Backend {
-    /// Gradient of [`PackedOps::norm_rows`] for `x`: with x̂ the normalised row and g = γ·dy,
-    /// `dx = (g − mean(g) − x̂·mean(g·x̂)) / σ`.
-    fn norm_rows_backward(
-        x: FloatTensor<Self>,
-        gamma: FloatTensor<Self>,
-        dy: FloatTensor<Self>,
-        eps: f64,
-    ) -> FloatTensor<Self> {
-        let mean = Self::float_mean_dim(x.clone(), 1);
-        let centred = Self::float_sub(x, mean);
-        let var = Self::float_mean_dim(Self::float_mul(centred.clone(), centred.clone()), 1);
-        let inv = Self::float_recip(Self::float_sqrt(Self::float_add_scalar(var, eps.into())));
-        let hat = Self::float_mul(centred, inv.clone());
-        let width = gamma.shape()[0];
-        let g = Self::float_mul(dy, Self::float_reshape(gamma, Shape::from([1, width])));
-        let mean_g = Self::float_mean_dim(g.clone(), 1);
-        let mean_gh = Self::float_mean_dim(Self::float_mul(g.clone(), hat.clone()), 1);
-        let inner = Self::float_sub(Self::float_sub(g, mean_g), Self::float_mul(hat, mean_gh));
-        Self::float_mul(inner, inv)
-    }
-
-    /// Gradient of [`PackedOps::gelu_rows`].
-    fn gelu_rows_backward(x: FloatTensor<Self>, dy: FloatTensor<Self>) -> FloatTensor<Self> {
-        Self::gelu_backward(x, dy)
-    }
-}
-
-/// A tensor of the CPU backend from its numbers, row-major.
-#[cfg(feature = "flex")]
-pub(crate) fn cpu_tensor(data: Vec<f32>, shape: Shape) -> burn_flex::FlexTensor {
-    let layout = burn_flex::Layout::contiguous(shape);
-    burn_flex::FlexTensor::new(burn::tensor::Bytes::from_elems(data), layout, burn::backend::DType::F32)
-}
-
-#[cfg(feature = "flex")]
-impl PackedOps for burn_flex::Flex {
-    fn gelu_rows(x: FloatTensor<Self>) -> FloatTensor<Self> {
-        crate::gelu::forward(x)
-    }
-}
-#[cfg(feature = "cube")]
-impl PackedOps for burn_cubecl::CubeBackend {}
-#[cfg(feature = "cube")]
-impl PackedGradients for burn_cubecl::CubeBackend {}
-
-/// Rows `range` of a matrix, as a matrix.
-fn rows<B: Backend>(x: &FloatTensor<B>, range: std::ops::Range<usize>) -> FloatTensor<B> {
-    B::float_slice(x.clone(), &[Slice::from(range), Slice::full()])
-}
-
-/// Matrix `c` of a stack.
-fn matrix<B: Backend>(w: &FloatTensor<B>, c: usize) -> FloatTensor<B> {
-    let [_, k, n] = w.shape().dims();
-    let one = B::float_slice(w.clone(), &[Slice::from(c..c + 1), Slice::full(), Slice::full()]);
-    B::float_reshape(one, Shape::from([k, n]))
-}
-
-fn matmul_by_segment<B: Backend>(x: FloatTensor<B>, w: FloatTensor<B>, segments: &Segments) -> FloatTensor<B> {
-    assert_eq!(w.shape()[0], segments.len(), "one matrix a segment");
-    let parts = segments
-        .ranges()
-        .enumerate()
-        .filter(|(_, range)| !range.is_empty())
-        .map(|(c, range)| B::float_matmul(rows::<B>(&x, range), matrix::<B>(&w, c)))
-        .collect();
-    B::float_cat(parts, 0)
-}
-
-/// `[T, K], [T, N] -> [C, K, N]`: the gradient of each segment's matrix; zero where a segment is empty.
-fn outer_by_segment<B: Backend>(x: FloatTensor<B>, dy: FloatTensor<B>, segments: &Segments) -> FloatTensor<B> {
-    let [k, n] = [x.shape()[1], dy.shape()[1]];
-    let device = x.device();
-    let dtype = x.dtype();
-    let parts = segments
-        .ranges()
-        .map(|range| {
-            if range.is_empty() {
-                return B::float_zeros(Shape::from([1, k, n]), &device, dtype.into());
+/// Without a graph every operation is its kernel's result, nothing kept.
+macro_rules! without_graph {
+    ($backend:ty) => {
+        impl PackedOps for $backend {
+            fn adapted_linear(
+                x: FloatTensor<Self>,
+                w: FloatTensor<Self>,
+                bias: FloatTensor<Self>,
+                factors: Factors<Self>,
+                layout: LinearLayout,
+            ) -> FloatTensor<Self> {
+                Self::linear_forward(&x, &w, bias, &Pair::<Self>::list(factors.pairs()), &layout).0
             }
-            let left = B::float_transpose(rows::<B>(&x, range.clone()));
-            B::float_reshape(B::float_matmul(left, rows::<B>(&dy, range)), Shape::from([1, k, n]))
-        })
-        .collect();
-    B::float_cat(parts, 0)
+            fn add_norm(
+                x: FloatTensor<Self>,
+                r: FloatTensor<Self>,
+                gamma: FloatTensor<Self>,
+                beta: FloatTensor<Self>,
+                eps: f64,
+            ) -> FloatTensor<Self> {
+                Self::add_norm_rows(x, r, gamma, beta, eps).0
+            }
+            fn gelu_rows(x: FloatTensor<Self>) -> FloatTensor<Self> {
+                Self::gelu_elements(&x)
+            }
+            fn attend(qkv: FloatTensor<Self>, layout: AttentionLayout) -> FloatTensor<Self> {
+                Self::attention_forward(&qkv, &layout).0
+            }
+        }
+    };
 }
 
-impl<B: PackedOps + PackedGradients, C: CheckpointStrategy> PackedOps for Autodiff<B, C> {
-    fn segmented_matmul(x: FloatTensor<Self>, w: FloatTensor<Self>, segments: Segments) -> FloatTensor<Self> {
+#[cfg(feature = "flex")]
+without_graph!(burn_flex::Flex);
+#[cfg(feature = "cube")]
+without_graph!(burn_cubecl::CubeBackend);
+
+/// What a linear's backward reads: kept only as far as some gradient asks for it.
+#[derive(Clone, Debug)]
+struct LinearState<B: Backend> {
+    saved: LinearSaved<B>,
+    layout: LinearLayout,
+}
+
+impl<B: Kernels, C: CheckpointStrategy> PackedOps for Autodiff<B, C> {
+    fn adapted_linear(
+        x: FloatTensor<Self>,
+        w: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        factors: Factors<Self>,
+        layout: LinearLayout,
+    ) -> FloatTensor<Self> {
         #[derive(Debug)]
         struct Step;
-        impl<B: Backend> Backward<B, 2> for Step {
-            type State = (FloatTensor<B>, FloatTensor<B>, Segments);
-            fn backward(self, ops: Ops<Self::State, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
-                let [node_x, node_w] = ops.parents;
+        impl<B: Kernels> Backward<B, 7> for Step {
+            type State = LinearState<B>;
+            fn backward(self, ops: Ops<Self::State, 7>, grads: &mut Gradients, _: &mut Checkpointer) {
                 let dy = grads.consume::<B>(&ops.node);
-                let (x, w, segments) = ops.state;
-                if let Some(node) = node_x {
-                    let wt = B::float_swap_dims(w, 1, 2);
-                    grads.register::<B>(node.id, matmul_by_segment::<B>(dy.clone(), wt, &segments));
-                }
-                if let Some(node) = node_w {
-                    grads.register::<B>(node.id, outer_by_segment::<B>(x, dy, &segments));
+                let ids: [Option<NodeId>; 7] = ops.parents.map(|parent| parent.map(|node| node.id));
+                let LinearState { saved, layout } = ops.state;
+                let wanted = Wanted { x: ids[0].is_some(), pairs: pairs_of(&ids, |id| id.is_some()) };
+                let found = B::linear_backward(saved, dy, &wanted, &layout);
+                let pairs = found.pairs.into_iter().flatten();
+                for (id, gradient) in ids.into_iter().zip(std::iter::once(found.x).chain(pairs)) {
+                    if let (Some(id), Some(gradient)) = (id, gradient) {
+                        grads.register::<B>(id, gradient);
+                    }
                 }
             }
         }
-        let nodes = [x.node(), w.node()];
+        assert!(!w.is_tracked() && !bias.is_tracked(), "the backbone is frozen");
+        let factors = factors.pairs();
+        // Absent adapters are stood in for by the bias, which is never tracked.
+        let mut nodes = [(); 7].map(|()| bias.node());
+        nodes[0] = x.node();
+        for (i, factor) in factors.iter().flatten().enumerate() {
+            nodes[i + 1] = factor.node();
+        }
+        let tracked: Vec<[bool; 2]> = factors.iter().map(|[a, b]| [a.is_tracked(), b.is_tracked()]).collect();
+        let pairs = factors.into_iter().map(|pair| pair.map(|t| t.into_primitive())).collect();
+        let pairs = Pair::<B>::list(pairs);
         let (x, w) = (x.into_primitive(), w.into_primitive());
-        let y = B::segmented_matmul(x.clone(), w.clone(), segments.clone());
+        let (y, h) = B::linear_forward(&x, &w, bias.into_primitive(), &pairs, &layout);
         match Step.prepare::<C>(nodes).compute_bound().stateful() {
-            OpsKind::Tracked(prep) => prep.finish((x, w, segments), y),
+            OpsKind::Tracked(prep) => {
+                // x is read for the gradient of an A, x·A for that of a B; what nobody asks for is let go here.
+                let x = tracked.iter().any(|[a, _]| *a).then_some(x);
+                let h = h.filter(|_| tracked.iter().any(|[_, b]| *b));
+                prep.finish(LinearState { saved: LinearSaved { x, w, h, pairs }, layout }, y)
+            }
             OpsKind::UnTracked(prep) => prep.finish(y),
         }
     }
 
-    fn norm_rows(
+    fn add_norm(
         x: FloatTensor<Self>,
+        r: FloatTensor<Self>,
         gamma: FloatTensor<Self>,
         beta: FloatTensor<Self>,
         eps: f64,
     ) -> FloatTensor<Self> {
         #[derive(Debug)]
         struct Step;
-        impl<B: PackedGradients> Backward<B, 1> for Step {
+        impl<B: Kernels> Backward<B, 2> for Step {
             type State = (FloatTensor<B>, FloatTensor<B>, f64);
-            fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
-                let [node] = ops.parents;
+            fn backward(self, ops: Ops<Self::State, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
                 let dy = grads.consume::<B>(&ops.node);
-                let (x, gamma, eps) = ops.state;
-                if let Some(node) = node {
-                    grads.register::<B>(node.id, B::norm_rows_backward(x, gamma, dy, eps));
+                let (sum, gamma, eps) = ops.state;
+                let gradient = B::add_norm_backward(sum, gamma, dy, eps);
+                for node in ops.parents.into_iter().flatten() {
+                    grads.register::<B>(node.id, gradient.clone());
                 }
             }
         }
         assert!(!gamma.is_tracked() && !beta.is_tracked(), "gain and bias of the norm are frozen");
-        let node = x.node();
-        let (x, gamma) = (x.into_primitive(), gamma.into_primitive());
-        let y = B::norm_rows(x.clone(), gamma.clone(), beta.into_primitive(), eps);
-        match Step.prepare::<C>([node]).compute_bound().stateful() {
-            OpsKind::Tracked(prep) => prep.finish((x, gamma, eps), y),
+        let nodes = [x.node(), r.node()];
+        let [x, r, gamma, beta] = [x, r, gamma, beta].map(|t| t.into_primitive());
+        let (y, sum) = B::add_norm_rows(x, r, gamma.clone(), beta, eps);
+        match Step.prepare::<C>(nodes).compute_bound().stateful() {
+            OpsKind::Tracked(prep) => prep.finish((sum, gamma, eps), y),
             OpsKind::UnTracked(prep) => prep.finish(y),
         }
     }
@@ -184,22 +206,50 @@ impl<B: PackedOps + PackedGradients, C: CheckpointStrategy> PackedOps for Autodi
     fn gelu_rows(x: FloatTensor<Self>) -> FloatTensor<Self> {
         #[derive(Debug)]
         struct Step;
-        impl<B: PackedGradients> Backward<B, 1> for Step {
+        impl<B: Kernels> Backward<B, 1> for Step {
             type State = FloatTensor<B>;
             fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
                 let [node] = ops.parents;
                 let dy = grads.consume::<B>(&ops.node);
                 if let Some(node) = node {
-                    grads.register::<B>(node.id, B::gelu_rows_backward(ops.state, dy));
+                    grads.register::<B>(node.id, B::gelu_elements_backward(&ops.state, dy));
                 }
             }
         }
         let node = x.node();
         let x = x.into_primitive();
-        let y = B::gelu_rows(x.clone());
+        let y = B::gelu_elements(&x);
         match Step.prepare::<C>([node]).compute_bound().stateful() {
             OpsKind::Tracked(prep) => prep.finish(x, y),
             OpsKind::UnTracked(prep) => prep.finish(y),
         }
     }
+
+    fn attend(qkv: FloatTensor<Self>, layout: AttentionLayout) -> FloatTensor<Self> {
+        #[derive(Debug)]
+        struct Step;
+        impl<B: Kernels> Backward<B, 1> for Step {
+            type State = (FloatTensor<B>, Vec<FloatTensor<B>>, AttentionLayout);
+            fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
+                let [node] = ops.parents;
+                let dy = grads.consume::<B>(&ops.node);
+                let (qkv, kept, layout) = ops.state;
+                if let Some(node) = node {
+                    grads.register::<B>(node.id, B::attention_backward(&qkv, kept, dy, &layout));
+                }
+            }
+        }
+        let node = qkv.node();
+        let qkv = qkv.into_primitive();
+        let (y, kept) = B::attention_forward(&qkv, &layout);
+        match Step.prepare::<C>([node]).compute_bound().stateful() {
+            OpsKind::Tracked(prep) => prep.finish((qkv, kept, layout), y),
+            OpsKind::UnTracked(prep) => prep.finish(y),
+        }
+    }
+}
+
+/// What holds for each adapter's two factors, from what holds for a linear's seven parents.
+fn pairs_of<T>(ids: &[T; 7], of: impl Fn(&T) -> bool) -> Vec<[bool; 2]> {
+    ids[1..].chunks(2).map(|pair| [of(&pair[0]), of(&pair[1])]).collect()
 }

@@ -6,9 +6,8 @@ use burn::tensor::Tensor;
 /// `‖ΔB_i ⊗ A_i‖_F = ‖ΔB_i‖₂ · ‖A_i‖₂` (and with the factors' roles exchanged when A is active).
 ///
 /// # Shapes
-/// `a` `[C|1, d_in, R]`, `b` `[C|1, R, d_out]`, one of them the active factor's movement -> `[C, R]`.
+/// `a` `[C|1, R, d_in]`, `b` `[C|1, R, d_out]`, one of them the active factor's movement -> `[C, R]`.
 pub fn slot_scores(a: Tensor<3>, b: Tensor<3>) -> Tensor<2> {
-    let norm = |t: Tensor<3>, dim: usize| t.square().sum_dim(dim).sqrt();
-    let (a, b) = (norm(a, 1).squeeze_dim::<2>(1), norm(b, 2).squeeze_dim::<2>(2));
-    a * b
+    let norm = |t: Tensor<3>| t.square().sum_dim(2).sqrt().squeeze_dim::<2>(2);
+    norm(a) * norm(b)
 }

@@ -3,9 +3,8 @@
 #![allow(clippy::unwrap_used)]
 
 use bonfire_kernels::{
-    AdamW, AttentionPlan, LowRank, Moments, Segments, StepFactors, adamw_step, cross_entropy, gelu, layer_norm,
-    lowrank_update, mean_per_client, packed_attention, packed_attention_composed, segmented_matmul,
-    segmented_matmul_composed, slot_scores,
+    AdamW, AttentionLayout, Grouped, LowRank, Moving, Segments, adamw_step, adamw_step_composed, adapted_linear,
+    adapted_linear_composed, add_norm, cross_entropy, gelu, packed_attention, packed_attention_composed, slot_scores,
 };
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use proptest::prelude::*;
@@ -84,95 +83,94 @@ fn ragged() -> impl Strategy<Value = Vec<usize>> {
         .prop_filter("some row", |v| v.iter().sum::<usize>() > 0)
 }
 
-/// `[T, out]` from explicit loops over tokens, so that the reference shares no code with the operation.
-fn lowrank_by_hand(
-    x: &[f32],
-    a: &[f32],
-    b: &[f32],
-    owner: &[usize],
-    slots: &[f32],
-    [d, r, o]: [usize; 3],
-    scale: f32,
-) -> Vec<f32> {
-    let mut y = vec![0f32; owner.len() * o];
-    for (t, &c) in owner.iter().enumerate() {
-        for slot in 0..r {
-            let hidden: f32 = (0..d).map(|i| x[t * d + i] * a[c * d * r + i * r + slot]).sum();
-            for j in 0..o {
-                y[t * o + j] += scale * slots[c * r + slot] * hidden * b[c * r * o + slot * o + j];
-            }
-        }
-    }
-    y
-}
-
 proptest! {
     #![proptest_config(ProptestConfig { cases: if std::env::var_os("BONFIRE_TEST_DEVICE").is_some() { 2 } else { 32 }, failure_persistence: None, ..Default::default() })]
 
     #[test]
-    fn segmented_products(lengths in ragged(), k in 1usize..9, n in 1usize..9) {
-        let segments = Segments::from_lengths(lengths.clone());
-        let (x, w) = (tensor([segments.rows(), k], 1), tensor([lengths.len(), k, n], 2));
-        let found = segmented_matmul(x.clone(), w.clone(), &segments);
-        agree("product", [&x, &w], found, segmented_matmul_composed(x.clone(), w.clone(), &segments));
-        let shared = tensor([1, k, n], 3);
-        let whole = Segments::from_lengths([segments.rows()]);
-        let found = segmented_matmul(x.clone(), shared.clone(), &segments);
-        agree("shared product", [&x, &shared], found, segmented_matmul_composed(x.clone(), shared.clone(), &whole));
-    }
-
-    #[test]
-    fn masked_lowrank_updates(lengths in ragged(), d in 1usize..7, r in 1usize..5, o in 1usize..7, bits in any::<u32>()) {
+    fn linears_with_adapters(
+        lengths in ragged(), d in 1usize..40, width in 1usize..20, rank in 1usize..12, bits in any::<u64>(), surplus in 0usize..3,
+    ) {
         let clients = Segments::from_lengths(lengths.clone());
         let c = lengths.len();
-        let slots: Vec<f32> = (0..c * r).map(|i| (bits >> (i % 32) & 1) as f32).collect();
-        let mask = || Tensor::<2>::from_data(TensorData::new(slots.clone(), [c, r]), &device().autodiff());
-        let x = tensor([clients.rows(), d], 1);
+        let x = tensor([clients.rows() + surplus, d], 1);
+        let (weight, bias) = (fixed([d, 3 * width], 2), fixed([3 * width], 3));
+        // Some clients have no slot of an adapter at all.
+        let used = |shift: usize| (0..c).map(|i| (bits >> (4 * i + shift)) as usize % (rank + 1)).collect::<Vec<_>>().into();
         // Who is shared: B (an A round), A (a B round), nobody.
         for (ca, cb) in [(c, 1), (1, c), (c, c)] {
-            let (a, b) = (tensor([ca, d, r], 2), tensor([cb, r, o], 3));
-            let y = lowrank_update(x.clone(), &LowRank { a: a.clone(), b: b.clone(), slots: Some(mask()), scale: 0.7 }, &clients);
-            let spread = |v: Vec<f32>, n: usize| if n == c { v } else { v.repeat(c) };
-            let (av, bv) = (spread(values(a.clone()), ca), spread(values(b.clone()), cb));
-            close("update", values(y.clone()), lowrank_by_hand(&values(x.clone()), &av, &bv, &clients.owners(), &slots, [d, r, o], 0.7));
-            // Slots that are not a client's get no gradient.
-            let grads = y.square().sum().backward();
-            if cb == c {
-                let gradient = b.grad(&grads).map(values).unwrap();
-                for (i, _) in slots.iter().enumerate().filter(|(_, s)| **s == 0.0) {
-                    prop_assert!(gradient[i * o..(i + 1) * o].iter().all(|&g| g == 0.0));
+            let factor = |count, width, seed| tensor([count, rank, width], seed);
+            let factors: Vec<_> = (0..3).map(|i| (factor(ca, d, 10 + i), factor(cb, width, 20 + i))).collect();
+            let lowrank = |i: usize, used| LowRank { a: factors[i].0.clone(), b: factors[i].1.clone(), used, scale: 0.7 };
+            // One adapter alone, or on two of three parts of the columns, or on all.
+            for parts in [vec![1], vec![0, 2], vec![0, 1, 2]] {
+                let adapters: Vec<_> =
+                    parts.iter().map(|&i| (lowrank(i, (i != 1).then(|| used(8 * i))), i * width..(i + 1) * width)).collect();
+                let adapters: Vec<_> = adapters.iter().map(|(f, columns)| (f, columns.clone())).collect();
+                let found = adapted_linear(x.clone(), weight.clone(), bias.clone(), &adapters, &clients);
+                let reference = adapted_linear_composed(x.clone(), weight.clone(), bias.clone(), &adapters, &clients);
+                let weights = fixed(found.dims(), 99);
+                close("linear", values(found.clone()), values(reference.clone()));
+                let [one, two] = [found, reference].map(|y| (y * weights.clone()).sum().backward());
+                close("gradient of x", x.gradient(&one), x.gradient(&two));
+                for &i in &parts {
+                    for (name, factor) in [("A", &factors[i].0), ("B", &factors[i].1)] {
+                        // Where nobody has a slot the reference has no graph to the factor.
+                        let reference = factor.grad(&two).map_or_else(|| vec![0.0; factor.shape().num_elements()], values);
+                        close(&format!("gradient of {name}"), factor.gradient(&one), reference);
+                    }
                 }
             }
         }
     }
 
     #[test]
-    fn attention_over_sequences(lengths in prop::collection::vec(1usize..20, 1..6), heads in 1usize..4, width in 1usize..10) {
+    fn only_the_gradients_asked_for(lengths in ragged(), active_a in any::<bool>()) {
+        let clients = Segments::from_lengths(lengths.clone());
+        let c = lengths.len();
+        let x = fixed([clients.rows(), 5], 1);
+        let (a, b) = (fixed([c, 2, 5], 2), fixed([c, 2, 4], 3));
+        let leaf = if active_a { a.clone() } else { b.clone() }.require_grad();
+        let (a, b) = if active_a { (leaf.clone(), b) } else { (a, leaf.clone()) };
+        let factors = LowRank { a: a.clone(), b: b.clone(), used: None, scale: 2.0 };
+        let (weight, bias) = (fixed([5, 4], 4), fixed([4], 5));
+        let y = |linear: fn(_, _, _, &[(&LowRank, std::ops::Range<usize>)], &Segments) -> Tensor<2>| {
+            linear(x.clone(), weight.clone(), bias.clone(), &[(&factors, 0..4)], &clients)
+        };
+        let [found, reference] = [y(adapted_linear), y(adapted_linear_composed)];
+        agree("active factor", [&leaf], found, reference);
+        let grads = y(adapted_linear).sum().backward();
+        let frozen = if active_a { b } else { a };
+        prop_assert!(frozen.grad(&grads).is_none() && x.grad(&grads).is_none());
+    }
+
+    #[test]
+    fn attention_over_sequences(
+        lengths in prop::collection::vec(prop_oneof![4 => 1usize..20, 1 => 60usize..140], 1..6),
+        kv_heads in 1usize..3, group in 1usize..3, width in 1usize..20, causal in any::<bool>(), surplus in 0usize..3,
+    ) {
         let sequences = Segments::from_lengths(lengths);
-        let shape = [sequences.rows(), heads * width];
-        let [q, k, v] = [1, 2, 3].map(|seed| (fixed(shape, seed) * 2.0).require_grad());
-        let device = device().autodiff();
-        let (plan, composed) = (AttentionPlan::new(sequences.clone(), &device), AttentionPlan::composed(sequences.clone(), &device));
-        let found = packed_attention(q.clone(), k.clone(), v.clone(), heads, &plan);
-        let reference = packed_attention_composed(q.clone(), k.clone(), v.clone(), heads, &composed);
-        agree("attention", [&q, &k, &v], found.clone(), reference);
+        let heads = kv_heads * group;
+        let layout = AttentionLayout { sequences: sequences.clone(), heads, kv_heads, causal };
+        let qkv = (fixed([sequences.rows() + surplus, (heads + 2 * kv_heads) * width], 1) * 2.0).require_grad();
+        let found = packed_attention(qkv.clone(), &layout);
+        agree("attention", [&qkv], found.clone(), packed_attention_composed(qkv.clone(), &layout));
         // A sequence alone gives the same rows: nobody sees a neighbour.
         let range = sequences.range(0);
-        let alone = |t: &Tensor<2>| t.clone().narrow(0, range.start, range.len());
-        let plan = AttentionPlan::new(Segments::from_lengths([range.len()]), &device);
-        let single = packed_attention(alone(&q), alone(&k), alone(&v), heads, &plan);
+        let alone = AttentionLayout { sequences: Segments::from_lengths([range.len()]), ..layout };
+        let single = packed_attention(qkv.narrow(0, range.start, range.len()), &alone);
         close("alone", values(single), values(found.narrow(0, range.start, range.len())));
     }
 
     #[test]
-    fn normalised_rows(rows in 1usize..70, width in 4usize..40) {
-        let x = tensor([rows, width], 1);
+    fn normalised_sums(rows in 1usize..70, width in 4usize..70) {
+        let (x, r) = (tensor([rows, width], 1), tensor([rows, width], 4));
         let [gamma, beta] = [2, 3].map(|seed| fixed([width], seed));
-        let found = layer_norm(x.clone(), gamma.clone(), beta.clone(), 1e-5);
-        let centred = x.clone() - x.clone().mean_dim(1);
+        let found = add_norm(x.clone(), r.clone(), gamma.clone(), beta.clone(), 1e-5);
+        let sum = x.clone() + r.clone();
+        let centred = sum.clone() - sum.mean_dim(1);
         let var = centred.clone().square().mean_dim(1);
         let reference = centred / (var + 1e-5).sqrt() * gamma.unsqueeze::<2>() + beta.unsqueeze::<2>();
-        agree("norm", [&x], found, reference);
+        agree("norm", [&x, &r], found, reference);
     }
 
     #[test]
@@ -187,7 +185,7 @@ proptest! {
         let logits = tensor([clients.rows(), k], 1);
         let labels: Vec<i32> = (0..clients.rows()).map(|i| (i * 7 % k) as i32).collect();
         let targets = Tensor::<1, Int>::from_data(TensorData::new(labels.clone(), [labels.len()]), &device().autodiff());
-        let losses = mean_per_client(cross_entropy(logits.clone(), targets), &clients);
+        let losses = Grouped::new(&clients, &device().autodiff()).mean(cross_entropy(logits.clone(), targets));
         let scores = values(logits.clone());
         let by_hand: Vec<f32> = clients.ranges().map(|range| {
             let n = range.len().max(1) as f32;
@@ -204,72 +202,77 @@ proptest! {
 
     #[test]
     fn scores_are_norms_of_outer_products(d in 1usize..6, r in 1usize..5, o in 1usize..6) {
-        let (a, b) = (tensor([1, d, r], 1), tensor([2, r, o], 2));
+        let (a, b) = (tensor([1, r, d], 1), tensor([2, r, o], 2));
         let (av, bv) = (values(a.clone()), values(b.clone()));
         let by_hand: Vec<f32> = (0..2 * r).map(|i| {
             let (c, slot) = (i / r, i % r);
             let products = (0..d).flat_map(|x| (0..o).map(move |y| (x, y)));
-            products.map(|(x, y)| (av[x * r + slot] * bv[c * r * o + slot * o + y]).powi(2)).sum::<f32>().sqrt()
+            products.map(|(x, y)| (av[slot * d + x] * bv[c * r * o + slot * o + y]).powi(2)).sum::<f32>().sqrt()
         }).collect();
         close("scores", values(slot_scores(a, b)), by_hand);
     }
 }
 
 /// PyTorch's AdamW in plain numbers, for one entry.
-fn adamw_by_hand(start: f64, grads: &[f64], c: &AdamW, lr: f64) -> f64 {
+fn adamw_by_hand(start: f64, grads: &[f64], c: &AdamW) -> f64 {
     let (mut p, mut m, mut v) = (start, 0.0, 0.0);
     for (t, g) in (1..).zip(grads) {
-        p -= lr * c.weight_decay * p;
+        p -= c.lr * c.weight_decay * p;
         m = c.betas[0] * m + (1.0 - c.betas[0]) * g;
         v = c.betas[1] * v + (1.0 - c.betas[1]) * g * g;
         let corrected = (v / (1.0 - c.betas[1].powi(t))).sqrt();
-        p -= lr * (m / (1.0 - c.betas[0].powi(t))) / (corrected + c.eps);
+        p -= c.lr * (m / (1.0 - c.betas[0].powi(t))) / (corrected + c.eps);
     }
     p
 }
 
 #[test]
-fn adamw_steps_each_client_by_its_own_count_and_leaves_masked_slots_alone() {
+fn adamw_steps_each_client_by_its_own_count() {
     let device = device();
-    let constants = AdamW { betas: [0.9, 0.999], eps: 1e-8, weight_decay: 0.1 };
+    let constants = AdamW { lr: 0.01, betas: [0.9, 0.999], eps: 1e-8, weight_decay: 0.1 };
     let put = |v: Vec<f32>, shape: [usize; 3]| Tensor::<3>::from_data(TensorData::new(v, shape), &device);
-    let start = vec![0.5f32, -2.0, 1.0];
-    let mask = put(vec![1.0, 0.0, 1.0, 1.0, 1.0, 0.0], [2, 1, 3]);
-    let mut movement = put(vec![0.0; 6], [2, 1, 3]);
-    let mut moments = Moments { first: movement.clone(), second: movement.clone() };
-    let grads: Vec<Vec<f32>> = (0..4).map(|i| numbers(6, i + 5)).collect();
+    // The last entry is a slot that nobody has: it starts at zero and no gradient reaches it.
+    let start = vec![0.5f32, -2.0, 0.0];
+    let zeros = || put(vec![0.0; 6], [2, 1, 3]);
+    let begin = || Moving { movement: zeros(), first: zeros(), second: zeros() };
+    let (mut state, mut composed) = (begin(), begin());
+    let grads: Vec<Vec<f32>> = (0..4)
+        .map(|i| {
+            let mut g = numbers(6, i + 5);
+            [g[2], g[5]] = [0.0; 2];
+            g
+        })
+        .collect();
     // The second client joins two steps later: its place in the batch is empty before.
     for (i, g) in grads.iter().enumerate() {
         let step = [i + 1, (i + 1).saturating_sub(2)];
-        let per = |f: &dyn Fn(usize) -> f64| put(step.map(|t| f(t) as f32).to_vec(), [2, 1, 1]);
-        let factors = StepFactors {
-            lr: per(&|t| if t == 0 { 0.0 } else { 0.01 }),
-            correct_first: per(&|t| if t == 0 { 1.0 } else { 1.0 / (1.0 - 0.9f64.powi(t as i32)) }),
-            correct_second: per(&|t| if t == 0 { 1.0 } else { 1.0 / (1.0 - 0.999f64.powi(t as i32)) }),
+        let row = |t: usize| match t {
+            0 => [0.0, 1.0, 1.0],
+            t => [1.0, 1.0 / (1.0 - 0.9f32.powi(t as i32)), 1.0 / (1.0 - 0.999f32.powi(t as i32))],
         };
+        let clients = || Tensor::<2>::from_data(TensorData::new(step.map(row).concat(), [2, 3]), &device);
         let mut g = g.clone();
         if step[1] == 0 {
             g[3..].fill(0.0);
         }
-        (movement, moments) = adamw_step(
-            &constants,
-            movement,
-            put(start.clone(), [1, 1, 3]),
-            moments,
-            put(g, [2, 1, 3]),
-            Some(mask.clone()),
-            &factors,
+        let (start, g) = (|| put(start.clone(), [1, 1, 3]), || put(g.clone(), [2, 1, 3]));
+        state = adamw_step(constants, state, start(), g(), clients());
+        composed = adamw_step_composed(constants, composed, start(), g(), clients());
+        let own = put([values(start()), values(start())].concat(), [2, 1, 3]);
+        let apart = adamw_step(constants, begin(), own, g(), clients());
+        close(
+            "start per client",
+            values(apart.movement),
+            values(adamw_step(constants, begin(), start(), g(), clients()).movement),
         );
     }
-    let moved = values(movement);
-    assert_eq!(
-        [moved[1].to_bits(), moved[5].to_bits()],
-        [0, 0],
-        "masked entries are bit-identical, weight decay or not"
-    );
-    for (client, entry, first) in [(0, 0, 0), (0, 2, 0), (1, 0, 2), (1, 1, 2)] {
+    close("second moment", values(state.second), values(composed.second));
+    close("movement", values(state.movement.clone()), values(composed.movement));
+    let moved = values(state.movement);
+    assert_eq!([moved[2].to_bits(), moved[5].to_bits()], [0, 0], "what nobody has does not move, weight decay or not");
+    for (client, entry, first) in [(0, 0, 0), (0, 1, 0), (1, 0, 2), (1, 1, 2)] {
         let own: Vec<f64> = grads[first..].iter().map(|g| f64::from(g[client * 3 + entry])).collect();
-        let expected = adamw_by_hand(f64::from(start[entry]), &own, &constants, 0.01) - f64::from(start[entry]);
+        let expected = adamw_by_hand(f64::from(start[entry]), &own, &constants) - f64::from(start[entry]);
         let found = f64::from(moved[client * 3 + entry]);
         assert!((found - expected).abs() < 1e-6, "client {client} entry {entry}: {found}, by hand {expected}");
     }

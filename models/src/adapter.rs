@@ -37,6 +37,12 @@ impl Matrix {
         Matrix { rows: self.cols, cols: self.rows, data }
     }
 
+    /// Some of the rows, in the order given.
+    pub fn rows(&self, chosen: &[usize]) -> Matrix {
+        let data = chosen.iter().flat_map(|r| &self.data[r * self.cols..(r + 1) * self.cols]).copied().collect();
+        Matrix { rows: chosen.len(), cols: self.cols, data }
+    }
+
     /// The product with `other`, in f64 sums; for tests and small matrices.
     pub fn matmul(&self, other: &Matrix) -> Matrix {
         assert_eq!(self.cols, other.rows, "inner sizes agree");

@@ -4,10 +4,10 @@
 
 use std::path::{Path, PathBuf};
 
-use bonfire_kernels::{AttentionPlan, LowRank, Segments, gelu, layer_norm, lowrank_update, packed_attention};
+use bonfire_kernels::{AttentionLayout, LowRank, Segments, adapted_linear, add_norm, gelu, packed_attention};
 use burn::module::Module;
 use burn::tensor::module::linear;
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{Device, Int, Tensor, TensorData};
 use rand::Rng;
 
 use crate::model::{ClientAdapter, Model};
@@ -59,6 +59,20 @@ struct Linear {
     bias: Tensor<1>,
 }
 
+/// The linears of a layer by the input they share: query, key and value are one product.
+const GROUPS: [&[TargetKind]; 4] = [
+    &[TargetKind::Query, TargetKind::Key, TargetKind::Value],
+    &[TargetKind::AttentionOutput],
+    &[TargetKind::Intermediate],
+    &[TargetKind::Output],
+];
+
+/// The group of a linear and its place there.
+fn place(kind: TargetKind) -> (usize, usize) {
+    let find = |(g, group): (usize, &&[TargetKind])| group.iter().position(|k| *k == kind).map(|i| (g, i));
+    GROUPS.iter().enumerate().find_map(find).expect("every linear is in a group")
+}
+
 /// A frozen layer normalisation.
 #[derive(Module, Debug)]
 struct Norm {
@@ -66,7 +80,7 @@ struct Norm {
     beta: Tensor<1>,
 }
 
-/// One encoder layer; the linears in the order of [`TargetKind::all`].
+/// One encoder layer; the linears in the order of [`GROUPS`].
 #[derive(Module, Debug)]
 struct Layer {
     linears: Vec<Linear>,
@@ -210,10 +224,14 @@ impl Loader<'_, '_> {
     fn layer(&mut self, i: usize) -> Result<Layer, ModelError> {
         let prefix = format!("encoder.layer.{i}");
         let shapes = self.info.targets(&TargetKind::all());
-        let linears = shapes[..6]
-            .iter()
-            .map(|t| self.linear(&format!("{prefix}.{}", t.kind.module()), t.d_in, t.d_out))
-            .collect::<Result<_, _>>()?;
+        let mut linears = Vec::new();
+        for group in GROUPS {
+            let parts = shapes[..6].iter().filter(|t| group.contains(&t.kind));
+            let parts: Vec<Linear> = parts
+                .map(|t| self.linear(&format!("{prefix}.{}", t.kind.module()), t.d_in, t.d_out))
+                .collect::<Result<_, _>>()?;
+            linears.push(Linear::side_by_side(parts));
+        }
         Ok(Layer {
             linears,
             attention_norm: self.norm(&format!("{prefix}.attention.output.LayerNorm"))?,
@@ -222,55 +240,75 @@ impl Loader<'_, '_> {
     }
 }
 
+impl Linear {
+    /// Linears of one input as one: `[d_in, Σ d_out]`.
+    fn side_by_side(parts: Vec<Linear>) -> Linear {
+        let (weights, biases) = parts.into_iter().map(|p| (p.weight, p.bias)).unzip();
+        Linear { weight: Tensor::cat(weights, 1), bias: Tensor::cat(biases, 0) }
+    }
+}
+
 /// What a layer needs besides its input.
 struct Pass<'p> {
     eps: f64,
-    heads: usize,
-    attention: &'p AttentionPlan,
+    attention: &'p AttentionLayout,
     clients: &'p Segments,
-    /// The updates of this layer's linears.
+    /// The updates of this layer's linears, by [`TargetKind`].
     updates: [Option<&'p LowRank>; 6],
+    /// In the last layer: the only tokens whose result is read, and which of them are which client's. What follows
+    /// attention is left out for all others.
+    read: Option<(&'p Tensor<1, Int>, &'p Segments)>,
 }
 
 impl Layer {
-    /// `[T, D] -> [T, D]`.
+    /// `[T, D] -> [T, D]`, or the tokens that are read.
     fn forward(&self, x: Tensor<2>, pass: &Pass) -> Tensor<2> {
-        let apply = |kind: TargetKind, x: Tensor<2>| {
-            let frozen = &self.linears[kind as usize];
-            let y = linear(x.clone(), frozen.weight.clone(), Some(frozen.bias.clone()));
-            match pass.updates[kind as usize] {
-                Some(update) => y + lowrank_update(x, update, pass.clients),
-                None => y,
-            }
+        let attended = packed_attention(self.apply(0, x.clone(), pass, pass.clients), pass.attention);
+        let (x, attended, clients) = match pass.read {
+            Some((tokens, clients)) => (x.select(0, tokens.clone()), attended.select(0, tokens.clone()), clients),
+            None => (x, attended, pass.clients),
         };
-        let [q, k, v] = [TargetKind::Query, TargetKind::Key, TargetKind::Value].map(|kind| apply(kind, x.clone()));
-        let attended = packed_attention(q, k, v, pass.heads, pass.attention);
-        let x = self.attention_norm.forward(x + apply(TargetKind::AttentionOutput, attended), pass.eps);
-        let wide = gelu(apply(TargetKind::Intermediate, x.clone()));
-        self.output_norm.forward(x + apply(TargetKind::Output, wide), pass.eps)
+        let x = self.attention_norm.after(x, self.apply(1, attended, pass, clients), pass.eps);
+        let wide = gelu(self.apply(2, x.clone(), pass, clients));
+        self.output_norm.after(x, self.apply(3, wide, pass, clients), pass.eps)
+    }
+
+    /// The linears of a group with their adapters.
+    fn apply(&self, group: usize, x: Tensor<2>, pass: &Pass, clients: &Segments) -> Tensor<2> {
+        let Linear { weight, bias } = &self.linears[group];
+        let width = bias.dims()[0] / GROUPS[group].len();
+        let updates = GROUPS[group].iter().enumerate();
+        let updates: Vec<_> = updates
+            .filter_map(|(i, kind)| pass.updates[*kind as usize].map(|update| (update, i * width..(i + 1) * width)))
+            .collect();
+        adapted_linear(x, weight.clone(), bias.clone(), &updates, clients)
     }
 }
 
 impl Norm {
-    fn forward(&self, x: Tensor<2>, eps: f64) -> Tensor<2> {
-        layer_norm(x, self.gamma.clone(), self.beta.clone(), eps)
+    /// The norm of `x + r`.
+    fn after(&self, x: Tensor<2>, r: Tensor<2>, eps: f64) -> Tensor<2> {
+        add_norm(x, r, self.gamma.clone(), self.beta.clone(), eps)
     }
 }
 
 impl Encoder {
-    /// Hidden states of all tokens `[T, D]`.
+    /// Hidden states of every sequence's first token `[S, D]`.
     fn hidden(&self, adapter: &ClientAdapter, batch: &DeviceBatch) -> Tensor<2> {
         let net = &self.backbone;
         let words = net.words.clone().select(0, batch.tokens.clone());
-        let positions = net.positions.clone().select(0, batch.positions.clone());
-        let mut x = net.embedding_norm.forward(words + positions + net.token_type.clone(), self.info.eps);
+        let positions = net.positions.clone().select(0, batch.positions.clone()) + net.token_type.clone();
+        let mut x = net.embedding_norm.after(words, positions, self.info.eps);
+        let attention = AttentionLayout::full(batch.sequences.clone(), self.info.heads);
+        let last = net.layers.len() - 1;
         for (i, layer) in net.layers.iter().enumerate() {
             let mut updates = [None; 6];
             for (target, update) in self.targets.iter().zip(&adapter.updates).filter(|(t, _)| t.layer == i) {
-                updates[target.kind as usize] = Some(update);
+                updates[target.kind as usize] = update.as_ref();
             }
-            let (attention, clients) = (&batch.attention, &batch.client_tokens);
-            x = layer.forward(x, &Pass { eps: self.info.eps, heads: self.info.heads, attention, clients, updates });
+            let read = (i == last).then_some((&batch.firsts, &batch.client_sequences));
+            let (eps, attention, clients) = (self.info.eps, &attention, &batch.client_tokens);
+            x = layer.forward(x, &Pass { eps, attention, clients, updates, read });
         }
         x
     }
@@ -300,15 +338,19 @@ impl Model for Encoder {
     fn folded(&self, adapter: &Adapter) -> Box<dyn Model> {
         let mut model = self.clone();
         for ((target, a), b) in adapter.targets.iter().zip(&adapter.a).zip(&adapter.b) {
-            let frozen = &mut model.backbone.layers[target.layer].linears[target.kind as usize];
-            let product = matrix(a.clone(), &self.device).matmul(matrix(b.clone(), &self.device));
-            frozen.weight = frozen.weight.clone() + product * adapter.scale();
+            let (group, i) = place(target.kind);
+            let frozen = &mut model.backbone.layers[target.layer].linears[group];
+            let columns = i * target.d_out..(i + 1) * target.d_out;
+            let product = matrix(a.clone(), &self.device).matmul(matrix(b.clone(), &self.device)) * adapter.scale();
+            let here = [0..target.d_in, columns];
+            let old = frozen.weight.clone().slice(here.clone());
+            frozen.weight = frozen.weight.clone().slice_assign(here, old + product);
         }
         Box::new(model)
     }
 
     fn logits(&self, adapter: &ClientAdapter, batch: &DeviceBatch) -> Tensor<2> {
-        let mut first = self.hidden(adapter, batch).select(0, batch.firsts.clone());
+        let mut first = self.hidden(adapter, batch);
         if let Some(pooler) = &self.backbone.pooler {
             first = linear(first, pooler.weight.clone(), Some(pooler.bias.clone())).tanh();
         }

@@ -1,6 +1,5 @@
 //! The two classifier heads: on the first token of every sequence, with weights shared or per client.
 
-use bonfire_kernels::segmented_matmul;
 use burn::tensor::Tensor;
 use rand::Rng;
 
@@ -52,20 +51,10 @@ pub(crate) fn logits(first: Tensor<2>, head: &[Tensor<3>], batch: &DeviceBatch) 
     let linears = head.len() / 2;
     let mut x = first;
     for (i, pair) in head.chunks(2).enumerate() {
-        x = linear(x, &pair[0], &pair[1], batch);
+        x = batch.by_client.linear(x, pair[0].clone(), pair[1].clone());
         if i + 1 < linears {
             x = x.tanh();
         }
     }
     x
-}
-
-/// `x·W_c + b_c` with the client's own weight and bias, or the shared ones.
-fn linear(x: Tensor<2>, weight: &Tensor<3>, bias: &Tensor<3>, batch: &DeviceBatch) -> Tensor<2> {
-    let y = segmented_matmul(x, weight.clone(), &batch.client_sequences);
-    let bias = bias.clone().squeeze_dim::<2>(1);
-    match bias.dims()[0] {
-        1 => y + bias,
-        _ => y + bias.select(0, batch.owners.clone()),
-    }
 }

@@ -19,7 +19,7 @@ mod target;
 mod weights;
 
 pub use adapter::{Adapter, AdapterInit, HeadTensor, Matrix};
-pub use batch::{DeviceBatch, PackedBatch};
+pub use batch::{DeviceBatch, PackedBatch, Rounding};
 pub use config::{Architecture, ModelInfo};
 pub use encoder::{Encoder, ModelSource};
 pub use error::ModelError;

@@ -1,6 +1,6 @@
 //! What the engine asks of a model: one of the project's two public traits.
 
-use bonfire_kernels::{LowRank, cross_entropy, mean_per_client};
+use bonfire_kernels::{LowRank, cross_entropy};
 use burn::tensor::{Device, Tensor};
 
 use crate::{Adapter, DeviceBatch, HeadTensor, ModelInfo, Target};
@@ -8,14 +8,15 @@ use crate::{Adapter, DeviceBatch, HeadTensor, ModelInfo, Target};
 /// The part of the model that clients own, on the device, first axis the client.
 #[derive(Clone, Debug)]
 pub struct ClientAdapter {
-    /// One update a target, in target order; empty when nothing is to be added to the backbone.
-    pub updates: Vec<LowRank>,
+    /// The update of every target, in target order; `None` where no client has a slot, and an empty list when nothing
+    /// is to be added to the backbone at all.
+    pub updates: Vec<Option<LowRank>>,
     /// The head's tensors `[C|1, rows, cols]`, in the order of [`Model::head`].
     pub head: Vec<Tensor<3>>,
 }
 
 /// A frozen backbone whose adapters and head are given from outside.
-pub trait Model: Send {
+pub trait Model: Send + Sync {
     /// Shape and conventions.
     fn info(&self) -> &ModelInfo;
 
@@ -39,7 +40,9 @@ pub trait Model: Send {
 
     /// Mean cross-entropy of every client's sequences `[C]`; nothing is summed over clients.
     fn loss(&self, adapter: &ClientAdapter, batch: &DeviceBatch) -> Tensor<1> {
-        let losses = cross_entropy(self.logits(adapter, batch), batch.labels.clone());
-        mean_per_client(losses, &batch.client_sequences)
+        let logits = self.logits(adapter, batch);
+        let labels = batch.labels.clone().narrow(0, 0, logits.dims()[0]);
+        let losses = cross_entropy(logits, labels);
+        batch.by_client.mean(losses)
     }
 }

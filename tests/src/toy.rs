@@ -3,6 +3,7 @@
 use bonfire_data::Shards;
 use bonfire_engine::{InFlight, Split, TokenizedData};
 use bonfire_federation::{ClientSettings, Run, Settings};
+use bonfire_models::Model;
 use rand::{Rng, RngExt, SeedableRng};
 
 use crate::{fixture, load};
@@ -59,12 +60,18 @@ pub fn shards(clients: usize) -> Shards {
     Shards { train: (0..clients).map(|k| take(5 + 3 * k)).collect(), test: vec![(0..20).collect(); clients] }
 }
 
-/// A run on the committed RoBERTa fixture.
+/// A run on the committed RoBERTa fixture, on one device.
 pub fn run_with(settings: Settings, shards: Shards) -> Run {
+    run_on(1, settings, shards)
+}
+
+/// A run on several devices, all of them the CPU.
+pub fn run_on(devices: usize, settings: Settings, shards: Shards) -> Run {
     let rows = shards.train.iter().flatten().max().map_or(0, |m| m + 1);
     let data = TokenizedData { train: texts(rows, 1), test: texts(20, 2), classes: CLASSES };
-    let model = load(&fixture("roberta-tiny"), CLASSES, &settings.adapter.targets);
-    Run::new(settings, Box::new(model), data, shards).expect("a valid run")
+    let model = |_| Box::new(load(&fixture("roberta-tiny"), CLASSES, &settings.adapter.targets)) as Box<dyn Model>;
+    let models = (0..devices).map(model).collect();
+    Run::new(settings, models, data, shards).expect("a valid run")
 }
 
 /// A run with [`shards`].

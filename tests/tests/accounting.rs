@@ -53,7 +53,8 @@ impl Model for Shapes {
     fn loss(&self, adapter: &ClientAdapter, batch: &DeviceBatch) -> Tensor<1> {
         let clients = batch.client_sequences.len();
         let sum = |t: &Tensor<3>| t.clone().sum_dim(2).sum_dim(1).squeeze_dim::<2>(2).squeeze_dim::<1>(1);
-        let parts = adapter.updates.iter().flat_map(|u| [sum(&u.a), sum(&u.b)]).chain(adapter.head.iter().map(sum));
+        let updates = adapter.updates.iter().flatten();
+        let parts = updates.flat_map(|u| [sum(&u.a), sum(&u.b)]).chain(adapter.head.iter().map(sum));
         parts.fold(Tensor::zeros([clients], &self.device), |x, y| x + y)
     }
 }
@@ -63,7 +64,7 @@ fn rounds(text: &str) -> Vec<RoundMetrics> {
     let data = TokenizedData { train: toy::texts(8, 1), test: Split::default(), classes: 77 };
     let shards = Shards { train: vec![(0..4).collect(), (4..8).collect()], test: vec![vec![], vec![]] };
     let settings = toy::settings(&format!("{text}\n[train]\nrounds = 2"));
-    let mut run = Run::new(settings, Box::new(roberta_base()), data, shards).unwrap();
+    let mut run = Run::new(settings, vec![Box::new(roberta_base())], data, shards).unwrap();
     let mut rows = Vec::new();
     run.train(&mut |event| {
         if let Event::RoundEnded { metrics, .. } = event {

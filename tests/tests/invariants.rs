@@ -4,8 +4,10 @@
 use bonfire_data::Shards;
 use bonfire_engine::InFlight;
 use bonfire_federation::{ClientMetrics, Control, Event, RoundMetrics, Run};
-use bonfire_models::{Adapter, Factor, Matrix};
-use bonfire_tests::toy;
+use bonfire_kernels::LowRank;
+use bonfire_models::{Adapter, ClientAdapter, Factor, Matrix, Model, PackedBatch, Rounding, TargetKind};
+use bonfire_tests::{fixture, load, toy};
+use burn::tensor::{Distribution, Tensor};
 
 /// Runs to the end; the rounds, the clients' rows, and the adapter after every round.
 fn finish(run: &mut Run) -> (Vec<RoundMetrics>, Vec<ClientMetrics>, Vec<Adapter>) {
@@ -73,6 +75,47 @@ fn batched_equals_one_by_one() {
             assert_eq!(slots(&one_rows), slots(&rows), "{text}\n{in_flight:?}: the same slots are chosen");
         }
     }
+}
+
+#[test]
+fn several_devices_equal_one() {
+    for text in [STRATEGIES[0], STRATEGIES[4]] {
+        let of = |devices: usize| finish(&mut toy::run_on(devices, toy::settings(text), toy::shards(4)));
+        let ((one_rounds, one_rows, one), (rounds, rows, three)) = (of(1), of(3));
+        for (round, (x, y)) in one.iter().zip(&three).enumerate().skip(1) {
+            assert!(apart(x, y, &one[round - 1]) < 2e-3, "{text}, round {round}");
+        }
+        let told = |rounds: &[RoundMetrics]| rounds.iter().map(|r| (r.upload_bytes, r.tokens)).collect::<Vec<_>>();
+        assert_eq!(told(&one_rounds), told(&rounds));
+        let of_rows = |rows: &[ClientMetrics]| rows.iter().map(|r| (r.client, r.slots.clone())).collect::<Vec<_>>();
+        assert_eq!(of_rows(&one_rows), of_rows(&rows), "uploads in the cohort's order");
+    }
+}
+
+#[test]
+fn surplus_rows_change_nothing() {
+    let model = load(&fixture("roberta-tiny"), toy::CLASSES, &TargetKind::all());
+    let texts = toy::texts(7, 3);
+    let example = |i: usize| (texts.ids[i].as_slice(), texts.labels[i]);
+    let batch = PackedBatch::pack(&[(0..2).map(example).collect(), vec![], (2..7).map(example).collect()]);
+    let device = model.device();
+    let random = |shape: [usize; 3]| Tensor::<3>::random(shape, Distribution::Normal(0.0, 0.2), device).require_grad();
+    let updates: Vec<_> = model.targets().iter().map(|t| (random([3, 2, t.d_in]), random([3, 2, t.d_out]))).collect();
+    let head: Vec<_> = model.head().iter().map(|t| random([3, t.value.rows, t.value.cols])).collect();
+    let of = |rounding| {
+        let lowrank = |(a, b): &(Tensor<3>, Tensor<3>)| LowRank { a: a.clone(), b: b.clone(), used: None, scale: 1.0 };
+        let adapter = ClientAdapter { updates: updates.iter().map(|u| Some(lowrank(u))).collect(), head: head.clone() };
+        let losses = model.loss(&adapter, &batch.to_device(model.info().first_position, rounding, device));
+        let grads = losses.clone().sum().backward();
+        let leaves = updates.iter().flat_map(|(a, b)| [a, b]).chain(&head);
+        let mut numbers: Vec<f32> = losses.into_data().try_to_vec().unwrap();
+        assert_eq!(numbers[1], 0.0, "a client without examples has no loss");
+        leaves.for_each(|leaf| numbers.extend(leaf.grad(&grads).unwrap().into_data().try_to_vec::<f32>().unwrap()));
+        numbers
+    };
+    let (exact, few) = (of(Rounding::Exact), of(Rounding::Few));
+    let largest = exact.iter().fold(0f32, |m, v| m.max(v.abs()));
+    assert!(exact.iter().zip(&few).all(|(x, y)| (x - y).abs() <= 1e-5 * largest));
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::commands::bench::BenchArgs;
-use crate::device::DeviceChoice;
+use crate::device::Devices;
 
 /// GPU-native federated LoRA fine-tuning: many virtual clients train side by side on one device.
 #[derive(Debug, Parser)]
@@ -22,9 +22,9 @@ pub struct Cli {
 /// Options of every command.
 #[derive(Debug, Args)]
 pub struct Common {
-    /// auto, cpu, wgpu, vulkan or cuda; a GPU also with its number: cuda:1
+    /// auto, cpu, wgpu, vulkan or cuda; a GPU also with its number; several with commas: cuda:0,cuda:1
     #[arg(long, global = true, value_name = "DEVICE")]
-    pub device: Option<DeviceChoice>,
+    pub device: Option<Devices>,
     /// Override a key of the configuration; may be given again
     #[arg(long = "set", global = true, value_name = "SECTION.KEY=VALUE")]
     pub sets: Vec<String>,
@@ -119,7 +119,7 @@ mod tests {
         for line in ["bonfire --quiet --device cpu train x.toml", "bonfire train x.toml --quiet --device cpu"] {
             let cli = Cli::try_parse_from(line.split(' ')).expect("valid");
             assert!(cli.common.quiet);
-            assert_eq!(cli.common.device, Some(DeviceChoice::Cpu));
+            assert_eq!(cli.common.device, "cpu".parse::<Devices>().ok());
         }
     }
 }

@@ -11,6 +11,9 @@ use crate::mistake::Mistake;
 
 #[cfg(any(feature = "wgpu", feature = "vulkan", feature = "cuda"))]
 mod gpu;
+mod list;
+
+pub use list::{Devices, names};
 
 /// What the user asks for, in `--device` or `engine.device`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

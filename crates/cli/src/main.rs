@@ -25,6 +25,7 @@ use clap::Parser;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
+    memory::keep_freed();
     mistake::install_panic_hook();
     let cli = Cli::parse();
     let outcome = std::panic::catch_unwind(|| match &cli.command {

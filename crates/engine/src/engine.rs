@@ -1,10 +1,17 @@
 //! A round on the clients' side: fold, probe and select if ordered, train, make the uploads.
 
-use bonfire_data::random::Use;
-use bonfire_kernels::runs_on_cpu;
-use bonfire_models::{Adapter, Factor, Matrix, Model};
+use std::collections::HashMap;
+use std::panic::resume_unwind;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Sender, channel};
 
-use crate::flight::{Flight, Happened, Job, Outcome, Wanted};
+use bonfire_data::random::Use;
+use bonfire_kernels::{device_memory, runs_on_cpu};
+use bonfire_models::{Adapter, Matrix, Model};
+
+use crate::fit::Needs;
+use crate::flight::{Flight, Happened, Outcome, Wanted};
+use crate::itinerary::Job;
 use crate::parameters::Parameters;
 use crate::{Active, EngineError, InFlight, Plan, Slots, Split, TrainSettings, Upload, top_slots};
 
@@ -35,34 +42,45 @@ pub struct Progress {
     pub tokens: u64,
 }
 
-/// Trains cohorts over one frozen backbone.
+/// Trains cohorts over one frozen backbone, on one device or several.
 pub struct Engine {
-    model: Box<dyn Model>,
+    /// The backbone, once a device.
+    models: Vec<Box<dyn Model>>,
     train: Split,
     settings: TrainSettings,
     in_flight: InFlight,
+    /// Bytes of the smallest device that tells.
+    memory: Option<u64>,
 }
 
 impl Engine {
-    /// An engine over `model`, which lies on an autodiff device, and the train split.
-    pub fn new(model: Box<dyn Model>, train: Split, settings: TrainSettings, in_flight: InFlight) -> Self {
-        Engine { model, train, settings, in_flight }
+    /// An engine over the train split and a backbone on an autodiff device; on several devices, the same backbone on
+    /// each. What a client learns does not depend on where it trains.
+    ///
+    /// # Panics
+    /// Without a model.
+    pub fn new(models: Vec<Box<dyn Model>>, train: Split, settings: TrainSettings, in_flight: InFlight) -> Self {
+        assert!(!models.is_empty(), "an engine has a device");
+        let memory = models.iter().filter_map(|m| device_memory(m.device())).min();
+        Engine { models, train, settings, in_flight, memory }
     }
 
-    /// The backbone.
+    /// The backbone (on the first device).
     pub fn model(&self) -> &dyn Model {
-        self.model.as_ref()
+        self.models[0].as_ref()
     }
 
-    /// How many of `cohort` clients are on the device together.
-    pub fn places(&self, cohort: usize) -> usize {
+    /// How many clients are on a device together, of `cohort` that share it and train `scalars` numbers each.
+    pub fn places(&self, cohort: usize, scalars: u64) -> usize {
         let wanted = match self.in_flight {
             InFlight::Count(n) => n,
             InFlight::Auto => {
                 let tokens: usize = self.train.ids.iter().map(Vec::len).sum();
                 let a_client = self.settings.batch_size * tokens.div_ceil(self.train.len().max(1)).max(1);
-                let goal = if runs_on_cpu(self.model.device()) { TOKENS_A_STEP_CPU } else { TOKENS_A_STEP_GPU };
-                goal.div_ceil(a_client)
+                let usual = if runs_on_cpu(self.model().device()) { TOKENS_A_STEP_CPU } else { TOKENS_A_STEP_GPU };
+                let goal = self.settings.tokens_per_step.unwrap_or(usual).div_ceil(a_client);
+                let needs = Needs::new(self.model().info(), scalars, a_client as u64);
+                self.memory.map_or(goal, |memory| goal.min(needs.clients(memory)))
             }
         };
         wanted.clamp(1, cohort.max(1))
@@ -84,23 +102,100 @@ impl Engine {
         if let Some(empty) = cohort.iter().find(|m| m.rows.is_empty()) {
             return Err(EngineError::EmptyShard { client: empty.client });
         }
+        let steps = |m: &Member| self.probe_steps(plan, m) + self.steps(m.rows.len(), self.settings.epochs);
+        let total = cohort.iter().map(steps).sum();
+        let (mut done, mut tokens) = (0, 0);
+        let stop = AtomicBool::new(false);
+        let shares = self.shares(cohort);
+        let (tell, told) = channel();
+        let results = std::thread::scope(|scope| {
+            let workers: Vec<_> = self
+                .models
+                .iter()
+                .zip(&shares)
+                .map(|(model, share)| {
+                    let (tell, stop, model) = (tell.clone(), &stop, model.as_ref());
+                    scope.spawn(move || self.train_share(plan, global, model, share, &tell, stop))
+                })
+                .collect();
+            drop(tell);
+            for (steps, new) in told {
+                (done, tokens) = (done + steps, tokens + new);
+                if !on(Progress { done, total, tokens }) {
+                    stop.store(true, Ordering::Relaxed);
+                }
+            }
+            workers.into_iter().map(|w| w.join().unwrap_or_else(|panic| resume_unwind(panic))).collect::<Vec<_>>()
+        });
+        self.in_order(cohort, results)
+    }
+
+    /// The cohort dealt out to the devices, each client to the one that has least to do so far.
+    fn shares<'m>(&self, cohort: &Cohort<'m>) -> Vec<Vec<Member<'m>>> {
+        let mut shares = vec![(0, Vec::new()); self.models.len()];
+        for member in cohort {
+            let (rows, share) = shares.iter_mut().min_by_key(|(rows, _)| *rows).expect("at least one device");
+            *rows += member.rows.len();
+            share.push(*member);
+        }
+        shares.into_iter().map(|(_, share)| share).collect()
+    }
+
+    /// One device's part of a round. A failure here ends the round on the other devices too.
+    fn train_share(
+        &self,
+        plan: &Plan,
+        global: &Adapter,
+        model: &dyn Model,
+        share: &Cohort,
+        tell: &Sender<(usize, u64)>,
+        stop: &AtomicBool,
+    ) -> Result<Vec<Upload>, EngineError> {
         // Where one factor is frozen, the round's start is the same for all and goes into the backbone once.
-        let folded = (plan.active != Active::Both).then(|| self.model.folded(global));
-        let model = folded.as_deref().unwrap_or(self.model.as_ref());
-        let pass = Pass { engine: self, model, plan, global, cohort };
-        let total = cohort.iter().map(|m| pass.probe_steps(m) + pass.steps(m.rows.len(), self.settings.epochs)).sum();
-        let (mut tokens, mut done) = (0u64, 0);
-        let mut count = |steps: usize, new: u64| {
-            tokens += new;
-            done += steps;
-            match on(Progress { done, total, tokens }) {
-                true => Ok(()),
-                false => Err(EngineError::Stopped { round: plan.round }),
+        let folded = (plan.active != Active::Both).then(|| model.folded(global));
+        let model = folded.as_deref().unwrap_or(model);
+        let pass = Pass { engine: self, model, plan, global, cohort: share };
+        let mut count = |steps: usize, tokens: u64| {
+            // Nobody listens only when the round is over.
+            let _ = tell.send((steps, tokens));
+            match stop.load(Ordering::Relaxed) {
+                false => Ok(()),
+                true => Err(EngineError::Stopped { round: plan.round }),
             }
         };
-        let probes = pass.probe(&mut count)?;
-        let outcomes = pass.learn(&probes, &mut count)?;
-        Ok(pass.uploads(probes, outcomes))
+        let uploads = pass.run(&mut count);
+        if uploads.is_err() {
+            stop.store(true, Ordering::Relaxed);
+        }
+        uploads
+    }
+
+    /// All devices' uploads in the order of the cohort, or what went wrong; a stop only where nothing else did.
+    fn in_order(
+        &self,
+        cohort: &Cohort,
+        results: Vec<Result<Vec<Upload>, EngineError>>,
+    ) -> Result<Vec<Upload>, EngineError> {
+        let (found, mut errors): (Vec<_>, Vec<_>) = results.into_iter().partition(Result::is_ok);
+        errors.sort_by_key(|e| matches!(e, Err(EngineError::Stopped { .. })));
+        if let Some(Err(error)) = errors.into_iter().next() {
+            return Err(error);
+        }
+        let mut uploads: HashMap<usize, Upload> =
+            found.into_iter().flatten().flatten().map(|u| (u.client, u)).collect();
+        Ok(cohort.iter().map(|m| uploads.remove(&m.client).expect("one upload a client")).collect())
+    }
+
+    /// Steps of `epochs` local epochs over `rows` examples.
+    fn steps(&self, rows: usize, epochs: usize) -> usize {
+        rows.div_ceil(self.settings.batch_size) * epochs
+    }
+
+    /// Steps of a client's probe: whole epochs, or at most one epoch of batches (more is what `epochs` is for).
+    fn probe_steps(&self, plan: &Plan, member: &Member) -> usize {
+        let Some(selection) = &plan.selection else { return 0 };
+        let epochs = self.steps(member.rows.len(), selection.probe.epochs.unwrap_or(1));
+        selection.probe.batches.map_or(epochs, |b| b.min(epochs))
     }
 }
 
@@ -125,16 +220,10 @@ struct Pass<'p> {
 type Count<'c> = dyn FnMut(usize, u64) -> Result<(), EngineError> + 'c;
 
 impl Pass<'_> {
-    /// Steps of `epochs` local epochs over `rows` examples.
-    fn steps(&self, rows: usize, epochs: usize) -> usize {
-        rows.div_ceil(self.engine.settings.batch_size) * epochs
-    }
-
-    /// Steps of a client's probe: whole epochs, or at most one epoch of batches (more is what `epochs` is for).
-    fn probe_steps(&self, member: &Member) -> usize {
-        let Some(selection) = &self.plan.selection else { return 0 };
-        let epochs = self.steps(member.rows.len(), selection.probe.epochs.unwrap_or(1));
-        selection.probe.batches.map_or(epochs, |b| b.min(epochs))
+    fn run(&self, count: &mut Count) -> Result<Vec<Upload>, EngineError> {
+        let probes = self.probe(count)?;
+        let outcomes = self.learn(&probes, count)?;
+        Ok(self.uploads(probes, outcomes))
     }
 
     /// Ordinary, unmasked training of the active factor, then the slots of highest score (LoRA-A², section 4.2).
@@ -143,7 +232,7 @@ impl Pass<'_> {
             return Ok(self.cohort.iter().map(|_| Probed::default()).collect());
         };
         let probe = &selection.probe;
-        let job = |m: &Member| (self.probe_steps(m), Use::Probe, None, None);
+        let job = |m: &Member| (self.engine.probe_steps(self.plan, m), Use::Probe, None, None);
         let wanted = Wanted { movement: !probe.reset, scores: true };
         let outcomes = self.fly(job, wanted, count)?;
         let choose = |(m, o): (&Member, Outcome)| {
@@ -154,16 +243,10 @@ impl Pass<'_> {
         Ok(self.cohort.iter().zip(outcomes).map(choose).collect())
     }
 
-    /// A probe's movement with all but the chosen slots back at the start.
+    /// What the chosen slots, and the head, keep of a probe's movement.
     fn keep(&self, mut movement: Vec<Matrix>, slots: &[Vec<usize>]) -> Vec<Matrix> {
-        let factor = self.plan.active.factors()[0];
         for (matrix, chosen) in movement.iter_mut().zip(slots) {
-            for (i, value) in matrix.data.iter_mut().enumerate() {
-                let slot = if factor == Factor::B { i / matrix.cols } else { i % matrix.cols };
-                if !chosen.contains(&slot) {
-                    *value = 0.0;
-                }
-            }
+            *matrix = matrix.rows(chosen);
         }
         movement
     }
@@ -173,7 +256,7 @@ impl Pass<'_> {
         let mut probes = probes.iter();
         let job = |m: &Member| {
             let probed = probes.next().expect("one a member");
-            let steps = self.steps(m.rows.len(), self.engine.settings.epochs);
+            let steps = self.engine.steps(m.rows.len(), self.engine.settings.epochs);
             (steps, Use::Batches, probed.slots.clone(), probed.movement.clone())
         };
         self.fly(job, Wanted { movement: true, scores: false }, count)
@@ -194,10 +277,14 @@ impl Pass<'_> {
                 Job { client: m.client, rows: m.rows, steps, r#use, slots, movement }
             })
             .collect();
-        let (places, settings) = (self.engine.places(jobs.len()), &self.engine.settings);
-        let masked = jobs.iter().any(|j| j.slots.is_some());
+        let settings = &self.engine.settings;
+        let places = self.engine.places(jobs.len(), self.plan.scalars(self.global));
+        let chosen: Vec<&Vec<Vec<usize>>> = jobs.iter().filter_map(|j| j.slots.as_ref()).collect();
+        let most = |t: usize| chosen.iter().map(|slots| slots[t].len()).max().unwrap_or(0);
+        let slots: Vec<usize> = (0..self.global.targets.len()).map(most).collect();
+        let slots = (!chosen.is_empty()).then_some(slots.as_slice());
         let device = self.model.device().clone().inner();
-        let parameters = Parameters::new(self.plan, self.global, settings, places, masked, &device);
+        let parameters = Parameters::new(self.plan, self.global, settings, places, slots, &device);
         let flight =
             Flight { model: self.model, train: &self.engine.train, settings, plan: self.plan, jobs: &jobs, wanted };
         let mut outcomes: Vec<Option<Outcome>> = jobs.iter().map(|_| None).collect();
@@ -226,8 +313,7 @@ impl Pass<'_> {
         let mut movement = outcome.movement.into_iter();
         let mut factors = Vec::new();
         for &factor in self.plan.active.factors() {
-            let take = |t: usize| slot_rows(movement.next().expect("one a target"), factor, &slots.of(t));
-            factors.push((factor, (0..self.global.targets.len()).map(take).collect()));
+            factors.push((factor, movement.by_ref().take(self.global.targets.len()).collect()));
         }
         Upload {
             client: member.client,
@@ -237,16 +323,8 @@ impl Pass<'_> {
             factors,
             head: movement.collect(),
             loss: outcome.loss,
-            steps: self.steps(member.rows.len(), self.engine.settings.epochs),
+            steps: self.engine.steps(member.rows.len(), self.engine.settings.epochs),
             tokens: probed.tokens + outcome.tokens,
         }
     }
-}
-
-/// The chosen slots' vectors as rows: columns of A `[d_in, R]`, rows of B `[R, d_out]`.
-fn slot_rows(movement: Matrix, factor: Factor, slots: &[usize]) -> Matrix {
-    let by_slot = if factor == Factor::A { movement.transposed() } else { movement };
-    let width = by_slot.cols;
-    let data = slots.iter().flat_map(|&s| by_slot.data[s * width..(s + 1) * width].iter().copied()).collect();
-    Matrix::new(slots.len(), width, data)
 }

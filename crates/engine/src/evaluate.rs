@@ -1,6 +1,6 @@
 //! The global model on held-out examples.
 
-use bonfire_models::{Adapter, ClientAdapter, Model, PackedBatch};
+use bonfire_models::{Adapter, ClientAdapter, Model, PackedBatch, Rounding};
 use burn::tensor::{Tensor, TensorData};
 use serde::Serialize;
 
@@ -58,7 +58,7 @@ pub fn judge(
         let (now, later) = rest.split_at(fits.count().max(1));
         rest = later;
         let batch = PackedBatch::pack(&[now.iter().map(|&r| split.example(r)).collect()]);
-        let logits = model.logits(&shared, &batch.to_device(model.info().first_position, device));
+        let logits = model.logits(&shared, &batch.to_device(model.info().first_position, Rounding::of(device), device));
         let scores: Vec<f32> = logits
             .inner()
             .try_into_data()

@@ -1,30 +1,16 @@
-//! The batched training loop: a fixed number of places in the batch, each held by a client until its local steps are
-//! done; then the next client takes the place. One client in flight is the reference, many are the same computation.
+//! The batched training loop on the device. One client in flight is the reference, many are the same computation.
 
-use std::collections::VecDeque;
+use std::sync::mpsc::sync_channel;
 
-use bonfire_data::random::{Use, stream};
-use bonfire_models::{Matrix, Model, PackedBatch};
-use burn::tensor::{Device, Tensor};
-use rand::seq::SliceRandom;
+use bonfire_models::{Matrix, Model, Rounding};
+use burn::tensor::{Device, Tensor, TensorData};
 
-use crate::parameters::{Parameters, column};
+use crate::itinerary::{End, Itinerary, Job, Step};
+use crate::parameters::Parameters;
 use crate::{EngineError, Plan, Split, TrainSettings};
 
-/// One client's work in a pass.
-pub(crate) struct Job<'j> {
-    pub client: usize,
-    /// Rows of the train split.
-    pub rows: &'j [usize],
-    /// Steps to do at most; whole epochs unless a probe is cut short.
-    pub steps: usize,
-    /// What the shuffles are drawn for.
-    pub r#use: Use,
-    /// Slots that may move, by target; `None`: all.
-    pub slots: Option<Vec<Vec<usize>>>,
-    /// Movement to start from; `None`: zero.
-    pub movement: Option<Vec<Matrix>>,
-}
+/// Batches packed ahead of the device: one being read, one ready.
+const AHEAD: usize = 2;
 
 /// What came of a job.
 pub(crate) struct Outcome {
@@ -32,7 +18,7 @@ pub(crate) struct Outcome {
     pub job: usize,
     pub loss: f64,
     pub tokens: u64,
-    /// Movement of every trained tensor, in the order of [`Parameters::trained`]; empty when not asked for.
+    /// Movement, as [`Parameters::read_lane`] gives it; empty when not asked for.
     pub movement: Vec<Matrix>,
     /// Selection scores by target; empty when not asked for.
     pub scores: Vec<Vec<f32>>,
@@ -51,16 +37,6 @@ pub(crate) enum Happened {
     Step { clients: usize, tokens: u64 },
     /// A client has done its steps.
     Done(Outcome),
-}
-
-/// A place in the batch.
-struct Lane {
-    job: usize,
-    order: Vec<usize>,
-    at: usize,
-    epoch: u64,
-    step: usize,
-    tokens: u64,
 }
 
 /// One pass over a cohort.
@@ -82,110 +58,80 @@ impl Flight<'_> {
         on: &mut dyn FnMut(Happened) -> Result<(), EngineError>,
     ) -> Result<(), EngineError> {
         let device = self.model.device().clone().inner();
-        let mut waiting: VecDeque<usize> = (0..self.jobs.len()).collect();
-        let mut lanes: Vec<Option<Lane>> = (0..places).map(|_| None).collect();
         let mut losses = Tensor::<1>::zeros([places], &device);
-        loop {
-            for (place, lane) in lanes.iter_mut().enumerate().filter(|(_, l)| l.is_none()) {
-                let Some(job) = waiting.pop_front() else { break };
-                let work = &self.jobs[job];
-                parameters.reset_lane(place, work.movement.as_deref(), work.slots.as_deref());
-                losses = losses.slice_fill(place..place + 1, 0.0);
-                *lane = Some(Lane { job, order: Vec::new(), at: 0, epoch: 0, step: 0, tokens: 0 });
-            }
-            if lanes.iter().all(Option::is_none) {
-                return Ok(());
-            }
-            let batch = self.next_batch(&mut lanes);
-            let tokens = batch.tokens.len() as u64;
-            losses = losses + self.step(&mut parameters, &batch, &lanes, &device);
-            on(Happened::Step { clients: lanes.iter().flatten().count(), tokens })?;
-            for (place, lane) in lanes.iter_mut().enumerate() {
-                let finished = lane.as_ref().is_some_and(|l| l.step == self.jobs[l.job].steps);
-                if let Some(l) = lane.take_if(|_| finished) {
-                    on(Happened::Done(self.collect(&parameters, &losses, place, &l)?))?;
+        let itinerary = Itinerary::new(self.jobs, self.train, self.settings, self.plan.round, places);
+        std::thread::scope(|scope| {
+            let (packed, steps) = sync_channel(AHEAD);
+            // Ends by itself: with the last step, or when the receiver below is dropped.
+            scope.spawn(move || itinerary.into_iter().try_for_each(|step| packed.send(step)));
+            for step in steps {
+                losses = self.begin(&mut parameters, &step, losses);
+                losses = losses + self.step(&mut parameters, &step, &device);
+                let clients = step.lanes.iter().flatten().count();
+                on(Happened::Step { clients, tokens: step.batch.tokens.len() as u64 })?;
+                for end in &step.ends {
+                    on(Happened::Done(self.collect(&parameters, &losses, end)?))?;
                 }
             }
-        }
+            Ok(())
+        })
     }
 
-    /// Takes every client's next examples, and counts its step.
-    fn next_batch(&self, lanes: &mut [Option<Lane>]) -> PackedBatch {
-        let examples: Vec<Vec<(&[u32], usize)>> = lanes
-            .iter_mut()
-            .map(|lane| match lane {
-                Some(lane) => self.next_examples(lane),
-                None => Vec::new(),
-            })
-            .collect();
-        PackedBatch::pack(&examples)
-    }
-
-    /// The next batch of one client. The last, smaller batch of an epoch is kept; each epoch has an order of its own.
-    fn next_examples(&self, lane: &mut Lane) -> Vec<(&[u32], usize)> {
-        let job = &self.jobs[lane.job];
-        if lane.at == lane.order.len() {
-            lane.order = job.rows.to_vec();
-            if self.settings.shuffle {
-                let (round, client) = (self.plan.round as u64, job.client as u64);
-                lane.order.shuffle(&mut stream(self.settings.seed, job.r#use, round, client, lane.epoch));
-            }
-            lane.at = 0;
-            lane.epoch += 1;
+    /// Hands freed places to the next clients.
+    fn begin(&self, parameters: &mut Parameters, step: &Step, losses: Tensor<1>) -> Tensor<1> {
+        if step.starts.is_empty() {
+            return losses;
         }
-        let end = (lane.at + self.settings.batch_size).min(lane.order.len());
-        let examples: Vec<_> = lane.order[lane.at..end].iter().map(|&row| self.train.example(row)).collect();
-        lane.at = end;
-        lane.step += 1;
-        lane.tokens += examples.iter().map(|(ids, _)| ids.len() as u64).sum::<u64>();
-        examples
+        let starts: Vec<_> = step.starts.iter().map(|&(place, job)| (place, &self.jobs[job])).collect();
+        parameters.reset(&starts);
+        let mut keep = vec![1f32; step.lanes.len()];
+        step.starts.iter().for_each(|&(place, _)| keep[place] = 0.0);
+        let count = keep.len();
+        losses.clone() * Tensor::from_data(TensorData::new(keep, [count]), &losses.device())
     }
 
     /// Forward, backward, optimizer: all clients at once. Gives the losses `[C]`, left on the device.
-    fn step(
-        &self,
-        parameters: &mut Parameters,
-        batch: &PackedBatch,
-        lanes: &[Option<Lane>],
-        device: &Device,
-    ) -> Tensor<1> {
-        let batch = batch.to_device(self.model.info().first_position, self.model.device());
+    fn step(&self, parameters: &mut Parameters, step: &Step, device: &Device) -> Tensor<1> {
+        let to = self.model.device();
+        let batch = step.batch.to_device(self.model.info().first_position, Rounding::of(to), to);
         let (leaves, adapter) = parameters.attach();
         let losses = self.model.loss(&adapter, &batch);
+        drop(adapter);
         // The sum's gradient with respect to a client's tensors is that of the client's own loss.
         let grads = losses.clone().sum().backward();
-        let per_lane = |of: &dyn Fn(&Lane) -> f64, empty: f64| {
-            column(lanes.iter().map(|l| l.as_ref().map_or(empty, of) as f32).collect(), device)
-        };
-        let warmup = self.settings.warmup_steps;
-        let rates = per_lane(&|l| self.settings.schedule.factor(l.step - 1, self.jobs[l.job].steps, warmup), 0.0);
-        let corrections = self.settings.betas.map(|beta| per_lane(&|l| 1.0 / (1.0 - beta.powi(l.step as i32)), 1.0));
-        parameters.step(&leaves, grads, rates, corrections);
+        parameters.step(leaves, grads, self.optimizer_steps(step, device));
         losses.inner()
     }
 
+    /// What the optimizer needs of each place: factor on the learning rate, corrections of both moments, `[C, 3]`.
+    fn optimizer_steps(&self, step: &Step, device: &Device) -> Tensor<2> {
+        let (schedule, warmup) = (self.settings.schedule, self.settings.warmup_steps);
+        let of = |lane: &Option<(usize, usize)>| match lane {
+            None => [0.0, 1.0, 1.0],
+            Some((job, own)) => {
+                let [first, second] = self.settings.betas.map(|beta| 1.0 / (1.0 - beta.powi(*own as i32)));
+                [schedule.factor(own - 1, self.jobs[*job].steps, warmup), first, second]
+            }
+        };
+        let numbers: Vec<f32> = step.lanes.iter().flat_map(of).map(|v| v as f32).collect();
+        Tensor::from_data(TensorData::new(numbers, [step.lanes.len(), 3]), device)
+    }
+
     /// Reads what a finished client leaves.
-    fn collect(
-        &self,
-        parameters: &Parameters,
-        losses: &Tensor<1>,
-        place: usize,
-        lane: &Lane,
-    ) -> Result<Outcome, EngineError> {
-        let sum: f32 = losses.clone().narrow(0, place, 1).into_scalar();
+    fn collect(&self, parameters: &Parameters, losses: &Tensor<1>, end: &End) -> Result<Outcome, EngineError> {
+        let (sum, movement) = parameters.read_lane(end.place, losses);
         let broken = |what| {
-            let client = self.jobs[lane.job].client;
-            Err(EngineError::NotFinite { round: self.plan.round, client, steps: lane.step, what })
+            let client = self.jobs[end.job].client;
+            Err(EngineError::NotFinite { round: self.plan.round, client, steps: end.steps, what })
         };
         if !sum.is_finite() {
             return broken("the loss");
         }
-        let movement = if self.wanted.movement { parameters.read_lane(place) } else { Vec::new() };
         if movement.iter().any(|m| m.data.iter().any(|v| !v.is_finite())) {
             return broken("the update");
         }
-        let targets = self.model.targets();
-        let scores = if self.wanted.scores { parameters.score_lane(place, targets) } else { Vec::new() };
-        Ok(Outcome { job: lane.job, loss: f64::from(sum) / lane.step as f64, tokens: lane.tokens, movement, scores })
+        let scores = if self.wanted.scores { parameters.score_lane(end.place) } else { Vec::new() };
+        let movement = if self.wanted.movement { movement } else { Vec::new() };
+        Ok(Outcome { job: end.job, loss: f64::from(sum) / end.steps as f64, tokens: end.tokens, movement, scores })
     }
 }

@@ -1,6 +1,6 @@
 //! The server's orders for one round.
 
-use bonfire_models::Factor;
+use bonfire_models::{Adapter, Factor};
 
 use crate::Probe;
 
@@ -50,6 +50,14 @@ pub struct Plan {
     pub lr_a: f64,
     /// Learning rate of B.
     pub lr_b: f64,
+}
+
+impl Plan {
+    /// Numbers that train on a client where all slots do.
+    pub fn scalars(&self, global: &Adapter) -> u64 {
+        let factors: u64 = self.active.factors().iter().map(|&factor| global.factor_params(factor)).sum();
+        factors + if self.train_head { global.head_params() } else { 0 }
+    }
 }
 
 /// LoRA-A²'s adaptive rank selection; needs a single active factor.

@@ -44,6 +44,10 @@ pub struct TrainSettings {
     /// Draw a new order of the shard for every epoch; `false`: always the order of the shard.
     #[serde(default = "yes")]
     pub shuffle: bool,
+    /// Real tokens a step should hold where the number of clients in flight is chosen by the engine (`in_flight =
+    /// "auto"`). Left out: what the kind of device likes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokens_per_step: Option<usize>,
     /// Seed of everything random in the run.
     #[serde(default)]
     pub seed: u64,
@@ -111,6 +115,7 @@ impl TrainSettings {
             ("train.weight_decay", rate(self.weight_decay), "a finite number, not negative"),
             ("train.betas", self.betas.iter().all(|b| (0.0..1.0).contains(b)), "two numbers in [0, 1)"),
             ("train.eps", self.eps > 0.0 && self.eps.is_finite(), "a small positive number"),
+            ("train.tokens_per_step", self.tokens_per_step != Some(0), "at least 1"),
             ("train.clip_norm", self.clip_norm.is_none_or(|c| c > 0.0), "a positive number"),
         ];
         checks.into_iter().find(|(_, ok, _)| !ok).map(|(key, _, want)| (key, format!("must be {want}")))

@@ -55,27 +55,28 @@ pub struct Run {
 }
 
 impl Run {
-    /// Sets up a run: a fresh adapter from the seed, nothing trained yet. `model` lies on an autodiff device.
+    /// Sets up a run: a fresh adapter from the seed, nothing trained yet. `models` holds the backbone once for every
+    /// device that trains, each an autodiff device; the first also evaluates.
     ///
     /// # Errors
     /// A setting that cannot be, named by its key.
     pub fn new(
         settings: Settings,
-        model: Box<dyn Model>,
+        models: Vec<Box<dyn Model>>,
         data: TokenizedData,
         shards: Shards,
     ) -> Result<Self, FederationError> {
         if let Some((key, problem)) = settings.problem() {
             return Err(FederationError::Setting { key: key.into(), problem });
         }
-        let adapter = &settings.adapter;
+        let (adapter, model) = (&settings.adapter, &models[0]);
         let mut rng = stream(settings.train.seed, Use::AdapterInit, 0, 0, 0);
         let global =
             Adapter::fresh(model.targets(), adapter.rank, adapter.alpha, adapter.init, model.head().to_vec(), &mut rng);
         let clients = shards.train.len();
         let budgets = settings.budgets(clients)?;
         let strategy = build(&settings, budgets);
-        let engine = Engine::new(model, data.train, settings.train.clone(), settings.in_flight);
+        let engine = Engine::new(models, data.train, settings.train.clone(), settings.in_flight);
         let (server, ledger) = (Server::new(global), Ledger::new(clients));
         Ok(Run { settings, engine, test: data.test, shards, strategy, server, ledger })
     }
@@ -100,7 +101,7 @@ impl Run {
 
     /// Clients on the device together in a full cohort.
     pub fn places(&self) -> usize {
-        self.engine.places(self.settings.cohort_size(self.shards.train.len()))
+        self.engine.places(self.settings.cohort_size(self.shards.train.len()), self.trainable_params())
     }
 
     /// The clients of `round`, ascending: all of them, or a draw without repetition that depends on seed and round

@@ -24,7 +24,7 @@ pub use args::BenchArgs;
 
 use crate::args::Common;
 use crate::console::{note, say};
-use crate::device::{self, DeviceChoice, Opened};
+use crate::device::{Devices, Opened, names};
 use crate::mistake::Mistake;
 use crate::run_folder::replace;
 use args::{Method, Part};
@@ -40,9 +40,9 @@ pub fn run(args: &BenchArgs, common: &Common) -> Result<()> {
     let bench = Bench { args, quiet: common.quiet, parts: parts(args) };
     let work = Work::new(args, bench.texts_wanted())?;
     let mut report = Report::new(args, facts(args, &work));
-    for choice in devices(args, common) {
-        let opened = device::open(choice)?;
-        opened.notice.iter().for_each(note);
+    for devices in devices(args, common) {
+        let opened = devices.open()?;
+        opened.iter().filter_map(|o| o.notice.as_ref()).for_each(note);
         report.devices.push(bench.on(&opened, &work)?);
     }
     write(args, &report)?;
@@ -111,10 +111,11 @@ fn parts(args: &BenchArgs) -> Vec<Part> {
     }
 }
 
-fn devices(args: &BenchArgs, common: &Common) -> Vec<DeviceChoice> {
+/// What is measured one after another: each device of `--devices`, or those of `--device` together.
+fn devices(args: &BenchArgs, common: &Common) -> Vec<Devices> {
     match args.devices.is_empty() {
-        true => vec![common.device.unwrap_or_default()],
-        false => args.devices.clone(),
+        true => vec![common.device.clone().unwrap_or_default()],
+        false => args.devices.iter().map(|&choice| choice.into()).collect(),
     }
 }
 
@@ -142,11 +143,11 @@ impl Bench<'_> {
         }
     }
 
-    /// All parts on one device.
-    fn on(&self, opened: &Opened, work: &Work) -> Result<DeviceReport> {
-        let (args, device) = (self.args, &opened.device);
-        say(format!("device: {}", opened.name));
-        let mut report = DeviceReport { device: opened.name.clone(), ..Default::default() };
+    /// All parts on one device, or on several that share the clients; then products and operations are the first's.
+    fn on(&self, opened: &[Opened], work: &Work) -> Result<DeviceReport> {
+        let (args, device) = (self.args, &opened[0].device);
+        say(format!("device: {}", names(opened)));
+        let mut report = DeviceReport { device: names(opened), count: opened.len(), ..Default::default() };
         // The floor under a step is counted with the products' rate of the same minute.
         if self.wants(Part::Gemm) || self.wants(Part::Step) {
             self.progress("matrix products");
@@ -154,34 +155,36 @@ impl Bench<'_> {
             say(format!("\n{}", gemm.table()));
             report.gemm = Some(gemm);
         }
+        if [Part::Step, Part::Round, Part::Scale].iter().any(|&part| self.wants(part)) {
+            let models = opened.iter().map(|o| work::model(args, work, &o.device)).collect::<Result<Vec<_>>>()?;
+            self.train(&models, work, device, &mut report)?;
+        }
+        // Last, since the memory it leaves behind would count as the others'.
         if self.wants(Part::Kernels) {
             self.progress("operations");
             let kernels = kernels::measure(args, work, device)?;
             say(format!("\n{}", kernels.table()));
             report.kernels = Some(kernels);
         }
-        if [Part::Step, Part::Round, Part::Scale].iter().any(|&part| self.wants(part)) {
-            self.train(&work::model(args, work, device)?, work, device, &mut report)?;
-        }
         Ok(report)
     }
 
     /// The parts that train a model.
-    fn train(&self, model: &Encoder, work: &Work, device: &Device, report: &mut DeviceReport) -> Result<()> {
+    fn train(&self, models: &[Encoder], work: &Work, device: &Device, report: &mut DeviceReport) -> Result<()> {
         let (args, quiet) = (self.args, self.quiet);
-        let rate = report.gemm.as_ref().map(|gemm| gemm.flops_per_second);
+        let rate = report.gemm.as_ref().map(|gemm| gemm.flops_per_second * models.len() as f64);
         if let Some(rate) = rate.filter(|_| self.wants(Part::Step)) {
-            let step = step::measure(args, work, model, device, rate, quiet)?;
+            let step = step::measure(args, work, models, device, rate, quiet)?;
             say(format!("\n{}", step.table()));
             report.step = Some(step);
         }
         if self.wants(Part::Round) {
-            let round = round::measure(args, work, model.clone(), device, quiet)?;
+            let round = round::measure(args, work, models, device, quiet)?;
             say(format!("\n{}", round.table()));
             report.round = Some(round);
         }
         if self.wants(Part::Scale) {
-            let scale = scale::measure(args, work, model, device, quiet)?;
+            let scale = scale::measure(args, work, models, device, quiet)?;
             say(format!("\n{}", scale.table()));
             report.scale = Some(scale);
         }

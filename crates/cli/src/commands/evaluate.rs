@@ -20,7 +20,8 @@ use crate::run_folder::{ADAPTER, CONFIG};
 /// No run folder, or a model, data or adapter that cannot be used any more.
 pub fn run(args: &EvaluateArgs, common: &Common) -> Result<()> {
     let loaded = config::load(Some(&config_of(&args.run)?), &common.sets)?;
-    let opened = device::open(common.device.unwrap_or(loaded.config.engine.device))?;
+    let device = common.device.as_ref().unwrap_or(&loaded.config.engine.device).first();
+    let opened = device::open(device)?;
     opened.notice.iter().for_each(note);
     let data = job::dataset(&loaded)?;
     let model = job::model(&loaded.config, data.labels.len(), &opened.device)?;

@@ -26,26 +26,29 @@ use crate::tally::{Identity, Tally};
 pub fn run(args: &TrainArgs, common: &Common) -> Result<()> {
     let mut loaded = config::load(args.config.as_deref(), &common.sets)?;
     loaded.notices.iter().for_each(note);
-    if let Some(device) = common.device {
-        loaded.config.engine.device = device;
+    if let Some(devices) = &common.device {
+        loaded.config.engine.device = devices.clone();
     }
     let config = &loaded.config;
     let place = run_folder::choose(args.out.as_deref(), config.name())?;
-    let opened = device::open(config.engine.device)?;
-    opened.notice.iter().for_each(note);
+    let opened = config.engine.device.open()?;
+    opened.iter().filter_map(|o| o.notice.as_ref()).for_each(note);
+    let devices = device::names(&opened);
     let interrupt = Interrupt::install()?;
     let data = job::dataset(&loaded)?;
     let shards = job::shards(&loaded, &data)?;
     job::refuse_empty(&shards)?;
-    let model = job::model(config, data.labels.len(), &opened.device)?;
-    let tokens = job::tokens(&loaded, &data, model.info())?;
+    let load = |o: &device::Opened| job::model(config, data.labels.len(), &o.device);
+    let models = opened.iter().map(load).collect::<Result<Vec<_>>>()?;
+    let info = models[0].info().clone();
+    let tokens = job::tokens(&loaded, &data, &info)?;
     if !common.quiet {
         say(config.to_toml());
-        describe(&data, &shards, model.info(), &opened.name, &place);
+        describe(&data, &shards, &info, &devices, &place);
     }
-    let info = model.info().clone();
-    let run = Run::new(config.settings(), Box::new(model), tokens, shards)?;
-    let identity = identity(config, &opened.name, &info, &run);
+    let models = models.into_iter().map(|m| Box::new(m) as Box<dyn Model>).collect();
+    let run = Run::new(config.settings(), models, tokens, shards)?;
+    let identity = identity(config, &devices, &info, &run);
     let folder = RunFolder::create(&place, &config.to_toml())?;
     let meta = PeftMeta { base_model: String::from(config.model.path.clone()) };
     let recorder = Recorder { folder, identity, meta, tally: Tally::default(), interrupt };

@@ -7,7 +7,7 @@ use bonfire_data::Partition;
 use bonfire_engine::InFlight;
 use serde::{Deserialize, Serialize};
 
-use crate::device::DeviceChoice;
+use crate::device::Devices;
 
 /// Where weights or data come from.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -94,5 +94,5 @@ pub struct EngineSection {
     pub in_flight: InFlight,
     /// Which device; `--device` goes before it.
     #[serde(default)]
-    pub device: DeviceChoice,
+    pub device: Devices,
 }

@@ -73,8 +73,10 @@ pub struct ModelFacts {
 /// What was found on one device.
 #[derive(Debug, Default, Serialize)]
 pub struct DeviceReport {
-    /// The device in words.
+    /// The device in words, or several that share the clients.
     pub device: String,
+    /// How many they are.
+    pub count: usize,
     /// The device's products.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub gemm: Option<GemmReport>,

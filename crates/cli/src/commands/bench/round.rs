@@ -16,8 +16,8 @@ use serde::Serialize;
 use super::args::{BenchArgs, Head, Method};
 use super::chart::{Bars, Panel};
 use super::peak::Watch;
-use super::stopwatch::wait;
 use super::table::{aligned, row, size, three, whole};
+use super::ways::boxed;
 use super::work::{Work, settings};
 use crate::console::note;
 
@@ -47,7 +47,7 @@ pub struct RoundRow {
     pub tokens: u64,
     /// Wall time of the round.
     pub seconds: f64,
-    /// Of it, the probes' steps.
+    /// Of it, until the last of the probes' steps was handed to the device.
     pub probe_seconds: f64,
     /// Of it, choosing slots, the local steps and reading the uploads.
     pub train_seconds: f64,
@@ -61,24 +61,20 @@ pub struct RoundRow {
 ///
 /// # Errors
 /// Training or the device failed.
-pub fn measure(args: &BenchArgs, work: &Work, model: Encoder, device: &Device, quiet: bool) -> Result<RoundReport> {
+pub fn measure(args: &BenchArgs, work: &Work, models: &[Encoder], device: &Device, quiet: bool) -> Result<RoundReport> {
     let method = args.strategy.unwrap_or(Method::LoraA2);
     let settings = run_settings(args, method);
     let data = TokenizedData { train: work.texts.clone(), test: Default::default(), classes: work.classes };
     let shards = Shards { train: work.shards.clone(), test: vec![Vec::new(); work.shards.len()] };
     let probe_steps = if selects(args, method) { work.shards.len() * args.steps } else { 0 };
-    let mut run = Run::new(settings, Box::new(model), data, shards)?;
+    let mut run = Run::new(settings, boxed(models), data, shards)?;
     let (in_flight, watch) = (run.places(), Watch::start(device));
     let mut rounds: Vec<RoundRow> = Vec::new();
     let (mut start, mut probed) = (Instant::now(), 0.0);
     run.train(&mut |event| {
         match event {
             Event::RoundStarted { .. } => (start, probed) = (Instant::now(), 0.0),
-            Event::Progress(now) if now.done == probe_steps => {
-                // Without this the clock would stop when the work is handed over, not when it is done.
-                drop(wait(device));
-                probed = start.elapsed().as_secs_f64();
-            }
+            Event::Progress(now) if now.done == probe_steps => probed = start.elapsed().as_secs_f64(),
             Event::Progress(_) => {}
             Event::RoundEnded { metrics, .. } => {
                 let warm_up = rounds.iter().all(|r| r.phase != metrics.phase);

@@ -84,19 +84,19 @@ fn previous_power(n: usize) -> usize {
 ///
 /// # Errors
 /// Training or the device failed.
-pub fn measure(args: &BenchArgs, work: &Work, model: &Encoder, device: &Device, quiet: bool) -> Result<ScaleReport> {
+pub fn measure(args: &BenchArgs, work: &Work, models: &[Encoder], device: &Device, quiet: bool) -> Result<ScaleReport> {
     let method = args.strategy.unwrap_or(Method::FedIt);
     // The small curve first: what the large one leaves behind would add to its memory.
     let counts = std::iter::successors(Some(1), |n| Some(n * 2)).take_while(|&n| n < args.clients);
     let ways = counts.chain([args.clients]).map(|n| {
-        let way = EngineWay { args, model, texts: &work.texts, shards: &work.shards, batch: args.batch, method };
+        let way = EngineWay { args, models, texts: &work.texts, shards: &work.shards, batch: args.batch, method };
         (args.clients, args.batch, way.way(&format!("{n} in flight"), InFlight::Count(n)))
     });
     let in_flight = curve(ways.collect(), device, args.repeats, quiet)?;
     let deals = deals(args.examples, args.clients * args.batch);
     let shards: Vec<Vec<Vec<usize>>> = deals.iter().map(|d| deal(&work.rows, d.clients, d.shard)).collect();
     let ways = deals.iter().zip(&shards).map(|(d, shards)| {
-        let way = EngineWay { args, model, texts: &work.texts, shards, batch: d.batch, method };
+        let way = EngineWay { args, models, texts: &work.texts, shards, batch: d.batch, method };
         let name = format!("{} clients, {} in flight", d.clients, d.places);
         (d.clients, d.batch, way.way(&name, InFlight::Count(d.places)))
     });

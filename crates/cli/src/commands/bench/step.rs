@@ -59,13 +59,13 @@ pub struct StepRow {
 pub fn measure(
     args: &BenchArgs,
     work: &Work,
-    model: &Encoder,
+    models: &[Encoder],
     device: &Device,
     rate: f64,
     quiet: bool,
 ) -> Result<StepReport> {
     let method = args.strategy.unwrap_or(Method::FedIt);
-    let (ids, mut ways): (Vec<_>, Vec<_>) = ways(args, work, model, device, method).into_iter().unzip();
+    let (ids, mut ways): (Vec<_>, Vec<_>) = ways(args, work, models, device, method).into_iter().unzip();
     let measured = in_turns(&mut ways, device, args.repeats, quiet)?;
     let one = ids.iter().position(|&id| id == WayName::OneInFlight).map(|i| measured[i].tokens_per_second());
     let n = work.info.matmul_params();
@@ -78,12 +78,12 @@ pub fn measure(
 fn ways<'w>(
     args: &'w BenchArgs,
     work: &'w Work,
-    model: &'w Encoder,
+    models: &'w [Encoder],
     device: &Device,
     method: Method,
 ) -> Vec<(WayName, Way<'w>)> {
     let (texts, shards, batch, clients) = (&work.texts, &work.shards[..], args.batch, args.clients);
-    let engine = |name: &str, in_flight| EngineWay { args, model, texts, shards, batch, method }.way(name, in_flight);
+    let engine = |name: &str, in_flight| EngineWay { args, models, texts, shards, batch, method }.way(name, in_flight);
     let auto = engine("", InFlight::Auto);
     let auto = Way { name: format!("auto: {} in flight", auto.places), ..auto };
     let asked = |id| args.ways.contains(&id);

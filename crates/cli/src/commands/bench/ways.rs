@@ -124,12 +124,17 @@ pub fn strategy(args: &BenchArgs, method: Method, clients: usize) -> Box<dyn Str
     }
 }
 
+/// The models as engines take them.
+pub fn boxed(models: &[Encoder]) -> Vec<Box<dyn Model>> {
+    models.iter().map(|model| Box::new(model.clone()) as Box<dyn Model>).collect()
+}
+
 /// Local training of a first round as the engine does it.
 pub struct EngineWay<'w> {
     /// The options.
     pub args: &'w BenchArgs,
-    /// The model on an autodiff device.
-    pub model: &'w Encoder,
+    /// The model, once for every device that shares the clients.
+    pub models: &'w [Encoder],
     /// The texts.
     pub texts: &'w bonfire_engine::Split,
     /// The clients' rows.
@@ -143,14 +148,15 @@ pub struct EngineWay<'w> {
 impl<'w> EngineWay<'w> {
     /// The way with `in_flight` clients in flight.
     pub fn way(self, name: &str, in_flight: InFlight) -> Way<'w> {
-        let EngineWay { args, model, texts, shards, batch, method } = self;
+        let EngineWay { args, models, texts, shards, batch, method } = self;
+        let model = &models[0];
         let mut rng = stream(args.seed, Use::AdapterInit, 0, 0, 0);
         let head = model.head().to_vec();
         let init = AdapterInit::default();
         let server = Server::new(Adapter::fresh(model.targets(), args.rank, args.alpha, init, head, &mut rng));
         let plan = strategy(args, method, shards.len()).plan(&server);
-        let engine = Engine::new(Box::new(model.clone()), texts.clone(), settings(args, batch), in_flight);
-        let places = engine.places(shards.len());
+        let engine = Engine::new(boxed(models), texts.clone(), settings(args, batch), in_flight);
+        let places = engine.places(shards.len().div_ceil(models.len()), plan.scalars(&server.adapter)) * models.len();
         let run = move || {
             let mut steps = 0;
             let mut count = |progress: bonfire_engine::Progress| {

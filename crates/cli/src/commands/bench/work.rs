@@ -93,6 +93,7 @@ pub fn settings(args: &BenchArgs, batch: usize) -> TrainSettings {
         schedule: Default::default(),
         warmup_steps: 0,
         shuffle: true,
+        tokens_per_step: None,
         seed: args.seed,
     }
 }

@@ -1,12 +1,15 @@
 //! The operations, their references and the data they are tried on: shapes of a step with all clients in flight.
 
+use std::ops::Range;
+
 use anyhow::{Result, anyhow};
 use bonfire_kernels::{
-    AdamW, AttentionPlan, LowRank, Moments, Segments, StepFactors, adamw_step, gelu, layer_norm, lowrank_update,
-    packed_attention, packed_attention_composed, segmented_matmul, segmented_matmul_composed,
+    AdamW, AttentionLayout, LowRank, Moving, Segments, adamw_step, adamw_step_composed, adapted_linear,
+    adapted_linear_composed, add_norm, gelu, packed_attention,
 };
-use bonfire_models::PackedBatch;
-use burn::tensor::{Device, Distribution, Gradients, Tensor};
+use bonfire_models::{PackedBatch, Rounding};
+use burn::tensor::activation::softmax;
+use burn::tensor::{Device, Distribution, Gradients, Int, Tensor, TensorData};
 
 use super::numbers;
 use crate::commands::bench::args::BenchArgs;
@@ -65,9 +68,9 @@ pub fn cases(args: &BenchArgs, work: &Work, device: &Device) -> Vec<Case> {
         .map(|rows| rows[..args.batch].iter().map(|&row| (&work.texts.ids[row][..], work.texts.labels[row])).collect())
         .collect();
     let device = device.clone().autodiff();
-    let batch = PackedBatch::pack(&first).to_device(info.first_position, &device);
+    let batch = PackedBatch::pack(&first).to_device(info.first_position, Rounding::Exact, &device);
     let ground = Ground {
-        sequences: batch.attention.sequences().clone(),
+        sequences: batch.sequences.clone(),
         clients: batch.client_tokens.clone(),
         device,
         hidden: info.hidden,
@@ -77,9 +80,9 @@ pub fn cases(args: &BenchArgs, work: &Work, device: &Device) -> Vec<Case> {
         eps: info.eps,
     };
     vec![
-        ground.product(),
-        ground.update(),
-        ground.masked_update(args.budget.unwrap_or(1)),
+        ground.qkv(),
+        ground.wide(),
+        ground.chosen(args.budget.unwrap_or(1)),
         ground.attention(),
         ground.norm(),
         ground.gelu(),
@@ -98,91 +101,92 @@ impl Ground {
         self.fixed(shape).require_grad()
     }
 
-    fn product(&self) -> Case {
-        let (t, c, d, r) = (self.clients.rows(), self.clients.len(), self.hidden, self.rank);
-        let (x, w, clients) = (self.leaf([t, d]), self.leaf([c, d, r]), self.clients.clone());
-        Case {
-            name: "segmented_matmul",
-            reference: "a product a client, concatenated",
-            shape: format!("[{t}, {d}] x [{c}, {d}, {r}]"),
-            leaves: vec![Box::new(x.clone()), Box::new(w.clone())],
-            ours: {
-                let (x, w, clients) = (x.clone(), w.clone(), clients.clone());
-                Box::new(move || segmented_matmul(x.clone(), w.clone(), &clients))
-            },
-            composed: Box::new(move || segmented_matmul_composed(x.clone(), w.clone(), &clients)),
-        }
-    }
-
-    /// A low-rank update from `[T, D]` to the width of the feed-forward block.
-    fn low_rank(&self, name: &'static str, factors: LowRank, mut leaves: Vec<Box<dyn Leaf>>) -> Case {
+    /// A frozen linear from `[T, D]` with adapters on consecutive columns of its result.
+    fn linear(&self, name: &'static str, adapters: Vec<LowRank>, mut leaves: Vec<Box<dyn Leaf>>) -> Case {
         let (t, d) = (self.clients.rows(), self.hidden);
         let (x, clients) = (self.leaf([t, d]), self.clients.clone());
         leaves.push(Box::new(x.clone()));
-        let shape = format!("[{t}, {d}] x {:?} x {:?}", factors.a.dims(), factors.b.dims());
-        let ours: Make = {
-            let (x, factors, clients) = (x.clone(), factors.clone(), clients.clone());
-            Box::new(move || lowrank_update(x.clone(), &factors, &clients))
+        let [c, r, width] = adapters[0].b.dims();
+        let n = width * adapters.len();
+        let shape = format!("[{t}, {d}] x [{d}, {n}] + {c} x {r} slots");
+        let (weight, bias) = (self.fixed([d, n]) / (d as f64).sqrt(), self.fixed([n]));
+        let side = |linear: Linear| -> Make {
+            let (x, weight, bias) = (x.clone(), weight.clone(), bias.clone());
+            let (adapters, clients) = (adapters.clone(), clients.clone());
+            Box::new(move || {
+                let parts = adapters.iter().enumerate().map(|(i, factors)| (factors, i * width..(i + 1) * width));
+                linear(x.clone(), weight.clone(), bias.clone(), &parts.collect::<Vec<_>>(), &clients)
+            })
         };
-        let composed = Box::new(move || composed_update(x.clone(), &factors, &clients));
-        Case { name, reference: "segmented products client by client", shape, leaves, ours, composed }
+        let (ours, composed) = (side(adapted_linear), side(adapted_linear_composed));
+        Case { name, reference: "client by client, slot by slot", shape, leaves, ours, composed }
     }
 
-    /// Both factors are the client's own.
-    fn update(&self) -> Case {
+    /// Factors `[C, R, D]` and `[C, R, width]` of which both train.
+    fn factors(&self, width: usize, leaves: &mut Vec<Box<dyn Leaf>>) -> LowRank {
         let c = self.clients.len();
-        let a = self.leaf([c, self.hidden, self.rank]);
-        let b = self.leaf([c, self.rank, self.intermediate]);
-        let leaves: Vec<Box<dyn Leaf>> = vec![Box::new(a.clone()), Box::new(b.clone())];
-        self.low_rank("lowrank_update", LowRank { a, b, slots: None, scale: 2.0 }, leaves)
+        let [a, b] = [self.hidden, width].map(|width| self.leaf([c, self.rank, width]));
+        leaves.push(Box::new(a.clone()));
+        leaves.push(Box::new(b.clone()));
+        LowRank { a, b, used: None, scale: 0.1 }
     }
 
-    /// LoRA-A²'s B round: A is frozen and shared, every client has `budget` slots of its own.
-    fn masked_update(&self, budget: usize) -> Case {
-        let (c, r) = (self.clients.len(), self.rank);
-        let b = self.leaf([c, r, self.intermediate]);
-        let slot = |i: usize| f32::from(u8::from((i % r + r - (i / r) % r) % r < budget));
-        let slots = burn::tensor::TensorData::new((0..c * r).map(slot).collect::<Vec<f32>>(), [c, r]);
-        let slots = Some(Tensor::from_data(slots, &self.device));
+    /// Query, key and value in one pass, both factors the client's own.
+    fn qkv(&self) -> Case {
+        let mut leaves = Vec::new();
+        let adapters = (0..3).map(|_| self.factors(self.hidden, &mut leaves)).collect();
+        self.linear("adapted_linear, q k v", adapters, leaves)
+    }
+
+    /// The widening linear, both factors the client's own.
+    fn wide(&self) -> Case {
+        let mut leaves = Vec::new();
+        let adapters = vec![self.factors(self.intermediate, &mut leaves)];
+        self.linear("adapted_linear", adapters, leaves)
+    }
+
+    /// LoRA-A²'s B round: each client has the rows of A that belong to its own slots, from none to twice the budget.
+    fn chosen(&self, budget: usize) -> Case {
+        let (c, most) = (self.clients.len(), 2 * budget);
+        let b = self.leaf([c, most, self.intermediate]);
         let leaves: Vec<Box<dyn Leaf>> = vec![Box::new(b.clone())];
-        let a = self.fixed([1, self.hidden, r]);
-        self.low_rank("lowrank_update, masked", LowRank { a, b, slots, scale: 2.0 }, leaves)
+        let used: Vec<usize> = (0..c).map(|client| (client + 1) % (most + 1)).collect();
+        let a = self.fixed([c, most, self.hidden]);
+        self.linear("adapted_linear, chosen slots", vec![LowRank { a, b, used: Some(used.into()), scale: 0.1 }], leaves)
     }
 
     fn attention(&self) -> Case {
         let (t, d, heads) = (self.sequences.rows(), self.hidden, self.heads);
-        let [q, k, v] = [(); 3].map(|()| self.leaf([t, d]));
-        let plan = AttentionPlan::new(self.sequences.clone(), &self.device);
-        let composed_plan = AttentionPlan::composed(self.sequences.clone(), &self.device);
+        let qkv = self.leaf([t, 3 * d]);
+        let layout = AttentionLayout::full(self.sequences.clone(), heads);
+        let padding = Padding::new(&self.sequences, &self.device);
         Case {
             name: "packed_attention",
-            reference: "groups of like length, padded",
-            shape: format!("[{t}, {d}], {heads} heads, {} sequences", self.sequences.len()),
-            leaves: vec![Box::new(q.clone()), Box::new(k.clone()), Box::new(v.clone())],
+            reference: "padded to the longest, masked",
+            shape: format!("[{t}, 3 x {d}], {heads} heads, {} texts", self.sequences.len()),
+            leaves: vec![Box::new(qkv.clone())],
             ours: {
-                let (q, k, v) = (q.clone(), k.clone(), v.clone());
-                Box::new(move || packed_attention(q.clone(), k.clone(), v.clone(), heads, &plan))
+                let qkv = qkv.clone();
+                Box::new(move || packed_attention(qkv.clone(), &layout))
             },
-            composed: Box::new(move || {
-                packed_attention_composed(q.clone(), k.clone(), v.clone(), heads, &composed_plan)
-            }),
+            composed: Box::new(move || padding.attention(qkv.clone(), heads)),
         }
     }
 
     fn norm(&self) -> Case {
         let (t, d, eps) = (self.clients.rows(), self.hidden, self.eps);
-        let (x, gamma, beta) = (self.leaf([t, d]), self.fixed([d]), self.fixed([d]));
+        let (x, r, gamma, beta) = (self.leaf([t, d]), self.leaf([t, d]), self.fixed([d]), self.fixed([d]));
         Case {
-            name: "layer_norm",
-            reference: "Burn's layer_norm",
+            name: "add_norm",
+            reference: "Burn's layer_norm of the sum",
             shape: format!("[{t}, {d}]"),
-            leaves: vec![Box::new(x.clone())],
+            leaves: vec![Box::new(x.clone()), Box::new(r.clone())],
             ours: {
-                let (x, gamma, beta) = (x.clone(), gamma.clone(), beta.clone());
-                Box::new(move || layer_norm(x.clone(), gamma.clone(), beta.clone(), eps))
+                let (x, r, gamma, beta) = (x.clone(), r.clone(), gamma.clone(), beta.clone());
+                Box::new(move || add_norm(x.clone(), r.clone(), gamma.clone(), beta.clone(), eps))
             },
             composed: Box::new(move || {
-                burn::tensor::module::layer_norm(x.clone(), gamma.clone(), Some(beta.clone()), eps)
+                burn::tensor::module::layer_norm(x.clone() + r.clone(), gamma.clone(), Some(beta.clone()), eps)
             }),
         }
     }
@@ -207,56 +211,74 @@ impl Ground {
     fn optimizer(&self) -> Case {
         let shape = [self.clients.len(), self.rank, self.intermediate];
         let plain = |shape: [usize; 3]| self.fixed(shape).inner();
-        let constants = AdamW { betas: [0.9, 0.999], eps: 1e-8, weight_decay: 0.01 };
-        let (movement, start, grad) = (plain(shape), plain([1, shape[1], shape[2]]), plain(shape));
-        let moments = Moments { first: plain(shape), second: plain(shape).square() };
-        let column = |value: f64| Tensor::<3>::full([shape[0], 1, 1], value, &self.device.clone().inner());
-        let correct = |beta: f64| column(1.0 / (1.0 - beta.powi(3)));
-        let factors = StepFactors { lr: column(1e-3), correct_first: correct(0.9), correct_second: correct(0.999) };
-        let flat = move |t: Tensor<3>| t.reshape([shape[0] * shape[1], shape[2]]);
-        let state = (movement, start, moments, grad);
+        let constants = AdamW { lr: 1e-3, betas: [0.9, 0.999], eps: 1e-8, weight_decay: 0.01 };
+        let state = Moving { movement: plain(shape), first: plain(shape), second: plain(shape).square() };
+        let (start, grad) = (plain([1, shape[1], shape[2]]), plain(shape));
+        let correct = |beta: f32| 1.0 / (1.0 - beta.powi(3));
+        let row = [1.0, correct(0.9), correct(0.999)];
+        let clients = TensorData::new(row.repeat(shape[0]), [shape[0], 3]);
+        let clients = Tensor::<2>::from_data(clients, &self.device.clone().inner());
+        let side = |step: fn(AdamW, Moving, Tensor<3>, Tensor<3>, Tensor<2>) -> Moving| -> Make {
+            let (state, start, grad, clients) = (state.clone(), start.clone(), grad.clone(), clients.clone());
+            Box::new(move || {
+                let moved = step(constants, state.clone(), start.clone(), grad.clone(), clients.clone());
+                moved.movement.reshape([shape[0] * shape[1], shape[2]])
+            })
+        };
         Case {
             name: "adamw_step",
             reference: "the formula in plain operations",
             shape: format!("{shape:?}"),
             leaves: Vec::new(),
-            ours: {
-                let ((movement, start, moments, grad), factors) = (state.clone(), factors.clone());
-                Box::new(move || {
-                    let (m, s, g) = (movement.clone(), start.clone(), grad.clone());
-                    flat(adamw_step(&constants, m, s, moments.clone(), g, None, &factors).0)
-                })
-            },
-            composed: Box::new(move || flat(composed_step(&constants, state.clone(), &factors))),
+            ours: side(adamw_step),
+            composed: side(adamw_step_composed),
         }
     }
 }
 
-/// The update in plain operations, client by client; a shared factor meets all tokens at once.
-fn composed_update(x: Tensor<2>, factors: &LowRank, clients: &Segments) -> Tensor<2> {
-    let product = |x: Tensor<2>, w: Tensor<3>| match w.dims()[0] {
-        1 => x.matmul(w.squeeze_dim(0)),
-        _ => segmented_matmul_composed(x, w, clients),
-    };
-    let b = match &factors.slots {
-        Some(slots) => factors.b.clone() * slots.clone().unsqueeze_dim::<3>(2),
-        None => factors.b.clone(),
-    };
-    product(product(x, factors.a.clone()) * factors.scale, b)
+/// An adapted linear, ours or composed.
+type Linear = fn(Tensor<2>, Tensor<2>, Tensor<1>, &[(&LowRank, Range<usize>)], &Segments) -> Tensor<2>;
+
+/// Sequences gathered into rows of one length, as without packing.
+struct Padding {
+    sequences: usize,
+    longest: usize,
+    /// Token at each place `[S·L]`; padding repeats the first token.
+    rows: Tensor<1, Int>,
+    /// Place of each token `[T]`.
+    back: Tensor<1, Int>,
+    /// 0 at tokens, a large negative number at padding: `[S, 1, 1, L]`.
+    bias: Tensor<4>,
 }
 
-/// AdamW as PyTorch writes it, on start + movement; gives the new movement.
-fn composed_step(
-    constants: &AdamW,
-    (movement, start, moments, grad): (Tensor<3>, Tensor<3>, Moments, Tensor<3>),
-    factors: &StepFactors,
-) -> Tensor<3> {
-    let [beta1, beta2] = constants.betas;
-    let first = moments.first * beta1 + grad.clone() * (1.0 - beta1);
-    let second = moments.second * beta2 + grad.clone() * grad * (1.0 - beta2);
-    let step = first * factors.correct_first.clone()
-        / ((second * factors.correct_second.clone()).sqrt() + constants.eps)
-        * factors.lr.clone();
-    let decay = (movement.clone() + start) * constants.weight_decay * factors.lr.clone();
-    movement - step - decay
+impl Padding {
+    fn new(sequences: &Segments, device: &Device) -> Self {
+        let (count, longest) = (sequences.len(), sequences.ranges().map(|r| r.len()).max().unwrap_or(0));
+        let (mut rows, mut back, mut bias) = (Vec::new(), Vec::new(), Vec::new());
+        for (s, range) in sequences.ranges().enumerate() {
+            rows.extend((0..longest).map(|j| (range.start + if j < range.len() { j } else { 0 }) as i32));
+            back.extend((0..range.len()).map(|j| (s * longest + j) as i32));
+            bias.extend((0..longest).map(|j| if j < range.len() { 0f32 } else { -1e9 }));
+        }
+        let ints = |values: Vec<i32>| {
+            let n = values.len();
+            Tensor::from_data(TensorData::new(values, [n]), device)
+        };
+        let bias = Tensor::from_data(TensorData::new(bias, [count, 1, 1, longest]), device);
+        Padding { sequences: count, longest, rows: ints(rows), back: ints(back), bias }
+    }
+
+    /// `[T, 3·D] -> [T, D]`.
+    fn attention(&self, qkv: Tensor<2>, heads: usize) -> Tensor<2> {
+        let features = qkv.dims()[1] / 3;
+        let width = features / heads;
+        let padded = qkv.select(0, self.rows.clone());
+        let part = |i: usize| {
+            let part = padded.clone().narrow(1, i * features, features);
+            part.reshape([self.sequences, self.longest, heads, width]).swap_dims(1, 2)
+        };
+        let scores = part(0).matmul(part(1).swap_dims(2, 3)) / (width as f64).sqrt() + self.bias.clone();
+        let mixed = softmax(scores, 3).matmul(part(2)).swap_dims(1, 2);
+        mixed.reshape([self.sequences * self.longest, features]).select(0, self.back.clone())
+    }
 }

@@ -1,0 +1,129 @@
+//! What a backend computes for the operations of `ops.rs`: forward with what backward reads, and backward.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use burn::backend::tensor::FloatTensor;
+use burn::backend::{Backend, TensorMetadata};
+
+use crate::Segments;
+use crate::attention::AttentionLayout;
+
+/// Where the adapters of one linear act.
+#[derive(Clone, Debug)]
+pub struct LinearLayout {
+    /// Token ranges of the clients; tokens after the last belong to nobody and meet the frozen weight alone.
+    pub(crate) clients: Segments,
+    /// LoRA's scale.
+    pub(crate) scale: f32,
+    /// For each adapter the columns of the result it adds to.
+    pub(crate) columns: Vec<Range<usize>>,
+    /// For each adapter the slots that each client has of those in the tensor, the first ones; `None`: all.
+    pub(crate) used: Vec<Option<Arc<[usize]>>>,
+}
+
+/// The factors of one adapter, slot by slot.
+#[derive(Clone, Debug)]
+pub struct Pair<B: Backend> {
+    /// `[C|1, R, K]`.
+    pub(crate) a: FloatTensor<B>,
+    /// `[C|1, R, n]`.
+    pub(crate) b: FloatTensor<B>,
+}
+
+impl<B: Backend> Pair<B> {
+    pub(crate) fn list(pairs: Vec<[FloatTensor<B>; 2]>) -> Vec<Self> {
+        pairs.into_iter().map(|[a, b]| Pair { a, b }).collect()
+    }
+
+    /// Slots in the tensors.
+    pub(crate) fn rank(&self) -> usize {
+        self.a.shape()[1]
+    }
+}
+
+/// What a linear's backward reads.
+#[derive(Clone, Debug)]
+pub struct LinearSaved<B: Backend> {
+    /// The input, where some A trains.
+    pub(crate) x: Option<FloatTensor<B>>,
+    /// The frozen weight.
+    pub(crate) w: FloatTensor<B>,
+    /// `x·Aᵀ` of all adapters side by side `[T, ΣR]`, where some B trains.
+    pub(crate) h: Option<FloatTensor<B>>,
+    /// The factors.
+    pub(crate) pairs: Vec<Pair<B>>,
+}
+
+/// Which gradients are asked for.
+#[derive(Clone, Debug)]
+pub struct Wanted {
+    /// The input's.
+    pub(crate) x: bool,
+    /// Each adapter's A and B.
+    pub(crate) pairs: Vec<[bool; 2]>,
+}
+
+/// A linear's gradients, as far as they were asked for.
+#[derive(Debug)]
+pub struct LinearGradients<B: Backend> {
+    pub(crate) x: Option<FloatTensor<B>>,
+    pub(crate) pairs: Vec<[Option<FloatTensor<B>>; 2]>,
+}
+
+/// The kernels of a backend.
+pub trait Kernels: Backend {
+    /// `x·w + bias + Σ s·(x·A_kᵀ)·B_k` and `x·Aᵀ` of all adapters side by side; see [`crate::adapted_linear`].
+    fn linear_forward(
+        x: &FloatTensor<Self>,
+        w: &FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        pairs: &[Pair<Self>],
+        layout: &LinearLayout,
+    ) -> (FloatTensor<Self>, Option<FloatTensor<Self>>);
+
+    /// Gradients of [`Kernels::linear_forward`].
+    fn linear_backward(
+        saved: LinearSaved<Self>,
+        dy: FloatTensor<Self>,
+        wanted: &Wanted,
+        layout: &LinearLayout,
+    ) -> LinearGradients<Self>;
+
+    /// Layer normalisation of `x + r`, and the sum.
+    fn add_norm_rows(
+        x: FloatTensor<Self>,
+        r: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        beta: FloatTensor<Self>,
+        eps: f64,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>);
+
+    /// Gradient for the normalised sum: with x̂ the normalised row and g = γ·dy, `(g − mean(g) − x̂·mean(g·x̂)) / σ`.
+    fn add_norm_backward(
+        sum: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        dy: FloatTensor<Self>,
+        eps: f64,
+    ) -> FloatTensor<Self>;
+
+    /// GELU.
+    fn gelu_elements(x: &FloatTensor<Self>) -> FloatTensor<Self>;
+
+    /// Gradient of GELU.
+    fn gelu_elements_backward(x: &FloatTensor<Self>, dy: FloatTensor<Self>) -> FloatTensor<Self>;
+
+    /// Attention, and what its backward reads besides the input.
+    fn attention_forward(
+        qkv: &FloatTensor<Self>,
+        layout: &AttentionLayout,
+    ) -> (FloatTensor<Self>, Vec<FloatTensor<Self>>);
+
+    /// Gradient of [`Kernels::attention_forward`].
+    fn attention_backward(
+        qkv: &FloatTensor<Self>,
+        kept: Vec<FloatTensor<Self>>,
+        dy: FloatTensor<Self>,
+        layout: &AttentionLayout,
+    ) -> FloatTensor<Self>;
+}

@@ -1,0 +1,124 @@
+//! The CPU paths of this crate's operations, for Burn's Flex backend: all threads, vector instructions chosen at run
+//! time, one pass over memory where composed operations make several.
+
+mod adamw;
+mod attention;
+mod gelu;
+mod linear;
+mod micro;
+mod norm;
+
+use burn::backend::TensorMetadata;
+use burn::tensor::Shape;
+use burn_flex::{Flex, FlexTensor, Layout};
+
+use crate::attention::AttentionLayout;
+use crate::backends::{Kernels, LinearGradients, LinearLayout, LinearSaved, Pair, Wanted};
+
+/// Elements a thread takes at a time in elementwise loops: 64 KiB, so that a task is longer than its dispatch and
+/// its inputs and outputs stay in the core's own cache.
+pub(crate) const ELEMENTS_A_TASK: usize = 1 << 14;
+
+/// A tensor of the CPU backend from its numbers, row-major.
+pub(crate) fn tensor(data: Vec<f32>, shape: Shape) -> FlexTensor {
+    FlexTensor::new(burn::tensor::Bytes::from_elems(data), Layout::contiguous(shape), burn::backend::DType::F32)
+}
+
+/// The tensor with its elements row-major from the start of its storage; a copy where it was a view.
+pub(crate) fn dense(t: FlexTensor) -> FlexTensor {
+    let whole = t.layout().contiguous_offsets().is_some_and(|(start, _)| start == 0);
+    match whole {
+        true => t,
+        false if t.is_contiguous() => tensor(t.as_slice::<f32>().expect("contiguous f32").to_vec(), t.shape()),
+        false => t.to_contiguous(),
+    }
+}
+
+/// The elements of a [`dense`] tensor.
+pub(crate) fn values(t: &FlexTensor) -> &[f32] {
+    &t.storage()[..t.shape().num_elements()]
+}
+
+/// `n` numbers that the caller writes, every one, before any is read: filling large buffers twice would cost as much
+/// as an elementwise operation.
+#[allow(unsafe_code)]
+pub(crate) fn unwritten(n: usize) -> Vec<f32> {
+    let mut data = Vec::with_capacity(n);
+    // SAFETY: every caller in this module overwrites all elements, and f32 has no invalid bit patterns or drop.
+    #[allow(clippy::uninit_vec)]
+    unsafe {
+        data.set_len(n);
+    }
+    data
+}
+
+/// The rows of `data`, `width` numbers each, cut into the given consecutive runs.
+pub(crate) fn split<'a>(
+    mut data: &'a mut [f32],
+    lengths: impl Iterator<Item = usize>,
+    width: usize,
+) -> Vec<&'a mut [f32]> {
+    lengths
+        .map(|rows| {
+            let (head, tail) = std::mem::take(&mut data).split_at_mut(rows * width);
+            data = tail;
+            head
+        })
+        .collect()
+}
+
+impl Kernels for Flex {
+    fn linear_forward(
+        x: &FlexTensor,
+        w: &FlexTensor,
+        bias: FlexTensor,
+        pairs: &[Pair<Self>],
+        layout: &LinearLayout,
+    ) -> (FlexTensor, Option<FlexTensor>) {
+        linear::forward(x, w, bias, pairs, layout)
+    }
+
+    fn linear_backward(
+        saved: LinearSaved<Self>,
+        dy: FlexTensor,
+        wanted: &Wanted,
+        layout: &LinearLayout,
+    ) -> LinearGradients<Self> {
+        linear::backward(saved, dy, wanted, layout)
+    }
+
+    fn add_norm_rows(
+        x: FlexTensor,
+        r: FlexTensor,
+        gamma: FlexTensor,
+        beta: FlexTensor,
+        eps: f64,
+    ) -> (FlexTensor, FlexTensor) {
+        norm::forward(x, r, gamma, beta, eps)
+    }
+
+    fn add_norm_backward(sum: FlexTensor, gamma: FlexTensor, dy: FlexTensor, eps: f64) -> FlexTensor {
+        norm::backward(sum, gamma, dy, eps)
+    }
+
+    fn gelu_elements(x: &FlexTensor) -> FlexTensor {
+        gelu::forward(x)
+    }
+
+    fn gelu_elements_backward(x: &FlexTensor, dy: FlexTensor) -> FlexTensor {
+        gelu::backward(x, dy)
+    }
+
+    fn attention_forward(qkv: &FlexTensor, layout: &AttentionLayout) -> (FlexTensor, Vec<FlexTensor>) {
+        attention::forward(qkv, layout)
+    }
+
+    fn attention_backward(
+        qkv: &FlexTensor,
+        kept: Vec<FlexTensor>,
+        dy: FlexTensor,
+        layout: &AttentionLayout,
+    ) -> FlexTensor {
+        attention::backward(qkv, &kept[0], dy, layout)
+    }
+}

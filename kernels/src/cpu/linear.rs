@@ -1,0 +1,347 @@
+//! The adapted linear on the CPU. The frozen product goes through the same matrix multiplication as the backend's own,
+//! but adds to its result (bias before, low-rank update after), so that no pass over `[T, N]` is made for an addition.
+#![allow(unsafe_code)]
+
+use std::ops::Range;
+
+use burn::backend::TensorMetadata;
+use burn::tensor::Shape;
+use burn_flex::{Flex, FlexTensor};
+use rayon::prelude::*;
+
+use super::micro::{Accumulate, Dots, run};
+use super::{dense, split, tensor, unwritten, values};
+use crate::backends::{LinearGradients, LinearLayout, LinearSaved, Pair, Wanted};
+
+/// Rows a thread takes at a time; with the widest results that is a few MiB.
+const ROWS_A_TASK: usize = 256;
+/// Multiplications below which threads cost more than they bring (the backend's own threshold).
+const SERIAL: usize = 192 * 192 * 192;
+
+/// A matrix where it lies.
+struct Matrix<'a> {
+    data: &'a [f32],
+    rows: usize,
+    cols: usize,
+    strides: [usize; 2],
+}
+
+impl<'a> Matrix<'a> {
+    fn new(data: &'a [f32], cols: usize) -> Self {
+        Matrix { data, rows: data.len() / cols.max(1), cols, strides: [cols, 1] }
+    }
+
+    fn transposed(self) -> Self {
+        Matrix { rows: self.cols, cols: self.rows, strides: [self.strides[1], self.strides[0]], ..self }
+    }
+}
+
+/// `out (+)= x·w`, `out` row-major.
+fn product(out: &mut [f32], x: &Matrix, w: &Matrix, add: bool) {
+    let (m, k, n) = (x.rows, x.cols, w.cols);
+    assert!(k == w.rows && out.len() == m * n, "shapes of a product");
+    assert!(x.data.len() == m * k && w.data.len() == k * n, "whole matrices");
+    let threads = if m * k * n < SERIAL { gemm::Parallelism::None } else { gemm::Parallelism::Rayon(0) };
+    let [x_row, x_col] = x.strides.map(|s| s as isize);
+    let [w_row, w_col] = w.strides.map(|s| s as isize);
+    // SAFETY: the strides are those of dense matrices of the sizes asserted above; `out` is not aliased. Where `add` is
+    // false the result is not read.
+    unsafe {
+        gemm::gemm(
+            m,
+            n,
+            k,
+            out.as_mut_ptr(),
+            1,
+            n as isize,
+            add,
+            x.data.as_ptr(),
+            x_col,
+            x_row,
+            w.data.as_ptr(),
+            w_col,
+            w_row,
+            1.0f32,
+            1.0f32,
+            false,
+            false,
+            false,
+            threads,
+        );
+    }
+}
+
+/// A run of rows of one client; `None`: they belong to nobody.
+struct Block {
+    client: Option<usize>,
+    rows: Range<usize>,
+}
+
+/// Cuts the rows at clients' boundaries and into tasks.
+fn blocks(layout: &LinearLayout, tokens: usize) -> Vec<Block> {
+    let cut = |client: Option<usize>, range: Range<usize>| {
+        let starts = range.clone().step_by(ROWS_A_TASK);
+        starts.map(move |start| Block { client, rows: start..(start + ROWS_A_TASK).min(range.end) })
+    };
+    let clients = layout.clients.ranges().enumerate().flat_map(|(c, range)| cut(Some(c), range));
+    clients.chain(cut(None, layout.clients.rows()..tokens)).collect()
+}
+
+/// One factor's numbers: `[C|1, R, width]`.
+struct Stack<'a> {
+    data: &'a [f32],
+    size: usize,
+    shared: bool,
+}
+
+impl<'a> Stack<'a> {
+    fn new(t: &'a FlexTensor) -> Self {
+        let [count, rank, width] = t.shape().dims();
+        Stack { data: values(t), size: rank * width, shared: count == 1 }
+    }
+
+    fn of(&self, client: usize) -> &'a [f32] {
+        let at = if self.shared { 0 } else { client };
+        &self.data[at * self.size..(at + 1) * self.size]
+    }
+}
+
+/// One adapter as the kernels read it.
+struct Adapter<'a> {
+    a: Stack<'a>,
+    b: Stack<'a>,
+    rank: usize,
+    /// Where its slots begin in `h`.
+    offset: usize,
+    columns: Range<usize>,
+    used: Option<&'a [usize]>,
+}
+
+impl Adapter<'_> {
+    fn slots(&self, client: usize) -> usize {
+        self.used.map_or(self.rank, |used| used[client])
+    }
+}
+
+fn adapters<'a>(pairs: &'a [Pair<Flex>], layout: &'a LinearLayout) -> Vec<Adapter<'a>> {
+    let mut offset = 0;
+    let each = pairs.iter().zip(&layout.columns).zip(&layout.used).map(|((pair, columns), used)| {
+        let rank = pair.rank();
+        offset += rank;
+        Adapter {
+            a: Stack::new(&pair.a),
+            b: Stack::new(&pair.b),
+            rank,
+            offset: offset - rank,
+            columns: columns.clone(),
+            used: used.as_deref(),
+        }
+    });
+    each.collect()
+}
+
+fn dense_pairs(pairs: &[Pair<Flex>]) -> Vec<Pair<Flex>> {
+    pairs.iter().map(|p| Pair { a: dense(p.a.clone()), b: dense(p.b.clone()) }).collect()
+}
+
+/// See [`crate::backends::Kernels::linear_forward`].
+pub(super) fn forward(
+    x: &FlexTensor,
+    w: &FlexTensor,
+    bias: FlexTensor,
+    pairs: &[Pair<Flex>],
+    layout: &LinearLayout,
+) -> (FlexTensor, Option<FlexTensor>) {
+    let (x, w, bias, pairs) = (dense(x.clone()), dense(w.clone()), dense(bias), dense_pairs(pairs));
+    let [tokens, width] = x.shape().dims();
+    let n = w.shape()[1];
+    let (xs, ws, bias) = (values(&x), values(&w), values(&bias));
+    let mut y = unwritten(tokens * n);
+    y.par_chunks_mut(ROWS_A_TASK * n.max(1))
+        .for_each(|rows| rows.chunks_mut(n).for_each(|row| row.copy_from_slice(bias)));
+    product(&mut y, &Matrix::new(xs, width), &Matrix::new(ws, n), true);
+    let adapters = adapters(&pairs, layout);
+    let total: usize = adapters.iter().map(|a| a.rank).sum();
+    if total == 0 {
+        return (tensor(y, Shape::from([tokens, n])), None);
+    }
+    let mut h = vec![0f32; tokens * total];
+    let blocks = blocks(layout, tokens);
+    let lengths = || blocks.iter().map(|b| b.rows.len());
+    let outputs = split(&mut y, lengths(), n).into_iter().zip(split(&mut h, lengths(), total));
+    let tasks: Vec<_> = outputs.zip(&blocks).collect();
+    tasks.into_par_iter().for_each(|((y, h), block)| {
+        let Some(client) = block.client else { return };
+        let x = Rows { data: &xs[block.rows.start * width..], stride: width, width, count: block.rows.len() };
+        for adapter in &adapters {
+            let slots = adapter.slots(client);
+            read(&mut h[adapter.offset..], total, &x, adapter.a.of(client), slots);
+            let h = Rows { data: &h[adapter.offset..], stride: total, width: slots, count: x.count };
+            let y = &mut y[adapter.columns.start..];
+            write(y, n, &h, adapter.b.of(client), adapter.columns.len(), layout.scale);
+        }
+    });
+    (tensor(y, Shape::from([tokens, n])), Some(tensor(h, Shape::from([tokens, total]))))
+}
+
+/// Some rows of a matrix.
+struct Rows<'a> {
+    data: &'a [f32],
+    stride: usize,
+    width: usize,
+    count: usize,
+}
+
+/// `h = x·factorᵀ`, the first `slots` rows of the factor.
+fn read(h: &mut [f32], h_stride: usize, x: &Rows, factor: &[f32], slots: usize) {
+    run(Dots {
+        out: h,
+        out_stride: h_stride,
+        x: x.data,
+        x_stride: x.stride,
+        m: factor,
+        m_stride: x.width,
+        rows: x.count,
+        slots,
+        width: x.width,
+        scale: 1.0,
+    });
+}
+
+/// `out += scale · h·factor`, `width` columns.
+fn write(out: &mut [f32], out_stride: usize, h: &Rows, factor: &[f32], width: usize, scale: f32) {
+    run(Accumulate {
+        out,
+        out_stride,
+        coef: h.data,
+        coef_strides: [h.stride, 1],
+        m: factor,
+        m_stride: width,
+        rows: h.count,
+        depth: h.width,
+        width,
+        scale,
+        fresh: false,
+    });
+}
+
+/// See [`crate::backends::Kernels::linear_backward`].
+pub(super) fn backward(
+    saved: LinearSaved<Flex>,
+    dy: FlexTensor,
+    wanted: &Wanted,
+    layout: &LinearLayout,
+) -> LinearGradients<Flex> {
+    let (dy, w, pairs) = (dense(dy), dense(saved.w), dense_pairs(&saved.pairs));
+    let [tokens, n] = dy.shape().dims();
+    let width = w.shape()[0];
+    let dys = values(&dy);
+    let mut dx = wanted.x.then(|| {
+        let mut dx = unwritten(tokens * width);
+        product(&mut dx, &Matrix::new(dys, n), &Matrix::new(values(&w), n).transposed(), false);
+        dx
+    });
+    let adapters = adapters(&pairs, layout);
+    let total: usize = adapters.iter().map(|a| a.rank).sum();
+    let g = (total > 0 && (wanted.x || wanted.pairs.iter().any(|[a, _]| *a))).then(|| {
+        let mut g = vec![0f32; tokens * total];
+        slots_backward(
+            &mut g,
+            dx.as_deref_mut(),
+            Rows { data: dys, stride: n, width, count: tokens },
+            &adapters,
+            layout,
+        );
+        g
+    });
+    let (x, h) = (saved.x.map(dense), saved.h.map(dense));
+    let of = |(adapter, wanted): (&Adapter, &[bool; 2])| {
+        let a = wanted[0].then(|| {
+            let left = Rows {
+                data: &g.as_deref().expect("computed for A")[adapter.offset..],
+                stride: total,
+                width: adapter.rank,
+                count: tokens,
+            };
+            let right = Rows { data: values(x.as_ref().expect("kept for A")), stride: width, width, count: tokens };
+            outer(&left, &right, adapter, adapter.a.shared, layout)
+        });
+        let b = wanted[1].then(|| {
+            let left = Rows {
+                data: &values(h.as_ref().expect("kept for B"))[adapter.offset..],
+                stride: total,
+                width: adapter.rank,
+                count: tokens,
+            };
+            let right =
+                Rows { data: &dys[adapter.columns.start..], stride: n, width: adapter.columns.len(), count: tokens };
+            outer(&left, &right, adapter, adapter.b.shared, layout)
+        });
+        [a, b]
+    };
+    let pairs = adapters.iter().zip(&wanted.pairs).map(of).collect();
+    LinearGradients { x: dx.map(|dx| tensor(dx, Shape::from([tokens, width]))), pairs }
+}
+
+/// `g = dy·Bᵀ` of every adapter, and `dx += s·g·A`; `dy.width` is that of `dx`.
+fn slots_backward(g: &mut [f32], dx: Option<&mut [f32]>, dy: Rows, adapters: &[Adapter], layout: &LinearLayout) {
+    let total: usize = adapters.iter().map(|a| a.rank).sum();
+    let blocks = blocks(layout, dy.count);
+    let lengths = || blocks.iter().map(|b| b.rows.len());
+    let width = dy.width;
+    let dx = match dx {
+        Some(dx) => split(dx, lengths(), width).into_iter().map(Some).collect(),
+        None => Vec::from_iter(blocks.iter().map(|_| None)),
+    };
+    let tasks: Vec<_> = split(g, lengths(), total).into_iter().zip(dx).zip(&blocks).collect();
+    tasks.into_par_iter().for_each(|((g, mut dx), block)| {
+        let Some(client) = block.client else { return };
+        for adapter in adapters {
+            let slots = adapter.slots(client);
+            let data = &dy.data[block.rows.start * dy.stride + adapter.columns.start..];
+            let dy = Rows { data, stride: dy.stride, width: adapter.columns.len(), count: block.rows.len() };
+            read(&mut g[adapter.offset..], total, &dy, adapter.b.of(client), slots);
+            if let Some(dx) = dx.as_deref_mut() {
+                let g = Rows { data: &g[adapter.offset..], stride: total, width: slots, count: dy.count };
+                write(dx, width, &g, adapter.a.of(client), width, layout.scale);
+            }
+        }
+    });
+}
+
+/// `s · leftᵀ·right` over each client's rows, `[C, R, width]`; one sum over all clients where the factor is shared.
+fn outer(left: &Rows, right: &Rows, adapter: &Adapter, shared: bool, layout: &LinearLayout) -> FlexTensor {
+    let clients = layout.clients.len();
+    let (rank, width) = (adapter.rank, right.width);
+    let count = if shared { 1 } else { clients };
+    let mut out = vec![0f32; count * rank * width];
+    // With few clients the slots are spread over the threads as well.
+    let slots_a_task = if count < 2 * rayon::current_num_threads() { 4.min(rank) } else { rank };
+    let mut tasks = Vec::new();
+    for (c, matrix) in out.chunks_mut((rank * width).max(1)).enumerate() {
+        tasks.extend(
+            matrix.chunks_mut((slots_a_task * width).max(1)).enumerate().map(|(i, rows)| (c, i * slots_a_task, rows)),
+        );
+    }
+    tasks.into_par_iter().for_each(|(c, first, out)| {
+        let here = if shared { 0..clients } else { c..c + 1 };
+        for client in here {
+            let rows = layout.clients.range(client);
+            let slots = adapter.slots(client).saturating_sub(first).min(out.len() / width);
+            run(Accumulate {
+                out: &mut *out,
+                out_stride: width,
+                coef: &left.data[(rows.start * left.stride + first).min(left.data.len())..],
+                coef_strides: [1, left.stride],
+                m: &right.data[(rows.start * right.stride).min(right.data.len())..],
+                m_stride: right.stride,
+                rows: slots,
+                depth: rows.len(),
+                width,
+                scale: layout.scale,
+                fresh: false,
+            });
+        }
+    });
+    tensor(out, Shape::from([count, rank, width]))
+}

@@ -1,0 +1,95 @@
+//! A frozen linear with its adapters, `y = x·W + b + s·(x·A_kᵀ)·B_k`, where `k` is the client a token belongs to. The
+//! frozen product is one for all clients; the low-rank update is computed slot by slot, only for slots a client has.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use burn::backend::Dispatch;
+use burn::tensor::Tensor;
+
+use crate::Segments;
+use crate::backends::LinearLayout;
+use crate::ops::{Factors, PackedOps};
+
+/// The factors of one target for the clients in flight. Both lie slot by slot: row `i` of A is what slot `i` reads, row
+/// `i` of B what it writes.
+#[derive(Clone, Debug)]
+pub struct LowRank {
+    /// `[C, R, d_in]`, or `[1, R, d_in]` when all clients share it.
+    pub a: Tensor<3>,
+    /// `[C, R, d_out]`, or `[1, R, d_out]` when all clients share it.
+    pub b: Tensor<3>,
+    /// How many of the `R` slots each client has, the first ones `[C]`; `None`: all. Cost goes by these.
+    pub used: Option<Arc<[usize]>>,
+    /// LoRA's scale `s = alpha / rank`.
+    pub scale: f32,
+}
+
+/// A frozen linear with up to three adapters, each adding to a range of the result's columns (query, key and value
+/// share an input and so one pass).
+///
+/// # Shapes
+/// `x` `[T, d_in]`, `weight` `[d_in, N]`, `bias` `[N]` -> `[T, N]`; `clients` are the token ranges of the `C` clients.
+/// Tokens after the last client's belong to nobody: they meet the frozen weight alone.
+///
+/// # Panics
+/// When `weight` or `bias` is tracked, or scales differ: a model has one scale.
+pub fn adapted_linear(
+    x: Tensor<2>,
+    weight: Tensor<2>,
+    bias: Tensor<1>,
+    adapters: &[(&LowRank, Range<usize>)],
+    clients: &Segments,
+) -> Tensor<2> {
+    let scale = adapters.first().map_or(1.0, |(f, _)| f.scale);
+    assert!(adapters.iter().all(|(f, _)| f.scale == scale), "one scale a model");
+    let layout = LinearLayout {
+        clients: clients.clone(),
+        scale,
+        columns: adapters.iter().map(|(_, columns)| columns.clone()).collect(),
+        used: adapters.iter().map(|(f, _)| f.used.clone()).collect(),
+    };
+    let pairs = adapters.iter().map(|(f, _)| [f.a.clone().into_dispatch(), f.b.clone().into_dispatch()]);
+    Tensor::from_dispatch(<Dispatch as PackedOps>::adapted_linear(
+        x.into_dispatch(),
+        weight.into_dispatch(),
+        bias.into_dispatch(),
+        Factors::new(pairs.collect()),
+        layout,
+    ))
+}
+
+/// The reference of [`adapted_linear`] in plain tensor operations, client by client.
+pub fn adapted_linear_composed(
+    x: Tensor<2>,
+    weight: Tensor<2>,
+    bias: Tensor<1>,
+    adapters: &[(&LowRank, Range<usize>)],
+    clients: &Segments,
+) -> Tensor<2> {
+    let [tokens, _] = x.dims();
+    let frozen = x.clone().matmul(weight) + bias.unsqueeze_dim(0);
+    let mut parts = Vec::new();
+    for (c, range) in clients.ranges().enumerate().filter(|(_, r)| !r.is_empty()) {
+        let [x, mut y] = [&x, &frozen].map(|t| t.clone().narrow(0, range.start, range.len()));
+        for (factors, columns) in adapters {
+            let used = factors.used.as_ref().map_or(factors.a.dims()[1], |used| used[c]);
+            if used == 0 {
+                continue;
+            }
+            let of = |t: &Tensor<3>| {
+                let client = if t.dims()[0] == 1 { 0 } else { c };
+                t.clone().narrow(0, client, 1).squeeze_dim::<2>(0).narrow(0, 0, used)
+            };
+            let update = x.clone().matmul(of(&factors.a).transpose()).matmul(of(&factors.b)) * factors.scale;
+            let here = [0..range.len(), columns.clone()];
+            let old = y.clone().slice(here.clone());
+            y = y.slice_assign(here, old + update);
+        }
+        parts.push(y);
+    }
+    if clients.rows() < tokens {
+        parts.push(frozen.narrow(0, clients.rows(), tokens - clients.rows()));
+    }
+    Tensor::cat(parts, 0)
+}
