@@ -25,6 +25,7 @@ pub use args::BenchArgs;
 use crate::args::Common;
 use crate::console::{note, say};
 use crate::device::{Devices, Opened, names};
+use crate::memory::keep_freed_awhile;
 use crate::mistake::Mistake;
 use crate::run_folder::replace;
 use args::{Method, Part};
@@ -37,6 +38,7 @@ use work::Work;
 /// Options that cannot be, a device, model or data that cannot be used, an operation whose results are wrong.
 pub fn run(args: &BenchArgs, common: &Common) -> Result<()> {
     check(args, common)?;
+    keep_freed_awhile();
     let bench = Bench { args, quiet: common.quiet, parts: parts(args) };
     let work = Work::new(args, bench.texts_wanted())?;
     let mut report = Report::new(args, facts(args, &work));
@@ -159,7 +161,6 @@ impl Bench<'_> {
             let models = opened.iter().map(|o| work::model(args, work, &o.device)).collect::<Result<Vec<_>>>()?;
             self.train(&models, work, device, &mut report)?;
         }
-        // Last, since the memory it leaves behind would count as the others'.
         if self.wants(Part::Kernels) {
             self.progress("operations");
             let kernels = kernels::measure(args, work, device)?;

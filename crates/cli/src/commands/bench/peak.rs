@@ -1,12 +1,12 @@
-//! Peak memory of one piece of work: of the process on the CPU, of the device's pools elsewhere. Both are upper bounds:
-//! what the allocator keeps from earlier work counts too.
+//! Peak memory of one piece of work: of the process on the CPU, of the device's pools elsewhere. The pools' is an upper
+//! bound: what they keep of earlier work counts too.
 
-use bonfire_kernels::runs_on_cpu;
+use bonfire_kernels::{device_memory_reserved, runs_on_cpu};
 use burn::tensor::Device;
 
-use crate::memory::peak_bytes;
+use crate::memory::{give_back_freed, keep_freed_awhile, peak_bytes};
 
-/// A watch over the memory of one piece of work.
+/// A watch over the memory of one piece of work, which is slow on the CPU while it is watched.
 pub struct Watch<'d> {
     device: &'d Device,
     /// Whether the process's mark could be put back before the work.
@@ -14,11 +14,14 @@ pub struct Watch<'d> {
 }
 
 impl<'d> Watch<'d> {
-    /// Starts watching; memory that is held only for reuse is given back first, where that can be asked for.
+    /// Starts watching; memory that is held only for reuse is given back first.
     pub fn start(device: &'d Device) -> Self {
         let fresh = match runs_on_cpu(device) {
-            // Writing 5 sets Linux's mark of the largest resident size back to the present one.
-            true => std::fs::write("/proc/self/clear_refs", "5").is_ok(),
+            true => {
+                give_back_freed();
+                // Writing 5 sets Linux's mark of the largest resident size back to the present one.
+                std::fs::write("/proc/self/clear_refs", "5").is_ok()
+            }
             false => {
                 device.memory_cleanup();
                 false
@@ -32,7 +35,13 @@ impl<'d> Watch<'d> {
     pub fn peak(&self) -> Option<u64> {
         match runs_on_cpu(self.device) {
             true => peak_bytes().filter(|_| self.fresh),
-            false => self.device.memory_pool_usage().map(|usage| usage.bytes_reserved),
+            false => device_memory_reserved(self.device),
         }
+    }
+}
+
+impl Drop for Watch<'_> {
+    fn drop(&mut self) {
+        keep_freed_awhile();
     }
 }

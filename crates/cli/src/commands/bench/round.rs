@@ -28,7 +28,7 @@ pub struct RoundReport {
     pub strategy: Method,
     /// Clients on the device together.
     pub in_flight: usize,
-    /// Peak memory over all rounds.
+    /// Peak memory of the first round.
     pub peak_memory_bytes: Option<u64>,
     /// One a round.
     pub rounds: Vec<RoundRow>,
@@ -68,7 +68,8 @@ pub fn measure(args: &BenchArgs, work: &Work, models: &[Encoder], device: &Devic
     let shards = Shards { train: work.shards.clone(), test: vec![Vec::new(); work.shards.len()] };
     let probe_steps = if selects(args, method) { work.shards.len() * args.steps } else { 0 };
     let mut run = Run::new(settings, boxed(models), data, shards)?;
-    let (in_flight, watch) = (run.places(), Watch::start(device));
+    let in_flight = run.places();
+    let (mut watch, mut peak) = (Some(Watch::start(device)), None);
     let mut rounds: Vec<RoundRow> = Vec::new();
     let (mut start, mut probed) = (Instant::now(), 0.0);
     run.train(&mut |event| {
@@ -78,6 +79,8 @@ pub fn measure(args: &BenchArgs, work: &Work, models: &[Encoder], device: &Devic
             Event::Progress(_) => {}
             Event::RoundEnded { metrics, .. } => {
                 let warm_up = rounds.iter().all(|r| r.phase != metrics.phase);
+                // The first round is watched and not timed.
+                peak = watch.take().map_or(peak, |watch| watch.peak());
                 rounds.push(round_row(metrics, probed, warm_up));
                 if !quiet {
                     note(format!("round {} ({}): {:.2} s", metrics.round, metrics.phase, metrics.seconds));
@@ -86,7 +89,7 @@ pub fn measure(args: &BenchArgs, work: &Work, models: &[Encoder], device: &Devic
         }
         Control::Continue
     })?;
-    Ok(RoundReport { strategy: method, in_flight, peak_memory_bytes: watch.peak(), rounds })
+    Ok(RoundReport { strategy: method, in_flight, peak_memory_bytes: peak, rounds })
 }
 
 fn round_row(metrics: &RoundMetrics, probe_seconds: f64, warm_up: bool) -> RoundRow {

@@ -86,7 +86,7 @@ fn previous_power(n: usize) -> usize {
 /// Training or the device failed.
 pub fn measure(args: &BenchArgs, work: &Work, models: &[Encoder], device: &Device, quiet: bool) -> Result<ScaleReport> {
     let method = args.strategy.unwrap_or(Method::FedIt);
-    // The small curve first: what the large one leaves behind would add to its memory.
+    // The small curve first: what a device keeps of the large one would add to its memory.
     let counts = std::iter::successors(Some(1), |n| Some(n * 2)).take_while(|&n| n < args.clients);
     let ways = counts.chain([args.clients]).map(|n| {
         let way = EngineWay { args, models, texts: &work.texts, shards: &work.shards, batch: args.batch, method };

@@ -4,6 +4,7 @@ use anyhow::Result;
 use bonfire_data::random::{Use, stream};
 use bonfire_engine::{Engine, InFlight, Probe};
 use bonfire_federation::{Common, FedIt, FfaLora, LoraA2, Norm, RoLora, Server, Strategy};
+use bonfire_kernels::runs_on_cpu;
 use bonfire_models::{Adapter, AdapterInit, Encoder, Model};
 use burn::tensor::Device;
 use serde::Serialize;
@@ -40,7 +41,7 @@ pub struct Measured {
     pub done: Done,
     /// Time of one run.
     pub seconds: Seconds,
-    /// The smallest of the runs' peaks: what others left behind only adds to it.
+    /// Peak of a run. On the CPU of one that gives freed memory back at once, elsewhere the smallest of the runs' peaks.
     pub peak_memory_bytes: Option<u64>,
 }
 
@@ -57,7 +58,7 @@ impl Measured {
 /// A way or the device failed.
 pub fn in_turns(ways: &mut [Way], device: &Device, repeats: usize, quiet: bool) -> Result<Vec<Measured>> {
     let mut readings = vec![Readings::default(); ways.len()];
-    // The warm-up goes from few clients in flight to many: what a run leaves behind adds to the next one's peak.
+    // From few clients in flight to many: what a device keeps of a run adds to the next one's peak.
     let mut order: Vec<usize> = (0..ways.len()).collect();
     order.sort_by_key(|&i| ways[i].places);
     for i in order {
@@ -87,19 +88,24 @@ struct Readings {
 impl Readings {
     /// Runs the way once; gives the seconds.
     fn take(&mut self, way: &mut Way, device: &Device) -> Result<f64> {
-        let watch = Watch::start(device);
+        // Watching makes a run slow on the CPU; elsewhere the warm-up tunes kernels, which takes memory of its own.
+        let watch = (!runs_on_cpu(device)).then(|| Watch::start(device));
         let (time, done) = reading(device, &mut way.run)?;
-        let used = watch.peak();
-        self.peak = self.peak.map_or(used, |least| used.map(|now| least.min(now)));
+        let used = watch.and_then(|watch| watch.peak());
+        self.peak = [self.peak, used].into_iter().flatten().min();
         self.done = done;
         Ok(time)
     }
 
+    /// Runs the way once for nothing but, on the CPU, its memory.
     fn warm_up(&mut self, way: &mut Way, device: &Device, quiet: bool) -> Result<()> {
         if !quiet {
             note(format!("{}: warm-up", way.name));
         }
-        self.take(way, device).map(drop)
+        let watch = runs_on_cpu(device).then(|| Watch::start(device));
+        reading(device, &mut way.run)?;
+        self.peak = watch.and_then(|watch| watch.peak());
+        Ok(())
     }
 
     fn sum(self) -> Measured {
