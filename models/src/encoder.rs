@@ -125,11 +125,23 @@ impl Encoder {
     ) -> Result<Self, ModelError> {
         let info = source.info()?;
         let (bytes, file) = source.file("model.safetensors")?;
-        let mut weights = Weights::open(&bytes, &file)?;
+        Self::from_checkpoint(info, (&bytes, &file), classes, kinds, rng, device)
+    }
+
+    /// Builds the model of shape `info` from a safetensors file's bytes and the name to show for it.
+    pub(crate) fn from_checkpoint(
+        info: ModelInfo,
+        (bytes, file): (&[u8], &str),
+        classes: usize,
+        kinds: &[TargetKind],
+        rng: &mut impl Rng,
+        device: &Device,
+    ) -> Result<Self, ModelError> {
+        let mut weights = Weights::open(bytes, file)?;
         let backbone = Loader { weights: &mut weights, info: &info, device }.backbone()?;
         let head = head::load(&mut weights, &info, classes, rng)?;
         if let Some(name) = weights.surplus(|name| excused(name, info.architecture)) {
-            let (name, architecture) = (name.to_string(), info.architecture.name());
+            let (file, name, architecture) = (file.to_string(), name.to_string(), info.architecture.name());
             return Err(ModelError::SurplusTensor { file, name, architecture, layers: info.layers });
         }
         let targets = info.targets(kinds);

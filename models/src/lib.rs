@@ -14,6 +14,7 @@ mod error;
 mod head;
 mod model;
 pub mod peft;
+mod random_weights;
 mod target;
 mod weights;
 

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::commands::bench::BenchArgs;
 use crate::device::Devices;
 
 /// GPU-native federated LoRA fine-tuning: many virtual clients train side by side on one device.
@@ -43,6 +44,8 @@ pub enum Command {
     Partition(PartitionArgs),
     /// Write a run's adapter for other tools
     Export(ExportArgs),
+    /// Measure how fast a device is for this work, and how far from its limit
+    Bench(Box<BenchArgs>),
 }
 
 /// Options of `train`.

@@ -1,5 +1,6 @@
 //! One file a command: what it reads, runs and prints.
 
+pub mod bench;
 pub mod evaluate;
 pub mod export;
 pub mod partition;

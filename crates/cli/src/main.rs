@@ -33,6 +33,7 @@ fn main() -> ExitCode {
         Command::Evaluate(args) => commands::evaluate::run(args, &cli.common),
         Command::Partition(args) => commands::partition::run(args, &cli.common),
         Command::Export(args) => commands::export::run(args),
+        Command::Bench(args) => commands::bench::run(args, &cli.common),
     });
     match outcome {
         Ok(Ok(())) => ExitCode::SUCCESS,

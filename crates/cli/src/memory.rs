@@ -1,14 +1,36 @@
 //! The process's memory: how its allocator treats what is freed, and the peak, where the system tells it.
 
+/// `mi_option_purge_delay` of mimalloc's `mi_option_e`, which the bindings do not name: milliseconds after which freed
+/// memory goes back to the system; -1 is "never".
+const PURGE_DELAY: libmimalloc_sys::mi_option_t = 15;
+
 /// Keeps freed memory for the next tensor. A training step frees and asks for the same hundreds of megabytes many times;
 /// given back to the system in between, every page would be faulted in again (a third of a step's time on the CPU).
 /// `MIMALLOC_PURGE_DELAY` in the environment still has the last word.
 #[allow(unsafe_code)]
 pub fn keep_freed() {
-    /// `mi_option_purge_delay` of mimalloc's `mi_option_e`, which the bindings do not name; -1 is "never".
-    const PURGE_DELAY: libmimalloc_sys::mi_option_t = 15;
     // SAFETY: sets a number in a static table; called before other threads start.
     unsafe { libmimalloc_sys::mi_option_set_default(PURGE_DELAY, -1) }
+}
+
+/// Gives freed memory back at once from here on, what was freed before included, so that the resident size says what is
+/// in use. Slow: for measuring memory, until [`keep_freed_awhile`].
+#[allow(unsafe_code)]
+pub fn give_back_freed() {
+    // SAFETY: sets a number in a static table that every thread reads by itself. Collecting needs a positive delay.
+    unsafe {
+        libmimalloc_sys::mi_option_set(PURGE_DELAY, 1);
+        libmimalloc_sys::mi_collect(true);
+        libmimalloc_sys::mi_option_set(PURGE_DELAY, 0);
+    }
+}
+
+/// Keeps freed memory as [`keep_freed`] does, but so that [`give_back_freed`] still finds it: for minutes, not for ever.
+#[allow(unsafe_code)]
+pub fn keep_freed_awhile() {
+    const MINUTES: std::ffi::c_long = 600_000;
+    // SAFETY: as above.
+    unsafe { libmimalloc_sys::mi_option_set(PURGE_DELAY, MINUTES) }
 }
 
 /// Largest resident size so far, in bytes; Linux only.

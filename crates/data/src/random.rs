@@ -30,6 +30,8 @@ pub enum Use {
     HeadInit = 6,
     /// Writing the built-in corpus.
     Corpus = 13,
+    /// Made-up texts and weights that only measure speed.
+    Benchmark = 14,
 }
 
 /// The stream of one use, round, client and local epoch in a run with this seed.

@@ -34,6 +34,12 @@ impl Devices {
     }
 }
 
+impl From<DeviceChoice> for Devices {
+    fn from(choice: DeviceChoice) -> Self {
+        Devices(vec![choice])
+    }
+}
+
 /// The names of opened devices in one line.
 pub fn names(opened: &[Opened]) -> String {
     opened.iter().map(|o| o.name.as_str()).collect::<Vec<_>>().join(" + ")

@@ -1,0 +1,270 @@
+//! The options of `bonfire bench`, and how their values are written.
+
+use std::convert::Infallible;
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use bonfire_models::TargetKind;
+use clap::{Args, ValueEnum};
+use serde::Serialize;
+
+use crate::device::DeviceChoice;
+
+/// Options of `bench`.
+#[derive(Clone, Debug, Args, Serialize)]
+pub struct BenchArgs {
+    /// What to measure, one or more of these [default: gemm step]
+    #[arg(value_enum, value_name = "PART")]
+    pub parts: Vec<Part>,
+    /// Devices to measure one after another, such as cpu,wgpu [default: the one of --device]
+    #[arg(long, value_name = "DEVICES", value_delimiter = ',')]
+    pub devices: Vec<DeviceChoice>,
+    /// builtin, minilm or roberta-base (random weights), or a model folder
+    #[arg(long, value_name = "SHAPE", default_value = "builtin")]
+    pub shape: Shape,
+    /// Virtual clients
+    #[arg(long, value_name = "N", default_value = "10", value_parser = at_least_one)]
+    pub clients: usize,
+    /// Texts of one client in a step
+    #[arg(long, value_name = "N", default_value = "32", value_parser = at_least_one)]
+    pub batch: usize,
+    /// Local steps of a client
+    #[arg(long, value_name = "N", default_value = "4", value_parser = at_least_one)]
+    pub steps: usize,
+    /// Rank of the adapters
+    #[arg(long, value_name = "N", default_value = "8", value_parser = at_least_one)]
+    pub rank: usize,
+    /// LoRA's alpha
+    #[arg(long, value_name = "N", default_value = "16", value_parser = positive)]
+    pub alpha: f64,
+    /// Linears that carry an adapter: all six of a layer, or query and value
+    #[arg(long, value_enum, default_value_t = Targets::All)]
+    pub targets: Targets,
+    /// Whether clients train the classifier head
+    #[arg(long, value_enum, default_value_t = Head::Trained)]
+    pub head: Head,
+    /// Method [default: lora-a2 for round, fedit elsewhere]
+    #[arg(long, value_enum, value_name = "STRATEGY")]
+    pub strategy: Option<Method>,
+    /// Ways of training that step compares [default: all of them]
+    #[arg(long, value_enum, value_name = "WAYS", value_delimiter = ',')]
+    pub ways: Vec<WayName>,
+    /// Slots a client may train, per target on average; lora-a2 alone reads it [default: 1]
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    pub budget: Option<usize>,
+    /// Length of the made-up texts in tokens: banking77, or a number for all [default: banking77]
+    #[arg(long, value_name = "LENGTHS", conflicts_with = "data")]
+    pub lengths: Option<Lengths>,
+    /// Train on the texts of this folder instead of made-up ones; needs a shape with a tokenizer
+    #[arg(long, value_name = "DIR")]
+    pub data: Option<PathBuf>,
+    /// Training rows of each client, a JSON list of lists [default: dealt at random]
+    #[arg(long, value_name = "FILE", requires = "data")]
+    pub rows: Option<PathBuf>,
+    /// Tokens at which the texts of --data are cut
+    #[arg(long, value_name = "N", default_value = "64", value_parser = at_least_one)]
+    pub max_length: usize,
+    /// Texts in all for scale, whatever the number of clients
+    #[arg(long, value_name = "N", default_value = "2048", value_parser = at_least_one)]
+    pub examples: usize,
+    /// Readings of each figure, after one that is not counted
+    #[arg(long, value_name = "N", default_value = "3", value_parser = at_least_one)]
+    pub repeats: usize,
+    /// Seed of texts, weights and rows
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub seed: u64,
+    /// Also write everything as JSON
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+    /// Also draw the figures
+    #[arg(long, value_name = "FILE")]
+    pub svg: Option<PathBuf>,
+}
+
+/// What can be measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Part {
+    /// The device's own matrix products, on the shapes of a step
+    Gemm,
+    /// Each operation of its own against the same composed of Burn's
+    Kernels,
+    /// Local training: all clients together, one after another, and with Burn's own LoRA
+    Step,
+    /// A whole round of a federation
+    Round,
+    /// The same work for more and more clients
+    Scale,
+}
+
+/// Ways to train the same clients.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum WayName {
+    /// All clients on the device together
+    AllInFlight,
+    /// As many as the engine chooses
+    Auto,
+    /// One client after another
+    OneInFlight,
+    /// One client after another with Burn's own LoRA and optimizer
+    BurnApplyLora,
+}
+
+/// Which linears carry an adapter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Targets {
+    /// All six of every layer
+    All,
+    /// Query and value
+    Qv,
+}
+
+impl Targets {
+    /// The linears.
+    pub fn kinds(self) -> Vec<TargetKind> {
+        match self {
+            Targets::All => TargetKind::all(),
+            Targets::Qv => vec![TargetKind::Query, TargetKind::Value],
+        }
+    }
+}
+
+/// What happens to the classifier head.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Head {
+    /// Every client trains and uploads it
+    Trained,
+    /// It stays as it is
+    Frozen,
+}
+
+/// The strategies by name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Method {
+    /// Alternating freeze and adaptive rank selection
+    #[value(name = "lora-a2")]
+    #[serde(rename = "lora-a2")]
+    LoraA2,
+    /// A and B
+    #[value(name = "fedit")]
+    #[serde(rename = "fedit")]
+    FedIt,
+    /// B alone
+    FfaLora,
+    /// A and B in turn
+    #[value(name = "rolora")]
+    #[serde(rename = "rolora")]
+    RoLora,
+}
+
+/// The model that is measured.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(into = "String")]
+pub enum Shape {
+    /// The backbone that comes with the program.
+    Builtin,
+    /// All-MiniLM-L6's sizes with random weights.
+    MiniLm,
+    /// RoBERTa-base's sizes with random weights.
+    RobertaBase,
+    /// A folder in Hugging Face layout.
+    Folder(PathBuf),
+}
+
+impl FromStr for Shape {
+    type Err = Infallible;
+
+    fn from_str(text: &str) -> Result<Self, Infallible> {
+        Ok(match text {
+            "builtin" => Shape::Builtin,
+            "minilm" => Shape::MiniLm,
+            "roberta-base" => Shape::RobertaBase,
+            folder => Shape::Folder(folder.into()),
+        })
+    }
+}
+
+impl fmt::Display for Shape {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Shape::Builtin => f.write_str("builtin"),
+            Shape::MiniLm => f.write_str("minilm"),
+            Shape::RobertaBase => f.write_str("roberta-base"),
+            Shape::Folder(folder) => write!(f, "{}", folder.display()),
+        }
+    }
+}
+
+impl From<Shape> for String {
+    fn from(shape: Shape) -> String {
+        shape.to_string()
+    }
+}
+
+/// How long made-up texts are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(into = "String")]
+pub enum Lengths {
+    /// Spread as in BANKING77.
+    Banking77,
+    /// All the same.
+    Constant(usize),
+}
+
+impl FromStr for Lengths {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let expected = || format!("\"{text}\"; expected banking77 or a whole number from 2");
+        match text {
+            "banking77" => Ok(Lengths::Banking77),
+            number => number.parse().ok().filter(|&n| n >= 2).map(Lengths::Constant).ok_or_else(expected),
+        }
+    }
+}
+
+impl From<Lengths> for String {
+    fn from(lengths: Lengths) -> String {
+        match lengths {
+            Lengths::Banking77 => "banking77".into(),
+            Lengths::Constant(n) => n.to_string(),
+        }
+    }
+}
+
+/// More than this is a slip of the finger, not a benchmark.
+const MOST: usize = 10_000_000;
+
+fn at_least_one(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(n) if (1..=MOST).contains(&n) => Ok(n),
+        _ => Err(format!("expected a whole number from 1 to {MOST}")),
+    }
+}
+
+fn positive(text: &str) -> Result<f64, String> {
+    let number: Option<f64> = text.parse().ok();
+    number.filter(|n| n.is_finite() && *n > 0.0).ok_or_else(|| "expected a positive number".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_read_as_they_are_written() {
+        for text in ["builtin", "minilm", "roberta-base", "some/folder"] {
+            assert_eq!(text.parse::<Shape>().map(String::from), Ok(text.to_string()));
+        }
+        for text in ["banking77", "16"] {
+            assert_eq!(text.parse::<Lengths>().map(String::from), Ok(text.to_string()));
+        }
+        assert!(["1", "0", "x", "-3"].iter().all(|text| text.parse::<Lengths>().is_err()));
+        assert!(["0", "-1", "1.5", "", "10000001"].iter().all(|text| at_least_one(text).is_err()));
+    }
+}

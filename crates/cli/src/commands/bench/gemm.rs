@@ -1,0 +1,127 @@
+//! The device's own matrix products on the shapes of a step: the rate that the floor under a step is counted with.
+
+use anyhow::Result;
+use bonfire_models::{ModelInfo, TargetKind};
+use burn::tensor::{Device, Distribution, Tensor};
+use serde::Serialize;
+
+use super::chart::{Bars, Panel};
+use super::stopwatch::{Seconds, in_turns};
+use super::table::{aligned, milliseconds, row, three};
+
+/// Products of every shape of the model, and their rate together.
+#[derive(Clone, Debug, Serialize)]
+pub struct GemmReport {
+    /// Rows of the left side: tokens of a step with all clients in flight.
+    pub tokens: usize,
+    /// One entry a shape and direction.
+    pub shapes: Vec<Product>,
+    /// FLOPs of all the model's products over the seconds they take: the harmonic mean weighted by FLOPs.
+    pub flops_per_second: f64,
+}
+
+/// One product.
+#[derive(Clone, Debug, Serialize)]
+pub struct Product {
+    /// Whether it meets the weight as it lies (forward) or transposed (gradient of the activations).
+    pub direction: &'static str,
+    /// Input features of the linear.
+    pub d_in: usize,
+    /// Output features of the linear.
+    pub d_out: usize,
+    /// How many linears of the model have this shape.
+    pub count: usize,
+    /// Seconds of one product.
+    pub seconds: Seconds,
+    /// Its rate by the best reading.
+    pub flops_per_second: f64,
+}
+
+/// `(d_in, d_out, how many)` of the model's linears.
+fn shapes(info: &ModelInfo) -> Vec<(usize, usize, usize)> {
+    let mut found: Vec<(usize, usize, usize)> = Vec::new();
+    for target in info.targets(&TargetKind::all()) {
+        match found.iter_mut().find(|(i, o, _)| (*i, *o) == (target.d_in, target.d_out)) {
+            Some((_, _, count)) => *count += 1,
+            None => found.push((target.d_in, target.d_out, 1)),
+        }
+    }
+    found
+}
+
+/// Measures on `device`, which has no autodiff.
+///
+/// # Errors
+/// The device failed.
+pub fn measure(info: &ModelInfo, tokens: usize, repeats: usize, device: &Device) -> Result<GemmReport> {
+    let random = |shape| Tensor::<2>::random(shape, Distribution::Uniform(-1.0, 1.0), device);
+    let mut products = Vec::new();
+    for (d_in, d_out, count) in shapes(info) {
+        let (x, dy, w) = (random([tokens, d_in]), random([tokens, d_out]), random([d_in, d_out]));
+        let forward = || drop(x.clone().matmul(w.clone()));
+        let backward = || drop(dy.clone().matmul(w.clone().transpose()));
+        let seconds = in_turns(device, &[&forward, &backward], repeats)?;
+        for (direction, seconds) in ["forward", "backward"].into_iter().zip(seconds) {
+            let flops_per_second = flops(tokens, d_in, d_out) / seconds.best;
+            products.push(Product { direction, d_in, d_out, count, seconds, flops_per_second });
+        }
+    }
+    let work: f64 = products.iter().map(|p| p.count as f64 * flops(tokens, p.d_in, p.d_out)).sum();
+    let time: f64 = products.iter().map(|p| p.count as f64 * p.seconds.best).sum();
+    Ok(GemmReport { tokens, shapes: products, flops_per_second: work / time })
+}
+
+fn flops(tokens: usize, d_in: usize, d_out: usize) -> f64 {
+    2.0 * tokens as f64 * d_in as f64 * d_out as f64
+}
+
+impl GemmReport {
+    /// The table.
+    pub fn table(&self) -> String {
+        let mut rows = vec![row(["product", "linears", "ms", "median ms", "GFLOP/s"])];
+        for p in &self.shapes {
+            rows.push(row([
+                &self.label(p),
+                &p.count.to_string(),
+                &milliseconds(p.seconds.best),
+                &milliseconds(p.seconds.median),
+                &three(p.flops_per_second / 1e9),
+            ]));
+        }
+        rows.push(row(["all linears, forward and backward", "", "", "", &three(self.flops_per_second / 1e9)]));
+        aligned(&rows)
+    }
+
+    fn label(&self, p: &Product) -> String {
+        let (t, i, o) = (self.tokens, p.d_in, p.d_out);
+        match p.direction {
+            "forward" => format!("[{t}, {i}] x [{i}, {o}]"),
+            _ => format!("[{t}, {o}] x [{i}, {o}]'"),
+        }
+    }
+
+    /// The picture of several devices' reports.
+    pub fn panel(reports: &[(&str, &GemmReport)]) -> Option<Panel> {
+        let (_, first) = reports.first()?;
+        let mut labels: Vec<String> = first.shapes.iter().map(|p| first.label(p)).collect();
+        labels.push("all linears".into());
+        let series = reports.iter().map(|(device, report)| {
+            let rates = report.shapes.iter().map(|p| p.flops_per_second).chain([report.flops_per_second]);
+            (device.to_string(), rates.map(|rate| Some(rate / 1e9)).collect())
+        });
+        Some(Panel::bars(
+            "Matrix products of the device, f32",
+            Bars { labels, series: series.collect(), unit: "GFLOP/s", mark: None },
+        ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_linear_is_counted_once() {
+        assert_eq!(shapes(&ModelInfo::minilm()), [(384, 384, 24), (384, 1536, 6), (1536, 384, 6)]);
+    }
+}

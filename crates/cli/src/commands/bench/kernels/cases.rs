@@ -1,0 +1,284 @@
+//! The operations, their references and the data they are tried on: shapes of a step with all clients in flight.
+
+use std::ops::Range;
+
+use anyhow::{Result, anyhow};
+use bonfire_kernels::{
+    AdamW, AttentionLayout, LowRank, Moving, Segments, adamw_step, adamw_step_composed, adapted_linear,
+    adapted_linear_composed, add_norm, gelu, packed_attention,
+};
+use bonfire_models::{PackedBatch, Rounding};
+use burn::tensor::activation::softmax;
+use burn::tensor::{Device, Distribution, Gradients, Int, Tensor, TensorData};
+
+use super::numbers;
+use crate::commands::bench::args::BenchArgs;
+use crate::commands::bench::work::Work;
+
+/// A way to make the result.
+type Make = Box<dyn Fn() -> Tensor<2>>;
+
+/// One operation with its inputs.
+pub struct Case {
+    /// The operation.
+    pub name: &'static str,
+    /// What it is held against.
+    pub reference: &'static str,
+    /// The shapes of its inputs.
+    pub shape: String,
+    /// Inputs whose gradients are compared.
+    pub leaves: Vec<Box<dyn Leaf>>,
+    /// The operation.
+    pub ours: Make,
+    /// The reference.
+    pub composed: Make,
+}
+
+/// An input of any number of axes.
+pub trait Leaf {
+    /// Its gradient.
+    fn gradient(&self, grads: &Gradients) -> Result<Vec<f32>>;
+}
+
+impl<const D: usize> Leaf for Tensor<D> {
+    fn gradient(&self, grads: &Gradients) -> Result<Vec<f32>> {
+        numbers(self.grad(grads).ok_or_else(|| anyhow!("an input got no gradient"))?)
+    }
+}
+
+/// What the cases share.
+struct Ground {
+    /// With autodiff.
+    device: Device,
+    sequences: Segments,
+    clients: Segments,
+    hidden: usize,
+    intermediate: usize,
+    heads: usize,
+    rank: usize,
+    eps: f64,
+}
+
+/// All cases on `device`, which has no autodiff.
+pub fn cases(args: &BenchArgs, work: &Work, device: &Device) -> Vec<Case> {
+    let info = &work.info;
+    let first: Vec<_> = work
+        .shards
+        .iter()
+        .map(|rows| rows[..args.batch].iter().map(|&row| (&work.texts.ids[row][..], work.texts.labels[row])).collect())
+        .collect();
+    let device = device.clone().autodiff();
+    let batch = PackedBatch::pack(&first).to_device(info.first_position, Rounding::Exact, &device);
+    let ground = Ground {
+        sequences: batch.sequences.clone(),
+        clients: batch.client_tokens.clone(),
+        device,
+        hidden: info.hidden,
+        intermediate: info.intermediate,
+        heads: info.heads,
+        rank: args.rank,
+        eps: info.eps,
+    };
+    vec![
+        ground.qkv(),
+        ground.wide(),
+        ground.chosen(args.budget.unwrap_or(1)),
+        ground.attention(),
+        ground.norm(),
+        ground.gelu(),
+        ground.optimizer(),
+    ]
+}
+
+impl Ground {
+    /// A tensor that wants no gradient.
+    fn fixed<const D: usize>(&self, shape: [usize; D]) -> Tensor<D> {
+        Tensor::random(shape, Distribution::Normal(0.0, 1.0), &self.device)
+    }
+
+    /// A tensor that wants one.
+    fn leaf<const D: usize>(&self, shape: [usize; D]) -> Tensor<D> {
+        self.fixed(shape).require_grad()
+    }
+
+    /// A frozen linear from `[T, D]` with adapters on consecutive columns of its result.
+    fn linear(&self, name: &'static str, adapters: Vec<LowRank>, mut leaves: Vec<Box<dyn Leaf>>) -> Case {
+        let (t, d) = (self.clients.rows(), self.hidden);
+        let (x, clients) = (self.leaf([t, d]), self.clients.clone());
+        leaves.push(Box::new(x.clone()));
+        let [c, r, width] = adapters[0].b.dims();
+        let n = width * adapters.len();
+        let shape = format!("[{t}, {d}] x [{d}, {n}] + {c} x {r} slots");
+        let (weight, bias) = (self.fixed([d, n]) / (d as f64).sqrt(), self.fixed([n]));
+        let side = |linear: Linear| -> Make {
+            let (x, weight, bias) = (x.clone(), weight.clone(), bias.clone());
+            let (adapters, clients) = (adapters.clone(), clients.clone());
+            Box::new(move || {
+                let parts = adapters.iter().enumerate().map(|(i, factors)| (factors, i * width..(i + 1) * width));
+                linear(x.clone(), weight.clone(), bias.clone(), &parts.collect::<Vec<_>>(), &clients)
+            })
+        };
+        let (ours, composed) = (side(adapted_linear), side(adapted_linear_composed));
+        Case { name, reference: "client by client, slot by slot", shape, leaves, ours, composed }
+    }
+
+    /// Factors `[C, R, D]` and `[C, R, width]` of which both train.
+    fn factors(&self, width: usize, leaves: &mut Vec<Box<dyn Leaf>>) -> LowRank {
+        let c = self.clients.len();
+        let [a, b] = [self.hidden, width].map(|width| self.leaf([c, self.rank, width]));
+        leaves.push(Box::new(a.clone()));
+        leaves.push(Box::new(b.clone()));
+        LowRank { a, b, used: None, scale: 0.1 }
+    }
+
+    /// Query, key and value in one pass, both factors the client's own.
+    fn qkv(&self) -> Case {
+        let mut leaves = Vec::new();
+        let adapters = (0..3).map(|_| self.factors(self.hidden, &mut leaves)).collect();
+        self.linear("adapted_linear, q k v", adapters, leaves)
+    }
+
+    /// The widening linear, both factors the client's own.
+    fn wide(&self) -> Case {
+        let mut leaves = Vec::new();
+        let adapters = vec![self.factors(self.intermediate, &mut leaves)];
+        self.linear("adapted_linear", adapters, leaves)
+    }
+
+    /// LoRA-A²'s B round: each client has the rows of A that belong to its own slots, from none to twice the budget.
+    fn chosen(&self, budget: usize) -> Case {
+        let (c, most) = (self.clients.len(), 2 * budget);
+        let b = self.leaf([c, most, self.intermediate]);
+        let leaves: Vec<Box<dyn Leaf>> = vec![Box::new(b.clone())];
+        let used: Vec<usize> = (0..c).map(|client| (client + 1) % (most + 1)).collect();
+        let a = self.fixed([c, most, self.hidden]);
+        self.linear("adapted_linear, chosen slots", vec![LowRank { a, b, used: Some(used.into()), scale: 0.1 }], leaves)
+    }
+
+    fn attention(&self) -> Case {
+        let (t, d, heads) = (self.sequences.rows(), self.hidden, self.heads);
+        let qkv = self.leaf([t, 3 * d]);
+        let layout = AttentionLayout::full(self.sequences.clone(), heads);
+        let padding = Padding::new(&self.sequences, &self.device);
+        Case {
+            name: "packed_attention",
+            reference: "padded to the longest, masked",
+            shape: format!("[{t}, 3 x {d}], {heads} heads, {} texts", self.sequences.len()),
+            leaves: vec![Box::new(qkv.clone())],
+            ours: {
+                let qkv = qkv.clone();
+                Box::new(move || packed_attention(qkv.clone(), &layout))
+            },
+            composed: Box::new(move || padding.attention(qkv.clone(), heads)),
+        }
+    }
+
+    fn norm(&self) -> Case {
+        let (t, d, eps) = (self.clients.rows(), self.hidden, self.eps);
+        let (x, r, gamma, beta) = (self.leaf([t, d]), self.leaf([t, d]), self.fixed([d]), self.fixed([d]));
+        Case {
+            name: "add_norm",
+            reference: "Burn's layer_norm of the sum",
+            shape: format!("[{t}, {d}]"),
+            leaves: vec![Box::new(x.clone()), Box::new(r.clone())],
+            ours: {
+                let (x, r, gamma, beta) = (x.clone(), r.clone(), gamma.clone(), beta.clone());
+                Box::new(move || add_norm(x.clone(), r.clone(), gamma.clone(), beta.clone(), eps))
+            },
+            composed: Box::new(move || {
+                burn::tensor::module::layer_norm(x.clone() + r.clone(), gamma.clone(), Some(beta.clone()), eps)
+            }),
+        }
+    }
+
+    fn gelu(&self) -> Case {
+        let (t, i) = (self.clients.rows(), self.intermediate);
+        let x = self.leaf([t, i]);
+        Case {
+            name: "gelu",
+            reference: "Burn's gelu",
+            shape: format!("[{t}, {i}]"),
+            leaves: vec![Box::new(x.clone())],
+            ours: {
+                let x = x.clone();
+                Box::new(move || gelu(x.clone()))
+            },
+            composed: Box::new(move || burn::tensor::activation::gelu(x.clone())),
+        }
+    }
+
+    /// A step of the optimizer on one target's B, all clients at their third step.
+    fn optimizer(&self) -> Case {
+        let shape = [self.clients.len(), self.rank, self.intermediate];
+        let plain = |shape: [usize; 3]| self.fixed(shape).inner();
+        let constants = AdamW { lr: 1e-3, betas: [0.9, 0.999], eps: 1e-8, weight_decay: 0.01 };
+        let state = Moving { movement: plain(shape), first: plain(shape), second: plain(shape).square() };
+        let (start, grad) = (plain([1, shape[1], shape[2]]), plain(shape));
+        let correct = |beta: f32| 1.0 / (1.0 - beta.powi(3));
+        let row = [1.0, correct(0.9), correct(0.999)];
+        let clients = TensorData::new(row.repeat(shape[0]), [shape[0], 3]);
+        let clients = Tensor::<2>::from_data(clients, &self.device.clone().inner());
+        let side = |step: fn(AdamW, Moving, Tensor<3>, Tensor<3>, Tensor<2>) -> Moving| -> Make {
+            let (state, start, grad, clients) = (state.clone(), start.clone(), grad.clone(), clients.clone());
+            Box::new(move || {
+                let moved = step(constants, state.clone(), start.clone(), grad.clone(), clients.clone());
+                moved.movement.reshape([shape[0] * shape[1], shape[2]])
+            })
+        };
+        Case {
+            name: "adamw_step",
+            reference: "the formula in plain operations",
+            shape: format!("{shape:?}"),
+            leaves: Vec::new(),
+            ours: side(adamw_step),
+            composed: side(adamw_step_composed),
+        }
+    }
+}
+
+/// An adapted linear, ours or composed.
+type Linear = fn(Tensor<2>, Tensor<2>, Tensor<1>, &[(&LowRank, Range<usize>)], &Segments) -> Tensor<2>;
+
+/// Sequences gathered into rows of one length, as without packing.
+struct Padding {
+    sequences: usize,
+    longest: usize,
+    /// Token at each place `[S·L]`; padding repeats the first token.
+    rows: Tensor<1, Int>,
+    /// Place of each token `[T]`.
+    back: Tensor<1, Int>,
+    /// 0 at tokens, a large negative number at padding: `[S, 1, 1, L]`.
+    bias: Tensor<4>,
+}
+
+impl Padding {
+    fn new(sequences: &Segments, device: &Device) -> Self {
+        let (count, longest) = (sequences.len(), sequences.ranges().map(|r| r.len()).max().unwrap_or(0));
+        let (mut rows, mut back, mut bias) = (Vec::new(), Vec::new(), Vec::new());
+        for (s, range) in sequences.ranges().enumerate() {
+            rows.extend((0..longest).map(|j| (range.start + if j < range.len() { j } else { 0 }) as i32));
+            back.extend((0..range.len()).map(|j| (s * longest + j) as i32));
+            bias.extend((0..longest).map(|j| if j < range.len() { 0f32 } else { -1e9 }));
+        }
+        let ints = |values: Vec<i32>| {
+            let n = values.len();
+            Tensor::from_data(TensorData::new(values, [n]), device)
+        };
+        let bias = Tensor::from_data(TensorData::new(bias, [count, 1, 1, longest]), device);
+        Padding { sequences: count, longest, rows: ints(rows), back: ints(back), bias }
+    }
+
+    /// `[T, 3·D] -> [T, D]`.
+    fn attention(&self, qkv: Tensor<2>, heads: usize) -> Tensor<2> {
+        let features = qkv.dims()[1] / 3;
+        let width = features / heads;
+        let padded = qkv.select(0, self.rows.clone());
+        let part = |i: usize| {
+            let part = padded.clone().narrow(1, i * features, features);
+            part.reshape([self.sequences, self.longest, heads, width]).swap_dims(1, 2)
+        };
+        let scores = part(0).matmul(part(1).swap_dims(2, 3)) / (width as f64).sqrt() + self.bias.clone();
+        let mixed = softmax(scores, 3).matmul(part(2)).swap_dims(1, 2);
+        mixed.reshape([self.sequences * self.longest, features]).select(0, self.back.clone())
+    }
+}

@@ -1,0 +1,160 @@
+//! Local training of the same clients in several ways: all in flight, one after another, with Burn's own LoRA.
+
+use anyhow::Result;
+use bonfire_engine::InFlight;
+use bonfire_models::Encoder;
+use burn::tensor::Device;
+use serde::Serialize;
+
+use super::args::{BenchArgs, Method, WayName};
+use super::burn_lora;
+use super::chart::{Bars, Panel};
+use super::table::{aligned, row, size, three, whole};
+use super::ways::{EngineWay, Measured, Way, in_turns};
+use super::work::Work;
+use crate::console::percent;
+
+/// The ways and what they took.
+#[derive(Clone, Debug, Serialize)]
+pub struct StepReport {
+    /// Strategy whose local training this is.
+    pub strategy: Method,
+    /// Parameters of the backbone's products (N).
+    pub matmul_params: u64,
+    /// The rate that the floor is counted with.
+    pub gemm_flops_per_second: f64,
+    /// One a way.
+    pub rows: Vec<StepRow>,
+}
+
+/// One way.
+#[derive(Clone, Debug, Serialize)]
+pub struct StepRow {
+    /// A name that does not change.
+    pub id: WayName,
+    /// A name for people.
+    pub name: String,
+    /// Clients on the device together.
+    pub in_flight: usize,
+    /// Time, work and memory of a run.
+    #[serde(flatten)]
+    pub measured: Measured,
+    /// Real tokens a second by the best reading.
+    pub tokens_per_second: f64,
+    /// Real tokens a second by the median.
+    pub tokens_per_second_median: f64,
+    /// Local steps of clients a second, by the best reading.
+    pub client_steps_per_second: f64,
+    /// The floor's share of the time, counted as 4 FLOPs a token and parameter: 1 is as fast as the device's products
+    /// alone.
+    pub floor_fraction: f64,
+    /// Rate over that of the way with one client in flight, where that is measured.
+    pub against_one: Option<f64>,
+}
+
+/// Measures on the model's device; `rate` is that of the device's products.
+///
+/// # Errors
+/// Training or the device failed.
+pub fn measure(
+    args: &BenchArgs,
+    work: &Work,
+    models: &[Encoder],
+    device: &Device,
+    rate: f64,
+    quiet: bool,
+) -> Result<StepReport> {
+    let method = args.strategy.unwrap_or(Method::FedIt);
+    let (ids, mut ways): (Vec<_>, Vec<_>) = ways(args, work, models, device, method).into_iter().unzip();
+    let measured = in_turns(&mut ways, device, args.repeats, quiet)?;
+    let one = ids.iter().position(|&id| id == WayName::OneInFlight).map(|i| measured[i].tokens_per_second());
+    let n = work.info.matmul_params();
+    let found = ids.into_iter().zip(ways).zip(measured);
+    let rows = found.map(|((id, way), measured)| step_row(id, way, measured, [n as f64, rate], one)).collect();
+    Ok(StepReport { strategy: method, matmul_params: n, gemm_flops_per_second: rate, rows })
+}
+
+/// The ways asked for; without a list those that differ from each other.
+fn ways<'w>(
+    args: &'w BenchArgs,
+    work: &'w Work,
+    models: &'w [Encoder],
+    device: &Device,
+    method: Method,
+) -> Vec<(WayName, Way<'w>)> {
+    let (texts, shards, batch, clients) = (&work.texts, &work.shards[..], args.batch, args.clients);
+    let engine = |name: &str, in_flight| EngineWay { args, models, texts, shards, batch, method }.way(name, in_flight);
+    let auto = engine("", InFlight::Auto);
+    let auto = Way { name: format!("auto: {} in flight", auto.places), ..auto };
+    let asked = |id| args.ways.contains(&id);
+    let wanted = |id, differs| asked(id) || (args.ways.is_empty() && differs);
+    let mut ways = Vec::new();
+    if wanted(WayName::AllInFlight, clients > 1) {
+        ways.push((WayName::AllInFlight, engine(&format!("all {clients} in flight"), InFlight::Count(clients))));
+    }
+    if wanted(WayName::Auto, auto.places != 1 && auto.places != clients) {
+        ways.push((WayName::Auto, auto));
+    }
+    if wanted(WayName::OneInFlight, true) {
+        ways.push((WayName::OneInFlight, engine("one client in flight", InFlight::Count(1))));
+    }
+    // Burn's LoRA trains both factors; beside a strategy that freezes one it would be another computation.
+    if wanted(WayName::BurnApplyLora, method == Method::FedIt) {
+        ways.push((WayName::BurnApplyLora, burn_lora::way(args, work, device)));
+    }
+    ways
+}
+
+fn step_row(id: WayName, way: Way, measured: Measured, [params, rate]: [f64; 2], one: Option<f64>) -> StepRow {
+    let tokens_per_second = measured.tokens_per_second();
+    StepRow {
+        id,
+        name: way.name,
+        in_flight: way.places,
+        tokens_per_second,
+        tokens_per_second_median: measured.done.tokens as f64 / measured.seconds.median,
+        client_steps_per_second: measured.done.steps as f64 / measured.seconds.best,
+        floor_fraction: tokens_per_second * 4.0 * params / rate,
+        against_one: one.map(|one| tokens_per_second / one),
+        measured,
+    }
+}
+
+impl StepReport {
+    /// The table.
+    pub fn table(&self) -> String {
+        let head = ["local training", "tokens/s", "median", "client steps/s", "of the floor", "vs one", "peak memory"];
+        let mut rows = vec![row(head)];
+        for r in &self.rows {
+            rows.push(row([
+                &r.name,
+                &whole(r.tokens_per_second),
+                &whole(r.tokens_per_second_median),
+                &three(r.client_steps_per_second),
+                &percent(r.floor_fraction),
+                &r.against_one.map_or("-".into(), |ratio| format!("{ratio:.2}x")),
+                &size(r.measured.peak_memory_bytes),
+            ]));
+        }
+        aligned(&rows)
+    }
+
+    /// Tokens a second of a run that does the products and nothing else.
+    fn floor_rate(&self) -> f64 {
+        self.gemm_flops_per_second / (4.0 * self.matmul_params as f64)
+    }
+
+    /// The picture of several devices' reports.
+    pub fn panel(reports: &[(&str, &StepReport)]) -> Option<Panel> {
+        let (_, first) = reports.first()?;
+        let labels: Vec<String> = first.rows.iter().map(|r| r.name.clone()).collect();
+        let series = reports.iter().map(|(device, report)| {
+            // Devices may differ in what `auto` chooses, so rows are found by name.
+            let rate = |label: &String| report.rows.iter().find(|r| r.name == *label).map(|r| r.tokens_per_second);
+            (device.to_string(), labels.iter().map(rate).collect())
+        });
+        let series: Vec<_> = series.collect();
+        let mark = (reports.len() == 1).then(|| (first.floor_rate(), "floor: products alone".to_string()));
+        Some(Panel::bars("Local training", Bars { labels, series, unit: "real tokens/s", mark }))
+    }
+}

@@ -1,0 +1,218 @@
+//! What is measured: a model on a device, and texts dealt out to clients.
+
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use bonfire_data::random::{Use, stream};
+use bonfire_data::{Dataset, Tokenizer};
+use bonfire_engine::{Member, Split, TrainSettings};
+use bonfire_models::{Encoder, Model, ModelInfo, ModelSource};
+use burn::tensor::Device;
+use rand::seq::SliceRandom;
+
+use super::args::{BenchArgs, Head, Lengths, Shape};
+use super::lengths::{LONGEST, made_up};
+use crate::mistake::Mistake;
+
+/// Classes of made-up texts: BANKING77's.
+const CLASSES: usize = 77;
+
+/// The texts of a measurement and who holds them.
+pub struct Work {
+    /// The model's sizes.
+    pub info: ModelInfo,
+    /// Number of classes (K).
+    pub classes: usize,
+    /// All texts.
+    pub texts: Split,
+    /// Rows of each client of the `step` and `round` parts: `steps · batch` of them.
+    pub shards: Vec<Vec<usize>>,
+    /// All rows, shuffled; for parts that deal them out in their own way.
+    pub rows: Vec<usize>,
+}
+
+impl Work {
+    /// Makes the texts up or reads them.
+    ///
+    /// # Errors
+    /// A model folder, data folder or row list that cannot be used, or too few texts in it.
+    pub fn new(args: &BenchArgs, texts_wanted: usize) -> Result<Work> {
+        let info = info(&args.shape)?;
+        if args.rank > info.hidden {
+            return Err(Mistake::new(format!("--rank {} is above the model's {} features", args.rank, info.hidden))
+                .help(format!("use 1 to {}", info.hidden))
+                .into());
+        }
+        let (texts, classes) = match &args.data {
+            Some(folder) => read(args, folder, &info)?,
+            None => (invent(args, texts_wanted, &info)?, CLASSES),
+        };
+        if texts.len() < texts_wanted {
+            return Err(too_few(texts.len(), texts_wanted).into());
+        }
+        let mut rows: Vec<usize> = (0..texts.len()).collect();
+        if args.data.is_some() {
+            rows.shuffle(&mut stream(args.seed, Use::Partition, 0, 0, 0));
+        }
+        let shards = match &args.rows {
+            Some(file) => listed(args, file, texts.len())?,
+            None => deal(&rows, args.clients, args.steps * args.batch),
+        };
+        Ok(Work { info, classes, texts, shards, rows })
+    }
+
+    /// Real tokens in one pass over all shards.
+    pub fn tokens(&self) -> u64 {
+        self.shards.iter().flatten().map(|&row| self.texts.ids[row].len() as u64).sum()
+    }
+}
+
+/// `count` shards of `size` rows each, from the start of `rows`.
+pub fn deal(rows: &[usize], count: usize, size: usize) -> Vec<Vec<usize>> {
+    rows.chunks_exact(size).take(count).map(<[usize]>::to_vec).collect()
+}
+
+/// A cohort of all `shards`.
+pub fn members(shards: &[Vec<usize>]) -> Vec<Member<'_>> {
+    shards.iter().enumerate().map(|(client, rows)| Member { client, rows }).collect()
+}
+
+/// Local training as the comparison's other side does it: one pass over the shard, no weight decay.
+pub fn settings(args: &BenchArgs, batch: usize) -> TrainSettings {
+    TrainSettings {
+        rounds: 1,
+        epochs: 1,
+        batch_size: batch,
+        lr_a: 1e-3,
+        lr_b: Some(1e-3),
+        lr_head: 1e-2,
+        weight_decay: 0.0,
+        betas: [0.9, 0.999],
+        eps: 1e-8,
+        clip_norm: None,
+        schedule: Default::default(),
+        warmup_steps: 0,
+        shuffle: true,
+        tokens_per_step: None,
+        seed: args.seed,
+    }
+}
+
+/// Whether clients train the head.
+pub fn trains_head(args: &BenchArgs) -> bool {
+    args.head == Head::Trained
+}
+
+/// The model on `device`, with autodiff.
+///
+/// # Errors
+/// A model folder that cannot be used.
+pub fn model(args: &BenchArgs, work: &Work, device: &Device) -> Result<Encoder> {
+    let mut rng = stream(args.seed, Use::HeadInit, 0, 0, 0);
+    let (kinds, device) = (args.targets.kinds(), device.clone().autodiff());
+    let loaded = match source(&args.shape) {
+        Some(source) => Encoder::load(&source, work.classes, &kinds, &mut rng, &device),
+        None => Encoder::random(work.info.clone(), work.classes, &kinds, &mut rng, &device),
+    };
+    let model = loaded.context("cannot load the model")?;
+    debug_assert_eq!(model.classes(), work.classes);
+    Ok(model)
+}
+
+/// Where the shape's files are; `None` for random weights.
+fn source(shape: &Shape) -> Option<ModelSource> {
+    match shape {
+        Shape::Builtin => Some(ModelSource::Builtin),
+        Shape::Folder(folder) => Some(ModelSource::Folder(folder.clone())),
+        Shape::MiniLm | Shape::RobertaBase => None,
+    }
+}
+
+fn info(shape: &Shape) -> Result<ModelInfo> {
+    match shape {
+        Shape::MiniLm => Ok(ModelInfo::minilm()),
+        Shape::RobertaBase => Ok(ModelInfo::roberta_base()),
+        Shape::Folder(folder) if !folder.is_dir() => {
+            Err(Mistake::new(format!("--shape {shape}: there is no such shape and no folder of this name"))
+                .help("use builtin, minilm, roberta-base, or a folder with config.json and model.safetensors")
+                .into())
+        }
+        Shape::Builtin => Ok(ModelSource::Builtin.info()?),
+        Shape::Folder(folder) => Ok(ModelSource::Folder(folder.clone()).info()?),
+    }
+}
+
+fn invent(args: &BenchArgs, count: usize, info: &ModelInfo) -> Result<Split> {
+    let lengths = args.lengths.unwrap_or(Lengths::Banking77);
+    let longest = match lengths {
+        Lengths::Banking77 => LONGEST,
+        Lengths::Constant(n) => n,
+    };
+    if longest > info.max_tokens() {
+        return Err(Mistake::new(format!("texts of {longest} tokens are more than the model can read"))
+            .help(format!("use --lengths N with N at most {}", info.max_tokens()))
+            .into());
+    }
+    Ok(made_up(count, lengths, info.vocab, CLASSES, args.seed))
+}
+
+/// The training texts of a data folder as token ids, and the number of classes.
+fn read(args: &BenchArgs, folder: &Path, info: &ModelInfo) -> Result<(Split, usize)> {
+    let Some(source) = source(&args.shape) else {
+        return Err(Mistake::new(format!("--data needs a tokenizer, and --shape {} has none", args.shape))
+            .help("use --shape builtin or a model folder, or leave --data out")
+            .into());
+    };
+    if args.max_length > info.max_tokens() {
+        return Err(Mistake::new(format!("--max-length {} is more than the model can read", args.max_length))
+            .help(format!("use at most {}", info.max_tokens()))
+            .into());
+    }
+    let data = Dataset::read(folder, None)?;
+    let (bytes, name) = source.file("tokenizer.json")?;
+    let tokenizer = Tokenizer::from_bytes(&bytes, &name)?;
+    if tokenizer.vocab_size() > info.vocab {
+        let what = format!("the tokenizer knows {} tokens, the model {}", tokenizer.vocab_size(), info.vocab);
+        return Err(Mistake::new(what).help("use a tokenizer.json that belongs to the model").into());
+    }
+    let texts: Vec<&str> = data.train.iter().map(|example| example.text.as_str()).collect();
+    let ids = tokenizer.encode(&texts, args.max_length)?;
+    let labels = data.train.iter().map(|example| example.label).collect();
+    Ok((Split { ids, labels }, data.labels.len()))
+}
+
+fn too_few(found: usize, wanted: usize) -> Mistake {
+    Mistake::new(format!("the data folder has {found} training texts, and {wanted} are needed"))
+        .help("lower --clients, --steps, --batch or --examples")
+}
+
+/// The first `steps · batch` rows of every client from a file of row lists.
+fn listed(args: &BenchArgs, file: &Path, texts: usize) -> Result<Vec<Vec<usize>>> {
+    let wrong = |what: String| Mistake::new(format!("--rows {}: {what}", file.display()));
+    let text = std::fs::read_to_string(file).map_err(|error| wrong(format!("cannot be read: {error}")))?;
+    let lists: Vec<Vec<usize>> = serde_json::from_str(&text).map_err(|error| {
+        wrong(error.to_string()).help("expected one list of row numbers a client: [[0, 4], [1, 2]]")
+    })?;
+    let size = args.steps * args.batch;
+    let short = lists.iter().take(args.clients).position(|rows| rows.len() < size);
+    if let Some(client) = short.or((lists.len() < args.clients).then_some(lists.len())) {
+        let held = lists.get(client).map_or(0, Vec::len);
+        return Err(wrong(format!("client {client} has {held} rows, and steps x batch are {size}"))
+            .help("list more rows, or lower --clients, --steps or --batch")
+            .into());
+    }
+    if let Some(row) = lists.iter().flatten().find(|&&row| row >= texts) {
+        return Err(wrong(format!("there is no row {row}; the training split has {texts}")).into());
+    }
+    Ok(lists.into_iter().take(args.clients).map(|rows| rows[..size].to_vec()).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_are_dealt_once() {
+        assert_eq!(deal(&[5, 3, 1, 0, 2], 2, 2), [vec![5, 3], vec![1, 0]]);
+    }
+}
