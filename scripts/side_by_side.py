@@ -28,6 +28,9 @@ SHARED = ["targets", "rank", "alpha", "head", "clients", "batch", "steps", "seed
 
 def main():
     args = arguments()
+    for path in [args.bonfire, args.peer, args.model, args.data]:
+        if not Path(path).exists():
+            sys.exit(f"{path} is not there")
     with tempfile.TemporaryDirectory() as folder:
         rows = Path(folder) / "rows.json"
         rows.write_text(json.dumps(deal(args)), encoding="utf-8")

@@ -7,12 +7,14 @@ use std::path::{Path, PathBuf};
 use bonfire_kernels::{AttentionLayout, LowRank, Segments, adapted_linear, add_norm, gelu, packed_attention};
 use burn::module::Module;
 use burn::tensor::module::linear;
-use burn::tensor::{Device, Int, Tensor, TensorData};
+use burn::tensor::{Device, FloatDType, Int, Tensor, TensorData};
 use rand::Rng;
 
 use crate::model::{ClientAdapter, Model};
 use crate::weights::Weights;
-use crate::{Adapter, Architecture, DeviceBatch, HeadTensor, Matrix, ModelError, ModelInfo, Target, TargetKind};
+use crate::{
+    Adapter, Architecture, DeviceBatch, HeadTensor, Matrix, ModelError, ModelInfo, Precision, Target, TargetKind,
+};
 use crate::{builtin, head};
 
 /// Where a model comes from.
@@ -108,7 +110,11 @@ pub struct Encoder {
     classes: usize,
     targets: Vec<Target>,
     head: Vec<HeadTensor>,
+    /// As read, in f32: what is folded into, so that folding never adds to rounded weights.
     backbone: Backbone,
+    /// What computes, where that is not f32.
+    rounded: Option<Backbone>,
+    precision: Precision,
 }
 
 impl Encoder {
@@ -145,7 +151,20 @@ impl Encoder {
             return Err(ModelError::SurplusTensor { file, name, architecture, layers: info.layers });
         }
         let targets = info.targets(kinds);
-        Ok(Encoder { info, device: device.clone(), classes, targets, head, backbone })
+        let (rounded, precision) = (None, Precision::F32);
+        Ok(Encoder { info, device: device.clone(), classes, targets, head, backbone, rounded, precision })
+    }
+
+    /// The same model computing in `precision`; the device must be able to ([`Precision::runs_on`]).
+    pub fn computing_in(mut self, precision: Precision) -> Self {
+        self.precision = precision;
+        self.round();
+        self
+    }
+
+    /// Brings the weights that compute up to date with those that were read or folded.
+    fn round(&mut self) {
+        self.rounded = self.precision.dtype().map(|dtype| self.backbone.cast(dtype));
     }
 }
 
@@ -285,6 +304,28 @@ impl Layer {
     }
 }
 
+impl Backbone {
+    /// The same weights in another type.
+    fn cast(&self, dtype: FloatDType) -> Backbone {
+        let norm = |n: &Norm| Norm { gamma: n.gamma.clone().cast(dtype), beta: n.beta.clone().cast(dtype) };
+        let linear = |l: &Linear| Linear { weight: l.weight.clone().cast(dtype), bias: l.bias.clone().cast(dtype) };
+        let layer = |l: &Layer| Layer {
+            linears: l.linears.iter().map(linear).collect(),
+            attention_norm: norm(&l.attention_norm),
+            output_norm: norm(&l.output_norm),
+        };
+        Backbone {
+            words: self.words.clone().cast(dtype),
+            positions: self.positions.clone().cast(dtype),
+            token_type: self.token_type.clone().cast(dtype),
+            embedding_norm: norm(&self.embedding_norm),
+            layers: self.layers.iter().map(layer).collect(),
+            // Past the backbone's last layer everything is f32.
+            pooler: self.pooler.clone(),
+        }
+    }
+}
+
 impl Norm {
     /// The norm of `x + r`.
     fn after(&self, x: Tensor<2>, r: Tensor<2>, eps: f64) -> Tensor<2> {
@@ -295,7 +336,7 @@ impl Norm {
 impl Encoder {
     /// Hidden states of every sequence's first token `[S, D]`.
     fn hidden(&self, adapter: &ClientAdapter, batch: &DeviceBatch) -> Tensor<2> {
-        let net = &self.backbone;
+        let net = self.rounded.as_ref().unwrap_or(&self.backbone);
         let words = net.words.clone().select(0, batch.tokens.clone());
         let positions = net.positions.clone().select(0, batch.positions.clone()) + net.token_type.clone();
         let mut x = net.embedding_norm.after(words, positions, self.info.eps);
@@ -310,7 +351,7 @@ impl Encoder {
             let (eps, attention, clients) = (self.info.eps, &attention, &batch.client_tokens);
             x = layer.forward(x, &Pass { eps, attention, clients, updates, read });
         }
-        x
+        if self.rounded.is_some() { x.cast(FloatDType::F32) } else { x }
     }
 }
 
@@ -346,6 +387,7 @@ impl Model for Encoder {
             let old = frozen.weight.clone().slice(here.clone());
             frozen.weight = frozen.weight.clone().slice_assign(here, old + product);
         }
+        model.round();
         Box::new(model)
     }
 

@@ -68,8 +68,14 @@ fn source(config: &RunConfig) -> ModelSource {
 /// What the models crate finds wrong with the folder.
 pub fn model(config: &RunConfig, classes: usize, device: &Device) -> Result<Encoder> {
     let mut rng = stream(config.train.seed, Use::HeadInit, 0, 0, 0);
-    let device = device.clone().autodiff();
-    Encoder::load(&source(config), classes, &config.adapter.targets, &mut rng, &device).context("cannot load the model")
+    let (device, precision) = (device.clone().autodiff(), config.train.precision);
+    if !precision.runs_on(&device) {
+        return Err(Mistake::new("train.precision = \"bf16\", which this device does not compute in")
+            .help("use \"f32\", or a device with bfloat16 arithmetic (recent NVIDIA GPUs, by --device cuda)")
+            .into());
+    }
+    let model = Encoder::load(&source(config), classes, &config.adapter.targets, &mut rng, &device);
+    Ok(model.context("cannot load the model")?.computing_in(precision))
 }
 
 /// Turns both splits into token ids for `model`.

@@ -184,11 +184,15 @@ impl Parameters {
     pub fn reset(&mut self, starts: &[(usize, &Job)]) {
         self.choose(starts);
         let roles = self.roles();
-        let keep = self.keep_all_but(starts.iter().map(|(lane, _)| *lane));
+        let keep = (starts.len() < self.lanes).then(|| self.keep_all_but(starts.iter().map(|(lane, _)| *lane)));
         for p in &mut self.trained {
             if !self.fresh {
+                let clear = |t: Tensor<3>| match &keep {
+                    Some(keep) => t * keep.clone(),
+                    None => t.zeros_like(),
+                };
                 let Moving { movement, first, second } = take(&mut p.state, &self.device);
-                let [movement, first, second] = [movement, first, second].map(|t| t * keep.clone());
+                let [movement, first, second] = [movement, first, second].map(clear);
                 p.state = Moving { movement, first, second };
             }
             let at = roles.iter().position(|role| *role == p.role).expect("a role of the plan");

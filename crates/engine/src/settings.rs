@@ -1,5 +1,6 @@
 //! What a user can say about local training: the `[train]` and `[engine]` sections. Checked here, beside its owner.
 
+use bonfire_models::Precision;
 use serde::{Deserialize, Serialize};
 
 /// Local training, the same for every client of a run.
@@ -48,6 +49,9 @@ pub struct TrainSettings {
     /// "auto"`). Left out: what the kind of device likes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tokens_per_step: Option<usize>,
+    /// Numbers that the frozen weights and the activations are held in.
+    #[serde(default)]
+    pub precision: Precision,
     /// Seed of everything random in the run.
     #[serde(default)]
     pub seed: u64,

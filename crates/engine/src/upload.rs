@@ -95,8 +95,10 @@ impl Upload {
             }
             bytes.extend(bits);
         }
-        let matrices = self.factors.iter().flat_map(|(_, targets)| targets).chain(&self.head);
-        bytes.extend(matrices.flat_map(|m| &m.data).flat_map(|v| v.to_le_bytes()));
+        bytes.reserve_exact(4 * (self.adapter_params() + self.head_params()) as usize);
+        for matrix in self.factors.iter().flat_map(|(_, targets)| targets).chain(&self.head) {
+            matrix.data.iter().for_each(|v| bytes.extend_from_slice(&v.to_le_bytes()));
+        }
         bytes
     }
 

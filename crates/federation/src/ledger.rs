@@ -1,5 +1,7 @@
 //! Counts of what crossed between server and clients: scalars and bytes of the messages themselves, never a formula.
 
+use std::collections::HashMap;
+
 use bonfire_engine::Upload;
 use bonfire_models::{Adapter, Factor, Matrix};
 
@@ -44,10 +46,12 @@ impl Ledger {
     /// dense, in f32.
     pub fn download(&mut self, round: usize, cohort: &[usize], adapter: &Adapter) -> Traffic {
         let mut traffic = Traffic::default();
+        // Clients that lack the same parts get the same message.
+        let mut messages = HashMap::new();
         for &client in cohort {
             let newer = self.versions.map(|version| version > self.seen[client]);
             if newer.contains(&true) {
-                let message = broadcast(round, newer, adapter);
+                let message: &Broadcast = messages.entry(newer).or_insert_with(|| broadcast(round, newer, adapter));
                 traffic.download_bytes += message.bytes;
                 traffic.download_params += message.params;
             }

@@ -152,7 +152,11 @@ impl Ground {
         let leaves: Vec<Box<dyn Leaf>> = vec![Box::new(b.clone())];
         let used: Vec<usize> = (0..c).map(|client| (client + 1) % (most + 1)).collect();
         let a = self.fixed([c, most, self.hidden]);
-        self.linear("adapted_linear, chosen slots", vec![LowRank { a, b, used: Some(used.into()), scale: 0.1 }], leaves)
+        self.linear(
+            "adapted_linear, chosen slots",
+            vec![LowRank { a, b, used: Some(bonfire_kernels::SlotCounts::new(used)), scale: 0.1 }],
+            leaves,
+        )
     }
 
     fn attention(&self) -> Case {
