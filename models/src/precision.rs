@@ -20,7 +20,7 @@ pub enum Precision {
 
 impl Precision {
     /// Burn's name for it; `None` for f32, in which checkpoints are read.
-    pub(crate) fn dtype(self) -> Option<FloatDType> {
+    pub fn dtype(self) -> Option<FloatDType> {
         match self {
             Precision::F32 => None,
             Precision::Bf16 => Some(FloatDType::BF16),

@@ -4,7 +4,7 @@ use anyhow::{Context, Result, bail};
 use bonfire_data::random::{Use, stream};
 use bonfire_data::{DataError, Dataset, Example, Partition, Shards, Tokenizer, corpus};
 use bonfire_engine::{Split, TokenizedData};
-use bonfire_models::{Encoder, ModelInfo, ModelSource};
+use bonfire_models::{Encoder, ModelInfo, ModelSource, Precision};
 use burn::tensor::Device;
 
 use crate::config::{Loaded, RunConfig};
@@ -69,13 +69,21 @@ fn source(config: &RunConfig) -> ModelSource {
 pub fn model(config: &RunConfig, classes: usize, device: &Device) -> Result<Encoder> {
     let mut rng = stream(config.train.seed, Use::HeadInit, 0, 0, 0);
     let (device, precision) = (device.clone().autodiff(), config.train.precision);
-    if !precision.runs_on(&device) {
-        return Err(Mistake::new("train.precision = \"bf16\", which this device does not compute in")
-            .help("use \"f32\", or a device with bfloat16 arithmetic (recent NVIDIA GPUs, by --device cuda)")
-            .into());
-    }
+    check_precision(precision, &device)?;
     let model = Encoder::load(&source(config), classes, &config.adapter.targets, &mut rng, &device);
     Ok(model.context("cannot load the model")?.computing_in(precision))
+}
+
+/// Refuses a precision that `device` does not compute in.
+///
+/// # Errors
+/// As said.
+pub fn check_precision(precision: Precision, device: &Device) -> Result<(), Mistake> {
+    match precision.runs_on(device) {
+        true => Ok(()),
+        false => Err(Mistake::new("train.precision = \"bf16\", which this device does not compute in")
+            .help("use \"f32\", or a device with bfloat16 arithmetic (recent NVIDIA GPUs, by --device cuda)")),
+    }
 }
 
 /// Turns both splits into token ids for `model`.

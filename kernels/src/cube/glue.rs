@@ -12,7 +12,7 @@ use super::attention::{Qkv, attend};
 use super::attention_backward::attend_backward;
 use super::lowrank::{down, up_add};
 use super::outer::outer;
-use super::tiles::{RankTable, SlotAxis, TileTable};
+use super::tiles::{RankTable, TileTable};
 use super::{adamw, norm, scores};
 use crate::adamw::{AdamW, OptimizerOps};
 use crate::attention::AttentionLayout;
@@ -74,13 +74,12 @@ impl Kernels for CubeBackend {
         for (Place { pair, columns, ranks }, wanted) in places(&saved.pairs, layout, &dy).into_iter().zip(&wanted.pairs)
         {
             let (ranks, h) = (ranks.as_ref(), kept.next());
-            let slots = ranks.map(|r| (r, SlotAxis::Rows));
             let g = (dx.is_some() || wanted[0])
                 .then(|| down(dy.clone(), columns.clone(), pair.b.clone(), true, 1.0, &tiles, ranks));
             let shared = |factor: &CubeTensor| factor.shape()[0] == 1;
             let product = |left: CubeTensor, right: CubeTensor, cols, shared| {
                 let rank = 0..pair.rank();
-                outer(left, rank, right, cols, layout.scale, &tiles, shared, slots)
+                outer(left, rank, right, cols, layout.scale, &tiles, shared, ranks)
             };
             let b = wanted[1].then(|| product(h.expect("kept for B"), dy.clone(), columns, shared(&pair.b)));
             let a = wanted[0].then(|| {

@@ -10,14 +10,14 @@ use burn_cubecl::tensor::CubeTensor;
 use super::lowrank::check;
 use super::product::{Side, Tile, UNITS, accumulate, col_of, row_of, side, slices, zeros};
 use super::tensors::{elem, empty, runs_along};
-use super::tiles::{RankTable, SlotAxis, TileTable};
+use super::tiles::{RankTable, TileTable};
 
 /// `out[c, k, n] = scale · Σ left[t, left_cols.start + k] · right[t, right_cols.start + n]` over the tokens `t` of client
 /// `c`; zeros for clients without tokens and for slots a client does not have.
 ///
 /// # Shapes
-/// `left` `[T, Dl]`, `right` `[T, Dr]` -> `[C, K, N]`, or `[1, K, N]` with one sum over all tokens where the factor is
-/// `shared` (slots are then not limited by rank), of the type of the side that counts slots.
+/// `left` `[T, Dl]`, whose columns are slots, `right` `[T, Dr]` -> `[C, K, N]`, or `[1, K, N]` with one sum over all
+/// tokens where the factor is `shared` (slots are then not limited by rank), of `left`'s type.
 pub(crate) fn outer(
     left: CubeTensor,
     left_cols: Range<usize>,
@@ -26,19 +26,14 @@ pub(crate) fn outer(
     scale: f32,
     tiles: &TileTable,
     shared: bool,
-    ranks: Option<(&RankTable, SlotAxis)>,
+    ranks: Option<&RankTable>,
 ) -> CubeTensor {
     check(&left, &left_cols, tiles);
     check(&right, &right_cols, tiles);
     let (rows, cols) = (left_cols.len(), right_cols.len());
     let matrices = if shared { 1 } else { tiles.segments.len() };
-    let (ranks, axis) = match ranks {
-        Some((ranks, axis)) if !shared => (ranks, axis),
-        Some((_, axis)) => (&tiles.unlimited, axis),
-        None => (&tiles.unlimited, SlotAxis::Cols),
-    };
-    let slot_side = if axis == SlotAxis::Rows { &left } else { &right };
-    let out = empty(&left, [matrices, rows, cols], slot_side.dtype);
+    let ranks = ranks.filter(|_| !shared).unwrap_or(&tiles.unlimited);
+    let out = empty(&left, [matrices, rows, cols], left.dtype);
     if matrices * rows * cols == 0 {
         return out;
     }
@@ -61,7 +56,6 @@ pub(crate) fn outer(
             tiles.segments.rows(),
             scale,
             shared,
-            axis,
             along,
             tile,
             types,
@@ -82,7 +76,6 @@ fn outer_kernel<L: Float, R: Float, O: Float>(
     tokens: usize,
     scale: f32,
     #[comptime] shared: bool,
-    #[comptime] axis: SlotAxis,
     #[comptime] along: (bool, bool),
     #[comptime] tile: Tile,
     #[define(L, R, O)] _types: [ElemType; 3],
@@ -91,8 +84,7 @@ fn outer_kernel<L: Float, R: Float, O: Float>(
     let start = if comptime!(shared) { 0usize.runtime() } else { offsets[client] as usize };
     let end = if comptime!(shared) { tokens } else { offsets[client + 1] as usize };
     let rank = ranks[client] as usize;
-    let rows = if comptime!(axis == SlotAxis::Rows) { rank.min(out.shape(1)) } else { out.shape(1) };
-    let cols = if comptime!(axis == SlotAxis::Cols) { rank.min(out.shape(2)) } else { out.shape(2) };
+    let (rows, cols) = (rank.min(out.shape(1)), out.shape(2));
     let first_row = CUBE_POS_X as usize * tile.rows;
     let first_col = CUBE_POS_Y as usize * tile.cols;
     let mut slices = slices(tile);

@@ -101,15 +101,6 @@ impl RankTable {
     }
 }
 
-/// Which axis of a factor `[C, rows, cols]` counts slots.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum SlotAxis {
-    /// The rows: `B` `[R, d_out]`.
-    Rows,
-    /// The columns: `A` `[d_in, R]`.
-    Cols,
-}
-
 /// A row of numbers on the device; never empty, since a buffer of no bytes cannot be bound.
 fn numbers(values: &[u32], device: &CubeDevice) -> CubeTensor {
     let values = if values.is_empty() { &[0] } else { values };

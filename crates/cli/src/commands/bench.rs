@@ -153,7 +153,7 @@ impl Bench<'_> {
         // The floor under a step is counted with the products' rate of the same minute.
         if self.wants(Part::Gemm) || self.wants(Part::Step) {
             self.progress("matrix products");
-            let gemm = gemm::measure(&work.info, tokens_a_step(args, work), args.repeats, device)?;
+            let gemm = gemm::measure(&work.info, tokens_a_step(args, work), args.repeats, args.precision(), device)?;
             say(format!("\n{}", gemm.table()));
             report.gemm = Some(gemm);
         }

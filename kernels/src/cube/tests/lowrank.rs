@@ -3,7 +3,7 @@
 use super::*;
 use crate::cube::lowrank::{down, up_add};
 use crate::cube::outer::outer;
-use crate::cube::tiles::{RankTable, SlotAxis, TileTable};
+use crate::cube::tiles::{RankTable, TileTable};
 
 /// One random problem: clients, the slots each has, a factor for each of them or for all.
 struct Case {
@@ -132,36 +132,28 @@ fn slots_up_to_features() {
 fn gradients_of_factors() {
     let Some(device) = device() else { return };
     for (seed, (slots, rows)) in SIZES.into_iter().enumerate() {
-        for axis in [SlotAxis::Rows, SlotAxis::Cols] {
-            let mut case = case(seed as u64, slots, rows, &device);
-            let shared = case.stacked == 1;
-            let features = 16..16 + 45;
-            let ((left_cols, wl), (right_cols, wr)) = match axis {
-                SlotAxis::Rows => ((0..slots, slots), (features, 80)),
-                SlotAxis::Cols => ((features, 80), (0..slots, slots)),
-            };
-            let tokens = case.clients.rows();
-            let [left, right] = [wl, wr].map(|w| case.random.numbers(tokens * w));
-            let (k, n) = (left_cols.len(), right_cols.len());
-            let mut expected = vec![0f64; case.stacked * k * n];
-            for (c, range) in case.clients.ranges().enumerate() {
-                let limit = if shared { slots } else { case.rank(c) };
-                let (rows, cols) = if axis == SlotAxis::Rows { (limit, n) } else { (k, limit) };
-                for t in range {
-                    let (left, right) = (columns(&left, wl, t, &left_cols), columns(&right, wr, t, &right_cols));
-                    for i in 0..rows {
-                        for j in 0..cols {
-                            expected[(case.matrix(c) * k + i) * n + j] += 2.0 * (left[i] * right[j]) as f64;
-                        }
+        let mut case = case(seed as u64, slots, rows, &device);
+        let shared = case.stacked == 1;
+        let (features, width, tokens) = (16..16 + 45, 80, case.clients.rows());
+        let [left, right] = [slots, width].map(|w| case.random.numbers(tokens * w));
+        let mut expected = vec![0f64; case.stacked * slots * features.len()];
+        for (c, range) in case.clients.ranges().enumerate() {
+            let limit = if shared { slots } else { case.rank(c) };
+            for t in range {
+                let right = columns(&right, width, t, &features);
+                for i in 0..limit {
+                    for (j, r) in right.iter().enumerate() {
+                        let at = (case.matrix(c) * slots + i) * features.len() + j;
+                        expected[at] += 2.0 * (left[t * slots + i] * r) as f64;
                     }
                 }
             }
-            let [left, right] = [(&left, wl), (&right, wr)].map(|(v, w)| upload(v, &[tokens, w], &device));
-            let ranks = case.rank_table.as_ref().map(|ranks| (ranks, axis));
-            let found = outer(left, left_cols, right, right_cols, 2.0, &case.table, shared, ranks);
-            assert_eq!(dims(&found), [case.stacked, k, n]);
-            close(&format!("outer, case {seed}, {axis:?}"), &values(found), &expected);
         }
+        let [left, right] = [(&left, slots), (&right, width)].map(|(v, w)| upload(v, &[tokens, w], &device));
+        let ranks = case.rank_table.as_ref();
+        let found = outer(left, 0..slots, right, features.clone(), 2.0, &case.table, shared, ranks);
+        assert_eq!(dims(&found), [case.stacked, slots, features.len()]);
+        close(&format!("outer, case {seed}"), &values(found), &expected);
     }
 }
 

@@ -5,7 +5,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use bonfire_models::TargetKind;
+use bonfire_models::{Precision, TargetKind};
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 
@@ -44,6 +44,9 @@ pub struct BenchArgs {
     /// Whether clients train the classifier head
     #[arg(long, value_enum, default_value_t = Head::Trained)]
     pub head: Head,
+    /// Compute in bfloat16 (`train.precision = "bf16"`), where the device can
+    #[arg(long)]
+    pub bf16: bool,
     /// Method [default: lora-a2 for round, fedit elsewhere]
     #[arg(long, value_enum, value_name = "STRATEGY")]
     pub strategy: Option<Method>,
@@ -225,6 +228,13 @@ impl FromStr for Lengths {
             "banking77" => Ok(Lengths::Banking77),
             number => number.parse().ok().filter(|&n| n >= 2).map(Lengths::Constant).ok_or_else(expected),
         }
+    }
+}
+
+impl BenchArgs {
+    /// What the backbone computes in.
+    pub fn precision(&self) -> Precision {
+        if self.bf16 { Precision::Bf16 } else { Precision::F32 }
     }
 }
 

@@ -1,13 +1,14 @@
 //! The device's own matrix products on the shapes of a step: the rate that the floor under a step is counted with.
 
 use anyhow::Result;
-use bonfire_models::{ModelInfo, TargetKind};
+use bonfire_models::{ModelInfo, Precision, TargetKind};
 use burn::tensor::{Device, Distribution, Tensor};
 use serde::Serialize;
 
 use super::chart::{Bars, Panel};
 use super::stopwatch::{Seconds, in_turns};
 use super::table::{aligned, milliseconds, row, three};
+use crate::job;
 
 /// Products of every shape of the model, and their rate together.
 #[derive(Clone, Debug, Serialize)]
@@ -53,8 +54,18 @@ fn shapes(info: &ModelInfo) -> Vec<(usize, usize, usize)> {
 ///
 /// # Errors
 /// The device failed.
-pub fn measure(info: &ModelInfo, tokens: usize, repeats: usize, device: &Device) -> Result<GemmReport> {
-    let random = |shape| Tensor::<2>::random(shape, Distribution::Uniform(-1.0, 1.0), device);
+pub fn measure(
+    info: &ModelInfo,
+    tokens: usize,
+    repeats: usize,
+    precision: Precision,
+    device: &Device,
+) -> Result<GemmReport> {
+    job::check_precision(precision, device)?;
+    let random = |shape| {
+        let numbers = Tensor::<2>::random(shape, Distribution::Uniform(-1.0, 1.0), device);
+        precision.dtype().map_or(numbers.clone(), |dtype| numbers.cast(dtype))
+    };
     let mut products = Vec::new();
     for (d_in, d_out, count) in shapes(info) {
         let (x, dy, w) = (random([tokens, d_in]), random([tokens, d_out]), random([d_in, d_out]));

@@ -12,6 +12,7 @@ use rand::seq::SliceRandom;
 
 use super::args::{BenchArgs, Head, Lengths, Shape};
 use super::lengths::{LONGEST, made_up};
+use crate::job;
 use crate::mistake::Mistake;
 
 /// Classes of made-up texts: BANKING77's.
@@ -94,6 +95,7 @@ pub fn settings(args: &BenchArgs, batch: usize) -> TrainSettings {
         warmup_steps: 0,
         shuffle: true,
         tokens_per_step: None,
+        precision: args.precision(),
         seed: args.seed,
     }
 }
@@ -116,7 +118,8 @@ pub fn model(args: &BenchArgs, work: &Work, device: &Device) -> Result<Encoder> 
     };
     let model = loaded.context("cannot load the model")?;
     debug_assert_eq!(model.classes(), work.classes);
-    Ok(model)
+    job::check_precision(args.precision(), &device)?;
+    Ok(model.computing_in(args.precision()))
 }
 
 /// Where the shape's files are; `None` for random weights.

@@ -1,0 +1,64 @@
+//! Training with the backbone in half the bits, on devices that have them: near the f32 numbers, adapters still in f32.
+#![allow(clippy::unwrap_used)]
+
+use bonfire_kernels::LowRank;
+use bonfire_models::{ClientAdapter, Encoder, Model, ModelSource, PackedBatch, Precision, Rounding, TargetKind};
+use bonfire_tests::{fixture, toy};
+use burn::tensor::{Device, Distribution, Tensor};
+use rand::SeedableRng;
+
+/// The device to test on and a precision it computes in besides f32: bfloat16 where it can, else IEEE half.
+fn device() -> Option<(Device, Precision)> {
+    let device = match std::env::var("BONFIRE_TEST_DEVICE").as_deref() {
+        #[cfg(feature = "wgpu")]
+        Ok("wgpu") => Device::wgpu(burn::tensor::DeviceKind::DefaultDevice),
+        #[cfg(feature = "cuda")]
+        Ok("cuda") => Device::cuda(0),
+        _ => {
+            println!("SKIPPED: the CPU computes in f32; set BONFIRE_TEST_DEVICE=wgpu or cuda");
+            return None;
+        }
+    };
+    let found = [Precision::Bf16, Precision::F16].into_iter().find(|p| p.runs_on(&device));
+    if found.is_none() {
+        println!("SKIPPED: this device computes in f32 alone");
+    }
+    found.map(|precision| (device.autodiff(), precision))
+}
+
+#[test]
+fn the_cpu_is_said_to_compute_in_f32_alone() {
+    assert!(Precision::F32.runs_on(&Device::flex()) && !Precision::Bf16.runs_on(&Device::flex()));
+}
+
+#[test]
+fn losses_and_gradients_are_near_those_of_f32() {
+    let Some((device, precision)) = device() else { return };
+    let source = ModelSource::Folder(fixture("roberta-tiny"));
+    let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(1);
+    let model = Encoder::load(&source, toy::CLASSES, &TargetKind::all(), &mut rng, &device).unwrap();
+    let texts = toy::texts(7, 3);
+    let example = |i: usize| (texts.ids[i].as_slice(), texts.labels[i]);
+    let batch = PackedBatch::pack(&[(0..3).map(example).collect(), (3..7).map(example).collect()]);
+    let random = |shape: [usize; 3]| Tensor::<3>::random(shape, Distribution::Normal(0.0, 0.2), &device).require_grad();
+    let updates: Vec<_> = model.targets().iter().map(|t| (random([2, 2, t.d_in]), random([2, 2, t.d_out]))).collect();
+    let head: Vec<_> = model.head().iter().map(|t| random([2, t.value.rows, t.value.cols])).collect();
+    let of = |model: &Encoder| {
+        let lowrank = |(a, b): &(Tensor<3>, Tensor<3>)| LowRank { a: a.clone(), b: b.clone(), used: None, scale: 1.0 };
+        let adapter = ClientAdapter { updates: updates.iter().map(|u| Some(lowrank(u))).collect(), head: head.clone() };
+        let losses = model.loss(&adapter, &batch.to_device(model.info().first_position, Rounding::Few, &device));
+        let grads = losses.clone().sum().backward();
+        let leaves = updates.iter().flat_map(|(a, b)| [a, b]).chain(&head);
+        let gradients = leaves.map(|leaf| leaf.grad(&grads).unwrap().into_data().try_to_vec::<f32>().unwrap());
+        (losses.into_data().try_to_vec::<f32>().unwrap(), gradients.collect::<Vec<_>>())
+    };
+    let ((exact, exact_gradients), (found, gradients)) = (of(&model), of(&model.clone().computing_in(precision)));
+    for (x, y) in exact.iter().zip(&found) {
+        assert!((x - y).abs() < 0.02 * x.abs(), "loss {y} in {precision:?}, {x} in f32");
+    }
+    for (x, y) in exact_gradients.iter().zip(&gradients) {
+        let norm = |v: &mut dyn Iterator<Item = f32>| v.map(|v| v * v).sum::<f32>().sqrt();
+        let apart = norm(&mut x.iter().zip(y).map(|(x, y)| x - y));
+        assert!(apart < 0.05 * norm(&mut x.iter().copied()), "a gradient in {precision:?} is off by {apart}");
+    }
+}
