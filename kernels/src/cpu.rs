@@ -53,11 +53,7 @@ pub(crate) fn unwritten(n: usize) -> Vec<f32> {
 }
 
 /// The rows of `data`, `width` numbers each, cut into the given consecutive runs.
-pub(crate) fn split<'a>(
-    mut data: &'a mut [f32],
-    lengths: impl Iterator<Item = usize>,
-    width: usize,
-) -> Vec<&'a mut [f32]> {
+pub(crate) fn split(mut data: &mut [f32], lengths: impl Iterator<Item = usize>, width: usize) -> Vec<&mut [f32]> {
     lengths
         .map(|rows| {
             let (head, tail) = std::mem::take(&mut data).split_at_mut(rows * width);

@@ -134,12 +134,11 @@ proptest! {
         let (a, b) = if active_a { (leaf.clone(), b) } else { (a, leaf.clone()) };
         let factors = LowRank { a: a.clone(), b: b.clone(), used: None, scale: 2.0 };
         let (weight, bias) = (fixed([5, 4], 4), fixed([4], 5));
-        let y = |linear: fn(_, _, _, &[(&LowRank, std::ops::Range<usize>)], &Segments) -> Tensor<2>| {
-            linear(x.clone(), weight.clone(), bias.clone(), &[(&factors, 0..4)], &clients)
-        };
-        let [found, reference] = [y(adapted_linear), y(adapted_linear_composed)];
-        agree("active factor", [&leaf], found, reference);
-        let grads = y(adapted_linear).sum().backward();
+        let adapters = [(&factors, 0..4)];
+        let found = || adapted_linear(x.clone(), weight.clone(), bias.clone(), &adapters, &clients);
+        let reference = adapted_linear_composed(x.clone(), weight.clone(), bias.clone(), &adapters, &clients);
+        agree("active factor", [&leaf], found(), reference);
+        let grads = found().sum().backward();
         let frozen = if active_a { b } else { a };
         prop_assert!(frozen.grad(&grads).is_none() && x.grad(&grads).is_none());
     }

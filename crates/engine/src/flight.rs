@@ -63,7 +63,7 @@ impl Flight<'_> {
         std::thread::scope(|scope| {
             let (packed, steps) = sync_channel(AHEAD);
             // Ends by itself: with the last step, or when the receiver below is dropped.
-            scope.spawn(move || itinerary.into_iter().try_for_each(|step| packed.send(step)));
+            scope.spawn(move || itinerary.into_iter().all(|step| packed.send(step).is_ok()));
             for step in steps {
                 losses = self.begin(&mut parameters, &step, losses);
                 losses = losses + self.step(&mut parameters, &step, &device);

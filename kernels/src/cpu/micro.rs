@@ -176,6 +176,21 @@ impl WithSimd for Accumulate<'_> {
     }
 }
 
+/// `sums[r][g] += xs[r] · ms[g]`, lane by lane.
+#[inline(always)]
+fn add_products<S: Simd, const R: usize, const G: usize>(
+    simd: S,
+    sums: &mut [[S::f32s; G]; R],
+    xs: &[S::f32s; R],
+    ms: &[S::f32s; G],
+) {
+    for (sums, &x) in sums.iter_mut().zip(xs) {
+        for (sum, &m) in sums.iter_mut().zip(ms) {
+            *sum = simd.mul_add_e_f32s(x, m, *sum);
+        }
+    }
+}
+
 impl Dots<'_> {
     fn check(&self) {
         assert!(reach(self.rows, self.out_stride, self.slots) <= self.out.len(), "results in reach");
@@ -197,25 +212,19 @@ impl Dots<'_> {
                 for (r, x) in xs.iter_mut().enumerate() {
                     *x = load::<S>(self.x.as_ptr().add((row + r) * self.x_stride + at));
                 }
-                for g in 0..G {
-                    let m = load::<S>(self.m.as_ptr().add((slot + g) * self.m_stride + at));
-                    for r in 0..R {
-                        sums[r][g] = simd.mul_add_e_f32s(xs[r], m, sums[r][g]);
-                    }
+                let mut ms = [simd.splat_f32s(0.0); G];
+                for (g, m) in ms.iter_mut().enumerate() {
+                    *m = load::<S>(self.m.as_ptr().add((slot + g) * self.m_stride + at));
                 }
+                add_products(simd, &mut sums, &xs, &ms);
             }
             at += lanes;
         }
         if whole < self.width {
-            for r in 0..R {
-                let start = (row + r) * self.x_stride;
-                let x = simd.partial_load_f32s(&self.x[start + whole..start + self.width]);
-                for g in 0..G {
-                    let start = (slot + g) * self.m_stride;
-                    let m = simd.partial_load_f32s(&self.m[start + whole..start + self.width]);
-                    sums[r][g] = simd.mul_add_e_f32s(x, m, sums[r][g]);
-                }
-            }
+            let rest = |from: &[f32], start: usize| simd.partial_load_f32s(&from[start + whole..start + self.width]);
+            let xs = std::array::from_fn(|r| rest(self.x, (row + r) * self.x_stride));
+            let ms = std::array::from_fn(|g| rest(self.m, (slot + g) * self.m_stride));
+            add_products(simd, &mut sums, &xs, &ms);
         }
         for (r, sums) in sums.iter().enumerate() {
             for (g, &sum) in sums.iter().enumerate() {

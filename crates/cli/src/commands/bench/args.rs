@@ -69,7 +69,7 @@ pub struct BenchArgs {
     #[arg(long, value_name = "N", default_value = "64", value_parser = at_least_one)]
     pub max_length: usize,
     /// Texts in all for scale, whatever the number of clients
-    #[arg(long, value_name = "N", default_value = "2048", value_parser = at_least_one)]
+    #[arg(long, value_name = "N", default_value = "8192", value_parser = at_least_one)]
     pub examples: usize,
     /// Readings of each figure, after one that is not counted
     #[arg(long, value_name = "N", default_value = "3", value_parser = at_least_one)]

@@ -25,8 +25,6 @@ pub struct ScaleReport {
     pub strategy: Method,
     /// Texts in all, the same for every number of clients.
     pub examples: usize,
-    /// Texts of a step, the same for every number of clients.
-    pub examples_a_step: usize,
     /// Over the number of clients.
     pub clients: Vec<Point>,
     /// Over the clients in flight, on the work of the `step` part.
@@ -53,27 +51,23 @@ pub struct Point {
     pub relative_time: f64,
 }
 
-/// How the same texts are dealt out to so many clients: every step has the same number of texts.
+/// How the same texts are dealt out to so many clients, in batches of the same size as far as their shards go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Deal {
     clients: usize,
     shard: usize,
-    places: usize,
     batch: usize,
 }
 
-/// The deals of `examples` texts for 1, 2, 4 … clients, with about `step` texts a step.
-fn deals(examples: usize, step: usize) -> Vec<Deal> {
+/// The deals of `examples` texts for 1, 2, 8, 32, 128, 512 and 1024 clients.
+fn deals(examples: usize, batch: usize) -> Vec<Deal> {
     let most = MOST.min(examples);
-    // Powers of two divide each other: shards are whole batches and steps are full.
+    // A power of two, so that shards are equally large.
     let examples = previous_power(examples);
-    let step = previous_power(step).min(examples);
-    let smallest = (examples / most).max(1).min(step);
-    let one = |clients: usize| {
-        let places = clients.min(step / smallest);
-        Deal { clients, shard: examples / clients, places, batch: step / places }
-    };
-    std::iter::successors(Some(1), |n| Some(n * 2)).take_while(|&n| n <= most).map(one).collect()
+    let one = |clients: usize| Deal { clients, shard: examples / clients, batch: batch.min(examples / clients) };
+    let counts = [1, 2].into_iter().chain(std::iter::successors(Some(COMPARED_WITH), |n| Some(n * 4)));
+    let counts = counts.take_while(|&n| n < most);
+    counts.chain([most]).filter(|n| n.is_power_of_two()).map(one).collect()
 }
 
 fn previous_power(n: usize) -> usize {
@@ -93,16 +87,15 @@ pub fn measure(args: &BenchArgs, work: &Work, models: &[Encoder], device: &Devic
         (args.clients, args.batch, way.way(&format!("{n} in flight"), InFlight::Count(n)))
     });
     let in_flight = curve(ways.collect(), device, args.repeats, quiet)?;
-    let deals = deals(args.examples, args.clients * args.batch);
+    let deals = deals(args.examples, args.batch);
     let shards: Vec<Vec<Vec<usize>>> = deals.iter().map(|d| deal(&work.rows, d.clients, d.shard)).collect();
     let ways = deals.iter().zip(&shards).map(|(d, shards)| {
         let way = EngineWay { args, models, texts: &work.texts, shards, batch: d.batch, method };
-        let name = format!("{} clients, {} in flight", d.clients, d.places);
-        (d.clients, d.batch, way.way(&name, InFlight::Count(d.places)))
+        (d.clients, d.batch, way.way(&format!("{} clients", d.clients), InFlight::Auto))
     });
     let clients = curve(ways.collect(), device, args.repeats, quiet)?;
-    let (examples, step) = deals.first().map_or((0, 0), |d| (d.shard, d.batch));
-    Ok(ScaleReport { strategy: method, examples, examples_a_step: step, clients, in_flight })
+    let examples = deals.first().map_or(0, |d| d.shard);
+    Ok(ScaleReport { strategy: method, examples, clients, in_flight })
 }
 
 /// Measures `(clients, batch, way)`, all in turns.
@@ -135,10 +128,7 @@ fn curve(ways: Vec<(usize, usize, Way)>, device: &Device, repeats: usize, quiet:
 impl ScaleReport {
     /// The tables.
     pub fn table(&self) -> String {
-        let about = format!(
-            "the same {} texts dealt out to more and more clients, {} texts a step",
-            self.examples, self.examples_a_step
-        );
+        let about = format!("the same {} texts dealt out to more and more clients", self.examples);
         let second = "more and more clients in flight, the same batch for each";
         format!("{about}\n{}\n\n{second}\n{}", points(&self.clients), points(&self.in_flight))
     }
@@ -186,16 +176,15 @@ mod tests {
 
     #[test]
     fn every_deal_is_the_same_work() {
-        for (examples, step) in [(2048, 320), (2048, 4), (100, 7), (1, 320)] {
-            let deals = deals(examples, step);
-            let first = deals[0];
-            assert_eq!((first.clients, first.shard), (1, previous_power(examples)));
+        for (examples, batch) in [(2048, 32), (2048, 4), (100, 7), (1, 320)] {
+            let deals = deals(examples, batch);
+            assert_eq!((deals[0].clients, deals[0].shard), (1, previous_power(examples)));
             for d in &deals {
-                assert_eq!(d.clients * d.shard, first.shard, "{d:?}: all texts are dealt");
-                assert_eq!(d.places * d.batch, first.batch, "{d:?}: steps are equally large");
-                assert!(d.shard.is_multiple_of(d.batch) && d.places <= d.clients, "{d:?}");
+                assert_eq!(d.clients * d.shard, deals[0].shard, "{d:?}: all texts are dealt");
+                assert!(d.batch <= d.shard.min(batch), "{d:?}");
             }
         }
-        assert_eq!(deals(2048, 320).last(), Some(&Deal { clients: 1024, shard: 2, places: 128, batch: 2 }));
+        assert_eq!(deals(8192, 8).last(), Some(&Deal { clients: 1024, shard: 8, batch: 8 }));
+        assert_eq!(deals(2048, 8).iter().map(|d| d.clients).collect::<Vec<_>>(), [1, 2, 8, 32, 128, 512, 1024]);
     }
 }
