@@ -66,10 +66,11 @@ fn source(config: &RunConfig) -> ModelSource {
 ///
 /// # Errors
 /// What the models crate finds wrong with the folder.
-pub fn model(config: &RunConfig, classes: usize, device: &Device) -> Result<Encoder> {
+pub fn model(loaded: &Loaded, classes: usize, device: &Device) -> Result<Encoder> {
+    let config = &loaded.config;
     let mut rng = stream(config.train.seed, Use::HeadInit, 0, 0, 0);
     let (device, precision) = (device.clone().autodiff(), config.train.precision);
-    check_precision(precision, &device)?;
+    check_precision(precision, &device).map_err(|mistake| mistake.at(Some(loaded.place_of("train.precision"))))?;
     let model = Encoder::load(&source(config), classes, &config.adapter.targets, &mut rng, &device);
     Ok(model.context("cannot load the model")?.computing_in(precision))
 }

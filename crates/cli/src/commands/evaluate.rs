@@ -24,7 +24,7 @@ pub fn run(args: &EvaluateArgs, common: &Common) -> Result<()> {
     let opened = device::open(device)?;
     opened.notice.iter().for_each(note);
     let data = job::dataset(&loaded)?;
-    let model = job::model(&loaded.config, data.labels.len(), &opened.device)?;
+    let model = job::model(&loaded, data.labels.len(), &opened.device)?;
     let tokens = job::tokens(&loaded, &data, model.info())?;
     let adapter =
         peft::read(&args.run.join(ADAPTER), model.info(), data.labels.len()).context("cannot read the adapter")?;

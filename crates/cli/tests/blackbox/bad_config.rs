@@ -143,3 +143,20 @@ fn unknown_devices_and_missing_backends_are_refused() {
     }
     room.refuse(2, &["engine.device", "auto, cpu, wgpu"], &["train", "--set", "engine.device=gpu"]);
 }
+
+#[test]
+fn a_precision_that_the_device_lacks_is_refused() {
+    refused("rounds = 2", "precision = \"f8\"\nrounds = 2", &["`train.precision`", "run.toml, line 16", "bf16"]);
+    refused(
+        "rounds = 2",
+        "rounds = 2\nprecision = \"bf16\"",
+        &["train.precision = \"bf16\", which this device does not compute in", "run.toml, line 17", "use \"f32\""],
+    );
+}
+
+#[test]
+fn a_list_of_devices_is_read_whole() {
+    let room = Room::new();
+    room.refuse(2, &["cpu;cpu", "expected auto, cpu"], &["train", "--device", "cpu;cpu"]);
+    room.refuse(2, &["expected auto, cpu"], &["train", "--device", "cpu,"]);
+}

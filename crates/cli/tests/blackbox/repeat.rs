@@ -35,16 +35,27 @@ fn another_seed_gives_another_run() {
     assert_ne!(rows(&room, "a/clients.jsonl"), rows(&room, "b/clients.jsonl"));
 }
 
-#[test]
-fn clients_in_flight_do_not_change_what_is_learnt() {
+/// Trains twice, the second time with `more`, and holds the losses of every round against each other.
+fn same_losses(more: &[&str]) {
     let room = Room::new();
     room.succeed(&short(&["train", "--quiet", "--out", "one"], &["--set", "engine.in_flight=1"]));
-    room.succeed(&short(&["train", "--quiet", "--out", "all"], &["--set", "engine.in_flight=4"]));
+    room.succeed(&short(&["train", "--quiet", "--out", "other"], more));
     let losses = |run: &str| -> Vec<f64> {
         let rows = rows(&room, &format!("{run}/metrics.jsonl"));
         rows.iter().map(|row| row["train_loss"].as_f64().expect("a loss")).collect()
     };
-    for (one, all) in losses("one").iter().zip(losses("all")) {
-        assert!((one - all).abs() < 1e-3 * one.abs(), "{one} against {all}");
+    for (one, other) in losses("one").iter().zip(losses("other")) {
+        assert!((one - other).abs() < 1e-3 * one.abs(), "{one} against {other}");
     }
+}
+
+#[test]
+fn clients_in_flight_do_not_change_what_is_learnt() {
+    same_losses(&["--set", "engine.in_flight=4"]);
+    same_losses(&["--set", "train.tokens_per_step=50"]);
+}
+
+#[test]
+fn several_devices_do_not_change_what_is_learnt() {
+    same_losses(&["--device", "cpu,cpu"]);
 }
