@@ -2,7 +2,7 @@
 //! matrix of scores outlives a tile of queries, forward or backward.
 
 use burn::backend::Dispatch;
-use burn::tensor::{Tensor, activation::softmax};
+use burn::tensor::{Int, Tensor, TensorData, activation::softmax};
 
 use crate::Segments;
 use crate::ops::PackedOps;
@@ -52,8 +52,10 @@ pub fn packed_attention_composed(qkv: Tensor<2>, layout: &AttentionLayout) -> Te
         let rows = qkv.clone().narrow(0, range.start, length);
         let of = |start: usize, count: usize| {
             let part = rows.clone().narrow(1, start * width, count * width).reshape([length, count, width]);
-            let part = part.swap_dims(0, 1).reshape([count, 1, length, width]);
-            part.repeat_dim(1, heads / count).reshape([heads, length, width])
+            // Gathered, not repeated: on wgpu, Burn 0.22.1 sums a strided tensor over an axis of length 1 wrongly, as
+            // the gradient of a repetition does.
+            let serves: Vec<i32> = (0..heads).map(|head| (head / (heads / count)) as i32).collect();
+            part.swap_dims(0, 1).select(0, Tensor::<1, Int>::from_data(TensorData::new(serves, [heads]), &device))
         };
         let [q, k, v] = [of(0, heads), of(heads, kv_heads), of(heads + kv_heads, kv_heads)];
         let mut scores = q.matmul(k.swap_dims(1, 2)) / (width as f64).sqrt();

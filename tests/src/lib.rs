@@ -8,13 +8,15 @@ use bonfire_models::{Encoder, ModelSource, TargetKind};
 use burn::tensor::Device;
 use rand::SeedableRng;
 
-/// The device that tests run on: the CPU backend, or what `BONFIRE_TEST_DEVICE` names (`cpu`, `wgpu`).
+/// The device that tests run on: the CPU backend, or what `BONFIRE_TEST_DEVICE` names (`cpu`, `wgpu`, `cuda`).
 pub fn device() -> Device {
     match std::env::var("BONFIRE_TEST_DEVICE").as_deref() {
         Err(_) | Ok("cpu") => Device::flex(),
         #[cfg(feature = "wgpu")]
         Ok("wgpu") => Device::wgpu(burn::tensor::DeviceKind::DefaultDevice),
-        Ok(other) => panic!("BONFIRE_TEST_DEVICE={other}; expected cpu or wgpu"),
+        #[cfg(feature = "cuda")]
+        Ok("cuda") => Device::cuda(0),
+        Ok(other) => panic!("BONFIRE_TEST_DEVICE={other}; expected cpu, wgpu or cuda, compiled in"),
     }
 }
 

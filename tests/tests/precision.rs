@@ -9,19 +9,10 @@ use rand::SeedableRng;
 
 /// The device to test on and a precision it computes in besides f32: bfloat16 where it can, else IEEE half.
 fn device() -> Option<(Device, Precision)> {
-    let device = match std::env::var("BONFIRE_TEST_DEVICE").as_deref() {
-        #[cfg(feature = "wgpu")]
-        Ok("wgpu") => Device::wgpu(burn::tensor::DeviceKind::DefaultDevice),
-        #[cfg(feature = "cuda")]
-        Ok("cuda") => Device::cuda(0),
-        _ => {
-            println!("SKIPPED: the CPU computes in f32; set BONFIRE_TEST_DEVICE=wgpu or cuda");
-            return None;
-        }
-    };
+    let device = bonfire_tests::device();
     let found = [Precision::Bf16, Precision::F16].into_iter().find(|p| p.runs_on(&device));
     if found.is_none() {
-        println!("SKIPPED: this device computes in f32 alone");
+        println!("SKIPPED: this device computes in f32 alone; set BONFIRE_TEST_DEVICE=wgpu or cuda");
     }
     found.map(|precision| (device.autodiff(), precision))
 }
