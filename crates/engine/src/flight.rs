@@ -84,10 +84,7 @@ impl Flight<'_> {
         }
         let starts: Vec<_> = step.starts.iter().map(|&(place, job)| (place, &self.jobs[job])).collect();
         parameters.reset(&starts);
-        let mut keep = vec![1f32; step.lanes.len()];
-        step.starts.iter().for_each(|&(place, _)| keep[place] = 0.0);
-        let count = keep.len();
-        losses.clone() * Tensor::from_data(TensorData::new(keep, [count]), &losses.device())
+        losses * parameters.keep_all_but(step.starts.iter().map(|&(place, _)| place)).reshape([step.lanes.len()])
     }
 
     /// Forward, backward, optimizer: all clients at once. Gives the losses `[C]`, left on the device.

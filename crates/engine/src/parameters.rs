@@ -228,7 +228,7 @@ impl Parameters {
     }
 
     /// 1 for every place but the given ones `[C, 1, 1]`.
-    fn keep_all_but(&self, lanes: impl Iterator<Item = usize>) -> Tensor<3> {
+    pub fn keep_all_but(&self, lanes: impl Iterator<Item = usize>) -> Tensor<3> {
         let mut keep = vec![1f32; self.lanes];
         lanes.for_each(|lane| keep[lane] = 0.0);
         Tensor::from_data(TensorData::new(keep, [self.lanes, 1, 1]), &self.device)
