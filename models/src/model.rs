@@ -3,7 +3,7 @@
 use bonfire_kernels::{LowRank, cross_entropy};
 use burn::tensor::{Device, Tensor};
 
-use crate::{Adapter, DeviceBatch, HeadTensor, ModelInfo, Target};
+use crate::{Adapter, DeltaLog, DeviceBatch, HeadTensor, ModelInfo, Target};
 
 /// The part of the model that clients own, on the device, first axis the client.
 #[derive(Clone, Debug)]
@@ -34,6 +34,14 @@ pub trait Model: Send + Sync {
 
     /// The same model with `W + s·A·B` in place of every target's weight `W`, computed from the untouched `W`.
     fn folded(&self, adapter: &Adapter) -> Box<dyn Model>;
+
+    /// The same model with earlier updates in its weights, computed from the untouched ones.
+    fn merged(&self, log: &DeltaLog) -> Box<dyn Model> {
+        let rank = log.a.iter().map(|m| m.cols).max().unwrap_or(0).max(1);
+        let (targets, alpha) = (self.targets().to_vec(), rank as f64);
+        let (a, b) = (log.a.clone(), log.b.clone());
+        self.folded(&Adapter { rank, alpha, targets, a, b, core: Vec::new(), head: Vec::new() })
+    }
 
     /// Class scores of every sequence `[S, K]`.
     fn logits(&self, adapter: &ClientAdapter, batch: &DeviceBatch) -> Tensor<2>;

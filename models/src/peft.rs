@@ -30,6 +30,7 @@ const CONFIG: &str = "adapter_config.json";
 /// # Errors
 /// The folder or a file cannot be written.
 pub fn write(dir: &Path, adapter: &Adapter, meta: &PeftMeta) -> Result<(), ModelError> {
+    assert!(adapter.core.is_empty(), "PEFT knows plain LoRA: write `Adapter::plain`");
     fs::create_dir_all(dir).map_err(|source| ModelError::Write { path: dir.to_path_buf(), source })?;
     replace(&dir.join(WEIGHTS), &tensor_bytes(adapter))?;
     let mut text = serde_json::to_vec_pretty(&config(adapter, meta)).expect("plain JSON values");
@@ -135,7 +136,7 @@ pub fn read(dir: &Path, info: &ModelInfo, classes: usize) -> Result<Adapter, Mod
     if let Some(name) = weights.surplus(|_| false) {
         return Err(problem(dir, format!("tensor `{name}` belongs to no part of this model")));
     }
-    Ok(Adapter { rank, alpha, targets, a, b, head })
+    Ok(Adapter { rank, alpha, targets, a, b, core: Vec::new(), head })
 }
 
 fn problem(dir: &Path, problem: String) -> ModelError {

@@ -6,9 +6,10 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use bonfire_engine::{Active, Engine, InFlight, Member, Plan, Split, TrainSettings};
+use bonfire_engine::{Active, Engine, InFlight, Member, Plan, Split, Start, TrainSettings};
 use bonfire_federation::{Norm, average};
 use bonfire_kernels::LowRank;
+use bonfire_models::DeltaLog;
 use bonfire_models::{
     Adapter, AdapterInit, ClientAdapter, Encoder, Factor, HeadTensor, Matrix, Model, PackedBatch, Rounding, TargetKind,
 };
@@ -158,10 +159,11 @@ impl Case {
         );
         let settings: TrainSettings = toml::from_str(&text).unwrap();
         let engine = Engine::new(vec![Box::new(self.model.clone())], train, settings, InFlight::Auto);
-        let plan = Plan { round: 1, active: Active::Both, selection: None, train_head: true, lr_a: lr, lr_b: lr };
+        let plan = Plan { train_head: true, ..Plan::new(1, Active::Both, lr, lr) };
         let run = |steps: usize| {
-            let member = [Member { client: 0, rows: &rows[..steps * batch_size] }];
-            engine.train(&plan, &self.adapter, &member, &mut |_| true).unwrap().remove(0)
+            let member = [Member::new(0, &rows[..steps * batch_size])];
+            let start = Start { adapter: &self.adapter, merged: &DeltaLog::default() };
+            engine.train(&plan, start, &member, &mut |_| true).unwrap().remove(0)
         };
         let expected: Vec<f64> = serde_json::from_value(self.settings["losses_10_steps"].clone()).unwrap();
         let mut before = 0.0;
