@@ -8,11 +8,13 @@
 mod adapter;
 mod batch;
 pub mod builtin;
+pub mod checkpoint;
 mod config;
 mod encoder;
 mod error;
 mod head;
 mod model;
+mod noise;
 pub mod peft;
 mod precision;
 mod random_weights;
@@ -21,9 +23,11 @@ mod weights;
 
 pub use adapter::{Adapter, AdapterInit, HeadTensor, Matrix};
 pub use batch::{DeviceBatch, PackedBatch, Rounding};
+pub use checkpoint::{NamedWeight, Stored};
 pub use config::{Architecture, ModelInfo};
 pub use encoder::{Encoder, ModelSource};
 pub use error::ModelError;
 pub use model::{ClientAdapter, Model};
+pub use noise::{NoiseSigns, normals};
 pub use precision::Precision;
 pub use target::{Factor, Target, TargetKind};

@@ -159,7 +159,7 @@ impl Parameters {
             (held.places() > 0).then(|| LowRank { a, b, used: held.counts.clone(), scale: self.scale })
         };
         let updates = factors.into_iter().zip(&self.targets).map(update).collect();
-        (leaves, ClientAdapter { updates, head })
+        (leaves, ClientAdapter::new(updates, head))
     }
 
     /// One optimizer step from the gradients of `leaves`. `clients` `[C, 3]`: see [`adamw_step`].
