@@ -129,7 +129,7 @@ mod tests {
         let sizes = [9.0f64, 0.05].map(|squares| SIGMA * SIGMA / 3.0 * squares);
         let (banks, steps) = (4000, 4);
         let (mut sums, mut products) = (vec![0.0; 6], vec![0.0; 36]);
-        let mut across = vec![0.0; 6];
+        let mut across = [0.0; 6];
         for b in 0..banks {
             let mut rng = ChaCha8Rng::seed_from_u64(b);
             let bank = bank(weight.clone(), normals(6, &mut rng));
