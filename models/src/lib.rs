@@ -8,12 +8,14 @@
 mod adapter;
 mod batch;
 pub mod builtin;
+pub mod checkpoint;
 mod config;
 mod delta_log;
 mod encoder;
 mod error;
 mod head;
 mod model;
+mod noise;
 pub mod peft;
 mod precision;
 mod random_weights;
@@ -22,10 +24,12 @@ mod weights;
 
 pub use adapter::{Adapter, AdapterInit, HeadTensor, Matrix, standard_normal};
 pub use batch::{DeviceBatch, PackedBatch, Rounding};
+pub use checkpoint::{NamedWeight, Stored};
 pub use config::{Architecture, ModelInfo};
 pub use delta_log::DeltaLog;
 pub use encoder::{Encoder, ModelSource};
 pub use error::ModelError;
 pub use model::{ClientAdapter, Model};
+pub use noise::{NoiseSigns, normals};
 pub use precision::Precision;
 pub use target::{Factor, Target, TargetKind};

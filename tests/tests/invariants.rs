@@ -104,7 +104,7 @@ fn surplus_rows_change_nothing() {
     let head: Vec<_> = model.head().iter().map(|t| random([3, t.value.rows, t.value.cols])).collect();
     let of = |rounding| {
         let lowrank = |(a, b): &(Tensor<3>, Tensor<3>)| LowRank { a: a.clone(), b: b.clone(), used: None, scale: 1.0 };
-        let adapter = ClientAdapter { updates: updates.iter().map(|u| Some(lowrank(u))).collect(), head: head.clone() };
+        let adapter = ClientAdapter::new(updates.iter().map(|u| Some(lowrank(u))).collect(), head.clone());
         let losses = model.loss(&adapter, &batch.to_device(model.info().first_position, rounding, device));
         let grads = losses.clone().sum().backward();
         let leaves = updates.iter().flat_map(|(a, b)| [a, b]).chain(&head);

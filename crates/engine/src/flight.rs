@@ -171,7 +171,8 @@ fn divergence(model: &dyn Model, adapter: &ClientAdapter, batch: &DeviceBatch, s
                 LowRank { a: slots(&u.a), b: slots(&u.b), used: None, scale: u.scale }
             })
         };
-        let part = ClientAdapter { updates: adapter.updates.iter().map(cut).collect(), head: adapter.head.clone() };
+        let updates = adapter.updates.iter().map(cut).collect();
+        let part = ClientAdapter { updates, ..adapter.clone() };
         log_softmax(model.logits(&part, batch), 1)
     };
     let (p, q) = (part(0, Some(shared)), part(shared, None));

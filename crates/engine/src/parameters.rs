@@ -192,7 +192,7 @@ impl Parameters {
             })
         };
         let updates = factors.into_iter().zip(&self.targets).map(update).collect();
-        (leaves, ClientAdapter { updates, head })
+        (leaves, ClientAdapter::new(updates, head))
     }
 
     /// Gives places to new clients: their slots, zero moments, and the movement each starts from (zero, or what a probe
