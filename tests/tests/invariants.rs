@@ -37,13 +37,23 @@ fn apart(x: &Adapter, y: &Adapter, start: &Adapter) -> f64 {
     largest(x, y) / largest(x, start).max(1e-12)
 }
 
-const STRATEGIES: [&str; 5] = [
+const STRATEGIES: [&str; 7] = [
     "[strategy]\nname = \"fedit\"\n[adapter]\nrank = 4\nhead = \"trained\"",
     "[strategy]\nname = \"ffa-lora\"",
     "[strategy]\nname = \"rolora\"\n[train]\nclip_norm = 0.05",
     "[strategy]\nname = \"lora-a2\"\n[clients]\nbudget = 1\n[adapter]\nrank = 4\nhead = \"trained\"",
     "[strategy]\nname = \"lora-a2\"\nprobe = { batches = 1, reset = false }\nnorm = \"choosers\"\n[clients]\nbudget = [1, 2, 3, 4]\n[train]\nepochs = 2\nschedule = \"cosine\"\nwarmup_steps = 2",
+    "[strategy]\nname = \"fedit\"\n[train]\nflat = { rho = 0.3 }",
+    "[strategy]\nname = \"lora-a2\"\n[clients]\nbudget = 2\n[train]\nflat = { rho = 0.3 }",
 ];
+
+#[test]
+fn noise_on_the_weights_is_felt_and_without_size_it_is_none() {
+    let of = |flat: &str| finish(&mut toy::run(toy::settings(&format!("[strategy]\nname = \"rolora\"\n{flat}")))).2;
+    let (without, nothing, some) = (of(""), of("[train]\nflat = { rho = 0.0 }"), of("[train]\nflat = {}"));
+    assert_eq!(without, nothing);
+    assert!(apart(&without[2], &some[2], &without[1]) > 1e-3, "noise moves the clients elsewhere");
+}
 
 #[test]
 fn batched_equals_one_by_one() {

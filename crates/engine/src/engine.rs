@@ -5,9 +5,9 @@ use std::panic::resume_unwind;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Sender, channel};
 
-use bonfire_data::random::Use;
+use bonfire_data::random::{Use, stream};
 use bonfire_kernels::{device_memory, runs_on_cpu};
-use bonfire_models::{Adapter, Matrix, Model};
+use bonfire_models::{Adapter, Matrix, Model, normals};
 
 use crate::fit::Needs;
 use crate::flight::{Flight, Happened, Outcome, Wanted};
@@ -167,6 +167,8 @@ impl Engine {
         // and goes there too.
         let merged = (!start.merged.is_empty()).then(|| model.merged(start.merged));
         let model = merged.as_deref().unwrap_or(model);
+        let noisy = self.settings.flat.map(|_| self.noisy(model, plan, start));
+        let model = noisy.as_deref().unwrap_or(model);
         let folded = plan.active.folds().then(|| model.folded(&start.adapter.plain()));
         let model = folded.as_deref().unwrap_or(model);
         let pass = Pass { engine: self, model, plan, global: start.adapter, cohort: share };
@@ -183,6 +185,16 @@ impl Engine {
             stop.store(true, Ordering::Relaxed);
         }
         uploads
+    }
+
+    /// The model with the round's banks for Flat-LoRA's noise, the same on every device.
+    fn noisy(&self, model: &dyn Model, plan: &Plan, start: Start<'_>) -> Box<dyn Model> {
+        let draw = |t: usize| {
+            let target = &model.targets()[t];
+            let mut rng = stream(self.settings.seed, Use::Noise, plan.round as u64, t as u64, 0);
+            normals(target.d_in * target.d_out, &mut rng)
+        };
+        model.noisy(&start.adapter.plain(), &mut { draw })
     }
 
     /// All devices' uploads in the order of the cohort, or what went wrong; a stop only where nothing else did.
@@ -208,7 +220,7 @@ impl Engine {
 
     /// Local steps that a client does: at least one.
     fn local_steps(&self, member: &Member) -> usize {
-        let all = self.steps(member.rows.len(), self.settings.epochs);
+        let all = self.settings.local_steps(member.rows.len());
         ((all as f64 * member.pace).ceil() as usize).clamp(1, all)
     }
 

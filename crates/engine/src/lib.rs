@@ -28,5 +28,5 @@ pub use plan::{
 };
 pub use select::top_slots;
 pub use send::personal;
-pub use settings::{InFlight, Probe, Rate, Schedule, TrainSettings};
+pub use settings::{Flat, InFlight, Probe, Rate, Schedule, TrainSettings};
 pub use upload::{Slots, Upload};

@@ -3,6 +3,7 @@
 
 mod aggregate;
 mod error;
+mod layer_score;
 mod ledger;
 mod records;
 mod rounds;
@@ -14,6 +15,7 @@ mod strategies;
 
 pub use aggregate::{CentralNoise, Rule, average};
 pub use error::FederationError;
+pub use layer_score::layer_score;
 pub use ledger::{Ledger, Traffic};
 pub use records::{ClientMetrics, RoundMetrics, Summary};
 pub use run::{Control, Event, Run};
