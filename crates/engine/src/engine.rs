@@ -14,7 +14,7 @@ use crate::flight::{Flight, Happened, Outcome, Wanted};
 use crate::itinerary::Job;
 use crate::parameters::{Parameters, Role};
 use crate::send::{self, Learnt, resume, role_zeros};
-use crate::{EngineError, InFlight, Named, Plan, Score, Split, Start, TrainSettings, Upload, top_slots};
+use crate::{Active, EngineError, InFlight, Named, Plan, Score, Split, Start, TrainSettings, Upload, top_slots};
 
 /// Tokens a step should hold for the device to be busy, by kind of device.
 const TOKENS_A_STEP_CPU: usize = 4_096;
@@ -353,7 +353,11 @@ impl Pass<'_> {
             })
             .collect();
         let settings = &self.engine.settings;
-        let places = self.engine.places(jobs.len(), self.plan.scalars(self.global));
+        let places = match self.plan.active {
+            // Weights have no client axis.
+            Active::Full => 1,
+            _ => self.engine.places(jobs.len(), self.plan.scalars(self.global)),
+        };
         let chosen: Vec<&Vec<Vec<usize>>> = jobs.iter().filter_map(|j| j.slots.as_ref()).collect();
         let most = |t: usize| chosen.iter().map(|slots| slots[t].len()).max().unwrap_or(0);
         let slots: Vec<usize> = (0..self.global.targets.len()).map(most).collect();

@@ -100,13 +100,14 @@ impl Flight<'_> {
     fn step(&self, parameters: &mut Parameters, step: &Step, device: &Device) -> Tensor<1> {
         let to = self.model.device();
         let batch = step.batch.to_device(self.model.info().first_position, Rounding::of(to), to);
-        let (leaves, mut adapter) = parameters.attach();
+        let (leaves, mut adapter, weights) = parameters.attach();
         adapter.noise = self.noise(step);
-        let mut losses = self.model.loss(&adapter, &batch);
+        let trained = (!weights.is_empty()).then(|| self.model.with_weights(weights, true));
+        let mut losses = trained.as_deref().unwrap_or(self.model).loss(&adapter, &batch);
         if let Some(branches) = parameters.optimizer.branches().filter(|b| b.apart > 0.0) {
             losses = losses - divergence(self.model, &adapter, &batch, branches.shared) * branches.apart;
         }
-        drop(adapter);
+        drop((adapter, trained));
         // The sum's gradient with respect to a client's tensors is that of the client's own loss.
         let grads = losses.clone().sum().backward();
         parameters.step(leaves, grads, &self.lanes(step, device));

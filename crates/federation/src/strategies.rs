@@ -4,6 +4,7 @@ mod build;
 mod common;
 mod fedit;
 mod ffa_lora;
+mod full;
 mod lora_a2;
 mod rolora;
 
@@ -15,6 +16,7 @@ pub(crate) use build::build;
 pub use common::Common;
 pub use fedit::FedIt;
 pub use ffa_lora::FfaLora;
+pub use full::Full;
 pub use lora_a2::LoraA2;
 pub use rolora::RoLora;
 

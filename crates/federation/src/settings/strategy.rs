@@ -37,6 +37,10 @@ pub enum StrategySettings {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         prune: Option<Prune>,
     },
+    /// Full fine-tuning with FedAvg: no adapter, every weight of the encoder trains and crosses the wire. `train.lr_a` is
+    /// its learning rate; of `[adapter]` it reads `head` alone.
+    #[serde(rename = "full")]
+    Full {},
     /// RoLoRA (arXiv 2502.01755): the factors alternate, no selection.
     #[serde(rename = "rolora")]
     RoLora {
@@ -69,6 +73,7 @@ impl StrategySettings {
             StrategySettings::LoraA2 { .. } => "lora-a2",
             StrategySettings::FedIt { .. } => "fedit",
             StrategySettings::FfaLora { .. } => "ffa-lora",
+            StrategySettings::Full { .. } => "full",
             StrategySettings::RoLora { .. } => "rolora",
         }
     }
@@ -89,6 +94,7 @@ impl StrategySettings {
             StrategySettings::LoraA2 { .. }
                 | StrategySettings::FedIt { .. }
                 | StrategySettings::FfaLora { .. }
+                | StrategySettings::Full {}
                 | StrategySettings::RoLora { .. }
         )
     }
@@ -105,6 +111,7 @@ impl StrategySettings {
             | StrategySettings::FedIt { prune }
             | StrategySettings::FfaLora { prune }
             | StrategySettings::RoLora { prune } => *prune,
+            StrategySettings::Full {} => None,
         }
     }
 
