@@ -92,6 +92,11 @@ impl Run {
         &self.server
     }
 
+    /// The model (on the first device), as it was read.
+    pub fn model(&self) -> &dyn Model {
+        self.engine.model()
+    }
+
     /// The strategy's name.
     pub fn strategy_name(&self) -> &'static str {
         self.strategy.name()
