@@ -3,7 +3,7 @@
 use burn::tensor::Tensor;
 use rand::Rng;
 
-use crate::adapter::normal;
+use crate::adapter::standard_normal;
 use crate::weights::Weights;
 use crate::{Architecture, DeviceBatch, HeadTensor, Matrix, ModelError, ModelInfo};
 
@@ -32,7 +32,7 @@ pub(crate) fn load(
         let value = match weights.has(&weight) {
             true => weights.take_linear_with(&weight, d_in, d_out, HINT)?,
             false => {
-                let data = (0..d_in * d_out).map(|_| (normal(rng) * info.initializer_range) as f32).collect();
+                let data = (0..d_in * d_out).map(|_| (standard_normal(rng) * info.initializer_range) as f32).collect();
                 Matrix::new(d_in, d_out, data)
             }
         };

@@ -58,7 +58,7 @@ pub fn run(args: &TrainArgs, common: &Common) -> Result<()> {
 /// Trains, writing and reporting each round; then the last lines.
 fn follow(mut run: Run, mut recorder: Recorder, rounds: usize, quiet: bool) -> Result<()> {
     // The folder is whole before the first round ends: an untrained adapter and a summary of nothing.
-    recorder.write_state(&run.server().adapter)?;
+    recorder.write_state(&run.server().model())?;
     let mut progress = Progress::new(rounds, quiet);
     let mut failure = None;
     let outcome = match recorder.interrupt.pressed() {
@@ -103,8 +103,8 @@ impl Recorder {
                 progress.trained(now.done, now.total, now.tokens);
                 Ok(Control::Continue)
             }
-            Event::RoundEnded { metrics, clients, adapter } => {
-                self.write_round(metrics, clients, adapter)?;
+            Event::RoundEnded { metrics, clients, server } => {
+                self.write_round(metrics, clients, &server.model())?;
                 progress.round_ended(metrics, self.tally.upload_bytes());
                 Ok(if self.interrupt.pressed() { Control::Stop } else { Control::Continue })
             }
