@@ -67,6 +67,8 @@ pub struct Encoder {
     classes: usize,
     targets: Vec<Target>,
     head: Vec<HeadTensor>,
+    /// Places in `head` of the weights that the checkpoint lacks.
+    lacking: Vec<usize>,
     /// As read, in f32: what is folded into, so that folding never adds to rounded weights.
     backbone: Backbone,
     /// What computes, where that is not f32.
@@ -106,7 +108,8 @@ impl Encoder {
     ) -> Result<Self, ModelError> {
         let mut weights = Weights::open(bytes, file)?;
         let backbone = Loader { weights: &mut weights, info: &info, device }.backbone()?;
-        let head = head::load(&mut weights, &info, classes, rng)?;
+        let (mut head, lacking) = head::load(&mut weights, &info, classes)?;
+        head::draw(&mut head, &lacking, &info, rng);
         if let Some(name) = weights.surplus(|name| excused(name, info.architecture)) {
             let (file, name, architecture) = (file.to_string(), name.to_string(), info.architecture.name());
             return Err(ModelError::SurplusTensor { file, name, architecture, layers: info.layers });
@@ -118,6 +121,7 @@ impl Encoder {
             classes,
             targets,
             head,
+            lacking,
             backbone,
             rounded: None,
             precision: Precision::F32,
@@ -126,10 +130,21 @@ impl Encoder {
         })
     }
 
+    /// What [`Encoder::load`] gives with these targets and this generator, from the backbone already loaded, whose
+    /// tensors both models share.
+    pub fn again(&self, kinds: &[TargetKind], rng: &mut impl Rng) -> Self {
+        let mut model = Encoder { targets: self.info.targets(kinds), ..self.clone() };
+        head::draw(&mut model.head, &model.lacking, &model.info, rng);
+        model
+    }
+
     /// The same model computing in `precision`; the device must be able to ([`Precision::runs_on`]).
     pub fn computing_in(mut self, precision: Precision) -> Self {
-        self.precision = precision;
-        self.round();
+        // Weights already rounded to it stay as they are, shared by all clones.
+        if self.precision != precision {
+            self.precision = precision;
+            self.round();
+        }
         self
     }
 

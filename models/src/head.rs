@@ -17,23 +17,22 @@ pub(crate) fn linears(info: &ModelInfo, classes: usize) -> Vec<(&'static str, us
     }
 }
 
-/// The head's tensors: from the checkpoint where it has them, else drawn as Transformers does
-/// (normal with `initializer_range`, biases zero).
+/// The head's tensors as the checkpoint has them, zero where it lacks them; and the places of the weights that it lacks,
+/// for [`draw`].
 pub(crate) fn load(
     weights: &mut Weights,
     info: &ModelInfo,
     classes: usize,
-    rng: &mut impl Rng,
-) -> Result<Vec<HeadTensor>, ModelError> {
+) -> Result<(Vec<HeadTensor>, Vec<usize>), ModelError> {
     const HINT: &str = "; the checkpoint's head was made for another number of classes than the data has";
-    let mut head = Vec::new();
+    let (mut head, mut lacking) = (Vec::new(), Vec::new());
     for (module, d_in, d_out) in linears(info, classes) {
         let (weight, bias) = (format!("{module}.weight"), format!("{module}.bias"));
         let value = match weights.has(&weight) {
             true => weights.take_linear_with(&weight, d_in, d_out, HINT)?,
             false => {
-                let data = (0..d_in * d_out).map(|_| (standard_normal(rng) * info.initializer_range) as f32).collect();
-                Matrix::new(d_in, d_out, data)
+                lacking.push(head.len());
+                Matrix::zeros(d_in, d_out)
             }
         };
         head.push(HeadTensor { name: weight, value });
@@ -43,7 +42,14 @@ pub(crate) fn load(
         };
         head.push(HeadTensor { name: bias, value });
     }
-    Ok(head)
+    Ok((head, lacking))
+}
+
+/// Draws the weights that the checkpoint lacks as Transformers does: normal with `initializer_range`.
+pub(crate) fn draw(head: &mut [HeadTensor], lacking: &[usize], info: &ModelInfo, rng: &mut impl Rng) {
+    for &i in lacking {
+        head[i].value.data.fill_with(|| (standard_normal(rng) * info.initializer_range) as f32);
+    }
 }
 
 /// Class scores `[S, K]` from the hidden state of every sequence's first token `[S, D]`.
@@ -57,4 +63,29 @@ pub(crate) fn logits(first: Tensor<2>, head: &[Tensor<3>], batch: &DeviceBatch) 
         }
     }
     x
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::Device;
+    use rand::SeedableRng;
+    use rand_chacha::ChaCha8Rng;
+
+    use crate::{Encoder, Model, ModelSource, TargetKind};
+
+    #[test]
+    fn a_model_used_again_is_the_model_loaded_again() {
+        let seed = ChaCha8Rng::seed_from_u64;
+        let device = Device::flex().autodiff();
+        let load = |kinds: &[TargetKind], n| {
+            Encoder::load(&ModelSource::Builtin, 5, kinds, &mut seed(n), &device).expect("the built-in model loads")
+        };
+        let kinds = [TargetKind::Query, TargetKind::Output];
+        let (first, fresh) = (load(&TargetKind::all(), 1), load(&kinds, 2));
+        assert_ne!(first.head(), fresh.head());
+        let again = first.again(&kinds, &mut seed(2));
+        assert_eq!((again.head(), again.targets()), (fresh.head(), fresh.targets()));
+        // The first is left as it was.
+        assert_eq!(first.head(), load(&TargetKind::all(), 1).head());
+    }
 }

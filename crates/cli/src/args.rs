@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::commands::bench::BenchArgs;
+use crate::commands::compare::CompareArgs;
 use crate::device::Devices;
 
 /// GPU-native federated LoRA fine-tuning: many virtual clients train side by side on one device.
@@ -38,6 +39,8 @@ pub struct Common {
 pub enum Command {
     /// Run a federation; without CONFIG the built-in quickstart
     Train(TrainArgs),
+    /// Run strategies side by side on the same data and seeds, and put them in a table and in pictures
+    Compare(Box<CompareArgs>),
     /// Measure a run's adapter on the test split
     Evaluate(EvaluateArgs),
     /// Show which client holds which labels

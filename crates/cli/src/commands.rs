@@ -1,6 +1,7 @@
 //! One file a command: what it reads, runs and prints.
 
 pub mod bench;
+pub mod compare;
 pub mod evaluate;
 pub mod export;
 pub mod partition;

@@ -75,6 +75,13 @@ pub fn model(loaded: &Loaded, classes: usize, device: &Device) -> Result<Encoder
     Ok(model.context("cannot load the model")?.computing_in(precision))
 }
 
+/// What [`model`] gives for another run on the same backbone and labels, without reading anything: targets, precision
+/// and the seed of the head are those of `config`.
+pub fn model_again(model: &Encoder, config: &RunConfig) -> Encoder {
+    let mut rng = stream(config.train.seed, Use::HeadInit, 0, 0, 0);
+    model.again(&config.adapter.targets, &mut rng).computing_in(config.train.precision)
+}
+
 /// Refuses a precision that `device` does not compute in.
 ///
 /// # Errors

@@ -11,7 +11,9 @@ mod interrupt;
 mod job;
 mod memory;
 mod mistake;
+mod picture;
 mod progress;
+mod recorder;
 mod run_folder;
 mod tally;
 
@@ -30,6 +32,7 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let outcome = std::panic::catch_unwind(|| match &cli.command {
         Command::Train(args) => commands::train::run(args, &cli.common),
+        Command::Compare(args) => commands::compare::run(args, &cli.common),
         Command::Evaluate(args) => commands::evaluate::run(args, &cli.common),
         Command::Partition(args) => commands::partition::run(args, &cli.common),
         Command::Export(args) => commands::export::run(args),

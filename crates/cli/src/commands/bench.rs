@@ -12,7 +12,7 @@ mod round;
 mod scale;
 mod step;
 mod stopwatch;
-mod table;
+pub mod table;
 mod ways;
 mod work;
 

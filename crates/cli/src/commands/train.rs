@@ -1,23 +1,21 @@
 //! `bonfire train`: runs a federation and leaves a run folder.
 
 use std::path::Path;
-use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use bonfire_data::{Dataset, Shards};
-use bonfire_federation::{ClientMetrics, Control, Event, RoundMetrics, Run};
-use bonfire_models::peft::{self, PeftMeta};
-use bonfire_models::{Adapter, Model, ModelInfo};
+use bonfire_federation::Run;
+use bonfire_models::{Model, ModelInfo};
 
 use crate::args::{Common, TrainArgs};
-use crate::config::{self, RunConfig};
-use crate::console::{note, percent, say};
+use crate::config;
+use crate::console::{note, say};
 use crate::device;
 use crate::interrupt::Interrupt;
 use crate::job;
 use crate::progress::Progress;
+use crate::recorder::{Keep, Recorder};
 use crate::run_folder::{self, RunFolder};
-use crate::tally::{Identity, Tally};
 
 /// Runs the command.
 ///
@@ -48,120 +46,26 @@ pub fn run(args: &TrainArgs, common: &Common) -> Result<()> {
     }
     let models = models.into_iter().map(|m| Box::new(m) as Box<dyn Model>).collect();
     let run = Run::new(config.settings(), models, tokens, shards)?;
-    let identity = identity(config, &devices, &info, &run);
     let folder = RunFolder::create(&place, &config.to_toml())?;
-    let meta = PeftMeta { base_model: String::from(config.model.path.clone()) };
-    let recorder = Recorder { folder, identity, meta, tally: Tally::default(), interrupt };
-    follow(run, recorder, config.train.rounds, common.quiet)
+    let recorder = Recorder::new(folder, config, &devices, &info, &run, Keep::EveryRound, interrupt);
+    follow(run, recorder, common.quiet)
 }
 
 /// Trains, writing and reporting each round; then the last lines.
-fn follow(mut run: Run, mut recorder: Recorder, rounds: usize, quiet: bool) -> Result<()> {
+fn follow(mut run: Run, mut recorder: Recorder, quiet: bool) -> Result<()> {
     // The folder is whole before the first round ends: an untrained adapter and a summary of nothing.
     recorder.write_state(&run.server().model())?;
+    let rounds = recorder.rounds();
     let mut progress = Progress::new(rounds, quiet);
-    let mut failure = None;
-    let outcome = match recorder.interrupt.pressed() {
-        true => Ok(()),
-        false => run.train(&mut |event| {
-            recorder.on(event, &mut progress).unwrap_or_else(|error| {
-                failure = Some(error);
-                Control::Stop
-            })
-        }),
-    };
+    let outcome = recorder.train(&mut run, &mut progress);
     progress.finish();
-    outcome.with_context(|| recorder.what_is_left())?;
-    if let Some(error) = failure {
-        return Err(error.context(recorder.what_is_left()));
-    }
-    if recorder.tally.rounds() < rounds {
-        note(format!("stopped after {} of {rounds} rounds", recorder.tally.rounds()));
+    outcome.and_then(|trained| Ok(trained?)).with_context(|| recorder.what_is_left())?;
+    let done = recorder.tally().rounds();
+    if done < rounds {
+        note(format!("stopped after {done} of {rounds} rounds"));
     }
     recorder.say_result(quiet);
     Ok(())
-}
-
-/// Writes what the run reports.
-struct Recorder {
-    folder: RunFolder,
-    identity: Identity,
-    meta: PeftMeta,
-    tally: Tally,
-    interrupt: Arc<Interrupt>,
-}
-
-impl Recorder {
-    fn on(&mut self, event: Event<'_>, progress: &mut Progress) -> Result<Control> {
-        match event {
-            Event::RoundStarted { round, phase, cohort } => {
-                self.interrupt.enter_round(round);
-                progress.round_started(round, phase, cohort.len());
-                Ok(Control::Continue)
-            }
-            Event::Progress(now) => {
-                progress.trained(now.done, now.total, now.tokens);
-                Ok(Control::Continue)
-            }
-            Event::RoundEnded { metrics, clients, server } => {
-                self.write_round(metrics, clients, &server.model())?;
-                progress.round_ended(metrics, self.tally.upload_bytes());
-                Ok(if self.interrupt.pressed() { Control::Stop } else { Control::Continue })
-            }
-        }
-    }
-
-    fn write_round(&mut self, metrics: &RoundMetrics, clients: &[ClientMetrics], adapter: &Adapter) -> Result<()> {
-        let interrupt = Arc::clone(&self.interrupt);
-        let _writing = interrupt.writing();
-        self.tally.add(metrics, clients.len());
-        self.folder.append(metrics, clients)?;
-        self.write_state(adapter)
-    }
-
-    /// Writes the adapter and the summary as they are now.
-    fn write_state(&self, adapter: &Adapter) -> Result<()> {
-        peft::write(&self.folder.adapter(), adapter, &self.meta).context("cannot write the adapter")?;
-        self.folder.write_summary(&self.tally.summary(&self.identity))
-    }
-
-    /// What a failed run leaves behind.
-    fn what_is_left(&self) -> String {
-        let path = self.folder.path().display();
-        match self.tally.rounds() {
-            0 => format!("the run stopped in its first round; {path} holds the untrained adapter"),
-            n => format!("the run stopped; {path} holds the state after round {n}"),
-        }
-    }
-
-    fn say_result(&self, quiet: bool) {
-        let upload = self.tally.upload_line(&self.identity);
-        let path = self.folder.path().display();
-        if quiet {
-            let summary = self.tally.summary(&self.identity);
-            let accuracy = summary.final_accuracy.map_or("not evaluated".to_string(), percent);
-            let upload = upload.map(|line| format!("; {line}")).unwrap_or_default();
-            return say(format!("{}: accuracy {accuracy}{upload}; {path}", self.identity.name));
-        }
-        say("");
-        self.tally.accuracy_line().into_iter().chain(upload).for_each(say);
-        say(format!("run folder: {path}"));
-    }
-}
-
-fn identity(config: &RunConfig, device: &str, info: &ModelInfo, run: &Run) -> Identity {
-    let trains_head = config.settings().trains_head();
-    let head = if trains_head { run.server().adapter.head_params() } else { 0 };
-    Identity {
-        name: config.name().to_string(),
-        strategy: config.strategy.name().to_string(),
-        seed: config.train.seed,
-        device: device.to_string(),
-        clients: config.clients.count,
-        trainable_params: run.trainable_params(),
-        full_params: info.encoder_params() + head,
-        rank: config.adapter.rank,
-    }
 }
 
 /// What will run on what, in four lines.

@@ -4,6 +4,7 @@ mod bad_config;
 mod bad_data;
 mod bad_model;
 mod bench;
+mod compare;
 mod export;
 #[cfg(unix)]
 mod interrupt;

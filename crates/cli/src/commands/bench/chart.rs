@@ -1,12 +1,12 @@
 //! The picture of a benchmark: one panel a part, as bars or as lines, below each other in one SVG.
 
-use anyhow::{Result, anyhow};
-use plotters::coord::Shift;
+use anyhow::Result;
 use plotters::coord::types::RangedCoordf64;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 use super::table::{three, whole};
+use crate::picture::{Area, PaintResult, colour, svg};
 
 const WIDTH: u32 = 960;
 /// Room on the left for the names of bars.
@@ -70,31 +70,22 @@ impl Panel {
     }
 }
 
-type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
-type PaintResult = Result<(), DrawingAreaErrorKind<std::io::Error>>;
-
 /// Draws the panels under a caption.
 ///
 /// # Errors
 /// None that a user can cause: the drawing happens in memory.
 pub fn draw(caption: &str, panels: &[Panel]) -> Result<String> {
     const TOP: u32 = 44;
-    let mut svg = String::new();
     let height = TOP + panels.iter().map(Panel::height).sum::<u32>() + 12;
-    let area = SVGBackend::with_string(&mut svg, (WIDTH, height)).into_drawing_area();
-    let paint = || -> PaintResult {
-        area.fill(&WHITE)?;
-        area.draw_text(caption, &("sans-serif", 14).into_text_style(&area).color(&BLACK.mix(0.7)), (16, 16))?;
+    svg("the benchmark", (WIDTH, height), |area| {
+        area.draw_text(caption, &("sans-serif", 14).into_text_style(area).color(&BLACK.mix(0.7)), (16, 16))?;
         let mut y = TOP;
         for panel in panels {
             paint_panel(&area.clone().shrink((0, y), (WIDTH, panel.height())), panel)?;
             y += panel.height();
         }
-        area.present()
-    };
-    paint().map_err(|error| anyhow!("cannot draw the benchmark: {error}"))?;
-    drop(area);
-    Ok(svg)
+        Ok(())
+    })
 }
 
 fn paint_panel(area: &Area<'_>, panel: &Panel) -> PaintResult {
@@ -121,18 +112,6 @@ fn legend<'n>(area: &Area<'_>, names: impl Iterator<Item = &'n str>) -> PaintRes
         x += 15 + area.estimate_text_size(name, &style)?.0 as i32 + 24;
     }
     Ok(())
-}
-
-fn colour(series: usize) -> RGBColor {
-    const COLOURS: [RGBColor; 6] = [
-        RGBColor(31, 119, 180),
-        RGBColor(230, 126, 34),
-        RGBColor(39, 144, 96),
-        RGBColor(142, 68, 173),
-        RGBColor(192, 57, 43),
-        RGBColor(90, 90, 90),
-    ];
-    COLOURS[series % COLOURS.len()]
 }
 
 /// The axes of a panel of bars: values to the right, groups downwards, one unit each.

@@ -1,7 +1,9 @@
 //! The label distribution as an SVG: one bar a client, one colour a label.
 
-use anyhow::{Result, anyhow};
+use anyhow::Result;
 use plotters::prelude::*;
+
+use crate::picture::{Area, PaintResult, svg};
 
 const WIDTH: u32 = 900;
 
@@ -15,19 +17,11 @@ fn bar(clients: usize) -> u32 {
 /// # Errors
 /// None that a user can cause: the drawing happens in memory.
 pub fn draw(title: &str, labels: &[String], counts: &[Vec<usize>]) -> Result<String> {
-    let mut svg = String::new();
     let height = 90 + bar(counts.len()) * counts.len().max(3) as u32;
-    let area = SVGBackend::with_string(&mut svg, (WIDTH, height)).into_drawing_area();
-    paint(&area, title, labels, counts).map_err(|error| anyhow!("cannot draw the partition: {error}"))?;
-    drop(area);
-    Ok(svg)
+    svg("the partition", (WIDTH, height), |area| paint(area, title, labels, counts))
 }
 
-type Area<'a> = DrawingArea<SVGBackend<'a>, plotters::coord::Shift>;
-type PaintResult = Result<(), DrawingAreaErrorKind<std::io::Error>>;
-
 fn paint(area: &Area<'_>, title: &str, labels: &[String], counts: &[Vec<usize>]) -> PaintResult {
-    area.fill(&WHITE)?;
     let longest = counts.iter().map(|row| row.iter().sum::<usize>()).max().unwrap_or(0).max(1);
     let mut chart = ChartBuilder::on(area)
         .caption(title, ("sans-serif", 18))
@@ -56,7 +50,7 @@ fn paint(area: &Area<'_>, title: &str, labels: &[String], counts: &[Vec<usize>])
         let (x, y) = place(client);
         area.draw_text(&client.to_string(), &style, (x - 20, y - 6))?;
     }
-    area.present()
+    Ok(())
 }
 
 /// The pieces of one client's bar.

@@ -1,0 +1,102 @@
+//! `bonfire compare`: strategies side by side on the same data, partitions and seeds. A cell is one strategy variant at one
+//! rank, partition and seed, and leaves an ordinary run folder; what is there already is not run again.
+
+mod args;
+mod board;
+mod figure;
+mod folder;
+mod grid;
+mod plots;
+mod results;
+mod table;
+mod variant;
+mod workplace;
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use anyhow::{Result, anyhow};
+
+pub use args::CompareArgs;
+
+use crate::args::Common;
+use crate::console::{bytes, note, percent, say, seconds};
+use board::Board;
+use grid::{Asked, Grid};
+use results::Outcome;
+use workplace::Workplace;
+
+/// Runs the command.
+///
+/// # Errors
+/// A cell whose configuration cannot be, data or a model that cannot be used, a folder that holds another run, a disk that
+/// cannot be written; and, after all others ran, cells whose training failed.
+pub fn run(args: &CompareArgs, common: &Common) -> Result<()> {
+    let asked = Asked { variants: args.variants(), seeds: &args.seeds, ranks: &args.ranks, alphas: &args.alphas };
+    let grid = Grid::new(args.config.as_deref(), common, &asked)?;
+    let out = args.out.clone().unwrap_or_else(|| PathBuf::from("compare").join(grid.name()));
+    let mut board = Board::open(&out, &grid, args.only_missing)?;
+    let waiting = board.waiting();
+    if !common.quiet {
+        grid.notices.iter().for_each(note);
+        say(grid.describe(waiting.len()));
+    }
+    if !waiting.is_empty() {
+        let workplace = Workplace::prepare(&grid, &waiting)?;
+        train(&workplace, &waiting, &mut board, common.quiet)?;
+    }
+    board.write()?;
+    finish(&board, common.quiet)
+}
+
+/// Trains the cells one after another, and writes what is known after each.
+fn train(workplace: &Workplace<'_>, waiting: &[usize], board: &mut Board<'_>, quiet: bool) -> Result<()> {
+    let start = Instant::now();
+    for (done, &cell) in waiting.iter().enumerate() {
+        if workplace.interrupted() {
+            break;
+        }
+        let clock = Instant::now();
+        let outcome = workplace.train(cell, &board.clear(cell)?)?;
+        let line = match &outcome {
+            Outcome::Missing => break,
+            Outcome::Failed(what) => format!("failed: {what}"),
+            Outcome::Done(measured) => format!(
+                "{:>6}  upload {:>7}  {}",
+                measured.final_accuracy.map_or("-".to_string(), percent),
+                bytes(measured.upload_bytes),
+                seconds(clock.elapsed().as_secs_f64()),
+            ),
+        };
+        board.record(cell, outcome)?;
+        if !quiet {
+            let left = waiting.len() - done - 1;
+            let rest = start.elapsed().as_secs_f64() / (done + 1) as f64 * left as f64;
+            let rest = if left > 0 { format!("  ({} left)", seconds(rest)) } else { String::new() };
+            say(format!("{} {line}{rest}", board.head_of(cell)));
+        }
+    }
+    Ok(())
+}
+
+/// The table, what is missing, and an error if cells failed.
+fn finish(board: &Board<'_>, quiet: bool) -> Result<()> {
+    if !quiet {
+        say("");
+    }
+    say(board.table());
+    if !quiet {
+        say(format!("\nwritten to {}: {}", board.out().display(), board.files().join(", ")));
+    }
+    let (missing, cells) = (board.waiting_now(), board.cells());
+    if missing > 0 {
+        note(format!("{missing} of {cells} cells are not complete; the same command goes on with them"));
+    }
+    match board.failures() {
+        failures if failures.is_empty() => Ok(()),
+        failures => {
+            let (count, list) = (failures.len(), failures.join("\n  "));
+            Err(anyhow!("{count} of {cells} cells failed\n  {list}"))
+        }
+    }
+}

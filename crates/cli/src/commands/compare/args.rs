@@ -1,0 +1,58 @@
+//! The options of `bonfire compare`.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::variant::{Variant, Variants};
+
+/// The strategies that are compared when none are named: the paper's, RoLoRA, and FedIT with the learning rate that the
+/// paper gave to its own method alone. Most of LoRA-A²'s gain on very skewed clients comes from that rate.
+const STRATEGIES: &str = "lora-a2,fedit,fedit:train.lr_b=5x,ffa-lora,rolora,flexlora";
+
+/// Options of `compare`.
+#[derive(Debug, Args)]
+pub struct CompareArgs {
+    /// Configuration file; without it the built-in quickstart
+    pub config: Option<PathBuf>,
+    /// NAME or NAME:key=value[:key=value…], with commas; keys as in --set, those without a dot belong to [strategy]
+    /// [default: lora-a2,fedit,fedit:train.lr_b=5x,ffa-lora,rolora,flexlora]
+    #[arg(long, value_name = "LIST", verbatim_doc_comment)]
+    pub strategies: Option<Variants>,
+    /// Seeds of partition and training [default: train.seed]
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    pub seeds: Vec<u64>,
+    /// clients.budget of lora-a2, adapter.rank of the others [default: as configured]
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    pub ranks: Vec<usize>,
+    /// Dirichlet partitions, such as 0.5,0.1,0.01 [default: data.partition]
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    pub alphas: Vec<f64>,
+    /// Folder of the table, the pictures and the runs [default: compare/<name>]
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// Leave cells alone that failed before, too; complete ones are never run again
+    #[arg(long)]
+    pub only_missing: bool,
+}
+
+impl CompareArgs {
+    /// The variants to compare.
+    pub fn variants(&self) -> Vec<Variant> {
+        match &self.strategies {
+            Some(given) => given.0.clone(),
+            None => STRATEGIES.parse::<Variants>().expect("the default is a list of variants").0,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_default_holds_the_learning_rate_control() {
+        let labels: Vec<String> = STRATEGIES.parse::<Variants>().expect("valid").0.iter().map(Variant::label).collect();
+        assert_eq!(labels, ["lora-a2", "fedit", "fedit + 5x η_B", "ffa-lora", "rolora", "flexlora"]);
+    }
+}

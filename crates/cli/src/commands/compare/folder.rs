@@ -1,0 +1,104 @@
+//! A cell's run folder as it is found: absent, cut short, complete, or of another run.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use bonfire_federation::Summary;
+use toml::{Table, Value};
+
+use crate::mistake::Mistake;
+use crate::run_folder::CONFIG;
+
+/// What a cell's folder holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// Nothing.
+    Absent,
+    /// A run of the same configuration that was cut or failed.
+    Cut,
+    /// A run of the same configuration, all rounds done.
+    Complete,
+}
+
+/// Looks at the folder of a cell whose configuration is `config`, written out, with `rounds` rounds.
+///
+/// # Errors
+/// The folder holds something else: a run of another configuration, with what differs, or no run.
+pub fn state(path: &Path, config: &str, rounds: usize) -> Result<State> {
+    let empty = fs::read_dir(path).map_or(!path.exists(), |mut entries| entries.next().is_none());
+    if empty {
+        return Ok(State::Absent);
+    }
+    let file = path.join(CONFIG);
+    let found = fs::read_to_string(&file).map_err(|_| foreign(path))?;
+    let old: Table = found.parse().map_err(|_| foreign(path))?;
+    let new: Table = config.parse().context("cannot read a configuration that was just written")?;
+    match differences(&old, &new) {
+        list if list.is_empty() => {}
+        list => return Err(other_run(path, &list).into()),
+    }
+    let summary = fs::read_to_string(path.join("summary.json")).ok();
+    let summary: Option<Summary> = summary.and_then(|text| serde_json::from_str(&text).ok());
+    Ok(if summary.is_some_and(|s| s.rounds == rounds) { State::Complete } else { State::Cut })
+}
+
+fn foreign(path: &Path) -> Mistake {
+    Mistake::new(format!("{} is in the way: it holds no run of `bonfire compare`", path.display()))
+        .help("remove it, or name another folder with --out")
+}
+
+fn other_run(path: &Path, differences: &[String]) -> Mistake {
+    const SHOWN: usize = 4;
+    let mut list = differences.iter().take(SHOWN).cloned().collect::<Vec<_>>().join("; ");
+    if differences.len() > SHOWN {
+        list += &format!("; and {} more", differences.len() - SHOWN);
+    }
+    Mistake::new(format!("{} holds a run of another configuration: {list}", path.display())).help(
+        "name another folder with --out for the new settings, take the old settings back, or remove the folder to run \
+         it again",
+    )
+}
+
+/// The keys whose values differ, as `train.rounds was 2, is 3`.
+fn differences(old: &Table, new: &Table) -> Vec<String> {
+    let (old, new) = (flat(old), flat(new));
+    let keys: std::collections::BTreeSet<&String> = old.keys().chain(new.keys()).collect();
+    let shown = |value: Option<&Value>| value.map_or("not set".to_string(), Value::to_string);
+    let differs = keys.into_iter().filter(|key| old.get(*key) != new.get(*key));
+    differs.map(|key| format!("{key} was {}, is {}", shown(old.get(key)), shown(new.get(key)))).collect()
+}
+
+/// Values by their full keys.
+fn flat(table: &Table) -> BTreeMap<String, Value> {
+    let mut all = BTreeMap::new();
+    for (key, value) in table {
+        match value {
+            Value::Table(inner) => all.extend(flat(inner).into_iter().map(|(k, v)| (format!("{key}.{k}"), v))),
+            other => drop(all.insert(key.clone(), other.clone())),
+        }
+    }
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_is_absent_cut_or_of_another_run() {
+        let room = tempfile::tempdir().expect("a folder");
+        let path = room.path().join("cell");
+        let config = "a = 1\n[train]\nrounds = 2\n";
+        assert_eq!(state(&path, config, 2).expect("absent"), State::Absent);
+        fs::create_dir(&path).expect("made");
+        assert_eq!(state(&path, config, 2).expect("empty"), State::Absent);
+        fs::write(path.join("notes"), "mine").expect("written");
+        assert!(state(&path, config, 2).expect_err("foreign").to_string().contains("is in the way"));
+        fs::write(path.join(CONFIG), config).expect("written");
+        assert_eq!(state(&path, config, 2).expect("cut"), State::Cut);
+        let other = state(&path, "a = 1\nb = true\n[train]\nrounds = 3\n", 3).expect_err("another run").to_string();
+        assert!(other.ends_with("b was not set, is true; train.rounds was 2, is 3"), "{other}");
+    }
+}
