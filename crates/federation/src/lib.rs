@@ -1,7 +1,9 @@
 //! What runs on the server: the round loop, the strategies, the ledger of what crossed the wire.
 #![deny(missing_docs)]
 
+pub mod accountant;
 mod aggregate;
+pub mod algebra;
 mod error;
 mod layer_score;
 mod ledger;
