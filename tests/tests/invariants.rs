@@ -37,7 +37,7 @@ fn apart(x: &Adapter, y: &Adapter, start: &Adapter) -> f64 {
     largest(x, y) / largest(x, start).max(1e-12)
 }
 
-const STRATEGIES: [&str; 8] = [
+const STRATEGIES: [&str; 9] = [
     "[strategy]\nname = \"fedit\"\n[adapter]\nrank = 4\nhead = \"trained\"",
     "[strategy]\nname = \"ffa-lora\"",
     "[strategy]\nname = \"rolora\"\n[train]\nclip_norm = 0.05",
@@ -46,6 +46,7 @@ const STRATEGIES: [&str; 8] = [
     "[strategy]\nname = \"fedit\"\n[train]\nflat = { rho = 0.3 }",
     "[strategy]\nname = \"lora-a2\"\n[clients]\nbudget = 2\n[train]\nflat = { rho = 0.3 }",
     "[strategy]\nname = \"full\"\n[adapter]\nhead = \"trained\"\nrank = 1\n[train]\nlr_a = 3e-4\nclip_norm = 1.0",
+    "[strategy]\nname = \"fedpeptao\"\nlayers = 1",
 ];
 
 #[test]

@@ -7,14 +7,17 @@ use std::sync::mpsc::{Sender, channel};
 
 use bonfire_data::random::{Use, stream};
 use bonfire_kernels::{device_memory, runs_on_cpu};
-use bonfire_models::{Adapter, Matrix, Model, normals};
+use bonfire_models::{Adapter, ClientAdapter, Matrix, Model, PackedBatch, Rounding, normals};
+use burn::tensor::Tensor;
 
 use crate::fit::Needs;
 use crate::flight::{Flight, Happened, Outcome, Wanted};
 use crate::itinerary::Job;
 use crate::parameters::{Parameters, Role};
 use crate::send::{self, Learnt, resume, role_zeros};
-use crate::{Active, EngineError, InFlight, Named, Plan, Score, Split, Start, TrainSettings, Upload, top_slots};
+use crate::{
+    Active, EngineError, InFlight, Named, Plan, Score, Split, Start, TrainSettings, Upload, layer_score, top_slots,
+};
 
 /// Tokens a step should hold for the device to be busy, by kind of device.
 const TOKENS_A_STEP_CPU: usize = 4_096;
@@ -378,6 +381,21 @@ impl Pass<'_> {
         Ok(outcomes.into_iter().map(|o| o.expect("every job ends")).collect())
     }
 
+    /// A score for every layer `[1, layers]` on the client's first batch, by the model that everybody starts from.
+    fn survey(&self, member: &Member) -> Matrix {
+        let (engine, device) = (self.engine, self.model.device());
+        let rows = &member.rows[..member.rows.len().min(engine.settings.batch_size)];
+        let batch = PackedBatch::pack(&[rows.iter().map(|&row| engine.train.example(row)).collect()]);
+        let batch = batch.to_device(self.model.info().first_position, Rounding::of(device), device);
+        let states = self.model.layer_states(&ClientAdapter::new(Vec::new(), Vec::new()), &batch);
+        let layers = states.len();
+        let states = Tensor::cat(states, 0).inner();
+        let [count, width] = states.dims();
+        let numbers: Vec<f32> = states.into_data().try_to_vec().expect("f32 on the device");
+        let of = |rows: &[f32]| layer_score(&Matrix::new(count / layers, width, rows.to_vec())) as f32;
+        Matrix::new(1, layers, numbers.chunks(count / layers * width).map(of).collect())
+    }
+
     fn uploads(&self, probes: Vec<Probed>, outcomes: Vec<Outcome>) -> Vec<Upload> {
         let members = self.cohort.iter().zip(probes).zip(outcomes);
         members.map(|((m, probed), outcome)| self.upload(m, probed, outcome)).collect()
@@ -391,6 +409,7 @@ impl Pass<'_> {
             slots: probed.slots.or_else(|| self.plan.slots_of(member.client, self.global)),
             movement: outcome.movement,
             extra: outcome.extra,
+            survey: self.plan.survey.then(|| self.survey(member)),
             loss: outcome.loss,
             steps: outcome.steps,
             tokens: probed.tokens + outcome.tokens,

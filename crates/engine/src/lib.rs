@@ -11,6 +11,7 @@ mod evaluate;
 mod fit;
 mod flight;
 mod itinerary;
+mod layer_score;
 mod optimize;
 mod parameters;
 mod plan;
@@ -23,6 +24,7 @@ pub use data::{Split, TokenizedData};
 pub use engine::{Cohort, Engine, Member, Progress};
 pub use error::EngineError;
 pub use evaluate::{Evaluation, Judged, evaluate, judge, summarise};
+pub use layer_score::layer_score;
 pub use plan::{
     Active, Branches, Guard, LocalOptimizer, Named, Plan, Private, Score, Selection, Start, Tail, Terms, Threshold,
 };

@@ -97,6 +97,8 @@ pub struct Plan {
     pub private: Private,
     /// What is done to an upload for privacy before it leaves.
     pub guard: Guard,
+    /// Each client also reports, layer by layer, how much the states of its first batch say ([`crate::layer_score`]).
+    pub survey: bool,
     /// A and B are a start that every client makes from the seed, so nobody is sent them.
     pub seeded: bool,
 }
@@ -118,6 +120,7 @@ impl Plan {
             optimizer: LocalOptimizer::default(),
             private: Private::default(),
             guard: Guard::Open,
+            survey: false,
             seeded: false,
         }
     }

@@ -20,6 +20,8 @@ pub(crate) struct Learnt {
     pub movement: Vec<Matrix>,
     /// See [`crate::flight::Outcome::extra`].
     pub extra: Vec<Matrix>,
+    /// A score a layer, if the plan asks for them.
+    pub survey: Option<Matrix>,
     pub loss: f64,
     pub steps: usize,
     pub tokens: u64,
@@ -44,6 +46,9 @@ pub(crate) fn upload(
     }
     if matches!(plan.optimizer, crate::LocalOptimizer::Amended { .. }) {
         aux.push(("second", std::mem::take(&mut learnt.extra)));
+    }
+    if let Some(scores) = learnt.survey.take() {
+        aux.push(("layers", vec![scores]));
     }
     let movement = keep_private(plan, global, &roles, &mut learnt, &mut kept);
     let sent = |role: &Role| match role {

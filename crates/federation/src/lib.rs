@@ -5,7 +5,6 @@ pub mod accountant;
 mod aggregate;
 pub mod algebra;
 mod error;
-mod layer_score;
 mod ledger;
 mod records;
 mod rounds;
@@ -17,7 +16,6 @@ mod strategies;
 
 pub use aggregate::{CentralNoise, Rule, average};
 pub use error::FederationError;
-pub use layer_score::layer_score;
 pub use ledger::{Ledger, Traffic};
 pub use records::{ClientMetrics, RoundMetrics, Summary};
 pub use run::{Control, Event, Run};
@@ -26,7 +24,7 @@ pub use settings::{
     AdapterSettings, Aggregation, Budget, BudgetName, BudgetUse, ClientSettings, EvaluateSettings, HeadMode, Norm,
     PrivacySettings, Prune, ServerOptimizer, ServerSettings, Settings, Stragglers, StrategySettings,
 };
-pub use strategies::{Common, FedIt, FfaLora, Full, LoraA2, RoLora, Strategy};
+pub use strategies::{Common, FedIt, FedPepTao, FfaLora, Full, LoraA2, RoLora, Strategy};
 
 pub use bonfire_engine::{InFlight, Probe, Progress, Rate, Schedule, Score, Split, TokenizedData, TrainSettings};
 pub use bonfire_models::AdapterInit;

@@ -3,6 +3,7 @@
 mod build;
 mod common;
 mod fedit;
+mod fedpeptao;
 mod ffa_lora;
 mod full;
 mod lora_a2;
@@ -15,6 +16,7 @@ use crate::{FederationError, Norm, Server};
 pub(crate) use build::build;
 pub use common::Common;
 pub use fedit::FedIt;
+pub use fedpeptao::FedPepTao;
 pub use ffa_lora::FfaLora;
 pub use full::Full;
 pub use lora_a2::LoraA2;

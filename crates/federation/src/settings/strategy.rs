@@ -41,6 +41,21 @@ pub enum StrategySettings {
     /// its learning rate; of `[adapter]` it reads `head` alone.
     #[serde(rename = "full")]
     Full {},
+    /// FedPepTAO (arXiv 2310.15080) on adapters: only the layers whose states say most are shared, and the server steps
+    /// with momentum and control variates.
+    #[serde(rename = "fedpeptao")]
+    FedPepTao {
+        /// Layers that are shared after the first round (all, where the model has fewer); left out: half of them. The
+        /// paper finds the number from the Hessian's spectrum.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        layers: Option<usize>,
+        /// Server learning rate.
+        #[serde(default = "server_lr")]
+        lr: f64,
+        /// Server momentum.
+        #[serde(default = "server_momentum")]
+        momentum: f64,
+    },
     /// RoLoRA (arXiv 2502.01755): the factors alternate, no selection.
     #[serde(rename = "rolora")]
     RoLora {
@@ -48,6 +63,13 @@ pub enum StrategySettings {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         prune: Option<Prune>,
     },
+}
+
+fn server_lr() -> f64 {
+    0.1
+}
+fn server_momentum() -> f64 {
+    0.9
 }
 
 /// What a strategy makes of `clients.budget`.
@@ -74,6 +96,7 @@ impl StrategySettings {
             StrategySettings::FedIt { .. } => "fedit",
             StrategySettings::FfaLora { .. } => "ffa-lora",
             StrategySettings::Full { .. } => "full",
+            StrategySettings::FedPepTao { .. } => "fedpeptao",
             StrategySettings::RoLora { .. } => "rolora",
         }
     }
@@ -101,7 +124,7 @@ impl StrategySettings {
 
     /// Whether its clients send more than movements.
     pub fn sends_more(&self) -> bool {
-        false
+        matches!(self, StrategySettings::FedPepTao { .. })
     }
 
     /// Server-side rank pruning, for strategies that know it.
@@ -111,7 +134,7 @@ impl StrategySettings {
             | StrategySettings::FedIt { prune }
             | StrategySettings::FfaLora { prune }
             | StrategySettings::RoLora { prune } => *prune,
-            StrategySettings::Full {} => None,
+            StrategySettings::Full {} | StrategySettings::FedPepTao { .. } => None,
         }
     }
 
@@ -119,6 +142,14 @@ impl StrategySettings {
     pub fn problem(&self, _rank: usize) -> Option<(&'static str, String)> {
         let own = match self {
             StrategySettings::LoraA2 { probe, .. } => probe.problem().map(|p| ("strategy.probe", p.to_string())),
+            StrategySettings::FedPepTao { layers, lr, momentum } => {
+                let checks = [
+                    ("strategy.layers", *layers != Some(0), "at least 1"),
+                    ("strategy.lr", lr.is_finite() && *lr > 0.0, "a positive number"),
+                    ("strategy.momentum", (0.0..1.0).contains(momentum), "in [0, 1)"),
+                ];
+                checks.into_iter().find(|(_, fine, _)| !fine).map(|(key, _, want)| (key, format!("must be {want}")))
+            }
             _ => None,
         };
         own.or_else(|| self.prune().and_then(|prune| prune.problem()))

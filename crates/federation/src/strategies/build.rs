@@ -1,6 +1,6 @@
 //! From settings to strategies.
 
-use super::{Common, FedIt, FfaLora, Full, LoraA2, RoLora, Strategy};
+use super::{Common, FedIt, FedPepTao, FfaLora, Full, LoraA2, RoLora, Strategy};
 use crate::{Settings, StrategySettings};
 
 /// The strategy that `settings` name; `budgets` are the clients' slots per target, or their ranks.
@@ -17,6 +17,9 @@ pub(crate) fn build(settings: &Settings, budgets: Vec<usize>) -> Box<dyn Strateg
         }),
         StrategySettings::FedIt { .. } => Box::new(FedIt { common: common(1.0) }),
         StrategySettings::FfaLora { .. } => Box::new(FfaLora { common: common(1.0) }),
+        StrategySettings::FedPepTao { layers, lr, momentum } => {
+            Box::new(FedPepTao { common: common(1.0), layers: *layers, lr: *lr, momentum: *momentum })
+        }
         StrategySettings::Full {} => Box::new(Full { common: common(1.0) }),
         StrategySettings::RoLora { .. } => Box::new(RoLora { common: common(1.0) }),
     }

@@ -115,6 +115,15 @@ impl Common {
         }
     }
 
+    /// The average of the heads alone, for strategies that combine factors in their own way.
+    pub(crate) fn average_heads(&self, server: &mut Server, uploads: &[&Upload]) {
+        let bare = |u: &&Upload| Upload { factors: Vec::new(), ..(*u).clone() };
+        if uploads.iter().any(|u| !u.head.is_empty()) {
+            let heads: Vec<Upload> = uploads.iter().map(bare).collect();
+            self.rule.apply(&mut server.adapter, &mut server.state, server.round + 1, &heads, Norm::All);
+        }
+    }
+
     /// SCAFFOLD: `c ← c + (1/K)·Σ Δc_k` over the round's clients; a slot a client does not have counts as zero.
     fn control(&self, server: &mut Server, uploads: &[Upload]) {
         for upload in uploads {
