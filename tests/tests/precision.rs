@@ -2,7 +2,10 @@
 #![allow(clippy::unwrap_used)]
 
 use bonfire_kernels::LowRank;
-use bonfire_models::{ClientAdapter, Encoder, Model, ModelSource, PackedBatch, Precision, Rounding, TargetKind};
+use bonfire_models::{
+    Adapter, AdapterInit, ClientAdapter, Encoder, Model, ModelSource, NoiseSigns, PackedBatch, Precision, Rounding,
+    TargetKind, normals,
+};
 use bonfire_tests::{fixture, toy};
 use burn::tensor::{Device, Distribution, Tensor};
 use rand::SeedableRng;
@@ -52,4 +55,35 @@ fn losses_and_gradients_are_near_those_of_f32() {
         let apart = norm(&mut x.iter().zip(y).map(|(x, y)| x - y));
         assert!(apart < 0.05 * norm(&mut x.iter().copied()), "a gradient in {precision:?} is off by {apart}");
     }
+}
+
+#[test]
+fn noise_is_near_that_of_f32() {
+    let Some((device, precision)) = device() else { return };
+    let source = ModelSource::Folder(fixture("roberta-tiny"));
+    let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(1);
+    let model = Encoder::load(&source, toy::CLASSES, &TargetKind::all(), &mut rng, &device).unwrap();
+    let adapter = Adapter::fresh(model.targets(), 1, 1.0, AdapterInit::Kaiming, vec![], &mut rng);
+    let texts = toy::texts(7, 3);
+    let batch = PackedBatch::pack(&[(0..7).map(|i| (texts.ids[i].as_slice(), texts.labels[i])).collect()]);
+    let head = model
+        .head()
+        .iter()
+        .map(|t| Tensor::random([1, t.value.rows, t.value.cols], Distribution::Normal(0.0, 0.2), &device));
+    let signs = NoiseSigns::draw(model.targets(), 0.3, &mut rng);
+    let plain = ClientAdapter::new(vec![], head.collect());
+    let noise = NoiseSigns::to_device(signs, model.targets(), &device);
+    let noised = ClientAdapter { noise, ..plain.clone() };
+    let of = |model: &Encoder, client: &ClientAdapter| {
+        let targets = model.targets().to_vec();
+        let mut draw = |t: usize| {
+            normals(targets[t].d_in * targets[t].d_out, &mut rand_chacha::ChaCha8Rng::seed_from_u64(t as u64))
+        };
+        let batch = batch.to_device(model.info().first_position, Rounding::Few, &device);
+        let losses = model.noisy(&adapter, &mut draw).loss(client, &batch);
+        losses.into_data().try_to_vec::<f32>().unwrap()[0]
+    };
+    let (exact, found) = (of(&model, &noised), of(&model.clone().computing_in(precision), &noised));
+    let felt = (exact - of(&model, &plain)).abs();
+    assert!((exact - found).abs() < 0.2 * felt, "{found} in {precision:?}, {exact} in f32, of it noise {felt}");
 }
