@@ -6,6 +6,7 @@ mod aggregate;
 pub mod algebra;
 mod error;
 mod ledger;
+mod products;
 mod records;
 mod rounds;
 mod run;
@@ -24,7 +25,9 @@ pub use settings::{
     AdapterSettings, Aggregation, Budget, BudgetName, BudgetUse, ClientSettings, EvaluateSettings, HeadMode, Norm,
     PrivacySettings, Prune, ServerOptimizer, ServerSettings, Settings, Stragglers, StrategySettings,
 };
-pub use strategies::{Common, FedIt, FfaLora, LoraA2, RoLora, Strategy};
+pub use strategies::{
+    Common, Dfl, FedIt, FedLada, FedSaLora, FfaLora, HetLora, LoraA2, RoLora, SaFedLora, Sora, Strategy, XgbLora,
+};
 
 pub use bonfire_engine::{InFlight, Probe, Progress, Rate, Schedule, Score, Split, TokenizedData, TrainSettings};
 pub use bonfire_models::AdapterInit;
