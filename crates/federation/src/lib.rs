@@ -5,6 +5,7 @@ pub mod accountant;
 mod aggregate;
 pub mod algebra;
 mod error;
+mod forecast;
 mod ledger;
 mod products;
 mod records;
@@ -17,6 +18,7 @@ mod strategies;
 
 pub use aggregate::{CentralNoise, Rule, average};
 pub use error::FederationError;
+pub use forecast::{Forecast, forecast};
 pub use ledger::{Ledger, Traffic};
 pub use records::{ClientMetrics, RoundMetrics, Summary};
 pub use run::{Control, Event, Run};
@@ -29,5 +31,5 @@ pub use strategies::{
     Common, Dfl, FedIt, FedLada, FedSaLora, FfaLora, HetLora, LoraA2, RoLora, SaFedLora, Sora, Strategy, XgbLora,
 };
 
-pub use bonfire_engine::{InFlight, Probe, Progress, Rate, Schedule, Score, Split, TokenizedData, TrainSettings};
+pub use bonfire_engine::{Choice, InFlight, Probe, Progress, Rate, Schedule, Score, Split, TokenizedData, TrainSettings};
 pub use bonfire_models::AdapterInit;

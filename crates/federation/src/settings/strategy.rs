@@ -195,6 +195,29 @@ impl StrategySettings {
         )
     }
 
+    /// Whether every weight of the encoder trains, and no adapter.
+    pub fn is_full(&self) -> bool {
+        self.name() == "full"
+    }
+
+    /// Whether its server merges what clients learnt into the backbone, round by round.
+    pub fn merges(&self) -> bool {
+        ["flora", "fedex-lora", "xgblora"].contains(&self.name())
+    }
+
+    /// Why secure aggregation, which shows the server nothing but a sum, does not serve it; `None`: it does.
+    pub fn against_secure_aggregation(&self) -> Option<&'static str> {
+        match self.name() {
+            "lora-a2" => Some("which slots a client chose is seen; their sum is all the server needs"),
+            "hetlora" => Some("weighs clients by the size of their own update"),
+            "flexlora" | "florist" | "raflora" | "fedex-lora" | "lora-fair" => Some("needs every client's product A·B"),
+            "flora" | "xgblora" => Some("stacks every client's factors"),
+            "fed-sb" => Some("its first round needs every client's product A·B; later rounds are a plain sum"),
+            "fedpeptao" => Some("keeps control variates for every client"),
+            _ => None,
+        }
+    }
+
     /// Whether its clients send more than movements.
     pub fn sends_more(&self) -> bool {
         matches!(self, StrategySettings::FedLada { .. })
