@@ -27,9 +27,9 @@ pub use settings::{
     AdapterSettings, Aggregation, Budget, BudgetName, BudgetUse, ClientSettings, EvaluateSettings, HeadMode, Norm,
     PrivacySettings, Prune, ServerOptimizer, ServerSettings, Settings, Stragglers, StrategySettings,
 };
-pub use strategies::{
-    Common, Dfl, FedIt, FedLada, FedSaLora, FfaLora, HetLora, LoraA2, RoLora, SaFedLora, Sora, Strategy, XgbLora,
-};
+pub use strategies::{Common, FedIt, FfaLora, LoraA2, RoLora, Strategy};
 
-pub use bonfire_engine::{Choice, InFlight, Probe, Progress, Rate, Schedule, Score, Split, TokenizedData, TrainSettings};
+pub use bonfire_engine::{
+    Choice, InFlight, Probe, Progress, Rate, Schedule, Score, Split, TokenizedData, TrainSettings,
+};
 pub use bonfire_models::AdapterInit;

@@ -5,8 +5,10 @@ mod common;
 mod dfl;
 mod fedit;
 mod fedlada;
+mod fedpeptao;
 mod fedsa_lora;
 mod ffa_lora;
+mod full;
 mod hetlora;
 mod lora_a2;
 mod rolora;
@@ -22,17 +24,10 @@ use crate::{FederationError, Norm, Server};
 
 pub(crate) use build::build;
 pub use common::Common;
-pub use dfl::Dfl;
 pub use fedit::FedIt;
-pub use fedlada::FedLada;
-pub use fedsa_lora::FedSaLora;
 pub use ffa_lora::FfaLora;
-pub use hetlora::HetLora;
 pub use lora_a2::LoraA2;
 pub use rolora::RoLora;
-pub use sa_fedlora::SaFedLora;
-pub use sora::Sora;
-pub use xgblora::XgbLora;
 
 /// A federated method: what clients are told, and what becomes of their uploads. One of the project's two public
 /// traits.

@@ -2,9 +2,16 @@
 
 use bonfire_engine::{Tail, Threshold};
 
-use super::{
-    Common, Dfl, FedIt, FedLada, FedSaLora, FfaLora, HetLora, LoraA2, RoLora, SaFedLora, Sora, Strategy, XgbLora,
-};
+use super::dfl::Dfl;
+use super::fedlada::FedLada;
+use super::fedpeptao::FedPepTao;
+use super::fedsa_lora::FedSaLora;
+use super::full::Full;
+use super::hetlora::HetLora;
+use super::sa_fedlora::SaFedLora;
+use super::sora::Sora;
+use super::xgblora::XgbLora;
+use super::{Common, FedIt, FfaLora, LoraA2, RoLora, Strategy};
 use crate::{Settings, StrategySettings};
 
 /// The strategy that `settings` name; `budgets` are the clients' slots per target, or their ranks.
@@ -21,6 +28,10 @@ pub(crate) fn build(settings: &Settings, budgets: Vec<usize>) -> Box<dyn Strateg
         }),
         StrategySettings::FedIt { .. } => Box::new(FedIt { common: common(1.0) }),
         StrategySettings::FfaLora { .. } => Box::new(FfaLora { common: common(1.0) }),
+        StrategySettings::FedPepTao { layers, lr, momentum } => {
+            Box::new(FedPepTao { common: common(1.0), layers: *layers, lr: *lr, momentum: *momentum })
+        }
+        StrategySettings::Full {} => Box::new(Full { common: common(1.0) }),
         StrategySettings::RoLora { .. } => Box::new(RoLora { common: common(1.0) }),
         StrategySettings::HetLora { weight, decay, least } => {
             Box::new(HetLora { common: common(1.0), tail: Tail { weight: *weight, decay: *decay, least: *least } })
