@@ -59,7 +59,8 @@ pub fn adapted_linear(
     ))
 }
 
-/// The reference of [`adapted_linear`] in plain tensor operations, client by client.
+/// [`adapted_linear`] in plain tensor operations, client by client: its reference, and the way to take where `weight` and
+/// `bias` train, since gradients reach them.
 pub fn adapted_linear_composed(
     x: Tensor<2>,
     weight: Tensor<2>,
@@ -69,6 +70,9 @@ pub fn adapted_linear_composed(
 ) -> Tensor<2> {
     let [tokens, _] = x.dims();
     let frozen = x.clone().matmul(weight) + bias.unsqueeze_dim(0);
+    if adapters.is_empty() {
+        return frozen;
+    }
     let mut parts = Vec::new();
     for (c, range) in clients.ranges().enumerate().filter(|(_, r)| !r.is_empty()) {
         let [x, mut y] = [&x, &frozen].map(|t| t.clone().narrow(0, range.start, range.len()));

@@ -89,6 +89,8 @@ pub struct Adapter {
     pub a: Vec<Matrix>,
     /// `[R, d_out]` of every target.
     pub b: Vec<Matrix>,
+    /// What stands between A and B of every target, `[R, R]` or a diagonal `[R, 1]`; empty for plain LoRA.
+    pub core: Vec<Matrix>,
     /// The head's tensors, trained or not: an exported adapter needs them.
     pub head: Vec<HeadTensor>,
 }
@@ -107,7 +109,7 @@ impl Adapter {
             let bound = 1.0 / (t.d_in as f64).sqrt();
             let mut one = || match init {
                 AdapterInit::Kaiming => rng.random_range(-bound..bound) as f32,
-                AdapterInit::Gaussian => (normal(rng) / rank as f64) as f32,
+                AdapterInit::Gaussian => (standard_normal(rng) / rank as f64) as f32,
             };
             // Drawn slot by slot, so that the first slots of a larger rank equal those of a smaller one (Kaiming).
             let slots: Vec<f32> = (0..rank * t.d_in).map(|_| one()).collect();
@@ -119,6 +121,7 @@ impl Adapter {
             targets: targets.to_vec(),
             a: targets.iter().map(&mut draw).collect(),
             b: targets.iter().map(|t| Matrix::zeros(rank, t.d_out)).collect(),
+            core: Vec::new(),
             head,
         }
     }
@@ -133,6 +136,7 @@ impl Adapter {
         match factor {
             Factor::A => &self.a,
             Factor::B => &self.b,
+            Factor::Core => &self.core,
         }
     }
 
@@ -141,6 +145,33 @@ impl Adapter {
         match factor {
             Factor::A => &mut self.a,
             Factor::B => &mut self.b,
+            Factor::Core => &mut self.core,
+        }
+    }
+
+    /// The same update as plain LoRA: what stands between A and B goes into B.
+    pub fn plain(&self) -> Adapter {
+        let into = |(core, b): (&Matrix, &Matrix)| match core.cols == 1 && core.rows == b.rows {
+            false => core.matmul(b),
+            true => {
+                let rows = b.data.chunks(b.cols.max(1)).zip(&core.data);
+                Matrix::new(b.rows, b.cols, rows.flat_map(|(row, gate)| row.iter().map(move |v| v * gate)).collect())
+            }
+        };
+        match self.core.is_empty() {
+            true => self.clone(),
+            false => {
+                let b = self.core.iter().zip(&self.b).map(into).collect();
+                Adapter { b, core: Vec::new(), ..self.clone() }
+            }
+        }
+    }
+
+    /// A slot's vectors side by side: `[slots, d]`, one row a slot, as uploads hold them.
+    pub fn slot_rows(&self, factor: Factor, target: usize) -> Matrix {
+        match factor {
+            Factor::A => self.a[target].transposed(),
+            _ => self.factor(factor)[target].clone(),
         }
     }
 
@@ -157,12 +188,12 @@ impl Adapter {
     /// Whether every number is finite.
     pub fn is_finite(&self) -> bool {
         let heads = self.head.iter().map(|t| &t.value);
-        self.a.iter().chain(&self.b).chain(heads).all(|m| m.data.iter().all(|v| v.is_finite()))
+        self.a.iter().chain(&self.b).chain(&self.core).chain(heads).all(|m| m.data.iter().all(|v| v.is_finite()))
     }
 }
 
 /// A standard normal number (Box-Muller).
-pub(crate) fn normal(rng: &mut impl Rng) -> f64 {
+pub fn standard_normal(rng: &mut impl Rng) -> f64 {
     let u: f64 = 1.0 - rng.random::<f64>();
     let v: f64 = rng.random();
     (-2.0 * u.ln()).sqrt() * (std::f64::consts::TAU * v).cos()

@@ -2,20 +2,27 @@
 //! embeddings and head. Every linear sees one dense matrix `[T, D]` for the whole cohort; only attention looks at
 //! sequence boundaries.
 
+mod backbone;
+mod layer;
+mod loader;
+
 use std::path::{Path, PathBuf};
 
-use bonfire_kernels::{AttentionLayout, LowRank, Segments, adapted_linear, add_norm, gelu, packed_attention};
-use burn::module::Module;
+use bonfire_kernels::{AttentionLayout, Segments};
 use burn::tensor::module::linear;
 use burn::tensor::{Device, FloatDType, Int, Tensor, TensorData};
 use rand::Rng;
 
+use self::backbone::{Backbone, read};
+use self::layer::{Added, Pass, Rows};
+use self::loader::Loader;
 use crate::model::{ClientAdapter, Model};
 use crate::weights::Weights;
 use crate::{
-    Adapter, Architecture, DeviceBatch, HeadTensor, Matrix, ModelError, ModelInfo, Precision, Target, TargetKind,
+    Adapter, Architecture, DeviceBatch, HeadTensor, Matrix, ModelError, ModelInfo, NamedWeight, NoiseSigns, Precision,
+    Target, TargetKind,
 };
-use crate::{builtin, head};
+use crate::{builtin, head, noise};
 
 /// Where a model comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,56 +59,6 @@ impl ModelSource {
     }
 }
 
-/// A frozen linear. Its tensors are no parameters of Burn's: nothing here ever trains.
-#[derive(Module, Debug)]
-struct Linear {
-    /// `[d_in, d_out]`.
-    weight: Tensor<2>,
-    /// `[d_out]`.
-    bias: Tensor<1>,
-}
-
-/// The linears of a layer by the input they share: query, key and value are one product.
-const GROUPS: [&[TargetKind]; 4] = [
-    &[TargetKind::Query, TargetKind::Key, TargetKind::Value],
-    &[TargetKind::AttentionOutput],
-    &[TargetKind::Intermediate],
-    &[TargetKind::Output],
-];
-
-/// The group of a linear and its place there.
-fn place(kind: TargetKind) -> (usize, usize) {
-    let find = |(g, group): (usize, &&[TargetKind])| group.iter().position(|k| *k == kind).map(|i| (g, i));
-    GROUPS.iter().enumerate().find_map(find).expect("every linear is in a group")
-}
-
-/// A frozen layer normalisation.
-#[derive(Module, Debug)]
-struct Norm {
-    gamma: Tensor<1>,
-    beta: Tensor<1>,
-}
-
-/// One encoder layer; the linears in the order of [`GROUPS`].
-#[derive(Module, Debug)]
-struct Layer {
-    linears: Vec<Linear>,
-    attention_norm: Norm,
-    output_norm: Norm,
-}
-
-/// The frozen weights.
-#[derive(Module, Debug)]
-struct Backbone {
-    words: Tensor<2>,
-    positions: Tensor<2>,
-    token_type: Tensor<2>,
-    embedding_norm: Norm,
-    layers: Vec<Layer>,
-    /// BERT's pooler; RoBERTa has none.
-    pooler: Option<Linear>,
-}
-
 /// A RoBERTa or BERT classifier whose backbone is frozen.
 #[derive(Clone, Debug)]
 pub struct Encoder {
@@ -117,6 +74,10 @@ pub struct Encoder {
     /// What computes, where that is not f32.
     rounded: Option<Backbone>,
     precision: Precision,
+    /// Whether gradients reach the backbone.
+    trained: bool,
+    /// What noise is made of: for every target `[d_in, d_out]`; empty where there is none.
+    banks: Vec<Tensor<2>>,
 }
 
 impl Encoder {
@@ -154,8 +115,19 @@ impl Encoder {
             return Err(ModelError::SurplusTensor { file, name, architecture, layers: info.layers });
         }
         let targets = info.targets(kinds);
-        let (rounded, precision) = (None, Precision::F32);
-        Ok(Encoder { info, device: device.clone(), classes, targets, head, lacking, backbone, rounded, precision })
+        Ok(Encoder {
+            info,
+            device: device.clone(),
+            classes,
+            targets,
+            head,
+            lacking,
+            backbone,
+            rounded: None,
+            precision: Precision::F32,
+            trained: false,
+            banks: Vec::new(),
+        })
     }
 
     /// What [`Encoder::load`] gives with these targets and this generator, from the backbone already loaded, whose
@@ -200,172 +172,74 @@ fn vector(data: Vec<f32>, device: &Device) -> Tensor<1> {
     Tensor::from_data(TensorData::new(data, [n]), device)
 }
 
-/// Takes the backbone's tensors out of a checkpoint.
-struct Loader<'l, 'w> {
-    weights: &'l mut Weights<'w>,
-    info: &'l ModelInfo,
-    device: &'l Device,
-}
-
-impl Loader<'_, '_> {
-    fn backbone(&mut self) -> Result<Backbone, ModelError> {
-        let d = self.info.hidden;
-        let words = self.table("embeddings.word_embeddings.weight", self.info.vocab)?;
-        let positions = self.table("embeddings.position_embeddings.weight", self.info.positions)?;
-        let token_type = self.table("embeddings.token_type_embeddings.weight", self.info.token_types)?.narrow(0, 0, 1);
-        let embedding_norm = self.norm("embeddings.LayerNorm")?;
-        let layers = (0..self.info.layers).map(|i| self.layer(i)).collect::<Result<_, _>>()?;
-        let pooler = match self.info.architecture {
-            Architecture::Bert => Some(self.linear("pooler.dense", d, d)?),
-            Architecture::Roberta => None,
-        };
-        Ok(Backbone { words, positions, token_type, embedding_norm, layers, pooler })
-    }
-
-    /// The tensor's name in this file: an encoder saved alone has no prefix.
-    fn name(&self, bare: &str) -> String {
-        let full = format!("{}.{bare}", self.info.architecture.name());
-        match self.weights.has(&full) || !self.weights.has(bare) {
-            true => full,
-            false => bare.to_string(),
-        }
-    }
-
-    fn table(&mut self, bare: &str, rows: usize) -> Result<Tensor<2>, ModelError> {
-        let d = self.info.hidden;
-        let name = self.name(bare);
-        Ok(matrix(Matrix::new(rows, d, self.weights.take(&name, &[rows, d])?), self.device))
-    }
-
-    fn norm(&mut self, bare: &str) -> Result<Norm, ModelError> {
-        let d = self.info.hidden;
-        let [gamma, beta] = ["weight", "bias"].map(|part| self.name(&format!("{bare}.{part}")));
-        Ok(Norm {
-            gamma: vector(self.weights.take(&gamma, &[d])?, self.device),
-            beta: vector(self.weights.take(&beta, &[d])?, self.device),
-        })
-    }
-
-    fn linear(&mut self, bare: &str, d_in: usize, d_out: usize) -> Result<Linear, ModelError> {
-        let [weight, bias] = ["weight", "bias"].map(|part| self.name(&format!("{bare}.{part}")));
-        Ok(Linear {
-            weight: matrix(self.weights.take_linear(&weight, d_in, d_out)?, self.device),
-            bias: vector(self.weights.take(&bias, &[d_out])?, self.device),
-        })
-    }
-
-    fn layer(&mut self, i: usize) -> Result<Layer, ModelError> {
-        let prefix = format!("encoder.layer.{i}");
-        let shapes = self.info.targets(&TargetKind::all());
-        let mut linears = Vec::new();
-        for group in GROUPS {
-            let parts = shapes[..6].iter().filter(|t| group.contains(&t.kind));
-            let parts: Vec<Linear> = parts
-                .map(|t| self.linear(&format!("{prefix}.{}", t.kind.module()), t.d_in, t.d_out))
-                .collect::<Result<_, _>>()?;
-            linears.push(Linear::side_by_side(parts));
-        }
-        Ok(Layer {
-            linears,
-            attention_norm: self.norm(&format!("{prefix}.attention.output.LayerNorm"))?,
-            output_norm: self.norm(&format!("{prefix}.output.LayerNorm"))?,
-        })
-    }
-}
-
-impl Linear {
-    /// Linears of one input as one: `[d_in, Σ d_out]`.
-    fn side_by_side(parts: Vec<Linear>) -> Linear {
-        let (weights, biases) = parts.into_iter().map(|p| (p.weight, p.bias)).unzip();
-        Linear { weight: Tensor::cat(weights, 1), bias: Tensor::cat(biases, 0) }
-    }
-}
-
-/// What a layer needs besides its input.
-struct Pass<'p> {
-    eps: f64,
-    attention: &'p AttentionLayout,
-    clients: &'p Segments,
-    /// The updates of this layer's linears, by [`TargetKind`].
-    updates: [Option<&'p LowRank>; 6],
-    /// In the last layer: the only tokens whose result is read, and which of them are which client's. What follows
-    /// attention is left out for all others.
-    read: Option<(&'p Tensor<1, Int>, &'p Segments)>,
-}
-
-impl Layer {
-    /// `[T, D] -> [T, D]`, or the tokens that are read.
-    fn forward(&self, x: Tensor<2>, pass: &Pass) -> Tensor<2> {
-        let attended = packed_attention(self.apply(0, x.clone(), pass, pass.clients), pass.attention);
-        let (x, attended, clients) = match pass.read {
-            Some((tokens, clients)) => (x.select(0, tokens.clone()), attended.select(0, tokens.clone()), clients),
-            None => (x, attended, pass.clients),
-        };
-        let x = self.attention_norm.after(x, self.apply(1, attended, pass, clients), pass.eps);
-        let wide = gelu(self.apply(2, x.clone(), pass, clients));
-        self.output_norm.after(x, self.apply(3, wide, pass, clients), pass.eps)
-    }
-
-    /// The linears of a group with their adapters.
-    fn apply(&self, group: usize, x: Tensor<2>, pass: &Pass, clients: &Segments) -> Tensor<2> {
-        let Linear { weight, bias } = &self.linears[group];
-        let width = bias.dims()[0] / GROUPS[group].len();
-        let updates = GROUPS[group].iter().enumerate();
-        let updates: Vec<_> = updates
-            .filter_map(|(i, kind)| pass.updates[*kind as usize].map(|update| (update, i * width..(i + 1) * width)))
-            .collect();
-        adapted_linear(x, weight.clone(), bias.clone(), &updates, clients)
-    }
-}
-
-impl Backbone {
-    /// The same weights in another type.
-    fn cast(&self, dtype: FloatDType) -> Backbone {
-        let norm = |n: &Norm| Norm { gamma: n.gamma.clone().cast(dtype), beta: n.beta.clone().cast(dtype) };
-        let linear = |l: &Linear| Linear { weight: l.weight.clone().cast(dtype), bias: l.bias.clone().cast(dtype) };
-        let layer = |l: &Layer| Layer {
-            linears: l.linears.iter().map(linear).collect(),
-            attention_norm: norm(&l.attention_norm),
-            output_norm: norm(&l.output_norm),
-        };
-        Backbone {
-            words: self.words.clone().cast(dtype),
-            positions: self.positions.clone().cast(dtype),
-            token_type: self.token_type.clone().cast(dtype),
-            embedding_norm: norm(&self.embedding_norm),
-            layers: self.layers.iter().map(layer).collect(),
-            // Past the backbone's last layer everything is f32.
-            pooler: self.pooler.clone(),
-        }
-    }
-}
-
-impl Norm {
-    /// The norm of `x + r`.
-    fn after(&self, x: Tensor<2>, r: Tensor<2>, eps: f64) -> Tensor<2> {
-        add_norm(x, r, self.gamma.clone(), self.beta.clone(), eps)
-    }
+/// For each of `rows` rows its client; the first one for rows of nobody.
+fn owners(clients: &Segments, rows: usize, device: &Device) -> Tensor<1, Int> {
+    let mut owners: Vec<i32> = clients.owners().into_iter().map(|c| c as i32).collect();
+    owners.resize(rows, 0);
+    Tensor::from_data(TensorData::new(owners, [rows]), device)
 }
 
 impl Encoder {
-    /// Hidden states of every sequence's first token `[S, D]`.
-    fn hidden(&self, adapter: &ClientAdapter, batch: &DeviceBatch) -> Tensor<2> {
+    /// Hidden states of every sequence's first token after the last layer `[S, D]`; `each` sees those of all tokens
+    /// after every layer before `[T, D]`.
+    fn hidden(&self, adapter: &ClientAdapter, batch: &DeviceBatch, each: &mut dyn FnMut(&Tensor<2>)) -> Tensor<2> {
         let net = self.rounded.as_ref().unwrap_or(&self.backbone);
-        let words = net.words.clone().select(0, batch.tokens.clone());
-        let positions = net.positions.clone().select(0, batch.positions.clone()) + net.token_type.clone();
-        let mut x = net.embedding_norm.after(words, positions, self.info.eps);
-        let attention = AttentionLayout::full(batch.sequences.clone(), self.info.heads);
+        let mut x = self.embedded(net, batch);
+        let signs = self.signs(adapter);
+        let rows = |clients, index: &Tensor<1, Int>| {
+            let owners = (!signs.is_empty()).then(|| owners(clients, index.dims()[0], &self.device));
+            Rows { clients, owners }
+        };
+        let tokens = &rows(&batch.client_tokens, &batch.tokens);
+        let firsts = &rows(&batch.client_sequences, &batch.firsts);
+        let attention = &AttentionLayout::full(batch.sequences.clone(), self.info.heads);
         let last = net.layers.len() - 1;
         for (i, layer) in net.layers.iter().enumerate() {
-            let mut updates = [None; 6];
-            for (target, update) in self.targets.iter().zip(&adapter.updates).filter(|(t, _)| t.layer == i) {
-                updates[target.kind as usize] = update.as_ref();
+            let mut added = [Added::default(); 6];
+            for (t, target) in self.targets.iter().enumerate().filter(|(_, t)| t.layer == i) {
+                added[target.kind as usize] = Added {
+                    update: adapter.updates.get(t).and_then(Option::as_ref),
+                    noise: self.banks.get(t).zip(signs.get(t)),
+                };
             }
-            let read = (i == last).then_some((&batch.firsts, &batch.client_sequences));
-            let (eps, attention, clients) = (self.info.eps, &attention, &batch.client_tokens);
-            x = layer.forward(x, &Pass { eps, attention, clients, updates, read });
+            let read = (i == last).then_some((&batch.firsts, firsts));
+            x = layer.forward(x, &Pass { eps: self.info.eps, trained: self.trained, attention, tokens, added, read });
+            if i < last {
+                each(&x);
+            }
         }
+        self.in_f32(x)
+    }
+
+    /// The embeddings of all tokens `[T, D]`.
+    fn embedded(&self, net: &Backbone, batch: &DeviceBatch) -> Tensor<2> {
+        let words = net.words.clone().select(0, batch.tokens.clone());
+        let first_type = net.token_types.clone().narrow(0, 0, 1);
+        let positions = net.positions.clone().select(0, batch.positions.clone()) + first_type;
+        net.embedding_norm.after(words, positions, self.info.eps, self.trained)
+    }
+
+    /// The clients' signs in the type that computes.
+    fn signs(&self, adapter: &ClientAdapter) -> Vec<NoiseSigns> {
+        assert!(adapter.noise.is_empty() || !self.banks.is_empty(), "noise needs a model with banks");
+        let cast = |t: &Tensor<2>| match self.precision.dtype() {
+            Some(dtype) => t.clone().cast(dtype),
+            None => t.clone(),
+        };
+        adapter.noise.iter().map(|n| NoiseSigns { input: cast(&n.input), output: cast(&n.output) }).collect()
+    }
+
+    fn in_f32(&self, x: Tensor<2>) -> Tensor<2> {
         if self.rounded.is_some() { x.cast(FloatDType::F32) } else { x }
+    }
+
+    /// Every target's `W + s·A·B` in target order.
+    fn starts<'s>(&'s self, adapter: &'s Adapter) -> impl Iterator<Item = (&'s Target, Tensor<2>)> {
+        let factors = adapter.a.iter().zip(&adapter.b);
+        adapter.targets.iter().zip(factors).map(|(target, (a, b))| {
+            let product = matrix(a.clone(), &self.device).matmul(matrix(b.clone(), &self.device));
+            (target, self.backbone.target(target) + product * adapter.scale())
+        })
     }
 }
 
@@ -392,24 +266,69 @@ impl Model for Encoder {
 
     fn folded(&self, adapter: &Adapter) -> Box<dyn Model> {
         let mut model = self.clone();
-        for ((target, a), b) in adapter.targets.iter().zip(&adapter.a).zip(&adapter.b) {
-            let (group, i) = place(target.kind);
-            let frozen = &mut model.backbone.layers[target.layer].linears[group];
-            let columns = i * target.d_out..(i + 1) * target.d_out;
-            let product = matrix(a.clone(), &self.device).matmul(matrix(b.clone(), &self.device)) * adapter.scale();
-            let here = [0..target.d_in, columns];
-            let old = frozen.weight.clone().slice(here.clone());
-            frozen.weight = frozen.weight.clone().slice_assign(here, old + product);
+        for (target, weight) in self.starts(adapter) {
+            model.backbone.set_target(target, weight);
         }
         model.round();
         Box::new(model)
     }
 
     fn logits(&self, adapter: &ClientAdapter, batch: &DeviceBatch) -> Tensor<2> {
-        let mut first = self.hidden(adapter, batch);
+        let mut first = self.hidden(adapter, batch, &mut |_| ());
         if let Some(pooler) = &self.backbone.pooler {
             first = linear(first, pooler.weight.clone(), Some(pooler.bias.clone())).tanh();
         }
         head::logits(first, &adapter.head, batch)
+    }
+
+    fn layer_states(&self, adapter: &ClientAdapter, batch: &DeviceBatch) -> Vec<Tensor<2>> {
+        let mut states = Vec::new();
+        let last = self.hidden(adapter, batch, &mut |x| {
+            states.push(self.in_f32(x.clone().select(0, batch.firsts.clone())));
+        });
+        states.push(last);
+        // Surplus sequences are nobody's.
+        states.into_iter().map(|x| x.narrow(0, 0, batch.sequences.len())).collect()
+    }
+
+    fn noisy(&self, start: &Adapter, normals: &mut dyn FnMut(usize) -> Vec<f32>) -> Box<dyn Model> {
+        let bank = |(t, (_, weight)): (usize, (&Target, Tensor<2>))| {
+            let bank = noise::bank(weight, normals(t));
+            self.precision.dtype().map_or(bank.clone(), |dtype| bank.cast(dtype))
+        };
+        let banks = self.starts(start).enumerate().map(bank).collect();
+        Box::new(Encoder { banks, ..self.clone() })
+    }
+
+    fn weights(&self) -> Vec<NamedWeight> {
+        let mut all = Vec::new();
+        self.backbone.map(self.info.architecture, &mut |name, stored, t| {
+            all.push(NamedWeight { name, stored, value: read(t.clone()) });
+            t
+        });
+        all
+    }
+
+    fn with_weights(&self, weights: Vec<Tensor<2>>, trained: bool) -> Box<dyn Model> {
+        assert!(self.precision == Precision::F32 || !trained, "weights train in f32");
+        let mut weights = weights.into_iter();
+        let backbone = self.backbone.map(self.info.architecture, &mut |name, _, old| {
+            let new = weights.next().expect("a tensor for every weight");
+            assert_eq!(new.dims(), old.dims(), "shape of {name}");
+            new
+        });
+        assert!(weights.next().is_none(), "no more tensors than weights");
+        let mut model = Encoder { backbone, trained, ..self.clone() };
+        model.round();
+        Box::new(model)
+    }
+
+    fn pooler(&self) -> Vec<NamedWeight> {
+        let mut all = Vec::new();
+        self.backbone.visit_pooler(self.info.architecture, &mut |name, stored, t| {
+            all.push(NamedWeight { name, stored, value: read(t.clone()) });
+            t
+        });
+        all
     }
 }

@@ -3,7 +3,7 @@
 use burn::tensor::Tensor;
 use rand::Rng;
 
-use crate::adapter::normal;
+use crate::adapter::standard_normal;
 use crate::weights::Weights;
 use crate::{Architecture, DeviceBatch, HeadTensor, Matrix, ModelError, ModelInfo};
 
@@ -48,7 +48,7 @@ pub(crate) fn load(
 /// Draws the weights that the checkpoint lacks as Transformers does: normal with `initializer_range`.
 pub(crate) fn draw(head: &mut [HeadTensor], lacking: &[usize], info: &ModelInfo, rng: &mut impl Rng) {
     for &i in lacking {
-        head[i].value.data.fill_with(|| (normal(rng) * info.initializer_range) as f32);
+        head[i].value.data.fill_with(|| (standard_normal(rng) * info.initializer_range) as f32);
     }
 }
 

@@ -3,7 +3,7 @@
 use bonfire_kernels::{LowRank, cross_entropy};
 use burn::tensor::{Device, Tensor};
 
-use crate::{Adapter, DeviceBatch, HeadTensor, ModelInfo, Target};
+use crate::{Adapter, DeltaLog, DeviceBatch, HeadTensor, ModelInfo, NamedWeight, NoiseSigns, Target};
 
 /// The part of the model that clients own, on the device, first axis the client.
 #[derive(Clone, Debug)]
@@ -13,6 +13,15 @@ pub struct ClientAdapter {
     pub updates: Vec<Option<LowRank>>,
     /// The head's tensors `[C|1, rows, cols]`, in the order of [`Model::head`].
     pub head: Vec<Tensor<3>>,
+    /// Noise on the weight of every target, in target order, for a model from [`Model::noisy`]; empty: none.
+    pub noise: Vec<NoiseSigns>,
+}
+
+impl ClientAdapter {
+    /// An adapter and head without noise.
+    pub fn new(updates: Vec<Option<LowRank>>, head: Vec<Tensor<3>>) -> Self {
+        ClientAdapter { updates, head, noise: Vec::new() }
+    }
 }
 
 /// A frozen backbone whose adapters and head are given from outside.
@@ -34,6 +43,37 @@ pub trait Model: Send + Sync {
 
     /// The same model with `W + s·A·B` in place of every target's weight `W`, computed from the untouched `W`.
     fn folded(&self, adapter: &Adapter) -> Box<dyn Model>;
+
+    /// The same model able to add noise to its targets' weights: holds a bank for each, scaled to `W + s·A·B` of the
+    /// round's `start`, where `W` is this model's own weight (so not one that was folded). `normals` gives a target's
+    /// `d_in · d_out` standard normal numbers. See [`NoiseSigns`].
+    fn noisy(&self, start: &Adapter, normals: &mut dyn FnMut(usize) -> Vec<f32>) -> Box<dyn Model>;
+
+    /// Every tensor of the encoder without pooler and head, one after the other as checkpoints hold them: what full
+    /// fine-tuning trains.
+    fn weights(&self) -> Vec<NamedWeight>;
+
+    /// The pooler's tensors, which never train; none where the architecture has no pooler.
+    fn pooler(&self) -> Vec<NamedWeight>;
+
+    /// The same model computing with other tensors in place of [`Self::weights`], in that order and those shapes. With
+    /// `trained`, gradients reach them, and the linears and norms are composed of Burn's operations; without, tensors
+    /// must not be tracked. Weights have no client axis: one client at a time can train them.
+    ///
+    /// # Panics
+    /// When tensors do not fit, or train in another precision than f32.
+    fn with_weights(&self, weights: Vec<Tensor<2>>, trained: bool) -> Box<dyn Model>;
+
+    /// Hidden states of every sequence's first token after each layer, `[S, D]` in f32.
+    fn layer_states(&self, adapter: &ClientAdapter, batch: &DeviceBatch) -> Vec<Tensor<2>>;
+
+    /// The same model with earlier updates in its weights, computed from the untouched ones.
+    fn merged(&self, log: &DeltaLog) -> Box<dyn Model> {
+        let rank = log.a.iter().map(|m| m.cols).max().unwrap_or(0).max(1);
+        let (targets, alpha) = (self.targets().to_vec(), rank as f64);
+        let (a, b) = (log.a.clone(), log.b.clone());
+        self.folded(&Adapter { rank, alpha, targets, a, b, core: Vec::new(), head: Vec::new() })
+    }
 
     /// Class scores of every sequence `[S, K]`.
     fn logits(&self, adapter: &ClientAdapter, batch: &DeviceBatch) -> Tensor<2>;

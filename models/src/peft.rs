@@ -3,13 +3,12 @@
 //! PEFT keeps `lora_A` as `[r, in]` and `lora_B` as `[out, r]`, so both are transposed here. A classification adapter
 //! must hold every parameter of the head, trained or not: PEFT's loader looks each of them up.
 
-use std::fs::{self, File};
-use std::io::Write;
+use std::fs;
 use std::path::Path;
 
-use safetensors::tensor::{Dtype, TensorView};
 use serde_json::json;
 
+use crate::checkpoint::{replace, serialise};
 use crate::weights::Weights;
 use crate::{Adapter, HeadTensor, Matrix, ModelError, ModelInfo, Target, TargetKind, head};
 
@@ -30,6 +29,7 @@ const CONFIG: &str = "adapter_config.json";
 /// # Errors
 /// The folder or a file cannot be written.
 pub fn write(dir: &Path, adapter: &Adapter, meta: &PeftMeta) -> Result<(), ModelError> {
+    assert!(adapter.core.is_empty(), "PEFT knows plain LoRA: write `Adapter::plain`");
     fs::create_dir_all(dir).map_err(|source| ModelError::Write { path: dir.to_path_buf(), source })?;
     replace(&dir.join(WEIGHTS), &tensor_bytes(adapter))?;
     let mut text = serde_json::to_vec_pretty(&config(adapter, meta)).expect("plain JSON values");
@@ -54,12 +54,7 @@ fn tensor_bytes(adapter: &Adapter) -> Vec<u8> {
         let value = if tensor.name.ends_with(".bias") { tensor.value.clone() } else { tensor.value.transposed() };
         push(format!("{PREFIX}{}", tensor.name), &value);
     }
-    let views = parts.iter().map(|(name, shape, bytes)| {
-        let view = TensorView::new(Dtype::F32, shape.clone(), bytes).expect("as many bytes as the shape says");
-        (name.as_str(), view)
-    });
-    let about = [("format".to_string(), "pt".to_string())].into();
-    safetensors::serialize(views, Some(about)).expect("names are unique")
+    serialise(parts)
 }
 
 fn config(adapter: &Adapter, meta: &PeftMeta) -> serde_json::Value {
@@ -97,15 +92,6 @@ fn target_modules(targets: &[Target]) -> Vec<String> {
     TargetKind::all().into_iter().filter(|&k| has(k)).map(|k| k.name().to_string()).collect()
 }
 
-/// Writes a file beside `path`, brings it to disk and moves it over `path`.
-fn replace(path: &Path, bytes: &[u8]) -> Result<(), ModelError> {
-    let bad = |source| ModelError::Write { path: path.to_path_buf(), source };
-    let beside = path.with_extension("tmp");
-    let mut file = File::create(&beside).map_err(bad)?;
-    file.write_all(bytes).and_then(|()| file.sync_all()).map_err(bad)?;
-    fs::rename(&beside, path).map_err(bad)
-}
-
 /// Reads an adapter that fits the model `info` with `classes` classes; rank, alpha and targets come from the folder.
 ///
 /// # Errors
@@ -135,7 +121,7 @@ pub fn read(dir: &Path, info: &ModelInfo, classes: usize) -> Result<Adapter, Mod
     if let Some(name) = weights.surplus(|_| false) {
         return Err(problem(dir, format!("tensor `{name}` belongs to no part of this model")));
     }
-    Ok(Adapter { rank, alpha, targets, a, b, head })
+    Ok(Adapter { rank, alpha, targets, a, b, core: Vec::new(), head })
 }
 
 fn problem(dir: &Path, problem: String) -> ModelError {

@@ -68,21 +68,27 @@ pub struct Target {
     pub d_out: usize,
 }
 
-/// One of the two matrices of an adapter.
+/// One of the matrices of an adapter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Factor {
     /// The down-projection `[d_in, R]`.
     A,
     /// The up-projection `[R, d_out]`.
     B,
+    /// What some methods put between the two: `A·core·B`. Square `[R, R]`, or `[R, 1]` for a diagonal of gates.
+    Core,
 }
 
-impl Target {
-    /// Length of one slot's vector in `factor`, in scalars.
-    pub fn width(&self, factor: Factor) -> usize {
-        match factor {
-            Factor::A => self.d_in,
-            Factor::B => self.d_out,
+impl Factor {
+    /// All of them, in the order they are uploaded.
+    pub const ALL: [Factor; 3] = [Factor::A, Factor::B, Factor::Core];
+
+    /// The name in records: `"A"`, `"B"` or `"core"`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Factor::A => "A",
+            Factor::B => "B",
+            Factor::Core => "core",
         }
     }
 }

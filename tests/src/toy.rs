@@ -28,7 +28,11 @@ pub fn texts(examples: usize, seed: u64) -> Split {
 
 /// Settings from TOML text: `[train]`, `[strategy]` and so on; what is missing gets a small default.
 pub fn settings(text: &str) -> Settings {
+    fn read<T: serde::de::DeserializeOwned>(value: toml::Value) -> T {
+        value.try_into().expect("valid settings")
+    }
     let mut table: toml::Table = toml::from_str(text).expect("TOML");
+    let privacy = table.remove("privacy").map(read);
     let mut section = |name: &str, defaults: &str| {
         let mut section: toml::Table = toml::from_str(defaults).expect("TOML");
         if let Some(toml::Value::Table(given)) = table.remove(name) {
@@ -36,15 +40,14 @@ pub fn settings(text: &str) -> Settings {
         }
         toml::Value::Table(section)
     };
-    fn read<T: serde::de::DeserializeOwned>(value: toml::Value) -> T {
-        value.try_into().expect("valid settings")
-    }
     let clients: ClientSettings = read(section("clients", "count = 4"));
     Settings {
         clients,
         adapter: read(section("adapter", "rank = 4")),
         train: read(section("train", "rounds = 2\nbatch_size = 4\nlr_a = 1e-3\nweight_decay = 0.01")),
         strategy: read(section("strategy", "name = \"fedit\"")),
+        server: read(section("server", "")),
+        privacy,
         evaluate: read(section("evaluate", "every = 1")),
         in_flight: InFlight::Auto,
     }

@@ -5,7 +5,9 @@
 use bonfire_data::Shards;
 use bonfire_engine::{Split, TokenizedData};
 use bonfire_federation::{Control, Event, RoundMetrics, Run};
-use bonfire_models::{Adapter, ClientAdapter, DeviceBatch, HeadTensor, Matrix, Model, ModelInfo, Target, TargetKind};
+use bonfire_models::{
+    Adapter, ClientAdapter, DeviceBatch, HeadTensor, Matrix, Model, ModelInfo, NamedWeight, Target, TargetKind,
+};
 use bonfire_tests::toy;
 use burn::tensor::{Device, Tensor};
 
@@ -45,6 +47,21 @@ impl Model for Shapes {
     }
     fn folded(&self, _: &Adapter) -> Box<dyn Model> {
         Box::new(self.clone())
+    }
+    fn noisy(&self, _: &Adapter, _: &mut dyn FnMut(usize) -> Vec<f32>) -> Box<dyn Model> {
+        Box::new(self.clone())
+    }
+    fn weights(&self) -> Vec<NamedWeight> {
+        Vec::new()
+    }
+    fn pooler(&self) -> Vec<NamedWeight> {
+        Vec::new()
+    }
+    fn with_weights(&self, _: Vec<Tensor<2>>, _: bool) -> Box<dyn Model> {
+        Box::new(self.clone())
+    }
+    fn layer_states(&self, _: &ClientAdapter, _: &DeviceBatch) -> Vec<Tensor<2>> {
+        Vec::new()
     }
     fn logits(&self, _: &ClientAdapter, batch: &DeviceBatch) -> Tensor<2> {
         Tensor::zeros([batch.client_sequences.rows(), 77], &self.device)

@@ -13,10 +13,10 @@ use burn::tensor::{Distribution, Tensor};
 fn finish(run: &mut Run) -> (Vec<RoundMetrics>, Vec<ClientMetrics>, Vec<Adapter>) {
     let (mut rounds, mut rows, mut adapters) = (vec![], vec![], vec![run.server().adapter.clone()]);
     run.train(&mut |event| {
-        if let Event::RoundEnded { metrics, clients, adapter } = event {
+        if let Event::RoundEnded { metrics, clients, server } = event {
             rounds.push(metrics.clone());
             rows.extend(clients.to_vec());
-            adapters.push(adapter.clone());
+            adapters.push(server.adapter.clone());
         }
         Control::Continue
     })
@@ -104,7 +104,7 @@ fn surplus_rows_change_nothing() {
     let head: Vec<_> = model.head().iter().map(|t| random([3, t.value.rows, t.value.cols])).collect();
     let of = |rounding| {
         let lowrank = |(a, b): &(Tensor<3>, Tensor<3>)| LowRank { a: a.clone(), b: b.clone(), used: None, scale: 1.0 };
-        let adapter = ClientAdapter { updates: updates.iter().map(|u| Some(lowrank(u))).collect(), head: head.clone() };
+        let adapter = ClientAdapter::new(updates.iter().map(|u| Some(lowrank(u))).collect(), head.clone());
         let losses = model.loss(&adapter, &batch.to_device(model.info().first_position, rounding, device));
         let grads = losses.clone().sum().backward();
         let leaves = updates.iter().flat_map(|(a, b)| [a, b]).chain(&head);
@@ -192,10 +192,7 @@ fn unselected_entries_are_bit_identical_under_weight_decay() {
         let factor = if round.phase == "A" { Factor::A } else { Factor::B };
         let (before, after) = (&adapters[round.round - 1], &adapters[round.round]);
         for (t, chosen) in row.slots.unwrap().iter().enumerate() {
-            let by_slot = |a: &Adapter| match factor {
-                Factor::A => a.a[t].transposed(),
-                Factor::B => a.b[t].clone(),
-            };
+            let by_slot = |a: &Adapter| a.slot_rows(factor, t);
             let (x, y) = (by_slot(before), by_slot(after));
             for slot in 0..before.rank {
                 let same = x.data[slot * x.cols..(slot + 1) * x.cols] == y.data[slot * y.cols..(slot + 1) * y.cols];
@@ -277,9 +274,8 @@ fn a_diverging_client_stops_the_run_and_the_last_good_state_is_kept() {
     let mut last = run.server().clone();
     let error = run
         .train(&mut |event| {
-            if let Event::RoundEnded { adapter, .. } = event {
-                last.adapter = adapter.clone();
-                last.round += 1;
+            if let Event::RoundEnded { server, .. } = event {
+                last = server.clone();
             }
             Control::Continue
         })

@@ -6,11 +6,13 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use bonfire_engine::{Active, Engine, InFlight, Member, Plan, Split, TrainSettings};
+use bonfire_engine::{Active, Engine, InFlight, Member, Plan, Split, Start, TrainSettings};
 use bonfire_federation::{Norm, average};
 use bonfire_kernels::LowRank;
+use bonfire_models::DeltaLog;
 use bonfire_models::{
-    Adapter, AdapterInit, ClientAdapter, Encoder, Factor, HeadTensor, Matrix, Model, PackedBatch, Rounding, TargetKind,
+    Adapter, AdapterInit, ClientAdapter, DeviceBatch, Encoder, Factor, HeadTensor, Matrix, Model, PackedBatch,
+    Rounding, TargetKind,
 };
 use bonfire_tests::{fixture, load, shared};
 use burn::tensor::{Tensor, TensorData};
@@ -107,7 +109,7 @@ impl Case {
         let scale = adapter.scale() as f32;
         let updates = adapter.a.iter().zip(&adapter.b);
         let updates = updates.map(|(a, b)| Some(LowRank { a: put(&a.transposed()), b: put(b), used: None, scale }));
-        ClientAdapter { updates: updates.collect(), head: adapter.head.iter().map(|t| put(&t.value)).collect() }
+        ClientAdapter::new(updates.collect(), adapter.head.iter().map(|t| put(&t.value)).collect())
     }
 
     fn logits_and_gradients_agree(&self) {
@@ -117,7 +119,7 @@ impl Case {
         close("logits", &values(logits), &self.numbers["batch0.logits"].1, 1e-4);
 
         let folded = self.model.folded(&self.adapter);
-        let bare = ClientAdapter { updates: vec![], head: self.client(&self.adapter, false).head };
+        let bare = ClientAdapter::new(vec![], self.client(&self.adapter, false).head);
         close("folded logits", &values(folded.logits(&bare, &batch)), &self.numbers["batch0.logits"].1, 1e-4);
 
         let loss = self.model.loss(&client, &batch);
@@ -134,9 +136,29 @@ impl Case {
                 close(&name, &values(gradient), &floats(&ours(&self.numbers, &name)), 1e-4);
             }
         }
+        self.weights_gradients_agree(folded.as_ref(), &bare, &batch);
         for (tensor, t) in client.head.iter().zip(self.model.head()) {
             let name = format!("grad.{}", t.name);
             close(&name, &values(tensor.grad(&grads).unwrap()), &floats(&ours(&self.numbers, &name)), 1e-4);
+        }
+    }
+
+    /// A factor's gradient is that of the weight it is folded into times the other factor, so PyTorch's gradients of the
+    /// factors tell those of the weights: dA = s·dW·Bᵀ and dB = s·Aᵀ·dW.
+    fn weights_gradients_agree(&self, folded: &dyn Model, bare: &ClientAdapter, batch: &DeviceBatch) {
+        let weights = folded.weights();
+        let two = |m: &Matrix| self.tensor(m).squeeze_dim::<2>(0);
+        let leaves: Vec<Tensor<2>> = weights.iter().map(|w| two(&w.value).require_grad()).collect();
+        let grads = folded.with_weights(leaves.clone(), true).loss(bare, batch).sum().backward();
+        for (i, t) in folded.targets().iter().enumerate() {
+            let at = weights.iter().position(|w| w.name == format!("{}.weight", t.name)).unwrap();
+            let gradient = leaves[at].grad(&grads).unwrap() * self.adapter.scale();
+            let (a, b) = (two(&self.adapter.a[i]).inner(), two(&self.adapter.b[i]).inner());
+            let a_gradient = gradient.clone().matmul(b.transpose());
+            for (factor, found) in [("lora_A", a_gradient), ("lora_B", a.transpose().matmul(gradient))] {
+                let name = format!("grad.{}.{factor}.weight", t.name);
+                close(&name, &values(found), &floats(&ours(&self.numbers, &name)), 1e-4);
+            }
         }
     }
 
@@ -158,10 +180,11 @@ impl Case {
         );
         let settings: TrainSettings = toml::from_str(&text).unwrap();
         let engine = Engine::new(vec![Box::new(self.model.clone())], train, settings, InFlight::Auto);
-        let plan = Plan { round: 1, active: Active::Both, selection: None, train_head: true, lr_a: lr, lr_b: lr };
+        let plan = Plan { train_head: true, ..Plan::new(1, Active::Both, lr, lr) };
         let run = |steps: usize| {
-            let member = [Member { client: 0, rows: &rows[..steps * batch_size] }];
-            engine.train(&plan, &self.adapter, &member, &mut |_| true).unwrap().remove(0)
+            let member = [Member::new(0, &rows[..steps * batch_size])];
+            let start = Start { adapter: &self.adapter, merged: &DeltaLog::default() };
+            engine.train(&plan, start, &member, &mut |_| true).unwrap().remove(0)
         };
         let expected: Vec<f64> = serde_json::from_value(self.settings["losses_10_steps"].clone()).unwrap();
         let mut before = 0.0;

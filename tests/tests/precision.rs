@@ -36,7 +36,7 @@ fn losses_and_gradients_are_near_those_of_f32() {
     let head: Vec<_> = model.head().iter().map(|t| random([2, t.value.rows, t.value.cols])).collect();
     let of = |model: &Encoder| {
         let lowrank = |(a, b): &(Tensor<3>, Tensor<3>)| LowRank { a: a.clone(), b: b.clone(), used: None, scale: 1.0 };
-        let adapter = ClientAdapter { updates: updates.iter().map(|u| Some(lowrank(u))).collect(), head: head.clone() };
+        let adapter = ClientAdapter::new(updates.iter().map(|u| Some(lowrank(u))).collect(), head.clone());
         let losses = model.loss(&adapter, &batch.to_device(model.info().first_position, Rounding::Few, &device));
         let grads = losses.clone().sum().backward();
         let leaves = updates.iter().flat_map(|(a, b)| [a, b]).chain(&head);

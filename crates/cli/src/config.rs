@@ -10,7 +10,10 @@ mod sections;
 use std::path::Path;
 
 use bonfire_engine::TrainSettings;
-use bonfire_federation::{AdapterSettings, Budget, ClientSettings, EvaluateSettings, Settings, StrategySettings};
+use bonfire_federation::{
+    AdapterSettings, Budget, BudgetUse, ClientSettings, EvaluateSettings, PrivacySettings, ServerSettings, Settings,
+    StrategySettings,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::mistake::Mistake;
@@ -40,6 +43,12 @@ pub struct RunConfig {
     pub train: TrainSettings,
     /// How uploads become the next global adapter.
     pub strategy: StrategySettings,
+    /// How movements are combined, where the strategy averages them.
+    #[serde(default)]
+    pub server: ServerSettings,
+    /// What is done so that an upload tells little about its client.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub privacy: Option<PrivacySettings>,
     /// How the work is put on the device.
     #[serde(default)]
     pub engine: EngineSection,
@@ -107,6 +116,8 @@ impl RunConfig {
             adapter: self.adapter.clone(),
             train: self.train.clone(),
             strategy: self.strategy.clone(),
+            server: self.server,
+            privacy: self.privacy,
             evaluate: self.evaluate.clone(),
             in_flight: self.engine.in_flight,
         }
@@ -193,14 +204,17 @@ fn read_text(path: &Path) -> Result<String, Mistake> {
 /// strategy's own keys.
 fn drop_budget(config: &mut RunConfig, document: &Document) -> Option<String> {
     let [budget, strategy] = ["clients.budget", "strategy.name"].map(path_of);
-    let selects = matches!(config.strategy, StrategySettings::LoraA2 { .. });
+    let reads = config.strategy.budgets() != BudgetUse::None;
     let given = config.clients.budget != Budget::Full;
-    if selects || !given || !document.is_overridden(&strategy) || document.is_overridden(&budget) {
+    if reads || !given || !document.is_overridden(&strategy) || document.is_overridden(&budget) {
         return None;
     }
     config.clients.budget = Budget::Full;
     let place = document.place_of(&budget);
-    Some(format!("clients.budget ({place}) is left out: {} uploads every slot of adapter.rank", config.strategy.name()))
+    Some(format!(
+        "clients.budget ({place}) is left out: the clients of {} all hold adapter.rank",
+        config.strategy.name()
+    ))
 }
 
 /// `train.rounds` as its parts.

@@ -92,8 +92,8 @@ impl Recorder {
                 progress.trained(now.done, now.total, now.tokens);
                 Ok(Control::Continue)
             }
-            Event::RoundEnded { metrics, clients, adapter } => {
-                self.write_round(metrics, clients, adapter)?;
+            Event::RoundEnded { metrics, clients, server } => {
+                self.write_round(metrics, clients, &server.model())?;
                 progress.round_ended(metrics, self.tally.upload_bytes());
                 Ok(if self.interrupt.pressed() { Control::Stop } else { Control::Continue })
             }

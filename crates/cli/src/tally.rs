@@ -38,6 +38,7 @@ pub struct Tally {
     tokens: u64,
     train_seconds: f64,
     accuracies: Vec<f64>,
+    personal: Option<f64>,
 }
 
 impl Tally {
@@ -52,6 +53,7 @@ impl Tally {
         self.tokens += metrics.tokens;
         self.train_seconds += metrics.train_seconds;
         self.accuracies.extend(metrics.test_accuracy);
+        self.personal = metrics.personal_accuracy.or(self.personal);
     }
 
     /// Rounds so far.
@@ -75,6 +77,7 @@ impl Tally {
             clients: run.clients,
             final_accuracy: self.accuracies.last().copied(),
             best_accuracy: self.best(),
+            personal_accuracy: self.personal,
             upload_params: self.upload_params,
             upload_bytes: self.upload_bytes,
             download_params: self.download_params,
@@ -145,10 +148,16 @@ mod tests {
             test_accuracy: Some(accuracy),
             upload_params: 20,
             upload_head_params: 0,
+            upload_aux_params: 0,
             upload_index_bytes: 4,
             upload_bytes: 100,
             download_params: 30,
             download_bytes: 120,
+            lost_download_bytes: 0,
+            dropped: vec![],
+            personal_accuracy: None,
+            live_slots: None,
+            epsilon: None,
             seconds: 2.0,
             train_seconds: 1.5,
             tokens: 300,

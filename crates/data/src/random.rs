@@ -28,6 +28,16 @@ pub enum Use {
     AdapterInit = 5,
     /// The start of the classification head.
     HeadInit = 6,
+    /// Which clients drop out of a round.
+    Dropout = 15,
+    /// How much of its local steps a client manages in a round.
+    Pace = 16,
+    /// Noise for privacy.
+    Privacy = 17,
+    /// A later start of the adapter's factors, for methods that start again.
+    Restart = 18,
+    /// Which layers train in a round.
+    Layers = 19,
     /// Writing the built-in corpus.
     Corpus = 13,
     /// Made-up texts and weights that only measure speed.

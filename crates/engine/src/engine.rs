@@ -12,8 +12,9 @@ use bonfire_models::{Adapter, Matrix, Model};
 use crate::fit::Needs;
 use crate::flight::{Flight, Happened, Outcome, Wanted};
 use crate::itinerary::Job;
-use crate::parameters::Parameters;
-use crate::{Active, EngineError, InFlight, Plan, Slots, Split, TrainSettings, Upload, top_slots};
+use crate::parameters::{Parameters, Role};
+use crate::send::{self, Learnt, resume, role_zeros};
+use crate::{EngineError, InFlight, Named, Plan, Score, Split, Start, TrainSettings, Upload, top_slots};
 
 /// Tokens a step should hold for the device to be busy, by kind of device.
 const TOKENS_A_STEP_CPU: usize = 4_096;
@@ -26,6 +27,17 @@ pub struct Member<'m> {
     pub client: usize,
     /// Its shard: rows of the train split.
     pub rows: &'m [usize],
+    /// Share of its local steps that it manages in this round, above 0 and at most 1; a straggler manages fewer.
+    pub pace: f64,
+    /// What it kept from earlier rounds.
+    pub memory: Option<&'m Named>,
+}
+
+impl<'m> Member<'m> {
+    /// A client that manages all its steps and remembers nothing.
+    pub fn new(client: usize, rows: &'m [usize]) -> Self {
+        Member { client, rows, pace: 1.0, memory: None }
+    }
 }
 
 /// The clients of a round.
@@ -86,7 +98,7 @@ impl Engine {
         wanted.clamp(1, cohort.max(1))
     }
 
-    /// Trains every client of `cohort` from `global` by the `plan`; uploads come in the order of the cohort.
+    /// Trains every client of `cohort` from `start` by the `plan`; uploads come in the order of the cohort.
     ///
     /// `on` hears of progress and may end the round by returning `false`.
     ///
@@ -95,14 +107,14 @@ impl Engine {
     pub fn train(
         &self,
         plan: &Plan,
-        global: &Adapter,
+        start: Start<'_>,
         cohort: &Cohort,
         on: &mut dyn FnMut(Progress) -> bool,
     ) -> Result<Vec<Upload>, EngineError> {
         if let Some(empty) = cohort.iter().find(|m| m.rows.is_empty()) {
             return Err(EngineError::EmptyShard { client: empty.client });
         }
-        let steps = |m: &Member| self.probe_steps(plan, m) + self.steps(m.rows.len(), self.settings.epochs);
+        let steps = |m: &Member| self.probe_steps(plan, m) + self.local_steps(m);
         let total = cohort.iter().map(steps).sum();
         let (mut done, mut tokens) = (0, 0);
         let stop = AtomicBool::new(false);
@@ -115,7 +127,7 @@ impl Engine {
                 .zip(&shares)
                 .map(|(model, share)| {
                     let (tell, stop, model) = (tell.clone(), &stop, model.as_ref());
-                    scope.spawn(move || self.train_share(plan, global, model, share, &tell, stop))
+                    scope.spawn(move || self.train_share(plan, start, model, share, &tell, stop))
                 })
                 .collect();
             drop(tell);
@@ -145,16 +157,19 @@ impl Engine {
     fn train_share(
         &self,
         plan: &Plan,
-        global: &Adapter,
+        start: Start<'_>,
         model: &dyn Model,
         share: &Cohort,
         tell: &Sender<(usize, u64)>,
         stop: &AtomicBool,
     ) -> Result<Vec<Upload>, EngineError> {
-        // Where one factor is frozen, the round's start is the same for all and goes into the backbone once.
-        let folded = (plan.active != Active::Both).then(|| model.folded(global));
+        // What was merged belongs to the backbone. Where one factor alone moves, the round's start is the same for all
+        // and goes there too.
+        let merged = (!start.merged.is_empty()).then(|| model.merged(start.merged));
+        let model = merged.as_deref().unwrap_or(model);
+        let folded = plan.active.folds().then(|| model.folded(&start.adapter.plain()));
         let model = folded.as_deref().unwrap_or(model);
-        let pass = Pass { engine: self, model, plan, global, cohort: share };
+        let pass = Pass { engine: self, model, plan, global: start.adapter, cohort: share };
         let mut count = |steps: usize, tokens: u64| {
             // Nobody listens only when the round is over.
             let _ = tell.send((steps, tokens));
@@ -191,6 +206,12 @@ impl Engine {
         rows.div_ceil(self.settings.batch_size) * epochs
     }
 
+    /// Local steps that a client does: at least one.
+    fn local_steps(&self, member: &Member) -> usize {
+        let all = self.steps(member.rows.len(), self.settings.epochs);
+        ((all as f64 * member.pace).ceil() as usize).clamp(1, all)
+    }
+
     /// Steps of a client's probe: whole epochs, or at most one epoch of batches (more is what `epochs` is for).
     fn probe_steps(&self, plan: &Plan, member: &Member) -> usize {
         let Some(selection) = &plan.selection else { return 0 };
@@ -206,6 +227,14 @@ struct Probed {
     /// What the selected slots keep of it, when the probe is not reset.
     movement: Option<Vec<Matrix>>,
     tokens: u64,
+}
+
+/// What a client is to do in a pass.
+struct Work {
+    steps: usize,
+    r#use: Use,
+    slots: Option<Vec<Vec<usize>>>,
+    movement: Option<Vec<Matrix>>,
 }
 
 /// One round of one cohort.
@@ -232,20 +261,37 @@ impl Pass<'_> {
             return Ok(self.cohort.iter().map(|_| Probed::default()).collect());
         };
         let probe = &selection.probe;
-        let job = |m: &Member| (self.engine.probe_steps(self.plan, m), Use::Probe, None, None);
-        let wanted = Wanted { movement: !probe.reset, scores: true };
-        let outcomes = self.fly(job, wanted, count)?;
-        let choose = |(m, o): (&Member, Outcome)| {
-            let slots = top_slots(&o.scores, selection.budgets[m.client] * self.global.targets.len());
-            let movement = (!probe.reset).then(|| self.keep(o.movement, &slots));
+        let given: Vec<_> = self.cohort.iter().map(|m| self.plan.slots_of(m.client, self.global)).collect();
+        let job = |i: usize, m: &Member| Work {
+            steps: self.engine.probe_steps(self.plan, m),
+            r#use: Use::Probe,
+            slots: given[i].clone(),
+            movement: None,
+        };
+        let movement = !probe.reset || selection.score == Score::Magnitude;
+        let outcomes = self.fly(job, Wanted { movement, scores: true }, count)?;
+        let choose = |((m, given), o): ((&Member, &Option<Vec<Vec<usize>>>), Outcome)| {
+            let scores = match selection.score {
+                Score::Contribution => o.scores,
+                Score::Magnitude => row_scores(&o.movement[..self.global.targets.len()], |v| v * v, f64::sqrt),
+                Score::Importance => row_scores(&o.extra[..self.global.targets.len()], |v| v, |sum| sum),
+            };
+            // Places among the slots the client has, then the slots themselves.
+            let places = top_slots(&scores, selection.budgets[m.client] * self.global.targets.len());
+            let slot = |(t, places): (usize, &Vec<usize>)| match given {
+                None => places.clone(),
+                Some(given) => places.iter().map(|&p| given[t][p]).collect(),
+            };
+            let slots = places.iter().enumerate().map(slot).collect();
+            let movement = (!probe.reset).then(|| self.keep(o.movement, &places));
             Probed { slots: Some(slots), movement, tokens: o.tokens }
         };
-        Ok(self.cohort.iter().zip(outcomes).map(choose).collect())
+        Ok(self.cohort.iter().zip(&given).zip(outcomes).map(choose).collect())
     }
 
     /// What the chosen slots, and the head, keep of a probe's movement.
-    fn keep(&self, mut movement: Vec<Matrix>, slots: &[Vec<usize>]) -> Vec<Matrix> {
-        for (matrix, chosen) in movement.iter_mut().zip(slots) {
+    fn keep(&self, mut movement: Vec<Matrix>, places: &[Vec<usize>]) -> Vec<Matrix> {
+        for (matrix, chosen) in movement.iter_mut().zip(places) {
             *matrix = matrix.rows(chosen);
         }
         movement
@@ -253,28 +299,45 @@ impl Pass<'_> {
 
     /// Local training proper.
     fn learn(&self, probes: &[Probed], count: &mut Count) -> Result<Vec<Outcome>, EngineError> {
-        let mut probes = probes.iter();
-        let job = |m: &Member| {
-            let probed = probes.next().expect("one a member");
-            let steps = self.engine.steps(m.rows.len(), self.engine.settings.epochs);
-            (steps, Use::Batches, probed.slots.clone(), probed.movement.clone())
+        let job = |i: usize, m: &Member| {
+            let probed = &probes[i];
+            let resumed = || resume(self.plan, self.global, m.memory);
+            Work {
+                steps: self.engine.local_steps(m),
+                r#use: Use::Batches,
+                slots: probed.slots.clone().or_else(|| self.plan.slots_of(m.client, self.global)),
+                movement: probed.movement.clone().or_else(resumed),
+            }
         };
         self.fly(job, Wanted { movement: true, scores: false }, count)
+    }
+
+    /// SCAFFOLD's correction: the server's control variate minus the client's own, role by role over all slots.
+    fn correction(&self, member: &Member) -> Option<Vec<Matrix>> {
+        let server = self.plan.terms.control.as_ref()?;
+        let of = |role: Role| {
+            let mut all = server.get(&role.name()).cloned().unwrap_or_else(|| role_zeros(role, self.global, server));
+            if let Some(own) = member.memory.and_then(|m| m.get(&format!("control/{}", role.name()))) {
+                all.data.iter_mut().zip(&own.data).for_each(|(c, own)| *c -= own);
+            }
+            all
+        };
+        Some(Role::all(self.plan, self.global).into_iter().map(of).collect())
     }
 
     /// Runs one job a member; outcomes in the cohort's order.
     fn fly(
         &self,
-        mut job: impl FnMut(&Member) -> (usize, Use, Option<Vec<Vec<usize>>>, Option<Vec<Matrix>>),
+        work: impl Fn(usize, &Member) -> Work,
         wanted: Wanted,
         count: &mut Count,
     ) -> Result<Vec<Outcome>, EngineError> {
-        let jobs: Vec<Job> = self
-            .cohort
-            .iter()
-            .map(|m| {
-                let (steps, r#use, slots, movement) = job(m);
-                Job { client: m.client, rows: m.rows, steps, r#use, slots, movement }
+        let members = self.cohort.iter().enumerate();
+        let jobs: Vec<Job> = members
+            .map(|(i, m)| {
+                let Work { steps, r#use, slots, movement } = work(i, m);
+                let control = if wanted.scores { None } else { self.correction(m) };
+                Job { client: m.client, rows: m.rows, steps, r#use, slots, movement, control }
             })
             .collect();
         let settings = &self.engine.settings;
@@ -284,7 +347,7 @@ impl Pass<'_> {
         let slots: Vec<usize> = (0..self.global.targets.len()).map(most).collect();
         let slots = (!chosen.is_empty()).then_some(slots.as_slice());
         let device = self.model.device().clone().inner();
-        let parameters = Parameters::new(self.plan, self.global, settings, places, slots, &device);
+        let parameters = Parameters::new(self.plan, self.global, settings, places, slots, wanted.scores, &device);
         let flight =
             Flight { model: self.model, train: &self.engine.train, settings, plan: self.plan, jobs: &jobs, wanted };
         let mut outcomes: Vec<Option<Outcome>> = jobs.iter().map(|_| None).collect();
@@ -305,26 +368,23 @@ impl Pass<'_> {
     }
 
     fn upload(&self, member: &Member, probed: Probed, outcome: Outcome) -> Upload {
-        let rank = self.global.rank;
-        let slots = match probed.slots {
-            Some(slots) => Slots::Chosen { rank, slots },
-            None => Slots::All { rank },
-        };
-        let mut movement = outcome.movement.into_iter();
-        let mut factors = Vec::new();
-        for &factor in self.plan.active.factors() {
-            factors.push((factor, movement.by_ref().take(self.global.targets.len()).collect()));
-        }
-        Upload {
+        let learnt = Learnt {
             client: member.client,
             examples: member.rows.len(),
-            active: self.plan.active,
-            slots,
-            factors,
-            head: movement.collect(),
+            chosen: probed.slots.is_some(),
+            slots: probed.slots.or_else(|| self.plan.slots_of(member.client, self.global)),
+            movement: outcome.movement,
+            extra: outcome.extra,
             loss: outcome.loss,
-            steps: self.engine.steps(member.rows.len(), self.engine.settings.epochs),
+            steps: outcome.steps,
             tokens: probed.tokens + outcome.tokens,
-        }
+        };
+        send::upload(self.plan, self.global, &self.engine.settings, member.memory, learnt)
     }
+}
+
+/// One score a row: `end` of the sum of `each` number.
+fn row_scores(matrices: &[Matrix], each: impl Fn(f64) -> f64, end: impl Fn(f64) -> f64) -> Vec<Vec<f32>> {
+    let row = |row: &[f32]| end(row.iter().map(|&v| each(f64::from(v))).sum()) as f32;
+    matrices.iter().map(|m| m.data.chunks(m.cols.max(1)).map(row).collect()).collect()
 }

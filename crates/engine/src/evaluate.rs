@@ -43,7 +43,7 @@ pub fn judge(
         let m = &t.value;
         Tensor::from_data(TensorData::new(m.data.clone(), [1, m.rows, m.cols]), device)
     });
-    let shared = ClientAdapter { updates: Vec::new(), head: head.collect() };
+    let shared = ClientAdapter::new(Vec::new(), head.collect());
     // Like lengths together keep the composed attention's groups full.
     let mut order = rows.to_vec();
     order.sort_by_key(|&r| (split.ids[r].len(), r));

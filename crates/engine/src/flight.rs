@@ -2,10 +2,13 @@
 
 use std::sync::mpsc::sync_channel;
 
-use bonfire_models::{Matrix, Model, Rounding};
+use bonfire_kernels::LowRank;
+use bonfire_models::{ClientAdapter, DeviceBatch, Matrix, Model, Rounding};
+use burn::tensor::activation::log_softmax;
 use burn::tensor::{Device, Tensor, TensorData};
 
 use crate::itinerary::{End, Itinerary, Job, Step};
+use crate::optimize::Lanes;
 use crate::parameters::Parameters;
 use crate::{EngineError, Plan, Split, TrainSettings};
 
@@ -22,6 +25,11 @@ pub(crate) struct Outcome {
     pub movement: Vec<Matrix>,
     /// Selection scores by target; empty when not asked for.
     pub scores: Vec<Vec<f32>>,
+    /// What the plan wants besides, role by role: the mean gradient (SCAFFOLD), the highest second moment (FedLADA), or
+    /// the importance of every number (in a probe). Empty where nothing is.
+    pub extra: Vec<Matrix>,
+    /// Local steps done.
+    pub steps: usize,
 }
 
 /// What to read from a client that is done.
@@ -92,26 +100,35 @@ impl Flight<'_> {
         let to = self.model.device();
         let batch = step.batch.to_device(self.model.info().first_position, Rounding::of(to), to);
         let (leaves, adapter) = parameters.attach();
-        let losses = self.model.loss(&adapter, &batch);
+        let mut losses = self.model.loss(&adapter, &batch);
+        if let Some(branches) = parameters.optimizer.branches().filter(|b| b.apart > 0.0) {
+            losses = losses - divergence(self.model, &adapter, &batch, branches.shared) * branches.apart;
+        }
         drop(adapter);
         // The sum's gradient with respect to a client's tensors is that of the client's own loss.
         let grads = losses.clone().sum().backward();
-        parameters.step(leaves, grads, self.optimizer_steps(step, device));
+        parameters.step(leaves, grads, &self.lanes(step, device));
         losses.inner()
     }
 
-    /// What the optimizer needs of each place: factor on the learning rate, corrections of both moments, `[C, 3]`.
-    fn optimizer_steps(&self, step: &Step, device: &Device) -> Tensor<2> {
+    /// What the optimizer needs to know of each place.
+    fn lanes(&self, step: &Step, device: &Device) -> Lanes {
         let (schedule, warmup) = (self.settings.schedule, self.settings.warmup_steps);
+        // With two branches in turns, each has made half of the steps.
+        let turns = if self.plan.terms.branches.is_some() { 2 } else { 1 };
         let of = |lane: &Option<(usize, usize)>| match lane {
             None => [0.0, 1.0, 1.0],
             Some((job, own)) => {
-                let [first, second] = self.settings.betas.map(|beta| 1.0 / (1.0 - beta.powi(*own as i32)));
+                let updates = own.div_ceil(turns) as i32;
+                let [first, second] = self.settings.betas.map(|beta| 1.0 / (1.0 - beta.powi(updates)));
                 [schedule.factor(own - 1, self.jobs[*job].steps, warmup), first, second]
             }
         };
         let numbers: Vec<f32> = step.lanes.iter().flat_map(of).map(|v| v as f32).collect();
-        Tensor::from_data(TensorData::new(numbers, [step.lanes.len(), 3]), device)
+        Lanes {
+            clients: Tensor::from_data(TensorData::new(numbers, [step.lanes.len(), 3]), device),
+            own: step.lanes.iter().map(|lane| lane.map(|(_, own)| own)).collect(),
+        }
     }
 
     /// Reads what a finished client leaves.
@@ -127,8 +144,39 @@ impl Flight<'_> {
         if movement.iter().any(|m| m.data.iter().any(|v| !v.is_finite())) {
             return broken("the update");
         }
+        let extra = parameters.read_extra(end.place);
+        let extra =
+            if self.plan.terms.control.is_some() && !self.wanted.scores { mean(extra, end.steps) } else { extra };
         let scores = if self.wanted.scores { parameters.score_lane(end.place) } else { Vec::new() };
         let movement = if self.wanted.movement { movement } else { Vec::new() };
-        Ok(Outcome { job: end.job, loss: f64::from(sum) / end.steps as f64, tokens: end.tokens, movement, scores })
+        let loss = f64::from(sum) / end.steps as f64;
+        Ok(Outcome { job: end.job, loss, tokens: end.tokens, movement, scores, extra, steps: end.steps })
     }
+}
+
+/// Sums over `steps` as means.
+fn mean(mut sums: Vec<Matrix>, steps: usize) -> Vec<Matrix> {
+    sums.iter_mut().flat_map(|m| &mut m.data).for_each(|v| *v /= steps as f32);
+    sums
+}
+
+/// Mean Jensen-Shannon divergence `[C]` between the answers of the first `shared` slots alone and of the others alone
+/// (DFL, arXiv 2206.06818), in nats.
+fn divergence(model: &dyn Model, adapter: &ClientAdapter, batch: &DeviceBatch, shared: usize) -> Tensor<1> {
+    let part = |from: usize, to: Option<usize>| {
+        let cut = |update: &Option<LowRank>| {
+            update.as_ref().map(|u| {
+                let range = from..to.unwrap_or(u.a.dims()[1]);
+                let slots = |t: &Tensor<3>| t.clone().slice_dim(1, range.clone());
+                LowRank { a: slots(&u.a), b: slots(&u.b), used: None, scale: u.scale }
+            })
+        };
+        let updates = adapter.updates.iter().map(cut).collect();
+        let part = ClientAdapter { updates, ..adapter.clone() };
+        log_softmax(model.logits(&part, batch), 1)
+    };
+    let (p, q) = (part(0, Some(shared)), part(shared, None));
+    let middle = ((p.clone().exp() + q.clone().exp()) * 0.5).log();
+    let to_middle = |x: Tensor<2>| (x.clone().exp() * (x - middle.clone())).sum_dim(1).squeeze_dim::<1>(1);
+    batch.by_client.mean((to_middle(p) + to_middle(q)) * 0.5)
 }

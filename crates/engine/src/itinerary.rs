@@ -21,8 +21,10 @@ pub(crate) struct Job<'j> {
     pub r#use: Use,
     /// Slots that may move, by target; `None`: all.
     pub slots: Option<Vec<Vec<usize>>>,
-    /// Movement of those slots to start from; `None`: zero.
+    /// Movement of those slots to start from, role by role (no rows: zero); `None`: zero.
     pub movement: Option<Vec<Matrix>>,
+    /// SCAFFOLD's correction of every role, over all slots.
+    pub control: Option<Vec<Matrix>>,
 }
 
 /// One step of all clients in flight.

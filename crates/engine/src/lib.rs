@@ -11,9 +11,11 @@ mod evaluate;
 mod fit;
 mod flight;
 mod itinerary;
+mod optimize;
 mod parameters;
 mod plan;
 mod select;
+mod send;
 mod settings;
 mod upload;
 
@@ -21,7 +23,10 @@ pub use data::{Split, TokenizedData};
 pub use engine::{Cohort, Engine, Member, Progress};
 pub use error::EngineError;
 pub use evaluate::{Evaluation, Judged, evaluate, judge, summarise};
-pub use plan::{Active, Plan, Selection};
+pub use plan::{
+    Active, Branches, Guard, LocalOptimizer, Named, Plan, Private, Score, Selection, Start, Tail, Terms, Threshold,
+};
 pub use select::top_slots;
-pub use settings::{InFlight, Probe, Schedule, TrainSettings};
+pub use send::personal;
+pub use settings::{InFlight, Probe, Rate, Schedule, TrainSettings};
 pub use upload::{Slots, Upload};

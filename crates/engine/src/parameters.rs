@@ -4,38 +4,64 @@
 
 use std::ops::Range;
 
-use bonfire_kernels::{AdamW, LowRank, Moving, SlotCounts, adamw_step, slot_scores};
+use bonfire_kernels::{LowRank, Moving, SlotCounts, slot_scores};
 use bonfire_models::{Adapter, ClientAdapter, Factor, Matrix};
-use burn::tensor::{Device, Gradients, Tensor, TensorData};
+use burn::tensor::{Device, Tensor, TensorData};
 
 use crate::itinerary::Job;
+use crate::optimize::{Extra, Optimizer};
 use crate::{Active, Plan, TrainSettings};
 
 /// What one tensor of the client's state is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Role {
+pub(crate) enum Role {
     /// A factor of a target, by target number.
     Factor(usize, Factor),
     /// A tensor of the head, by number.
     Head(usize),
 }
 
+impl Role {
+    /// Everything that trains by `plan`: active factors target by target, then the head.
+    pub fn all(plan: &Plan, global: &Adapter) -> Vec<Role> {
+        let targets = 0..global.targets.len();
+        let factors = plan.active.factors().iter();
+        let mut roles: Vec<Role> =
+            factors.flat_map(|&factor| targets.clone().map(move |t| Role::Factor(t, factor))).collect();
+        if plan.train_head {
+            roles.extend((0..global.head.len()).map(Role::Head));
+        }
+        roles
+    }
+
+    /// The name under which named tensors hold it.
+    pub fn name(self) -> String {
+        match self {
+            Role::Factor(t, factor) => format!("{}/{t}", factor.name().to_lowercase()),
+            Role::Head(i) => format!("head/{i}"),
+        }
+    }
+}
+
 /// One trained tensor with its client axis. All tensors live on the device without autodiff.
-struct Parameter {
-    role: Role,
-    lr: f64,
+pub(crate) struct Parameter {
+    pub role: Role,
+    pub lr: f64,
     /// `[1, rows, cols]`, or `[C, rows, cols]` where clients hold different slots: the round's start.
-    start: Tensor<3>,
+    pub start: Tensor<3>,
     /// `[C, rows, cols]`; a row of a factor is a slot.
-    state: Moving,
+    pub state: Moving,
+    /// What some methods need besides, `[C, rows, cols]`.
+    pub extra: Extra,
 }
 
 /// One target as the clients in flight see it.
 struct Held {
-    /// Factors at the round's start, slot by slot, on the host: `[R, d_in]`, `[R, d_out]`.
-    host: [Matrix; 2],
+    /// Factors at the round's start, slot by slot, on the host: `[R, d_in]`, `[R, d_out]`, and what stands between
+    /// them where something does.
+    host: Vec<Matrix>,
     /// The same on the device, `[1, R, ..]`; with chosen slots the clients' own, `[C, places, ..]`.
-    device: [Tensor<3>; 2],
+    device: Vec<Tensor<3>>,
     /// Slots of each client in flight `[C]`; `None`: all have all.
     used: Option<Vec<usize>>,
     /// The same as the kernels read it.
@@ -46,29 +72,29 @@ struct Held {
 pub(crate) struct Parameters {
     active: Active,
     scale: f32,
-    trained: Vec<Parameter>,
+    pub trained: Vec<Parameter>,
     targets: Vec<Held>,
     head: Vec<Tensor<3>>,
-    optimizer: AdamW,
-    clip_norm: Option<f64>,
-    lanes: usize,
+    roles: Vec<Role>,
+    pub optimizer: Optimizer,
+    pub lanes: usize,
     /// Whether no place has held a client yet: all movement and moments are still zero.
     fresh: bool,
-    device: Device,
+    pub device: Device,
 }
 
 /// Takes a state out of its place, so that it may be changed where it lies.
-fn take(state: &mut Moving, device: &Device) -> Moving {
+pub(crate) fn take(state: &mut Moving, device: &Device) -> Moving {
     let nothing = || Tensor::empty([0, 0, 0], device);
     std::mem::replace(state, Moving { movement: nothing(), first: nothing(), second: nothing() })
 }
 
-fn upload(m: &Matrix, device: &Device) -> Tensor<3> {
+pub(crate) fn upload(m: &Matrix, device: &Device) -> Tensor<3> {
     Tensor::from_data(TensorData::new(m.data.clone(), [1, m.rows, m.cols]), device)
 }
 
 /// The chosen rows, then rows of zeros up to `places`.
-fn pick(m: &Matrix, chosen: &[usize], places: usize) -> Matrix {
+pub(crate) fn pick(m: &Matrix, chosen: &[usize], places: usize) -> Matrix {
     let mut out = Matrix::zeros(places, m.cols);
     for (row, &slot) in out.data.chunks_mut(m.cols.max(1)).zip(chosen) {
         row.copy_from_slice(&m.data[slot * m.cols..(slot + 1) * m.cols]);
@@ -76,33 +102,37 @@ fn pick(m: &Matrix, chosen: &[usize], places: usize) -> Matrix {
     out
 }
 
-fn index(factor: Factor) -> usize {
+pub(crate) fn index(factor: Factor) -> usize {
     match factor {
         Factor::A => 0,
         Factor::B => 1,
+        Factor::Core => 2,
     }
 }
 
 impl Parameters {
     /// State for `lanes` clients at the round's start; `device` without autodiff. `places` gives for every target how
-    /// many slots the client with most of them has chosen; `None`: all slots train.
+    /// many slots the client with most of them has; `None`: all slots train. `probing`: this is a probe.
     pub fn new(
         plan: &Plan,
         global: &Adapter,
         settings: &TrainSettings,
         lanes: usize,
         places: Option<&[usize]>,
+        probing: bool,
         device: &Device,
     ) -> Self {
-        let hold = |(t, (a, b)): (usize, (&Matrix, &Matrix))| {
-            let host = [a.transposed(), b.clone()];
-            let device = match places {
-                None => host.each_ref().map(|m| upload(m, device)),
-                Some(places) => host.each_ref().map(|m| Tensor::zeros([lanes, places[t], m.cols], device)),
+        let kinds = if global.core.is_empty() { &Factor::ALL[..2] } else { &Factor::ALL[..] };
+        let hold = |t: usize| {
+            let host: Vec<Matrix> = kinds.iter().map(|&factor| global.slot_rows(factor, t)).collect();
+            let here = |m: &Matrix| match places {
+                None => upload(m, device),
+                Some(places) => Tensor::zeros([lanes, places[t], m.cols], device),
             };
+            let device = host.iter().map(here).collect();
             Held { host, device, used: places.map(|_| vec![0; lanes]), counts: None }
         };
-        let targets: Vec<Held> = global.a.iter().zip(&global.b).enumerate().map(hold).collect();
+        let targets: Vec<Held> = (0..global.targets.len()).map(hold).collect();
         let head: Vec<_> = global.head.iter().map(|t| upload(&t.value, device)).collect();
         let parameter = |(role, lr, start): (Role, f64, &Tensor<3>)| {
             let [_, rows, cols] = start.dims();
@@ -112,25 +142,25 @@ impl Parameters {
                 lr,
                 start: start.clone(),
                 state: Moving { movement: zeros(), first: zeros(), second: zeros() },
+                extra: Extra::new(plan, probing, &zeros),
             }
         };
         let factors = plan.active.factors().iter().flat_map(|&factor| {
-            let lr = if factor == Factor::A { plan.lr_a } else { plan.lr_b };
+            let lr = [plan.lr_a, plan.lr_b, plan.lr_core][index(factor)];
             let held = targets.iter().enumerate().filter(|(_, held)| held.places() > 0);
             held.map(move |(t, held)| (Role::Factor(t, factor), lr, &held.device[index(factor)]))
         });
         let heads = head.iter().enumerate().filter(|_| plan.train_head);
         let heads = heads.map(|(i, start)| (Role::Head(i), settings.lr_head, start));
         let trained = factors.chain(heads).map(parameter).collect();
-        let (betas, eps, weight_decay) = (settings.betas, settings.eps, settings.weight_decay);
         Parameters {
             active: plan.active,
             scale: global.scale() as f32,
             trained,
             targets,
             head,
-            optimizer: AdamW { lr: 0.0, betas, eps, weight_decay },
-            clip_norm: settings.clip_norm,
+            roles: Role::all(plan, global),
+            optimizer: Optimizer::new(plan, settings),
             lanes,
             fresh: true,
             device: device.clone(),
@@ -140,50 +170,35 @@ impl Parameters {
     /// The trained tensors as tracked leaves, and the adapter made of them.
     ///
     /// With one active factor the backbone already holds the start (folded), so the update is the movement alone;
-    /// with both, start and movement are added here.
+    /// else start and movement are added here.
     pub fn attach(&self) -> (Vec<Tensor<3>>, ClientAdapter) {
         let leaf = |p: &Parameter| p.state.movement.clone().autodiff().require_grad();
         let leaves: Vec<Tensor<3>> = self.trained.iter().map(leaf).collect();
-        let mut factors: Vec<[Tensor<3>; 2]> =
-            self.targets.iter().map(|held| held.device.each_ref().map(|t| t.clone().autodiff())).collect();
+        let mut factors: Vec<Vec<Tensor<3>>> =
+            self.targets.iter().map(|held| held.device.iter().map(|t| t.clone().autodiff()).collect()).collect();
         let mut head: Vec<Tensor<3>> = self.head.iter().map(|t| t.clone().autodiff()).collect();
         for (p, leaf) in self.trained.iter().zip(&leaves) {
             let place = match p.role {
                 Role::Factor(t, factor) => &mut factors[t][index(factor)],
                 Role::Head(i) => &mut head[i],
             };
-            let folded = self.active != Active::Both && matches!(p.role, Role::Factor(..));
+            let folded = self.active.folds() && matches!(p.role, Role::Factor(..));
             *place = if folded { leaf.clone() } else { place.clone() + leaf.clone() };
         }
-        let update = |([a, b], held): ([Tensor<3>; 2], &Held)| {
-            (held.places() > 0).then(|| LowRank { a, b, used: held.counts.clone(), scale: self.scale })
+        let update = |(factors, held): (Vec<Tensor<3>>, &Held)| {
+            (held.places() > 0).then(|| {
+                let (a, b) = plain(factors);
+                LowRank { a, b, used: held.counts.clone(), scale: self.scale }
+            })
         };
         let updates = factors.into_iter().zip(&self.targets).map(update).collect();
-        (leaves, ClientAdapter { updates, head })
-    }
-
-    /// One optimizer step from the gradients of `leaves`. `clients` `[C, 3]`: see [`adamw_step`].
-    pub fn step(&mut self, leaves: Vec<Tensor<3>>, mut grads: Gradients, clients: Tensor<2>) {
-        let gradient = |leaf: Tensor<3>| leaf.grad_remove(&mut grads).expect("every trained tensor reaches the loss");
-        // The leaves are let go here, so that the step may write where the movement lies.
-        let gradients: Vec<Tensor<3>> = leaves.into_iter().map(gradient).collect();
-        let clip = self.clip_norm.map(|limit| clip_factors(&gradients, limit));
-        for (p, gradient) in self.trained.iter_mut().zip(gradients) {
-            let gradient = match &clip {
-                Some(factors) => gradient * factors.clone(),
-                None => gradient,
-            };
-            let state = take(&mut p.state, &self.device);
-            let constants = AdamW { lr: p.lr, ..self.optimizer };
-            p.state = adamw_step(constants, state, p.start.clone(), gradient, clients.clone());
-        }
+        (leaves, ClientAdapter::new(updates, head))
     }
 
     /// Gives places to new clients: their slots, zero moments, and the movement each starts from (zero, or what a probe
     /// left of its slots).
     pub fn reset(&mut self, starts: &[(usize, &Job)]) {
         self.choose(starts);
-        let roles = self.roles();
         let keep = (starts.len() < self.lanes).then(|| self.keep_all_but(starts.iter().map(|(lane, _)| *lane)));
         for p in &mut self.trained {
             if !self.fresh {
@@ -194,9 +209,16 @@ impl Parameters {
                 let Moving { movement, first, second } = take(&mut p.state, &self.device);
                 let [movement, first, second] = [movement, first, second].map(clear);
                 p.state = Moving { movement, first, second };
+                p.extra.clear(&clear);
             }
-            let at = roles.iter().position(|role| *role == p.role).expect("a role of the plan");
+            let at = self.roles.iter().position(|role| *role == p.role).expect("a role of the plan");
             for (lane, job) in starts {
+                let slots = match p.role {
+                    Role::Factor(t, _) => job.slots.as_ref().map(|slots| slots[t].as_slice()),
+                    Role::Head(_) => None,
+                };
+                let control = job.control.as_ref().map(|list| &list[at]);
+                self.optimizer.begin(p, *lane, slots, control, &self.device);
                 let Some(begin) = job.movement.as_ref().map(|list| &list[at]).filter(|m| m.rows > 0) else { continue };
                 let Moving { movement, first, second } = take(&mut p.state, &self.device);
                 let place = [*lane..lane + 1, 0..begin.rows, 0..begin.cols];
@@ -234,35 +256,47 @@ impl Parameters {
         Tensor::from_data(TensorData::new(keep, [self.lanes, 1, 1]), &self.device)
     }
 
-    /// Everything that trains by plan, held or not: active factors target by target, then the head.
-    fn roles(&self) -> Vec<Role> {
-        let targets = 0..self.targets.len();
-        let factors = self.active.factors().iter();
-        let mut roles: Vec<Role> =
-            factors.flat_map(|&factor| targets.clone().map(move |t| Role::Factor(t, factor))).collect();
-        roles.extend(self.trained.iter().map(|p| p.role).filter(|role| matches!(role, Role::Head(_))));
-        roles
-    }
-
     /// What the client in `lane` leaves, in one read of the device: the number that `losses` `[C]` holds for it, and
     /// its movement: of every target of every active factor one row a slot it has, `[slots, d]`, then of the head.
     pub fn read_lane(&self, lane: usize, losses: &Tensor<1>) -> (f32, Vec<Matrix>) {
+        let (first, matrices) = self.read(lane, Some(losses.clone().narrow(0, lane, 1)), |p| p.state.movement.clone());
+        (first.expect("the loss was asked for"), matrices)
+    }
+
+    /// What the plan wants of the client in `lane` besides its movement, shaped like it; empty where nothing is.
+    pub fn read_extra(&self, lane: usize) -> Vec<Matrix> {
+        match self.trained.first().is_some_and(|p| p.extra.told().is_some()) {
+            true => self.read(lane, None, |p| p.extra.told().expect("all parameters alike").clone()).1,
+            false => Vec::new(),
+        }
+    }
+
+    /// One read of the device: a number, if given, and `what` `[C, rows, cols]` of every role, the lane's part.
+    fn read(
+        &self,
+        lane: usize,
+        number: Option<Tensor<1>>,
+        what: impl Fn(&Parameter) -> Tensor<3>,
+    ) -> (Option<f32>, Vec<Matrix>) {
         let flat = |p: &Parameter| {
             let [_, rows, cols] = p.start.dims();
             let rows = self.rows_of(p.role, lane).unwrap_or(rows);
-            p.state.movement.clone().slice([lane..lane + 1, 0..rows, 0..cols]).reshape([rows * cols])
+            what(p).slice([lane..lane + 1, 0..rows, 0..cols]).reshape([rows * cols])
         };
         let here = self.trained.iter().filter(|p| self.rows_of(p.role, lane) != Some(0));
-        let mut parts = vec![losses.clone().narrow(0, lane, 1)];
-        parts.extend(here.map(flat));
-        let numbers: Vec<f32> = Tensor::cat(parts, 0).into_data().try_to_vec().expect("f32 on the device");
-        let mut at = 1;
+        let has_number = number.is_some();
+        let parts: Vec<Tensor<1>> = number.into_iter().chain(here.map(flat)).collect();
+        let numbers: Vec<f32> = match parts.is_empty() {
+            true => Vec::new(),
+            false => Tensor::cat(parts, 0).into_data().try_to_vec().expect("f32 on the device"),
+        };
+        let mut at = usize::from(has_number);
         let mut take = |rows: usize, cols: usize| {
             let range: Range<usize> = at..at + rows * cols;
             at = range.end;
             Matrix::new(rows, cols, numbers[range].to_vec())
         };
-        let matrices = self.roles().into_iter().map(|role| match role {
+        let matrices = self.roles.iter().map(|&role| match role {
             Role::Factor(t, factor) => {
                 let held = &self.targets[t].host[index(factor)];
                 take(self.rows_of(role, lane).unwrap_or(held.rows), held.cols)
@@ -273,39 +307,66 @@ impl Parameters {
             }
         });
         let matrices = matrices.collect();
-        (numbers[0], matrices)
+        (has_number.then(|| numbers[0]), matrices)
+    }
+
+    /// Targets of the model.
+    pub fn targets(&self) -> usize {
+        self.targets.len()
+    }
+
+    /// Rows of a target's tensors on the device.
+    pub fn rows(&self, target: usize) -> usize {
+        self.targets[target].places()
     }
 
     /// Slots the client in `lane` has of a factor; `None`: all there are.
-    fn rows_of(&self, role: Role, lane: usize) -> Option<usize> {
+    pub fn rows_of(&self, role: Role, lane: usize) -> Option<usize> {
         match role {
             Role::Factor(t, _) => self.targets[t].used.as_ref().map(|used| used[lane]),
             Role::Head(_) => None,
         }
     }
 
-    /// Selection scores of the client in `lane` in one read: a list of one score a slot, for every target.
+    /// By how much each slot of the client in `lane` changes the model, in one read: a list of one score a slot it
+    /// has, for every target.
     pub fn score_lane(&self, lane: usize) -> Vec<Vec<f32>> {
         let score = |(t, held): (usize, &Held)| {
             let of = |factor| {
                 let p = self.trained.iter().find(|p| p.role == Role::Factor(t, factor));
                 let whole = &held.device[index(factor)];
-                p.map_or_else(|| whole.clone(), |p| p.state.movement.clone().narrow(0, lane, 1))
+                let own = p.map_or(whole, |p| &p.state.movement);
+                let lane = if own.dims()[0] == 1 { 0 } else { lane };
+                own.clone().narrow(0, lane, 1)
             };
             slot_scores(of(Factor::A), of(Factor::B)).squeeze_dim::<1>(0)
         };
-        let scores = self.targets.iter().enumerate().map(score).collect();
-        let numbers: Vec<f32> = Tensor::cat(scores, 0).into_data().try_to_vec().expect("f32 on the device");
+        let held = || self.targets.iter().enumerate().filter(|(_, held)| held.places() > 0);
+        let scores: Vec<Tensor<1>> = held().map(score).collect();
+        let numbers: Vec<f32> = match scores.is_empty() {
+            true => Vec::new(),
+            false => Tensor::cat(scores, 0).into_data().try_to_vec().expect("f32 on the device"),
+        };
         let mut rest = numbers.as_slice();
-        let ranks = self.targets.iter().map(|held| held.host[0].rows);
-        ranks
-            .map(|rank| {
-                let (now, later) = rest.split_at(rank);
-                rest = later;
-                now.to_vec()
-            })
-            .collect()
+        let of_target = |held: &Held| {
+            let (now, later) = rest.split_at(held.places());
+            rest = later;
+            now[..held.used.as_ref().map_or(now.len(), |used| used[lane])].to_vec()
+        };
+        self.targets.iter().map(of_target).collect()
     }
+}
+
+/// A and B of a target's update, with what stands between them in B.
+fn plain(mut factors: Vec<Tensor<3>>) -> (Tensor<3>, Tensor<3>) {
+    let core = (factors.len() > 2).then(|| factors.remove(2));
+    let b = factors.remove(1);
+    let b = match core {
+        None => b,
+        Some(gates) if gates.dims()[2] == 1 && gates.dims()[1] == b.dims()[1] => b * gates,
+        Some(core) => core.matmul(b),
+    };
+    (factors.remove(0), b)
 }
 
 impl Held {
@@ -329,12 +390,4 @@ impl Held {
             *tensor = all.slice_assign([lane..lane + 1, 0..places, 0..host.cols], rows);
         }
     }
-}
-
-/// What brings every client's gradient norm to at most `limit`: `[C, 1, 1]`.
-fn clip_factors(gradients: &[Tensor<3>], limit: f64) -> Tensor<3> {
-    let squares = gradients.iter().map(|g| g.clone().square().sum_dim(2).sum_dim(1));
-    let norm = squares.reduce(|x, y| x + y).expect("something trains").sqrt();
-    // As in PyTorch: limit / (norm + 1e-6), never above 1.
-    (norm + 1e-6).recip().mul_scalar(limit).clamp_max(1.0)
 }

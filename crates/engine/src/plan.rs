@@ -1,8 +1,14 @@
-//! The server's orders for one round.
+//! The server's orders for one round: pure data, the same for every client save where a list says so.
 
-use bonfire_models::{Adapter, Factor};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bonfire_models::{Adapter, DeltaLog, Factor, Matrix};
 
 use crate::Probe;
+
+/// Tensors by name, each as one row a slot: `a/3` and `b/3` (a factor of target 3), `core/3`, `head/0`.
+pub type Named = BTreeMap<String, Matrix>;
 
 /// What trains in a round.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,6 +19,10 @@ pub enum Active {
     B,
     /// Both factors.
     Both,
+    /// What stands between A and B alone.
+    Core,
+    /// Both factors and what stands between them.
+    All,
 }
 
 impl Active {
@@ -22,17 +32,36 @@ impl Active {
             Active::A => &[Factor::A],
             Active::B => &[Factor::B],
             Active::Both => &[Factor::A, Factor::B],
+            Active::Core => &[Factor::Core],
+            Active::All => &[Factor::A, Factor::B, Factor::Core],
         }
     }
 
-    /// The name in records: `"A"`, `"B"` or `"AB"`.
+    /// The name in records: `"A"`, `"B"`, `"AB"`, `"core"` or `"AB+core"`.
     pub fn name(self) -> &'static str {
         match self {
             Active::A => "A",
             Active::B => "B",
             Active::Both => "AB",
+            Active::Core => "core",
+            Active::All => "AB+core",
         }
     }
+
+    /// Whether the round's start can be folded into the backbone: with one active factor it is the same for all and
+    /// the update is linear in what moves.
+    pub(crate) fn folds(self) -> bool {
+        self.factors().len() == 1
+    }
+}
+
+/// What every client starts from.
+#[derive(Clone, Copy, Debug)]
+pub struct Start<'s> {
+    /// The global adapter.
+    pub adapter: &'s Adapter,
+    /// What earlier rounds merged into the backbone.
+    pub merged: &'s DeltaLog,
 }
 
 /// Orders for every client of a round.
@@ -42,7 +71,11 @@ pub struct Plan {
     pub round: usize,
     /// What trains.
     pub active: Active,
-    /// How each client chooses its slots; `None`: all slots train.
+    /// Slots that exist, for every target, ascending; `None`: all. The others neither train nor cross the wire.
+    pub live: Option<Vec<Vec<usize>>>,
+    /// Ranks of the clients: client `k` works with the first `ranks[k]` of the live slots of every target.
+    pub ranks: Option<Vec<usize>>,
+    /// How each client chooses among its slots; `None`: all of them train.
     pub selection: Option<Selection>,
     /// Whether the head trains too.
     pub train_head: bool,
@@ -50,21 +83,204 @@ pub struct Plan {
     pub lr_a: f64,
     /// Learning rate of B.
     pub lr_b: f64,
+    /// Learning rate of what stands between them.
+    pub lr_core: f64,
+    /// What the local objective adds to cross-entropy.
+    pub terms: Terms,
+    /// How clients step.
+    pub optimizer: LocalOptimizer,
+    /// What clients keep for themselves.
+    pub private: Private,
+    /// What is done to an upload for privacy before it leaves.
+    pub guard: Guard,
+    /// A and B are a start that every client makes from the seed, so nobody is sent them.
+    pub seeded: bool,
 }
 
 impl Plan {
+    /// Orders to train `active` in `round`, and nothing special.
+    pub fn new(round: usize, active: Active, lr_a: f64, lr_b: f64) -> Plan {
+        Plan {
+            round,
+            active,
+            live: None,
+            ranks: None,
+            selection: None,
+            train_head: false,
+            lr_a,
+            lr_b,
+            lr_core: lr_b,
+            terms: Terms::default(),
+            optimizer: LocalOptimizer::default(),
+            private: Private::default(),
+            guard: Guard::Open,
+            seeded: false,
+        }
+    }
+
     /// Numbers that train on a client where all slots do.
     pub fn scalars(&self, global: &Adapter) -> u64 {
         let factors: u64 = self.active.factors().iter().map(|&factor| global.factor_params(factor)).sum();
         factors + if self.train_head { global.head_params() } else { 0 }
+    }
+
+    /// The slots of every target that `client` works with; `None`: all of them.
+    pub fn slots_of(&self, client: usize, global: &Adapter) -> Option<Vec<Vec<usize>>> {
+        if self.live.is_none() && self.ranks.is_none() {
+            return None;
+        }
+        let all = || vec![(0..global.rank).collect(); global.targets.len()];
+        let mut slots: Vec<Vec<usize>> = self.live.clone().unwrap_or_else(all);
+        if let Some(ranks) = &self.ranks {
+            slots.iter_mut().for_each(|s| s.truncate(ranks[client]));
+        }
+        Some(slots)
     }
 }
 
 /// LoRA-A²'s adaptive rank selection; needs a single active factor.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Selection {
-    /// How slots are scored.
+    /// How slots are probed.
     pub probe: Probe,
+    /// What the probe is asked for.
+    pub score: Score,
     /// Slots per target on average, for every client of the federation (r_i).
     pub budgets: Vec<usize>,
+}
+
+/// What makes a slot worth training (LoRA-A², table 9).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Score {
+    /// `‖ΔB_i‖·‖A_i‖`: what the slot's movement adds to the model (the paper's rule).
+    #[default]
+    Contribution,
+    /// `‖ΔB_i‖` or `‖ΔA_i‖`: the movement alone.
+    Magnitude,
+    /// Smoothed sensitivity `|w·∇w|` times its uncertainty, as in AdaLoRA (arXiv 2303.10512, eq. 8 to 11).
+    Importance,
+}
+
+/// What a client's objective adds to cross-entropy. Gradients of these are added before clipping and moments.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Terms {
+    /// FedProx: `(μ/2)·‖θ − θᵗ‖²` over what trains.
+    pub prox: f64,
+    /// `λ·(‖A‖² + ‖B‖²)` over the factors that train.
+    pub ridge: f64,
+    /// HetLoRA's push on the last slots.
+    pub tail: Option<Tail>,
+    /// SoRA's shrinking of the gates after every step.
+    pub threshold: Option<Threshold>,
+    /// SCAFFOLD: the server's control variate; clients add theirs, and send what changed of it.
+    pub control: Option<Arc<Named>>,
+    /// DFL's two branches.
+    pub branches: Option<Branches>,
+}
+
+/// `λ·Σ ‖B_tail‖·‖A_tail‖` over the slots from `⌊γ·r_k⌋` of a client's `r_k` (HetLoRA, arXiv 2401.06432). Where the
+/// product shrinks in local training, the client drops these slots from its upload, unless that leaves fewer than
+/// `least`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Tail {
+    /// λ.
+    pub weight: f64,
+    /// γ.
+    pub decay: f64,
+    /// Fewest slots of a target.
+    pub least: usize,
+}
+
+impl Tail {
+    /// Slots of `rank` that stay in any case.
+    pub fn keeps(&self, rank: usize) -> usize {
+        ((self.decay * rank as f64).floor() as usize).clamp(self.least.min(rank), rank)
+    }
+}
+
+/// `g ← sign(g)·max(|g| − ξ, 0)` on what stands between A and B, after every step (SoRA, arXiv 2311.11696).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Threshold {
+    /// ξ.
+    pub xi: f64,
+    /// As SoRA's published code does it, which also zeroes what was just shrunk below ξ: all `|g| < 2ξ`.
+    pub twice: bool,
+}
+
+/// A shared and a private branch side by side in one adapter, trained in turns (DFL, arXiv 2206.06818): odd local steps
+/// move the private slots, even ones the shared slots and the head.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Branches {
+    /// The first so many slots of every target are shared, the others private.
+    pub shared: usize,
+    /// Weight β of `−β·JS(z_shared, z_private)`, which pushes the branches' answers apart.
+    pub apart: f64,
+}
+
+/// How clients step.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub enum LocalOptimizer {
+    /// AdamW from zero moments.
+    #[default]
+    AdamW,
+    /// FedLADA's amended step (arXiv 2308.00522): `x ← x − η(α·m/√v̂ + (1−α)·g)`.
+    Amended {
+        /// α.
+        own: f64,
+        /// Second moments to start from.
+        second: Arc<Named>,
+        /// The federation's last mean gradient g.
+        direction: Arc<Named>,
+    },
+}
+
+/// What clients keep for themselves from round to round: it is neither sent nor averaged, and the next round goes on
+/// from it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Private {
+    /// These factors, of all targets.
+    pub factors: Vec<Factor>,
+    /// The head.
+    pub head: bool,
+    /// The slots from this one on, of all targets.
+    pub slots_from: Option<usize>,
+    /// Everything of these targets.
+    pub targets: Vec<usize>,
+}
+
+impl Private {
+    /// Whether everything is shared.
+    pub fn is_nothing(&self) -> bool {
+        *self == Private::default()
+    }
+
+    /// From which of `rows` slots on a factor is private.
+    pub fn from_row(&self, target: usize, factor: Factor, rows: usize) -> usize {
+        match self.factors.contains(&factor) || self.targets.contains(&target) {
+            true => 0,
+            false => self.slots_from.unwrap_or(rows).min(rows),
+        }
+    }
+}
+
+/// What is done to an upload before it leaves the client.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub enum Guard {
+    /// Nothing.
+    #[default]
+    Open,
+    /// Gradients are clipped to norm `clip` at every step and every number gets noise of Laplace(0, `2·clip·η/ε`) once,
+    /// as in APPFL (the LoRA-A² paper, table 4).
+    Laplace {
+        /// ε of one round, without composition.
+        epsilon: f64,
+        /// C.
+        clip: f64,
+    },
+    /// The whole movement is scaled to norm at most `clip` (DP-FedAvg; the server adds the noise).
+    Clip {
+        /// C.
+        clip: f64,
+    },
 }

@@ -19,8 +19,9 @@ pub struct TrainSettings {
     #[serde(default = "default_lr")]
     pub lr_a: f64,
     /// Learning rate of the B factors. Left out: the strategy's own rule (`5 · lr_a` for `lora-a2`, `lr_a` elsewhere).
+    /// A number, or a multiple of `lr_a` as text: `"5x"`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub lr_b: Option<f64>,
+    pub lr_b: Option<Rate>,
     /// Learning rate of the classifier head; only a trained head reads it.
     #[serde(default = "default_lr_head")]
     pub lr_head: f64,
@@ -52,6 +53,12 @@ pub struct TrainSettings {
     /// Numbers that the frozen weights and the activations are held in.
     #[serde(default)]
     pub precision: Precision,
+    /// FedProx (arXiv 1812.06127): adds `(prox/2)·‖θ − θᵗ‖²` over what trains to the local objective.
+    #[serde(default)]
+    pub prox: f64,
+    /// SCAFFOLD (arXiv 1910.06378): control variates correct every gradient; twice the traffic.
+    #[serde(default)]
+    pub scaffold: bool,
     /// Seed of everything random in the run.
     #[serde(default)]
     pub seed: u64,
@@ -114,7 +121,12 @@ impl TrainSettings {
             ("train.epochs", self.epochs >= 1, "at least 1"),
             ("train.batch_size", self.batch_size >= 1, "at least 1"),
             ("train.lr_a", rate(self.lr_a), "a finite number, not negative"),
-            ("train.lr_b", self.lr_b.is_none_or(rate), "a finite number, not negative"),
+            (
+                "train.lr_b",
+                self.lr_b.is_none_or(|b| rate(b.of(self.lr_a))),
+                "a finite number, not negative, or a multiple of lr_a such as \"5x\"",
+            ),
+            ("train.prox", rate(self.prox), "a finite number, not negative"),
             ("train.lr_head", rate(self.lr_head), "a finite number, not negative"),
             ("train.weight_decay", rate(self.weight_decay), "a finite number, not negative"),
             ("train.betas", self.betas.iter().all(|b| (0.0..1.0).contains(b)), "two numbers in [0, 1)"),
@@ -123,6 +135,56 @@ impl TrainSettings {
             ("train.clip_norm", self.clip_norm.is_none_or(|c| c > 0.0), "a positive number"),
         ];
         checks.into_iter().find(|(_, ok, _)| !ok).map(|(key, _, want)| (key, format!("must be {want}")))
+    }
+}
+
+/// A learning rate: a number, or a multiple of another one.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "RateText", into = "RateText")]
+pub enum Rate {
+    /// This much.
+    Value(f64),
+    /// So many times the rate of A.
+    Times(f64),
+}
+
+impl Rate {
+    /// The rate where that of A is `lr_a`.
+    pub fn of(self, lr_a: f64) -> f64 {
+        match self {
+            Rate::Value(v) => v,
+            Rate::Times(n) => n * lr_a,
+        }
+    }
+}
+
+/// The spelling of [`Rate`] in a configuration file.
+#[derive(Serialize, Deserialize)]
+#[serde(untagged, expecting = "expected a number, or a multiple of lr_a such as \"5x\"")]
+enum RateText {
+    Number(f64),
+    Text(String),
+}
+
+impl TryFrom<RateText> for Rate {
+    type Error = String;
+    fn try_from(text: RateText) -> Result<Self, String> {
+        match text {
+            RateText::Number(v) => Ok(Rate::Value(v)),
+            RateText::Text(t) => match t.strip_suffix('x').and_then(|n| n.trim().parse().ok()) {
+                Some(n) => Ok(Rate::Times(n)),
+                None => Err(format!("\"{t}\"; expected a number, or a multiple of lr_a such as \"5x\"")),
+            },
+        }
+    }
+}
+
+impl From<Rate> for RateText {
+    fn from(rate: Rate) -> Self {
+        match rate {
+            Rate::Value(v) => RateText::Number(v),
+            Rate::Times(n) => RateText::Text(format!("{n}x")),
+        }
     }
 }
 

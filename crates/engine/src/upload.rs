@@ -2,7 +2,7 @@
 
 use bonfire_models::{Factor, Matrix};
 
-use crate::Active;
+use crate::{Active, Named};
 
 /// Which slots an upload holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -12,7 +12,14 @@ pub enum Slots {
         /// Global rank.
         rank: usize,
     },
-    /// The chosen ones: a list of slot numbers, ascending, a target.
+    /// Those the server gave to this client, so nothing needs to be said about them either.
+    Given {
+        /// Global rank.
+        rank: usize,
+        /// Slots of every target, ascending.
+        slots: Vec<Vec<usize>>,
+    },
+    /// Those the client chose: a list of slot numbers, ascending, a target.
     Chosen {
         /// Global rank.
         rank: usize,
@@ -25,7 +32,7 @@ impl Slots {
     /// Bytes that tell the server which slots these are: one bit for each slot of the model, or nothing.
     pub fn index_bytes(&self) -> usize {
         match self {
-            Slots::All { .. } => 0,
+            Slots::All { .. } | Slots::Given { .. } => 0,
             Slots::Chosen { rank, slots } => (rank * slots.len()).div_ceil(8),
         }
     }
@@ -34,7 +41,7 @@ impl Slots {
     pub fn of(&self, target: usize) -> Vec<usize> {
         match self {
             Slots::All { rank } => (0..*rank).collect(),
-            Slots::Chosen { slots, .. } => slots[target].clone(),
+            Slots::Given { slots, .. } | Slots::Chosen { slots, .. } => slots[target].clone(),
         }
     }
 }
@@ -55,6 +62,11 @@ pub struct Upload {
     pub factors: Vec<(Factor, Vec<Matrix>)>,
     /// Movement of the head's tensors; empty when the head is frozen.
     pub head: Vec<Matrix>,
+    /// What else a method has clients send, by name: `control` (change of SCAFFOLD's variate), `second` (FedLADA's
+    /// moment), role by role.
+    pub aux: Vec<(&'static str, Vec<Matrix>)>,
+    /// What stays with the client for its next round. Never sent, never counted.
+    pub kept: Named,
     /// Mean loss over the local steps, probe not counted. Reported, not sent.
     pub loss: f64,
     /// Local steps, probe not counted. Reported, not sent.
@@ -74,18 +86,35 @@ impl Upload {
         self.head.iter().map(|m| m.data.len() as u64).sum()
     }
 
+    /// Other scalars in this message.
+    pub fn aux_params(&self) -> u64 {
+        self.aux.iter().flat_map(|(_, list)| list).map(|m| m.data.len() as u64).sum()
+    }
+
+    /// The movement in this message, in the order it is sent.
+    pub fn matrices(&self) -> impl Iterator<Item = &Matrix> {
+        self.factors.iter().flat_map(|(_, targets)| targets).chain(&self.head)
+    }
+
     /// The message as it would cross the wire, little-endian: `"BFU1"`, client, examples, flags (1 A, 2 B, 4 slots
-    /// chosen, 8 head) and rank as u32; one bit for each slot of each target if chosen; then the numbers as f32, factor
-    /// by factor, target by target, slot by slot, and the head's tensors. Shapes are known to both sides.
+    /// chosen, 8 head, 16 core, 32 more) and rank as u32; one bit for each slot of each target if chosen; then the
+    /// numbers as f32, factor by factor, target by target, slot by slot, the head's tensors, and what else a method
+    /// sends. Shapes are known to both sides.
     pub fn encode(&self) -> Vec<u8> {
-        let factor_flags: u32 = self.active.factors().iter().map(|f| if *f == Factor::A { 1 } else { 2 }).sum();
+        let flag = |factor: &Factor| match factor {
+            Factor::A => 1,
+            Factor::B => 2,
+            Factor::Core => 16,
+        };
+        let factor_flags: u32 = self.factors.iter().map(|(factor, _)| flag(factor)).sum();
         let (chosen, rank) = match &self.slots {
-            Slots::All { rank } => (0, *rank),
+            Slots::All { rank } | Slots::Given { rank, .. } => (0, *rank),
             Slots::Chosen { rank, .. } => (4, *rank),
         };
-        let flags = factor_flags + chosen + if self.head.is_empty() { 0 } else { 8 };
+        let head = if self.head.is_empty() { 0 } else { 8 };
+        let more = if self.aux.is_empty() { 0 } else { 32 };
         let mut bytes = b"BFU1".to_vec();
-        for word in [self.client as u32, self.examples as u32, flags, rank as u32] {
+        for word in [self.client as u32, self.examples as u32, factor_flags + chosen + head + more, rank as u32] {
             bytes.extend(word.to_le_bytes());
         }
         if let Slots::Chosen { rank, slots } = &self.slots {
@@ -95,17 +124,11 @@ impl Upload {
             }
             bytes.extend(bits);
         }
-        bytes.reserve_exact(4 * (self.adapter_params() + self.head_params()) as usize);
-        for matrix in self.factors.iter().flat_map(|(_, targets)| targets).chain(&self.head) {
+        bytes.reserve_exact(4 * (self.adapter_params() + self.head_params() + self.aux_params()) as usize);
+        for matrix in self.matrices().chain(self.aux.iter().flat_map(|(_, list)| list)) {
             matrix.data.iter().for_each(|v| bytes.extend_from_slice(&v.to_le_bytes()));
         }
         bytes
-    }
-
-    /// Whether every number is finite.
-    pub fn is_finite(&self) -> bool {
-        let matrices = self.factors.iter().flat_map(|(_, targets)| targets).chain(&self.head);
-        matrices.into_iter().all(|m| m.data.iter().all(|v| v.is_finite()))
     }
 }
 
@@ -123,6 +146,8 @@ mod tests {
             slots,
             factors,
             head: vec![],
+            aux: vec![],
+            kept: Named::new(),
             loss: 0.0,
             steps: 1,
             tokens: 5,

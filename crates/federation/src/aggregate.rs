@@ -1,9 +1,43 @@
-//! The weighted average of uploads, the one rule most strategies share.
+//! From uploads to the next adapter, for every strategy that averages movements: how values of clients are combined
+//! (mean, median, trimmed mean), what the server's optimizer makes of it, and the noise of central privacy.
 
+use bonfire_data::random::{Use, stream};
 use bonfire_engine::Upload;
-use bonfire_models::{Adapter, Factor, Matrix};
+use bonfire_models::{Adapter, Factor, Matrix, standard_normal};
 
-use crate::Norm;
+use crate::server_optimizer::step;
+use crate::{Aggregation, Named, Norm, ServerOptimizer};
+
+/// How the server combines movements; `Rule::default()` is plain FedAvg.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Rule {
+    /// How the clients' values of one number become one.
+    pub aggregation: Aggregation,
+    /// What the server makes of that.
+    pub optimizer: ServerOptimizer,
+    /// Noise on the mean.
+    pub noise: Option<CentralNoise>,
+}
+
+/// Gaussian noise on the mean of clipped uploads (DP-FedAvg, McMahan et al., arXiv 1710.06963).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct CentralNoise {
+    /// Noise multiplier z.
+    pub multiplier: f64,
+    /// The norm that uploads are clipped to, C.
+    pub clip: f64,
+    /// Clients expected in a round, m: every client weighs `1/m`, and the noise's deviation is `z·C/m`.
+    pub expected: f64,
+    /// Seed of the run.
+    pub seed: u64,
+}
+
+/// The average movement of one tensor, a row a slot, and which rows anybody moved.
+pub(crate) struct Moved {
+    pub values: Vec<f64>,
+    pub width: usize,
+    pub touched: Vec<bool>,
+}
 
 /// Adds the clients' average movement to `adapter`: `X ← X + Σ w_k ΔX_k` with `w_k = n_k / Σ n` over the uploads.
 ///
@@ -11,53 +45,121 @@ use crate::Norm;
 /// slot are those of its choosers, made to sum to one. Sums are in f64 and in the order of client numbers, so the
 /// order in which uploads arrive changes nothing.
 pub fn average(adapter: &mut Adapter, uploads: &[Upload], norm: Norm) {
-    let mut uploads: Vec<&Upload> = uploads.iter().collect();
-    uploads.sort_by_key(|u| u.client);
-    let total: f64 = uploads.iter().map(|u| u.examples as f64).sum();
-    let Some(first) = uploads.first().filter(|_| total > 0.0) else { return };
-    for (f, &factor) in first.active.factors().iter().enumerate() {
-        for target in 0..adapter.targets.len() {
-            let matrix = &mut adapter.factor_mut(factor)[target];
-            average_slots(matrix, factor, &uploads, f, target, (norm == Norm::All).then_some(total));
+    Rule::default().apply(adapter, &mut Named::new(), 0, uploads, norm);
+}
+
+impl Rule {
+    /// Brings `adapter` from the start of `round` to its end; `state` is the server's memory.
+    pub fn apply(&self, adapter: &mut Adapter, state: &mut Named, round: usize, uploads: &[Upload], norm: Norm) {
+        let mut uploads: Vec<&Upload> = uploads.iter().collect();
+        uploads.sort_by_key(|u| u.client);
+        let Some(first) = uploads.first() else { return };
+        let mut number = 0;
+        let mut noised = |moved: &mut Moved| {
+            number += 1;
+            self.add_noise(moved, round, number);
+        };
+        for (f, &(factor, _)) in first.factors.iter().enumerate() {
+            for target in 0..adapter.targets.len() {
+                let lists: Vec<_> = uploads.iter().map(|u| (u.slots.of(target), &u.factors[f].1[target])).collect();
+                let matrix = &mut adapter.factor_mut(factor)[target];
+                let (rank, width) =
+                    if factor == Factor::A { (matrix.cols, matrix.rows) } else { (matrix.rows, matrix.cols) };
+                let mut moved = self.combine(&uploads, &lists, rank, width, norm);
+                noised(&mut moved);
+                let name = format!("{}/{target}", factor.name().to_lowercase());
+                step(self.optimizer, state, &name, &mut moved);
+                add(matrix, factor == Factor::A, &moved);
+            }
+        }
+        for i in 0..first.head.len() {
+            let matrix = &mut adapter.head[i].value;
+            let lists: Vec<_> = uploads.iter().map(|u| ((0..matrix.rows).collect(), &u.head[i])).collect();
+            let mut moved = self.combine(&uploads, &lists, matrix.rows, matrix.cols, Norm::All);
+            noised(&mut moved);
+            step(self.optimizer, state, &format!("head/{i}"), &mut moved);
+            add(matrix, false, &moved);
         }
     }
-    for i in 0..first.head.len() {
-        let mut sum = vec![0f64; first.head[i].data.len()];
-        uploads.iter().for_each(|u| add(&mut sum, &u.head[i].data, u.examples as f64 / total));
-        adapter.head[i].value.data.iter_mut().zip(sum).for_each(|(x, d)| *x = (f64::from(*x) + d) as f32);
+
+    /// One tensor of `rank` rows; of every upload its row numbers and rows.
+    fn combine(
+        &self,
+        uploads: &[&Upload],
+        lists: &[(Vec<usize>, &Matrix)],
+        rank: usize,
+        width: usize,
+        norm: Norm,
+    ) -> Moved {
+        let weight = |u: &Upload| if self.noise.is_some() { 1.0 } else { u.examples as f64 };
+        let total = self.noise.map_or_else(|| uploads.iter().map(|u| weight(u)).sum(), |noise| noise.expected);
+        let mut chosen = vec![Vec::new(); rank];
+        for (upload, (slots, vectors)) in uploads.iter().zip(lists) {
+            for (row, &slot) in slots.iter().enumerate() {
+                chosen[slot].push((weight(upload), &vectors.data[row * width..(row + 1) * width]));
+            }
+        }
+        let mut moved = Moved { values: vec![0.0; rank * width], width, touched: vec![false; rank] };
+        for (slot, rows) in chosen.iter().enumerate().filter(|(_, rows)| !rows.is_empty()) {
+            moved.touched[slot] = true;
+            let out = &mut moved.values[slot * width..(slot + 1) * width];
+            match self.aggregation {
+                Aggregation::Mean {} => {
+                    let below = match norm {
+                        Norm::All => total,
+                        Norm::Choosers => rows.iter().map(|(w, _)| w).sum(),
+                    };
+                    for (weight, row) in rows {
+                        out.iter_mut().zip(*row).for_each(|(sum, &v)| *sum += weight * f64::from(v));
+                    }
+                    out.iter_mut().for_each(|v| *v /= below);
+                }
+                aggregation => {
+                    let absent = if norm == Norm::All { uploads.len() - rows.len() } else { 0 };
+                    robust(aggregation, rows, absent, out);
+                }
+            }
+        }
+        moved
+    }
+
+    fn add_noise(&self, moved: &mut Moved, round: usize, number: u64) {
+        let Some(noise) = self.noise else { return };
+        let deviation = noise.multiplier * noise.clip / noise.expected;
+        let mut rng = stream(noise.seed, Use::Privacy, round as u64, u64::MAX, number);
+        for (row, touched) in moved.values.chunks_mut(moved.width.max(1)).zip(&moved.touched) {
+            if *touched {
+                row.iter_mut().for_each(|v| *v += deviation * standard_normal(&mut rng));
+            }
+        }
     }
 }
 
-fn add(sum: &mut [f64], values: &[f32], weight: f64) {
-    sum.iter_mut().zip(values).for_each(|(s, &v)| *s += weight * f64::from(v));
+/// Median or trimmed mean, number by number and without weights (Yin et al., arXiv 1803.01498); `absent` clients count
+/// as zero.
+fn robust(aggregation: Aggregation, rows: &[(f64, &[f32])], absent: usize, out: &mut [f64]) {
+    let mut values = vec![0.0; rows.len() + absent];
+    for (i, out) in out.iter_mut().enumerate() {
+        values.fill(0.0);
+        values.iter_mut().zip(rows).for_each(|(v, (_, row))| *v = f64::from(row[i]));
+        values.sort_by(f64::total_cmp);
+        let n = values.len();
+        let cut = match aggregation {
+            Aggregation::TrimmedMean { trim } => ((trim * n as f64) as usize).min((n - 1) / 2),
+            _ => (n - 1) / 2,
+        };
+        let middle = &values[cut..n - cut];
+        *out = middle.iter().sum::<f64>() / middle.len() as f64;
+    }
 }
 
-/// One target's factor; `total` is the denominator, or `None` for that of each slot's choosers.
-fn average_slots(
-    matrix: &mut Matrix,
-    factor: Factor,
-    uploads: &[&Upload],
-    f: usize,
-    target: usize,
-    total: Option<f64>,
-) {
-    let (rank, width) = if factor == Factor::A { (matrix.cols, matrix.rows) } else { (matrix.rows, matrix.cols) };
-    let mut sums = vec![0f64; rank * width];
-    let mut weights = vec![0f64; rank];
-    for upload in uploads {
-        let vectors = &upload.factors[f].1[target];
-        for (row, slot) in upload.slots.of(target).into_iter().enumerate() {
-            let examples = upload.examples as f64;
-            weights[slot] += examples;
-            add(&mut sums[slot * width..(slot + 1) * width], &vectors.data[row * width..(row + 1) * width], examples);
-        }
-    }
-    // A slot nobody chose stays bit for bit as it is.
-    for slot in (0..rank).filter(|&s| weights[s] > 0.0) {
-        for i in 0..width {
-            let at = if factor == Factor::A { i * rank + slot } else { slot * width + i };
-            let step = sums[slot * width + i] / total.unwrap_or(weights[slot]);
-            matrix.data[at] = (f64::from(matrix.data[at]) + step) as f32;
+/// Adds the rows that moved; where slots are columns, transposed. A slot nobody moved stays bit for bit as it is.
+fn add(matrix: &mut Matrix, slots_are_columns: bool, moved: &Moved) {
+    let rank = moved.touched.len();
+    for slot in (0..rank).filter(|&slot| moved.touched[slot]) {
+        for i in 0..moved.width {
+            let at = if slots_are_columns { i * rank + slot } else { slot * moved.width + i };
+            matrix.data[at] = (f64::from(matrix.data[at]) + moved.values[slot * moved.width + i]) as f32;
         }
     }
 }
@@ -71,7 +173,7 @@ mod tests {
     fn adapter() -> Adapter {
         let target = Target { name: "t".into(), kind: TargetKind::Query, layer: 0, d_in: 2, d_out: 3 };
         let (a, b) = (vec![Matrix::new(2, 2, vec![1.0; 4])], vec![Matrix::zeros(2, 3)]);
-        Adapter { rank: 2, alpha: 2.0, targets: vec![target], a, b, head: vec![] }
+        Adapter { rank: 2, alpha: 2.0, targets: vec![target], a, b, core: vec![], head: vec![] }
     }
 
     fn upload(client: usize, examples: usize, active: Active, slots: Vec<usize>, value: f32) -> Upload {
@@ -86,6 +188,8 @@ mod tests {
             slots,
             factors: vec![(factor, vec![vectors])],
             head: vec![],
+            aux: vec![],
+            kept: Default::default(),
             loss: 0.0,
             steps: 1,
             tokens: 0,

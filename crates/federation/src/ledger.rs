@@ -1,9 +1,9 @@
 //! Counts of what crossed between server and clients: scalars and bytes of the messages themselves, never a formula.
 
-use std::collections::HashMap;
+use bonfire_engine::{LocalOptimizer, Named, Plan, Upload};
+use bonfire_models::Factor;
 
-use bonfire_engine::Upload;
-use bonfire_models::{Adapter, Factor, Matrix};
+use crate::Server;
 
 /// Counts of one round.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -12,92 +12,162 @@ pub struct Traffic {
     pub upload_params: u64,
     /// Of these, scalars of the head.
     pub upload_head_params: u64,
+    /// Of these, what a method sends besides movements: control variates, moments.
+    pub upload_aux_params: u64,
     /// Bytes that say which slots were uploaded.
     pub upload_index_bytes: u64,
     /// Bytes of all uploads as serialised.
     pub upload_bytes: u64,
     /// Downloaded scalars.
     pub download_params: u64,
-    /// Bytes of all downloads as serialised.
+    /// Bytes of all downloads as serialised, lost ones included.
     pub download_bytes: u64,
+    /// Of these, what was sent to clients that dropped out before they uploaded.
+    pub lost_download_bytes: u64,
+}
+
+impl Traffic {
+    /// These uploads with the downloads of the clients that stayed and of those that were lost.
+    pub fn with_downloads(self, stayed: Traffic, lost: Traffic) -> Traffic {
+        Traffic {
+            download_params: stayed.download_params + lost.download_params,
+            download_bytes: stayed.download_bytes + lost.download_bytes,
+            lost_download_bytes: lost.download_bytes,
+            ..self
+        }
+    }
 }
 
 /// Remembers which version of each part every client holds, so that a download holds only what is newer.
 #[derive(Clone, Debug)]
 pub struct Ledger {
-    /// Round before which A, B and the head last changed; 0: the start that every client makes for itself.
-    versions: [usize; 3],
+    /// Round before which each part last changed; 0: the start that every client makes for itself.
+    versions: [usize; PARTS],
+    /// Scalars that were merged into the backbone, by the round before which they were.
+    merged: Vec<(usize, u64)>,
     /// Round in which each client last downloaded; 0: never.
     seen: Vec<usize>,
 }
 
+/// Parts of the server's state that clients may lack: A, B, what stands between them, the head, which slots exist, and
+/// what else a method sends.
+const PARTS: usize = 6;
 const A: usize = 0;
 const B: usize = 1;
-const HEAD: usize = 2;
+const CORE: usize = 2;
+const HEAD: usize = 3;
+const LIVE: usize = 4;
+const MORE: usize = 5;
+
+fn part(factor: Factor) -> usize {
+    match factor {
+        Factor::A => A,
+        Factor::B => B,
+        Factor::Core => CORE,
+    }
+}
 
 impl Ledger {
     /// A ledger for `clients` clients before the first round. The first contact sends A; B starts at zero and the
     /// head comes with the backbone, so neither needs to be sent until it changes.
     pub fn new(clients: usize) -> Self {
-        Ledger { versions: [1, 0, 0], seen: vec![0; clients] }
+        let mut versions = [0; PARTS];
+        versions[A] = 1;
+        Ledger { versions, merged: Vec::new(), seen: vec![0; clients] }
     }
 
-    /// Counts what `cohort` downloads at the start of `round` (from 1): every part newer than the client's copy,
-    /// dense, in f32.
-    pub fn download(&mut self, round: usize, cohort: &[usize], adapter: &Adapter) -> Traffic {
+    /// Counts what `cohort` downloads at the start of the plan's round: every part newer than the client's copy, of the
+    /// slots it works with, in f32.
+    pub fn download(&mut self, plan: &Plan, server: &Server, cohort: &[usize]) -> Traffic {
         let mut traffic = Traffic::default();
-        // Clients that lack the same parts get the same message.
-        let mut messages = HashMap::new();
         for &client in cohort {
-            let newer = self.versions.map(|version| version > self.seen[client]);
-            if newer.contains(&true) {
-                let message: &Broadcast = messages.entry(newer).or_insert_with(|| broadcast(round, newer, adapter));
-                traffic.download_bytes += message.bytes;
-                traffic.download_params += message.params;
+            let (params, bytes) = self.message(plan, server, client);
+            if params + bytes > 0 {
+                traffic.download_bytes += HEADER + 4 * params + bytes;
+                traffic.download_params += params;
             }
-            self.seen[client] = round;
+            self.seen[client] = plan.round;
         }
         traffic
     }
 
-    /// Counts the `uploads` of `round`, in sum and the bytes of each, and notes what they change.
-    pub fn upload(&mut self, round: usize, uploads: &[Upload]) -> (Traffic, Vec<u64>) {
+    /// Scalars, and bytes besides, of the message to `client`: `"BFD1"`, round and flags as u32, then the numbers.
+    fn message(&self, plan: &Plan, server: &Server, client: usize) -> (u64, u64) {
+        let adapter = &server.adapter;
+        let newer = self.versions.map(|version| version > self.seen[client]);
+        let slots = plan.slots_of(client, adapter);
+        let mut params = 0;
+        for factor in Factor::ALL.into_iter().filter(|&f| newer[part(f)] && !adapter.factor(f).is_empty()) {
+            if plan.seeded && factor != Factor::Core {
+                continue;
+            }
+            for t in 0..adapter.targets.len() {
+                let whole = adapter.factor(factor)[t].data.len() / adapter.rank;
+                let shared = |slot: &usize| *slot < plan.private.from_row(t, factor, adapter.rank);
+                let rows = match &slots {
+                    None => (0..adapter.rank).filter(shared).count(),
+                    Some(slots) => slots[t].iter().filter(|slot| shared(slot)).count(),
+                };
+                params += (rows * whole) as u64;
+            }
+        }
+        if newer[HEAD] && !plan.private.head {
+            params += adapter.head_params();
+        }
+        if newer[MORE] {
+            params += more_params(plan);
+        }
+        params += self.merged.iter().filter(|(round, _)| *round > self.seen[client]).map(|(_, n)| n).sum::<u64>();
+        let live = if newer[LIVE] { (adapter.rank * adapter.targets.len()).div_ceil(8) as u64 } else { 0 };
+        (params, live)
+    }
+
+    /// Counts the `uploads` of a round, in sum and the bytes of each.
+    pub fn upload(&self, uploads: &[Upload]) -> (Traffic, Vec<u64>) {
         let mut traffic = Traffic::default();
         // A message can be large, so each is serialised once.
         let sizes: Vec<u64> = uploads.iter().map(|upload| upload.encode().len() as u64).collect();
         for upload in uploads {
-            traffic.upload_params += upload.adapter_params() + upload.head_params();
+            traffic.upload_params += upload.adapter_params() + upload.head_params() + upload.aux_params();
             traffic.upload_head_params += upload.head_params();
+            traffic.upload_aux_params += upload.aux_params();
             traffic.upload_index_bytes += upload.slots.index_bytes() as u64;
-            for &factor in upload.active.factors() {
-                self.versions[if factor == Factor::A { A } else { B }] = round + 1;
-            }
-            if !upload.head.is_empty() {
-                self.versions[HEAD] = round + 1;
-            }
         }
         traffic.upload_bytes = sizes.iter().sum();
         (traffic, sizes)
     }
+
+    /// Notes what a round's `uploads` and the server changed: from the next round on clients lack it.
+    pub fn changed(&mut self, plan: &Plan, uploads: &[Upload], before: &Server, after: &Server) {
+        let mut note = |part: usize, changed: bool| {
+            if changed {
+                self.versions[part] = plan.round + 1;
+            }
+        };
+        let sent = |factor| uploads.iter().any(|u| u.factors.iter().any(|(f, _)| *f == factor));
+        for factor in Factor::ALL {
+            note(part(factor), sent(factor) || before.adapter.factor(factor) != after.adapter.factor(factor));
+        }
+        note(HEAD, uploads.iter().any(|u| !u.head.is_empty()));
+        note(LIVE, before.live() != after.live());
+        note(MORE, uploads.iter().any(|u| !u.aux.is_empty()));
+        let merged = after.merged.pushed - before.merged.pushed;
+        if merged > 0 {
+            self.merged.push((plan.round + 1, merged));
+        }
+    }
 }
 
-struct Broadcast {
-    params: u64,
-    bytes: u64,
-}
+/// Bytes of a message's head.
+const HEADER: u64 = 12;
 
-/// The message from server to client: `"BFD1"`, round and flags (1 A, 2 B, 4 head) as u32, then the numbers as f32.
-fn broadcast(round: usize, parts: [bool; 3], adapter: &Adapter) -> Broadcast {
-    let head = adapter.head.iter().map(|t| &t.value);
-    let matrices: Vec<&Matrix> = std::iter::empty()
-        .chain(adapter.a.iter().filter(|_| parts[A]))
-        .chain(adapter.b.iter().filter(|_| parts[B]))
-        .chain(head.filter(|_| parts[HEAD]))
-        .collect();
-    let flags = parts.iter().enumerate().map(|(i, &p)| u32::from(p) << i).sum::<u32>();
-    let mut bytes = b"BFD1".to_vec();
-    bytes.extend((round as u32).to_le_bytes());
-    bytes.extend(flags.to_le_bytes());
-    bytes.extend(matrices.iter().flat_map(|m| &m.data).flat_map(|v| v.to_le_bytes()));
-    Broadcast { params: matrices.iter().map(|m| m.data.len() as u64).sum(), bytes: bytes.len() as u64 }
+/// Scalars of what a method sends to clients besides the model: control variates, moments, a direction.
+fn more_params(plan: &Plan) -> u64 {
+    let params = |named: &Named| named.values().map(|m| m.data.len() as u64).sum::<u64>();
+    let control = plan.terms.control.as_ref().map_or(0, |c| params(c));
+    control
+        + match &plan.optimizer {
+            LocalOptimizer::AdamW => 0,
+            LocalOptimizer::Amended { second, direction, .. } => params(second) + params(direction),
+        }
 }

@@ -8,19 +8,21 @@ mod records;
 mod rounds;
 mod run;
 mod server;
+mod server_optimizer;
 mod settings;
 mod strategies;
 
-pub use aggregate::average;
+pub use aggregate::{CentralNoise, Rule, average};
 pub use error::FederationError;
 pub use ledger::{Ledger, Traffic};
 pub use records::{ClientMetrics, RoundMetrics, Summary};
 pub use run::{Control, Event, Run};
-pub use server::Server;
+pub use server::{Named, Server};
 pub use settings::{
-    AdapterSettings, Budget, BudgetName, ClientSettings, EvaluateSettings, HeadMode, Norm, Settings, StrategySettings,
+    AdapterSettings, Aggregation, Budget, BudgetName, BudgetUse, ClientSettings, EvaluateSettings, HeadMode, Norm,
+    PrivacySettings, Prune, ServerOptimizer, ServerSettings, Settings, Stragglers, StrategySettings,
 };
 pub use strategies::{Common, FedIt, FfaLora, LoraA2, RoLora, Strategy};
 
-pub use bonfire_engine::{InFlight, Probe, Progress, Schedule, Split, TokenizedData, TrainSettings};
+pub use bonfire_engine::{InFlight, Probe, Progress, Rate, Schedule, Score, Split, TokenizedData, TrainSettings};
 pub use bonfire_models::AdapterInit;

@@ -22,6 +22,9 @@ pub struct RoundMetrics {
     pub upload_params: u64,
     /// Of these, scalars of the head.
     pub upload_head_params: u64,
+    /// Of these, what a method sends besides movements: control variates, moments.
+    #[serde(default)]
+    pub upload_aux_params: u64,
     /// Bytes that say which slots were uploaded.
     pub upload_index_bytes: u64,
     /// Bytes of all uploads as serialised.
@@ -30,6 +33,22 @@ pub struct RoundMetrics {
     pub download_params: u64,
     /// Bytes of all downloads as serialised.
     pub download_bytes: u64,
+    /// Of these, what was sent to clients that dropped out before they uploaded.
+    #[serde(default)]
+    pub lost_download_bytes: u64,
+    /// Clients of the cohort that dropped out.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub dropped: Vec<usize>,
+    /// Where clients keep a part of the model for themselves: the share of all test examples that the models of the
+    /// clients that hold them get right, 0 to 1.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub personal_accuracy: Option<f64>,
+    /// Slots of the whole model that still exist, where the server removes some.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub live_slots: Option<usize>,
+    /// ε spent so far, where uploads are noised.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub epsilon: Option<f64>,
     /// Wall time of the round, evaluation included.
     pub seconds: f64,
     /// Of it, wall time of local training, probes included.
@@ -82,6 +101,9 @@ pub struct Summary {
     pub final_accuracy: Option<f64>,
     /// Best test accuracy at any evaluation, 0 to 1.
     pub best_accuracy: Option<f64>,
+    /// Last accuracy of the clients' own models, where they keep a part for themselves, 0 to 1.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub personal_accuracy: Option<f64>,
     /// Uploaded scalars over the run.
     pub upload_params: u64,
     /// Uploaded bytes over the run, as serialised.

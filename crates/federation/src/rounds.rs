@@ -3,7 +3,7 @@
 
 use std::time::Instant;
 
-use bonfire_engine::{EngineError, Evaluation, Judged, Slots, Upload, judge, summarise};
+use bonfire_engine::{EngineError, Evaluation, Judged, Plan, Slots, Upload, judge, personal, summarise};
 
 use crate::ledger::Traffic;
 use crate::{ClientMetrics, Control, Event, FederationError, RoundMetrics, Run};
@@ -22,49 +22,75 @@ impl Run {
             if on(Event::RoundStarted { round, phase, cohort: &cohort }) == Control::Stop {
                 return Ok(());
             }
-            let down = self.ledger.download(round, &cohort, &self.server.adapter);
+            let (stays, dropped) = self.who_stays(round, &cohort);
+            let down = self.ledger.download(&plan, &self.server, &stays);
+            let lost = self.ledger.download(&plan, &self.server, &dropped);
 
             let clock = Instant::now();
             let mut listen = |progress| on(Event::Progress(progress)) == Control::Continue;
-            let trained = self.engine.train(&plan, &self.server.adapter, &self.members(&cohort), &mut listen);
-            let uploads = match trained {
+            let trained = self.engine.train(&plan, self.server.start(), &self.members(round, &stays), &mut listen);
+            let mut uploads = match trained {
                 Err(EngineError::Stopped { .. }) => return Ok(()),
                 other => other?,
             };
             let train_seconds = clock.elapsed().as_secs_f64();
 
-            let (up, sizes) = self.ledger.upload(round, &uploads);
+            let (up, sizes) = self.ledger.upload(&uploads);
+            let kept: Vec<_> = uploads.iter_mut().map(|u| (u.client, std::mem::take(&mut u.kept))).collect();
             let mut next = self.server.clone();
-            self.strategy.aggregate(&mut next, &uploads)?;
+            if !uploads.is_empty() {
+                self.strategy.aggregate(&mut next, &uploads)?;
+            }
             if !next.adapter.is_finite() {
                 return Err(FederationError::NotFinite { round });
             }
             next.round = round;
+            self.ledger.changed(&plan, &uploads, &self.server, &next);
             self.server = next;
+            self.memories.extend(kept.into_iter().filter(|(_, kept)| !kept.is_empty()));
 
             let judged = self.judge_if_due()?;
-            let traffic = Traffic { download_params: down.download_params, download_bytes: down.download_bytes, ..up };
-            let mut metrics = self.round_metrics(phase, &uploads, traffic, judged.as_deref());
+            let mut metrics = self.round_metrics(phase, &uploads, up.with_downloads(down, lost), judged.as_deref());
+            metrics.dropped = dropped;
+            metrics.personal_accuracy = self.judge_persons_if_due(&plan)?;
             metrics.train_seconds = train_seconds;
             metrics.seconds = start.elapsed().as_secs_f64();
             let clients = self.client_metrics(&uploads, &sizes, judged.as_deref());
-            let adapter = &self.server.adapter;
-            if on(Event::RoundEnded { metrics: &metrics, clients: &clients, adapter }) == Control::Stop {
+            if on(Event::RoundEnded { metrics: &metrics, clients: &clients, server: &self.server }) == Control::Stop {
                 return Ok(());
             }
         }
         Ok(())
     }
 
-    /// Judges the test split by the new global adapter, when this round is due.
+    /// Judges the test split by the new global model, when this round is due.
     fn judge_if_due(&self) -> Result<Option<Vec<Option<Judged>>>, FederationError> {
-        let round = self.server.round;
-        let due = round.is_multiple_of(self.settings.evaluate.every) || round == self.settings.train.rounds;
-        if !due || self.test.is_empty() {
+        if !self.is_due() || self.test.is_empty() || !self.strategy.has_global_model() {
             return Ok(None);
         }
         let rows: Vec<usize> = (0..self.test.len()).collect();
-        Ok(Some(judge(self.engine.model(), &self.server.adapter, &self.test, &rows)?))
+        Ok(Some(judge(self.engine.model(), &self.server.model(), &self.test, &rows)?))
+    }
+
+    /// Where clients keep a part of the model for themselves: the share of all test examples that their own clients'
+    /// models get right.
+    fn judge_persons_if_due(&self, plan: &Plan) -> Result<Option<f64>, FederationError> {
+        if !self.is_due() || plan.private.is_nothing() {
+            return Ok(None);
+        }
+        let (mut right, mut seen) = (0.0, 0);
+        for (client, rows) in self.shards.test.iter().enumerate().filter(|(_, rows)| !rows.is_empty()) {
+            let own = personal(&plan.private, &self.server.adapter, self.memories.get(&client));
+            let judged = judge(self.engine.model(), &self.server.merged.total(&own), &self.test, rows)?;
+            right += summarise(&judged, rows).accuracy * rows.len() as f64;
+            seen += rows.len();
+        }
+        Ok((seen > 0).then(|| right / seen as f64))
+    }
+
+    fn is_due(&self) -> bool {
+        let round = self.server.round;
+        round.is_multiple_of(self.settings.evaluate.every) || round == self.settings.train.rounds
     }
 
     fn round_metrics(
@@ -85,10 +111,16 @@ impl Run {
             test_accuracy: test.map(|t| t.accuracy),
             upload_params: traffic.upload_params,
             upload_head_params: traffic.upload_head_params,
+            upload_aux_params: traffic.upload_aux_params,
             upload_index_bytes: traffic.upload_index_bytes,
             upload_bytes: traffic.upload_bytes,
             download_params: traffic.download_params,
             download_bytes: traffic.download_bytes,
+            lost_download_bytes: traffic.lost_download_bytes,
+            dropped: Vec::new(),
+            personal_accuracy: None,
+            live_slots: self.server.live().map(|live| live.iter().map(Vec::len).sum()),
+            epsilon: None,
             seconds: 0.0,
             train_seconds: 0.0,
             tokens: uploads.iter().map(|u| u.tokens).sum(),
@@ -110,11 +142,11 @@ impl Run {
                 examples: u.examples,
                 steps: u.steps,
                 train_loss: u.loss,
-                upload_params: u.adapter_params() + u.head_params(),
+                upload_params: u.adapter_params() + u.head_params() + u.aux_params(),
                 upload_bytes,
                 slots: match &u.slots {
                     Slots::Chosen { slots, .. } => Some(slots.clone()),
-                    Slots::All { .. } => None,
+                    Slots::All { .. } | Slots::Given { .. } => None,
                 },
                 test_accuracy: wanted.filter(|_| !rows.is_empty()).map(|j| summarise(j, rows).accuracy),
             }

@@ -1,13 +1,16 @@
 //! A federation ready to run: its parts, and what it tells the outside while it runs. The loop is in `rounds.rs`.
 
+use std::collections::BTreeMap;
+
 use bonfire_data::Shards;
 use bonfire_data::random::{Use, stream};
-use bonfire_engine::{Engine, Member, Progress, Split, TokenizedData};
+use bonfire_engine::{Engine, Member, Named, Progress, Split, TokenizedData};
 use bonfire_models::{Adapter, Model};
+use rand::RngExt;
 use rand::seq::SliceRandom;
 
 use crate::strategies::{Strategy, build};
-use crate::{ClientMetrics, FederationError, Ledger, RoundMetrics, Server, Settings};
+use crate::{ClientMetrics, FederationError, Ledger, PrivacySettings, RoundMetrics, Server, Settings};
 
 /// What happens in a run, as it happens.
 #[derive(Debug)]
@@ -29,8 +32,8 @@ pub enum Event<'e> {
         metrics: &'e RoundMetrics,
         /// A row for each client that took part.
         clients: &'e [ClientMetrics],
-        /// The new global adapter.
-        adapter: &'e Adapter,
+        /// The server's new state.
+        server: &'e Server,
     },
 }
 
@@ -52,6 +55,8 @@ pub struct Run {
     pub(crate) strategy: Box<dyn Strategy>,
     pub(crate) server: Server,
     pub(crate) ledger: Ledger,
+    /// What each client keeps for itself from round to round; the server never sees it.
+    pub(crate) memories: BTreeMap<usize, Named>,
 }
 
 impl Run {
@@ -77,8 +82,10 @@ impl Run {
         let budgets = settings.budgets(clients)?;
         let strategy = build(&settings, budgets);
         let engine = Engine::new(models, data.train, settings.train.clone(), settings.in_flight);
-        let (server, ledger) = (Server::new(global), Ledger::new(clients));
-        Ok(Run { settings, engine, test: data.test, shards, strategy, server, ledger })
+        let (mut server, ledger) = (Server::new(global), Ledger::new(clients));
+        strategy.begin(&mut server);
+        let memories = BTreeMap::new();
+        Ok(Run { settings, engine, test: data.test, shards, strategy, server, ledger, memories })
     }
 
     /// The server's state after the last complete round.
@@ -93,10 +100,9 @@ impl Run {
 
     /// Scalars of the global adapter, and of the head if it trains.
     pub fn trainable_params(&self) -> u64 {
-        use bonfire_models::Factor::{A, B};
         let adapter = &self.server.adapter;
         let head = if self.settings.trains_head() { adapter.head_params() } else { 0 };
-        adapter.factor_params(A) + adapter.factor_params(B) + head
+        bonfire_models::Factor::ALL.iter().map(|&factor| adapter.factor_params(factor)).sum::<u64>() + head
     }
 
     /// Clients on the device together in a full cohort.
@@ -105,21 +111,51 @@ impl Run {
     }
 
     /// The clients of `round`, ascending: all of them, or a draw without repetition that depends on seed and round
-    /// alone.
+    /// alone. With noise on the mean every client is drawn on its own (Poisson sampling), as the accountant assumes.
     pub fn cohort(&self, round: usize) -> Vec<usize> {
         let count = self.shards.train.len();
         let mut clients: Vec<usize> = (0..count).collect();
         let size = self.settings.cohort_size(count);
         if size < count {
-            clients.shuffle(&mut stream(self.settings.train.seed, Use::Cohort, round as u64, 0, 0));
+            let mut rng = stream(self.settings.train.seed, Use::Cohort, round as u64, 0, 0);
+            if matches!(self.settings.privacy, Some(PrivacySettings::Gaussian { .. })) {
+                clients.retain(|_| rng.random_bool(size as f64 / count as f64));
+                return clients;
+            }
+            clients.shuffle(&mut rng);
             clients.truncate(size);
             clients.sort_unstable();
         }
         clients
     }
 
-    /// The clients with their shards.
-    pub(crate) fn members(&self, cohort: &[usize]) -> Vec<Member<'_>> {
-        cohort.iter().map(|&client| Member { client, rows: &self.shards.train[client] }).collect()
+    /// Who of the `cohort` stays to the end of `round`, and who drops out before it uploads.
+    pub(crate) fn who_stays(&self, round: usize, cohort: &[usize]) -> (Vec<usize>, Vec<usize>) {
+        let (seed, chance) = (self.settings.train.seed, self.settings.clients.dropout);
+        let drops = |client: usize| {
+            chance > 0.0 && stream(seed, Use::Dropout, round as u64, client as u64, 0).random_bool(chance)
+        };
+        cohort.iter().partition(|&&client| !drops(client))
+    }
+
+    /// The clients with their shards, what they remember, and how much of their steps they manage in `round`.
+    pub(crate) fn members(&self, round: usize, cohort: &[usize]) -> Vec<Member<'_>> {
+        let member = |&client: &usize| Member {
+            client,
+            rows: &self.shards.train[client],
+            pace: self.pace(round, client),
+            memory: self.memories.get(&client),
+        };
+        cohort.iter().map(member).collect()
+    }
+
+    /// Share of its local steps that `client` manages in `round`.
+    fn pace(&self, round: usize, client: usize) -> f64 {
+        let Some(stragglers) = self.settings.clients.stragglers else { return 1.0 };
+        let mut rng = stream(self.settings.train.seed, Use::Pace, round as u64, client as u64, 0);
+        match rng.random_bool(stragglers.share) {
+            true => stragglers.least + (1.0 - stragglers.least) * rng.random::<f64>(),
+            false => 1.0,
+        }
     }
 }

@@ -1,10 +1,19 @@
-//! What a user can say about the server: `[strategy]`, `[clients]`, `[adapter]`, `[evaluate]`. Checked here, beside its owner.
+//! What a user can say about the server: `[strategy]`, `[server]`, `[clients]`, `[adapter]`, `[privacy]`, `[evaluate]`.
+//! Checked here, beside its owner.
 
-use bonfire_engine::{InFlight, Probe, TrainSettings};
+mod privacy;
+mod server;
+mod strategy;
+
+use bonfire_engine::{InFlight, TrainSettings};
 use bonfire_models::{AdapterInit, TargetKind};
 use serde::{Deserialize, Serialize};
 
 use crate::FederationError;
+
+pub use privacy::PrivacySettings;
+pub use server::{Aggregation, ServerOptimizer, ServerSettings};
+pub use strategy::{BudgetUse, Norm, Prune, StrategySettings};
 
 /// Everything a run is told.
 #[derive(Clone, Debug, PartialEq)]
@@ -17,6 +26,10 @@ pub struct Settings {
     pub train: TrainSettings,
     /// The strategy and its keys.
     pub strategy: StrategySettings,
+    /// How movements are combined, where the strategy averages them.
+    pub server: ServerSettings,
+    /// What is done so that an upload tells little about its client.
+    pub privacy: Option<PrivacySettings>,
     /// When to evaluate.
     pub evaluate: EvaluateSettings,
     /// Clients on the device together.
@@ -39,6 +52,7 @@ impl Settings {
             ))
             .or(is(self.evaluate.every == 0, "evaluate.every", "must be at least 1"))
             .or_else(|| self.cohort_problem())
+            .or_else(|| self.clients.problem())
             .or_else(|| self.train.problem())
             .or_else(|| self.strategy_problem())
     }
@@ -50,22 +64,68 @@ impl Settings {
     }
 
     fn strategy_problem(&self) -> Option<(&'static str, String)> {
-        let rank = self.adapter.rank;
-        match &self.strategy {
-            StrategySettings::LoraA2 { probe, .. } => {
-                let probe = probe.problem().map(|p| ("strategy.probe", p.to_string()));
-                let budget = self.clients.budget.resolve(self.clients.count, rank).err();
-                probe.or(budget.map(|p| ("clients.budget", p)))
+        self.strategy
+            .problem(self.adapter.rank)
+            .or_else(|| self.budget_problem())
+            .or_else(|| self.server.problem())
+            .or_else(|| self.privacy.as_ref().and_then(|p| p.problem()))
+            .or_else(|| self.composition_problem())
+    }
+
+    fn budget_problem(&self) -> Option<(&'static str, String)> {
+        let budget = &self.clients.budget;
+        match self.strategy.budgets() {
+            BudgetUse::Slots | BudgetUse::Ranks => {
+                budget.resolve(self.clients.count, self.adapter.rank).err().map(|p| ("clients.budget", p))
             }
-            other if self.clients.budget != Budget::Full => Some((
+            BudgetUse::None if *budget != Budget::Full => Some((
                 "clients.budget",
                 format!(
-                    "is read by lora-a2 alone; {} uploads every slot, so set adapter.rank, and clients.budget = \"full\"",
-                    other.name()
+                    "is not read by {}, whose clients all hold the same rank; set adapter.rank, and clients.budget = \"full\"",
+                    self.strategy.name()
                 ),
             )),
-            _ => None,
+            BudgetUse::None => None,
         }
+    }
+
+    /// What composes with strategies that average movements, and with those alone.
+    fn composition_problem(&self) -> Option<(&'static str, String)> {
+        let name = self.strategy.name();
+        let averages = |key, what: &str| {
+            Some((
+                key,
+                format!("{what} works on averaged movements, and {name} combines uploads in its own way; leave it out"),
+            ))
+        };
+        let averaging = self.strategy.averages();
+        if !averaging && self.server != ServerSettings::default() {
+            return averages("server", "a server optimizer or a robust average");
+        }
+        if !averaging && self.train.scaffold {
+            return averages("train.scaffold", "SCAFFOLD");
+        }
+        let central = matches!(self.privacy, Some(PrivacySettings::Gaussian { .. }));
+        if !averaging && central {
+            return averages("privacy", "noise on the mean");
+        }
+        let private = self.privacy.is_some();
+        if private && self.train.scaffold {
+            return Some((
+                "train.scaffold",
+                "sends control variates, which [privacy] does not protect; leave one of them out".into(),
+            ));
+        }
+        if central && !matches!(self.server.aggregate, Aggregation::Mean {}) {
+            return Some(("server.aggregate", "must be the mean where privacy adds its noise to the mean".into()));
+        }
+        if private && self.strategy.sends_more() {
+            return Some((
+                "privacy",
+                format!("protects movements, and {name} sends more than those; leave [privacy] out"),
+            ));
+        }
+        None
     }
 
     /// Whether clients train the head.
@@ -85,54 +145,6 @@ impl Settings {
     }
 }
 
-impl StrategySettings {
-    /// The name users write.
-    pub fn name(&self) -> &'static str {
-        match self {
-            StrategySettings::LoraA2 { .. } => "lora-a2",
-            StrategySettings::FedIt {} => "fedit",
-            StrategySettings::FfaLora {} => "ffa-lora",
-            StrategySettings::RoLora {} => "rolora",
-        }
-    }
-}
-
-/// The strategy and the keys that belong to it alone.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "name", rename_all = "kebab-case", deny_unknown_fields)]
-pub enum StrategySettings {
-    /// LoRA-A² (arXiv 2410.22815): alternating freeze and adaptive rank selection.
-    #[serde(rename = "lora-a2")]
-    LoraA2 {
-        /// How slots are scored before a client trains.
-        #[serde(default)]
-        probe: Probe,
-        /// What the sparse average divides by.
-        #[serde(default)]
-        norm: Norm,
-    },
-    /// FedIT (arXiv 2305.05644): both factors trained and averaged separately; "FL+LoRA" in the paper.
-    #[serde(rename = "fedit")]
-    FedIt {},
-    /// FFA-LoRA (arXiv 2403.12313): A frozen at its start, B trained.
-    #[serde(rename = "ffa-lora")]
-    FfaLora {},
-    /// RoLoRA (arXiv 2502.01755): the factors alternate, no selection.
-    #[serde(rename = "rolora")]
-    RoLora {},
-}
-
-/// The denominator of LoRA-A²'s sparse average.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Norm {
-    /// All participants: a slot few chose moves little (the paper's way).
-    #[default]
-    All,
-    /// Only those that chose the slot; an ablation.
-    Choosers,
-}
-
 /// Who takes part.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -142,9 +154,51 @@ pub struct ClientSettings {
     /// Clients drawn into each round's cohort; left out: all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub per_round: Option<usize>,
-    /// Slots a client may upload, per target on average.
+    /// Slots a client may upload, per target on average; a client's rank, for methods in which ranks differ.
     #[serde(default)]
     pub budget: Budget,
+    /// Probability that a client of a round's cohort is gone before it uploads.
+    #[serde(default)]
+    pub dropout: f64,
+    /// Clients that do not manage all their local steps.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stragglers: Option<Stragglers>,
+}
+
+/// Clients that do not manage all their local steps, drawn anew in every round.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Stragglers {
+    /// Probability that a client of a round is one.
+    pub share: f64,
+    /// Smallest share of its local steps that a straggler manages; the share is even between this and 1.
+    #[serde(default = "a_fifth")]
+    pub least: f64,
+}
+
+fn a_fifth() -> f64 {
+    0.2
+}
+
+impl ClientSettings {
+    /// `count` clients that all take part, with the whole rank and to the end.
+    pub fn new(count: usize) -> Self {
+        ClientSettings { count, per_round: None, budget: Budget::Full, dropout: 0.0, stragglers: None }
+    }
+
+    fn problem(&self) -> Option<(&'static str, String)> {
+        let share = |v: f64| (0.0..=1.0).contains(&v);
+        let checks = [
+            ("clients.dropout", (0.0..1.0).contains(&self.dropout), "a probability below 1"),
+            ("clients.stragglers.share", self.stragglers.is_none_or(|s| share(s.share)), "a probability, 0 to 1"),
+            (
+                "clients.stragglers.least",
+                self.stragglers.is_none_or(|s| share(s.least) && s.least > 0.0),
+                "a share of the local steps, above 0 and at most 1",
+            ),
+        ];
+        checks.into_iter().find(|(_, fine, _)| !fine).map(|(key, _, want)| (key, format!("must be {want}")))
+    }
 }
 
 /// Upload budgets, in slots per target on average (r_i in the paper).

@@ -54,7 +54,7 @@ pub fn run(args: &TrainArgs, common: &Common) -> Result<()> {
 /// Trains, writing and reporting each round; then the last lines.
 fn follow(mut run: Run, mut recorder: Recorder, quiet: bool) -> Result<()> {
     // The folder is whole before the first round ends: an untrained adapter and a summary of nothing.
-    recorder.write_state(&run.server().adapter)?;
+    recorder.write_state(&run.server().model())?;
     let rounds = recorder.rounds();
     let mut progress = Progress::new(rounds, quiet);
     let outcome = recorder.train(&mut run, &mut progress);

@@ -13,7 +13,13 @@ use super::explain;
 use crate::mistake::Mistake;
 
 /// Keys that say which kind of table this is, with the table they stand in.
-const TAGS: [(&[&str], &str); 2] = [(&["strategy"], "name"), (&["data", "partition"], "kind")];
+const TAGS: [(&[&str], &str); 5] = [
+    (&["strategy"], "name"),
+    (&["data", "partition"], "kind"),
+    (&["server", "optimizer"], "name"),
+    (&["server", "aggregate"], "name"),
+    (&["privacy"], "kind"),
+];
 
 /// A complaint of serde's and the key it is about.
 #[derive(Clone, Debug, PartialEq)]

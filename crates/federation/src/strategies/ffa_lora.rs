@@ -18,6 +18,10 @@ impl Strategy for FfaLora {
         "ffa-lora"
     }
 
+    fn common(&self) -> &Common {
+        &self.common
+    }
+
     fn plan(&self, server: &Server) -> Plan {
         self.common.plan(server, Active::B)
     }

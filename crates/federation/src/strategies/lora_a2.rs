@@ -6,18 +6,20 @@
 //! product with the mean: aggregation is exact. When a client's budget is the whole rank, nothing is left to select
 //! and its probe is skipped only if that holds for every client.
 
-use bonfire_engine::{Plan, Probe, Selection, Upload};
+use bonfire_engine::{Plan, Probe, Score, Selection, Upload};
 
 use super::{Common, Strategy, alternate};
-use crate::{FederationError, Norm, Server, average};
+use crate::{FederationError, Norm, Server};
 
 /// The strategy `lora-a2`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LoraA2 {
     /// Learning rates (η_B = 5·η_A unless the user says otherwise) and head.
     pub common: Common,
-    /// How slots are scored.
+    /// How slots are probed.
     pub probe: Probe,
+    /// What the probe is asked for.
+    pub score: Score,
     /// What the sparse average divides by.
     pub norm: Norm,
     /// Slots per target on average, for every client (r_i).
@@ -31,15 +33,20 @@ impl Strategy for LoraA2 {
         "lora-a2"
     }
 
+    fn common(&self) -> &Common {
+        &self.common
+    }
+
     fn plan(&self, server: &Server) -> Plan {
         let plan = self.common.plan(server, alternate(server.round + 1));
         let selects = self.budgets.iter().any(|&budget| budget < self.rank);
-        let selection = selects.then(|| Selection { probe: self.probe.clone(), budgets: self.budgets.clone() });
+        let (probe, score, budgets) = (self.probe.clone(), self.score, self.budgets.clone());
+        let selection = selects.then_some(Selection { probe, score, budgets });
         Plan { selection, ..plan }
     }
 
     fn aggregate(&self, server: &mut Server, uploads: &[Upload]) -> Result<(), FederationError> {
-        average(&mut server.adapter, uploads, self.norm);
+        self.common.average(server, uploads, self.norm);
         Ok(())
     }
 }

@@ -17,6 +17,10 @@ impl Strategy for RoLora {
         "rolora"
     }
 
+    fn common(&self) -> &Common {
+        &self.common
+    }
+
     fn plan(&self, server: &Server) -> Plan {
         self.common.plan(server, alternate(server.round + 1))
     }

@@ -4,13 +4,14 @@ use std::time::Instant;
 
 use anyhow::Result;
 use bonfire_data::Shards;
-use bonfire_engine::{InFlight, Probe, TokenizedData, TrainSettings};
+use bonfire_engine::{InFlight, TokenizedData, TrainSettings};
 use bonfire_federation::{
-    AdapterSettings, Budget, ClientSettings, Control, EvaluateSettings, Event, HeadMode, Norm, RoundMetrics, Run,
-    Settings, StrategySettings,
+    AdapterSettings, Budget, ClientSettings, Control, EvaluateSettings, Event, HeadMode, RoundMetrics, Run,
+    ServerSettings, Settings, StrategySettings,
 };
 use bonfire_models::{AdapterInit, Encoder};
 use burn::tensor::Device;
+use clap::ValueEnum;
 use serde::Serialize;
 
 use super::args::{BenchArgs, Head, Method};
@@ -114,15 +115,11 @@ fn selects(args: &BenchArgs, method: Method) -> bool {
 /// Enough rounds for a warm-up and `repeats` readings of every phase.
 fn run_settings(args: &BenchArgs, method: Method) -> Settings {
     let phases = if [Method::LoraA2, Method::RoLora].contains(&method) { 2 } else { 1 };
-    let strategy = match method {
-        Method::LoraA2 => StrategySettings::LoraA2 { probe: Probe::default(), norm: Norm::All },
-        Method::FedIt => StrategySettings::FedIt {},
-        Method::FfaLora => StrategySettings::FfaLora {},
-        Method::RoLora => StrategySettings::RoLora {},
-    };
+    let name = method.to_possible_value().expect("every method has a name");
+    let strategy = StrategySettings::with_defaults(name.get_name()).expect("a strategy's name");
     let budget = if selects(args, method) { Budget::Same(args.budget.unwrap_or(1)) } else { Budget::Full };
     Settings {
-        clients: ClientSettings { count: args.clients, per_round: None, budget },
+        clients: ClientSettings { budget, ..ClientSettings::new(args.clients) },
         adapter: AdapterSettings {
             rank: args.rank,
             alpha: args.alpha,
@@ -132,6 +129,8 @@ fn run_settings(args: &BenchArgs, method: Method) -> Settings {
         },
         train: TrainSettings { rounds: phases * (1 + args.repeats), ..settings(args, args.batch) },
         strategy,
+        server: ServerSettings::default(),
+        privacy: None,
         evaluate: EvaluateSettings::default(),
         in_flight: InFlight::Auto,
     }

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use bonfire_data::random::{Use, stream};
-use bonfire_engine::{Engine, InFlight, Probe};
+use bonfire_engine::{Engine, InFlight, Probe, Score};
 use bonfire_federation::{Common, FedIt, FfaLora, LoraA2, Norm, RoLora, Server, Strategy};
 use bonfire_kernels::runs_on_cpu;
 use bonfire_models::{Adapter, AdapterInit, Encoder, Model};
@@ -115,7 +115,7 @@ impl Readings {
 
 /// The strategy of that name for `clients` clients.
 pub fn strategy(args: &BenchArgs, method: Method, clients: usize) -> Box<dyn Strategy> {
-    let common = Common { lr_a: 1e-3, lr_b: 1e-3, train_head: trains_head(args) };
+    let common = Common::plain(1e-3, 1e-3, trains_head(args));
     match method {
         Method::FedIt => Box::new(FedIt { common }),
         Method::FfaLora => Box::new(FfaLora { common }),
@@ -123,6 +123,7 @@ pub fn strategy(args: &BenchArgs, method: Method, clients: usize) -> Box<dyn Str
         Method::LoraA2 => Box::new(LoraA2 {
             common,
             probe: Probe::default(),
+            score: Score::default(),
             norm: Norm::All,
             budgets: vec![args.budget.unwrap_or(1); clients],
             rank: args.rank,
@@ -169,7 +170,7 @@ impl<'w> EngineWay<'w> {
                 steps = progress.done as u64;
                 true
             };
-            let uploads = engine.train(&plan, &server.adapter, &members(shards), &mut count)?;
+            let uploads = engine.train(&plan, server.start(), &members(shards), &mut count)?;
             Ok(Done { tokens: uploads.iter().map(|upload| upload.tokens).sum(), steps })
         };
         Way { name: name.into(), places, run: Box::new(run) }

@@ -75,7 +75,7 @@ pub fn deal(rows: &[usize], count: usize, size: usize) -> Vec<Vec<usize>> {
 
 /// A cohort of all `shards`.
 pub fn members(shards: &[Vec<usize>]) -> Vec<Member<'_>> {
-    shards.iter().enumerate().map(|(client, rows)| Member { client, rows }).collect()
+    shards.iter().enumerate().map(|(client, rows)| Member::new(client, rows)).collect()
 }
 
 /// Local training as the comparison's other side does it: one pass over the shard, no weight decay.
@@ -85,7 +85,9 @@ pub fn settings(args: &BenchArgs, batch: usize) -> TrainSettings {
         epochs: 1,
         batch_size: batch,
         lr_a: 1e-3,
-        lr_b: Some(1e-3),
+        lr_b: None,
+        prox: 0.0,
+        scaffold: false,
         lr_head: 1e-2,
         weight_decay: 0.0,
         betas: [0.9, 0.999],

@@ -28,7 +28,7 @@ fn every_variant_at_every_rank_partition_and_seed() {
     assert_eq!(grid.cells.len(), 16);
     assert_eq!(folders(&grid)[..3], ["lora-a2-r1-a0.5-s0", "fedit-train.lr_b-1e-2-r1-a0.5-s0", "lora-a2-r2-a0.5-s0"]);
     let last = &grid.cells[15].loaded.config;
-    assert_eq!((last.train.seed, last.train.lr_b), (1, Some(1e-2)));
+    assert_eq!((last.train.seed, last.train.lr_b), (1, Some(bonfire_federation::Rate::Value(1e-2))));
     assert_eq!(last.data.partition, Partition::Dirichlet { alpha: 0.01 });
     assert!(grid.describe(3).ends_with("2 variants × 2 ranks × 2 partitions × 2 seeds = 16 cells, 3 to run"));
 }

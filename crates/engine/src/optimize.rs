@@ -1,0 +1,281 @@
+//! A local step: what the objective adds to the gradients, clipping, and the optimizer. What one client owns never
+//! touches another's: every sum here runs over one place of the client axis.
+
+use std::sync::Arc;
+
+use bonfire_kernels::{AdamW, Moving, adamw_step};
+use bonfire_models::{Factor, Matrix};
+use burn::tensor::{Device, Gradients, Tensor, TensorData};
+
+use crate::parameters::{Parameter, Parameters, Role, pick, take, upload};
+use crate::plan::{Branches, Guard, LocalOptimizer, Named, Plan, Score, Terms};
+use crate::{Tail, Threshold, TrainSettings};
+
+/// AdaLoRA's smoothing of sensitivity and of its uncertainty.
+const SMOOTHING: f64 = 0.85;
+
+/// What a trained tensor carries for some methods alone, each `[C, rows, cols]`.
+#[derive(Default)]
+pub(crate) struct Extra {
+    /// SCAFFOLD: the server's control variate minus the client's, and the sum of gradients for its next one.
+    control: Option<[Tensor<3>; 2]>,
+    /// FedLADA: the highest second moment so far, and the federation's direction.
+    amended: Option<[Tensor<3>; 2]>,
+    /// AdaLoRA's sensitivity, its uncertainty, and their product, while probing.
+    sensitivity: Option<[Tensor<3>; 3]>,
+}
+
+impl Extra {
+    /// What `plan` asks for, filled by `zeros`.
+    pub fn new(plan: &Plan, probing: bool, zeros: &dyn Fn() -> Tensor<3>) -> Extra {
+        if probing {
+            let wanted = plan.selection.as_ref().is_some_and(|s| s.score == Score::Importance);
+            return Extra { sensitivity: wanted.then(|| [zeros(), zeros(), zeros()]), ..Extra::default() };
+        }
+        Extra {
+            control: plan.terms.control.is_some().then(|| [zeros(), zeros()]),
+            amended: matches!(plan.optimizer, LocalOptimizer::Amended { .. }).then(|| [zeros(), zeros()]),
+            sensitivity: None,
+        }
+    }
+
+    /// What the client tells of it in the end.
+    pub fn told(&self) -> Option<&Tensor<3>> {
+        let control = self.control.as_ref().map(|[_, sum]| sum);
+        let amended = self.amended.as_ref().map(|[highest, _]| highest);
+        control.or(amended).or(self.sensitivity.as_ref().map(|[_, _, product]| product))
+    }
+
+    /// Makes the places of new clients zero.
+    pub fn clear(&mut self, clear: &dyn Fn(Tensor<3>) -> Tensor<3>) {
+        let pairs = self.control.iter_mut().flatten().chain(self.amended.iter_mut().flatten());
+        pairs.chain(self.sensitivity.iter_mut().flatten()).for_each(|t| *t = clear(t.clone()));
+    }
+}
+
+/// Which step each place of the batch is at.
+pub(crate) struct Lanes {
+    /// Factor on the learning rate and corrections of both moments, `[C, 3]`: see [`adamw_step`].
+    pub clients: Tensor<2>,
+    /// A client's own step from 1; `None`: nobody is here.
+    pub own: Vec<Option<usize>>,
+}
+
+/// How the clients of a round step.
+pub(crate) struct Optimizer {
+    constants: AdamW,
+    clip_norm: Option<f64>,
+    terms: Terms,
+    amended: Option<(f64, Arc<Named>, Arc<Named>)>,
+}
+
+impl Optimizer {
+    pub fn new(plan: &Plan, settings: &TrainSettings) -> Optimizer {
+        let (betas, eps, weight_decay) = (settings.betas, settings.eps, settings.weight_decay);
+        let clip_norm = match plan.guard {
+            Guard::Laplace { clip, .. } => Some(clip),
+            _ => settings.clip_norm,
+        };
+        let amended = match &plan.optimizer {
+            LocalOptimizer::AdamW => None,
+            LocalOptimizer::Amended { own, second, direction } => Some((*own, second.clone(), direction.clone())),
+        };
+        Optimizer {
+            constants: AdamW { lr: 0.0, betas, eps, weight_decay },
+            clip_norm,
+            terms: plan.terms.clone(),
+            amended,
+        }
+    }
+
+    /// Two branches, if the plan has them.
+    pub fn branches(&self) -> Option<Branches> {
+        self.terms.branches
+    }
+
+    /// Gives a client that begins in `lane` what it starts from besides its movement; `slots` are those it has of this
+    /// tensor, `control` is SCAFFOLD's correction over all slots.
+    pub fn begin(
+        &self,
+        p: &mut Parameter,
+        lane: usize,
+        slots: Option<&[usize]>,
+        control: Option<&Matrix>,
+        device: &Device,
+    ) {
+        let [_, rows, cols] = p.start.dims();
+        let put = |tensor: &mut Tensor<3>, all: &Matrix| {
+            let own = slots.map(|slots| pick(all, slots, rows));
+            let rows_here = upload(own.as_ref().unwrap_or(all), device);
+            *tensor = tensor.clone().slice_assign([lane..lane + 1, 0..rows, 0..cols], rows_here);
+        };
+        if let (Some([correction, _]), Some(control)) = (&mut p.extra.control, control) {
+            put(correction, control);
+        }
+        if let (Some((_, second, direction)), Some([highest, here])) = (&self.amended, &mut p.extra.amended) {
+            let name = p.role.name();
+            let (Some(second), Some(direction)) = (second.get(&name), direction.get(&name)) else { return };
+            put(highest, second);
+            put(&mut p.state.second, second);
+            put(here, direction);
+        }
+    }
+}
+
+impl Parameters {
+    /// One optimizer step from the gradients of `leaves`.
+    pub fn step(&mut self, leaves: Vec<Tensor<3>>, mut grads: Gradients, lanes: &Lanes) {
+        let gradient = |leaf: Tensor<3>| leaf.grad_remove(&mut grads).expect("every trained tensor reaches the loss");
+        // The leaves are let go here, so that the step may write where the movement lies.
+        let gradients: Vec<Tensor<3>> = leaves.into_iter().map(gradient).collect();
+        let gradients = self.with_terms(gradients);
+        let clip = self.optimizer.clip_norm.map(|limit| clip_factors(&gradients, limit));
+        let device = self.device.clone();
+        for (p, gradient) in self.trained.iter_mut().zip(gradients) {
+            let gradient = match &clip {
+                Some(factors) => gradient * factors.clone(),
+                None => gradient,
+            };
+            let before = self.optimizer.terms.branches.map(|branches| (branches, p.state.clone()));
+            let state = take(&mut p.state, &device);
+            p.state = match &self.optimizer.amended {
+                Some((own, ..)) => amended_step(self.optimizer.constants, *own, state, p, gradient, &lanes.clients),
+                None => {
+                    let constants = AdamW { lr: p.lr, ..self.optimizer.constants };
+                    adamw_step(constants, state, p.start.clone(), gradient, lanes.clients.clone())
+                }
+            };
+            if let Some((branches, before)) = before {
+                let turn = whose_turn(branches, p, lanes, &device);
+                restore(&mut p.state, before, turn);
+            }
+            if let (Some(threshold), Role::Factor(_, Factor::Core)) = (self.optimizer.terms.threshold, p.role) {
+                shrink(threshold, p);
+            }
+        }
+    }
+
+    /// Gradients with what the objective adds, SCAFFOLD's correction, and the books that some methods keep.
+    fn with_terms(&mut self, mut gradients: Vec<Tensor<3>>) -> Vec<Tensor<3>> {
+        let Terms { prox, ridge, tail, .. } = self.optimizer.terms;
+        for (p, gradient) in self.trained.iter_mut().zip(&mut gradients) {
+            if let Some(books) = &mut p.extra.sensitivity {
+                observe(books, p.start.clone() + p.state.movement.clone(), gradient.clone());
+            }
+            let factor = matches!(p.role, Role::Factor(..));
+            if prox > 0.0 {
+                *gradient = gradient.clone() + p.state.movement.clone() * prox;
+            }
+            if ridge > 0.0 && factor {
+                *gradient = gradient.clone() + (p.start.clone() + p.state.movement.clone()) * (2.0 * ridge);
+            }
+            if let Some([correction, sum]) = &mut p.extra.control {
+                *sum = sum.clone() + gradient.clone();
+                *gradient = gradient.clone() + correction.clone();
+            }
+        }
+        if let Some(tail) = tail.filter(|tail| tail.weight > 0.0) {
+            self.push_tails(tail, &mut gradients);
+        }
+        gradients
+    }
+
+    /// The gradient of `λ·‖B_tail‖·‖A_tail‖` for every target: for A it is `λ·‖B_tail‖/‖A_tail‖ · A_tail`.
+    fn push_tails(&self, tail: Tail, gradients: &mut [Tensor<3>]) {
+        let find = |t: usize, factor| self.trained.iter().position(|p| p.role == Role::Factor(t, factor));
+        for t in 0..self.targets() {
+            let (Some(a), Some(b)) = (find(t, Factor::A), find(t, Factor::B)) else { continue };
+            let mask = self.tail_mask(t, tail);
+            let tails = [a, b].map(|i| {
+                let p = &self.trained[i];
+                (p.start.clone() + p.state.movement.clone()) * mask.clone()
+            });
+            let norms = tails.each_ref().map(|x| x.clone().square().sum_dim(2).sum_dim(1).sqrt());
+            let [norm_a, norm_b] = norms;
+            let [tail_a, tail_b] = tails;
+            let ratio = |over: &Tensor<3>, under: &Tensor<3>| over.clone() / (under.clone() + 1e-12) * tail.weight;
+            gradients[a] = gradients[a].clone() + tail_a * ratio(&norm_b, &norm_a);
+            gradients[b] = gradients[b].clone() + tail_b * ratio(&norm_a, &norm_b);
+        }
+    }
+
+    /// 1 for the last slots of every client `[C, rows, 1]`.
+    fn tail_mask(&self, target: usize, tail: Tail) -> Tensor<3> {
+        let rows = self.rows(target);
+        let of = |lane: usize| {
+            let own = self.rows_of(Role::Factor(target, Factor::A), lane).unwrap_or(rows);
+            (0..rows).map(move |row| f32::from(row >= tail.keeps(own) && row < own))
+        };
+        let mask: Vec<f32> = (0..self.lanes).flat_map(of).collect();
+        Tensor::from_data(TensorData::new(mask, [self.lanes, rows, 1]), &self.device)
+    }
+}
+
+/// FedLADA's step (arXiv 2308.00522): AMSGrad's moments without bias correction, amended by the federation's direction.
+fn amended_step(
+    constants: AdamW,
+    own: f64,
+    state: Moving,
+    p: &mut Parameter,
+    gradient: Tensor<3>,
+    clients: &Tensor<2>,
+) -> Moving {
+    let [beta1, beta2] = constants.betas;
+    let Some([highest, direction]) = &mut p.extra.amended else { return state };
+    let first = state.first * beta1 + gradient.clone() * (1.0 - beta1);
+    let second = state.second * beta2 + gradient.square() * (1.0 - beta2);
+    *highest = highest.clone().max_pair(second.clone());
+    // An empty place has no moment at all; the floor keeps it from dividing by zero.
+    let root = highest.clone().sqrt().clamp_min(constants.eps);
+    let decay = (state.movement.clone() + p.start.clone()) * constants.weight_decay;
+    let update = first.clone() / root * own + direction.clone() * (1.0 - own) + decay;
+    let rate = clients.clone().narrow(1, 0, 1).unsqueeze_dim::<3>(2) * p.lr;
+    Moving { movement: state.movement - update * rate, first, second }
+}
+
+/// AdaLoRA's books: smoothed sensitivity `|w·∇w|`, smoothed uncertainty, and their product.
+fn observe(books: &mut [Tensor<3>; 3], weight: Tensor<3>, gradient: Tensor<3>) {
+    let now = (weight * gradient).abs();
+    let mean = books[0].clone() * SMOOTHING + now.clone() * (1.0 - SMOOTHING);
+    let doubt = books[1].clone() * SMOOTHING + (now - mean.clone()).abs() * (1.0 - SMOOTHING);
+    *books = [mean.clone(), doubt.clone(), mean * doubt];
+}
+
+/// 1 where a tensor may move in this step: `[C, rows, 1]`. Odd steps belong to the private slots.
+fn whose_turn(branches: Branches, p: &Parameter, lanes: &Lanes, device: &Device) -> Tensor<3> {
+    let [_, rows, _] = p.start.dims();
+    let private = |row: usize| matches!(p.role, Role::Factor(..)) && row >= branches.shared;
+    let of = |own: &Option<usize>| {
+        let odd = own.unwrap_or(0) % 2 == 1;
+        (0..rows).map(move |row| f32::from(private(row) == odd)).collect::<Vec<_>>()
+    };
+    let mask: Vec<f32> = lanes.own.iter().flat_map(of).collect();
+    Tensor::from_data(TensorData::new(mask, [lanes.own.len(), rows, 1]), device)
+}
+
+/// Undoes a step, moments included, where it was not this tensor's turn.
+fn restore(state: &mut Moving, before: Moving, turn: Tensor<3>) {
+    let stays = turn.clone().neg() + 1.0;
+    let mix = |new: &mut Tensor<3>, old: Tensor<3>| *new = new.clone() * turn.clone() + old * stays.clone();
+    mix(&mut state.movement, before.movement);
+    mix(&mut state.first, before.first);
+    mix(&mut state.second, before.second);
+}
+
+/// The soft threshold on start + movement.
+fn shrink(threshold: Threshold, p: &mut Parameter) {
+    let gate = p.start.clone() + p.state.movement.clone();
+    let size = gate.clone().abs() - threshold.xi;
+    // The published code also zeroes what was just shrunk below ξ.
+    let floor = if threshold.twice { threshold.xi } else { 0.0 };
+    let shrunk = gate.sign() * size.clone().clamp_min(0.0) * size.greater_elem(floor).float();
+    p.state.movement = shrunk - p.start.clone();
+}
+
+/// What brings every client's gradient norm to at most `limit`: `[C, 1, 1]`.
+fn clip_factors(gradients: &[Tensor<3>], limit: f64) -> Tensor<3> {
+    let squares = gradients.iter().map(|g| g.clone().square().sum_dim(2).sum_dim(1));
+    let norm = squares.reduce(|x, y| x + y).expect("something trains").sqrt();
+    // As in PyTorch: limit / (norm + 1e-6), never above 1.
+    (norm + 1e-6).recip().mul_scalar(limit).clamp_max(1.0)
+}

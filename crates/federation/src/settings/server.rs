@@ -1,0 +1,132 @@
+//! `[server]`: how movements become one, and what the server makes of it.
+
+use serde::{Deserialize, Serialize};
+
+/// How movements are combined, where the strategy averages them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ServerSettings {
+    /// What the server makes of an average movement.
+    #[serde(default)]
+    pub optimizer: ServerOptimizer,
+    /// How the clients' values become one.
+    #[serde(default)]
+    pub aggregate: Aggregation,
+}
+
+/// What the server makes of an average movement.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "name", deny_unknown_fields)]
+pub enum ServerOptimizer {
+    /// Adds it, times a learning rate.
+    #[serde(rename = "fedavg")]
+    FedAvg {
+        /// Server learning rate.
+        #[serde(default = "one")]
+        lr: f64,
+    },
+    /// Adds its running sum (arXiv 1909.06335).
+    #[serde(rename = "fedavgm")]
+    FedAvgM {
+        /// Server learning rate.
+        #[serde(default = "one")]
+        lr: f64,
+        /// Share of the sum kept from round to round.
+        #[serde(default = "nine_tenths")]
+        momentum: f64,
+    },
+    /// Adam with the movement as gradient (arXiv 2003.00295).
+    #[serde(rename = "fedadam")]
+    FedAdam {
+        /// Server learning rate.
+        #[serde(default = "hundredth")]
+        lr: f64,
+        /// Decay rates of the first and second moment.
+        #[serde(default = "server_betas")]
+        betas: [f64; 2],
+        /// Added to the root of the second moment.
+        #[serde(default = "thousandth")]
+        tau: f64,
+    },
+    /// Yogi with the movement as gradient (arXiv 2003.00295).
+    #[serde(rename = "fedyogi")]
+    FedYogi {
+        /// Server learning rate.
+        #[serde(default = "hundredth")]
+        lr: f64,
+        /// Decay rates of the first and second moment.
+        #[serde(default = "server_betas")]
+        betas: [f64; 2],
+        /// Added to the root of the second moment.
+        #[serde(default = "thousandth")]
+        tau: f64,
+    },
+}
+
+impl Default for ServerOptimizer {
+    fn default() -> Self {
+        ServerOptimizer::FedAvg { lr: 1.0 }
+    }
+}
+
+/// How the clients' values of one number become one.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "name", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Aggregation {
+    /// Their mean, weighted by examples.
+    Mean {},
+    /// Their median, without weights (arXiv 1803.01498).
+    Median {},
+    /// Their mean without the extremes, without weights (arXiv 1803.01498).
+    TrimmedMean {
+        /// Share of the clients left out at each end.
+        #[serde(default = "tenth")]
+        trim: f64,
+    },
+}
+
+impl Default for Aggregation {
+    fn default() -> Self {
+        Aggregation::Mean {}
+    }
+}
+
+fn one() -> f64 {
+    1.0
+}
+fn nine_tenths() -> f64 {
+    0.9
+}
+fn tenth() -> f64 {
+    0.1
+}
+fn hundredth() -> f64 {
+    0.01
+}
+fn thousandth() -> f64 {
+    1e-3
+}
+fn server_betas() -> [f64; 2] {
+    [0.9, 0.99]
+}
+
+impl ServerSettings {
+    /// The first thing wrong, as `(key, what would be right)`.
+    pub fn problem(&self) -> Option<(&'static str, String)> {
+        use ServerOptimizer::{FedAdam, FedAvg, FedAvgM, FedYogi};
+        let (FedAvg { lr } | FedAvgM { lr, .. } | FedAdam { lr, .. } | FedYogi { lr, .. }) = self.optimizer;
+        let unit = |v: f64| (0.0..1.0).contains(&v);
+        let decays = match self.optimizer {
+            FedAvg { .. } => true,
+            FedAvgM { momentum, .. } => unit(momentum),
+            FedAdam { betas, tau, .. } | FedYogi { betas, tau, .. } => betas.iter().all(|b| unit(*b)) && tau > 0.0,
+        };
+        let trim = !matches!(self.aggregate, Aggregation::TrimmedMean { trim } if !(0.0..0.5).contains(&trim));
+        let checks = [
+            ("server.optimizer.lr", lr.is_finite() && lr > 0.0, "a positive number"),
+            ("server.optimizer", decays, "given momentum and betas in [0, 1) and a tau above 0"),
+            ("server.aggregate.trim", trim, "a share in [0, 0.5)"),
+        ];
+        checks.into_iter().find(|(_, fine, _)| !fine).map(|(key, _, want)| (key, format!("must be {want}")))
+    }
+}

@@ -1,0 +1,191 @@
+//! What all strategies share: rates, what composes with them (FedProx, SCAFFOLD, privacy, the server's rule), and rank
+//! pruning by the server.
+
+use std::sync::Arc;
+
+use bonfire_engine::{Active, Guard, Named, Plan, Terms, Upload};
+use bonfire_models::{Adapter, Matrix};
+
+use crate::aggregate::{CentralNoise, Rule};
+use crate::{BudgetUse, Norm, PrivacySettings, Prune, Server, Settings};
+
+/// Name of the state that counts for how many rounds each slot has contributed little, `[targets, R]`.
+const QUIET: &str = "quiet";
+
+/// What every strategy needs to know to write a plan and to average.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Common {
+    /// Learning rate of A.
+    pub lr_a: f64,
+    /// Learning rate of B.
+    pub lr_b: f64,
+    /// Whether the head trains.
+    pub train_head: bool,
+    /// Clients in the federation.
+    pub clients: usize,
+    /// Ranks of the clients, where the strategy lets them differ.
+    pub ranks: Option<Vec<usize>>,
+    /// Local objective: FedProx's μ.
+    pub prox: f64,
+    /// Whether SCAFFOLD's control variates correct gradients.
+    pub scaffold: bool,
+    /// What is done to uploads for privacy.
+    pub guard: Guard,
+    /// How movements are combined.
+    pub rule: Rule,
+    /// Rank pruning.
+    pub prune: Option<Prune>,
+    /// Rounds of the run.
+    pub rounds: usize,
+    /// Seed of the run.
+    pub seed: u64,
+}
+
+impl Common {
+    /// Plain local training with these rates: nothing composed with it.
+    pub fn plain(lr_a: f64, lr_b: f64, train_head: bool) -> Self {
+        Common {
+            lr_a,
+            lr_b,
+            train_head,
+            clients: 1,
+            ranks: None,
+            prox: 0.0,
+            scaffold: false,
+            guard: Guard::Open,
+            rule: Rule::default(),
+            prune: None,
+            rounds: 1,
+            seed: 0,
+        }
+    }
+
+    /// `b_over_a` is the strategy's own ratio of learning rates, for when the user gave none for B.
+    pub(crate) fn new(settings: &Settings, budgets: &[usize], b_over_a: f64) -> Self {
+        let train = &settings.train;
+        let lr_b = train.lr_b.map_or(b_over_a * train.lr_a, |rate| rate.of(train.lr_a));
+        let (clients, seed) = (settings.clients.count, train.seed);
+        let (guard, noise) = match settings.privacy {
+            None => (Guard::Open, None),
+            Some(PrivacySettings::Laplace { epsilon, clip }) => (Guard::Laplace { epsilon, clip }, None),
+            Some(PrivacySettings::Gaussian { clip, noise: multiplier, .. }) => {
+                let expected = settings.cohort_size(clients) as f64 * (1.0 - settings.clients.dropout);
+                (Guard::Clip { clip }, Some(CentralNoise { multiplier, clip, expected, seed }))
+            }
+        };
+        let (aggregation, optimizer) = (settings.server.aggregate, settings.server.optimizer);
+        let differ =
+            settings.strategy.budgets() == BudgetUse::Ranks && budgets.iter().any(|&b| b < settings.adapter.rank);
+        Common {
+            clients,
+            ranks: differ.then(|| budgets.to_vec()),
+            prox: train.prox,
+            scaffold: train.scaffold,
+            guard,
+            rule: Rule { aggregation, optimizer, noise },
+            prune: settings.strategy.prune(),
+            rounds: train.rounds,
+            seed,
+            ..Common::plain(train.lr_a, lr_b, settings.trains_head())
+        }
+    }
+
+    /// A plan without selection for the server's next round.
+    pub fn plan(&self, server: &Server, active: Active) -> Plan {
+        let control = self.scaffold.then(|| Arc::new(control_of(server, active)));
+        Plan {
+            live: server.live(),
+            ranks: self.ranks.clone(),
+            train_head: self.train_head,
+            terms: Terms { prox: self.prox, control, ..Terms::default() },
+            guard: self.guard,
+            ..Plan::new(server.round + 1, active, self.lr_a, self.lr_b)
+        }
+    }
+
+    /// The average of every uploaded tensor, by the rule; then control variates and pruning.
+    pub fn average(&self, server: &mut Server, uploads: &[Upload], norm: Norm) {
+        let round = server.round + 1;
+        self.rule.apply(&mut server.adapter, &mut server.state, round, uploads, norm);
+        if self.scaffold {
+            self.control(server, uploads);
+        }
+        if let Some(prune) = self.prune {
+            prune_slots(prune, server);
+        }
+    }
+
+    /// SCAFFOLD: `c ← c + (1/K)·Σ Δc_k` over the round's clients; a slot a client does not have counts as zero.
+    fn control(&self, server: &mut Server, uploads: &[Upload]) {
+        for upload in uploads {
+            let Some((_, changes)) = upload.aux.iter().find(|(name, _)| *name == "control") else { continue };
+            let factors = upload.factors.iter().flat_map(|(f, list)| (0..list.len()).map(move |t| (Some(*f), t)));
+            for ((factor, i), change) in factors.chain((0..upload.head.len()).map(|i| (None, i))).zip(changes) {
+                let (name, rows, slots) = match factor {
+                    None => (format!("control/head/{i}"), change.rows, (0..change.rows).collect()),
+                    Some(f) => {
+                        let name = format!("control/{}/{i}", f.name().to_lowercase());
+                        (name, server.adapter.slot_rows(f, i).rows, upload.slots.of(i))
+                    }
+                };
+                let sum = server.state.entry(name).or_insert_with(|| Matrix::zeros(rows, change.cols));
+                for (row, slot) in slots.into_iter().enumerate() {
+                    let from = &change.data[row * change.cols..(row + 1) * change.cols];
+                    let into = &mut sum.data[slot * change.cols..(slot + 1) * change.cols];
+                    into.iter_mut().zip(from).for_each(|(c, d)| *c += d / self.clients as f32);
+                }
+            }
+        }
+    }
+}
+
+/// The server's control variates of what trains.
+fn control_of(server: &Server, active: Active) -> Named {
+    let trains = |name: &str| {
+        let part = name.split('/').next().unwrap_or_default();
+        part == "head" || active.factors().iter().any(|f| f.name().to_lowercase() == part)
+    };
+    let own = server.state.iter().filter_map(|(name, m)| Some((name.strip_prefix("control/")?.to_string(), m.clone())));
+    own.filter(|(name, _)| trains(name)).collect()
+}
+
+/// What each slot adds to the global model: `‖A_i‖·‖B_i‖` by target and slot.
+pub(crate) fn contributions(adapter: &Adapter) -> Vec<Vec<f64>> {
+    use bonfire_models::Factor::{A, B};
+    let norms = |m: &Matrix| -> Vec<f64> {
+        let norm = |row: &[f32]| row.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>().sqrt();
+        m.data.chunks(m.cols.max(1)).map(norm).collect()
+    };
+    let of = |t: usize| {
+        let (a, b) = (norms(&adapter.slot_rows(A, t)), norms(&adapter.slot_rows(B, t)));
+        a.iter().zip(b).map(|(x, y)| x * y).collect()
+    };
+    (0..adapter.targets.len()).map(of).collect()
+}
+
+/// Removes slots that have contributed little for long enough. A round's end is judged by the global model, so all
+/// clients agree; the slot of largest contribution always stays.
+fn prune_slots(prune: Prune, server: &mut Server) {
+    let shares = contributions(&server.adapter);
+    let largest = shares.iter().flatten().copied().fold(0.0, f64::max);
+    let rank = server.adapter.rank;
+    let mut quiet = server.state.remove(QUIET).unwrap_or_else(|| Matrix::zeros(shares.len(), rank));
+    if server.round + 1 > prune.warmup {
+        let flat = shares.iter().flatten();
+        for (count, share) in quiet.data.iter_mut().zip(flat) {
+            *count = if *share < prune.threshold * largest { *count + 1.0 } else { 0.0 };
+        }
+        let all = || vec![(0..rank).collect::<Vec<_>>(); shares.len()];
+        let before = server.live().unwrap_or_else(all);
+        let stays = |t: usize, slot: &usize| quiet.data[t * rank + slot] < prune.patience as f32;
+        let live: Vec<Vec<usize>> = before
+            .iter()
+            .enumerate()
+            .map(|(t, slots)| slots.iter().copied().filter(|slot| stays(t, slot)).collect())
+            .collect();
+        if live != before {
+            server.keep_only(&live);
+        }
+    }
+    server.state.insert(QUIET.into(), quiet);
+}
