@@ -16,6 +16,9 @@ pub enum FederationError {
     /// Local training or evaluation failed.
     #[error(transparent)]
     Engine(#[from] EngineError),
+    /// Factors that cannot be combined.
+    #[error("uploads cannot be combined: {0}")]
+    Algebra(#[from] crate::algebra::AlgebraError),
     /// Averaging gave numbers that are not finite.
     #[error("round {round}: the aggregated adapter is not finite; the state after round {} is kept", round - 1)]
     NotFinite {

@@ -5,7 +5,9 @@ pub mod accountant;
 mod aggregate;
 pub mod algebra;
 mod error;
+mod forecast;
 mod ledger;
+mod products;
 mod records;
 mod rounds;
 mod run;
@@ -16,6 +18,7 @@ mod strategies;
 
 pub use aggregate::{CentralNoise, Rule, average};
 pub use error::FederationError;
+pub use forecast::{Forecast, forecast};
 pub use ledger::{Ledger, Traffic};
 pub use records::{ClientMetrics, RoundMetrics, Summary};
 pub use run::{Control, Event, Run};
@@ -24,7 +27,9 @@ pub use settings::{
     AdapterSettings, Aggregation, Budget, BudgetName, BudgetUse, ClientSettings, EvaluateSettings, HeadMode, Norm,
     PrivacySettings, Prune, ServerOptimizer, ServerSettings, Settings, Stragglers, StrategySettings,
 };
-pub use strategies::{Common, FedIt, FedPepTao, FfaLora, Full, LoraA2, RoLora, Strategy};
+pub use strategies::{Common, FedIt, FfaLora, LoraA2, RoLora, Strategy};
 
-pub use bonfire_engine::{InFlight, Probe, Progress, Rate, Schedule, Score, Split, TokenizedData, TrainSettings};
+pub use bonfire_engine::{
+    Choice, InFlight, Probe, Progress, Rate, Schedule, Score, Split, TokenizedData, TrainSettings,
+};
 pub use bonfire_models::AdapterInit;

@@ -2,12 +2,21 @@
 
 mod build;
 mod common;
+mod dfl;
 mod fedit;
+mod fedlada;
 mod fedpeptao;
+mod fedsa_lora;
 mod ffa_lora;
 mod full;
+mod hetlora;
 mod lora_a2;
 mod rolora;
+mod sa_fedlora;
+mod sora;
+#[cfg(test)]
+mod testing;
+mod xgblora;
 
 use bonfire_engine::{Active, Plan, Upload};
 
@@ -16,9 +25,7 @@ use crate::{FederationError, Norm, Server};
 pub(crate) use build::build;
 pub use common::Common;
 pub use fedit::FedIt;
-pub use fedpeptao::FedPepTao;
 pub use ffa_lora::FfaLora;
-pub use full::Full;
 pub use lora_a2::LoraA2;
 pub use rolora::RoLora;
 

@@ -78,3 +78,28 @@ fn a_cut_before_the_first_round_ends_is_fine() {
     assert_eq!(said.code, Some(0), "{said:?}");
     assert!(assert_whole(&room) <= 3);
 }
+
+#[test]
+fn a_comparison_stops_and_goes_on_where_it_was() {
+    let room = Room::new();
+    let grid = ["compare", "--out", "cmp", "--strategies", "ffa-lora,fedit:train.rounds=2000"];
+    let child = room.command(&short(&grid, &[])).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+    let child = child.expect("the binary starts");
+    let run = "cmp/runs/fedit-train.rounds-2000-r1-a0.1-s1";
+    wait_until(|| std::fs::read_to_string(room.path(run).join("metrics.jsonl")).is_ok_and(|text| !text.is_empty()));
+    interrupt(&child);
+    let said = Said::from(child.wait_with_output().expect("it ends"));
+    assert_eq!(said.code, Some(0), "{said:?}");
+    assert!(said.err.contains("1 of 2 cells are not complete"), "{}", said.err);
+    let cells = room.json("cmp/compare.json")["cells"].clone();
+    assert_eq!((cells[0]["status"].as_str(), cells[1]["status"].as_str()), (Some("done"), Some("missing")));
+
+    // So that the rows waited for are those of the second call.
+    std::fs::remove_file(room.path(run).join("metrics.jsonl")).expect("removed");
+    let child = room.command(&short(&grid, &[])).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+    let child = child.expect("the binary starts");
+    wait_until(|| std::fs::read_to_string(room.path(run).join("metrics.jsonl")).is_ok_and(|text| !text.is_empty()));
+    interrupt(&child);
+    let said = Said::from(child.wait_with_output().expect("it ends"));
+    assert!(said.out.contains("2 cells, 1 to run"), "{}", said.out);
+}

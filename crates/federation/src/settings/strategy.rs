@@ -63,6 +63,95 @@ pub enum StrategySettings {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         prune: Option<Prune>,
     },
+    /// HetLoRA (arXiv 2401.06432): clients of different ranks, self-pruning, weights by the size of updates.
+    #[serde(rename = "hetlora")]
+    HetLora {
+        /// Weight λ of the push on a client's last slots.
+        #[serde(default = "hundredth")]
+        weight: f64,
+        /// γ: a client's last slots are those from `⌊γ·r_k⌋`.
+        #[serde(default = "nearly_one")]
+        decay: f64,
+        /// Fewest slots a client keeps.
+        #[serde(default = "one_slot")]
+        least: usize,
+    },
+    /// FedSA-LoRA (arXiv 2410.01463): A is shared, B and the head stay with each client.
+    #[serde(rename = "fedsa-lora")]
+    FedSaLora {},
+    /// SA-FedLoRA (arXiv 2405.09394), in a federated form of our own: FedProx first, then ever fewer slots.
+    #[serde(rename = "sa-fedlora")]
+    SaFedLora {
+        /// Rounds of the first stage; left out: a fifth of all.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        initiating: Option<usize>,
+        /// μ of FedProx in the first stage.
+        #[serde(default = "hundredth")]
+        prox: f64,
+        /// Slots a target, on average, in the last round.
+        #[serde(default = "one")]
+        least: f64,
+    },
+    /// SoRA (arXiv 2311.11696), in a federated form of our own: gates between A and B, shrunk after every step.
+    Sora {
+        /// ξ: how much a gate shrinks in a step.
+        #[serde(default = "thousandth")]
+        xi: f64,
+        /// Learning rate of the gates; left out: `train.lr_a`.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        lr_gate: Option<f64>,
+        /// Shrink as SoRA's published code does, which zeroes gates below 2ξ.
+        #[serde(default)]
+        twice: bool,
+    },
+    /// XGBLoRA (arXiv 2410.19694), in a federated form of our own: a round is one boosting step on a few layers.
+    #[serde(rename = "xgblora")]
+    XgbLora {
+        /// Layers that train in a round.
+        #[serde(default = "two")]
+        layers: usize,
+        /// λ of the ridge on both factors.
+        #[serde(default)]
+        ridge: f64,
+        /// Share of a round's update that is merged.
+        #[serde(default = "one")]
+        shrinkage: f64,
+    },
+    /// FedLADA (arXiv 2308.00522) on adapters: local steps amended by the federation's direction.
+    #[serde(rename = "fedlada")]
+    FedLada {
+        /// α: the share of a client's own step.
+        #[serde(default = "tenth")]
+        own: f64,
+    },
+    /// DFL (arXiv 2206.06818), in a federated form of our own: a shared and a private branch, trained in turns.
+    Dfl {
+        /// Slots of every target that are private; left out: half of `adapter.rank`.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        private: Option<usize>,
+        /// Weight β of the term that pushes the branches' answers apart.
+        #[serde(default)]
+        apart: f64,
+    },
+}
+
+fn one() -> f64 {
+    1.0
+}
+fn one_slot() -> usize {
+    1
+}
+fn tenth() -> f64 {
+    0.1
+}
+fn hundredth() -> f64 {
+    0.01
+}
+fn thousandth() -> f64 {
+    1e-3
+}
+fn nearly_one() -> f64 {
+    0.99
 }
 
 fn server_lr() -> f64 {
@@ -98,6 +187,13 @@ impl StrategySettings {
             StrategySettings::Full { .. } => "full",
             StrategySettings::FedPepTao { .. } => "fedpeptao",
             StrategySettings::RoLora { .. } => "rolora",
+            StrategySettings::HetLora { .. } => "hetlora",
+            StrategySettings::FedSaLora {} => "fedsa-lora",
+            StrategySettings::SaFedLora { .. } => "sa-fedlora",
+            StrategySettings::Sora { .. } => "sora",
+            StrategySettings::XgbLora { .. } => "xgblora",
+            StrategySettings::FedLada { .. } => "fedlada",
+            StrategySettings::Dfl { .. } => "dfl",
         }
     }
 
@@ -105,6 +201,7 @@ impl StrategySettings {
     pub fn budgets(&self) -> BudgetUse {
         match self {
             StrategySettings::LoraA2 { .. } => BudgetUse::Slots,
+            StrategySettings::HetLora { .. } => BudgetUse::Ranks,
             _ => BudgetUse::None,
         }
     }
@@ -119,12 +216,40 @@ impl StrategySettings {
                 | StrategySettings::FfaLora { .. }
                 | StrategySettings::Full {}
                 | StrategySettings::RoLora { .. }
+                | StrategySettings::SaFedLora { .. }
+                | StrategySettings::FedSaLora {}
+                | StrategySettings::Sora { .. }
+                | StrategySettings::Dfl { .. }
+                | StrategySettings::FedLada { .. }
         )
+    }
+
+    /// Whether every weight of the encoder trains, and no adapter.
+    pub fn is_full(&self) -> bool {
+        self.name() == "full"
+    }
+
+    /// Whether its server merges what clients learnt into the backbone, round by round.
+    pub fn merges(&self) -> bool {
+        ["flora", "fedex-lora", "xgblora"].contains(&self.name())
+    }
+
+    /// Why secure aggregation, which shows the server nothing but a sum, does not serve it; `None`: it does.
+    pub fn against_secure_aggregation(&self) -> Option<&'static str> {
+        match self.name() {
+            "lora-a2" => Some("which slots a client chose is seen; their sum is all the server needs"),
+            "hetlora" => Some("weighs clients by the size of their own update"),
+            "flexlora" | "florist" | "raflora" | "fedex-lora" | "lora-fair" => Some("needs every client's product A·B"),
+            "flora" | "xgblora" => Some("stacks every client's factors"),
+            "fed-sb" => Some("its first round needs every client's product A·B; later rounds are a plain sum"),
+            "fedpeptao" => Some("keeps control variates for every client"),
+            _ => None,
+        }
     }
 
     /// Whether its clients send more than movements.
     pub fn sends_more(&self) -> bool {
-        matches!(self, StrategySettings::FedPepTao { .. })
+        matches!(self, StrategySettings::FedLada { .. } | StrategySettings::FedPepTao { .. })
     }
 
     /// Server-side rank pruning, for strategies that know it.
@@ -134,24 +259,58 @@ impl StrategySettings {
             | StrategySettings::FedIt { prune }
             | StrategySettings::FfaLora { prune }
             | StrategySettings::RoLora { prune } => *prune,
-            StrategySettings::Full {} | StrategySettings::FedPepTao { .. } => None,
+            _ => None,
         }
     }
 
     /// The first thing wrong with its keys at global rank `rank`, as `(key, what would be right)`.
-    pub fn problem(&self, _rank: usize) -> Option<(&'static str, String)> {
-        let own = match self {
-            StrategySettings::LoraA2 { probe, .. } => probe.problem().map(|p| ("strategy.probe", p.to_string())),
-            StrategySettings::FedPepTao { layers, lr, momentum } => {
-                let checks = [
-                    ("strategy.layers", *layers != Some(0), "at least 1"),
-                    ("strategy.lr", lr.is_finite() && *lr > 0.0, "a positive number"),
-                    ("strategy.momentum", (0.0..1.0).contains(momentum), "in [0, 1)"),
-                ];
-                checks.into_iter().find(|(_, fine, _)| !fine).map(|(key, _, want)| (key, format!("must be {want}")))
-            }
-            _ => None,
-        };
+    pub fn problem(&self, rank: usize) -> Option<(&'static str, String)> {
+        let must = |fine: bool, key, want: &str| (!fine).then(|| (key, format!("must be {want}")));
+        let weight = |v: f64| v.is_finite() && v >= 0.0;
+        let share = |v: f64| v > 0.0 && v <= 1.0;
+        let own =
+            match self {
+                StrategySettings::LoraA2 { probe, .. } => probe.problem().map(|p| ("strategy.probe", p.to_string())),
+                StrategySettings::FedPepTao { layers, lr, momentum } => {
+                    let checks = [
+                        ("strategy.layers", *layers != Some(0), "at least 1"),
+                        ("strategy.lr", lr.is_finite() && *lr > 0.0, "a positive number"),
+                        ("strategy.momentum", (0.0..1.0).contains(momentum), "in [0, 1)"),
+                    ];
+                    checks.into_iter().find(|(_, fine, _)| !fine).map(|(key, _, want)| (key, format!("must be {want}")))
+                }
+                StrategySettings::HetLora { weight: w, decay, least } => {
+                    must(weight(*w), "strategy.weight", "a finite number, not negative")
+                        .or(must(share(*decay), "strategy.decay", "above 0 and at most 1"))
+                        .or(must(*least >= 1 && *least <= rank, "strategy.least", "between 1 and adapter.rank"))
+                }
+                StrategySettings::SaFedLora { prox, least, .. } => {
+                    must(weight(*prox), "strategy.prox", "a finite number, not negative").or(must(
+                        *least > 0.0 && *least <= rank as f64,
+                        "strategy.least",
+                        "above 0 and at most adapter.rank",
+                    ))
+                }
+                StrategySettings::Sora { xi, lr_gate, .. } => {
+                    must(weight(*xi), "strategy.xi", "a finite number, not negative").or(must(
+                        lr_gate.is_none_or(weight),
+                        "strategy.lr_gate",
+                        "a finite number, not negative",
+                    ))
+                }
+                StrategySettings::XgbLora { layers, ridge, shrinkage } => {
+                    must(*layers >= 1, "strategy.layers", "at least 1")
+                        .or(must(weight(*ridge), "strategy.ridge", "a finite number, not negative"))
+                        .or(must(share(*shrinkage), "strategy.shrinkage", "above 0 and at most 1"))
+                }
+                StrategySettings::FedLada { own } => must(share(*own), "strategy.own", "above 0 and at most 1"),
+                StrategySettings::Dfl { private, apart } => {
+                    let private = private.unwrap_or(rank / 2);
+                    must(private >= 1 && private < rank, "strategy.private", "at least 1 and below adapter.rank")
+                        .or(must(weight(*apart), "strategy.apart", "a finite number, not negative"))
+                }
+                _ => None,
+            };
         own.or_else(|| self.prune().and_then(|prune| prune.problem()))
     }
 }

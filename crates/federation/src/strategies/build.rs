@@ -1,6 +1,17 @@
 //! From settings to strategies.
 
-use super::{Common, FedIt, FedPepTao, FfaLora, Full, LoraA2, RoLora, Strategy};
+use bonfire_engine::{Tail, Threshold};
+
+use super::dfl::Dfl;
+use super::fedlada::FedLada;
+use super::fedpeptao::FedPepTao;
+use super::fedsa_lora::FedSaLora;
+use super::full::Full;
+use super::hetlora::HetLora;
+use super::sa_fedlora::SaFedLora;
+use super::sora::Sora;
+use super::xgblora::XgbLora;
+use super::{Common, FedIt, FfaLora, LoraA2, RoLora, Strategy};
 use crate::{Settings, StrategySettings};
 
 /// The strategy that `settings` name; `budgets` are the clients' slots per target, or their ranks.
@@ -22,5 +33,32 @@ pub(crate) fn build(settings: &Settings, budgets: Vec<usize>) -> Box<dyn Strateg
         }
         StrategySettings::Full {} => Box::new(Full { common: common(1.0) }),
         StrategySettings::RoLora { .. } => Box::new(RoLora { common: common(1.0) }),
+        StrategySettings::HetLora { weight, decay, least } => {
+            Box::new(HetLora { common: common(1.0), tail: Tail { weight: *weight, decay: *decay, least: *least } })
+        }
+        StrategySettings::FedSaLora {} => Box::new(FedSaLora { common: common(1.0) }),
+        StrategySettings::SaFedLora { initiating, prox, least } => {
+            let initiating = initiating.unwrap_or(settings.train.rounds.div_ceil(5));
+            Box::new(SaFedLora { common: common(1.0), initiating, prox: *prox, least: *least })
+        }
+        StrategySettings::Sora { xi, lr_gate, twice } => Box::new(Sora {
+            common: common(1.0),
+            lr_gate: lr_gate.unwrap_or(settings.train.lr_a),
+            threshold: Threshold { xi: *xi, twice: *twice },
+        }),
+        StrategySettings::XgbLora { layers, ridge, shrinkage } => Box::new(XgbLora {
+            common: common(1.0),
+            layers: *layers,
+            ridge: *ridge,
+            shrinkage: *shrinkage,
+            init: settings.adapter.init,
+        }),
+        StrategySettings::FedLada { own } => {
+            Box::new(FedLada { common: common(1.0), lr_head: settings.train.lr_head, own: *own })
+        }
+        StrategySettings::Dfl { private, apart } => {
+            let private = private.unwrap_or(settings.adapter.rank / 2);
+            Box::new(Dfl { common: common(1.0), private, apart: *apart })
+        }
     }
 }

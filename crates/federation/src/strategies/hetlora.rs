@@ -7,6 +7,7 @@ use bonfire_models::{Factor, Matrix};
 
 use super::{Common, Strategy};
 use crate::algebra::frobenius;
+use crate::products::{in_order, trained};
 use crate::{FederationError, Server};
 
 /// Name of the state that holds the clients' ranks, `[1, K]`.
@@ -29,23 +30,6 @@ impl HetLora {
     }
 }
 
-/// A client's factors after training, its slots in the first places and zeros behind: `(A [d_in, R], B [R, d_out])`.
-pub(crate) fn trained(server: &Server, upload: &Upload, target: usize) -> (Matrix, Matrix) {
-    let whole = |f: usize| {
-        let (factor, moved) = (&upload.factors[f].0, &upload.factors[f].1[target]);
-        let start = server.adapter.slot_rows(*factor, target);
-        let mut end = Matrix::zeros(start.rows, start.cols);
-        for (row, slot) in upload.slots.of(target).into_iter().enumerate() {
-            let (from, to) = (row * moved.cols, slot * moved.cols);
-            for i in 0..moved.cols {
-                end.data[to + i] = start.data[to + i] + moved.data[from + i];
-            }
-        }
-        end
-    };
-    (whole(0).transposed(), whole(1))
-}
-
 impl Strategy for HetLora {
     fn name(&self) -> &'static str {
         "hetlora"
@@ -63,13 +47,15 @@ impl Strategy for HetLora {
     }
 
     fn aggregate(&self, server: &mut Server, uploads: &[Upload]) -> Result<(), FederationError> {
-        let mut uploads: Vec<&Upload> = uploads.iter().collect();
-        uploads.sort_by_key(|u| u.client);
+        let uploads = in_order(uploads);
         let targets = server.adapter.targets.len();
         let all: Vec<Vec<(Matrix, Matrix)>> =
-            uploads.iter().map(|u| (0..targets).map(|t| trained(server, u, t)).collect()).collect();
-        let norm = |own: &Vec<(Matrix, Matrix)>| own.iter().map(|(a, b)| frobenius(a, b).powi(2)).sum::<f64>().sqrt();
-        let norms: Vec<f64> = all.iter().map(norm).collect();
+            uploads.iter().map(|u| (0..targets).map(|t| trained(&server.adapter, u, t)).collect()).collect();
+        let mut norms = Vec::new();
+        for own in &all {
+            let squares = own.iter().map(|(a, b)| Ok(frobenius(a, b)?.powi(2)));
+            norms.push(squares.sum::<Result<f64, FederationError>>()?.sqrt());
+        }
         let total: f64 = norms.iter().sum();
         // No client moved anything: all weigh the same.
         let weight = |k: usize| if total > 0.0 { norms[k] / total } else { 1.0 / norms.len() as f64 };
@@ -116,14 +102,14 @@ mod tests {
         strategy(ranks.to_vec()).aggregate(&mut it, &sent).expect("aggregates");
         // The same with dense matrices.
         for t in 0..it.adapter.targets.len() {
-            let factors: Vec<_> = sent.iter().map(|u| trained(&before, u, t)).collect();
+            let factors: Vec<_> = sent.iter().map(|u| trained(&before.adapter, u, t)).collect();
             for (k, (a, b)) in factors.iter().enumerate() {
                 assert!(a.data.chunks(4).all(|row| row[ranks[k]..].iter().all(|v| *v == 0.0)), "padded with zeros");
                 assert!(b.data[ranks[k] * b.cols..].iter().all(|v| *v == 0.0));
             }
             let size = |k: usize| -> f64 {
                 let of = |t| {
-                    let (a, b) = trained(&before, &sent[k], t);
+                    let (a, b) = trained(&before.adapter, &sent[k], t);
                     a.matmul(&b).data.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>()
                 };
                 (0..it.adapter.targets.len()).map(of).sum::<f64>().sqrt()

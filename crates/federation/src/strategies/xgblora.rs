@@ -7,11 +7,11 @@ use std::collections::BTreeSet;
 
 use bonfire_data::random::{Use, stream};
 use bonfire_engine::{Active, Plan, Upload};
-use bonfire_models::{Adapter, AdapterInit, Matrix};
+use bonfire_models::{Adapter, AdapterInit};
 use rand::seq::index::sample;
 
 use super::{Common, Strategy};
-use crate::merge::merge_products;
+use crate::products::{in_order, merge_products};
 use crate::{FederationError, Server};
 
 /// The strategy `xgblora`.
@@ -32,8 +32,7 @@ pub struct XgbLora {
 impl XgbLora {
     /// The slots that train in `round`: all of the drawn layers, none of the others.
     fn slots(&self, round: usize, adapter: &Adapter) -> Vec<Vec<usize>> {
-        let layers: Vec<usize> =
-            adapter.targets.iter().map(|t| t.layer).collect::<BTreeSet<_>>().into_iter().collect();
+        let layers: Vec<usize> = adapter.targets.iter().map(|t| t.layer).collect::<BTreeSet<_>>().into_iter().collect();
         let mut rng = stream(self.common.seed, Use::Layers, round as u64, 0, 0);
         let drawn = sample(&mut rng, layers.len(), self.layers.min(layers.len()));
         let drawn: BTreeSet<usize> = drawn.into_iter().map(|i| layers[i]).collect();
@@ -60,10 +59,9 @@ impl Strategy for XgbLora {
     }
 
     fn aggregate(&self, server: &mut Server, uploads: &[Upload]) -> Result<(), FederationError> {
-        merge_products(server, uploads, self.shrinkage);
+        let uploads = in_order(uploads);
+        merge_products(server, &uploads, self.shrinkage)?;
         self.common.restart(server, self.init);
-        let mut uploads: Vec<&Upload> = uploads.iter().collect();
-        uploads.sort_by_key(|u| u.client);
         self.common.average_heads(server, &uploads);
         Ok(())
     }
@@ -73,7 +71,7 @@ impl Strategy for XgbLora {
 mod tests {
     use super::*;
     use crate::strategies::testing::{dense_mean_of_products, product_of, server, uploads};
-    use bonfire_models::Factor;
+    use bonfire_models::{Factor, Matrix};
 
     #[test]
     fn a_round_is_merged_exactly_and_the_next_starts_again() {

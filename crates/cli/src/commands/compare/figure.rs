@@ -71,7 +71,7 @@ pub struct Dot {
     pub deviation: f64,
 }
 
-const PANEL: (u32, u32) = (400, 310);
+const PANEL: (u32, u32) = (400, 320);
 const ALONE: u32 = 640;
 const TITLE: u32 = 40;
 const LEGEND_ROW: u32 = 22;
@@ -244,7 +244,7 @@ fn paint_panel<'b>(area: &Area<'b>, figure: &Figure, frame: &Frame, panel: &Pane
         .margin_top(26)
         .margin_right(18)
         .margin_left(8)
-        .margin_bottom(6)
+        .margin_bottom(16)
         .x_label_area_size(44)
         .y_label_area_size(52)
         .build_cartesian_2d(x, frame.y.0..frame.y.1)?;
@@ -294,11 +294,12 @@ fn paint_line(area: &Area<'_>, chart: &Chart<'_, '_>, scale: Scale, line: &Line)
     for piece in dashes(&points, line.series) {
         area.draw(&PathElement::new(piece, colour(line.series).stroke_width(2)))?;
     }
-    let mut last = i32::MIN;
-    for &(x, y) in &points {
-        if x.saturating_sub(last) >= APART {
+    // From the right: where a line ends is what a reader looks for.
+    let mut next = i32::MAX;
+    for &(x, y) in points.iter().rev() {
+        if next.saturating_sub(x) >= APART {
             paint_marker(area, line.series, (x, y))?;
-            last = x;
+            next = x;
         }
     }
     Ok(())
