@@ -20,6 +20,7 @@ const STRATEGIES: &[&str] = &[
     "name = \"xgblora\"\nlayers = 1",
     "name = \"fedlada\"",
     "name = \"dfl\"\napart = 0.1",
+    "name = \"fedpeptao\"\nlayers = 2\nlr = 0.2",
 ];
 
 /// Runs to the end.
