@@ -24,7 +24,10 @@ pub use settings::{
     AdapterSettings, Aggregation, Budget, BudgetName, BudgetUse, ClientSettings, EvaluateSettings, HeadMode, Norm,
     PrivacySettings, Prune, ServerOptimizer, ServerSettings, Settings, Stragglers, StrategySettings,
 };
-pub use strategies::{Common, FedIt, FfaLora, LoraA2, RoLora, Strategy};
+pub use strategies::{
+    Common, FedExLora, FedIt, FedSb, FedSvd, FfaLora, FlexLora, Flora, Florist, HetLora, LoraA2, LoraFair, RaFlora,
+    Replication, RoLora, Strategy,
+};
 
 pub use bonfire_engine::{InFlight, Probe, Progress, Rate, Schedule, Score, Split, TokenizedData, TrainSettings};
 pub use bonfire_models::AdapterInit;

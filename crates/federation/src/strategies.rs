@@ -2,10 +2,24 @@
 
 mod build;
 mod common;
+mod fed_sb;
+mod fedex_lora;
 mod fedit;
+mod fedsvd;
 mod ffa_lora;
+mod flexlora;
+mod flora;
+mod florist;
+mod hetlora;
 mod lora_a2;
+mod lora_fair;
+mod low_rank;
+mod raflora;
+mod replication;
 mod rolora;
+
+#[cfg(test)]
+mod fixture;
 
 use bonfire_engine::{Active, Plan, Upload};
 
@@ -13,9 +27,19 @@ use crate::{FederationError, Norm, Server};
 
 pub(crate) use build::build;
 pub use common::Common;
+pub use fed_sb::FedSb;
+pub use fedex_lora::FedExLora;
 pub use fedit::FedIt;
+pub use fedsvd::FedSvd;
 pub use ffa_lora::FfaLora;
+pub use flexlora::FlexLora;
+pub use flora::Flora;
+pub use florist::Florist;
+pub use hetlora::HetLora;
 pub use lora_a2::LoraA2;
+pub use lora_fair::LoraFair;
+pub use raflora::RaFlora;
+pub use replication::Replication;
 pub use rolora::RoLora;
 
 /// A federated method: what clients are told, and what becomes of their uploads. One of the project's two public

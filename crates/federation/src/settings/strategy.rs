@@ -44,6 +44,56 @@ pub enum StrategySettings {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         prune: Option<Prune>,
     },
+    /// FlexLoRA (arXiv 2402.11505): the mean of the products, cut to the global rank by SVD.
+    #[serde(rename = "flexlora")]
+    FlexLora {},
+    /// FLoRA (arXiv 2409.05976): clients' factors are stacked, merged into the backbone, and everyone starts again.
+    #[serde(rename = "flora")]
+    Flora {},
+    /// FLoRIST (arXiv 2506.09199): FLoRA's stack, cut to a share of its energy before it is merged.
+    #[serde(rename = "florist")]
+    Florist {
+        /// Share of the energy `Σ s²` of a target's update that is kept.
+        #[serde(default = "nearly_all")]
+        tau: f64,
+    },
+    /// raFLoRA (arXiv 2602.13486): FlexLoRA with every part of the rank averaged over the clients that have it.
+    #[serde(rename = "raflora")]
+    RaFlora {},
+    /// Replication padding (arXiv 2406.17477): every slot is averaged over the clients that have it.
+    Replication {},
+    /// HetLoRA (arXiv 2401.06432): weights by the norm of a client's update, ranks that shrink by themselves.
+    #[serde(rename = "hetlora")]
+    HetLora {
+        /// Weight λ of the push on the last slots.
+        #[serde(default = "hundredth")]
+        lambda: f64,
+        /// Share γ of a client's rank that is not pushed.
+        #[serde(default = "nearly_all")]
+        decay: f64,
+        /// Smallest rank of a client.
+        #[serde(default = "one")]
+        least: usize,
+    },
+    /// FedEx-LoRA (arXiv 2410.09432): FedIT, with what its means miss merged into the backbone.
+    #[serde(rename = "fedex-lora")]
+    FedExLora {
+        /// Largest rank of what is merged in a round; left out: all of it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        rank: Option<usize>,
+    },
+    /// LoRA-FAIR (arXiv 2411.14961): FedIT, with B corrected towards the mean of the products.
+    #[serde(rename = "lora-fair")]
+    LoraFair {
+        /// Weight λ that keeps the correction small.
+        #[serde(default = "hundredth")]
+        lambda: f64,
+    },
+    /// FedSVD (arXiv 2505.12805): B trained, A made orthonormal anew each round.
+    #[serde(rename = "fedsvd")]
+    FedSvd {},
+    /// Fed-SB (arXiv 2502.15436): a small square matrix trained between fixed orthonormal bases.
+    FedSb {},
 }
 
 /// What a strategy makes of `clients.budget`.
@@ -70,6 +120,16 @@ impl StrategySettings {
             StrategySettings::FedIt { .. } => "fedit",
             StrategySettings::FfaLora { .. } => "ffa-lora",
             StrategySettings::RoLora { .. } => "rolora",
+            StrategySettings::FlexLora {} => "flexlora",
+            StrategySettings::Flora {} => "flora",
+            StrategySettings::Florist { .. } => "florist",
+            StrategySettings::RaFlora {} => "raflora",
+            StrategySettings::Replication {} => "replication",
+            StrategySettings::HetLora { .. } => "hetlora",
+            StrategySettings::FedExLora { .. } => "fedex-lora",
+            StrategySettings::LoraFair { .. } => "lora-fair",
+            StrategySettings::FedSvd {} => "fedsvd",
+            StrategySettings::FedSb {} => "fed-sb",
         }
     }
 
@@ -77,6 +137,12 @@ impl StrategySettings {
     pub fn budgets(&self) -> BudgetUse {
         match self {
             StrategySettings::LoraA2 { .. } => BudgetUse::Slots,
+            StrategySettings::FlexLora {}
+            | StrategySettings::Flora {}
+            | StrategySettings::Florist { .. }
+            | StrategySettings::RaFlora {}
+            | StrategySettings::Replication {}
+            | StrategySettings::HetLora { .. } => BudgetUse::Ranks,
             _ => BudgetUse::None,
         }
     }
@@ -90,7 +156,14 @@ impl StrategySettings {
                 | StrategySettings::FedIt { .. }
                 | StrategySettings::FfaLora { .. }
                 | StrategySettings::RoLora { .. }
+                | StrategySettings::Replication {}
         )
+    }
+
+    /// Whether a slot's average divides by the clients that have it. How many those are is nothing that noise on the
+    /// mean protects.
+    pub fn divides_by_owners(&self) -> bool {
+        matches!(self, StrategySettings::LoraA2 { norm: Norm::Choosers, .. } | StrategySettings::Replication {})
     }
 
     /// Whether its clients send more than movements.
@@ -105,13 +178,33 @@ impl StrategySettings {
             | StrategySettings::FedIt { prune }
             | StrategySettings::FfaLora { prune }
             | StrategySettings::RoLora { prune } => *prune,
+            _ => None,
         }
     }
 
     /// The first thing wrong with its keys at global rank `rank`, as `(key, what would be right)`.
-    pub fn problem(&self, _rank: usize) -> Option<(&'static str, String)> {
+    pub fn problem(&self, rank: usize) -> Option<(&'static str, String)> {
+        let must = |fine: bool, key, text: String| (!fine).then_some((key, text));
+        let weight = |lambda: f64| {
+            let fine = lambda.is_finite() && lambda >= 0.0;
+            must(fine, "strategy.lambda", "must be a number, not negative".into())
+        };
         let own = match self {
             StrategySettings::LoraA2 { probe, .. } => probe.problem().map(|p| ("strategy.probe", p.to_string())),
+            StrategySettings::Florist { tau } => {
+                must(*tau > 0.0 && *tau <= 1.0, "strategy.tau", "must be a share above 0 and at most 1".into())
+            }
+            StrategySettings::HetLora { lambda, decay, least } => weight(*lambda)
+                .or(must(*decay > 0.0 && *decay < 1.0, "strategy.decay", "must lie between 0 and 1".into()))
+                .or(must(
+                    (1..=rank).contains(least),
+                    "strategy.least",
+                    format!("must lie between 1 and adapter.rank = {rank}"),
+                )),
+            StrategySettings::FedExLora { rank: Some(0) } => {
+                must(false, "strategy.rank", "must be at least 1; left out, all of the residual is kept".into())
+            }
+            StrategySettings::LoraFair { lambda } => weight(*lambda),
             _ => None,
         };
         own.or_else(|| self.prune().and_then(|prune| prune.problem()))
@@ -144,6 +237,15 @@ pub struct Prune {
     pub warmup: usize,
 }
 
+fn nearly_all() -> f64 {
+    0.99
+}
+fn hundredth() -> f64 {
+    0.01
+}
+fn one() -> usize {
+    1
+}
 fn two() -> usize {
     2
 }
