@@ -45,6 +45,15 @@ pub(crate) fn load(
     Ok((head, lacking))
 }
 
+/// The head's tensors, all zero: for those who need shapes alone.
+pub fn blank(info: &ModelInfo, classes: usize) -> Vec<HeadTensor> {
+    let tensors = |(module, d_in, d_out): (&str, usize, usize)| {
+        let (weight, bias) = (Matrix::zeros(d_in, d_out), Matrix::zeros(1, d_out));
+        [("weight", weight), ("bias", bias)].map(|(part, value)| HeadTensor { name: format!("{module}.{part}"), value })
+    };
+    linears(info, classes).into_iter().flat_map(tensors).collect()
+}
+
 /// Draws the weights that the checkpoint lacks as Transformers does: normal with `initializer_range`.
 pub(crate) fn draw(head: &mut [HeadTensor], lacking: &[usize], info: &ModelInfo, rng: &mut impl Rng) {
     for &i in lacking {

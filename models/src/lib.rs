@@ -29,6 +29,7 @@ pub use config::{Architecture, ModelInfo};
 pub use delta_log::DeltaLog;
 pub use encoder::{Encoder, ModelSource};
 pub use error::ModelError;
+pub use head::blank as blank_head;
 pub use model::{ClientAdapter, Model};
 pub use noise::{NoiseSigns, normals};
 pub use precision::Precision;

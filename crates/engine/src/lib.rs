@@ -17,6 +17,7 @@ mod plan;
 mod select;
 mod send;
 mod settings;
+mod sketch;
 mod upload;
 
 pub use data::{Split, TokenizedData};
@@ -29,4 +30,5 @@ pub use plan::{
 pub use select::top_slots;
 pub use send::personal;
 pub use settings::{InFlight, Probe, Rate, Schedule, TrainSettings};
+pub use sketch::{Choice, sketch};
 pub use upload::{Slots, Upload};

@@ -96,6 +96,11 @@ impl Upload {
         self.factors.iter().flat_map(|(_, targets)| targets).chain(&self.head)
     }
 
+    /// Bytes of [`Self::encode`], without making them.
+    pub fn encoded_len(&self) -> usize {
+        20 + self.slots.index_bytes() + 4 * (self.adapter_params() + self.head_params() + self.aux_params()) as usize
+    }
+
     /// The message as it would cross the wire, little-endian: `"BFU1"`, client, examples, flags (1 A, 2 B, 4 slots
     /// chosen, 8 head, 16 core, 32 more) and rank as u32; one bit for each slot of each target if chosen; then the
     /// numbers as f32, factor by factor, target by target, slot by slot, the head's tensors, and what else a method
@@ -159,10 +164,12 @@ mod tests {
         let all = upload(Slots::All { rank: 10 });
         assert_eq!(all.adapter_params(), 60);
         assert_eq!(all.encode().len(), 20 + 60 * 4);
+        assert_eq!(all.encoded_len(), all.encode().len());
         let some = upload(Slots::Chosen { rank: 10, slots: vec![vec![0, 9], vec![3]] });
         assert_eq!(some.adapter_params(), 9);
         let bytes = some.encode();
         assert_eq!(bytes.len(), 20 + 3 + 9 * 4);
+        assert_eq!(some.encoded_len(), bytes.len());
         assert_eq!(
             &bytes[20..23],
             &[0b1, 0b10_0010, 0],

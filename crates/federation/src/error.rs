@@ -2,8 +2,6 @@
 
 use bonfire_engine::EngineError;
 
-use crate::algebra::AlgebraError;
-
 /// A run that cannot start or go on. The server keeps the state after the last complete round.
 #[derive(Debug, thiserror::Error)]
 pub enum FederationError {
@@ -18,9 +16,9 @@ pub enum FederationError {
     /// Local training or evaluation failed.
     #[error(transparent)]
     Engine(#[from] EngineError),
-    /// The uploads' products cannot be summed or taken apart.
-    #[error("the uploads cannot be combined: {0}")]
-    Algebra(#[from] AlgebraError),
+    /// Factors that cannot be combined.
+    #[error("uploads cannot be combined: {0}")]
+    Algebra(#[from] crate::algebra::AlgebraError),
     /// Averaging gave numbers that are not finite.
     #[error("round {round}: the aggregated adapter is not finite; the state after round {} is kept", round - 1)]
     NotFinite {

@@ -5,7 +5,9 @@ pub mod accountant;
 mod aggregate;
 pub mod algebra;
 mod error;
+mod forecast;
 mod ledger;
+mod products;
 mod records;
 mod rounds;
 mod run;
@@ -16,6 +18,7 @@ mod strategies;
 
 pub use aggregate::{CentralNoise, Rule, average};
 pub use error::FederationError;
+pub use forecast::{Forecast, forecast};
 pub use ledger::{Ledger, Traffic};
 pub use records::{ClientMetrics, RoundMetrics, Summary};
 pub use run::{Control, Event, Run};
@@ -25,9 +28,11 @@ pub use settings::{
     PrivacySettings, Prune, ServerOptimizer, ServerSettings, Settings, Stragglers, StrategySettings,
 };
 pub use strategies::{
-    Common, FedExLora, FedIt, FedSb, FedSvd, FfaLora, FlexLora, Flora, Florist, HetLora, LoraA2, LoraFair, RaFlora,
-    Replication, RoLora, Strategy,
+    Common, Dfl, FedExLora, FedIt, FedLada, FedSaLora, FedSb, FedSvd, FfaLora, FlexLora, Flora, Florist, HetLora,
+    LoraA2, LoraFair, RaFlora, Replication, RoLora, SaFedLora, Sora, Strategy, XgbLora,
 };
 
-pub use bonfire_engine::{InFlight, Probe, Progress, Rate, Schedule, Score, Split, TokenizedData, TrainSettings};
+pub use bonfire_engine::{
+    Choice, InFlight, Probe, Progress, Rate, Schedule, Score, Split, TokenizedData, TrainSettings,
+};
 pub use bonfire_models::AdapterInit;

@@ -22,7 +22,7 @@ impl Run {
             if on(Event::RoundStarted { round, phase, cohort: &cohort }) == Control::Stop {
                 return Ok(());
             }
-            let (stays, dropped) = self.who_stays(round, &cohort);
+            let (stays, dropped) = self.settings.who_stays(round, &cohort);
             let down = self.ledger.download(&plan, &self.server, &stays);
             let lost = self.ledger.download(&plan, &self.server, &dropped);
 

@@ -7,10 +7,9 @@ use bonfire_data::random::{Use, stream};
 use bonfire_engine::{Engine, Member, Named, Progress, Split, TokenizedData};
 use bonfire_models::{Adapter, Model};
 use rand::RngExt;
-use rand::seq::SliceRandom;
 
 use crate::strategies::{Strategy, build};
-use crate::{ClientMetrics, FederationError, Ledger, PrivacySettings, RoundMetrics, Server, Settings};
+use crate::{ClientMetrics, FederationError, Ledger, RoundMetrics, Server, Settings};
 
 /// What happens in a run, as it happens.
 #[derive(Debug)]
@@ -110,32 +109,9 @@ impl Run {
         self.engine.places(self.settings.cohort_size(self.shards.train.len()), self.trainable_params())
     }
 
-    /// The clients of `round`, ascending: all of them, or a draw without repetition that depends on seed and round
-    /// alone. With noise on the mean every client is drawn on its own (Poisson sampling), as the accountant assumes.
+    /// The clients of `round`, ascending: see [`Settings::cohort`].
     pub fn cohort(&self, round: usize) -> Vec<usize> {
-        let count = self.shards.train.len();
-        let mut clients: Vec<usize> = (0..count).collect();
-        let size = self.settings.cohort_size(count);
-        if size < count {
-            let mut rng = stream(self.settings.train.seed, Use::Cohort, round as u64, 0, 0);
-            if matches!(self.settings.privacy, Some(PrivacySettings::Gaussian { .. })) {
-                clients.retain(|_| rng.random_bool(size as f64 / count as f64));
-                return clients;
-            }
-            clients.shuffle(&mut rng);
-            clients.truncate(size);
-            clients.sort_unstable();
-        }
-        clients
-    }
-
-    /// Who of the `cohort` stays to the end of `round`, and who drops out before it uploads.
-    pub(crate) fn who_stays(&self, round: usize, cohort: &[usize]) -> (Vec<usize>, Vec<usize>) {
-        let (seed, chance) = (self.settings.train.seed, self.settings.clients.dropout);
-        let drops = |client: usize| {
-            chance > 0.0 && stream(seed, Use::Dropout, round as u64, client as u64, 0).random_bool(chance)
-        };
-        cohort.iter().partition(|&&client| !drops(client))
+        self.settings.cohort(round, self.shards.train.len())
     }
 
     /// The clients with their shards, what they remember, and how much of their steps they manage in `round`.

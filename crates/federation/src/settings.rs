@@ -5,8 +5,11 @@ mod privacy;
 mod server;
 mod strategy;
 
+use bonfire_data::random::{Use, stream};
 use bonfire_engine::{InFlight, TrainSettings};
 use bonfire_models::{AdapterInit, TargetKind};
+use rand::RngExt;
+use rand::seq::SliceRandom;
 use serde::{Deserialize, Serialize};
 
 use crate::FederationError;
@@ -139,6 +142,34 @@ impl Settings {
     /// Whether clients train the head.
     pub fn trains_head(&self) -> bool {
         self.adapter.head == HeadMode::Trained
+    }
+
+    /// The clients of `round`, of `count`, ascending: all of them, or a draw without repetition that depends on seed and
+    /// round alone. With noise on the mean every client is drawn on its own (Poisson sampling), as the accountant
+    /// assumes.
+    pub fn cohort(&self, round: usize, count: usize) -> Vec<usize> {
+        let mut clients: Vec<usize> = (0..count).collect();
+        let size = self.cohort_size(count);
+        if size < count {
+            let mut rng = stream(self.train.seed, Use::Cohort, round as u64, 0, 0);
+            if matches!(self.privacy, Some(PrivacySettings::Gaussian { .. })) {
+                clients.retain(|_| rng.random_bool(size as f64 / count as f64));
+                return clients;
+            }
+            clients.shuffle(&mut rng);
+            clients.truncate(size);
+            clients.sort_unstable();
+        }
+        clients
+    }
+
+    /// Who of the `cohort` stays to the end of `round`, and who drops out before it uploads.
+    pub fn who_stays(&self, round: usize, cohort: &[usize]) -> (Vec<usize>, Vec<usize>) {
+        let (seed, chance) = (self.train.seed, self.clients.dropout);
+        let drops = |client: usize| {
+            chance > 0.0 && stream(seed, Use::Dropout, round as u64, client as u64, 0).random_bool(chance)
+        };
+        cohort.iter().partition(|&&client| !drops(client))
     }
 
     /// Clients in a round's cohort, of `count`.

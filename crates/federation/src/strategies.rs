@@ -2,9 +2,12 @@
 
 mod build;
 mod common;
+mod dfl;
 mod fed_sb;
 mod fedex_lora;
 mod fedit;
+mod fedlada;
+mod fedsa_lora;
 mod fedsvd;
 mod ffa_lora;
 mod flexlora;
@@ -13,13 +16,14 @@ mod florist;
 mod hetlora;
 mod lora_a2;
 mod lora_fair;
-mod low_rank;
 mod raflora;
 mod replication;
 mod rolora;
-
+mod sa_fedlora;
+mod sora;
 #[cfg(test)]
-mod fixture;
+mod testing;
+mod xgblora;
 
 use bonfire_engine::{Active, Plan, Upload};
 
@@ -27,9 +31,12 @@ use crate::{FederationError, Norm, Server};
 
 pub(crate) use build::build;
 pub use common::Common;
+pub use dfl::Dfl;
 pub use fed_sb::FedSb;
 pub use fedex_lora::FedExLora;
 pub use fedit::FedIt;
+pub use fedlada::FedLada;
+pub use fedsa_lora::FedSaLora;
 pub use fedsvd::FedSvd;
 pub use ffa_lora::FfaLora;
 pub use flexlora::FlexLora;
@@ -41,6 +48,9 @@ pub use lora_fair::LoraFair;
 pub use raflora::RaFlora;
 pub use replication::Replication;
 pub use rolora::RoLora;
+pub use sa_fedlora::SaFedLora;
+pub use sora::Sora;
+pub use xgblora::XgbLora;
 
 /// A federated method: what clients are told, and what becomes of their uploads. One of the project's two public
 /// traits.

@@ -53,8 +53,8 @@ pub enum StrategySettings {
     /// FLoRIST (arXiv 2506.09199): FLoRA's stack, cut to a share of its energy before it is merged.
     #[serde(rename = "florist")]
     Florist {
-        /// Share of the energy `Σ s²` of a target's update that is kept.
-        #[serde(default = "nearly_all")]
+        /// Share τ of the energy `Σ s²` of a target's update that is kept.
+        #[serde(default = "nearly_one")]
         tau: f64,
     },
     /// raFLoRA (arXiv 2602.13486): FlexLoRA with every part of the rank averaged over the clients that have it.
@@ -62,19 +62,6 @@ pub enum StrategySettings {
     RaFlora {},
     /// Replication padding (arXiv 2406.17477): every slot is averaged over the clients that have it.
     Replication {},
-    /// HetLoRA (arXiv 2401.06432): weights by the norm of a client's update, ranks that shrink by themselves.
-    #[serde(rename = "hetlora")]
-    HetLora {
-        /// Weight λ of the push on the last slots.
-        #[serde(default = "hundredth")]
-        lambda: f64,
-        /// Share γ of a client's rank that is not pushed.
-        #[serde(default = "nearly_all")]
-        decay: f64,
-        /// Smallest rank of a client.
-        #[serde(default = "one")]
-        least: usize,
-    },
     /// FedEx-LoRA (arXiv 2410.09432): FedIT, with what its means miss merged into the backbone.
     #[serde(rename = "fedex-lora")]
     FedExLora {
@@ -83,9 +70,8 @@ pub enum StrategySettings {
         rank: Option<usize>,
     },
     /// LoRA-FAIR (arXiv 2411.14961): FedIT, with B corrected towards the mean of the products.
-    #[serde(rename = "lora-fair")]
     LoraFair {
-        /// Weight λ that keeps the correction small.
+        /// Weight λ of the penalty that keeps the correction small.
         #[serde(default = "hundredth")]
         lambda: f64,
     },
@@ -94,6 +80,95 @@ pub enum StrategySettings {
     FedSvd {},
     /// Fed-SB (arXiv 2502.15436): a small square matrix trained between fixed orthonormal bases.
     FedSb {},
+    /// HetLoRA (arXiv 2401.06432): clients of different ranks, self-pruning, weights by the size of updates.
+    #[serde(rename = "hetlora")]
+    HetLora {
+        /// Weight λ of the push on a client's last slots.
+        #[serde(default = "hundredth")]
+        weight: f64,
+        /// γ: a client's last slots are those from `⌊γ·r_k⌋`.
+        #[serde(default = "nearly_one")]
+        decay: f64,
+        /// Fewest slots a client keeps.
+        #[serde(default = "one_slot")]
+        least: usize,
+    },
+    /// FedSA-LoRA (arXiv 2410.01463): A is shared, B and the head stay with each client.
+    #[serde(rename = "fedsa-lora")]
+    FedSaLora {},
+    /// SA-FedLoRA (arXiv 2405.09394), in a federated form of our own: FedProx first, then ever fewer slots.
+    #[serde(rename = "sa-fedlora")]
+    SaFedLora {
+        /// Rounds of the first stage; left out: a fifth of all.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        initiating: Option<usize>,
+        /// μ of FedProx in the first stage.
+        #[serde(default = "hundredth")]
+        prox: f64,
+        /// Slots a target, on average, in the last round.
+        #[serde(default = "one")]
+        least: f64,
+    },
+    /// SoRA (arXiv 2311.11696), in a federated form of our own: gates between A and B, shrunk after every step.
+    Sora {
+        /// ξ: how much a gate shrinks in a step.
+        #[serde(default = "thousandth")]
+        xi: f64,
+        /// Learning rate of the gates; left out: `train.lr_a`.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        lr_gate: Option<f64>,
+        /// Shrink as SoRA's published code does, which zeroes gates below 2ξ.
+        #[serde(default)]
+        twice: bool,
+    },
+    /// XGBLoRA (arXiv 2410.19694), in a federated form of our own: a round is one boosting step on a few layers.
+    #[serde(rename = "xgblora")]
+    XgbLora {
+        /// Layers that train in a round.
+        #[serde(default = "two")]
+        layers: usize,
+        /// λ of the ridge on both factors.
+        #[serde(default)]
+        ridge: f64,
+        /// Share of a round's update that is merged.
+        #[serde(default = "one")]
+        shrinkage: f64,
+    },
+    /// FedLADA (arXiv 2308.00522) on adapters: local steps amended by the federation's direction.
+    #[serde(rename = "fedlada")]
+    FedLada {
+        /// α: the share of a client's own step.
+        #[serde(default = "tenth")]
+        own: f64,
+    },
+    /// DFL (arXiv 2206.06818), in a federated form of our own: a shared and a private branch, trained in turns.
+    Dfl {
+        /// Slots of every target that are private; left out: half of `adapter.rank`.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        private: Option<usize>,
+        /// Weight β of the term that pushes the branches' answers apart.
+        #[serde(default)]
+        apart: f64,
+    },
+}
+
+fn one() -> f64 {
+    1.0
+}
+fn one_slot() -> usize {
+    1
+}
+fn tenth() -> f64 {
+    0.1
+}
+fn hundredth() -> f64 {
+    0.01
+}
+fn thousandth() -> f64 {
+    1e-3
+}
+fn nearly_one() -> f64 {
+    0.99
 }
 
 /// What a strategy makes of `clients.budget`.
@@ -125,11 +200,17 @@ impl StrategySettings {
             StrategySettings::Florist { .. } => "florist",
             StrategySettings::RaFlora {} => "raflora",
             StrategySettings::Replication {} => "replication",
-            StrategySettings::HetLora { .. } => "hetlora",
             StrategySettings::FedExLora { .. } => "fedex-lora",
             StrategySettings::LoraFair { .. } => "lora-fair",
             StrategySettings::FedSvd {} => "fedsvd",
             StrategySettings::FedSb {} => "fed-sb",
+            StrategySettings::HetLora { .. } => "hetlora",
+            StrategySettings::FedSaLora {} => "fedsa-lora",
+            StrategySettings::SaFedLora { .. } => "sa-fedlora",
+            StrategySettings::Sora { .. } => "sora",
+            StrategySettings::XgbLora { .. } => "xgblora",
+            StrategySettings::FedLada { .. } => "fedlada",
+            StrategySettings::Dfl { .. } => "dfl",
         }
     }
 
@@ -157,6 +238,11 @@ impl StrategySettings {
                 | StrategySettings::FfaLora { .. }
                 | StrategySettings::RoLora { .. }
                 | StrategySettings::Replication {}
+                | StrategySettings::SaFedLora { .. }
+                | StrategySettings::FedSaLora {}
+                | StrategySettings::Sora { .. }
+                | StrategySettings::Dfl { .. }
+                | StrategySettings::FedLada { .. }
         )
     }
 
@@ -166,9 +252,32 @@ impl StrategySettings {
         matches!(self, StrategySettings::LoraA2 { norm: Norm::Choosers, .. } | StrategySettings::Replication {})
     }
 
+    /// Whether every weight of the encoder trains, and no adapter.
+    pub fn is_full(&self) -> bool {
+        self.name() == "full"
+    }
+
+    /// Whether its server merges what clients learnt into the backbone, round by round.
+    pub fn merges(&self) -> bool {
+        ["flora", "florist", "fedex-lora", "xgblora"].contains(&self.name())
+    }
+
+    /// Why secure aggregation, which shows the server nothing but a sum, does not serve it; `None`: it does.
+    pub fn against_secure_aggregation(&self) -> Option<&'static str> {
+        match self.name() {
+            "lora-a2" => Some("which slots a client chose is seen; their sum is all the server needs"),
+            "hetlora" => Some("weighs clients by the size of their own update"),
+            "flexlora" | "florist" | "raflora" | "fedex-lora" | "lora-fair" => Some("needs every client's product A·B"),
+            "flora" | "xgblora" => Some("stacks every client's factors"),
+            "fed-sb" => Some("its first round needs every client's product A·B; later rounds are a plain sum"),
+            "fedpeptao" => Some("keeps control variates for every client"),
+            _ => None,
+        }
+    }
+
     /// Whether its clients send more than movements.
     pub fn sends_more(&self) -> bool {
-        false
+        matches!(self, StrategySettings::FedLada { .. })
     }
 
     /// Server-side rank pruning, for strategies that know it.
@@ -184,29 +293,51 @@ impl StrategySettings {
 
     /// The first thing wrong with its keys at global rank `rank`, as `(key, what would be right)`.
     pub fn problem(&self, rank: usize) -> Option<(&'static str, String)> {
-        let must = |fine: bool, key, text: String| (!fine).then_some((key, text));
-        let weight = |lambda: f64| {
-            let fine = lambda.is_finite() && lambda >= 0.0;
-            must(fine, "strategy.lambda", "must be a number, not negative".into())
-        };
-        let own = match self {
-            StrategySettings::LoraA2 { probe, .. } => probe.problem().map(|p| ("strategy.probe", p.to_string())),
-            StrategySettings::Florist { tau } => {
-                must(*tau > 0.0 && *tau <= 1.0, "strategy.tau", "must be a share above 0 and at most 1".into())
-            }
-            StrategySettings::HetLora { lambda, decay, least } => weight(*lambda)
-                .or(must(*decay > 0.0 && *decay < 1.0, "strategy.decay", "must lie between 0 and 1".into()))
-                .or(must(
-                    (1..=rank).contains(least),
-                    "strategy.least",
-                    format!("must lie between 1 and adapter.rank = {rank}"),
-                )),
-            StrategySettings::FedExLora { rank: Some(0) } => {
-                must(false, "strategy.rank", "must be at least 1; left out, all of the residual is kept".into())
-            }
-            StrategySettings::LoraFair { lambda } => weight(*lambda),
-            _ => None,
-        };
+        let must = |fine: bool, key, want: &str| (!fine).then(|| (key, format!("must be {want}")));
+        let weight = |v: f64| v.is_finite() && v >= 0.0;
+        let share = |v: f64| v > 0.0 && v <= 1.0;
+        let own =
+            match self {
+                StrategySettings::LoraA2 { probe, .. } => probe.problem().map(|p| ("strategy.probe", p.to_string())),
+                StrategySettings::HetLora { weight: w, decay, least } => {
+                    must(weight(*w), "strategy.weight", "a finite number, not negative")
+                        .or(must(share(*decay), "strategy.decay", "above 0 and at most 1"))
+                        .or(must(*least >= 1 && *least <= rank, "strategy.least", "between 1 and adapter.rank"))
+                }
+                StrategySettings::Florist { tau } => must(share(*tau), "strategy.tau", "above 0 and at most 1"),
+                StrategySettings::FedExLora { rank } => {
+                    must(rank.is_none_or(|rank| rank >= 1), "strategy.rank", "at least 1; left out, nothing is cut")
+                }
+                StrategySettings::LoraFair { lambda } => {
+                    must(weight(*lambda), "strategy.lambda", "a finite number, not negative")
+                }
+                StrategySettings::SaFedLora { prox, least, .. } => {
+                    must(weight(*prox), "strategy.prox", "a finite number, not negative").or(must(
+                        *least > 0.0 && *least <= rank as f64,
+                        "strategy.least",
+                        "above 0 and at most adapter.rank",
+                    ))
+                }
+                StrategySettings::Sora { xi, lr_gate, .. } => {
+                    must(weight(*xi), "strategy.xi", "a finite number, not negative").or(must(
+                        lr_gate.is_none_or(weight),
+                        "strategy.lr_gate",
+                        "a finite number, not negative",
+                    ))
+                }
+                StrategySettings::XgbLora { layers, ridge, shrinkage } => {
+                    must(*layers >= 1, "strategy.layers", "at least 1")
+                        .or(must(weight(*ridge), "strategy.ridge", "a finite number, not negative"))
+                        .or(must(share(*shrinkage), "strategy.shrinkage", "above 0 and at most 1"))
+                }
+                StrategySettings::FedLada { own } => must(share(*own), "strategy.own", "above 0 and at most 1"),
+                StrategySettings::Dfl { private, apart } => {
+                    let private = private.unwrap_or(rank / 2);
+                    must(private >= 1 && private < rank, "strategy.private", "at least 1 and below adapter.rank")
+                        .or(must(weight(*apart), "strategy.apart", "a finite number, not negative"))
+                }
+                _ => None,
+            };
         own.or_else(|| self.prune().and_then(|prune| prune.problem()))
     }
 }
@@ -237,15 +368,6 @@ pub struct Prune {
     pub warmup: usize,
 }
 
-fn nearly_all() -> f64 {
-    0.99
-}
-fn hundredth() -> f64 {
-    0.01
-}
-fn one() -> usize {
-    1
-}
 fn two() -> usize {
     2
 }

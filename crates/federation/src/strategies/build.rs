@@ -1,11 +1,11 @@
 //! From settings to strategies.
 
-use super::{
-    Common, FedExLora, FedIt, FedSb, FedSvd, FfaLora, FlexLora, Flora, Florist, HetLora, LoraA2, LoraFair, RaFlora,
-    Replication, RoLora, Strategy,
-};
-use bonfire_engine::Tail;
+use bonfire_engine::{Tail, Threshold};
 
+use super::{
+    Common, Dfl, FedExLora, FedIt, FedLada, FedSaLora, FedSb, FedSvd, FfaLora, FlexLora, Flora, Florist, HetLora,
+    LoraA2, LoraFair, RaFlora, Replication, RoLora, SaFedLora, Sora, Strategy, XgbLora,
+};
 use crate::{Settings, StrategySettings};
 
 /// The strategy that `settings` name; `budgets` are the clients' slots per target, or their ranks.
@@ -30,13 +30,36 @@ pub(crate) fn build(settings: &Settings, budgets: Vec<usize>) -> Box<dyn Strateg
         }
         StrategySettings::RaFlora {} => Box::new(RaFlora { common: common(1.0) }),
         StrategySettings::Replication {} => Box::new(Replication { common: common(1.0) }),
-        StrategySettings::HetLora { lambda, decay, least } => {
-            let tail = Tail { weight: *lambda, decay: *decay, least: *least };
-            Box::new(HetLora { common: common(1.0), tail, ranks: budgets })
-        }
         StrategySettings::FedExLora { rank } => Box::new(FedExLora { common: common(1.0), rank: *rank }),
         StrategySettings::LoraFair { lambda } => Box::new(LoraFair { common: common(1.0), lambda: *lambda }),
         StrategySettings::FedSvd {} => Box::new(FedSvd { common: common(1.0) }),
         StrategySettings::FedSb {} => Box::new(FedSb { common: common(1.0) }),
+        StrategySettings::HetLora { weight, decay, least } => {
+            Box::new(HetLora { common: common(1.0), tail: Tail { weight: *weight, decay: *decay, least: *least } })
+        }
+        StrategySettings::FedSaLora {} => Box::new(FedSaLora { common: common(1.0) }),
+        StrategySettings::SaFedLora { initiating, prox, least } => {
+            let initiating = initiating.unwrap_or(settings.train.rounds.div_ceil(5));
+            Box::new(SaFedLora { common: common(1.0), initiating, prox: *prox, least: *least })
+        }
+        StrategySettings::Sora { xi, lr_gate, twice } => Box::new(Sora {
+            common: common(1.0),
+            lr_gate: lr_gate.unwrap_or(settings.train.lr_a),
+            threshold: Threshold { xi: *xi, twice: *twice },
+        }),
+        StrategySettings::XgbLora { layers, ridge, shrinkage } => Box::new(XgbLora {
+            common: common(1.0),
+            layers: *layers,
+            ridge: *ridge,
+            shrinkage: *shrinkage,
+            init: settings.adapter.init,
+        }),
+        StrategySettings::FedLada { own } => {
+            Box::new(FedLada { common: common(1.0), lr_head: settings.train.lr_head, own: *own })
+        }
+        StrategySettings::Dfl { private, apart } => {
+            let private = private.unwrap_or(settings.adapter.rank / 2);
+            Box::new(Dfl { common: common(1.0), private, apart: *apart })
+        }
     }
 }

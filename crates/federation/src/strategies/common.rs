@@ -3,8 +3,9 @@
 
 use std::sync::Arc;
 
+use bonfire_data::random::{Use, stream};
 use bonfire_engine::{Active, Guard, Named, Plan, Terms, Upload};
-use bonfire_models::{Adapter, Matrix};
+use bonfire_models::{Adapter, AdapterInit, Matrix};
 
 use crate::aggregate::{CentralNoise, Rule};
 use crate::{BudgetUse, Norm, PrivacySettings, Prune, Server, Settings};
@@ -113,6 +114,23 @@ impl Common {
         if let Some(prune) = self.prune {
             prune_slots(prune, server);
         }
+    }
+
+    /// The average of the heads alone, for strategies that combine factors in their own way.
+    pub(crate) fn average_heads(&self, server: &mut Server, uploads: &[&Upload]) {
+        let bare = |u: &&Upload| Upload { factors: Vec::new(), ..(*u).clone() };
+        if uploads.iter().any(|u| !u.head.is_empty()) {
+            let heads: Vec<Upload> = uploads.iter().map(bare).collect();
+            self.rule.apply(&mut server.adapter, &mut server.state, server.round + 1, &heads, Norm::All);
+        }
+    }
+
+    /// A fresh start of A and B for the next round, from the seed, so that clients make it themselves.
+    pub(crate) fn restart(&self, server: &mut Server, init: AdapterInit) {
+        let old = &server.adapter;
+        let mut rng = stream(self.seed, Use::Restart, server.round as u64 + 1, 0, 0);
+        let fresh = Adapter::fresh(&old.targets, old.rank, old.alpha, init, Vec::new(), &mut rng);
+        (server.adapter.a, server.adapter.b) = (fresh.a, fresh.b);
     }
 
     /// SCAFFOLD: `c ← c + (1/K)·Σ Δc_k` over the round's clients; a slot a client does not have counts as zero.

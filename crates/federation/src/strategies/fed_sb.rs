@@ -8,8 +8,8 @@
 use bonfire_engine::{Active, Plan, Upload};
 use bonfire_models::Matrix;
 
-use super::low_rank::{average_head, for_each_target, mean_of_products};
 use super::{Common, Strategy};
+use crate::products::{each_target, in_order, mean_of_products};
 use crate::{FederationError, Norm, Server};
 
 /// The strategy `fed-sb`.
@@ -38,9 +38,10 @@ impl Strategy for FedSb {
             self.common.average(server, uploads, Norm::All);
             return Ok(());
         }
-        let rank = server.adapter.rank;
-        let bases = for_each_target(server, |t| {
-            let svd = mean_of_products(server, uploads, t).svd()?;
+        let (adapter, uploads) = (&server.adapter, in_order(uploads));
+        let rank = adapter.rank;
+        let bases = each_target(adapter, |t| {
+            let svd = mean_of_products(adapter, &uploads, t).svd()?;
             let ((left, _), (_, right)) = (svd.right_weighted(rank), svd.left_weighted(rank));
             let mut core = Matrix::zeros(rank, rank);
             svd.s.iter().take(rank).enumerate().for_each(|(i, s)| core.data[i * rank + i] = *s as f32);
@@ -50,7 +51,7 @@ impl Strategy for FedSb {
             (server.adapter.a[t], server.adapter.b[t]) = (a, b);
             server.adapter.core.push(core);
         }
-        average_head(&mut server.adapter, uploads);
+        self.common.average_heads(server, &uploads);
         Ok(())
     }
 }
@@ -58,32 +59,33 @@ impl Strategy for FedSb {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::strategies::fixture::{self, Dense, RANK, weight};
+    use crate::strategies::testing::{
+        apart, beyond, check_orthonormal, dense, dense_mean_of_products, product_of, server, uploads,
+    };
+    use bonfire_models::Factor;
 
     fn strategy() -> FedSb {
         FedSb { common: Common::plain(1e-3, 1e-3, true) }
     }
 
     /// The server after its first round, and what that round's products were on average.
-    fn begun() -> (Server, Vec<Dense>) {
-        let (before, uploads) = (fixture::server(), fixture::uploads(Active::Both, [4, 4, 4]));
+    fn begun() -> (Server, Vec<Vec<f64>>) {
+        let before = server(3, 1);
+        let sent = uploads(&before, &[Factor::A, Factor::B], &[3, 3, 3], 2);
         let mut after = before.clone();
         assert_eq!(strategy().plan(&before).active, Active::Both);
-        strategy().aggregate(&mut after, &uploads).unwrap();
-        fixture::check_head(&before, &after, &uploads);
-        (after, (0..2).map(|t| fixture::mean_of_products(&before, &uploads, [4; 3], t)).collect())
+        strategy().aggregate(&mut after, &sent).expect("aggregates");
+        (after, dense_mean_of_products(&before, &sent))
     }
 
     #[test]
     fn the_first_round_gives_orthonormal_bases_and_the_best_core() {
-        let (server, means) = begun();
+        let (it, means) = begun();
         for (t, mean) in means.iter().enumerate() {
-            assert!((mean.apart(&fixture::model(&server, t)) - mean.beyond(RANK)).abs() < 1e-5);
-            let (a, b) = (&server.adapter.a[t], &server.adapter.b[t]);
-            for gram in [a.transposed().matmul(a), b.matmul(&b.transposed())] {
-                let one = |at: usize| f32::from(u8::from(at / RANK == at % RANK));
-                assert!(gram.data.iter().enumerate().all(|(at, v)| (v - one(at)).abs() < 1e-5));
-            }
+            let far = apart(mean, &product_of(&it.model(), t));
+            assert!((far - beyond(3, mean, it.adapter.targets[t].d_out)).abs() < 1e-5);
+            check_orthonormal(&it.adapter.a[t]);
+            check_orthonormal(&it.adapter.b[t].transposed());
         }
     }
 
@@ -91,22 +93,21 @@ mod tests {
     fn later_rounds_average_the_core_alone_and_exactly() {
         let (before, _) = begun();
         assert_eq!(strategy().plan(&before).active, Active::Core);
-        let uploads = fixture::uploads(Active::Core, [4, 4, 4]);
-        assert_eq!(uploads[0].adapter_params(), (2 * RANK * RANK) as u64);
+        let sent = uploads(&before, &[Factor::Core], &[3, 3, 3], 4);
+        assert_eq!(sent[0].adapter_params(), 2 * 3 * 3);
         let mut after = before.clone();
-        strategy().aggregate(&mut after, &uploads).unwrap();
+        strategy().aggregate(&mut after, &sent).expect("aggregates");
         assert_eq!((&before.adapter.a, &before.adapter.b), (&after.adapter.a, &after.adapter.b));
         for t in 0..2 {
-            // The mean of the clients' models, each with its own core.
-            let mut mean = Dense::zeros(t);
-            for upload in &uploads {
-                let mut own = before.adapter.core[t].clone();
-                own.data.iter_mut().zip(&upload.factors[0].1[t].data).for_each(|(x, d)| *x += d);
-                let b = own.matmul(&before.adapter.b[t]);
-                mean.add(&before.adapter.a[t], &b, 0..RANK, weight(upload.client));
+            // The mean of the clients' models, each with its own core: examples are 1, 4, 7.
+            let mut mean = vec![0.0; before.adapter.a[t].rows * before.adapter.b[t].cols];
+            for (upload, weight) in sent.iter().zip([1.0 / 12.0, 4.0 / 12.0, 7.0 / 12.0]) {
+                let mut core = before.adapter.core[t].clone();
+                core.data.iter_mut().zip(&upload.factors[0].1[t].data).for_each(|(x, d)| *x += d);
+                let product = dense(&before.adapter.a[t], &core.matmul(&before.adapter.b[t]));
+                mean.iter_mut().zip(product).for_each(|(s, v)| *s += weight * before.adapter.scale() * v);
             }
-            assert!(mean.apart(&fixture::model(&after, t)) < 1e-5);
+            assert!(apart(&mean, &product_of(&after.model(), t)) < 1e-5);
         }
-        fixture::check_head(&before, &after, &uploads);
     }
 }

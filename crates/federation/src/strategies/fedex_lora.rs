@@ -4,8 +4,9 @@
 
 use bonfire_engine::{Active, Plan, Upload};
 
-use super::low_rank::{for_each_target, mean_of_products, merge};
 use super::{Common, Strategy};
+use crate::algebra::Svd;
+use crate::products::{each_target, in_order, mean_of_products, merge};
 use crate::{FederationError, Norm, Server};
 
 /// The strategy `fedex-lora`.
@@ -31,71 +32,64 @@ impl Strategy for FedExLora {
     }
 
     fn aggregate(&self, server: &mut Server, uploads: &[Upload]) -> Result<(), FederationError> {
-        let ends = for_each_target(server, |t| Ok(mean_of_products(server, uploads, t)))?;
+        let (adapter, in_order) = (&server.adapter, in_order(uploads));
+        let means = each_target(adapter, |t| Ok(mean_of_products(adapter, &in_order, t)))?;
         self.common.average(server, uploads, Norm::All);
         let adapter = &server.adapter;
-        let residuals = for_each_target(server, |t| {
-            let mut residual = ends[t].clone();
+        let residuals = each_target(adapter, |t| {
+            let mut residual = means[t].clone();
             residual.push(&adapter.a[t], &adapter.b[t], -1.0);
-            residual.svd()
+            residual.scaled(adapter.scale()).svd()
         })?;
         if residuals.iter().all(|svd| svd.rank() == 0) {
             return Ok(());
         }
-        let scale = adapter.scale() as f32;
-        let factors = |svd: &crate::algebra::Svd| {
-            let (mut a, b) = svd.split(svd.rank().min(self.rank.unwrap_or(usize::MAX)).max(1));
-            a.data.iter_mut().for_each(|v| *v *= scale);
-            (a, b)
-        };
-        let updates = residuals.iter().map(factors).collect();
-        merge(server, updates)
+        let kept = |svd: &Svd| svd.split(svd.rank().min(self.rank.unwrap_or(usize::MAX)).max(1));
+        merge(server, residuals.iter().map(kept).collect())
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::strategies::fixture;
+    use crate::strategies::testing::{apart, beyond, dense_mean_of_products, product_of, server, uploads};
+    use bonfire_models::Factor;
 
-    fn aggregated(rank: Option<usize>, uploads: &[Upload]) -> (Server, Server) {
-        let before = fixture::server();
+    fn aggregated(rank: Option<usize>, clients: usize) -> (Server, Vec<Upload>, Server) {
+        let before = server(3, 1);
+        let sent = uploads(&before, &[Factor::A, Factor::B], &vec![3; clients], 2);
         let mut after = before.clone();
-        FedExLora { common: Common::plain(1e-3, 1e-3, true), rank }.aggregate(&mut after, uploads).unwrap();
-        (before, after)
+        FedExLora { common: Common::plain(1e-3, 1e-3, true), rank }.aggregate(&mut after, &sent).expect("aggregates");
+        (before, sent, after)
     }
 
     #[test]
     fn adapter_and_residual_together_are_the_mean_of_the_products() {
-        let uploads = fixture::uploads(Active::Both, [4, 4, 4]);
-        let (before, after) = aggregated(None, &uploads);
+        let (before, sent, after) = aggregated(None, 3);
         let mut means = before.clone();
-        Common::plain(1e-3, 1e-3, true).average(&mut means, &uploads, Norm::All);
+        Common::plain(1e-3, 1e-3, true).average(&mut means, &sent, Norm::All);
         assert_eq!(after.adapter, means.adapter, "the adapter is FedIT's");
-        for t in 0..2 {
-            let mean = fixture::mean_of_products(&before, &uploads, [4; 3], t);
-            assert!(mean.apart(&fixture::model(&after, t)) < 1e-5);
-            assert!(mean.apart(&fixture::model(&means, t)) > 0.1, "FedIT's is not");
+        for (t, mean) in dense_mean_of_products(&before, &sent).iter().enumerate() {
+            assert!(apart(mean, &product_of(&after.model(), t)) < 1e-5);
+            assert!(apart(mean, &product_of(&means.model(), t)) > 0.1, "FedIT's is not");
         }
-        fixture::check_head(&before, &after, &uploads);
     }
 
     #[test]
     fn a_cut_residual_is_the_best_of_its_rank() {
-        let uploads = fixture::uploads(Active::Both, [4, 4, 4]);
-        let (before, after) = aggregated(Some(2), &uploads);
-        for t in 0..2 {
+        let (before, sent, after) = aggregated(Some(2), 3);
+        for (t, mean) in dense_mean_of_products(&before, &sent).iter().enumerate() {
             assert_eq!(after.merged.a[t].cols, 2);
-            let mean = fixture::mean_of_products(&before, &uploads, [4; 3], t);
-            let mut residual = mean.clone();
-            residual.add(&after.adapter.a[t], &after.adapter.b[t], 0..4, -1.0);
-            assert!((mean.apart(&fixture::model(&after, t)) - residual.beyond(2)).abs() < 1e-5);
+            let means = product_of(&after.adapter, t);
+            let residual: Vec<f64> = mean.iter().zip(means).map(|(x, y)| x - y).collect();
+            let best = beyond(2, &residual, before.adapter.targets[t].d_out);
+            assert!(best > 1e-3 && (apart(mean, &product_of(&after.model(), t)) - best).abs() < 1e-5);
         }
     }
 
     #[test]
     fn one_client_leaves_no_residual() {
-        let uploads = &fixture::uploads(Active::Both, [4, 4, 4])[..1];
-        assert!(aggregated(None, uploads).1.merged.is_empty());
+        let (.., after) = aggregated(None, 1);
+        assert!(after.merged.is_empty() && after.merged.pushed == 0);
     }
 }

@@ -4,8 +4,8 @@
 
 use bonfire_engine::{Active, Plan, Upload};
 
-use super::low_rank::{empty, for_each_target};
 use super::{Common, Strategy};
+use crate::products::{each_target, nothing};
 use crate::{FederationError, Norm, Server};
 
 /// The strategy `fedsvd`.
@@ -31,8 +31,8 @@ impl Strategy for FedSvd {
     fn aggregate(&self, server: &mut Server, uploads: &[Upload]) -> Result<(), FederationError> {
         self.common.average(server, uploads, Norm::All);
         let adapter = &server.adapter;
-        let fresh = for_each_target(server, |t| {
-            let mut product = empty(server, t);
+        let fresh = each_target(adapter, |t| {
+            let mut product = nothing(adapter, t);
             product.push(&adapter.a[t], &adapter.b[t], 1.0);
             Ok(product.svd()?.right_weighted(adapter.rank))
         })?;
@@ -46,48 +46,46 @@ impl Strategy for FedSvd {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::strategies::fixture::{self, RANK};
+    use crate::strategies::testing::{apart, check_orthonormal, dense, product_of, server, singular_values, uploads};
+    use bonfire_models::Factor;
 
-    fn aggregated(mut server: Server, uploads: &[Upload]) -> Server {
-        FedSvd { common: Common::plain(1e-3, 1e-3, true) }.aggregate(&mut server, uploads).unwrap();
+    fn aggregated(mut server: Server, sent: &[Upload]) -> Server {
+        FedSvd { common: Common::plain(1e-3, 1e-3, true) }.aggregate(&mut server, sent).expect("aggregates");
         server
-    }
-
-    #[track_caller]
-    fn check_orthonormal(server: &Server) {
-        for a in &server.adapter.a {
-            let gram = a.transposed().matmul(a);
-            let one = |at: usize| f32::from(u8::from(at / RANK == at % RANK));
-            assert!(gram.data.iter().enumerate().all(|(at, v)| (v - one(at)).abs() < 1e-5), "{gram:?}");
-        }
     }
 
     #[test]
     fn the_model_is_the_mean_and_a_is_orthonormal() {
-        let (before, uploads) = (fixture::server(), fixture::uploads(Active::B, [4, 4, 4]));
-        let after = aggregated(before.clone(), &uploads);
+        let before = server(3, 1);
+        let sent = uploads(&before, &[Factor::B], &[3, 3, 3], 2);
+        let after = aggregated(before.clone(), &sent);
         for t in 0..2 {
-            let mean = fixture::mean_of_products(&before, &uploads, [4; 3], t);
-            assert!(mean.apart(&fixture::model(&after, t)) < 1e-5);
-            // Rows of B are S·V: orthogonal, of the product's singular values.
+            // With A frozen, the mean of the products is the product with the mean: examples are 1, 4, 7.
+            let mut mean = vec![0.0; before.adapter.a[t].rows * before.adapter.b[t].cols];
+            for (upload, weight) in sent.iter().zip([1.0 / 12.0, 4.0 / 12.0, 7.0 / 12.0]) {
+                let mut b = before.adapter.b[t].clone();
+                b.data.iter_mut().zip(&upload.factors[0].1[t].data).for_each(|(x, d)| *x += d);
+                let product = dense(&before.adapter.a[t], &b);
+                mean.iter_mut().zip(product).for_each(|(s, v)| *s += weight * before.adapter.scale() * v);
+            }
+            assert!(apart(&mean, &product_of(&after.adapter, t)) < 1e-5);
+            check_orthonormal(&after.adapter.a[t]);
+            // Rows of B are S·V: orthogonal, and as long as the product's singular values.
             let b = &after.adapter.b[t];
-            let gram = b.matmul(&b.transposed());
-            for (at, v) in gram.data.iter().enumerate() {
-                let (i, j) = (at / RANK, at % RANK);
-                let expected = if i == j { mean.singular_values()[i].powi(2) } else { 0.0 };
-                assert!((f64::from(*v) - expected).abs() < 1e-4, "{v} and {expected}");
+            let s = singular_values(&mean, b.cols);
+            for (at, v) in b.matmul(&b.transposed()).data.iter().enumerate() {
+                let want = if at / 3 == at % 3 { (s[at / 3] / before.adapter.scale()).powi(2) } else { 0.0 };
+                assert!((f64::from(*v) - want).abs() < 1e-5, "{v} and {want}");
             }
         }
-        check_orthonormal(&after);
-        fixture::check_head(&before, &after, &uploads);
     }
 
     #[test]
     fn an_update_that_is_still_zero_leaves_every_slot_able_to_learn() {
-        let mut server = fixture::server();
-        server.adapter.b.iter_mut().for_each(|b| b.data.fill(0.0));
-        let mut uploads = fixture::uploads(Active::B, [4, 4, 4]);
-        uploads.iter_mut().for_each(|u| u.factors[0].1.iter_mut().for_each(|m| m.data.fill(0.0)));
-        check_orthonormal(&aggregated(server, &uploads));
+        let mut it = server(3, 1);
+        it.adapter.b.iter_mut().for_each(|b| b.data.fill(0.0));
+        let mut sent = uploads(&it, &[Factor::B], &[3, 3], 2);
+        sent.iter_mut().for_each(|u| u.factors[0].1.iter_mut().for_each(|m| m.data.fill(0.0)));
+        aggregated(it, &sent).adapter.a.iter().for_each(check_orthonormal);
     }
 }

@@ -5,8 +5,8 @@
 use bonfire_engine::{Active, Plan, Upload};
 use bonfire_models::AdapterInit;
 
-use super::low_rank::{average_head, empty, for_each_target, held, merge, restart};
 use super::{Common, Strategy};
+use crate::products::{in_order, merge_products};
 use crate::{FederationError, Server};
 
 /// The strategy `flora`.
@@ -32,16 +32,10 @@ impl Strategy for Flora {
     }
 
     fn aggregate(&self, server: &mut Server, uploads: &[Upload]) -> Result<(), FederationError> {
-        let scale = server.adapter.scale();
-        let stacks = for_each_target(server, |t| {
-            let mut stack = empty(server, t);
-            // The weight, and LoRA's scale, on one side only.
-            held(server, uploads, t).iter().for_each(|h| stack.push(&h.a, &h.b, scale * h.weight));
-            Ok(stack.factors())
-        })?;
-        merge(server, stacks)?;
-        average_head(&mut server.adapter, uploads);
-        restart(server, self.common.seed, self.init);
+        let uploads = in_order(uploads);
+        merge_products(server, &uploads, 1.0)?;
+        self.common.average_heads(server, &uploads);
+        self.common.restart(server, self.init);
         Ok(())
     }
 }
@@ -49,60 +43,60 @@ impl Strategy for Flora {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::strategies::fixture;
+    use crate::strategies::testing::{apart, dense_mean_of_products, product_of, server, uploads};
+    use bonfire_models::Factor;
 
-    fn strategy() -> Flora {
-        Flora { common: Common::plain(1e-3, 1e-3, true), init: AdapterInit::Kaiming }
+    const BOTH: [Factor; 2] = [Factor::A, Factor::B];
+
+    fn aggregate(server: &mut Server, sent: &[Upload]) {
+        let strategy = Flora { common: Common::plain(1e-3, 1e-3, true), init: AdapterInit::Kaiming };
+        strategy.aggregate(server, sent).expect("aggregates");
     }
 
     #[test]
     fn the_model_is_the_mean_of_the_products_whatever_the_ranks() {
-        let ranks = [2, 4, 1];
-        let (before, uploads) = (fixture::server(), fixture::uploads(Active::Both, ranks));
+        let before = server(3, 1);
+        let sent = uploads(&before, &BOTH, &[2, 3, 1], 2);
         let mut after = before.clone();
-        strategy().aggregate(&mut after, &uploads).unwrap();
-        for t in 0..2 {
-            let mean = fixture::mean_of_products(&before, &uploads, ranks, t);
-            assert!(mean.apart(&fixture::model(&after, t)) < 1e-5);
-            assert_eq!(after.merged.a[t].cols, 7);
+        aggregate(&mut after, &sent);
+        for (t, mean) in dense_mean_of_products(&before, &sent).iter().enumerate() {
+            assert!(apart(mean, &product_of(&after.model(), t)) < 1e-5);
+            assert_eq!(after.merged.a[t].cols, 6, "slots that clients have, and no others");
         }
-        assert_eq!(after.merged.pushed, 7 * (9 + 7 + 6 + 11));
-        fixture::check_head(&before, &after, &uploads);
+        assert_eq!(after.merged.pushed, 6 * (5 + 6 + 7 + 4));
     }
 
     #[test]
-    fn rounds_add_up_and_the_log_stays_within_its_target() {
-        let mut server = fixture::server();
-        let uploads = fixture::uploads(Active::Both, [4, 4, 4]);
-        let mut sums = [0, 1].map(fixture::Dense::zeros);
-        for round in 0..4 {
-            for (t, sum) in sums.iter_mut().enumerate() {
-                let mean = fixture::mean_of_products(&server, &uploads, [4, 4, 4], t);
-                sum.data.iter_mut().zip(mean.data).for_each(|(s, m)| *s += m);
+    fn rounds_add_up_and_the_log_stays_about_as_wide_as_its_matrices() {
+        let mut it = server(3, 1);
+        let mut sums = [vec![0.0; 30], vec![0.0; 28]];
+        for round in 0..5 {
+            let sent = uploads(&it, &BOTH, &[3, 2, 3], round);
+            for (sum, mean) in sums.iter_mut().zip(dense_mean_of_products(&it, &sent)) {
+                sum.iter_mut().zip(mean).for_each(|(s, m)| *s += m);
             }
-            strategy().aggregate(&mut server, &uploads).unwrap();
-            server.round = round + 1;
+            aggregate(&mut it, &sent);
+            it.round += 1;
             for (t, sum) in sums.iter().enumerate() {
-                assert!(sum.apart(&fixture::model(&server, t)) < 1e-5 * sum.norm());
-                let (d_in, d_out) = fixture::WIDTHS[t];
-                assert!(2 * server.merged.a[t].cols <= 3 * d_in.min(d_out));
+                assert!(apart(sum, &product_of(&it.model(), t)) < 1e-5);
+                assert!(2 * it.merged.a[t].cols <= 3 * [5, 4][t]);
             }
         }
-        assert_eq!(server.merged.pushed, 4 * 12 * (9 + 7 + 6 + 11), "what was sent, not what is kept");
+        assert_eq!(it.merged.pushed, 5 * 8 * (5 + 6 + 7 + 4), "what was sent, not what is kept");
     }
 
     #[test]
     fn every_round_starts_from_its_own_fresh_adapter() {
-        let uploads = fixture::uploads(Active::Both, [4, 4, 4]);
         let next = |round: usize| {
-            let mut server = Server { round, ..fixture::server() };
-            strategy().aggregate(&mut server, &uploads).unwrap();
-            server.adapter
+            let mut it = Server { round, ..server(3, 1) };
+            let sent = uploads(&it, &BOTH, &[3, 3], 2);
+            aggregate(&mut it, &sent);
+            it.adapter
         };
         let (one, again, other) = (next(0), next(0), next(1));
         assert_eq!(one, again);
         assert_ne!(one.a, other.a);
         assert!(one.b.iter().all(|b| b.data.iter().all(|&x| x == 0.0)));
-        assert!(one.a[0].data.iter().all(|x| x.abs() <= 1.0 / 3.0), "Kaiming for nine inputs");
+        assert!(one.a[0].data.iter().all(|x| x.abs() <= 1.0 / 5f32.sqrt()), "Kaiming for five inputs");
     }
 }

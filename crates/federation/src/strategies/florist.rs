@@ -6,8 +6,8 @@
 use bonfire_engine::{Active, Plan, Upload};
 use bonfire_models::AdapterInit;
 
-use super::low_rank::{average_head, empty, for_each_target, held, merge, restart};
 use super::{Common, Strategy};
+use crate::products::{each_target, in_order, mean_of_products, merge};
 use crate::{FederationError, Server};
 
 /// The strategy `florist`.
@@ -35,17 +35,15 @@ impl Strategy for Florist {
     }
 
     fn aggregate(&self, server: &mut Server, uploads: &[Upload]) -> Result<(), FederationError> {
-        let scale = server.adapter.scale();
-        let updates = for_each_target(server, |t| {
-            let mut stack = empty(server, t);
-            held(server, uploads, t).iter().for_each(|h| stack.push(&h.a, &h.b, scale * h.weight));
-            let svd = stack.svd()?;
+        let (adapter, uploads) = (&server.adapter, in_order(uploads));
+        let updates = each_target(adapter, |t| {
+            let svd = mean_of_products(adapter, &uploads, t).scaled(adapter.scale()).svd()?;
             // S on the side of B's columns in the paper's orientation, of A's here: the product is what counts.
             Ok(svd.left_weighted(svd.rank_for_energy(self.tau).max(1)))
         })?;
         merge(server, updates)?;
-        average_head(&mut server.adapter, uploads);
-        restart(server, self.common.seed, self.init);
+        self.common.average_heads(server, &uploads);
+        self.common.restart(server, self.init);
         Ok(())
     }
 }
@@ -53,37 +51,36 @@ impl Strategy for Florist {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::strategies::fixture;
+    use crate::strategies::testing::{apart, beyond, dense_mean_of_products, product_of, server, uploads};
+    use bonfire_models::Factor;
 
-    fn aggregated(tau: f64, ranks: [usize; 3]) -> (Server, Vec<Upload>, Server) {
-        let (before, uploads) = (fixture::server(), fixture::uploads(Active::Both, ranks));
+    fn aggregated(tau: f64) -> (Server, Vec<Upload>, Server) {
+        let before = server(3, 1);
+        let sent = uploads(&before, &[Factor::A, Factor::B], &[2, 3, 1], 2);
         let mut after = before.clone();
         let strategy = Florist { common: Common::plain(1e-3, 1e-3, true), init: AdapterInit::Kaiming, tau };
-        strategy.aggregate(&mut after, &uploads).unwrap();
-        (before, uploads, after)
+        strategy.aggregate(&mut after, &sent).expect("aggregates");
+        (before, sent, after)
     }
 
     #[test]
     fn the_fewest_parts_that_hold_the_energy_are_merged() {
         for tau in [0.5, 0.8, 0.95, 1.0] {
-            let ranks = [2, 4, 1];
-            let (before, uploads, after) = aggregated(tau, ranks);
-            for t in 0..2 {
-                let mean = fixture::mean_of_products(&before, &uploads, ranks, t);
-                let merged = after.merged.a[t].cols;
-                let left_out = |rank: usize| (mean.beyond(rank) / mean.norm()).powi(2);
-                assert!(1.0 - left_out(merged) >= tau - 1e-9, "{merged} parts hold too little");
-                assert!(merged == 1 || 1.0 - left_out(merged - 1) < tau, "{merged} parts are too many");
-                let apart = mean.apart(&fixture::model(&after, t));
-                assert!((apart - mean.beyond(merged)).abs() < 1e-5);
+            let (before, sent, after) = aggregated(tau);
+            for (t, mean) in dense_mean_of_products(&before, &sent).iter().enumerate() {
+                let (cols, merged) = (before.adapter.targets[t].d_out, after.merged.a[t].cols);
+                let held = |rank: usize| 1.0 - (beyond(rank, mean, cols) / beyond(0, mean, cols)).powi(2);
+                assert!(held(merged) >= tau - 1e-9, "{merged} parts hold too little");
+                assert!(merged == 1 || held(merged - 1) < tau, "{merged} parts are too many");
+                let far = apart(mean, &product_of(&after.model(), t));
+                assert!((far - beyond(merged, mean, cols)).abs() < 1e-5);
             }
-            fixture::check_head(&before, &after, &uploads);
         }
     }
 
     #[test]
     fn clients_start_again() {
-        let (before, _, after) = aggregated(0.9, [4, 4, 4]);
+        let (before, _, after) = aggregated(0.9);
         assert!(after.adapter.b.iter().all(|b| b.data.iter().all(|&x| x == 0.0)));
         assert_ne!(before.adapter.a, after.adapter.a);
         assert!(after.adapter.a.iter().all(|a| a.data.iter().all(|&x| x != 0.0)));

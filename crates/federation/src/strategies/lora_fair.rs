@@ -5,8 +5,8 @@
 
 use bonfire_engine::{Active, Plan, Upload};
 
-use super::low_rank::{for_each_target, mean_of_products};
 use super::{Common, Strategy};
+use crate::products::{each_target, in_order, mean_of_products};
 use crate::{FederationError, Norm, Server};
 
 /// The strategy `lora-fair`.
@@ -32,10 +32,11 @@ impl Strategy for LoraFair {
     }
 
     fn aggregate(&self, server: &mut Server, uploads: &[Upload]) -> Result<(), FederationError> {
-        let ends = for_each_target(server, |t| Ok(mean_of_products(server, uploads, t)))?;
+        let (adapter, in_order) = (&server.adapter, in_order(uploads));
+        let means = each_target(adapter, |t| Ok(mean_of_products(adapter, &in_order, t)))?;
         self.common.average(server, uploads, Norm::All);
         let adapter = &server.adapter;
-        let corrections = for_each_target(server, |t| ends[t].ridge(&adapter.a[t], &adapter.b[t], self.lambda))?;
+        let corrections = each_target(adapter, |t| means[t].ridge(&adapter.a[t], &adapter.b[t], self.lambda))?;
         for (b, delta) in server.adapter.b.iter_mut().zip(corrections) {
             b.data.iter_mut().zip(delta.data).for_each(|(b, d)| *b += d);
         }
@@ -46,16 +47,17 @@ impl Strategy for LoraFair {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::strategies::fixture::{self, Dense, RANK};
+    use crate::strategies::testing::{apart, dense_mean_of_products, product_of, server, uploads};
+    use bonfire_models::Factor;
 
     /// The means, the server after a correction with `lambda`, and the mean of the products of target 0.
-    fn corrected(lambda: f64) -> (Server, Server, Dense) {
-        let (before, uploads) = (fixture::server(), fixture::uploads(Active::Both, [4, 4, 4]));
+    fn corrected(lambda: f64) -> (Server, Server, Vec<f64>) {
+        let before = server(3, 1);
+        let sent = uploads(&before, &[Factor::A, Factor::B], &[3, 3, 3], 2);
         let (mut means, mut after) = (before.clone(), before.clone());
-        Common::plain(1e-3, 1e-3, true).average(&mut means, &uploads, Norm::All);
-        LoraFair { common: Common::plain(1e-3, 1e-3, true), lambda }.aggregate(&mut after, &uploads).unwrap();
-        fixture::check_head(&before, &after, &uploads);
-        (means, after, fixture::mean_of_products(&before, &uploads, [4; 3], 0))
+        Common::plain(1e-3, 1e-3, true).average(&mut means, &sent, Norm::All);
+        LoraFair { common: Common::plain(1e-3, 1e-3, true), lambda }.aggregate(&mut after, &sent).expect("aggregates");
+        (means, after, dense_mean_of_products(&before, &sent).swap_remove(0))
     }
 
     #[test]
@@ -63,21 +65,15 @@ mod tests {
         for lambda in [1e-2, 1.0, 50.0] {
             let (means, after, mean) = corrected(lambda);
             assert_eq!(means.adapter.a, after.adapter.a);
-            // Āᵀ·(Ā·B − ΔW) + λ·ΔB, number by number.
-            let (a, b) = (&after.adapter.a[0], &after.adapter.b[0]);
-            let product = fixture::model(&after, 0);
-            for slot in 0..RANK {
-                for j in 0..b.cols {
-                    let at = slot * b.cols + j;
-                    let pull: f64 = (0..a.rows)
-                        .map(|i| {
-                            f64::from(a.data[i * RANK + slot])
-                                * (product.data[i * b.cols + j] - mean.data[i * b.cols + j])
-                        })
-                        .sum();
-                    let delta = f64::from(b.data[at]) - f64::from(means.adapter.b[0].data[at]);
-                    assert!((pull + lambda * delta).abs() < 1e-4 * (1.0 + lambda), "{pull} and {delta}");
-                }
+            // Āᵀ·(Ā·B − ΔW) + λ·ΔB, number by number, without LoRA's scale.
+            let (a, b, scale) = (&after.adapter.a[0], &after.adapter.b[0], after.adapter.scale());
+            let product = product_of(&after.adapter, 0);
+            for (at, new) in b.data.iter().enumerate() {
+                let (slot, j) = (at / b.cols, at % b.cols);
+                let far = |i: usize| (product[i * b.cols + j] - mean[i * b.cols + j]) / scale;
+                let pull: f64 = (0..a.rows).map(|i| f64::from(a.data[i * 3 + slot]) * far(i)).sum();
+                let delta = f64::from(*new) - f64::from(means.adapter.b[0].data[at]);
+                assert!((pull + lambda * delta).abs() < 1e-5 * (1.0 + lambda), "{pull} and {delta}");
             }
         }
     }
@@ -86,10 +82,10 @@ mod tests {
     fn the_model_comes_nearer_the_smaller_lambda_is() {
         let far = |lambda: f64| {
             let (_, after, mean) = corrected(lambda);
-            mean.apart(&fixture::model(&after, 0))
+            apart(&mean, &product_of(&after.adapter, 0))
         };
         let (means, _, mean) = corrected(1.0);
-        let fedit = mean.apart(&fixture::model(&means, 0));
+        let fedit = apart(&mean, &product_of(&means.adapter, 0));
         let [none, little, much] = [0.0, 0.01, 10.0].map(far);
         assert!(none < little && little < much && much < fedit, "{none} {little} {much} {fedit}");
     }

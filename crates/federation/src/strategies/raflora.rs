@@ -5,9 +5,11 @@
 //! client of the round has stays as it is.
 
 use bonfire_engine::{Active, Plan, Upload};
+use bonfire_models::Adapter;
 
-use super::low_rank::{Held, average_head, empty, for_each_target, held, place};
 use super::{Common, Strategy};
+use crate::algebra::Stack;
+use crate::products::{each_target, in_order, nothing, place, trained, weights};
 use crate::{FederationError, Server};
 
 /// The strategy `raflora`.
@@ -42,84 +44,104 @@ impl Strategy for RaFlora {
     }
 
     fn aggregate(&self, server: &mut Server, uploads: &[Upload]) -> Result<(), FederationError> {
-        let cuts = self.cuts(server.adapter.rank);
-        let sums = for_each_target(server, |t| {
-            let (clients, mut sum) = (held(server, uploads, t), empty(server, t));
-            for (i, &high) in cuts.iter().enumerate() {
-                let part = i.checked_sub(1).map_or(0, |before| cuts[before])..high;
-                let owners: Vec<&Held> = clients.iter().filter(|h| h.slots.len() >= high).collect();
-                let total: f64 = owners.iter().map(|h| h.weight).sum();
-                for h in &owners {
-                    sum.push_slots(&h.a, &h.b, part.clone(), h.weight / total);
-                }
-                if owners.is_empty() {
-                    sum.push_slots(&server.adapter.a[t], &server.adapter.b[t], part, 1.0);
-                }
-            }
-            sum.svd()
-        })?;
+        let (adapter, uploads) = (&server.adapter, in_order(uploads));
+        let cuts = self.cuts(adapter.rank);
+        let sums = each_target(adapter, |t| sum_of_parts(adapter, &uploads, t, &cuts).svd())?;
         sums.iter().enumerate().for_each(|(t, svd)| place(&mut server.adapter, t, svd));
-        average_head(&mut server.adapter, uploads);
+        self.common.average_heads(server, &uploads);
         Ok(())
     }
+}
+
+/// `ΔW` of a target, part by part.
+fn sum_of_parts(adapter: &Adapter, uploads: &[&Upload], t: usize, cuts: &[usize]) -> Stack {
+    let mut sum = nothing(adapter, t);
+    let mut low = 0;
+    for &high in cuts {
+        let owners: Vec<&Upload> = uploads.iter().copied().filter(|u| u.slots.of(t).len() >= high).collect();
+        for (upload, weight) in owners.iter().zip(weights(&owners)) {
+            let (a, b) = trained(adapter, upload, t);
+            sum.push_slots(&a, &b, low..high, weight);
+        }
+        if owners.is_empty() {
+            sum.push_slots(&adapter.a[t], &adapter.b[t], low..high, 1.0);
+        }
+        low = high;
+    }
+    sum
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::strategies::fixture::{self, Dense, RANK, weight};
+    use crate::strategies::testing::{apart, beyond, dense, product_of, server, uploads};
+    use bonfire_models::Factor;
 
+    /// The server before and after, and the uploads of clients of these ranks; examples are 1, 4, 7.
     fn aggregated(ranks: [usize; 3], federation: Vec<usize>) -> (Server, Vec<Upload>, Server) {
-        let (before, uploads) = (fixture::server(), fixture::uploads(Active::Both, ranks));
+        let before = server(4, 1);
+        let sent = uploads(&before, &[Factor::A, Factor::B], &ranks, 2);
         let mut after = before.clone();
         let common = Common { ranks: Some(federation), ..Common::plain(1e-3, 1e-3, true) };
-        RaFlora { common }.aggregate(&mut after, &uploads).unwrap();
-        (before, uploads, after)
+        RaFlora { common }.aggregate(&mut after, &sent).expect("aggregates");
+        (before, sent, after)
+    }
+
+    /// `Σ weight·A[:, slots]·B[slots, :]` with LoRA's scale, of clients' ends, or of the start for client `None`.
+    fn expected(
+        before: &Server,
+        sent: &[Upload],
+        t: usize,
+        parts: &[(Option<usize>, std::ops::Range<usize>, f64)],
+    ) -> Vec<f64> {
+        let adapter = &before.adapter;
+        let mut sum = vec![0.0; adapter.targets[t].d_in * adapter.targets[t].d_out];
+        for (client, slots, weight) in parts {
+            let start = (adapter.a[t].clone(), adapter.b[t].clone());
+            let (a, b) = client.map_or(start, |k| trained(adapter, &sent[k], t));
+            let slots: Vec<usize> = slots.clone().collect();
+            let part = dense(&a.transposed().rows(&slots).transposed(), &b.rows(&slots));
+            sum.iter_mut().zip(part).for_each(|(s, v)| *s += weight * adapter.scale() * v);
+        }
+        sum
+    }
+
+    #[track_caller]
+    fn check(after: &Server, t: usize, sum: &[f64]) {
+        let far = apart(sum, &product_of(&after.adapter, t));
+        assert!((far - beyond(4, sum, after.adapter.targets[t].d_out)).abs() < 1e-5);
     }
 
     #[test]
     fn each_part_is_averaged_over_those_that_have_it() {
-        let (before, uploads, after) = aggregated([4, 1, 3], vec![4, 1, 3]);
+        let (before, sent, after) = aggregated([4, 1, 3], vec![4, 1, 3]);
         for t in 0..2 {
-            let mut sum = Dense::zeros(t);
-            let mut add = |client: usize, slots, weight| {
-                let (a, b) = fixture::end(&before, &uploads, client, t);
-                sum.add(&a, &b, slots, weight);
-            };
-            (0..3).for_each(|k| add(k, 0..1, weight(k)));
-            let two = weight(0) + weight(2);
-            [0, 2].into_iter().for_each(|k| add(k, 1..3, weight(k) / two));
-            add(0, 3..4, 1.0);
-            let apart = sum.apart(&fixture::model(&after, t));
-            assert!((apart - sum.beyond(RANK)).abs() < 1e-5);
+            let all = [(0, 1.0), (1, 4.0), (2, 7.0)].map(|(k, n)| (Some(k), 0..1, n / 12.0));
+            let two = [(0, 1.0), (2, 7.0)].map(|(k, n)| (Some(k), 1..3, n / 8.0));
+            let parts = [all.as_slice(), &two, &[(Some(0), 3..4, 1.0)]].concat();
+            check(&after, t, &expected(&before, &sent, t, &parts));
         }
-        fixture::check_head(&before, &after, &uploads);
     }
 
     #[test]
     fn a_part_that_nobody_of_the_round_has_stays() {
         // Some client of the federation has rank 4, but none of this round.
-        let (before, uploads, after) = aggregated([2, 1, 2], vec![2, 1, 2, 4]);
-        let mut sum = Dense::zeros(0);
-        for k in 0..3 {
-            let (a, b) = fixture::end(&before, &uploads, k, 0);
-            sum.add(&a, &b, 0..1, weight(k));
-            if k != 1 {
-                sum.add(&a, &b, 1..2, weight(k) / (weight(0) + weight(2)));
-            }
+        let (before, sent, after) = aggregated([2, 1, 2], vec![2, 1, 2, 4]);
+        for t in 0..2 {
+            let all = [(0, 1.0), (1, 4.0), (2, 7.0)].map(|(k, n)| (Some(k), 0..1, n / 12.0));
+            let two = [(0, 1.0), (2, 7.0)].map(|(k, n)| (Some(k), 1..2, n / 8.0));
+            let parts = [all.as_slice(), &two, &[(None, 2..4, 1.0)]].concat();
+            check(&after, t, &expected(&before, &sent, t, &parts));
         }
-        sum.add(&before.adapter.a[0], &before.adapter.b[0], 2..4, 1.0);
-        assert!((sum.apart(&fixture::model(&after, 0)) - sum.beyond(RANK)).abs() < 1e-5);
     }
 
     #[test]
     fn with_equal_ranks_it_is_flexlora() {
-        let (before, uploads, after) = aggregated([4, 4, 4], vec![4, 4, 4]);
+        let (before, sent, after) = aggregated([4, 4, 4], vec![4, 4, 4]);
         let mut flex = before.clone();
-        let common = Common::plain(1e-3, 1e-3, true);
-        crate::FlexLora { common }.aggregate(&mut flex, &uploads).unwrap();
+        crate::FlexLora { common: Common::plain(1e-3, 1e-3, true) }.aggregate(&mut flex, &sent).expect("aggregates");
         for t in 0..2 {
-            assert!(fixture::model(&flex, t).apart(&fixture::model(&after, t)) < 1e-5);
+            assert!(apart(&product_of(&flex.adapter, t), &product_of(&after.adapter, t)) < 1e-5);
         }
     }
 }

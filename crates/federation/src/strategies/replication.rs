@@ -38,43 +38,32 @@ impl Strategy for Replication {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::strategies::fixture::{self, RANK, weight};
+    use crate::products::trained;
+    use crate::strategies::testing::{server, uploads};
+    use bonfire_models::Factor;
 
     #[test]
     fn every_slot_is_the_mean_of_its_owners() {
-        let ranks = [3, 1, 2];
-        let (before, uploads) = (fixture::server(), fixture::uploads(Active::Both, ranks));
+        let (before, ranks) = (server(4, 1), [3, 1, 2]);
+        let sent = uploads(&before, &[Factor::A, Factor::B], &ranks, 2);
         let mut after = before.clone();
-        Replication { common: Common::plain(1e-3, 1e-3, true) }.aggregate(&mut after, &uploads).unwrap();
+        Replication { common: Common::plain(1e-3, 1e-3, true) }.aggregate(&mut after, &sent).expect("aggregates");
         for t in 0..2 {
-            let (d_in, d_out) = fixture::WIDTHS[t];
-            let ends: Vec<_> = (0..3).map(|k| fixture::end(&before, &uploads, k, t)).collect();
-            for slot in 0..RANK {
-                let owners: Vec<usize> = (0..3).filter(|&k| ranks[k] > slot).collect();
-                let total: f64 = owners.iter().map(|&k| weight(k)).sum();
-                let mean = |of: &dyn Fn(usize) -> f32| -> f64 {
-                    owners.iter().map(|&k| weight(k) / total * f64::from(of(k))).sum()
-                };
-                for i in 0..d_in {
-                    let at = i * RANK + slot;
-                    let expected = if owners.is_empty() {
-                        before.adapter.a[t].data[at].into()
-                    } else {
-                        mean(&|k| ends[k].0.data[at])
-                    };
-                    assert!((f64::from(after.adapter.a[t].data[at]) - expected).abs() < 1e-6);
-                }
-                for i in 0..d_out {
-                    let at = slot * d_out + i;
-                    let expected = if owners.is_empty() {
-                        before.adapter.b[t].data[at].into()
-                    } else {
-                        mean(&|k| ends[k].1.data[at])
-                    };
-                    assert!((f64::from(after.adapter.b[t].data[at]) - expected).abs() < 1e-6);
-                }
+            let ends: Vec<_> = sent.iter().map(|u| trained(&before.adapter, u, t)).collect();
+            let owners = |slot: usize| (0..3).filter(move |&k| ranks[k] > slot);
+            let check = |got: f32, start: f32, slot: usize, of: &dyn Fn(usize) -> f32| {
+                let examples: f64 = owners(slot).map(|k| sent[k].examples as f64).sum();
+                let sum: f64 = owners(slot).map(|k| sent[k].examples as f64 * f64::from(of(k))).sum();
+                let want = if slot == 3 { start.into() } else { sum / examples };
+                assert!((f64::from(got) - want).abs() < 1e-6, "slot {slot}: {got} and {want}");
+            };
+            let (a, b) = (&after.adapter.a[t], &after.adapter.b[t]);
+            for (at, &got) in a.data.iter().enumerate() {
+                check(got, before.adapter.a[t].data[at], at % 4, &|k| ends[k].0.data[at]);
+            }
+            for (at, &got) in b.data.iter().enumerate() {
+                check(got, before.adapter.b[t].data[at], at / b.cols, &|k| ends[k].1.data[at]);
             }
         }
-        fixture::check_head(&before, &after, &uploads);
     }
 }

@@ -1,0 +1,80 @@
+//! Uploads without training: the message a client would send by a plan, with made-up numbers in it. What a federation
+//! would send is known before anything is trained.
+
+use bonfire_models::{Adapter, Matrix};
+
+use crate::parameters::Role;
+use crate::send::{self, Learnt};
+use crate::{Plan, TrainSettings, Upload};
+
+/// Which slots a client is taken to choose where it chooses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Choice {
+    /// Those of the shortest vectors: the least it could send.
+    Narrowest,
+    /// Those of the longest vectors: the most it could send.
+    Widest,
+}
+
+/// The upload of `client` by the `plan`, as if it held one example.
+pub fn sketch(plan: &Plan, global: &Adapter, settings: &TrainSettings, client: usize, choice: Choice) -> Upload {
+    let given = plan.slots_of(client, global);
+    let slots = match &plan.selection {
+        Some(selection) => Some(choose(plan, global, given.as_ref(), selection.budgets[client], choice)),
+        None => given,
+    };
+    let matrix = |role: &Role| {
+        let (rows, cols) = match role {
+            Role::Factor(t, factor) => {
+                let rows = slots.as_ref().map_or(global.rank, |slots| slots[*t].len());
+                (rows, global.factor(*factor)[*t].data.len() / global.rank)
+            }
+            Role::Head(i) => (global.head[*i].value.rows, global.head[*i].value.cols),
+        };
+        Matrix::new(rows, cols, (0..rows * cols).map(|i| made_up(i, client)).collect())
+    };
+    let movement: Vec<Matrix> = Role::all(plan, global).iter().map(matrix).collect();
+    let learnt = Learnt {
+        client,
+        examples: 1,
+        chosen: plan.selection.is_some(),
+        slots,
+        extra: movement.clone(),
+        movement,
+        loss: 0.0,
+        steps: 1,
+        tokens: 0,
+    };
+    send::upload(plan, global, settings, None, learnt)
+}
+
+/// A small number that differs from place to place, so that no matrix is singular by accident.
+fn made_up(place: usize, client: usize) -> f32 {
+    let mixed = (place as u32).wrapping_mul(0x9E37_79B9).wrapping_add(client as u32).wrapping_mul(0x85EB_CA6B);
+    1e-3 * ((mixed >> 8) as f32 / (1 << 24) as f32 - 0.5)
+}
+
+/// As many slots as the budget allows, from the narrowest targets or the widest.
+fn choose(
+    plan: &Plan,
+    global: &Adapter,
+    given: Option<&Vec<Vec<usize>>>,
+    budget: usize,
+    choice: Choice,
+) -> Vec<Vec<usize>> {
+    let factor = plan.active.factors()[0];
+    let width = |t: usize| global.factor(factor)[t].data.len();
+    let mut order: Vec<usize> = (0..global.targets.len()).collect();
+    order.sort_by_key(|&t| width(t));
+    if choice == Choice::Widest {
+        order.reverse();
+    }
+    let mut left = budget * global.targets.len();
+    let mut slots = vec![Vec::new(); global.targets.len()];
+    for t in order {
+        let all: Vec<usize> = given.map_or_else(|| (0..global.rank).collect(), |given| given[t].clone());
+        slots[t] = all.into_iter().take(left).collect();
+        left -= slots[t].len();
+    }
+    slots
+}

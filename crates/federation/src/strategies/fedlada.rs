@@ -1,0 +1,105 @@
+//! FedLADA (Sun et al., TPAMI, arXiv 2308.00522) on adapters. Clients step by AMSGrad's moments, amended by the
+//! federation's last mean gradient: `x ← x − η(α·m/√v̂ + (1−α)·g)`. They start from the server's second moment and send
+//! theirs; the direction `g = mean (xᵗ − x_k)/(η·K_k)` needs nothing beyond the movement and the count of steps.
+
+use std::sync::Arc;
+
+use bonfire_engine::{Active, LocalOptimizer, Named, Plan, Upload};
+use bonfire_models::{Factor, Matrix};
+
+use super::{Common, Strategy};
+use crate::{FederationError, Norm, Server};
+
+/// Names of the state: averaged second moments and the direction, tensor by tensor.
+const SECOND: &str = "second/";
+const DIRECTION: &str = "direction/";
+
+/// The strategy `fedlada`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct FedLada {
+    /// Learning rates and head.
+    pub common: Common,
+    /// Learning rate of the head.
+    pub lr_head: f64,
+    /// α: the share of a client's own step.
+    pub own: f64,
+}
+
+/// The part of the state under `prefix`, by tensor.
+fn part(server: &Server, prefix: &str) -> Arc<Named> {
+    let own = server.state.iter().filter_map(|(name, m)| Some((name.strip_prefix(prefix)?.to_string(), m.clone())));
+    Arc::new(own.collect())
+}
+
+impl Strategy for FedLada {
+    fn name(&self) -> &'static str {
+        "fedlada"
+    }
+
+    fn common(&self) -> &Common {
+        &self.common
+    }
+
+    fn plan(&self, server: &Server) -> Plan {
+        let (second, direction) = (part(server, SECOND), part(server, DIRECTION));
+        let optimizer = LocalOptimizer::Amended { own: self.own, second, direction };
+        Plan { optimizer, ..self.common.plan(server, Active::Both) }
+    }
+
+    fn aggregate(&self, server: &mut Server, uploads: &[Upload]) -> Result<(), FederationError> {
+        let mut sums = Named::new();
+        let share = 1.0 / uploads.len() as f32;
+        for upload in uploads {
+            let factors = upload.factors.iter().flat_map(|(factor, list)| {
+                let lr = if *factor == Factor::A { self.common.lr_a } else { self.common.lr_b };
+                let name = move |t: usize| format!("{}/{t}", factor.name().to_lowercase());
+                list.iter().enumerate().map(move |(t, m)| (name(t), lr, m))
+            });
+            let heads = upload.head.iter().enumerate().map(|(i, m)| (format!("head/{i}"), self.lr_head, m));
+            let second = upload.aux.iter().find(|(name, _)| *name == "second").map(|(_, list)| list.as_slice());
+            for (i, (name, lr, moved)) in factors.chain(heads).enumerate() {
+                let per_step = -share / (lr * upload.steps.max(1) as f64).max(f64::MIN_POSITIVE) as f32;
+                add(&mut sums, format!("{DIRECTION}{name}"), moved, per_step);
+                if let Some(second) = second.and_then(|list| list.get(i)) {
+                    add(&mut sums, format!("{SECOND}{name}"), second, share);
+                }
+            }
+        }
+        server.state.extend(sums);
+        self.common.average(server, uploads, Norm::All);
+        Ok(())
+    }
+}
+
+/// Adds `weight · values` to the sum of that name.
+fn add(sums: &mut Named, name: String, values: &Matrix, weight: f32) {
+    let sum = sums.entry(name).or_insert_with(|| Matrix::zeros(values.rows, values.cols));
+    sum.data.iter_mut().zip(&values.data).for_each(|(s, v)| *s += weight * v);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::strategies::testing::{server, uploads};
+
+    #[test]
+    fn the_direction_is_the_mean_movement_a_step_and_moments_are_averaged() {
+        let it = FedLada { common: Common::plain(1e-3, 2e-3, false), lr_head: 1e-2, own: 0.5 };
+        let mut state = server(2, 1);
+        let mut sent = uploads(&state, &[Factor::A, Factor::B], &[2, 2, 2], 9);
+        for (k, upload) in sent.iter_mut().enumerate() {
+            let list = upload.factors.iter().flat_map(|(_, list)| list);
+            let constant = |m: &Matrix| Matrix::new(m.rows, m.cols, vec![k as f32; m.data.len()]);
+            let second = list.map(constant).collect();
+            upload.aux = vec![("second", second)];
+        }
+        it.aggregate(&mut state, &sent).expect("aggregates");
+        let LocalOptimizer::Amended { second, direction, .. } = it.plan(&state).optimizer else { panic!("amended") };
+        assert!(second["b/1"].data.iter().all(|v| (v - 1.0).abs() < 1e-6), "the mean of 0, 1, 2");
+        for (i, got) in direction["b/1"].data.iter().enumerate() {
+            let of = |u: &Upload| -f64::from(u.factors[1].1[1].data[i]) / (2e-3 * 4.0);
+            let want = sent.iter().map(of).sum::<f64>() / 3.0;
+            assert!((f64::from(*got) - want).abs() < 1e-3 * want.abs().max(1.0), "{got} {want}");
+        }
+    }
+}

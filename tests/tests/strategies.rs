@@ -1,0 +1,282 @@
+//! Every strategy on a small real model: it learns, one client at a time equals all together, clients of different ranks
+//! work where the method knows them, and what it counts as sent is what its shapes say.
+#![allow(clippy::unwrap_used)]
+
+use bonfire_engine::InFlight;
+use bonfire_federation::{ClientMetrics, Control, Event, RoundMetrics, Run, Server, Settings, Strategy as _};
+use bonfire_models::Factor;
+use bonfire_tests::toy;
+
+/// `[strategy]` and what else a method needs on the toy data.
+const STRATEGIES: &[&str] = &[
+    "name = \"lora-a2\"",
+    "name = \"fedit\"",
+    "name = \"ffa-lora\"",
+    "name = \"rolora\"",
+    "name = \"hetlora\"",
+    "name = \"fedsa-lora\"",
+    "name = \"sa-fedlora\"",
+    "name = \"sora\"",
+    "name = \"xgblora\"\nlayers = 1",
+    "name = \"fedlada\"",
+    "name = \"dfl\"\napart = 0.1",
+];
+
+/// Runs to the end.
+fn finish(run: &mut Run) -> (Vec<RoundMetrics>, Vec<ClientMetrics>, Vec<Server>) {
+    let (mut rounds, mut rows, mut states) = (vec![], vec![], vec![run.server().clone()]);
+    run.train(&mut |event| {
+        if let Event::RoundEnded { metrics, clients, server } = event {
+            rounds.push(metrics.clone());
+            rows.extend(clients.to_vec());
+            states.push(server.clone());
+        }
+        Control::Continue
+    })
+    .unwrap();
+    (rounds, rows, states)
+}
+
+fn settings(strategy: &str, more: &str) -> Settings {
+    let head = if more.contains("[adapter]") { "" } else { "[adapter]\nrank = 4\nhead = \"trained\"" };
+    let train =
+        if more.contains("[train]") { "" } else { "[train]\nrounds = 8\nepochs = 3\nlr_a = 5e-3\nlr_head = 2e-2" };
+    toy::settings(&format!("[strategy]\n{strategy}\n{head}\n{train}\n{more}"))
+}
+
+#[test]
+fn every_strategy_learns() {
+    for strategy in STRATEGIES {
+        let (rounds, ..) = finish(&mut toy::run(settings(strategy, "")));
+        let (first, last) = (&rounds[0], rounds.last().unwrap());
+        assert!(
+            last.train_loss < 0.8 * first.train_loss,
+            "{strategy}: loss {} to {}",
+            first.train_loss,
+            last.train_loss
+        );
+        let accuracy = last.test_accuracy.or(last.personal_accuracy).unwrap();
+        // Five classes: guessing gets a fifth.
+        assert!(accuracy > 0.35, "{strategy}: accuracy {accuracy}");
+    }
+}
+
+#[test]
+fn all_together_equal_one_by_one() {
+    for strategy in STRATEGIES {
+        let of = |in_flight| {
+            let mut settings = settings(strategy, "[train]\nrounds = 3\nlr_a = 1e-3");
+            settings.in_flight = in_flight;
+            finish(&mut toy::run(settings))
+        };
+        let ((one, _, first), (all, _, second)) = (of(InFlight::Count(1)), of(InFlight::Count(100)));
+        for (x, y) in one.iter().zip(&all) {
+            assert!(
+                (x.train_loss - y.train_loss).abs() < 2e-4 * x.train_loss.abs().max(1.0),
+                "{strategy}: {x:?} {y:?}"
+            );
+            assert_eq!((x.upload_bytes, x.download_bytes), (y.upload_bytes, y.download_bytes), "{strategy}");
+            let personal = |r: &RoundMetrics| r.personal_accuracy.is_some();
+            assert_eq!(personal(x), personal(y));
+        }
+        // The models themselves, by what they do to the weights: factors of an SVD may turn.
+        for (x, y) in first.iter().zip(&second).skip(1) {
+            let (x, y, start) = (x.model(), y.model(), first[0].model());
+            for t in 0..x.targets.len() {
+                let of = |m: &bonfire_models::Adapter| {
+                    let (a, b) = (&m.a[t], &m.b[t]);
+                    a.matmul(b).data.into_iter().map(|v| f64::from(v) * m.scale()).collect::<Vec<_>>()
+                };
+                let (x, y, start) = (of(&x), of(&y), of(&start));
+                let apart = x.iter().zip(&y).map(|(x, y)| (x - y).abs()).fold(0.0, f64::max);
+                let moved = x.iter().zip(&start).map(|(x, y)| (x - y).abs()).fold(0.0, f64::max);
+                assert!(apart <= 2e-2 * moved.max(1e-6), "{strategy}, target {t}: apart by {apart:.1e} of {moved:.1e}");
+            }
+        }
+    }
+}
+
+#[test]
+fn ranks_may_differ_where_the_method_knows_them_and_nowhere_else() {
+    for strategy in STRATEGIES {
+        let mut settings = settings(strategy, "[clients]\ncount = 4\nbudget = [1, 2, 3, 4]\n[train]\nrounds = 2");
+        settings.train.epochs = 2;
+        let uses = settings.strategy.budgets();
+        if uses == bonfire_federation::BudgetUse::None {
+            let (key, problem) = settings.problem().expect("refused");
+            assert!(key == "clients.budget" && problem.contains(settings.strategy.name()), "{key} {problem}");
+            continue;
+        }
+        assert_eq!(settings.problem(), None, "{strategy}");
+        let (rounds, rows, _) = finish(&mut toy::run(settings));
+        assert!(rounds.iter().all(|r| r.train_loss.is_finite()));
+        let first: Vec<u64> = rows[..4].iter().map(|r| r.upload_params).collect();
+        assert!(first.windows(2).all(|w| w[0] < w[1]), "{strategy}: a higher rank sends more: {first:?}");
+    }
+}
+
+/// FedIT's uploads and downloads on the toy model, with something composed.
+fn fedit(more: &str) -> (Vec<RoundMetrics>, Vec<ClientMetrics>, Vec<Server>) {
+    finish(&mut toy::run(settings("name = \"fedit\"", more)))
+}
+
+#[test]
+fn fedprox_holds_clients_back() {
+    let moved = |prox: f64| {
+        let (.., states) = fedit(&format!("[train]\nrounds = 1\nepochs = 5\nlr_a = 5e-3\nprox = {prox}"));
+        let (x, y) = (&states[0].adapter, &states[1].adapter);
+        x.a.iter()
+            .zip(&y.a)
+            .flat_map(|(x, y)| x.data.iter().zip(&y.data))
+            .map(|(x, y)| f64::from(x - y).powi(2))
+            .sum::<f64>()
+    };
+    assert!(moved(100.0) < 0.5 * moved(0.0));
+}
+
+#[test]
+fn scaffold_doubles_the_traffic_and_learns() {
+    for strategy in ["name = \"fedit\"", "name = \"rolora\"", "name = \"lora-a2\""] {
+        let budget = if strategy.contains("a2") { "[clients]\ncount = 4\nbudget = 2\n" } else { "" };
+        let train = "[train]\nrounds = 8\nepochs = 3\nlr_a = 5e-3\nlr_head = 2e-2";
+        let plain = finish(&mut toy::run(settings(strategy, &format!("{budget}{train}")))).0;
+        let with = finish(&mut toy::run(settings(strategy, &format!("{budget}{train}\nscaffold = true")))).0;
+        for (x, y) in plain.iter().zip(&with).take(1) {
+            assert_eq!(y.upload_params, 2 * x.upload_params, "{strategy}: every number with its control variate");
+        }
+        let down: u64 = with.iter().map(|r| r.download_params).sum();
+        assert!(down > plain.iter().map(|r| r.download_params).sum::<u64>(), "{strategy}: c is sent too");
+        assert!(with.last().unwrap().train_loss < 0.8 * with[0].train_loss, "{strategy}");
+    }
+}
+
+#[test]
+fn server_optimizers_and_robust_averages_compose() {
+    for server in [
+        "optimizer = { name = \"fedavgm\", momentum = 0.5 }",
+        "optimizer = { name = \"fedadam\", lr = 0.01 }",
+        "optimizer = { name = \"fedyogi\", lr = 0.01 }",
+        "aggregate = { name = \"median\" }",
+        "aggregate = { name = \"trimmed-mean\", trim = 0.25 }",
+    ] {
+        for strategy in ["name = \"fedit\"", "name = \"lora-a2\""] {
+            let (rounds, ..) = finish(&mut toy::run(settings(strategy, &format!("[server]\n{server}"))));
+            assert!(rounds.last().unwrap().train_loss < 0.8 * rounds[0].train_loss, "{strategy} {server}");
+        }
+    }
+}
+
+#[test]
+fn clients_that_drop_out_cost_their_download_and_send_nothing() {
+    let train = "[train]\nrounds = 6\nlr_a = 1e-3";
+    let (all, ..) = fedit(train);
+    let (some, rows, _) = fedit(&format!("[clients]\ncount = 4\ndropout = 0.5\n{train}"));
+    let dropped: usize = some.iter().map(|r| r.dropped.len()).sum();
+    assert!(dropped > 3 && dropped < 21, "{dropped} of 24");
+    assert_eq!(rows.len(), 24 - dropped);
+    for (x, y) in all.iter().zip(&some) {
+        assert_eq!(y.upload_bytes * 4, x.upload_bytes * (4 - y.dropped.len() as u64));
+        assert_eq!(y.download_bytes, x.download_bytes, "everybody is sent the round's start");
+        assert_eq!(y.lost_download_bytes * 4, x.download_bytes * y.dropped.len() as u64);
+    }
+    let again = fedit(&format!("[clients]\ncount = 4\ndropout = 0.5\n{train}")).0;
+    assert!(some.iter().zip(&again).all(|(x, y)| x.dropped == y.dropped && x.train_loss == y.train_loss));
+}
+
+#[test]
+fn stragglers_do_fewer_steps() {
+    let train = "[train]\nrounds = 4\nepochs = 4\nlr_a = 1e-3";
+    let (_, all, _) = fedit(train);
+    let (_, some, _) = fedit(&format!("[clients]\ncount = 4\nstragglers = {{ share = 0.5, least = 0.25 }}\n{train}"));
+    let fewer = all.iter().zip(&some).filter(|(x, y)| y.steps < x.steps).count();
+    assert!((3..14).contains(&fewer), "{fewer} of 16");
+    assert!(all.iter().zip(&some).all(|(x, y)| y.steps <= x.steps && 4 * y.steps >= x.steps && y.steps > 0));
+}
+
+#[test]
+fn pruned_slots_are_gone_for_good() {
+    let prune = "prune = { threshold = 0.2, patience = 1, warmup = 2 }";
+    for strategy in ["name = \"lora-a2\"", "name = \"fedit\"", "name = \"rolora\""] {
+        let budget = if strategy.contains("a2") { "[clients]\ncount = 4\nbudget = 1\n" } else { "" };
+        let strategy = format!("{strategy}\n{prune}");
+        let (rounds, rows, states) = finish(&mut toy::run(settings(&strategy, budget)));
+        let live: Vec<usize> = rounds.iter().filter_map(|r| r.live_slots).collect();
+        assert!(live.windows(2).all(|w| w[1] <= w[0]), "{strategy}: {live:?}");
+        let all = states[0].adapter.rank * states[0].adapter.targets.len();
+        assert!(*live.last().expect("slots were removed") < all, "{strategy}");
+        for (before, after) in states.iter().zip(&states[1..]) {
+            let Some(slots) = before.live() else { continue };
+            for (t, slots) in slots.iter().enumerate() {
+                for slot in (0..before.adapter.rank).filter(|slot| !slots.contains(slot)) {
+                    let empty = |f| after.adapter.slot_rows(f, t).rows(&[slot]).data.iter().all(|v| *v == 0.0);
+                    assert!(empty(Factor::A) && empty(Factor::B), "{strategy}: neither trained nor exported");
+                }
+            }
+        }
+        let last = rounds.last().unwrap();
+        let sent: u64 = rows.iter().filter(|r| r.round == last.round).map(|r| r.upload_params).sum();
+        assert!(
+            sent < rows.iter().filter(|r| r.round == 2).map(|r| r.upload_params).sum() || budget != "",
+            "{strategy}"
+        );
+    }
+}
+
+#[test]
+fn scoring_rules_choose_differently_and_as_many() {
+    let of = |score: &str| {
+        let text = format!("name = \"lora-a2\"\nscore = \"{score}\"");
+        finish(&mut toy::run(settings(&text, "[clients]\ncount = 4\nbudget = 1\n[train]\nrounds = 4\nlr_a = 5e-3"))).1
+    };
+    let (ours, size, importance) = (of("contribution"), of("magnitude"), of("importance"));
+    let slots = |rows: &[ClientMetrics]| rows.iter().map(|r| r.slots.clone().unwrap()).collect::<Vec<_>>();
+    let count =
+        |rows: &[ClientMetrics]| slots(rows).iter().map(|s| s.iter().map(Vec::len).sum::<usize>()).collect::<Vec<_>>();
+    assert_eq!(count(&ours), count(&size));
+    assert_eq!(count(&ours), count(&importance));
+    assert_ne!(slots(&ours), slots(&size));
+    assert_ne!(slots(&ours), slots(&importance));
+}
+
+#[test]
+fn private_parts_stay_private() {
+    let (rounds, _, states) = finish(&mut toy::run(settings("name = \"fedsa-lora\"", "")));
+    let last = states.last().unwrap();
+    assert!(last.adapter.b.iter().all(|b| b.data.iter().all(|v| *v == 0.0)), "no B ever reached the server");
+    assert_eq!(last.adapter.head, states[0].adapter.head);
+    assert_ne!(last.adapter.a, states[0].adapter.a);
+    assert!(rounds.iter().all(|r| r.test_accuracy.is_none() && r.personal_accuracy.is_some()));
+    let (rounds, _, states) = finish(&mut toy::run(settings("name = \"dfl\"\nprivate = 1", "")));
+    for b in &states.last().unwrap().adapter.b {
+        assert!(b.data[3 * b.cols..].iter().all(|v| *v == 0.0) && b.data[..3 * b.cols].iter().any(|v| *v != 0.0));
+    }
+    assert!(rounds.iter().all(|r| r.test_accuracy.is_some() && r.personal_accuracy.is_some()));
+}
+
+#[test]
+fn privacy_noises_clips_and_composes() {
+    let train = "[train]\nrounds = 2\nlr_a = 1e-3\n[adapter]\nrank = 4";
+    let (plain, _, clean) = fedit(train);
+    let laplace =
+        |epsilon: f64| fedit(&format!("[privacy]\nkind = \"laplace\"\nepsilon = {epsilon}\nclip = 2.0\n{train}"));
+    let far = |x: &[Server], y: &[Server]| {
+        let of = |s: &[Server]| s[1].adapter.b.iter().flat_map(|m| m.data.clone()).collect::<Vec<f32>>();
+        of(x).iter().zip(of(y)).map(|(x, y)| f64::from((x - y).abs())).sum::<f64>()
+    };
+    let (weak, strong) = (laplace(6.0), laplace(1.0));
+    assert!(far(&clean, &strong.2) > 2.0 * far(&clean, &weak.2), "smaller epsilon, more noise");
+    assert_eq!(plain[0].upload_bytes, weak.0[0].upload_bytes);
+    // Uploads clipped to almost nothing, no noise: the model hardly moves.
+    let gaussian = |clip: f64, noise: f64| {
+        fedit(&format!("[privacy]\nkind = \"gaussian\"\nclip = {clip}\nnoise = {noise}\n{train}"))
+    };
+    let (_, _, tiny) = gaussian(1e-4, 0.0);
+    let moved: f64 = tiny[1].adapter.b.iter().flat_map(|m| &m.data).map(|v| f64::from(*v).powi(2)).sum::<f64>().sqrt();
+    assert!(moved > 0.0 && moved <= 1.0001e-4, "{moved}");
+    let same = gaussian(1.0, 0.5);
+    assert_eq!(
+        same.2.last().unwrap().adapter,
+        gaussian(1.0, 0.5).2.last().unwrap().adapter,
+        "the same seed, the same noise"
+    );
+}
