@@ -93,6 +93,9 @@ pub struct Adapter {
     pub core: Vec<Matrix>,
     /// The head's tensors, trained or not: an exported adapter needs them.
     pub head: Vec<HeadTensor>,
+    /// In full fine-tuning every tensor of the encoder, in the order of [`crate::Model::weights`], in place of the
+    /// backbone's own; else empty.
+    pub weights: Vec<Matrix>,
 }
 
 impl Adapter {
@@ -123,7 +126,14 @@ impl Adapter {
             b: targets.iter().map(|t| Matrix::zeros(rank, t.d_out)).collect(),
             core: Vec::new(),
             head,
+            weights: Vec::new(),
         }
+    }
+
+    /// For full fine-tuning: no linear carries an adapter, the weights themselves are what a federation trains.
+    pub fn of_weights(weights: Vec<Matrix>, head: Vec<HeadTensor>) -> Self {
+        let (a, b, core) = (Vec::new(), Vec::new(), Vec::new());
+        Adapter { rank: 1, alpha: 1.0, targets: Vec::new(), a, b, core, head, weights }
     }
 
     /// LoRA's scale `s = alpha / rank`.
@@ -180,6 +190,11 @@ impl Adapter {
         self.factor(factor).iter().map(|m| m.data.len() as u64).sum()
     }
 
+    /// Scalars in the weights that full fine-tuning trains.
+    pub fn weight_params(&self) -> u64 {
+        self.weights.iter().map(|m| m.data.len() as u64).sum()
+    }
+
     /// Scalars in the head.
     pub fn head_params(&self) -> u64 {
         self.head.iter().map(|t| t.value.data.len() as u64).sum()
@@ -188,7 +203,8 @@ impl Adapter {
     /// Whether every number is finite.
     pub fn is_finite(&self) -> bool {
         let heads = self.head.iter().map(|t| &t.value);
-        self.a.iter().chain(&self.b).chain(&self.core).chain(heads).all(|m| m.data.iter().all(|v| v.is_finite()))
+        let factors = self.a.iter().chain(&self.b).chain(&self.core);
+        factors.chain(heads).chain(&self.weights).all(|m| m.data.iter().all(|v| v.is_finite()))
     }
 }
 

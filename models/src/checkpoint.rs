@@ -5,8 +5,9 @@ use std::io::Write;
 use std::path::Path;
 
 use safetensors::tensor::{Dtype, TensorView};
+use serde_json::json;
 
-use crate::{HeadTensor, Matrix, ModelError};
+use crate::{Adapter, Architecture, HeadTensor, Matrix, Model, ModelError, ModelSource};
 
 /// How a checkpoint stores what we keep as a matrix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,26 +38,94 @@ impl From<&HeadTensor> for NamedWeight {
     }
 }
 
-/// Writes the tensors as safetensors to `path`, which is replaced as a whole. A checkpoint that loads again holds the
+impl NamedWeight {
+    /// Name, how it is stored, values.
+    pub fn parts(&self) -> (&str, Stored, &Matrix) {
+        (&self.name, self.stored, &self.value)
+    }
+}
+
+/// Writes tensors as safetensors to `path`, which is replaced as a whole. A checkpoint that loads again holds the
 /// weights, the pooler and the head.
 ///
 /// # Errors
 /// The file cannot be written.
-pub fn write<'w>(path: &Path, weights: impl IntoIterator<Item = &'w NamedWeight>) -> Result<(), ModelError> {
-    let part = |w: &NamedWeight| {
-        let Matrix { rows, cols, .. } = w.value;
-        let shape = match w.stored {
-            Stored::AsVector => vec![cols],
-            Stored::AsIs => vec![rows, cols],
-            Stored::Transposed => vec![cols, rows],
+pub fn write<'w>(
+    path: &Path,
+    tensors: impl IntoIterator<Item = (&'w str, Stored, &'w Matrix)>,
+) -> Result<(), ModelError> {
+    let part = |(name, stored, value): (&str, Stored, &Matrix)| {
+        let shape = match stored {
+            Stored::AsVector => vec![value.cols],
+            Stored::AsIs => vec![value.rows, value.cols],
+            Stored::Transposed => vec![value.cols, value.rows],
         };
-        let bytes = match w.stored {
-            Stored::Transposed => bytes(&w.value.transposed()),
-            _ => bytes(&w.value),
+        let bytes = match stored {
+            Stored::Transposed => bytes(&value.transposed()),
+            _ => bytes(value),
         };
-        (w.name.clone(), shape, bytes)
+        (name.to_string(), shape, bytes)
     };
-    replace(path, &serialise(weights.into_iter().map(part).collect()))
+    replace(path, &serialise(tensors.into_iter().map(part).collect()))
+}
+
+/// A fine-tuned model as a folder in Hugging Face layout: all of it but the numbers that train.
+#[derive(Clone, Debug)]
+pub struct ModelFolder {
+    names: Vec<(String, Stored)>,
+    pooler: Vec<NamedWeight>,
+    config: Vec<u8>,
+    tokenizer: Vec<u8>,
+}
+
+impl ModelFolder {
+    /// For fine-tuned versions of `model`, which came from `source`.
+    ///
+    /// # Errors
+    /// A file of the source cannot be read any more.
+    pub fn of(model: &dyn Model, source: &ModelSource) -> Result<ModelFolder, ModelError> {
+        let (config, file) = source.file("config.json")?;
+        Ok(ModelFolder {
+            names: model.weights().into_iter().map(|w| (w.name, w.stored)).collect(),
+            pooler: model.pooler(),
+            config: with_classes(&config, &file, model.info().architecture, model.classes())?,
+            tokenizer: source.file("tokenizer.json")?.0,
+        })
+    }
+
+    /// Writes the model with the weights and head of `adapter` into `dir`, which is made if need be. Each file is
+    /// replaced as a whole, the weights last.
+    ///
+    /// # Errors
+    /// The folder or a file cannot be written.
+    pub fn write(&self, dir: &Path, adapter: &Adapter) -> Result<(), ModelError> {
+        assert_eq!(adapter.weights.len(), self.names.len(), "values of every weight");
+        fs::create_dir_all(dir).map_err(|source| ModelError::Write { path: dir.to_path_buf(), source })?;
+        replace(&dir.join("config.json"), &self.config)?;
+        replace(&dir.join("tokenizer.json"), &self.tokenizer)?;
+        let head: Vec<NamedWeight> = adapter.head.iter().map(NamedWeight::from).collect();
+        let weights = self.names.iter().zip(&adapter.weights).map(|((name, stored), m)| (name.as_str(), *stored, m));
+        let others = self.pooler.iter().chain(&head).map(NamedWeight::parts);
+        write(&dir.join("model.safetensors"), weights.chain(others))
+    }
+}
+
+/// `config.json` of a classifier with so many classes, all else as it was.
+fn with_classes(json: &[u8], file: &str, architecture: Architecture, classes: usize) -> Result<Vec<u8>, ModelError> {
+    let bad = |problem: String| ModelError::Config { file: file.to_string(), problem };
+    let mut config: serde_json::Value = serde_json::from_slice(json).map_err(|e| bad(e.to_string()))?;
+    let map = config.as_object_mut().ok_or_else(|| bad("is not an object".into()))?;
+    let kind = match architecture {
+        Architecture::Roberta => "RobertaForSequenceClassification",
+        Architecture::Bert => "BertForSequenceClassification",
+    };
+    let names: Vec<String> = (0..classes).map(|i| format!("LABEL_{i}")).collect();
+    map.insert("architectures".into(), json!([kind]));
+    map.insert("id2label".into(), names.iter().enumerate().map(|(i, n)| (i.to_string(), json!(n))).collect());
+    map.insert("label2id".into(), names.iter().enumerate().map(|(i, n)| (n.clone(), json!(i))).collect());
+    let mut text = serde_json::to_vec_pretty(&config).expect("plain JSON values");
+    text.push(b'\n');
+    Ok(text)
 }
 
 /// The numbers, little-endian.

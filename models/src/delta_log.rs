@@ -84,6 +84,7 @@ mod tests {
             b: vec![Matrix::new(1, 2, vec![3.0, 4.0])],
             core: vec![Matrix::new(1, 1, vec![10.0])],
             head: vec![],
+            weights: vec![],
         };
         let mut log = DeltaLog::default();
         assert_eq!(log.total(&adapter), adapter.plain());

@@ -229,6 +229,16 @@ impl Encoder {
         adapter.noise.iter().map(|n| NoiseSigns { input: cast(&n.input), output: cast(&n.output) }).collect()
     }
 
+    /// Puts other tensors in the place of all weights.
+    fn replace(&mut self, mut weights: impl Iterator<Item = Tensor<2>>) {
+        self.backbone = self.backbone.map(self.info.architecture, &mut |name, _, old| {
+            let new = weights.next().expect("a tensor for every weight");
+            assert_eq!(new.dims(), old.dims(), "shape of {name}");
+            new
+        });
+        assert!(weights.next().is_none(), "no more tensors than weights");
+    }
+
     fn in_f32(&self, x: Tensor<2>) -> Tensor<2> {
         if self.rounded.is_some() { x.cast(FloatDType::F32) } else { x }
     }
@@ -266,7 +276,11 @@ impl Model for Encoder {
 
     fn folded(&self, adapter: &Adapter) -> Box<dyn Model> {
         let mut model = self.clone();
-        for (target, weight) in self.starts(adapter) {
+        if !adapter.weights.is_empty() {
+            model.replace(adapter.weights.iter().map(|m| matrix(m.clone(), &self.device)));
+        }
+        let base = model.clone();
+        for (target, weight) in base.starts(adapter) {
             model.backbone.set_target(target, weight);
         }
         model.round();
@@ -311,14 +325,8 @@ impl Model for Encoder {
 
     fn with_weights(&self, weights: Vec<Tensor<2>>, trained: bool) -> Box<dyn Model> {
         assert!(self.precision == Precision::F32 || !trained, "weights train in f32");
-        let mut weights = weights.into_iter();
-        let backbone = self.backbone.map(self.info.architecture, &mut |name, _, old| {
-            let new = weights.next().expect("a tensor for every weight");
-            assert_eq!(new.dims(), old.dims(), "shape of {name}");
-            new
-        });
-        assert!(weights.next().is_none(), "no more tensors than weights");
-        let mut model = Encoder { backbone, trained, ..self.clone() };
+        let mut model = Encoder { trained, ..self.clone() };
+        model.replace(weights.into_iter());
         model.round();
         Box::new(model)
     }

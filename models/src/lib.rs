@@ -24,7 +24,7 @@ mod weights;
 
 pub use adapter::{Adapter, AdapterInit, HeadTensor, Matrix, standard_normal};
 pub use batch::{DeviceBatch, PackedBatch, Rounding};
-pub use checkpoint::{NamedWeight, Stored};
+pub use checkpoint::{ModelFolder, NamedWeight, Stored};
 pub use config::{Architecture, ModelInfo};
 pub use delta_log::DeltaLog;
 pub use encoder::{Encoder, ModelSource};

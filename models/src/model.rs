@@ -41,7 +41,8 @@ pub trait Model: Send + Sync {
     /// Number of classes (K).
     fn classes(&self) -> usize;
 
-    /// The same model with `W + s·A·B` in place of every target's weight `W`, computed from the untouched `W`.
+    /// The same model with `W + s·A·B` in place of every target's weight `W`, computed from the untouched `W`; where
+    /// `adapter` brings weights of its own, these are its `W`.
     fn folded(&self, adapter: &Adapter) -> Box<dyn Model>;
 
     /// The same model able to add noise to its targets' weights: holds a bank for each, scaled to `W + s·A·B` of the
@@ -72,7 +73,7 @@ pub trait Model: Send + Sync {
         let rank = log.a.iter().map(|m| m.cols).max().unwrap_or(0).max(1);
         let (targets, alpha) = (self.targets().to_vec(), rank as f64);
         let (a, b) = (log.a.clone(), log.b.clone());
-        self.folded(&Adapter { rank, alpha, targets, a, b, core: Vec::new(), head: Vec::new() })
+        self.folded(&Adapter { rank, alpha, targets, a, b, core: Vec::new(), head: Vec::new(), weights: Vec::new() })
     }
 
     /// Class scores of every sequence `[S, K]`.

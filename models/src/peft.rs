@@ -121,7 +121,7 @@ pub fn read(dir: &Path, info: &ModelInfo, classes: usize) -> Result<Adapter, Mod
     if let Some(name) = weights.surplus(|_| false) {
         return Err(problem(dir, format!("tensor `{name}` belongs to no part of this model")));
     }
-    Ok(Adapter { rank, alpha, targets, a, b, core: Vec::new(), head })
+    Ok(Adapter { rank, alpha, targets, a, b, core: Vec::new(), head, weights: Vec::new() })
 }
 
 fn problem(dir: &Path, problem: String) -> ModelError {

@@ -25,7 +25,7 @@ fn finish(run: &mut Run) -> (Vec<RoundMetrics>, Vec<ClientMetrics>, Vec<Adapter>
 }
 
 fn all(adapter: &Adapter) -> Vec<&Matrix> {
-    adapter.a.iter().chain(&adapter.b).chain(adapter.head.iter().map(|t| &t.value)).collect()
+    adapter.a.iter().chain(&adapter.b).chain(adapter.head.iter().map(|t| &t.value)).chain(&adapter.weights).collect()
 }
 
 /// Largest difference between two adapters, relative to the largest movement from `start`.
@@ -37,13 +37,50 @@ fn apart(x: &Adapter, y: &Adapter, start: &Adapter) -> f64 {
     largest(x, y) / largest(x, start).max(1e-12)
 }
 
-const STRATEGIES: [&str; 5] = [
+const STRATEGIES: [&str; 9] = [
     "[strategy]\nname = \"fedit\"\n[adapter]\nrank = 4\nhead = \"trained\"",
     "[strategy]\nname = \"ffa-lora\"",
     "[strategy]\nname = \"rolora\"\n[train]\nclip_norm = 0.05",
     "[strategy]\nname = \"lora-a2\"\n[clients]\nbudget = 1\n[adapter]\nrank = 4\nhead = \"trained\"",
     "[strategy]\nname = \"lora-a2\"\nprobe = { batches = 1, reset = false }\nnorm = \"choosers\"\n[clients]\nbudget = [1, 2, 3, 4]\n[train]\nepochs = 2\nschedule = \"cosine\"\nwarmup_steps = 2",
+    "[strategy]\nname = \"fedit\"\n[train]\nflat = { rho = 0.3 }",
+    "[strategy]\nname = \"lora-a2\"\n[clients]\nbudget = 2\n[train]\nflat = { rho = 0.3 }",
+    "[strategy]\nname = \"full\"\n[adapter]\nhead = \"trained\"\nrank = 1\n[train]\nlr_a = 3e-4\nclip_norm = 1.0",
+    "[strategy]\nname = \"fedpeptao\"\nlayers = 1",
 ];
+
+#[test]
+fn full_fine_tuning_moves_every_weight_and_learns() {
+    let mut settings =
+        toy::settings("[strategy]\nname = \"full\"\n[train]\nlr_a = 1e-3\nepochs = 4\nweight_decay = 0.0");
+    settings.train.rounds = 6;
+    let (rounds, rows, models) = finish(&mut toy::run(settings));
+    let params = models[0].weight_params();
+    let counts = |r: &RoundMetrics| (r.upload_params, r.upload_head_params, r.download_params);
+    assert_eq!(counts(&rounds[0]), (4 * params, 0, 0), "weights come with the backbone");
+    assert_eq!(counts(&rounds[1]), (4 * params, 0, 4 * params));
+    assert_eq!(rows[0].upload_bytes, 20 + 4 * params);
+    let model = load(&fixture("roberta-tiny"), toy::CLASSES, &TargetKind::all());
+    assert_eq!(params, model.info().encoder_params());
+    assert!(models[0].weights.iter().zip(model.weights()).all(|(x, y)| *x == y.value), "starts from the backbone");
+    assert!(models[0].weights.iter().zip(&models[1].weights).all(|(x, y)| x != y), "every tensor moves");
+    assert_eq!(models[0].head, models[6].head, "a frozen head stays");
+    assert!(rounds[5].train_loss < 0.8 * rounds[0].train_loss, "{} {}", rounds[0].train_loss, rounds[5].train_loss);
+    let accuracy = |r: &RoundMetrics| r.test_accuracy.unwrap();
+    assert!(
+        accuracy(&rounds[5]) > accuracy(&rounds[0]) && accuracy(&rounds[5]) > 0.5,
+        "{:?}",
+        rounds.iter().map(accuracy).collect::<Vec<_>>()
+    );
+}
+
+#[test]
+fn noise_on_the_weights_is_felt_and_without_size_it_is_none() {
+    let of = |flat: &str| finish(&mut toy::run(toy::settings(&format!("[strategy]\nname = \"rolora\"\n{flat}")))).2;
+    let (without, nothing, some) = (of(""), of("[train]\nflat = { rho = 0.0 }"), of("[train]\nflat = {}"));
+    assert_eq!(without, nothing);
+    assert!(apart(&without[2], &some[2], &without[1]) > 1e-3, "noise moves the clients elsewhere");
+}
 
 #[test]
 fn batched_equals_one_by_one() {

@@ -55,7 +55,7 @@ pub fn refuse_empty(shards: &Shards) -> Result<()> {
 }
 
 /// Where the configuration's model comes from.
-fn source(config: &RunConfig) -> ModelSource {
+pub fn source(config: &RunConfig) -> ModelSource {
     match config.model.path.folder() {
         None => ModelSource::Builtin,
         Some(folder) => ModelSource::Folder(folder.to_path_buf()),

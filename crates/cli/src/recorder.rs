@@ -5,11 +5,12 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 use bonfire_federation::{ClientMetrics, Control, Event, FederationError, RoundMetrics, Run};
 use bonfire_models::peft::{self, PeftMeta};
-use bonfire_models::{Adapter, ModelInfo};
+use bonfire_models::{Adapter, ModelFolder, ModelInfo};
 
 use crate::config::RunConfig;
 use crate::console::{percent, say};
 use crate::interrupt::Interrupt;
+use crate::job;
 use crate::progress::Progress;
 use crate::run_folder::RunFolder;
 use crate::tally::{Identity, Tally};
@@ -28,6 +29,8 @@ pub struct Recorder {
     folder: RunFolder,
     identity: Identity,
     meta: PeftMeta,
+    /// Where every weight trains.
+    whole: Option<ModelFolder>,
     tally: Tally,
     rounds: usize,
     keep: Keep,
@@ -36,6 +39,9 @@ pub struct Recorder {
 
 impl Recorder {
     /// Writes `run` of `config` on `device` into `folder`.
+    ///
+    /// # Errors
+    /// Where every weight trains, a file of the model that cannot be read any more.
     pub fn new(
         folder: RunFolder,
         config: &RunConfig,
@@ -44,10 +50,12 @@ impl Recorder {
         run: &Run,
         keep: Keep,
         interrupt: Arc<Interrupt>,
-    ) -> Recorder {
+    ) -> Result<Recorder> {
         let meta = PeftMeta { base_model: String::from(config.model.path.clone()) };
         let (identity, rounds) = (identity(config, device, model, run), config.train.rounds);
-        Recorder { folder, identity, meta, tally: Tally::default(), rounds, keep, interrupt }
+        let trains_all = !run.server().adapter.weights.is_empty();
+        let whole = trains_all.then(|| ModelFolder::of(run.model(), &job::source(config))).transpose()?;
+        Ok(Recorder { folder, identity, meta, whole, tally: Tally::default(), rounds, keep, interrupt })
     }
 
     /// Trains the rounds that are left, or until Ctrl-C was pressed.
@@ -108,13 +116,16 @@ impl Recorder {
         self.write_state(adapter)
     }
 
-    /// Writes the adapter and the summary as they are now.
+    /// Writes the adapter (or the whole model) and the summary as they are now.
     ///
     /// # Errors
     /// The system refuses a write.
     pub fn write_state(&self, adapter: &Adapter) -> Result<()> {
         if self.keep == Keep::EveryRound || self.tally.rounds() == self.rounds {
-            peft::write(&self.folder.adapter(), adapter, &self.meta).context("cannot write the adapter")?;
+            match &self.whole {
+                None => peft::write(&self.folder.adapter(), adapter, &self.meta).context("cannot write the adapter")?,
+                Some(whole) => whole.write(&self.folder.model(), adapter).context("cannot write the model")?,
+            }
         }
         self.folder.write_summary(&self.tally.summary(&self.identity))
     }
@@ -123,7 +134,10 @@ impl Recorder {
     pub fn what_is_left(&self) -> String {
         let path = self.folder.path().display();
         match self.tally.rounds() {
-            0 => format!("the run stopped in its first round; {path} holds the untrained adapter"),
+            0 => {
+                let what = if self.whole.is_some() { "model" } else { "adapter" };
+                format!("the run stopped in its first round; {path} holds the untrained {what}")
+            }
             n => format!("the run stopped; {path} holds the state after round {n}"),
         }
     }

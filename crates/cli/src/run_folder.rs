@@ -16,6 +16,8 @@ use crate::mistake::Mistake;
 pub const CONFIG: &str = "config.toml";
 /// The global adapter in PEFT layout.
 pub const ADAPTER: &str = "adapter";
+/// In place of an adapter the fine-tuned model in Hugging Face layout, where every weight trained.
+pub const MODEL: &str = "model";
 
 /// An open run folder.
 #[derive(Debug)]
@@ -90,6 +92,11 @@ impl RunFolder {
     /// Where the adapter goes.
     pub fn adapter(&self) -> PathBuf {
         self.path.join(ADAPTER)
+    }
+
+    /// Where the fine-tuned model goes.
+    pub fn model(&self) -> PathBuf {
+        self.path.join(MODEL)
     }
 
     /// Appends a round's rows.

@@ -104,6 +104,11 @@ impl Tally {
     /// What was uploaded beside what the same clients would have uploaded as plain LoRA and as whole models
     /// (four bytes a scalar); `None` before the first round ended.
     pub fn upload_line(&self, run: &Identity) -> Option<String> {
+        let rounds = format!("{} round{}", self.rounds, if self.rounds == 1 { "" } else { "s" });
+        if run.strategy == "full" {
+            return (self.upload_bytes > 0)
+                .then(|| format!("uploaded {} in {rounds} of full fine-tuning", bytes(self.upload_bytes)));
+        }
         let compare = |params: u64| -> Option<(String, String)> {
             let other = self.uploads * params * 4;
             Some((ratio(self.upload_bytes, other)?, bytes(other)))
@@ -111,10 +116,8 @@ impl Tally {
         let (lora, lora_bytes) = compare(run.trainable_params)?;
         let (full, full_bytes) = compare(run.full_params)?;
         Some(format!(
-            "uploaded {} in {} round{}: {lora} LoRA at rank {} ({lora_bytes}), {full} full fine-tuning ({full_bytes})",
+            "uploaded {} in {rounds}: {lora} LoRA at rank {} ({lora_bytes}), {full} full fine-tuning ({full_bytes})",
             bytes(self.upload_bytes),
-            self.rounds,
-            if self.rounds == 1 { "" } else { "s" },
             run.rank,
         ))
     }

@@ -38,6 +38,10 @@ pub enum Use {
     Restart = 18,
     /// Which layers train in a round.
     Layers = 19,
+    /// The banks that noise on weights is made of.
+    Noise = 20,
+    /// The signs that make a client's noise at one step.
+    NoiseSigns = 21,
     /// Writing the built-in corpus.
     Corpus = 13,
     /// Made-up texts and weights that only measure speed.

@@ -5,16 +5,19 @@ use std::panic::resume_unwind;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Sender, channel};
 
-use bonfire_data::random::Use;
+use bonfire_data::random::{Use, stream};
 use bonfire_kernels::{device_memory, runs_on_cpu};
-use bonfire_models::{Adapter, Matrix, Model};
+use bonfire_models::{Adapter, ClientAdapter, Matrix, Model, PackedBatch, Rounding, normals};
+use burn::tensor::Tensor;
 
 use crate::fit::Needs;
 use crate::flight::{Flight, Happened, Outcome, Wanted};
 use crate::itinerary::Job;
 use crate::parameters::{Parameters, Role};
 use crate::send::{self, Learnt, resume, role_zeros};
-use crate::{EngineError, InFlight, Named, Plan, Score, Split, Start, TrainSettings, Upload, top_slots};
+use crate::{
+    Active, EngineError, InFlight, Named, Plan, Score, Split, Start, TrainSettings, Upload, layer_score, top_slots,
+};
 
 /// Tokens a step should hold for the device to be busy, by kind of device.
 const TOKENS_A_STEP_CPU: usize = 4_096;
@@ -167,6 +170,8 @@ impl Engine {
         // and goes there too.
         let merged = (!start.merged.is_empty()).then(|| model.merged(start.merged));
         let model = merged.as_deref().unwrap_or(model);
+        let noisy = self.settings.flat.map(|_| self.noisy(model, plan, start));
+        let model = noisy.as_deref().unwrap_or(model);
         let folded = plan.active.folds().then(|| model.folded(&start.adapter.plain()));
         let model = folded.as_deref().unwrap_or(model);
         let pass = Pass { engine: self, model, plan, global: start.adapter, cohort: share };
@@ -183,6 +188,16 @@ impl Engine {
             stop.store(true, Ordering::Relaxed);
         }
         uploads
+    }
+
+    /// The model with the round's banks for Flat-LoRA's noise, the same on every device.
+    fn noisy(&self, model: &dyn Model, plan: &Plan, start: Start<'_>) -> Box<dyn Model> {
+        let draw = |t: usize| {
+            let target = &model.targets()[t];
+            let mut rng = stream(self.settings.seed, Use::Noise, plan.round as u64, t as u64, 0);
+            normals(target.d_in * target.d_out, &mut rng)
+        };
+        model.noisy(&start.adapter.plain(), &mut { draw })
     }
 
     /// All devices' uploads in the order of the cohort, or what went wrong; a stop only where nothing else did.
@@ -208,7 +223,7 @@ impl Engine {
 
     /// Local steps that a client does: at least one.
     fn local_steps(&self, member: &Member) -> usize {
-        let all = self.steps(member.rows.len(), self.settings.epochs);
+        let all = self.settings.local_steps(member.rows.len());
         ((all as f64 * member.pace).ceil() as usize).clamp(1, all)
     }
 
@@ -341,7 +356,11 @@ impl Pass<'_> {
             })
             .collect();
         let settings = &self.engine.settings;
-        let places = self.engine.places(jobs.len(), self.plan.scalars(self.global));
+        let places = match self.plan.active {
+            // Weights have no client axis.
+            Active::Full => 1,
+            _ => self.engine.places(jobs.len(), self.plan.scalars(self.global)),
+        };
         let chosen: Vec<&Vec<Vec<usize>>> = jobs.iter().filter_map(|j| j.slots.as_ref()).collect();
         let most = |t: usize| chosen.iter().map(|slots| slots[t].len()).max().unwrap_or(0);
         let slots: Vec<usize> = (0..self.global.targets.len()).map(most).collect();
@@ -362,6 +381,21 @@ impl Pass<'_> {
         Ok(outcomes.into_iter().map(|o| o.expect("every job ends")).collect())
     }
 
+    /// A score for every layer `[1, layers]` on the client's first batch, by the model that everybody starts from.
+    fn survey(&self, member: &Member) -> Matrix {
+        let (engine, device) = (self.engine, self.model.device());
+        let rows = &member.rows[..member.rows.len().min(engine.settings.batch_size)];
+        let batch = PackedBatch::pack(&[rows.iter().map(|&row| engine.train.example(row)).collect()]);
+        let batch = batch.to_device(self.model.info().first_position, Rounding::of(device), device);
+        let states = self.model.layer_states(&ClientAdapter::new(Vec::new(), Vec::new()), &batch);
+        let layers = states.len();
+        let states = Tensor::cat(states, 0).inner();
+        let [count, width] = states.dims();
+        let numbers: Vec<f32> = states.into_data().try_to_vec().expect("f32 on the device");
+        let of = |rows: &[f32]| layer_score(&Matrix::new(count / layers, width, rows.to_vec())) as f32;
+        Matrix::new(1, layers, numbers.chunks(count / layers * width).map(of).collect())
+    }
+
     fn uploads(&self, probes: Vec<Probed>, outcomes: Vec<Outcome>) -> Vec<Upload> {
         let members = self.cohort.iter().zip(probes).zip(outcomes);
         members.map(|((m, probed), outcome)| self.upload(m, probed, outcome)).collect()
@@ -375,6 +409,7 @@ impl Pass<'_> {
             slots: probed.slots.or_else(|| self.plan.slots_of(member.client, self.global)),
             movement: outcome.movement,
             extra: outcome.extra,
+            survey: self.plan.survey.then(|| self.survey(member)),
             loss: outcome.loss,
             steps: outcome.steps,
             tokens: probed.tokens + outcome.tokens,

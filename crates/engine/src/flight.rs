@@ -2,8 +2,9 @@
 
 use std::sync::mpsc::sync_channel;
 
+use bonfire_data::random::{Use, stream};
 use bonfire_kernels::LowRank;
-use bonfire_models::{ClientAdapter, DeviceBatch, Matrix, Model, Rounding};
+use bonfire_models::{ClientAdapter, DeviceBatch, Matrix, Model, NoiseSigns, Rounding};
 use burn::tensor::activation::log_softmax;
 use burn::tensor::{Device, Tensor, TensorData};
 
@@ -99,16 +100,33 @@ impl Flight<'_> {
     fn step(&self, parameters: &mut Parameters, step: &Step, device: &Device) -> Tensor<1> {
         let to = self.model.device();
         let batch = step.batch.to_device(self.model.info().first_position, Rounding::of(to), to);
-        let (leaves, adapter) = parameters.attach();
-        let mut losses = self.model.loss(&adapter, &batch);
+        let (leaves, mut adapter, weights) = parameters.attach();
+        adapter.noise = self.noise(step);
+        let trained = (!weights.is_empty()).then(|| self.model.with_weights(weights, true));
+        let mut losses = trained.as_deref().unwrap_or(self.model).loss(&adapter, &batch);
         if let Some(branches) = parameters.optimizer.branches().filter(|b| b.apart > 0.0) {
             losses = losses - divergence(self.model, &adapter, &batch, branches.shared) * branches.apart;
         }
-        drop(adapter);
+        drop((adapter, trained));
         // The sum's gradient with respect to a client's tensors is that of the client's own loss.
         let grads = losses.clone().sum().backward();
         parameters.step(leaves, grads, &self.lanes(step, device));
         losses.inner()
+    }
+
+    /// Flat-LoRA's noise of each place at this step; a probe has none.
+    fn noise(&self, step: &Step) -> Vec<NoiseSigns> {
+        let Some(flat) = self.settings.flat.filter(|_| !self.wanted.scores) else { return Vec::new() };
+        let targets = self.model.targets();
+        let of = |lane: &Option<(usize, usize)>| {
+            let Some((job, own)) = lane else { return vec![0.0; NoiseSigns::numbers(targets)] };
+            let (job, round) = (&self.jobs[*job], self.plan.round);
+            let steps = self.settings.local_steps(job.rows.len());
+            let sigma = flat.sigma((round - 1) * steps + own, self.settings.rounds * steps);
+            let mut rng = stream(self.settings.seed, Use::NoiseSigns, round as u64, job.client as u64, *own as u64);
+            NoiseSigns::draw(targets, sigma as f32, &mut rng)
+        };
+        NoiseSigns::to_device(step.lanes.iter().flat_map(of).collect(), targets, self.model.device())
     }
 
     /// What the optimizer needs to know of each place.

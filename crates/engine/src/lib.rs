@@ -11,6 +11,7 @@ mod evaluate;
 mod fit;
 mod flight;
 mod itinerary;
+mod layer_score;
 mod optimize;
 mod parameters;
 mod plan;
@@ -24,11 +25,12 @@ pub use data::{Split, TokenizedData};
 pub use engine::{Cohort, Engine, Member, Progress};
 pub use error::EngineError;
 pub use evaluate::{Evaluation, Judged, evaluate, judge, summarise};
+pub use layer_score::layer_score;
 pub use plan::{
     Active, Branches, Guard, LocalOptimizer, Named, Plan, Private, Score, Selection, Start, Tail, Terms, Threshold,
 };
 pub use select::top_slots;
 pub use send::personal;
-pub use settings::{InFlight, Probe, Rate, Schedule, TrainSettings};
+pub use settings::{Flat, InFlight, Probe, Rate, Schedule, TrainSettings};
 pub use sketch::{Choice, sketch};
 pub use upload::{Slots, Upload};

@@ -17,17 +17,22 @@ use crate::{Active, Plan, TrainSettings};
 pub(crate) enum Role {
     /// A factor of a target, by target number.
     Factor(usize, Factor),
+    /// A tensor of the encoder in full fine-tuning, by number.
+    Weight(usize),
     /// A tensor of the head, by number.
     Head(usize),
 }
 
 impl Role {
-    /// Everything that trains by `plan`: active factors target by target, then the head.
+    /// Everything that trains by `plan`: active factors target by target, or the weights; then the head.
     pub fn all(plan: &Plan, global: &Adapter) -> Vec<Role> {
         let targets = 0..global.targets.len();
         let factors = plan.active.factors().iter();
         let mut roles: Vec<Role> =
             factors.flat_map(|&factor| targets.clone().map(move |t| Role::Factor(t, factor))).collect();
+        if plan.active == Active::Full {
+            roles.extend((0..global.weights.len()).map(Role::Weight));
+        }
         if plan.train_head {
             roles.extend((0..global.head.len()).map(Role::Head));
         }
@@ -38,6 +43,7 @@ impl Role {
     pub fn name(self) -> String {
         match self {
             Role::Factor(t, factor) => format!("{}/{t}", factor.name().to_lowercase()),
+            Role::Weight(i) => format!("weight/{i}"),
             Role::Head(i) => format!("head/{i}"),
         }
     }
@@ -75,6 +81,8 @@ pub(crate) struct Parameters {
     pub trained: Vec<Parameter>,
     targets: Vec<Held>,
     head: Vec<Tensor<3>>,
+    /// In full fine-tuning the encoder's tensors at the round's start, `[1, rows, cols]`; else none.
+    weights: Vec<Tensor<3>>,
     roles: Vec<Role>,
     pub optimizer: Optimizer,
     pub lanes: usize,
@@ -134,6 +142,9 @@ impl Parameters {
         };
         let targets: Vec<Held> = (0..global.targets.len()).map(hold).collect();
         let head: Vec<_> = global.head.iter().map(|t| upload(&t.value, device)).collect();
+        let full = plan.active == Active::Full;
+        assert!(!full || lanes == 1, "weights have no client axis: one client trains them at a time");
+        let weights: Vec<_> = global.weights.iter().filter(|_| full).map(|m| upload(m, device)).collect();
         let parameter = |(role, lr, start): (Role, f64, &Tensor<3>)| {
             let [_, rows, cols] = start.dims();
             let zeros = || Tensor::zeros([lanes, rows, cols], device);
@@ -152,13 +163,15 @@ impl Parameters {
         });
         let heads = head.iter().enumerate().filter(|_| plan.train_head);
         let heads = heads.map(|(i, start)| (Role::Head(i), settings.lr_head, start));
-        let trained = factors.chain(heads).map(parameter).collect();
+        let all = weights.iter().enumerate().map(|(i, start)| (Role::Weight(i), plan.lr_a, start));
+        let trained = factors.chain(all).chain(heads).map(parameter).collect();
         Parameters {
             active: plan.active,
             scale: global.scale() as f32,
             trained,
             targets,
             head,
+            weights,
             roles: Role::all(plan, global),
             optimizer: Optimizer::new(plan, settings),
             lanes,
@@ -167,18 +180,20 @@ impl Parameters {
         }
     }
 
-    /// The trained tensors as tracked leaves, and the adapter made of them.
+    /// The trained tensors as tracked leaves, the adapter made of them, and in full fine-tuning the weights.
     ///
     /// With one active factor the backbone already holds the start (folded), so the update is the movement alone;
     /// else start and movement are added here.
-    pub fn attach(&self) -> (Vec<Tensor<3>>, ClientAdapter) {
+    pub fn attach(&self) -> (Vec<Tensor<3>>, ClientAdapter, Vec<Tensor<2>>) {
         let leaf = |p: &Parameter| p.state.movement.clone().autodiff().require_grad();
         let leaves: Vec<Tensor<3>> = self.trained.iter().map(leaf).collect();
         let mut factors: Vec<Vec<Tensor<3>>> =
             self.targets.iter().map(|held| held.device.iter().map(|t| t.clone().autodiff()).collect()).collect();
         let mut head: Vec<Tensor<3>> = self.head.iter().map(|t| t.clone().autodiff()).collect();
+        let mut weights: Vec<Tensor<3>> = self.weights.iter().map(|t| t.clone().autodiff()).collect();
         for (p, leaf) in self.trained.iter().zip(&leaves) {
             let place = match p.role {
+                Role::Weight(i) => &mut weights[i],
                 Role::Factor(t, factor) => &mut factors[t][index(factor)],
                 Role::Head(i) => &mut head[i],
             };
@@ -192,7 +207,7 @@ impl Parameters {
             })
         };
         let updates = factors.into_iter().zip(&self.targets).map(update).collect();
-        (leaves, ClientAdapter::new(updates, head))
+        (leaves, ClientAdapter::new(updates, head), weights.into_iter().map(|t| t.squeeze_dim(0)).collect())
     }
 
     /// Gives places to new clients: their slots, zero moments, and the movement each starts from (zero, or what a probe
@@ -215,7 +230,7 @@ impl Parameters {
             for (lane, job) in starts {
                 let slots = match p.role {
                     Role::Factor(t, _) => job.slots.as_ref().map(|slots| slots[t].as_slice()),
-                    Role::Head(_) => None,
+                    Role::Weight(_) | Role::Head(_) => None,
                 };
                 let control = job.control.as_ref().map(|list| &list[at]);
                 self.optimizer.begin(p, *lane, slots, control, &self.device);
@@ -301,6 +316,10 @@ impl Parameters {
                 let held = &self.targets[t].host[index(factor)];
                 take(self.rows_of(role, lane).unwrap_or(held.rows), held.cols)
             }
+            Role::Weight(i) => {
+                let [_, rows, cols] = self.weights[i].dims();
+                take(rows, cols)
+            }
             Role::Head(i) => {
                 let [_, rows, cols] = self.head[i].dims();
                 take(rows, cols)
@@ -324,7 +343,7 @@ impl Parameters {
     pub fn rows_of(&self, role: Role, lane: usize) -> Option<usize> {
         match role {
             Role::Factor(t, _) => self.targets[t].used.as_ref().map(|used| used[lane]),
-            Role::Head(_) => None,
+            Role::Weight(_) | Role::Head(_) => None,
         }
     }
 

@@ -7,7 +7,7 @@ use bonfire_models::{Adapter, DeltaLog, Factor, Matrix};
 
 use crate::Probe;
 
-/// Tensors by name, each as one row a slot: `a/3` and `b/3` (a factor of target 3), `core/3`, `head/0`.
+/// Tensors by name, each as one row a slot: `a/3` and `b/3` (a factor of target 3), `core/3`, `head/0`, `weight/0`.
 pub type Named = BTreeMap<String, Matrix>;
 
 /// What trains in a round.
@@ -23,6 +23,8 @@ pub enum Active {
     Core,
     /// Both factors and what stands between them.
     All,
+    /// No adapter: every weight of the encoder.
+    Full,
 }
 
 impl Active {
@@ -34,10 +36,11 @@ impl Active {
             Active::Both => &[Factor::A, Factor::B],
             Active::Core => &[Factor::Core],
             Active::All => &[Factor::A, Factor::B, Factor::Core],
+            Active::Full => &[],
         }
     }
 
-    /// The name in records: `"A"`, `"B"`, `"AB"`, `"core"` or `"AB+core"`.
+    /// The name in records: `"A"`, `"B"`, `"AB"`, `"core"`, `"AB+core"` or `"full"`.
     pub fn name(self) -> &'static str {
         match self {
             Active::A => "A",
@@ -45,6 +48,7 @@ impl Active {
             Active::Both => "AB",
             Active::Core => "core",
             Active::All => "AB+core",
+            Active::Full => "full",
         }
     }
 
@@ -79,7 +83,7 @@ pub struct Plan {
     pub selection: Option<Selection>,
     /// Whether the head trains too.
     pub train_head: bool,
-    /// Learning rate of A.
+    /// Learning rate of A, and of the weights in full fine-tuning.
     pub lr_a: f64,
     /// Learning rate of B.
     pub lr_b: f64,
@@ -93,6 +97,8 @@ pub struct Plan {
     pub private: Private,
     /// What is done to an upload for privacy before it leaves.
     pub guard: Guard,
+    /// Each client also reports, layer by layer, how much the states of its first batch say ([`crate::layer_score`]).
+    pub survey: bool,
     /// A and B are a start that every client makes from the seed, so nobody is sent them.
     pub seeded: bool,
 }
@@ -114,6 +120,7 @@ impl Plan {
             optimizer: LocalOptimizer::default(),
             private: Private::default(),
             guard: Guard::Open,
+            survey: false,
             seeded: false,
         }
     }
@@ -121,7 +128,8 @@ impl Plan {
     /// Numbers that train on a client where all slots do.
     pub fn scalars(&self, global: &Adapter) -> u64 {
         let factors: u64 = self.active.factors().iter().map(|&factor| global.factor_params(factor)).sum();
-        factors + if self.train_head { global.head_params() } else { 0 }
+        let weights = if self.active == Active::Full { global.weight_params() } else { 0 };
+        factors + weights + if self.train_head { global.head_params() } else { 0 }
     }
 
     /// The slots of every target that `client` works with; `None`: all of them.

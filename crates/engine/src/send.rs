@@ -20,6 +20,8 @@ pub(crate) struct Learnt {
     pub movement: Vec<Matrix>,
     /// See [`crate::flight::Outcome::extra`].
     pub extra: Vec<Matrix>,
+    /// A score a layer, if the plan asks for them.
+    pub survey: Option<Matrix>,
     pub loss: f64,
     pub steps: usize,
     pub tokens: u64,
@@ -45,15 +47,20 @@ pub(crate) fn upload(
     if matches!(plan.optimizer, crate::LocalOptimizer::Amended { .. }) {
         aux.push(("second", std::mem::take(&mut learnt.extra)));
     }
+    if let Some(scores) = learnt.survey.take() {
+        aux.push(("layers", vec![scores]));
+    }
     let movement = keep_private(plan, global, &roles, &mut learnt, &mut kept);
     let sent = |role: &Role| match role {
         Role::Factor(_, factor) => !plan.private.factors.contains(factor),
+        Role::Weight(_) => true,
         Role::Head(_) => !plan.private.head,
     };
     let mut factors: Vec<(Factor, Vec<Matrix>)> = Vec::new();
-    let mut head = Vec::new();
+    let (mut weights, mut head) = (Vec::new(), Vec::new());
     for (role, matrix) in roles.iter().zip(movement).filter(|(role, _)| sent(role)) {
         match role {
+            Role::Weight(_) => weights.push(matrix),
             Role::Head(_) => head.push(matrix),
             Role::Factor(_, factor) => match factors.last_mut().filter(|(f, _)| f == factor) {
                 Some((_, list)) => list.push(matrix),
@@ -73,6 +80,7 @@ pub(crate) fn upload(
         active: plan.active,
         slots,
         factors,
+        weights,
         head,
         aux,
         kept,
@@ -162,6 +170,7 @@ pub(crate) fn role_zeros(role: Role, global: &Adapter, like: &Named) -> Matrix {
             let whole = global.slot_rows(factor, t);
             Matrix::zeros(whole.rows, whole.cols)
         }
+        Role::Weight(i) => Matrix::zeros(global.weights[i].rows, global.weights[i].cols),
         Role::Head(i) => Matrix::zeros(global.head[i].value.rows, global.head[i].value.cols),
     }
 }
@@ -177,7 +186,7 @@ fn keep_private(plan: &Plan, global: &Adapter, roles: &[Role], learnt: &mut Lear
     for (role, matrix) in roles.iter().zip(movement) {
         let from = match role {
             Role::Head(_) if plan.private.head => 0,
-            Role::Head(_) => matrix.rows,
+            Role::Weight(_) | Role::Head(_) => matrix.rows,
             Role::Factor(t, factor) => {
                 let from = plan.private.from_row(*t, *factor, global.rank);
                 slots[*t].iter().filter(|&&slot| slot < from).count()
@@ -205,7 +214,7 @@ pub(crate) fn resume(plan: &Plan, global: &Adapter, memory: Option<&Named>) -> O
         // The shared slots come first and have not moved yet.
         let shared = match role {
             Role::Factor(t, factor) => plan.private.from_row(*t, *factor, global.rank),
-            Role::Head(_) => 0,
+            Role::Weight(_) | Role::Head(_) => 0,
         };
         let zeros = vec![0.0; shared * kept.cols];
         Matrix::new(shared + kept.rows, kept.cols, [zeros.as_slice(), &kept.data].concat())
@@ -248,13 +257,15 @@ fn guard(plan: &Plan, settings: &TrainSettings, upload: &mut Upload) {
                 let lr = [plan.lr_a, plan.lr_b, plan.lr_core][crate::parameters::index(*factor)];
                 list.iter_mut().for_each(|m| add_laplace(m, 2.0 * clip * lr / epsilon, &mut rng));
             }
+            upload.weights.iter_mut().for_each(|m| add_laplace(m, 2.0 * clip * plan.lr_a / epsilon, &mut rng));
             upload.head.iter_mut().for_each(|m| add_laplace(m, 2.0 * clip * settings.lr_head / epsilon, &mut rng));
         }
         Guard::Clip { clip } => {
             let square = |m: &Matrix| m.data.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>();
             let norm = upload.matrices().map(square).sum::<f64>().sqrt();
             let factor = (clip / norm.max(f64::MIN_POSITIVE)).min(1.0);
-            for m in upload.factors.iter_mut().flat_map(|(_, list)| list).chain(&mut upload.head) {
+            let factors = upload.factors.iter_mut().flat_map(|(_, list)| list);
+            for m in factors.chain(&mut upload.weights).chain(&mut upload.head) {
                 m.data.iter_mut().for_each(|v| *v = (f64::from(*v) * factor) as f32);
             }
         }

@@ -59,6 +59,9 @@ pub struct TrainSettings {
     /// SCAFFOLD (arXiv 1910.06378): control variates correct every gradient; twice the traffic.
     #[serde(default)]
     pub scaffold: bool,
+    /// Flat-LoRA's noise on the adapted weights; left out: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub flat: Option<Flat>,
     /// Seed of everything random in the run.
     #[serde(default)]
     pub seed: u64,
@@ -81,6 +84,28 @@ fn default_betas() -> [f64; 2] {
 }
 fn default_eps() -> f64 {
     1e-8
+}
+
+/// Flat-LoRA (arXiv 2409.14396): local training looks for a minimum that is flat in the weights, not only in the adapter,
+/// by random noise on `W + s·A·B` at every step. Probes go without.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Flat {
+    /// σ at the end of the run: how large the noise is beside the weights.
+    #[serde(default = "twentieth")]
+    pub rho: f64,
+}
+
+fn twentieth() -> f64 {
+    0.05
+}
+
+impl Flat {
+    /// σ at a client's step `step` (from 1) of all `total` steps it would do in the run: `ρ·½(1 − cos(π·step/total))`.
+    pub fn sigma(self, step: usize, total: usize) -> f64 {
+        let done = step as f64 / total.max(1) as f64;
+        self.rho * 0.5 * (1.0 - (std::f64::consts::PI * done).cos())
+    }
 }
 
 /// Shape of the learning rate over a client's local steps of one round.
@@ -113,6 +138,11 @@ impl Schedule {
 }
 
 impl TrainSettings {
+    /// Local steps of a round over a shard of `examples`.
+    pub fn local_steps(&self, examples: usize) -> usize {
+        examples.div_ceil(self.batch_size) * self.epochs
+    }
+
     /// The first thing wrong with these settings, as `(key, what would be right)`.
     pub fn problem(&self) -> Option<(&'static str, String)> {
         let rate = |v: f64| v.is_finite() && v >= 0.0;
@@ -126,6 +156,7 @@ impl TrainSettings {
                 self.lr_b.is_none_or(|b| rate(b.of(self.lr_a))),
                 "a finite number, not negative, or a multiple of lr_a such as \"5x\"",
             ),
+            ("train.flat.rho", self.flat.is_none_or(|f| rate(f.rho)), "a finite number, not negative"),
             ("train.prox", rate(self.prox), "a finite number, not negative"),
             ("train.lr_head", rate(self.lr_head), "a finite number, not negative"),
             ("train.weight_decay", rate(self.weight_decay), "a finite number, not negative"),
@@ -267,6 +298,13 @@ impl Probe {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn noise_grows_from_nothing_to_rho() {
+        let flat = Flat { rho: 0.2 };
+        assert!(flat.sigma(1, 1000) < 1e-5 && (flat.sigma(500, 1000) - 0.1).abs() < 1e-12);
+        assert!((flat.sigma(1000, 1000) - 0.2).abs() < 1e-12);
+    }
 
     #[test]
     fn schedules_start_at_one_and_end_near_zero() {

@@ -29,6 +29,7 @@ pub fn sketch(plan: &Plan, global: &Adapter, settings: &TrainSettings, client: u
                 let rows = slots.as_ref().map_or(global.rank, |slots| slots[*t].len());
                 (rows, global.factor(*factor)[*t].data.len() / global.rank)
             }
+            Role::Weight(i) => (global.weights[*i].rows, global.weights[*i].cols),
             Role::Head(i) => (global.head[*i].value.rows, global.head[*i].value.cols),
         };
         Matrix::new(rows, cols, (0..rows * cols).map(|i| made_up(i, client)).collect())
@@ -41,11 +42,17 @@ pub fn sketch(plan: &Plan, global: &Adapter, settings: &TrainSettings, client: u
         slots,
         extra: movement.clone(),
         movement,
+        survey: plan.survey.then(|| Matrix::zeros(1, layers(global))),
         loss: 0.0,
         steps: 1,
         tokens: 0,
     };
     send::upload(plan, global, settings, None, learnt)
+}
+
+/// Layers that carry an adapter.
+fn layers(global: &Adapter) -> usize {
+    global.targets.iter().map(|t| t.layer + 1).max().unwrap_or(0)
 }
 
 /// A small number that differs from place to place, so that no matrix is singular by accident.

@@ -60,10 +60,12 @@ pub struct Upload {
     /// For every active factor the movement of every target: one row a slot, `[slots, d_in]` for A and
     /// `[slots, d_out]` for B.
     pub factors: Vec<(Factor, Vec<Matrix>)>,
+    /// In full fine-tuning the movement of every weight of the encoder; else empty.
+    pub weights: Vec<Matrix>,
     /// Movement of the head's tensors; empty when the head is frozen.
     pub head: Vec<Matrix>,
     /// What else a method has clients send, by name: `control` (change of SCAFFOLD's variate), `second` (FedLADA's
-    /// moment), role by role.
+    /// moment), role by role; `layers` (a survey's scores), one row.
     pub aux: Vec<(&'static str, Vec<Matrix>)>,
     /// What stays with the client for its next round. Never sent, never counted.
     pub kept: Named,
@@ -76,9 +78,9 @@ pub struct Upload {
 }
 
 impl Upload {
-    /// Scalars of the adapter in this message.
+    /// Scalars of the adapter in this message, or of the weights in its place.
     pub fn adapter_params(&self) -> u64 {
-        self.factors.iter().flat_map(|(_, targets)| targets).map(|m| m.data.len() as u64).sum()
+        self.factors.iter().flat_map(|(_, targets)| targets).chain(&self.weights).map(|m| m.data.len() as u64).sum()
     }
 
     /// Scalars of the head in this message.
@@ -93,7 +95,7 @@ impl Upload {
 
     /// The movement in this message, in the order it is sent.
     pub fn matrices(&self) -> impl Iterator<Item = &Matrix> {
-        self.factors.iter().flat_map(|(_, targets)| targets).chain(&self.head)
+        self.factors.iter().flat_map(|(_, targets)| targets).chain(&self.weights).chain(&self.head)
     }
 
     /// Bytes of [`Self::encode`], without making them.
@@ -102,8 +104,8 @@ impl Upload {
     }
 
     /// The message as it would cross the wire, little-endian: `"BFU1"`, client, examples, flags (1 A, 2 B, 4 slots
-    /// chosen, 8 head, 16 core, 32 more) and rank as u32; one bit for each slot of each target if chosen; then the
-    /// numbers as f32, factor by factor, target by target, slot by slot, the head's tensors, and what else a method
+    /// chosen, 8 head, 16 core, 32 more, 64 weights) and rank as u32; one bit for each slot of each target if chosen; then the
+    /// numbers as f32, factor by factor, target by target, slot by slot, or the weights, the head's tensors, and what else a method
     /// sends. Shapes are known to both sides.
     pub fn encode(&self) -> Vec<u8> {
         let flag = |factor: &Factor| match factor {
@@ -117,7 +119,7 @@ impl Upload {
             Slots::Chosen { rank, .. } => (4, *rank),
         };
         let head = if self.head.is_empty() { 0 } else { 8 };
-        let more = if self.aux.is_empty() { 0 } else { 32 };
+        let more = if self.aux.is_empty() { 0 } else { 32 } + if self.weights.is_empty() { 0 } else { 64 };
         let mut bytes = b"BFU1".to_vec();
         for word in [self.client as u32, self.examples as u32, factor_flags + chosen + head + more, rank as u32] {
             bytes.extend(word.to_le_bytes());
@@ -150,6 +152,7 @@ mod tests {
             active: Active::B,
             slots,
             factors,
+            weights: vec![],
             head: vec![],
             aux: vec![],
             kept: Named::new(),

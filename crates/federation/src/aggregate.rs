@@ -72,6 +72,13 @@ impl Rule {
                 add(matrix, factor == Factor::A, &moved);
             }
         }
+        for (i, matrix) in adapter.weights.iter_mut().enumerate().take(first.weights.len()) {
+            let lists: Vec<_> = uploads.iter().map(|u| ((0..matrix.rows).collect(), &u.weights[i])).collect();
+            let mut moved = self.combine(&uploads, &lists, matrix.rows, matrix.cols, Norm::All);
+            noised(&mut moved);
+            step(self.optimizer, state, &format!("weight/{i}"), &mut moved);
+            add(matrix, false, &moved);
+        }
         for i in 0..first.head.len() {
             let matrix = &mut adapter.head[i].value;
             let lists: Vec<_> = uploads.iter().map(|u| ((0..matrix.rows).collect(), &u.head[i])).collect();
@@ -173,7 +180,7 @@ mod tests {
     fn adapter() -> Adapter {
         let target = Target { name: "t".into(), kind: TargetKind::Query, layer: 0, d_in: 2, d_out: 3 };
         let (a, b) = (vec![Matrix::new(2, 2, vec![1.0; 4])], vec![Matrix::zeros(2, 3)]);
-        Adapter { rank: 2, alpha: 2.0, targets: vec![target], a, b, core: vec![], head: vec![] }
+        Adapter { rank: 2, alpha: 2.0, targets: vec![target], a, b, core: vec![], head: vec![], weights: vec![] }
     }
 
     fn upload(client: usize, examples: usize, active: Active, slots: Vec<usize>, value: f32) -> Upload {
@@ -187,6 +194,7 @@ mod tests {
             active,
             slots,
             factors: vec![(factor, vec![vectors])],
+            weights: vec![],
             head: vec![],
             aux: vec![],
             kept: Default::default(),

@@ -49,15 +49,16 @@ pub struct Ledger {
     seen: Vec<usize>,
 }
 
-/// Parts of the server's state that clients may lack: A, B, what stands between them, the head, which slots exist, and
-/// what else a method sends.
-const PARTS: usize = 6;
+/// Parts of the server's state that clients may lack: A, B, what stands between them, the head, which slots exist,
+/// what else a method sends, and the weights of full fine-tuning.
+const PARTS: usize = 7;
 const A: usize = 0;
 const B: usize = 1;
 const CORE: usize = 2;
 const HEAD: usize = 3;
 const LIVE: usize = 4;
 const MORE: usize = 5;
+const WEIGHTS: usize = 6;
 
 fn part(factor: Factor) -> usize {
     match factor {
@@ -114,6 +115,9 @@ impl Ledger {
         if newer[HEAD] && !plan.private.head {
             params += adapter.head_params();
         }
+        if newer[WEIGHTS] {
+            params += adapter.weight_params();
+        }
         if newer[MORE] {
             params += more_params(plan);
         }
@@ -148,6 +152,7 @@ impl Ledger {
         for factor in Factor::ALL {
             note(part(factor), sent(factor) || before.adapter.factor(factor) != after.adapter.factor(factor));
         }
+        note(WEIGHTS, uploads.iter().any(|u| !u.weights.is_empty()));
         note(HEAD, uploads.iter().any(|u| !u.head.is_empty()));
         note(LIVE, before.live() != after.live());
         note(MORE, uploads.iter().any(|u| !u.aux.is_empty()));

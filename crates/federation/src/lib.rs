@@ -27,10 +27,7 @@ pub use settings::{
     AdapterSettings, Aggregation, Budget, BudgetName, BudgetUse, ClientSettings, EvaluateSettings, HeadMode, Norm,
     PrivacySettings, Prune, ServerOptimizer, ServerSettings, Settings, Stragglers, StrategySettings,
 };
-pub use strategies::{
-    Common, Dfl, FedExLora, FedIt, FedLada, FedSaLora, FedSb, FedSvd, FfaLora, FlexLora, Flora, Florist, HetLora,
-    LoraA2, LoraFair, RaFlora, Replication, RoLora, SaFedLora, Sora, Strategy, XgbLora,
-};
+pub use strategies::{Common, FedIt, FfaLora, LoraA2, RoLora, Strategy};
 
 pub use bonfire_engine::{
     Choice, InFlight, Probe, Progress, Rate, Schedule, Score, Split, TokenizedData, TrainSettings,

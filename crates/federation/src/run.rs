@@ -9,7 +9,7 @@ use bonfire_models::{Adapter, Model};
 use rand::RngExt;
 
 use crate::strategies::{Strategy, build};
-use crate::{ClientMetrics, FederationError, Ledger, RoundMetrics, Server, Settings};
+use crate::{ClientMetrics, FederationError, Ledger, RoundMetrics, Server, Settings, StrategySettings};
 
 /// What happens in a run, as it happens.
 #[derive(Debug)]
@@ -73,10 +73,7 @@ impl Run {
         if let Some((key, problem)) = settings.problem() {
             return Err(FederationError::Setting { key: key.into(), problem });
         }
-        let (adapter, model) = (&settings.adapter, &models[0]);
-        let mut rng = stream(settings.train.seed, Use::AdapterInit, 0, 0, 0);
-        let global =
-            Adapter::fresh(model.targets(), adapter.rank, adapter.alpha, adapter.init, model.head().to_vec(), &mut rng);
+        let global = first_adapter(&settings, models[0].as_ref());
         let clients = shards.train.len();
         let budgets = settings.budgets(clients)?;
         let strategy = build(&settings, budgets);
@@ -92,6 +89,11 @@ impl Run {
         &self.server
     }
 
+    /// The model (on the first device), as it was read.
+    pub fn model(&self) -> &dyn Model {
+        self.engine.model()
+    }
+
     /// The strategy's name.
     pub fn strategy_name(&self) -> &'static str {
         self.strategy.name()
@@ -101,7 +103,9 @@ impl Run {
     pub fn trainable_params(&self) -> u64 {
         let adapter = &self.server.adapter;
         let head = if self.settings.trains_head() { adapter.head_params() } else { 0 };
-        bonfire_models::Factor::ALL.iter().map(|&factor| adapter.factor_params(factor)).sum::<u64>() + head
+        bonfire_models::Factor::ALL.iter().map(|&factor| adapter.factor_params(factor)).sum::<u64>()
+            + adapter.weight_params()
+            + head
     }
 
     /// Clients on the device together in a full cohort.
@@ -134,4 +138,14 @@ impl Run {
             false => 1.0,
         }
     }
+}
+
+/// What the server holds before the first round: an adapter drawn from the seed, or the weights as they were read.
+fn first_adapter(settings: &Settings, model: &dyn Model) -> Adapter {
+    let (adapter, head) = (&settings.adapter, model.head().to_vec());
+    if settings.strategy == (StrategySettings::Full {}) {
+        return Adapter::of_weights(model.weights().into_iter().map(|w| w.value).collect(), head);
+    }
+    let mut rng = stream(settings.train.seed, Use::AdapterInit, 0, 0, 0);
+    Adapter::fresh(model.targets(), adapter.rank, adapter.alpha, adapter.init, head, &mut rng)
 }

@@ -7,7 +7,7 @@ mod strategy;
 
 use bonfire_data::random::{Use, stream};
 use bonfire_engine::{InFlight, TrainSettings};
-use bonfire_models::{AdapterInit, TargetKind};
+use bonfire_models::{AdapterInit, Precision, TargetKind};
 use rand::RngExt;
 use rand::seq::SliceRandom;
 use serde::{Deserialize, Serialize};
@@ -129,6 +129,17 @@ impl Settings {
         }
         if central && !matches!(self.server.aggregate, Aggregation::Mean {}) {
             return Some(("server.aggregate", "must be the mean where privacy adds its noise to the mean".into()));
+        }
+        if self.strategy == (StrategySettings::Full {}) {
+            if self.train.flat.is_some() {
+                return Some((
+                    "train.flat",
+                    "puts noise on adapted weights, and full has no adapter; leave it out".into(),
+                ));
+            }
+            if self.train.precision != Precision::F32 {
+                return Some(("train.precision", "must be \"f32\": full trains the weights themselves".into()));
+            }
         }
         if private && self.strategy.sends_more() {
             return Some((

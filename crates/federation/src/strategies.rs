@@ -7,12 +7,14 @@ mod fed_sb;
 mod fedex_lora;
 mod fedit;
 mod fedlada;
+mod fedpeptao;
 mod fedsa_lora;
 mod fedsvd;
 mod ffa_lora;
 mod flexlora;
 mod flora;
 mod florist;
+mod full;
 mod hetlora;
 mod lora_a2;
 mod lora_fair;
@@ -31,26 +33,10 @@ use crate::{FederationError, Norm, Server};
 
 pub(crate) use build::build;
 pub use common::Common;
-pub use dfl::Dfl;
-pub use fed_sb::FedSb;
-pub use fedex_lora::FedExLora;
 pub use fedit::FedIt;
-pub use fedlada::FedLada;
-pub use fedsa_lora::FedSaLora;
-pub use fedsvd::FedSvd;
 pub use ffa_lora::FfaLora;
-pub use flexlora::FlexLora;
-pub use flora::Flora;
-pub use florist::Florist;
-pub use hetlora::HetLora;
 pub use lora_a2::LoraA2;
-pub use lora_fair::LoraFair;
-pub use raflora::RaFlora;
-pub use replication::Replication;
 pub use rolora::RoLora;
-pub use sa_fedlora::SaFedLora;
-pub use sora::Sora;
-pub use xgblora::XgbLora;
 
 /// A federated method: what clients are told, and what becomes of their uploads. One of the project's two public
 /// traits.

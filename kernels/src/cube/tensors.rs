@@ -60,9 +60,11 @@ pub(crate) fn runs_along(tensor: &CubeTensor, axis: usize, other: usize) -> bool
     tensor.meta.strides()[axis] < tensor.meta.strides()[other]
 }
 
+/// Workgroups that every device allows in a row.
+pub(crate) const LONGEST: usize = 65_535;
+
 /// `count` workgroups in a row, folded where a device allows no longer row; a kernel counts them by `CUBE_POS`, which
 /// may come out beyond `count`.
 pub(crate) fn groups(count: usize) -> CubeCount {
-    const LONGEST: usize = 65_535;
     CubeCount::Static(count.min(LONGEST) as u32, count.div_ceil(LONGEST) as u32, 1)
 }

@@ -1,33 +1,43 @@
-//! `bonfire evaluate`: measures a run's adapter on the test split.
+//! `bonfire evaluate`: measures a run's adapter, or its whole model, on the test split.
 
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use bonfire_engine::evaluate;
-use bonfire_models::{Model, peft};
+use bonfire_federation::StrategySettings;
+use bonfire_models::{Adapter, Model, peft};
 use serde_json::json;
 
 use crate::args::{Common, EvaluateArgs};
-use crate::config;
+use crate::config::{self, Source};
 use crate::console::{note, percent, say};
 use crate::device;
 use crate::job;
-use crate::run_folder::{ADAPTER, CONFIG};
+use crate::run_folder::{ADAPTER, CONFIG, MODEL};
 
 /// Runs the command.
 ///
 /// # Errors
 /// No run folder, or a model, data or adapter that cannot be used any more.
 pub fn run(args: &EvaluateArgs, common: &Common) -> Result<()> {
-    let loaded = config::load(Some(&config_of(&args.run)?), &common.sets)?;
+    let mut loaded = config::load(Some(&config_of(&args.run)?), &common.sets)?;
+    let full = loaded.config.strategy == StrategySettings::Full {};
+    if full {
+        // Every weight was trained: the run holds a model of its own.
+        loaded.config.model.path = Source::Folder(args.run.join(MODEL));
+    }
     let device = common.device.as_ref().unwrap_or(&loaded.config.engine.device).first();
     let opened = device::open(device)?;
     opened.notice.iter().for_each(note);
     let data = job::dataset(&loaded)?;
     let model = job::model(&loaded, data.labels.len(), &opened.device)?;
     let tokens = job::tokens(&loaded, &data, model.info())?;
-    let adapter =
-        peft::read(&args.run.join(ADAPTER), model.info(), data.labels.len()).context("cannot read the adapter")?;
+    let adapter = match full {
+        true => Adapter::of_weights(Vec::new(), model.head().to_vec()),
+        false => {
+            peft::read(&args.run.join(ADAPTER), model.info(), data.labels.len()).context("cannot read the adapter")?
+        }
+    };
     let rows: Vec<usize> = (0..data.test.len()).collect();
     let result = evaluate(&model, &adapter, &tokens.test, &rows)?;
     match args.json {

@@ -9,7 +9,8 @@ use safetensors::SafeTensors;
 use super::evaluate::config_of;
 use crate::args::{ExportArgs, Format};
 use crate::console::say;
-use crate::run_folder::{ADAPTER, refuse_occupied};
+use crate::mistake::Mistake;
+use crate::run_folder::{ADAPTER, MODEL, refuse_occupied};
 
 /// Runs the command.
 ///
@@ -17,6 +18,12 @@ use crate::run_folder::{ADAPTER, refuse_occupied};
 /// No run folder, an adapter that cannot be read, or an output folder that holds something already.
 pub fn run(args: &ExportArgs) -> Result<()> {
     config_of(&args.run)?;
+    let model = args.run.join(MODEL);
+    if model.is_dir() {
+        return Err(Mistake::new("this run trained every weight and has no adapter to export")
+            .help(format!("{} is a whole model in Hugging Face layout already", model.display()))
+            .into());
+    }
     refuse_occupied(&args.out)?;
     match args.format {
         Format::Peft => export_peft(&args.run.join(ADAPTER), &args.out)?,

@@ -47,7 +47,7 @@ pub fn run(args: &TrainArgs, common: &Common) -> Result<()> {
     let models = models.into_iter().map(|m| Box::new(m) as Box<dyn Model>).collect();
     let run = Run::new(config.settings(), models, tokens, shards)?;
     let folder = RunFolder::create(&place, &config.to_toml())?;
-    let recorder = Recorder::new(folder, config, &devices, &info, &run, Keep::EveryRound, interrupt);
+    let recorder = Recorder::new(folder, config, &devices, &info, &run, Keep::EveryRound, interrupt)?;
     follow(run, recorder, common.quiet)
 }
 

@@ -38,6 +38,29 @@ fn export_writes_the_adapter_in_peft_layout() {
 }
 
 #[test]
+fn a_run_that_trained_every_weight_holds_a_whole_model() {
+    let room = Room::new();
+    let full = ["strategy.name=full", "clients.budget=full", "train.lr_a=1e-4", "train.rounds=2"];
+    let mut args = short(&["train", "--out", "run"], &[]);
+    full.iter().for_each(|set| args.extend(["--set", set]));
+    let said = room.succeed(&args);
+    assert!(said.out.contains("of full fine-tuning"), "{}", said.out);
+    assert!(!room.path("run/adapter").exists());
+    let last = room.rows("run/metrics.jsonl").pop().expect("a row");
+    let result: serde_json::Value =
+        serde_json::from_str(&room.succeed(&["evaluate", "run", "--json"]).out).expect("one JSON object");
+    for (ours, theirs) in [("accuracy", "test_accuracy"), ("loss", "test_loss")] {
+        let (a, b) = (result[ours].as_f64().expect("a number"), last[theirs].as_f64().expect("a number"));
+        assert!((a - b).abs() < 1e-5, "{ours}: {a} against {b}");
+    }
+    room.refuse(2, &["trained every weight", "run/model"], &["export", "run", "--out", "x"]);
+    // The folder can be the backbone of another run.
+    let mut again = short(&["train", "--quiet", "--out", "again"], &[]);
+    again.extend(["--set", "model.path=run/model"]);
+    room.succeed(&again);
+}
+
+#[test]
 fn export_refuses_a_folder_that_holds_something() {
     let room = trained();
     room.refuse(2, &["run exists and is not an empty folder"], &["export", "run", "--out", "run"]);

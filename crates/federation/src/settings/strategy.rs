@@ -37,6 +37,25 @@ pub enum StrategySettings {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         prune: Option<Prune>,
     },
+    /// Full fine-tuning with FedAvg: no adapter, every weight of the encoder trains and crosses the wire. `train.lr_a` is
+    /// its learning rate; of `[adapter]` it reads `head` alone.
+    #[serde(rename = "full")]
+    Full {},
+    /// FedPepTAO (arXiv 2310.15080) on adapters: only the layers whose states say most are shared, and the server steps
+    /// with momentum and control variates.
+    #[serde(rename = "fedpeptao")]
+    FedPepTao {
+        /// Layers that are shared after the first round (all, where the model has fewer); left out: half of them. The
+        /// paper finds the number from the Hessian's spectrum.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        layers: Option<usize>,
+        /// Server learning rate.
+        #[serde(default = "server_lr")]
+        lr: f64,
+        /// Server momentum.
+        #[serde(default = "server_momentum")]
+        momentum: f64,
+    },
     /// RoLoRA (arXiv 2502.01755): the factors alternate, no selection.
     #[serde(rename = "rolora")]
     RoLora {
@@ -171,6 +190,13 @@ fn nearly_one() -> f64 {
     0.99
 }
 
+fn server_lr() -> f64 {
+    0.1
+}
+fn server_momentum() -> f64 {
+    0.9
+}
+
 /// What a strategy makes of `clients.budget`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BudgetUse {
@@ -194,6 +220,8 @@ impl StrategySettings {
             StrategySettings::LoraA2 { .. } => "lora-a2",
             StrategySettings::FedIt { .. } => "fedit",
             StrategySettings::FfaLora { .. } => "ffa-lora",
+            StrategySettings::Full { .. } => "full",
+            StrategySettings::FedPepTao { .. } => "fedpeptao",
             StrategySettings::RoLora { .. } => "rolora",
             StrategySettings::FlexLora {} => "flexlora",
             StrategySettings::Flora {} => "flora",
@@ -236,6 +264,7 @@ impl StrategySettings {
             StrategySettings::LoraA2 { .. }
                 | StrategySettings::FedIt { .. }
                 | StrategySettings::FfaLora { .. }
+                | StrategySettings::Full {}
                 | StrategySettings::RoLora { .. }
                 | StrategySettings::Replication {}
                 | StrategySettings::SaFedLora { .. }
@@ -277,7 +306,7 @@ impl StrategySettings {
 
     /// Whether its clients send more than movements.
     pub fn sends_more(&self) -> bool {
-        matches!(self, StrategySettings::FedLada { .. })
+        matches!(self, StrategySettings::FedLada { .. } | StrategySettings::FedPepTao { .. })
     }
 
     /// Server-side rank pruning, for strategies that know it.
@@ -299,6 +328,14 @@ impl StrategySettings {
         let own =
             match self {
                 StrategySettings::LoraA2 { probe, .. } => probe.problem().map(|p| ("strategy.probe", p.to_string())),
+                StrategySettings::FedPepTao { layers, lr, momentum } => {
+                    let checks = [
+                        ("strategy.layers", *layers != Some(0), "at least 1"),
+                        ("strategy.lr", lr.is_finite() && *lr > 0.0, "a positive number"),
+                        ("strategy.momentum", (0.0..1.0).contains(momentum), "in [0, 1)"),
+                    ];
+                    checks.into_iter().find(|(_, fine, _)| !fine).map(|(key, _, want)| (key, format!("must be {want}")))
+                }
                 StrategySettings::HetLora { weight: w, decay, least } => {
                     must(weight(*w), "strategy.weight", "a finite number, not negative")
                         .or(must(share(*decay), "strategy.decay", "above 0 and at most 1"))

@@ -2,10 +2,25 @@
 
 use bonfire_engine::{Tail, Threshold};
 
-use super::{
-    Common, Dfl, FedExLora, FedIt, FedLada, FedSaLora, FedSb, FedSvd, FfaLora, FlexLora, Flora, Florist, HetLora,
-    LoraA2, LoraFair, RaFlora, Replication, RoLora, SaFedLora, Sora, Strategy, XgbLora,
-};
+use super::dfl::Dfl;
+use super::fed_sb::FedSb;
+use super::fedex_lora::FedExLora;
+use super::fedlada::FedLada;
+use super::fedpeptao::FedPepTao;
+use super::fedsa_lora::FedSaLora;
+use super::fedsvd::FedSvd;
+use super::flexlora::FlexLora;
+use super::flora::Flora;
+use super::florist::Florist;
+use super::full::Full;
+use super::hetlora::HetLora;
+use super::lora_fair::LoraFair;
+use super::raflora::RaFlora;
+use super::replication::Replication;
+use super::sa_fedlora::SaFedLora;
+use super::sora::Sora;
+use super::xgblora::XgbLora;
+use super::{Common, FedIt, FfaLora, LoraA2, RoLora, Strategy};
 use crate::{Settings, StrategySettings};
 
 /// The strategy that `settings` name; `budgets` are the clients' slots per target, or their ranks.
@@ -22,6 +37,10 @@ pub(crate) fn build(settings: &Settings, budgets: Vec<usize>) -> Box<dyn Strateg
         }),
         StrategySettings::FedIt { .. } => Box::new(FedIt { common: common(1.0) }),
         StrategySettings::FfaLora { .. } => Box::new(FfaLora { common: common(1.0) }),
+        StrategySettings::FedPepTao { layers, lr, momentum } => {
+            Box::new(FedPepTao { common: common(1.0), layers: *layers, lr: *lr, momentum: *momentum })
+        }
+        StrategySettings::Full {} => Box::new(Full { common: common(1.0) }),
         StrategySettings::RoLora { .. } => Box::new(RoLora { common: common(1.0) }),
         StrategySettings::FlexLora {} => Box::new(FlexLora { common: common(1.0) }),
         StrategySettings::Flora {} => Box::new(Flora { common: common(1.0), init: settings.adapter.init }),

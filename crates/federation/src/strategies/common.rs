@@ -137,11 +137,13 @@ impl Common {
     fn control(&self, server: &mut Server, uploads: &[Upload]) {
         for upload in uploads {
             let Some((_, changes)) = upload.aux.iter().find(|(name, _)| *name == "control") else { continue };
-            let factors = upload.factors.iter().flat_map(|(f, list)| (0..list.len()).map(move |t| (Some(*f), t)));
-            for ((factor, i), change) in factors.chain((0..upload.head.len()).map(|i| (None, i))).zip(changes) {
-                let (name, rows, slots) = match factor {
-                    None => (format!("control/head/{i}"), change.rows, (0..change.rows).collect()),
-                    Some(f) => {
+            let factors = upload.factors.iter().flat_map(|(f, list)| (0..list.len()).map(move |t| (Ok(*f), t)));
+            let others = (0..upload.weights.len()).map(|i| (Err("weight"), i));
+            let others = others.chain((0..upload.head.len()).map(|i| (Err("head"), i)));
+            for ((part, i), change) in factors.chain(others).zip(changes) {
+                let (name, rows, slots) = match part {
+                    Err(part) => (format!("control/{part}/{i}"), change.rows, (0..change.rows).collect()),
+                    Ok(f) => {
                         let name = format!("control/{}/{i}", f.name().to_lowercase());
                         (name, server.adapter.slot_rows(f, i).rows, upload.slots.of(i))
                     }
@@ -161,7 +163,7 @@ impl Common {
 fn control_of(server: &Server, active: Active) -> Named {
     let trains = |name: &str| {
         let part = name.split('/').next().unwrap_or_default();
-        part == "head" || active.factors().iter().any(|f| f.name().to_lowercase() == part)
+        ["head", "weight"].contains(&part) || active.factors().iter().any(|f| f.name().to_lowercase() == part)
     };
     let own = server.state.iter().filter_map(|(name, m)| Some((name.strip_prefix("control/")?.to_string(), m.clone())));
     own.filter(|(name, _)| trains(name)).collect()

@@ -74,6 +74,7 @@ fn sum_of_parts(adapter: &Adapter, uploads: &[&Upload], t: usize, cuts: &[usize]
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::strategies::flexlora::FlexLora;
     use crate::strategies::testing::{apart, beyond, dense, product_of, server, uploads};
     use bonfire_models::Factor;
 
@@ -139,7 +140,7 @@ mod tests {
     fn with_equal_ranks_it_is_flexlora() {
         let (before, sent, after) = aggregated([4, 4, 4], vec![4, 4, 4]);
         let mut flex = before.clone();
-        crate::FlexLora { common: Common::plain(1e-3, 1e-3, true) }.aggregate(&mut flex, &sent).expect("aggregates");
+        FlexLora { common: Common::plain(1e-3, 1e-3, true) }.aggregate(&mut flex, &sent).expect("aggregates");
         for t in 0..2 {
             assert!(apart(&product_of(&flex.adapter, t), &product_of(&after.adapter, t)) < 1e-5);
         }

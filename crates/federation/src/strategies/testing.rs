@@ -25,7 +25,7 @@ pub(crate) fn server(rank: usize, seed: u64) -> Server {
     let a = targets.iter().map(|t| random(t.d_in, rank, &mut rng)).collect();
     let b = targets.iter().map(|t| random(rank, t.d_out, &mut rng)).collect();
     let head = vec![HeadTensor { name: "classifier.weight".into(), value: random(3, 2, &mut rng) }];
-    Server::new(Adapter { rank, alpha: 2.0 * rank as f64, targets, a, b, core: vec![], head })
+    Server::new(Adapter { rank, alpha: 2.0 * rank as f64, targets, a, b, core: vec![], head, weights: vec![] })
 }
 
 /// One upload a client: client `k` has `3k + 1` examples and the first `ranks[k]` slots.
@@ -43,6 +43,7 @@ pub(crate) fn uploads(server: &Server, factors: &[Factor], ranks: &[usize], seed
             active: Active::Both,
             slots: Slots::Given { rank: adapter.rank, slots: vec![(0..rank).collect(); adapter.targets.len()] },
             factors: factors.iter().map(|&f| (f, list(f, &mut rng))).collect(),
+            weights: vec![],
             head: vec![],
             aux: vec![],
             kept: Named::new(),

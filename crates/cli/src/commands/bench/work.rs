@@ -87,6 +87,7 @@ pub fn settings(args: &BenchArgs, batch: usize) -> TrainSettings {
         lr_a: 1e-3,
         lr_b: None,
         prox: 0.0,
+        flat: None,
         scaffold: false,
         lr_head: 1e-2,
         weight_decay: 0.0,

@@ -81,7 +81,7 @@ impl<'g> Workplace<'g> {
         };
         let files = RunFolder::create(folder, &config.to_toml())?;
         let (info, interrupt) = (self.info(), Arc::clone(&self.interrupt));
-        let mut recorder = Recorder::new(files, config, &self.devices, info, &run, Keep::LastRound, interrupt);
+        let mut recorder = Recorder::new(files, config, &self.devices, info, &run, Keep::LastRound, interrupt)?;
         let trained = recorder.train(&mut run, &mut Progress::new(config.train.rounds, true))?;
         match trained {
             Err(error) => Ok(Outcome::Failed(error.to_string())),
