@@ -119,6 +119,14 @@ impl Settings {
                 "sends control variates, which [privacy] does not protect; leave one of them out".into(),
             ));
         }
+        if central && self.strategy.divides_by_owners() {
+            return Some((
+                "privacy",
+                format!(
+                    "noise on the mean needs the same divisor for every slot; {name} divides by the clients that have a slot"
+                ),
+            ));
+        }
         if central && !matches!(self.server.aggregate, Aggregation::Mean {}) {
             return Some(("server.aggregate", "must be the mean where privacy adds its noise to the mean".into()));
         }
