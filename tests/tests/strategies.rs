@@ -20,6 +20,17 @@ const STRATEGIES: &[&str] = &[
     "name = \"xgblora\"\nlayers = 1",
     "name = \"fedlada\"",
     "name = \"dfl\"\napart = 0.1",
+    "name = \"flexlora\"",
+    "name = \"flora\"",
+    "name = \"florist\"",
+    "name = \"raflora\"",
+    "name = \"replication\"",
+    "name = \"fedex-lora\"",
+    "name = \"fedex-lora\"\nrank = 2",
+    "name = \"lora-fair\"",
+    "name = \"fedsvd\"",
+    "name = \"fed-sb\"",
+    "name = \"fedpeptao\"\nlayers = 2\nlr = 0.2",
 ];
 
 /// Runs to the end.

@@ -9,7 +9,7 @@ use bonfire_models::{Adapter, Model};
 use rand::RngExt;
 
 use crate::strategies::{Strategy, build};
-use crate::{ClientMetrics, FederationError, Ledger, RoundMetrics, Server, Settings, StrategySettings};
+use crate::{ClientMetrics, FederationError, Ledger, RoundMetrics, Server, Settings};
 
 /// What happens in a run, as it happens.
 #[derive(Debug)]
@@ -143,7 +143,7 @@ impl Run {
 /// What the server holds before the first round: an adapter drawn from the seed, or the weights as they were read.
 fn first_adapter(settings: &Settings, model: &dyn Model) -> Adapter {
     let (adapter, head) = (&settings.adapter, model.head().to_vec());
-    if settings.strategy == (StrategySettings::Full {}) {
+    if settings.strategy.is_full() {
         return Adapter::of_weights(model.weights().into_iter().map(|w| w.value).collect(), head);
     }
     let mut rng = stream(settings.train.seed, Use::AdapterInit, 0, 0, 0);

@@ -130,7 +130,7 @@ impl Settings {
         if central && !matches!(self.server.aggregate, Aggregation::Mean {}) {
             return Some(("server.aggregate", "must be the mean where privacy adds its noise to the mean".into()));
         }
-        if self.strategy == (StrategySettings::Full {}) {
+        if self.strategy.is_full() {
             if self.train.flat.is_some() {
                 return Some((
                     "train.flat",

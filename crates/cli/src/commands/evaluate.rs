@@ -4,7 +4,6 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use bonfire_engine::evaluate;
-use bonfire_federation::StrategySettings;
 use bonfire_models::{Adapter, Model, peft};
 use serde_json::json;
 
@@ -21,7 +20,7 @@ use crate::run_folder::{ADAPTER, CONFIG, MODEL};
 /// No run folder, or a model, data or adapter that cannot be used any more.
 pub fn run(args: &EvaluateArgs, common: &Common) -> Result<()> {
     let mut loaded = config::load(Some(&config_of(&args.run)?), &common.sets)?;
-    let full = loaded.config.strategy == StrategySettings::Full {};
+    let full = loaded.config.strategy.is_full();
     if full {
         // Every weight was trained: the run holds a model of its own.
         loaded.config.model.path = Source::Folder(args.run.join(MODEL));

@@ -6,8 +6,10 @@
 //! momentum and a control variate for each client, all kept by the server, so they cost no traffic. With
 //! `D_k = −ΔX_k` of a client's `τ_k` local steps at rate η:
 //!
-//!     m_k ← β·m_k + D_k + τ_k·η·(c − c_k)         X ← X − lr·Σ w_k·m_k
-//!     c_k ← c_k − c + D_k/(τ_k·η)                  c ← c + (1/K)·Σ (change of c_k)
+//! ```text
+//! m_k ← β·m_k + D_k + τ_k·η·(c − c_k)         X ← X − lr·Σ w_k·m_k
+//! c_k ← c_k − c + D_k/(τ_k·η)                  c ← c + (1/K)·Σ (change of c_k)
+//! ```
 //!
 //! The published code feeds the change of the mean movement into momentum, the same for all clients; here it is each
 //! client's own movement, without which nothing of the client would be in its momentum.
