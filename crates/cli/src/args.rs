@@ -6,6 +6,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::commands::bench::BenchArgs;
 use crate::commands::compare::CompareArgs;
+use crate::commands::cost::CostArgs;
 use crate::device::Devices;
 
 /// GPU-native federated LoRA fine-tuning: many virtual clients train side by side on one device.
@@ -21,7 +22,7 @@ pub struct Cli {
 }
 
 /// Options of every command.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct Common {
     /// auto, cpu, wgpu, vulkan or cuda; a GPU also with its number; several with commas: cuda:0,cuda:1
     #[arg(long, global = true, value_name = "DEVICE")]
@@ -43,6 +44,8 @@ pub enum Command {
     Compare(Box<CompareArgs>),
     /// Measure a run's adapter on the test split
     Evaluate(EvaluateArgs),
+    /// Count what a federation would send, before anything is trained
+    Cost(CostArgs),
     /// Show which client holds which labels
     Partition(PartitionArgs),
     /// Write a run's adapter for other tools

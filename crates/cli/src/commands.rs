@@ -2,6 +2,7 @@
 
 pub mod bench;
 pub mod compare;
+pub mod cost;
 pub mod evaluate;
 pub mod export;
 pub mod partition;

@@ -62,6 +62,14 @@ pub fn source(config: &RunConfig) -> ModelSource {
     }
 }
 
+/// The shape of the configuration's model, from its `config.json` alone.
+///
+/// # Errors
+/// A file that cannot be read, or describes a model we do not know.
+pub fn info(config: &RunConfig) -> Result<ModelInfo> {
+    source(config).info().context("cannot read the model's shape")
+}
+
 /// Loads the backbone with a head for `classes` labels.
 ///
 /// # Errors

@@ -35,6 +35,7 @@ fn main() -> ExitCode {
         Command::Compare(args) => commands::compare::run(args, &cli.common),
         Command::Evaluate(args) => commands::evaluate::run(args, &cli.common),
         Command::Partition(args) => commands::partition::run(args, &cli.common),
+        Command::Cost(args) => commands::cost::run(args, &cli.common),
         Command::Export(args) => commands::export::run(args),
         Command::Bench(args) => commands::bench::run(args, &cli.common),
     });

@@ -101,6 +101,8 @@ fn phase_words(phase: &str) -> &'static str {
     match phase {
         "A" => "training A",
         "B" => "training B",
+        "core" => "training the core",
+        "full" => "training all weights",
         _ => "training A and B",
     }
 }
@@ -108,14 +110,29 @@ fn phase_words(phase: &str) -> &'static str {
 /// One line for a finished round.
 fn round_line(metrics: &RoundMetrics, rounds: usize, uploaded: u64) -> String {
     let width = rounds.to_string().len();
-    let accuracy = metrics.test_accuracy.map_or("    -".to_string(), percent);
-    format!(
-        "round {:>width$}/{rounds}  {:<2}  train loss {:.4}  test accuracy {accuracy:>6}  upload {:>7} (sum {:>7})  {}",
+    let accuracy = match (metrics.test_accuracy, metrics.personal_accuracy) {
+        (Some(test), None) => format!("test accuracy {:>6}", percent(test)),
+        (Some(test), Some(own)) => format!("test accuracy {:>6}, clients' own {:>6}", percent(test), percent(own)),
+        (None, Some(own)) => format!("clients' own accuracy {:>6}", percent(own)),
+        (None, None) => format!("test accuracy {:>6}", "-"),
+    };
+    let mut line = format!(
+        "round {:>width$}/{rounds}  {:<2}  train loss {:.4}  {accuracy}  upload {:>7} (sum {:>7})  {}",
         metrics.round,
         metrics.phase,
         metrics.train_loss,
         bytes(metrics.upload_bytes),
         bytes(uploaded),
         seconds(metrics.seconds),
-    )
+    );
+    if !metrics.dropped.is_empty() {
+        line += &format!("  {} dropped out", metrics.dropped.len());
+    }
+    if let Some(slots) = metrics.live_slots {
+        line += &format!("  {slots} slots live");
+    }
+    if let Some(epsilon) = metrics.epsilon {
+        line += &format!("  ε {epsilon:.2}");
+    }
+    line
 }

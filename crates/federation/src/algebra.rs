@@ -69,6 +69,12 @@ impl Stack {
         }
     }
 
+    /// The sum times `scale`.
+    pub fn scaled(mut self, scale: f64) -> Stack {
+        self.a.iter_mut().for_each(|x| *x *= scale);
+        self
+    }
+
     /// The stacked factors themselves, `A [d_in, n]` with the weights on it and `B [n, d_out]`: exact up to f32.
     pub fn factors(&self) -> (Matrix, Matrix) {
         let n = self.slots();
@@ -96,7 +102,7 @@ impl Stack {
     }
 
     /// The same sum in at most `max_rank` slots, √S on both factors. Without loss beyond f32 rounding where `max_rank`
-    /// is at least `min(d_in, d_out)`: what is left out is below 2⁻²⁴ of the sum in Frobenius norm. A stack that is
+    /// is at least `min(d_in, d_out)`: what is left out is below 2⁻²⁴ of the sum in Frobenius norm. At least one slot. A stack that is
     /// within `max_rank` already is handed back as it is.
     ///
     /// # Errors
@@ -106,7 +112,7 @@ impl Stack {
             return Ok(self.factors());
         }
         let svd = self.svd()?;
-        Ok(svd.split(svd.rank_within(f64::from(f32::EPSILON) / 2.0).min(max_rank)))
+        Ok(svd.split(svd.rank_within(f64::from(f32::EPSILON) / 2.0).max(1).min(max_rank)))
     }
 
     /// LoRA-FAIR's correction in closed form (arXiv 2411.14961 with a ridge in place of its cosine distance): the `ΔB`

@@ -2,8 +2,9 @@
 
 use bonfire_engine::Upload;
 use bonfire_models::{Adapter, Factor, Matrix};
+use rayon::prelude::*;
 
-use crate::algebra::Stack;
+use crate::algebra::{AlgebraError, Stack, Svd};
 use crate::{FederationError, Server};
 
 /// The uploads in the order of client numbers, so that their order of arrival changes nothing.
@@ -40,42 +41,82 @@ pub(crate) fn trained(adapter: &Adapter, upload: &Upload, target: usize) -> (Mat
     (whole(Factor::A).transposed(), whole(Factor::B))
 }
 
+/// The empty sum of the shape of a target.
+pub(crate) fn nothing(adapter: &Adapter, target: usize) -> Stack {
+    let target = &adapter.targets[target];
+    Stack::new(target.d_in, target.d_out)
+}
+
+/// `Σ w_k·A_k·B_k` of a target over the uploads, without LoRA's scale; `adapter` is what the clients started from.
+/// Only slots that a client has are in it.
+pub(crate) fn mean_of_products(adapter: &Adapter, uploads: &[&Upload], target: usize) -> Stack {
+    let mut sum = nothing(adapter, target);
+    for (upload, weight) in uploads.iter().zip(weights(uploads)) {
+        let (a, b) = trained(adapter, upload, target);
+        for slot in upload.slots.of(target) {
+            sum.push_slots(&a, &b, slot..slot + 1, weight);
+        }
+    }
+    sum
+}
+
+/// What `one` makes of every target, on all threads.
+///
+/// # Errors
+/// The first of `one`, in target order.
+pub(crate) fn each_target<T: Send>(
+    adapter: &Adapter,
+    one: impl Fn(usize) -> Result<T, AlgebraError> + Sync + Send,
+) -> Result<Vec<T>, FederationError> {
+    let all: Vec<Result<T, AlgebraError>> = (0..adapter.targets.len()).into_par_iter().map(one).collect();
+    Ok(all.into_iter().collect::<Result<_, _>>()?)
+}
+
+/// Puts the leading part of `svd` into the slots of a target, √S on both sides. Slots beyond the rank of what was summed
+/// keep their A and get B = 0: they add nothing, and can still learn.
+pub(crate) fn place(adapter: &mut Adapter, target: usize, svd: &Svd) {
+    let rank = adapter.rank;
+    let (mut a, b) = svd.split(rank);
+    let old = &adapter.a[target];
+    for slot in svd.rank().min(rank)..rank {
+        (0..a.rows).for_each(|i| a.data[i * rank + slot] = old.data[i * rank + slot]);
+    }
+    (adapter.a[target], adapter.b[target]) = (a, b);
+}
+
 /// Merges `share · Σ w_k·s·A_k·B_k` of every target into the backbone, exactly: clients' factors side by side.
 ///
 /// # Errors
 /// Numbers that are not finite.
 pub(crate) fn merge_products(server: &mut Server, uploads: &[&Upload], share: f64) -> Result<(), FederationError> {
-    let weights = weights(uploads);
-    let scale = share * server.adapter.scale();
-    let (mut a, mut b) = (Vec::new(), Vec::new());
-    for (t, target) in server.adapter.targets.iter().enumerate() {
-        let mut stack = Stack::new(target.d_in, target.d_out);
-        for (upload, weight) in uploads.iter().zip(&weights) {
-            let slots = upload.slots.of(t);
-            let (own_a, own_b) = trained(&server.adapter, upload, t);
-            // Only the slots this client has: the others are empty and would be sent for nothing.
-            stack.push(&own_a.transposed().rows(&slots).transposed(), &own_b.rows(&slots), weight * scale);
-        }
-        let (left, right) = stack.factors();
-        a.push(left);
-        b.push(right);
-    }
-    merge(server, a, b)
+    let (adapter, scale) = (&server.adapter, share * server.adapter.scale());
+    let stacks = each_target(adapter, |t| Ok(mean_of_products(adapter, uploads, t).scaled(scale).factors()))?;
+    merge(server, stacks)
 }
 
-/// Adds an update `a·b` of every target (scale included) to what is merged into the backbone. Where the log has grown
-/// wider than its matrices it is factored anew, which loses no more than f32's rounding.
+/// Adds an update `(A, B)` of every target (scale included) to what is merged into the backbone. A log that has grown
+/// half as wide again as its matrices is factored anew, which loses no more than f32's rounding; not at every step, as
+/// that costs an SVD.
 ///
 /// # Errors
 /// Numbers that are not finite.
-pub(crate) fn merge(server: &mut Server, a: Vec<Matrix>, b: Vec<Matrix>) -> Result<(), FederationError> {
+pub(crate) fn merge(server: &mut Server, updates: Vec<(Matrix, Matrix)>) -> Result<(), FederationError> {
+    let (a, b) = updates.into_iter().unzip();
     server.merged.push(a, b);
-    for (t, target) in server.adapter.targets.iter().enumerate() {
-        let most = target.d_in.min(target.d_out);
-        if server.merged.a[t].cols > most {
-            let mut stack = Stack::new(target.d_in, target.d_out);
-            stack.push(&server.merged.a[t], &server.merged.b[t], 1.0);
-            (server.merged.a[t], server.merged.b[t]) = stack.compressed(most)?;
+    let (adapter, log) = (&server.adapter, &server.merged);
+    let anew = each_target(adapter, |t| {
+        let (a, b) = (&log.a[t], &log.b[t]);
+        let most = a.rows.min(b.cols);
+        if 2 * a.cols <= 3 * most {
+            return Ok(None);
+        }
+        let mut all = nothing(adapter, t);
+        all.push(a, b, 1.0);
+        all.compressed(most).map(Some)
+    })?;
+    for (t, factors) in anew.into_iter().enumerate() {
+        if let Some(factors) = factors {
+            (server.merged.a[t], server.merged.b[t]) = factors;
         }
     }
     Ok(())

@@ -120,7 +120,7 @@ impl Run {
             dropped: Vec::new(),
             personal_accuracy: None,
             live_slots: self.server.live().map(|live| live.iter().map(Vec::len).sum()),
-            epsilon: None,
+            epsilon: self.settings.epsilon(self.server.round),
             seconds: 0.0,
             train_seconds: 0.0,
             tokens: uploads.iter().map(|u| u.tokens).sum(),

@@ -12,7 +12,7 @@ use rand::RngExt;
 use rand::seq::SliceRandom;
 use serde::{Deserialize, Serialize};
 
-use crate::FederationError;
+use crate::{FederationError, accountant};
 
 pub use privacy::PrivacySettings;
 pub use server::{Aggregation, ServerOptimizer, ServerSettings};
@@ -119,6 +119,14 @@ impl Settings {
                 "sends control variates, which [privacy] does not protect; leave one of them out".into(),
             ));
         }
+        if central && self.strategy.divides_by_owners() {
+            return Some((
+                "privacy",
+                format!(
+                    "noise on the mean needs the same divisor for every slot; {name} divides by the clients that have a slot"
+                ),
+            ));
+        }
         if central && !matches!(self.server.aggregate, Aggregation::Mean {}) {
             return Some(("server.aggregate", "must be the mean where privacy adds its noise to the mean".into()));
         }
@@ -173,6 +181,20 @@ impl Settings {
             chance > 0.0 && stream(seed, Use::Dropout, round as u64, client as u64, 0).random_bool(chance)
         };
         cohort.iter().partition(|&&client| !drops(client))
+    }
+
+    /// ε spent after `rounds` rounds: of noise on the mean by the accountant, for whole clients and the δ of the settings;
+    /// of Laplace noise that of a single round, which the mechanism does not compose. `None`: no privacy.
+    pub fn epsilon(&self, rounds: usize) -> Option<f64> {
+        match self.privacy? {
+            PrivacySettings::Laplace { epsilon, .. } => Some(epsilon),
+            PrivacySettings::Gaussian { noise, delta, .. } => {
+                let count = self.clients.count;
+                let q = self.cohort_size(count) as f64 / count as f64;
+                let delta = delta.unwrap_or((count as f64).powf(-1.1).min(0.5));
+                accountant::epsilon(q, noise, rounds, delta).ok().filter(|epsilon| epsilon.is_finite())
+            }
+        }
     }
 
     /// Clients in a round's cohort, of `count`.

@@ -5,11 +5,11 @@ mod args;
 mod board;
 mod figure;
 mod folder;
-mod grid;
+pub mod grid;
 mod plots;
 mod results;
 mod table;
-mod variant;
+pub mod variant;
 mod workplace;
 
 use std::path::PathBuf;

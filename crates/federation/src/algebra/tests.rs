@@ -1,4 +1,5 @@
 //! Everything against dense f64 matrices, on random factors and on those that break naive code.
+#![allow(clippy::unwrap_used)]
 
 use bonfire_models::Matrix;
 use faer::Mat;

@@ -63,6 +63,42 @@ pub enum StrategySettings {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         prune: Option<Prune>,
     },
+    /// FlexLoRA (arXiv 2402.11505): the mean of the products, cut to the global rank by SVD.
+    #[serde(rename = "flexlora")]
+    FlexLora {},
+    /// FLoRA (arXiv 2409.05976): clients' factors are stacked, merged into the backbone, and everyone starts again.
+    #[serde(rename = "flora")]
+    Flora {},
+    /// FLoRIST (arXiv 2506.09199): FLoRA's stack, cut to a share of its energy before it is merged.
+    #[serde(rename = "florist")]
+    Florist {
+        /// Share τ of the energy `Σ s²` of a target's update that is kept.
+        #[serde(default = "nearly_one")]
+        tau: f64,
+    },
+    /// raFLoRA (arXiv 2602.13486): FlexLoRA with every part of the rank averaged over the clients that have it.
+    #[serde(rename = "raflora")]
+    RaFlora {},
+    /// Replication padding (arXiv 2406.17477): every slot is averaged over the clients that have it.
+    Replication {},
+    /// FedEx-LoRA (arXiv 2410.09432): FedIT, with what its means miss merged into the backbone.
+    #[serde(rename = "fedex-lora")]
+    FedExLora {
+        /// Largest rank of what is merged in a round; left out: all of it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        rank: Option<usize>,
+    },
+    /// LoRA-FAIR (arXiv 2411.14961): FedIT, with B corrected towards the mean of the products.
+    LoraFair {
+        /// Weight λ of the penalty that keeps the correction small.
+        #[serde(default = "hundredth")]
+        lambda: f64,
+    },
+    /// FedSVD (arXiv 2505.12805): B trained, A made orthonormal anew each round.
+    #[serde(rename = "fedsvd")]
+    FedSvd {},
+    /// Fed-SB (arXiv 2502.15436): a small square matrix trained between fixed orthonormal bases.
+    FedSb {},
     /// HetLoRA (arXiv 2401.06432): clients of different ranks, self-pruning, weights by the size of updates.
     #[serde(rename = "hetlora")]
     HetLora {
@@ -187,6 +223,15 @@ impl StrategySettings {
             StrategySettings::Full { .. } => "full",
             StrategySettings::FedPepTao { .. } => "fedpeptao",
             StrategySettings::RoLora { .. } => "rolora",
+            StrategySettings::FlexLora {} => "flexlora",
+            StrategySettings::Flora {} => "flora",
+            StrategySettings::Florist { .. } => "florist",
+            StrategySettings::RaFlora {} => "raflora",
+            StrategySettings::Replication {} => "replication",
+            StrategySettings::FedExLora { .. } => "fedex-lora",
+            StrategySettings::LoraFair { .. } => "lora-fair",
+            StrategySettings::FedSvd {} => "fedsvd",
+            StrategySettings::FedSb {} => "fed-sb",
             StrategySettings::HetLora { .. } => "hetlora",
             StrategySettings::FedSaLora {} => "fedsa-lora",
             StrategySettings::SaFedLora { .. } => "sa-fedlora",
@@ -201,7 +246,12 @@ impl StrategySettings {
     pub fn budgets(&self) -> BudgetUse {
         match self {
             StrategySettings::LoraA2 { .. } => BudgetUse::Slots,
-            StrategySettings::HetLora { .. } => BudgetUse::Ranks,
+            StrategySettings::FlexLora {}
+            | StrategySettings::Flora {}
+            | StrategySettings::Florist { .. }
+            | StrategySettings::RaFlora {}
+            | StrategySettings::Replication {}
+            | StrategySettings::HetLora { .. } => BudgetUse::Ranks,
             _ => BudgetUse::None,
         }
     }
@@ -216,12 +266,19 @@ impl StrategySettings {
                 | StrategySettings::FfaLora { .. }
                 | StrategySettings::Full {}
                 | StrategySettings::RoLora { .. }
+                | StrategySettings::Replication {}
                 | StrategySettings::SaFedLora { .. }
                 | StrategySettings::FedSaLora {}
                 | StrategySettings::Sora { .. }
                 | StrategySettings::Dfl { .. }
                 | StrategySettings::FedLada { .. }
         )
+    }
+
+    /// Whether a slot's average divides by the clients that have it. How many those are is nothing that noise on the
+    /// mean protects.
+    pub fn divides_by_owners(&self) -> bool {
+        matches!(self, StrategySettings::LoraA2 { norm: Norm::Choosers, .. } | StrategySettings::Replication {})
     }
 
     /// Whether every weight of the encoder trains, and no adapter.
@@ -231,7 +288,7 @@ impl StrategySettings {
 
     /// Whether its server merges what clients learnt into the backbone, round by round.
     pub fn merges(&self) -> bool {
-        ["flora", "fedex-lora", "xgblora"].contains(&self.name())
+        ["flora", "florist", "fedex-lora", "xgblora"].contains(&self.name())
     }
 
     /// Why secure aggregation, which shows the server nothing but a sum, does not serve it; `None`: it does.
@@ -283,6 +340,13 @@ impl StrategySettings {
                     must(weight(*w), "strategy.weight", "a finite number, not negative")
                         .or(must(share(*decay), "strategy.decay", "above 0 and at most 1"))
                         .or(must(*least >= 1 && *least <= rank, "strategy.least", "between 1 and adapter.rank"))
+                }
+                StrategySettings::Florist { tau } => must(share(*tau), "strategy.tau", "above 0 and at most 1"),
+                StrategySettings::FedExLora { rank } => {
+                    must(rank.is_none_or(|rank| rank >= 1), "strategy.rank", "at least 1; left out, nothing is cut")
+                }
+                StrategySettings::LoraFair { lambda } => {
+                    must(weight(*lambda), "strategy.lambda", "a finite number, not negative")
                 }
                 StrategySettings::SaFedLora { prox, least, .. } => {
                     must(weight(*prox), "strategy.prox", "a finite number, not negative").or(must(

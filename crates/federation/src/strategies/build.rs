@@ -3,11 +3,20 @@
 use bonfire_engine::{Tail, Threshold};
 
 use super::dfl::Dfl;
+use super::fed_sb::FedSb;
+use super::fedex_lora::FedExLora;
 use super::fedlada::FedLada;
 use super::fedpeptao::FedPepTao;
 use super::fedsa_lora::FedSaLora;
+use super::fedsvd::FedSvd;
+use super::flexlora::FlexLora;
+use super::flora::Flora;
+use super::florist::Florist;
 use super::full::Full;
 use super::hetlora::HetLora;
+use super::lora_fair::LoraFair;
+use super::raflora::RaFlora;
+use super::replication::Replication;
 use super::sa_fedlora::SaFedLora;
 use super::sora::Sora;
 use super::xgblora::XgbLora;
@@ -33,6 +42,17 @@ pub(crate) fn build(settings: &Settings, budgets: Vec<usize>) -> Box<dyn Strateg
         }
         StrategySettings::Full {} => Box::new(Full { common: common(1.0) }),
         StrategySettings::RoLora { .. } => Box::new(RoLora { common: common(1.0) }),
+        StrategySettings::FlexLora {} => Box::new(FlexLora { common: common(1.0) }),
+        StrategySettings::Flora {} => Box::new(Flora { common: common(1.0), init: settings.adapter.init }),
+        StrategySettings::Florist { tau } => {
+            Box::new(Florist { common: common(1.0), init: settings.adapter.init, tau: *tau })
+        }
+        StrategySettings::RaFlora {} => Box::new(RaFlora { common: common(1.0) }),
+        StrategySettings::Replication {} => Box::new(Replication { common: common(1.0) }),
+        StrategySettings::FedExLora { rank } => Box::new(FedExLora { common: common(1.0), rank: *rank }),
+        StrategySettings::LoraFair { lambda } => Box::new(LoraFair { common: common(1.0), lambda: *lambda }),
+        StrategySettings::FedSvd {} => Box::new(FedSvd { common: common(1.0) }),
+        StrategySettings::FedSb {} => Box::new(FedSb { common: common(1.0) }),
         StrategySettings::HetLora { weight, decay, least } => {
             Box::new(HetLora { common: common(1.0), tail: Tail { weight: *weight, decay: *decay, least: *least } })
         }

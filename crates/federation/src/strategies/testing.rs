@@ -68,6 +68,30 @@ pub(crate) fn dense(a: &Matrix, b: &Matrix) -> Vec<f64> {
     (0..a.rows).flat_map(|r| (0..b.cols).map(move |c| (r, c))).map(|(r, c)| at(r, c)).collect()
 }
 
+/// Frobenius norm of the difference.
+pub(crate) fn apart(x: &[f64], y: &[f64]) -> f64 {
+    x.iter().zip(y).map(|(x, y)| (x - y).powi(2)).sum::<f64>().sqrt()
+}
+
+/// Singular values of a dense matrix of `cols` columns, descending.
+pub(crate) fn singular_values(dense: &[f64], cols: usize) -> Vec<f64> {
+    let m = faer::Mat::from_fn(dense.len() / cols, cols, |i, j| dense[i * cols + j]);
+    m.singular_values().expect("it converges")
+}
+
+/// How far the nearest matrix of `rank` is from a dense one (Eckart and Young).
+pub(crate) fn beyond(rank: usize, dense: &[f64], cols: usize) -> f64 {
+    singular_values(dense, cols).iter().skip(rank).map(|s| s * s).sum::<f64>().sqrt()
+}
+
+/// That the columns of a matrix are orthonormal.
+#[track_caller]
+pub(crate) fn check_orthonormal(m: &Matrix) {
+    let gram = m.transposed().matmul(m);
+    let one = |at: usize| f32::from(u8::from(at / gram.cols == at % gram.cols));
+    assert!(gram.data.iter().enumerate().all(|(at, v)| (v - one(at)).abs() < 1e-5), "{gram:?}");
+}
+
 /// `Σ w_k·s·A_k·B_k` of every target, dense: what exact aggregation gives.
 pub(crate) fn dense_mean_of_products(before: &Server, uploads: &[Upload]) -> Vec<Vec<f64>> {
     let uploads = in_order(uploads);

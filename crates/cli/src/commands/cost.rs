@@ -1,0 +1,163 @@
+//! `bonfire cost`: what a federation would send, before anything is trained. Shapes are enough: no weights, no texts.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use bonfire_federation::{Choice, Forecast, StrategySettings, forecast};
+use bonfire_models::ModelInfo;
+use clap::Args;
+use serde::Serialize;
+
+use crate::args::Common;
+use crate::commands::bench::table::{aligned, row};
+use crate::commands::compare::grid::{Asked, Cell, Grid, Rank};
+use crate::commands::compare::variant::Variants;
+use crate::config::RunConfig;
+use crate::console::{bytes, note, say, seconds, short};
+use crate::job;
+use crate::mistake::Mistake;
+
+/// Options of `cost`.
+#[derive(Debug, Args)]
+pub struct CostArgs {
+    /// Configuration file; without it the built-in quickstart. Of the model config.json alone is read
+    pub config: Option<PathBuf>,
+    /// NAME or NAME:key=value[:key=value…], with commas, as for compare
+    #[arg(long, value_name = "LIST", default_value = "full,fedit,ffa-lora,rolora,lora-a2,flexlora,flora")]
+    pub strategies: Variants,
+    /// clients.budget of lora-a2, adapter.rank of the others [default: as configured]
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    pub ranks: Vec<usize>,
+    /// Labels of the head, where it is sent and no data is at hand
+    #[arg(long, value_name = "N")]
+    pub labels: Option<usize>,
+    /// A client's uplink in Mbit/s
+    #[arg(long, value_name = "MBIT", default_value_t = 20.0, value_parser = speed)]
+    pub up: f64,
+    /// A client's downlink in Mbit/s
+    #[arg(long, value_name = "MBIT", default_value_t = 100.0, value_parser = speed)]
+    pub down: f64,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+fn speed(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(v) if v > 0.0 && f64::is_finite(v) => Ok(v),
+        _ => Err("expected a positive number of Mbit/s".into()),
+    }
+}
+
+/// One row of the answer.
+#[derive(Serialize)]
+struct Cost {
+    strategy: String,
+    rank: Rank,
+    /// What is sent, or the least of it where clients choose.
+    low: Forecast,
+    /// The most of it.
+    high: Forecast,
+    /// Seconds of the slowest client in a round, at the link speeds given: low and high.
+    seconds_a_round: [f64; 2],
+    /// Whether the server needs no more than a sum of uploads, and why not.
+    secure_aggregation: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    against_secure_aggregation: Option<&'static str>,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// A configuration or a model's `config.json` that cannot be used; a trained head without a number of labels.
+pub fn run(args: &CostArgs, common: &Common) -> Result<()> {
+    let asked = Asked { variants: args.strategies.0.clone(), seeds: &[], ranks: &args.ranks, alphas: &[] };
+    let of =
+        |sets: &[String]| Grid::new(args.config.as_deref(), &Common { sets: sets.to_vec(), ..common.clone() }, &asked);
+    // A configuration whose data is still to be named is as good as any: texts are not read.
+    let without_data = [common.sets.clone(), vec!["data.path=builtin".to_string()]].concat();
+    let (grid, has_data) = match of(&common.sets) {
+        Ok(grid) => (grid, true),
+        Err(_) => (of(&without_data)?, false),
+    };
+    grid.notices.iter().for_each(note);
+    let model = job::info(&grid.base.config)?;
+    let classes = classes(args, &grid, has_data)?;
+    let mut costs = Vec::new();
+    for (i, cell) in grid.cells.iter().enumerate() {
+        let cost = cost(args, cell, grid.variants[cell.variant].label(), &model, classes);
+        costs.push(cost.map_err(|error| grid.explain(i, error))?);
+    }
+    match args.json {
+        true => say(serde_json::to_string_pretty(&costs)?),
+        false => print(args, &grid.base.config, &costs),
+    }
+    Ok(())
+}
+
+/// Labels of the head: asked for only where the head is sent.
+fn classes(args: &CostArgs, grid: &Grid, has_data: bool) -> Result<usize> {
+    let config = &grid.base.config;
+    let sent = grid.cells.iter().any(|cell| cell.loaded.config.settings().trains_head());
+    match (args.labels.or(config.data.labels), sent) {
+        (Some(labels), _) => Ok(labels),
+        (None, false) => Ok(2),
+        (None, true) if has_data => Ok(job::dataset(&grid.base)?.labels.len()),
+        (None, true) => Err(Mistake::new("the head is sent too, and its size goes by the number of labels")
+            .help("pass --labels N, or --set data.path=DIR to count them")
+            .into()),
+    }
+}
+
+fn cost(args: &CostArgs, cell: &Cell, strategy: String, model: &ModelInfo, classes: usize) -> Result<Cost> {
+    let settings = cell.loaded.config.settings();
+    let of = |choice| forecast(&settings, model, classes, choice);
+    let low = of(Choice::Narrowest)?;
+    let chooses = matches!(settings.strategy, StrategySettings::LoraA2 { .. });
+    let high = if chooses { of(Choice::Widest)? } else { low };
+    let seconds = [low, high].map(|f| f.transfer_seconds(args.up, args.down));
+    let against = settings.strategy.against_secure_aggregation();
+    let (rank, secure_aggregation) = (cell.rank.clone(), against.is_none());
+    Ok(Cost {
+        strategy,
+        rank,
+        low,
+        high,
+        seconds_a_round: seconds,
+        secure_aggregation,
+        against_secure_aggregation: against,
+    })
+}
+
+fn print(args: &CostArgs, config: &RunConfig, costs: &[Cost]) {
+    let (clients, rounds) = (config.clients.count, config.train.rounds);
+    let cohort = config.clients.per_round.unwrap_or(clients);
+    say(format!(
+        "{rounds} rounds of {cohort} of {clients} clients; a client's link: {} Mbit/s up, {} Mbit/s down\n",
+        args.up, args.down
+    ));
+    let mut rows =
+        vec![row(["strategy", "rank", "sent", "bytes up", "bytes down", "largest upload", "a round", "secure sum"])];
+    for cost in costs {
+        let range = |of: &dyn Fn(&Forecast) -> String| match cost.low == cost.high {
+            true => of(&cost.low),
+            false => format!("{} to {}", of(&cost.low), of(&cost.high)),
+        };
+        let [fast, slow] = cost.seconds_a_round;
+        rows.push(row([
+            &cost.strategy,
+            &cost.rank.to_string(),
+            &range(&|f| short(f.upload_params as f64)),
+            &range(&|f| bytes(f.upload_bytes)),
+            &range(&|f| bytes(f.download_bytes)),
+            &range(&|f| bytes(f.largest_upload)),
+            &if fast == slow { seconds(fast) } else { format!("{} to {}", seconds(fast), seconds(slow)) },
+            if cost.secure_aggregation { "yes" } else { "no" },
+        ]));
+    }
+    say(aligned(&rows));
+    say(
+        "sent: uploaded scalars of the whole run, indices not counted; bytes: of the messages themselves. A range: between the\n\
+         shortest and the longest vectors that clients could choose. A round: what the slowest client sends and receives.",
+    );
+}
