@@ -66,8 +66,9 @@ fn every_strategy_learns() {
             first.train_loss,
             last.train_loss
         );
-        // Five classes: guessing gets a fifth. A client's own model has seen a dozen texts, too few to ask that of it.
-        if let Some(accuracy) = last.test_accuracy {
+        // Five classes: guessing gets a fifth. Where clients keep a part for themselves, what is shared is not meant to
+        // do without it, and a client's own model has seen a dozen texts: the loss is all to ask for.
+        if let (Some(accuracy), None) = (last.test_accuracy, last.personal_accuracy) {
             assert!(accuracy > 0.35, "{strategy}: accuracy {accuracy}");
         }
         assert!(last.test_accuracy.or(last.personal_accuracy).is_some(), "{strategy}");

@@ -16,7 +16,8 @@ use crate::itinerary::Job;
 use crate::parameters::{Parameters, Role};
 use crate::send::{self, Learnt, resume, role_zeros};
 use crate::{
-    Active, EngineError, InFlight, Named, Plan, Score, Split, Start, TrainSettings, Upload, layer_score, top_slots,
+    Active, EngineError, InFlight, Named, Plan, Score, Selection, Split, Start, TrainSettings, Upload, layer_score,
+    top_slots,
 };
 
 /// Tokens a step should hold for the device to be busy, by kind of device.
@@ -285,23 +286,27 @@ impl Pass<'_> {
         };
         let movement = !probe.reset || selection.score == Score::Magnitude;
         let outcomes = self.fly(job, Wanted { movement, scores: true }, count)?;
-        let choose = |((m, given), o): ((&Member, &Option<Vec<Vec<usize>>>), Outcome)| {
-            let scores = match selection.score {
-                Score::Contribution => o.scores,
-                Score::Magnitude => row_scores(&o.movement[..self.global.targets.len()], |v| v * v, f64::sqrt),
-                Score::Importance => row_scores(&o.extra[..self.global.targets.len()], |v| v, |sum| sum),
-            };
-            // Places among the slots the client has, then the slots themselves.
-            let places = top_slots(&scores, selection.budgets[m.client] * self.global.targets.len());
-            let slot = |(t, places): (usize, &Vec<usize>)| match given {
-                None => places.clone(),
-                Some(given) => places.iter().map(|&p| given[t][p]).collect(),
-            };
-            let slots = places.iter().enumerate().map(slot).collect();
-            let movement = (!probe.reset).then(|| self.keep(o.movement, &places));
-            Probed { slots: Some(slots), movement, tokens: o.tokens }
+        let members = self.cohort.iter().zip(&given).zip(outcomes);
+        Ok(members.map(|((m, given), outcome)| self.choose(selection, m, given.as_deref(), outcome)).collect())
+    }
+
+    /// The slots of highest score of a client that has the slots `given`, or all.
+    fn choose(&self, selection: &Selection, member: &Member, given: Option<&[Vec<usize>]>, outcome: Outcome) -> Probed {
+        let targets = self.global.targets.len();
+        let scores = match selection.score {
+            Score::Contribution => outcome.scores,
+            Score::Magnitude => row_scores(&outcome.movement[..targets], |v| v * v, |sum, _| sum.sqrt()),
+            Score::Importance => row_scores(&outcome.extra[..targets], |v| v, |sum, n| sum / n as f64),
         };
-        Ok(self.cohort.iter().zip(&given).zip(outcomes).map(choose).collect())
+        // Places among the slots the client has, then the slots themselves.
+        let places = top_slots(&scores, selection.budgets[member.client] * targets);
+        let slot = |(t, places): (usize, &Vec<usize>)| match given {
+            None => places.clone(),
+            Some(given) => places.iter().map(|&p| given[t][p]).collect(),
+        };
+        let slots = places.iter().enumerate().map(slot).collect();
+        let movement = (!selection.probe.reset).then(|| self.keep(outcome.movement, &places));
+        Probed { slots: Some(slots), movement, tokens: outcome.tokens }
     }
 
     /// What the chosen slots, and the head, keep of a probe's movement.
@@ -418,8 +423,8 @@ impl Pass<'_> {
     }
 }
 
-/// One score a row: `end` of the sum of `each` number.
-fn row_scores(matrices: &[Matrix], each: impl Fn(f64) -> f64, end: impl Fn(f64) -> f64) -> Vec<Vec<f32>> {
-    let row = |row: &[f32]| end(row.iter().map(|&v| each(f64::from(v))).sum()) as f32;
+/// One score a row: `end` of the sum of `each` number and of how many there are.
+fn row_scores(matrices: &[Matrix], each: impl Fn(f64) -> f64, end: impl Fn(f64, usize) -> f64) -> Vec<Vec<f32>> {
+    let row = |row: &[f32]| end(row.iter().map(|&v| each(f64::from(v))).sum(), row.len()) as f32;
     matrices.iter().map(|m| m.data.chunks(m.cols.max(1)).map(row).collect()).collect()
 }
