@@ -11,7 +11,7 @@ use serde::Serialize;
 use crate::args::Common;
 use crate::commands::bench::table::{aligned, row};
 use crate::commands::compare::grid::{Asked, Cell, Grid, Rank};
-use crate::commands::compare::variant::Variants;
+use crate::commands::compare::variant::{Variants, our_forms};
 use crate::config::RunConfig;
 use crate::console::{bytes, note, say, seconds, short};
 use crate::job;
@@ -90,7 +90,10 @@ pub fn run(args: &CostArgs, common: &Common) -> Result<()> {
     }
     match args.json {
         true => say(serde_json::to_string_pretty(&costs)?),
-        false => print(args, &grid.base.config, &costs),
+        false => {
+            print(args, &grid.base.config, &costs);
+            our_forms(&grid.variants).into_iter().for_each(say);
+        }
     }
     Ok(())
 }

@@ -42,7 +42,7 @@ pub fn run(args: &TrainArgs, common: &Common) -> Result<()> {
     let tokens = job::tokens(&loaded, &data, &info)?;
     if !common.quiet {
         say(config.to_toml());
-        describe(&data, &shards, &info, &devices, &place);
+        describe(&config.strategy, &data, &shards, &info, &devices, &place);
     }
     let models = models.into_iter().map(|m| Box::new(m) as Box<dyn Model>).collect();
     let run = Run::new(config.settings(), models, tokens, shards)?;
@@ -69,7 +69,17 @@ fn follow(mut run: Run, mut recorder: Recorder, quiet: bool) -> Result<()> {
 }
 
 /// What will run on what, in four lines.
-fn describe(data: &Dataset, shards: &Shards, model: &ModelInfo, device: &str, place: &Path) {
+fn describe(
+    strategy: &StrategySettings,
+    data: &Dataset,
+    shards: &Shards,
+    model: &ModelInfo,
+    device: &str,
+    place: &Path,
+) {
+    if strategy.is_our_form() {
+        say(format!("strategy    {}, in a federated form of our own: see docs/methods.md", strategy.name()));
+    }
     let sizes = || shards.train.iter().map(Vec::len);
     say(format!(
         "data        {}: {} training and {} test texts, {} labels",

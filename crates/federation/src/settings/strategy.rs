@@ -291,6 +291,11 @@ impl StrategySettings {
         ["flora", "florist", "fedex-lora", "xgblora"].contains(&self.name())
     }
 
+    /// Whether the method was not published for federated LoRA, and this is a federated form of our own.
+    pub fn is_our_form(&self) -> bool {
+        ["sa-fedlora", "sora", "xgblora", "fedpeptao", "fedlada", "dfl"].contains(&self.name())
+    }
+
     /// Why secure aggregation, which shows the server nothing but a sum, does not serve it; `None`: it does.
     pub fn against_secure_aggregation(&self) -> Option<&'static str> {
         match self.name() {

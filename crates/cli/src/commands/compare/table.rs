@@ -3,6 +3,7 @@
 
 use super::grid::{Grid, Rank};
 use super::results::{Group, Measured, Spread};
+use super::variant::our_forms;
 use crate::commands::bench::table::three;
 use crate::console::seconds;
 
@@ -20,6 +21,7 @@ pub fn page(grid: &Grid, groups: &[Group<'_>], command: &str, failures: &[String
         devices(groups),
     );
     text += &format!("{}\n\n{NOTE}\n", table(grid, groups));
+    text += &our_forms(&grid.variants).map(|line| format!("\n{line}\n")).unwrap_or_default();
     if !failures.is_empty() {
         text += &format!("\nFailed:\n\n{}\n", failures.iter().map(|f| format!("* {f}")).collect::<Vec<_>>().join("\n"));
     }

@@ -2,6 +2,8 @@
 
 use std::str::FromStr;
 
+use bonfire_federation::StrategySettings;
+
 /// A strategy and the settings that go with it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Variant {
@@ -47,6 +49,18 @@ impl FromStr for Variant {
         }
         Ok(Variant { text: text.to_string(), strategy: strategy.to_string(), keys })
     }
+}
+
+/// Which of `variants` are federated forms of our own, in a sentence; `None`: none is.
+pub fn our_forms(variants: &[Variant]) -> Option<String> {
+    let ours = |v: &&Variant| StrategySettings::with_defaults(&v.strategy).is_some_and(|s| s.is_our_form());
+    let names: Vec<String> = variants.iter().filter(ours).map(Variant::label).collect();
+    (!names.is_empty()).then(|| {
+        format!(
+            "Not published for federated LoRA; a federated form of our own (docs/methods.md): {}.",
+            names.join(", ")
+        )
+    })
 }
 
 /// Keys that belong to the whole comparison, with what is said of them.
