@@ -4,7 +4,7 @@
 
 use bonfire_data::Shards;
 use bonfire_engine::{Split, TokenizedData};
-use bonfire_federation::{Control, Event, RoundMetrics, Run};
+use bonfire_federation::{Choice, Control, Event, RoundMetrics, Run, forecast};
 use bonfire_models::{
     Adapter, ClientAdapter, DeviceBatch, HeadTensor, Matrix, Model, ModelInfo, NamedWeight, Target, TargetKind,
 };
@@ -138,4 +138,39 @@ fn downloads_hold_what_changed_and_nothing_else() {
     assert_eq!(rows[1].download_params, 2 * (2 * factor + 768 * 77), "both factors and the head");
     assert_eq!(rows[1].download_bytes, 2 * 12 + 4 * rows[1].download_params);
     assert_eq!(rows[1].upload_head_params, 2 * 768 * 77);
+}
+
+/// Billions of uploaded scalars of the paper's run of 50 rounds and 30 clients, from shapes alone.
+fn forecast_of(name: &str, rank: usize, budget: &str, choice: Choice) -> u64 {
+    let text = format!(
+        "[clients]\ncount = 30\nbudget = {budget}\n[adapter]\nrank = {rank}\n[train]\nrounds = 50\n[strategy]\nname = \"{name}\""
+    );
+    forecast(&toy::settings(&text), &roberta_base().info, 77, choice).unwrap().upload_params
+}
+
+#[test]
+fn a_forecast_reproduces_the_papers_totals_to_the_digit() {
+    let whole = |name, rank| forecast_of(name, rank, "\"full\"", Choice::Widest);
+    assert_eq!(whole("full", 8), 186_082_560_000);
+    for (rank, total) in [(8, 1_990_656_000u64), (4, 995_328_000), (2, 497_664_000), (1, 248_832_000)] {
+        for name in ["fedit", "flexlora", "flora"] {
+            assert_eq!(whole(name, rank), total, "{name} at rank {rank}");
+        }
+        for name in ["ffa-lora", "rolora", "fedsvd"] {
+            assert_eq!(whole(name, rank), total / 2, "{name} at rank {rank}");
+        }
+    }
+    for (budget, low, high) in [
+        (1, 82_944_000u64, 331_776_000u64),
+        (2, 165_888_000, 663_552_000),
+        (4, 331_776_000, 995_328_000),
+        (8, 663_552_000, 1_327_104_000),
+    ] {
+        let of = |choice| forecast_of("lora-a2", 16, &budget.to_string(), choice);
+        assert_eq!((of(Choice::Narrowest), of(Choice::Widest)), (low, high), "budget {budget}");
+    }
+    // Table 8: what rank-heterogeneous clients send follows from the sum of their ranks.
+    for (name, rank, total) in [("uniform", 32, 372u64), ("heavy-tail", 16, 128), ("normal", 16, 161)] {
+        assert_eq!(forecast_of("hetlora", rank, &format!("\"{name}\""), Choice::Widest), 50 * 165_888 * total);
+    }
 }

@@ -3,8 +3,8 @@
 #![allow(clippy::unwrap_used)]
 
 use bonfire_engine::InFlight;
-use bonfire_federation::{ClientMetrics, Control, Event, RoundMetrics, Run, Server, Settings};
-use bonfire_models::Factor;
+use bonfire_federation::{Choice, ClientMetrics, Control, Event, RoundMetrics, Run, Server, Settings, forecast};
+use bonfire_models::{Factor, Model};
 use bonfire_tests::toy;
 
 /// `[strategy]` and what else a method needs on the toy data.
@@ -129,6 +129,36 @@ fn ranks_may_differ_where_the_method_knows_them_and_nowhere_else() {
     }
 }
 
+#[test]
+fn a_forecast_from_shapes_is_what_a_run_sends() {
+    for strategy in STRATEGIES {
+        for clients in ["[clients]\ncount = 4", "[clients]\ncount = 4\nper_round = 2\ndropout = 0.2"] {
+            let mut settings = settings(strategy, &format!("{clients}\n[train]\nrounds = 8\nlr_a = 1e-3"));
+            if settings.strategy.name() == "lora-a2" {
+                settings.clients.budget = bonfire_federation::Budget::Same(2);
+            }
+            let model =
+                bonfire_tests::load(&bonfire_tests::fixture("roberta-tiny"), toy::CLASSES, &settings.adapter.targets);
+            let of = |choice| forecast(&settings, model.info(), toy::CLASSES, choice).unwrap();
+            let (low, high) = (of(Choice::Narrowest), of(Choice::Widest));
+            let (rounds, ..) = finish(&mut toy::run(settings.clone()));
+            let sum = |of: fn(&RoundMetrics) -> u64| rounds.iter().map(of).sum::<u64>();
+            let (up, down) = (sum(|r| r.upload_bytes), sum(|r| r.download_bytes));
+            let name = settings.strategy.name();
+            if name == "lora-a2" {
+                assert!((low.upload_bytes..=high.upload_bytes).contains(&up), "{up}, {low:?} {high:?}");
+                assert!(low.upload_bytes < high.upload_bytes);
+            } else if !settings.strategy.depends_on_data() {
+                assert_eq!((low, up), (high, low.upload_bytes), "{strategy}");
+                assert_eq!(sum(|r| r.upload_params), low.upload_params, "{strategy}");
+            }
+            if name == "lora-a2" || !settings.strategy.depends_on_data() {
+                assert_eq!(down, low.download_bytes, "{strategy}\n{clients}");
+            }
+        }
+    }
+}
+
 /// FedIT's uploads and downloads on the toy model, with something composed.
 fn fedit(more: &str) -> (Vec<RoundMetrics>, Vec<ClientMetrics>, Vec<Server>) {
     finish(&mut toy::run(settings("name = \"fedit\"", more)))
@@ -230,7 +260,7 @@ fn pruned_slots_are_gone_for_good() {
         let last = rounds.last().unwrap();
         let sent: u64 = rows.iter().filter(|r| r.round == last.round).map(|r| r.upload_params).sum();
         assert!(
-            sent < rows.iter().filter(|r| r.round == 2).map(|r| r.upload_params).sum() || budget != "",
+            sent < rows.iter().filter(|r| r.round == 2).map(|r| r.upload_params).sum() || !budget.is_empty(),
             "{strategy}"
         );
     }

@@ -29,7 +29,8 @@ pub struct Forecast {
 const STEADY: usize = 6;
 
 /// The traffic of a run by `settings` on a model of shape `info` with `classes` classes. Where clients choose slots,
-/// `choice` says which: the two of them are bounds. Nothing is pruned: how much would be depends on the data.
+/// `choice` says which: the two of them are bounds. Nothing is pruned: how much would be depends on the data, and so do
+/// the slots that [`StrategySettings::depends_on_data`] speaks of; those are made up.
 ///
 /// # Errors
 /// A setting that cannot be, named by its key.
@@ -52,7 +53,9 @@ pub fn forecast(
     let mut rounds: Vec<Forecast> = Vec::new();
     let all = settings.train.rounds;
     for round in 1..=if is_steady(settings) { all.min(STEADY) } else { all } {
-        let plan = strategy.plan(&server);
+        let mut plan = strategy.plan(&server);
+        // As if no client pruned itself.
+        plan.terms.tail = None;
         let cohort = settings.cohort(round, clients);
         let (stays, dropped) = settings.who_stays(round, &cohort);
         let mut now = Forecast::default();
@@ -89,10 +92,8 @@ pub fn forecast(
         }
         let mut next = server.clone();
         if settings.strategy.merges() {
-            let whole = |&client: &usize| {
-                let place = made.iter().position(|c| *c == class(client)).expect("made above");
-                Upload { client, ..uploads[place].clone() }
-            };
+            // Clones would not do: what the mean of equal clients misses is nothing.
+            let whole = |&client: &usize| sketch(&plan, &server.adapter, &settings.train, client, choice);
             uploads = stays.iter().map(whole).collect();
         }
         if !uploads.is_empty() {

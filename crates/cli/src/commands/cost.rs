@@ -58,6 +58,8 @@ struct Cost {
     low: Forecast,
     /// The most of it.
     high: Forecast,
+    /// Whether shapes tell this about and not exactly: which slots are left depends on what clients learn.
+    about: bool,
     /// Seconds of the slowest client in a round, at the link speeds given: low and high.
     seconds_a_round: [f64; 2],
     /// Whether the server needs no more than a sum of uploads, and why not.
@@ -121,9 +123,11 @@ fn cost(args: &CostArgs, cell: &Cell, strategy: String, model: &ModelInfo, class
     let seconds = [low, high].map(|f| f.transfer_seconds(args.up, args.down));
     let against = settings.strategy.against_secure_aggregation();
     let (rank, secure_aggregation) = (cell.rank.clone(), against.is_none());
+    let about = settings.strategy.depends_on_data() && low == high;
     Ok(Cost {
         strategy,
         rank,
+        about,
         low,
         high,
         seconds_a_round: seconds,
@@ -143,6 +147,7 @@ fn print(args: &CostArgs, config: &RunConfig, costs: &[Cost]) {
         vec![row(["strategy", "rank", "sent", "bytes up", "bytes down", "largest upload", "a round", "secure sum"])];
     for cost in costs {
         let range = |of: &dyn Fn(&Forecast) -> String| match cost.low == cost.high {
+            true if cost.about => format!("about {}", of(&cost.low)),
             true => of(&cost.low),
             false => format!("{} to {}", of(&cost.low), of(&cost.high)),
         };

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use bonfire_data::{Dataset, Shards};
-use bonfire_federation::Run;
+use bonfire_federation::{Run, StrategySettings};
 use bonfire_models::{Model, ModelInfo};
 
 use crate::args::{Common, TrainArgs};

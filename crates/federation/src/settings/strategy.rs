@@ -296,6 +296,12 @@ impl StrategySettings {
         ["sa-fedlora", "sora", "xgblora", "fedpeptao", "fedlada", "dfl"].contains(&self.name())
     }
 
+    /// Whether what clients send depends on what they learn, so that shapes alone tell it about and not exactly.
+    pub fn depends_on_data(&self) -> bool {
+        ["lora-a2", "hetlora", "florist", "fedex-lora", "sa-fedlora", "sora"].contains(&self.name())
+            || self.prune().is_some()
+    }
+
     /// Why secure aggregation, which shows the server nothing but a sum, does not serve it; `None`: it does.
     pub fn against_secure_aggregation(&self) -> Option<&'static str> {
         match self.name() {
