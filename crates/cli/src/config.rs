@@ -231,4 +231,4 @@ fn home_of(key: &str) -> Option<String> {
 }
 
 #[cfg(test)]
-mod tests;
+pub mod tests;

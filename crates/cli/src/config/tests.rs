@@ -1,3 +1,5 @@
+use std::path::PathBuf;
+
 use super::*;
 use crate::config::document::Document;
 
@@ -42,12 +44,25 @@ fn with(line: &str, new: &str) -> String {
     SMALL.replace(line, new)
 }
 
+/// Every configuration file of the project.
+pub fn shipped() -> Vec<PathBuf> {
+    let mut folders = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("../../configs")];
+    let mut files = Vec::new();
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).expect("the folder is there") {
+            let path = entry.expect("readable").path();
+            if path.is_dir() { folders.push(path) } else { files.push(path) }
+        }
+    }
+    files.sort();
+    files
+}
+
 #[test]
 fn the_shipped_configurations_are_valid() {
     assert!(load(None, &[]).is_ok_and(|loaded| loaded.config.name() == "quickstart"));
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../configs");
-    for entry in std::fs::read_dir(folder).expect("the folder is there") {
-        let path = entry.expect("readable").path();
+    assert!(shipped().len() > 20);
+    for path in shipped() {
         let sets = ["model.path=m".to_string(), "data.path=d".to_string()];
         let loaded = load(Some(&path), &sets).unwrap_or_else(|error| panic!("{}: {error:?}", path.display()));
         let text = std::fs::read_to_string(&path).expect("readable");

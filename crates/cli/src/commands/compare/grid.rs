@@ -105,11 +105,9 @@ impl Grid {
             [] => vec![None],
             list => list.iter().copied().map(Some).collect(),
         };
-        for (&seed, column) in
-            grid.seeds.clone().iter().flat_map(|s| (0..grid.columns.len()).map(move |c| (s, c))).collect::<Vec<_>>()
-        {
-            for &rank in &ranks {
-                for variant in 0..grid.variants.len() {
+        for seed in grid.seeds.clone() {
+            for column in 0..grid.columns.len() {
+                for (&rank, variant) in ranks.iter().flat_map(|r| (0..asked.variants.len()).map(move |v| (r, v))) {
                     let cell = grid.cell(file, &common.sets, variant, column, rank, seed)?;
                     grid.add(cell)?;
                 }

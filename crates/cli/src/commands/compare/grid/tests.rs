@@ -1,5 +1,8 @@
+use super::super::variant::Variants;
 use super::*;
-use crate::args::Cli;
+use crate::args::{Cli, Command};
+use crate::config::tests::shipped;
+use bonfire_federation::StrategySettings;
 use clap::Parser;
 
 /// A grid over the built-in quickstart.
@@ -10,7 +13,7 @@ pub fn grid(strategies: &str, seeds: &[u64], ranks: &[usize], alphas: &[f64]) ->
 fn with_sets(strategies: &str, seeds: &[u64], ranks: &[usize], alphas: &[f64], sets: &[&str]) -> Result<Grid> {
     let mut common = Cli::try_parse_from(["bonfire", "train"]).expect("valid").common;
     common.sets = sets.iter().map(|set| set.to_string()).collect();
-    let variants = strategies.parse::<super::super::variant::Variants>().expect("variants").0;
+    let variants = strategies.parse::<Variants>().expect("variants").0;
     Grid::new(None, &common, &Asked { variants, seeds, ranks, alphas })
 }
 
@@ -78,4 +81,37 @@ fn what_contradicts_itself_is_refused() {
     assert!(what("fedit:adapter.rank=2", &[], &[1]).contains("which --ranks sets too"));
     assert!(what("fedit:data.labels=3", &[], &[]).contains("cannot set data.labels"));
     assert!(what("fedit:train.eps=1e-8,fedit:train.eps= 1e-8", &[], &[]).contains("would both be written to"));
+}
+
+/// Strategies that the commands name and that may not be there yet; without them the rest is checked.
+const COMING: [&str; 2] = ["flexlora", "hetlora"];
+
+/// The `bonfire compare` command lines in the comments of a configuration, lines that end in `\\` joined.
+fn commands(text: &str) -> Vec<String> {
+    let lines = text.lines().map_while(|line| line.strip_prefix('#')).collect::<Vec<_>>().join("\n");
+    let joined = lines.replace("\\\n", " ");
+    joined.lines().map(str::trim).filter(|line| line.starts_with("bonfire compare ")).map(String::from).collect()
+}
+
+#[test]
+fn the_commands_in_shipped_configurations_make_grids() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let mut seen = 0;
+    for path in shipped() {
+        let text = std::fs::read_to_string(&path).expect("readable");
+        for line in commands(&text) {
+            let cli = Cli::try_parse_from(line.split_whitespace()).unwrap_or_else(|error| panic!("{line}: {error}"));
+            let Command::Compare(args) = &cli.command else { panic!("{line}") };
+            let config = root.join(args.config.as_ref().expect("a file"));
+            assert_eq!(config.canonicalize().expect("there"), path.canonicalize().expect("there"), "{line}");
+            let known = |v: &Variant| {
+                !COMING.contains(&v.strategy.as_str()) || StrategySettings::with_defaults(&v.strategy).is_some()
+            };
+            let variants = args.variants().into_iter().filter(known).collect();
+            let asked = Asked { variants, seeds: &args.seeds, ranks: &args.ranks, alphas: &args.alphas };
+            Grid::new(Some(&config), &cli.common, &asked).unwrap_or_else(|error| panic!("{line}: {error:?}"));
+            seen += 1;
+        }
+    }
+    assert!(seen >= 18, "only {seen} commands found");
 }
