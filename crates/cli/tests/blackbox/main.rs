@@ -5,6 +5,7 @@ mod bad_data;
 mod bad_model;
 mod bench;
 mod compare;
+mod cost;
 mod export;
 #[cfg(unix)]
 mod interrupt;

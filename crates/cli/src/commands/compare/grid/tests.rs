@@ -2,7 +2,6 @@ use super::super::variant::Variants;
 use super::*;
 use crate::args::{Cli, Command};
 use crate::config::tests::shipped;
-use bonfire_federation::StrategySettings;
 use clap::Parser;
 
 /// A grid over the built-in quickstart.
@@ -83,9 +82,6 @@ fn what_contradicts_itself_is_refused() {
     assert!(what("fedit:train.eps=1e-8,fedit:train.eps= 1e-8", &[], &[]).contains("would both be written to"));
 }
 
-/// Strategies that the commands name and that may not be there yet; without them the rest is checked.
-const COMING: [&str; 2] = ["flexlora", "hetlora"];
-
 /// The `bonfire compare` command lines in the comments of a configuration, lines that end in `\\` joined.
 fn commands(text: &str) -> Vec<String> {
     let lines = text.lines().map_while(|line| line.strip_prefix('#')).collect::<Vec<_>>().join("\n");
@@ -104,10 +100,7 @@ fn the_commands_in_shipped_configurations_make_grids() {
             let Command::Compare(args) = &cli.command else { panic!("{line}") };
             let config = root.join(args.config.as_ref().expect("a file"));
             assert_eq!(config.canonicalize().expect("there"), path.canonicalize().expect("there"), "{line}");
-            let known = |v: &Variant| {
-                !COMING.contains(&v.strategy.as_str()) || StrategySettings::with_defaults(&v.strategy).is_some()
-            };
-            let variants = args.variants().into_iter().filter(known).collect();
+            let variants = args.variants();
             let asked = Asked { variants, seeds: &args.seeds, ranks: &args.ranks, alphas: &args.alphas };
             Grid::new(Some(&config), &cli.common, &asked).unwrap_or_else(|error| panic!("{line}: {error:?}"));
             seen += 1;
