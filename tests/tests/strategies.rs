@@ -318,6 +318,10 @@ fn privacy_noises_clips_and_composes() {
     let moved: f64 = tiny[1].adapter.b.iter().flat_map(|m| &m.data).map(|v| f64::from(*v).powi(2)).sum::<f64>().sqrt();
     assert!(moved > 0.0 && moved <= 1.0001e-4, "{moved}");
     let same = gaussian(1.0, 0.5);
+    let epsilon = |rounds: &[RoundMetrics]| rounds.iter().map(|r| r.epsilon.unwrap()).collect::<Vec<_>>();
+    assert!(epsilon(&same.0)[1] > epsilon(&same.0)[0], "rounds compose: {:?}", epsilon(&same.0));
+    assert_eq!(epsilon(&weak.0), [6.0, 6.0], "a round's own");
+    assert!(plain[0].epsilon.is_none());
     assert_eq!(
         same.2.last().unwrap().adapter,
         gaussian(1.0, 0.5).2.last().unwrap().adapter,

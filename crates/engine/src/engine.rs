@@ -7,18 +7,11 @@ use std::sync::mpsc::{Sender, channel};
 
 use bonfire_data::random::{Use, stream};
 use bonfire_kernels::{device_memory, runs_on_cpu};
-use bonfire_models::{Adapter, ClientAdapter, Matrix, Model, PackedBatch, Rounding, normals};
-use burn::tensor::Tensor;
+use bonfire_models::{Model, normals};
 
 use crate::fit::Needs;
-use crate::flight::{Flight, Happened, Outcome, Wanted};
-use crate::itinerary::Job;
-use crate::parameters::{Parameters, Role};
-use crate::send::{self, Learnt, resume, role_zeros};
-use crate::{
-    Active, EngineError, InFlight, Named, Plan, Score, Selection, Split, Start, TrainSettings, Upload, layer_score,
-    top_slots,
-};
+use crate::pass::Pass;
+use crate::{EngineError, InFlight, Named, Plan, Split, Start, TrainSettings, Upload};
 
 /// Tokens a step should hold for the device to be busy, by kind of device.
 const TOKENS_A_STEP_CPU: usize = 4_096;
@@ -62,8 +55,8 @@ pub struct Progress {
 pub struct Engine {
     /// The backbone, once a device.
     models: Vec<Box<dyn Model>>,
-    train: Split,
-    settings: TrainSettings,
+    pub(crate) train: Split,
+    pub(crate) settings: TrainSettings,
     in_flight: InFlight,
     /// Bytes of the smallest device that tells.
     memory: Option<u64>,
@@ -223,208 +216,15 @@ impl Engine {
     }
 
     /// Local steps that a client does: at least one.
-    fn local_steps(&self, member: &Member) -> usize {
+    pub(crate) fn local_steps(&self, member: &Member) -> usize {
         let all = self.settings.local_steps(member.rows.len());
         ((all as f64 * member.pace).ceil() as usize).clamp(1, all)
     }
 
     /// Steps of a client's probe: whole epochs, or at most one epoch of batches (more is what `epochs` is for).
-    fn probe_steps(&self, plan: &Plan, member: &Member) -> usize {
+    pub(crate) fn probe_steps(&self, plan: &Plan, member: &Member) -> usize {
         let Some(selection) = &plan.selection else { return 0 };
         let epochs = self.steps(member.rows.len(), selection.probe.epochs.unwrap_or(1));
         selection.probe.batches.map_or(epochs, |b| b.min(epochs))
     }
-}
-
-/// What a client knows after its probe.
-#[derive(Default)]
-struct Probed {
-    slots: Option<Vec<Vec<usize>>>,
-    /// What the selected slots keep of it, when the probe is not reset.
-    movement: Option<Vec<Matrix>>,
-    tokens: u64,
-}
-
-/// What a client is to do in a pass.
-struct Work {
-    steps: usize,
-    r#use: Use,
-    slots: Option<Vec<Vec<usize>>>,
-    movement: Option<Vec<Matrix>>,
-}
-
-/// One round of one cohort.
-struct Pass<'p> {
-    engine: &'p Engine,
-    model: &'p dyn Model,
-    plan: &'p Plan,
-    global: &'p Adapter,
-    cohort: &'p Cohort<'p>,
-}
-
-type Count<'c> = dyn FnMut(usize, u64) -> Result<(), EngineError> + 'c;
-
-impl Pass<'_> {
-    fn run(&self, count: &mut Count) -> Result<Vec<Upload>, EngineError> {
-        let probes = self.probe(count)?;
-        let outcomes = self.learn(&probes, count)?;
-        Ok(self.uploads(probes, outcomes))
-    }
-
-    /// Ordinary, unmasked training of the active factor, then the slots of highest score (LoRA-A², section 4.2).
-    fn probe(&self, count: &mut Count) -> Result<Vec<Probed>, EngineError> {
-        let Some(selection) = &self.plan.selection else {
-            return Ok(self.cohort.iter().map(|_| Probed::default()).collect());
-        };
-        let probe = &selection.probe;
-        let given: Vec<_> = self.cohort.iter().map(|m| self.plan.slots_of(m.client, self.global)).collect();
-        let job = |i: usize, m: &Member| Work {
-            steps: self.engine.probe_steps(self.plan, m),
-            r#use: Use::Probe,
-            slots: given[i].clone(),
-            movement: None,
-        };
-        let movement = !probe.reset || selection.score == Score::Magnitude;
-        let outcomes = self.fly(job, Wanted { movement, scores: true }, count)?;
-        let members = self.cohort.iter().zip(&given).zip(outcomes);
-        Ok(members.map(|((m, given), outcome)| self.choose(selection, m, given.as_deref(), outcome)).collect())
-    }
-
-    /// The slots of highest score of a client that has the slots `given`, or all.
-    fn choose(&self, selection: &Selection, member: &Member, given: Option<&[Vec<usize>]>, outcome: Outcome) -> Probed {
-        let targets = self.global.targets.len();
-        let scores = match selection.score {
-            Score::Contribution => outcome.scores,
-            Score::Magnitude => row_scores(&outcome.movement[..targets], |v| v * v, |sum, _| sum.sqrt()),
-            Score::Importance => row_scores(&outcome.extra[..targets], |v| v, |sum, n| sum / n as f64),
-        };
-        // Places among the slots the client has, then the slots themselves.
-        let places = top_slots(&scores, selection.budgets[member.client] * targets);
-        let slot = |(t, places): (usize, &Vec<usize>)| match given {
-            None => places.clone(),
-            Some(given) => places.iter().map(|&p| given[t][p]).collect(),
-        };
-        let slots = places.iter().enumerate().map(slot).collect();
-        let movement = (!selection.probe.reset).then(|| self.keep(outcome.movement, &places));
-        Probed { slots: Some(slots), movement, tokens: outcome.tokens }
-    }
-
-    /// What the chosen slots, and the head, keep of a probe's movement.
-    fn keep(&self, mut movement: Vec<Matrix>, places: &[Vec<usize>]) -> Vec<Matrix> {
-        for (matrix, chosen) in movement.iter_mut().zip(places) {
-            *matrix = matrix.rows(chosen);
-        }
-        movement
-    }
-
-    /// Local training proper.
-    fn learn(&self, probes: &[Probed], count: &mut Count) -> Result<Vec<Outcome>, EngineError> {
-        let job = |i: usize, m: &Member| {
-            let probed = &probes[i];
-            let resumed = || resume(self.plan, self.global, m.memory);
-            Work {
-                steps: self.engine.local_steps(m),
-                r#use: Use::Batches,
-                slots: probed.slots.clone().or_else(|| self.plan.slots_of(m.client, self.global)),
-                movement: probed.movement.clone().or_else(resumed),
-            }
-        };
-        self.fly(job, Wanted { movement: true, scores: false }, count)
-    }
-
-    /// SCAFFOLD's correction: the server's control variate minus the client's own, role by role over all slots.
-    fn correction(&self, member: &Member) -> Option<Vec<Matrix>> {
-        let server = self.plan.terms.control.as_ref()?;
-        let of = |role: Role| {
-            let mut all = server.get(&role.name()).cloned().unwrap_or_else(|| role_zeros(role, self.global, server));
-            if let Some(own) = member.memory.and_then(|m| m.get(&format!("control/{}", role.name()))) {
-                all.data.iter_mut().zip(&own.data).for_each(|(c, own)| *c -= own);
-            }
-            all
-        };
-        Some(Role::all(self.plan, self.global).into_iter().map(of).collect())
-    }
-
-    /// Runs one job a member; outcomes in the cohort's order.
-    fn fly(
-        &self,
-        work: impl Fn(usize, &Member) -> Work,
-        wanted: Wanted,
-        count: &mut Count,
-    ) -> Result<Vec<Outcome>, EngineError> {
-        let members = self.cohort.iter().enumerate();
-        let jobs: Vec<Job> = members
-            .map(|(i, m)| {
-                let Work { steps, r#use, slots, movement } = work(i, m);
-                let control = if wanted.scores { None } else { self.correction(m) };
-                Job { client: m.client, rows: m.rows, steps, r#use, slots, movement, control }
-            })
-            .collect();
-        let settings = &self.engine.settings;
-        let places = match self.plan.active {
-            // Weights have no client axis.
-            Active::Full => 1,
-            _ => self.engine.places(jobs.len(), self.plan.scalars(self.global)),
-        };
-        let chosen: Vec<&Vec<Vec<usize>>> = jobs.iter().filter_map(|j| j.slots.as_ref()).collect();
-        let most = |t: usize| chosen.iter().map(|slots| slots[t].len()).max().unwrap_or(0);
-        let slots: Vec<usize> = (0..self.global.targets.len()).map(most).collect();
-        let slots = (!chosen.is_empty()).then_some(slots.as_slice());
-        let device = self.model.device().clone().inner();
-        let parameters = Parameters::new(self.plan, self.global, settings, places, slots, wanted.scores, &device);
-        let flight =
-            Flight { model: self.model, train: &self.engine.train, settings, plan: self.plan, jobs: &jobs, wanted };
-        let mut outcomes: Vec<Option<Outcome>> = jobs.iter().map(|_| None).collect();
-        flight.run(parameters, places, &mut |event| match event {
-            Happened::Step { clients, tokens } => count(clients, tokens),
-            Happened::Done(outcome) => {
-                let job = outcome.job;
-                outcomes[job] = Some(outcome);
-                Ok(())
-            }
-        })?;
-        Ok(outcomes.into_iter().map(|o| o.expect("every job ends")).collect())
-    }
-
-    /// A score for every layer `[1, layers]` on the client's first batch, by the model that everybody starts from.
-    fn survey(&self, member: &Member) -> Matrix {
-        let (engine, device) = (self.engine, self.model.device());
-        let rows = &member.rows[..member.rows.len().min(engine.settings.batch_size)];
-        let batch = PackedBatch::pack(&[rows.iter().map(|&row| engine.train.example(row)).collect()]);
-        let batch = batch.to_device(self.model.info().first_position, Rounding::of(device), device);
-        let states = self.model.layer_states(&ClientAdapter::new(Vec::new(), Vec::new()), &batch);
-        let layers = states.len();
-        let states = Tensor::cat(states, 0).inner();
-        let [count, width] = states.dims();
-        let numbers: Vec<f32> = states.into_data().try_to_vec().expect("f32 on the device");
-        let of = |rows: &[f32]| layer_score(&Matrix::new(count / layers, width, rows.to_vec())) as f32;
-        Matrix::new(1, layers, numbers.chunks(count / layers * width).map(of).collect())
-    }
-
-    fn uploads(&self, probes: Vec<Probed>, outcomes: Vec<Outcome>) -> Vec<Upload> {
-        let members = self.cohort.iter().zip(probes).zip(outcomes);
-        members.map(|((m, probed), outcome)| self.upload(m, probed, outcome)).collect()
-    }
-
-    fn upload(&self, member: &Member, probed: Probed, outcome: Outcome) -> Upload {
-        let learnt = Learnt {
-            client: member.client,
-            examples: member.rows.len(),
-            chosen: probed.slots.is_some(),
-            slots: probed.slots.or_else(|| self.plan.slots_of(member.client, self.global)),
-            movement: outcome.movement,
-            extra: outcome.extra,
-            survey: self.plan.survey.then(|| self.survey(member)),
-            loss: outcome.loss,
-            steps: outcome.steps,
-            tokens: probed.tokens + outcome.tokens,
-        };
-        send::upload(self.plan, self.global, &self.engine.settings, member.memory, learnt)
-    }
-}
-
-/// One score a row: `end` of the sum of `each` number and of how many there are.
-fn row_scores(matrices: &[Matrix], each: impl Fn(f64) -> f64, end: impl Fn(f64, usize) -> f64) -> Vec<Vec<f32>> {
-    let row = |row: &[f32]| end(row.iter().map(|&v| each(f64::from(v))).sum(), row.len()) as f32;
-    matrices.iter().map(|m| m.data.chunks(m.cols.max(1)).map(row).collect()).collect()
 }

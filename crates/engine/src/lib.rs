@@ -14,6 +14,7 @@ mod itinerary;
 mod layer_score;
 mod optimize;
 mod parameters;
+mod pass;
 mod plan;
 mod select;
 mod send;

@@ -136,6 +136,15 @@ fn cost(args: &CostArgs, cell: &Cell, strategy: String, model: &ModelInfo, class
     })
 }
 
+/// A count of scalars as the paper writes it: `1.991B`, `83.4M`.
+fn scalars(count: u64) -> String {
+    match count as f64 {
+        n if n >= 1e9 => format!("{:.3}B", n / 1e9),
+        n if n >= 1e6 => format!("{:.1}M", n / 1e6),
+        n => short(n),
+    }
+}
+
 fn print(args: &CostArgs, config: &RunConfig, costs: &[Cost]) {
     let (clients, rounds) = (config.clients.count, config.train.rounds);
     let cohort = config.clients.per_round.unwrap_or(clients);
@@ -146,20 +155,21 @@ fn print(args: &CostArgs, config: &RunConfig, costs: &[Cost]) {
     let mut rows =
         vec![row(["strategy", "rank", "sent", "bytes up", "bytes down", "largest upload", "a round", "secure sum"])];
     for cost in costs {
-        let range = |of: &dyn Fn(&Forecast) -> String| match cost.low == cost.high {
-            true if cost.about => format!("about {}", of(&cost.low)),
-            true => of(&cost.low),
-            false => format!("{} to {}", of(&cost.low), of(&cost.high)),
+        let span = |low: String, high: String| match low == high {
+            true if cost.about => format!("about {low}"),
+            true => low,
+            false => format!("{low} to {high}"),
         };
-        let [fast, slow] = cost.seconds_a_round;
+        let range = |of: &dyn Fn(&Forecast) -> String| span(of(&cost.low), of(&cost.high));
+        let [fast, slow] = cost.seconds_a_round.map(seconds);
         rows.push(row([
             &cost.strategy,
             &cost.rank.to_string(),
-            &range(&|f| short(f.upload_params as f64)),
+            &range(&|f| scalars(f.upload_params)),
             &range(&|f| bytes(f.upload_bytes)),
             &range(&|f| bytes(f.download_bytes)),
             &range(&|f| bytes(f.largest_upload)),
-            &if fast == slow { seconds(fast) } else { format!("{} to {}", seconds(fast), seconds(slow)) },
+            &span(fast, slow),
             if cost.secure_aggregation { "yes" } else { "no" },
         ]));
     }

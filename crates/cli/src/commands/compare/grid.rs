@@ -36,7 +36,8 @@ pub struct Grid {
     pub seeds: Vec<u64>,
     /// All cells in the order in which they run: a seed at a time, so that every variant has a number early.
     pub cells: Vec<Cell>,
-    /// What a user should know about how the configuration was read.
+    /// What a user should know about how the configuration was read. That a cell leaves out the keys of another strategy
+    /// goes without saying.
     pub notices: Vec<String>,
 }
 
@@ -146,9 +147,6 @@ impl Grid {
             let what = format!("`{a}` and `{b}` would both be written to {}", cell.folder);
             return Err(Mistake::new(what).help("leave one of them out, or give it another value").into());
         }
-        let new = |notice: &&String| !self.notices.contains(notice);
-        let notices: Vec<String> = cell.loaded.notices.iter().filter(new).cloned().collect();
-        self.notices.extend(notices);
         self.cells.push(cell);
         Ok(())
     }
