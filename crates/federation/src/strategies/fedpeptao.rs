@@ -18,6 +18,7 @@ use bonfire_engine::{Active, Named, Plan, Private, Upload};
 use bonfire_models::{Factor, Matrix};
 
 use super::{Common, Strategy};
+use crate::products::{in_order, weights};
 use crate::{FederationError, Server};
 
 /// Name of the state that says which layers are shared, `[1, layers]` of ones and zeros; absent: not surveyed yet.
@@ -54,10 +55,8 @@ impl Strategy for FedPepTao {
     }
 
     fn aggregate(&self, server: &mut Server, uploads: &[Upload]) -> Result<(), FederationError> {
-        let mut uploads: Vec<&Upload> = uploads.iter().collect();
-        uploads.sort_by_key(|u| u.client);
-        let total: f64 = uploads.iter().map(|u| u.examples as f64).sum();
-        let weights: Vec<f64> = uploads.iter().map(|u| u.examples as f64 / total).collect();
+        let uploads = in_order(uploads);
+        let weights = weights(&uploads);
         for (f, factor) in [Factor::A, Factor::B].into_iter().enumerate() {
             let rate = if factor == Factor::A { self.common.lr_a } else { self.common.lr_b };
             for t in 0..server.adapter.targets.len() {

@@ -60,6 +60,9 @@ impl Strategy for HetLora {
         // No client moved anything: all weigh the same.
         let weight = |k: usize| if total > 0.0 { norms[k] / total } else { 1.0 / norms.len() as f64 };
         for t in 0..targets {
+            // Slots that no client of the round has stay as they are: zeros could never learn again.
+            let has = |slot: usize| uploads.iter().any(|u| u.slots.of(t).contains(&slot));
+            let moves: Vec<bool> = (0..server.adapter.rank).map(has).collect();
             for factor in [Factor::A, Factor::B] {
                 let mut sum = vec![0f64; server.adapter.factor(factor)[t].data.len()];
                 for (k, own) in all.iter().enumerate() {
@@ -67,7 +70,10 @@ impl Strategy for HetLora {
                     sum.iter_mut().zip(&m.data).for_each(|(s, v)| *s += weight(k) * f64::from(*v));
                 }
                 let matrix = &mut server.adapter.factor_mut(factor)[t];
-                matrix.data.iter_mut().zip(sum).for_each(|(x, s)| *x = s as f32);
+                let slot = |i: usize| if factor == Factor::A { i % matrix.cols } else { i / matrix.cols };
+                let slots: Vec<usize> = (0..sum.len()).map(slot).collect();
+                let values = matrix.data.iter_mut().zip(sum).zip(slots);
+                values.filter(|(_, slot)| moves[*slot]).for_each(|((x, s), _)| *x = s as f32);
             }
         }
         let mut ranks = self.ranks(server);
@@ -120,6 +126,18 @@ mod tests {
                 assert!((f64::from(*got) - want).abs() < 1e-5, "{got} {want}");
             }
         }
+    }
+
+    #[test]
+    fn what_no_client_of_the_round_has_stays() {
+        let mut it = server(4, 1);
+        let before = it.clone();
+        let sent = uploads(&it, &[Factor::A, Factor::B], &[2, 3], 7);
+        strategy(vec![2, 3, 4]).aggregate(&mut it, &sent).expect("aggregates");
+        let last = |s: &Server, f| s.adapter.slot_rows(f, 0).rows(&[3]);
+        assert_eq!(last(&it, Factor::A), last(&before, Factor::A));
+        assert_eq!(last(&it, Factor::B), last(&before, Factor::B));
+        assert_ne!(it.adapter.b, before.adapter.b);
     }
 
     #[test]
