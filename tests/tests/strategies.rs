@@ -211,6 +211,28 @@ fn server_optimizers_and_robust_averages_compose() {
 }
 
 #[test]
+fn what_does_not_compose_is_refused_by_its_key() {
+    const CENTRAL: &str = "[privacy]\nkind = \"gaussian\"\nclip = 1.0\nnoise = 1.0";
+    const SCAFFOLD: &str = "[train]\nrounds = 1\nscaffold = true";
+    for (strategy, more, key) in [
+        ("flexlora", "[server]\noptimizer = { name = \"fedadam\" }", "server"),
+        ("hetlora", "[server]\naggregate = { name = \"median\" }", "server"),
+        ("flora", SCAFFOLD, "train.scaffold"),
+        ("fedsa-lora", SCAFFOLD, "train.scaffold"),
+        ("dfl", SCAFFOLD, "train.scaffold"),
+        ("fedex-lora", CENTRAL, "privacy"),
+        ("replication", CENTRAL, "privacy"),
+        ("fedlada", "[privacy]\nkind = \"laplace\"\nclip = 1.0\nepsilon = 1.0", "privacy"),
+        ("fedit", &format!("{CENTRAL}\n[server]\naggregate = {{ name = \"median\" }}"), "server.aggregate"),
+        ("fedit", &format!("{CENTRAL}\n{SCAFFOLD}"), "train.scaffold"),
+        ("full", "[train]\nrounds = 1\nflat = { rho = 0.1 }", "train.flat"),
+    ] {
+        let (found, problem) = settings(&format!("name = \"{strategy}\""), more).problem().expect(strategy);
+        assert_eq!(found, key, "{strategy} {more}: {problem}");
+    }
+}
+
+#[test]
 fn clients_that_drop_out_cost_their_download_and_send_nothing() {
     let train = "[train]\nrounds = 6\nlr_a = 1e-3";
     let (all, ..) = fedit(train);

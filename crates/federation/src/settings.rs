@@ -110,6 +110,12 @@ impl Settings {
         if !averaging && self.train.scaffold {
             return averages("train.scaffold", "SCAFFOLD");
         }
+        if self.train.scaffold && self.strategy.keeps_private() {
+            let what = format!(
+                "sends control variates of all that trains, and {name} keeps a part of it private; leave it out"
+            );
+            return Some(("train.scaffold", what));
+        }
         let central = matches!(self.privacy, Some(PrivacySettings::Gaussian { .. }));
         if !averaging && central {
             return averages("privacy", "noise on the mean");

@@ -315,6 +315,11 @@ impl StrategySettings {
         }
     }
 
+    /// Whether clients keep a part of what they learn for themselves.
+    pub fn keeps_private(&self) -> bool {
+        ["fedsa-lora", "dfl", "fedpeptao"].contains(&self.name())
+    }
+
     /// Whether its clients send more than movements.
     pub fn sends_more(&self) -> bool {
         matches!(self, StrategySettings::FedLada { .. } | StrategySettings::FedPepTao { .. })
