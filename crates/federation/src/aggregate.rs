@@ -5,6 +5,7 @@ use bonfire_data::random::{Use, stream};
 use bonfire_engine::Upload;
 use bonfire_models::{Adapter, Factor, Matrix, standard_normal};
 
+use crate::products::in_order;
 use crate::server_optimizer::step;
 use crate::{Aggregation, Named, Norm, ServerOptimizer};
 
@@ -51,8 +52,7 @@ pub fn average(adapter: &mut Adapter, uploads: &[Upload], norm: Norm) {
 impl Rule {
     /// Brings `adapter` from the start of `round` to its end; `state` is the server's memory.
     pub fn apply(&self, adapter: &mut Adapter, state: &mut Named, round: usize, uploads: &[Upload], norm: Norm) {
-        let mut uploads: Vec<&Upload> = uploads.iter().collect();
-        uploads.sort_by_key(|u| u.client);
+        let uploads = in_order(uploads);
         let Some(first) = uploads.first() else { return };
         let mut number = 0;
         let mut noised = |moved: &mut Moved| {

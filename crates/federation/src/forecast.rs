@@ -1,7 +1,7 @@
 //! What a federation would send, from shapes alone: the strategy's own plans and aggregation and the ledger itself, with
 //! made-up uploads in place of training. Nothing is counted by a formula of its own.
 
-use bonfire_engine::{Choice, Upload, sketch};
+use bonfire_engine::{Choice, Plan, Upload, sketch};
 use bonfire_models::{Adapter, DeltaLog, ModelInfo, blank_head};
 use rand::SeedableRng;
 
@@ -58,43 +58,14 @@ pub fn forecast(
         plan.terms.tail = None;
         let cohort = settings.cohort(round, clients);
         let (stays, dropped) = settings.who_stays(round, &cohort);
-        let mut now = Forecast::default();
-        for &client in stays.iter().chain(&dropped) {
-            let down = ledger.download(&plan, &server, &[client]);
-            let more = if down.download_params > 0 { stands_for } else { 0 };
-            now.download_params += down.download_params + more;
-            now.download_bytes += down.download_bytes + 4 * more;
-            now.largest_download = now.largest_download.max(down.download_bytes + 4 * more);
-        }
-        // Clients of the same rank and budget send messages of the same size: one stands for all. Where the server
-        // keeps every client's factors, all are made.
-        let class = |client: usize| {
-            let rank = plan.ranks.as_ref().map(|ranks| ranks[client]);
-            (rank, plan.selection.as_ref().map(|s| s.budgets[client]))
-        };
-        let mut uploads: Vec<Upload> = Vec::new();
-        let mut made: Vec<_> = Vec::new();
-        for &client in &stays {
-            let place = made.iter().position(|c| *c == class(client));
-            let upload = match place {
-                Some(place) => &uploads[place],
-                None => {
-                    made.push(class(client));
-                    uploads.push(sketch(&plan, &server.adapter, &settings.train, client, choice));
-                    uploads.last().expect("just made")
-                }
-            };
-            let params = upload.adapter_params() + upload.head_params() + upload.aux_params() + stands_for;
-            let bytes = upload.encoded_len() as u64 + 4 * stands_for;
-            now.upload_params += params;
-            now.upload_bytes += bytes;
-            now.largest_upload = now.largest_upload.max(bytes);
-        }
+        let clients: Vec<usize> = stays.iter().chain(&dropped).copied().collect();
+        let down = downloads(&mut ledger, &plan, &server, &clients, stands_for);
+        let make = |client: usize| sketch(&plan, &server.adapter, &settings.train, client, choice);
+        let (mut uploads, up) = uploads(&plan, &stays, &make, stands_for);
         let mut next = server.clone();
         if settings.strategy.merges() {
-            // Clones would not do: what the mean of equal clients misses is nothing.
-            let whole = |&client: &usize| sketch(&plan, &server.adapter, &settings.train, client, choice);
-            uploads = stays.iter().map(whole).collect();
+            // What the mean of equal clients misses is nothing, so here one does not stand for all.
+            uploads = stays.iter().map(|&client| make(client)).collect();
         }
         if !uploads.is_empty() {
             strategy.aggregate(&mut next, &uploads)?;
@@ -104,10 +75,53 @@ pub fn forecast(
         // Only how much was merged matters here, and the log itself would grow.
         next.merged = DeltaLog { pushed: next.merged.pushed, ..DeltaLog::default() };
         server = next;
-        rounds.push(now);
+        rounds.push(down.with(up));
     }
     let later = (rounds.len()..all).map(|round| rounds[rounds.len() - 2 + (round - rounds.len()) % 2]);
     Ok(rounds.iter().copied().chain(later).fold(Forecast::default(), Forecast::with))
+}
+
+/// What `clients` are sent at the start of a round, each message `more` scalars longer than it says.
+fn downloads(ledger: &mut Ledger, plan: &Plan, server: &Server, clients: &[usize], more: u64) -> Forecast {
+    let one = |&client: &usize| {
+        let down = ledger.download(plan, server, &[client]);
+        let more = if down.download_params > 0 { more } else { 0 };
+        let bytes = down.download_bytes + 4 * more;
+        Forecast {
+            download_params: down.download_params + more,
+            download_bytes: bytes,
+            largest_download: bytes,
+            ..Forecast::default()
+        }
+    };
+    clients.iter().map(one).fold(Forecast::default(), Forecast::with)
+}
+
+/// What `clients` send in a round, each message `more` scalars longer than it says. Clients of the same rank and budget
+/// send messages of the same size, so only one of each kind is made.
+fn uploads(plan: &Plan, clients: &[usize], make: &dyn Fn(usize) -> Upload, more: u64) -> (Vec<Upload>, Forecast) {
+    let kind = |client: usize| {
+        let rank = plan.ranks.as_ref().map(|ranks| ranks[client]);
+        (rank, plan.selection.as_ref().map(|s| s.budgets[client]))
+    };
+    let (mut kinds, mut made, mut sum) = (Vec::new(), Vec::new(), Forecast::default());
+    for &client in clients {
+        let place = kinds.iter().position(|k| *k == kind(client)).unwrap_or_else(|| {
+            kinds.push(kind(client));
+            made.push(make(client));
+            made.len() - 1
+        });
+        let upload: &Upload = &made[place];
+        let bytes = upload.encoded_len() as u64 + 4 * more;
+        let params = upload.adapter_params() + upload.head_params() + upload.aux_params() + more;
+        sum = sum.with(Forecast {
+            upload_params: params,
+            upload_bytes: bytes,
+            largest_upload: bytes,
+            ..Forecast::default()
+        });
+    }
+    (made, sum)
 }
 
 impl Forecast {

@@ -55,15 +55,12 @@ impl Strategy for SaFedLora {
         let budget = self.budget(server.round + 1, rank, targets);
         if budget < rank * targets {
             // A slot that is gone is empty, and ranks after all that live.
-            let scores: Vec<Vec<f32>> = contributions(&server.adapter)
-                .into_iter()
-                .enumerate()
-                .map(|(t, row)| {
-                    let live = server.live();
-                    let gone = |slot: usize| live.as_ref().is_some_and(|live| !live[t].contains(&slot));
-                    row.iter().enumerate().map(|(i, v)| if gone(i) { -1.0 } else { *v as f32 }).collect()
-                })
-                .collect();
+            let live = server.live();
+            let score = |(t, row): (usize, Vec<f64>)| {
+                let gone = |slot: usize| live.as_ref().is_some_and(|live| !live[t].contains(&slot));
+                row.iter().enumerate().map(|(i, v)| if gone(i) { -1.0 } else { *v as f32 }).collect()
+            };
+            let scores: Vec<Vec<f32>> = contributions(&server.adapter).into_iter().enumerate().map(score).collect();
             let live = top_slots(&scores, budget);
             server.keep_only(&live);
         }
