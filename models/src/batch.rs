@@ -3,6 +3,8 @@
 use bonfire_kernels::{Grouped, Segments, runs_on_cpu};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
+use crate::ModelInfo;
+
 /// What sizes a batch may have on the device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rounding {
@@ -28,13 +30,32 @@ impl Rounding {
     }
 }
 
+/// What is asked of a text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Goal {
+    /// Its class.
+    Class(usize),
+    /// Every token from this place on, each from those before it. What comes earlier (a prompt) is read and not scored.
+    Next(usize),
+}
+
+impl Goal {
+    /// How many answers a text of so many tokens is asked for.
+    pub fn answers(self, tokens: usize) -> usize {
+        match self {
+            Goal::Class(_) => 1,
+            Goal::Next(from) => tokens.saturating_sub(from.max(1)),
+        }
+    }
+}
+
 /// A packed batch on the host.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PackedBatch {
     /// Token ids `[T]`.
     pub tokens: Vec<u32>,
-    /// Class of every sequence `[S]`.
-    pub labels: Vec<usize>,
+    /// What is asked of every sequence `[S]`.
+    pub goals: Vec<Goal>,
     /// Token ranges of the sequences.
     pub sequences: Segments,
     /// Sequence ranges of the clients; a client may have none.
@@ -42,54 +63,79 @@ pub struct PackedBatch {
 }
 
 impl PackedBatch {
-    /// Packs `(token ids, class)` examples, a list for each client in flight.
-    pub fn pack(clients: &[Vec<(&[u32], usize)>]) -> Self {
+    /// Packs `(token ids, goal)` examples, a list for each client in flight.
+    pub fn pack(clients: &[Vec<(&[u32], Goal)>]) -> Self {
         let all = || clients.iter().flatten();
         PackedBatch {
             tokens: all().flat_map(|(ids, _)| ids.iter().copied()).collect(),
-            labels: all().map(|&(_, label)| label).collect(),
+            goals: all().map(|&(_, goal)| goal).collect(),
             sequences: Segments::from_lengths(all().map(|(ids, _)| ids.len())),
             clients: Segments::from_lengths(clients.iter().map(Vec::len)),
         }
     }
 
-    /// Puts the batch on `device`; positions count from `first_position` in every sequence.
-    pub fn to_device(&self, first_position: usize, rounding: Rounding, device: &Device) -> DeviceBatch {
+    /// Lengths of the clients' runs, where each sequence counts `of` it.
+    fn client_lengths(&self, of: impl Fn(usize) -> usize) -> Segments {
+        Segments::from_lengths(self.clients.ranges().map(|r| r.map(&of).sum()))
+    }
+
+    /// Rows that are read, and what is to be found there: `(token, answer)`.
+    fn answers(&self, mark: impl Fn(usize) -> usize) -> impl Iterator<Item = (usize, usize)> {
+        self.goals.iter().enumerate().flat_map(move |(s, goal)| {
+            let range = self.sequences.range(s);
+            let (class, next) = match *goal {
+                Goal::Class(class) => (Some((mark(s), class)), 0..0),
+                Goal::Next(from) => (None, range.start + from.max(1)..range.end),
+            };
+            class.into_iter().chain(next.map(|t| (t - 1, self.tokens[t] as usize)))
+        })
+    }
+
+    /// Puts the batch on `device` as models of the shape `info` read it.
+    pub fn to_device(&self, info: &ModelInfo, rounding: Rounding, device: &Device) -> DeviceBatch {
         let ints = |mut values: Vec<i32>, surplus: usize| {
             let n = rounding.size(values.len());
             values.resize(n, surplus as i32);
             Tensor::<1, Int>::from_data(TensorData::new(values, [n]), device)
         };
-        let positions = self.sequences.ranges().flat_map(|r| (0..r.len()).map(|p| (first_position + p) as i32));
-        let token_lengths = self.clients.ranges().map(|r| {
-            let [start, end] = [r.start, r.end].map(|s| if s == 0 { 0 } else { self.sequences.range(s - 1).end });
-            end - start
-        });
+        let first = info.first_position;
+        let positions = self.sequences.ranges().flat_map(|r| (0..r.len()).map(|p| (first + p) as i32));
+        let mark = |s: usize| match info.architecture.is_decoder() {
+            true => self.sequences.range(s).end - 1,
+            false => self.sequences.range(s).start,
+        };
+        let (read, labels): (Vec<i32>, Vec<i32>) = self.answers(mark).map(|(t, a)| (t as i32, a as i32)).unzip();
+        let client_read = self.client_lengths(|s| self.goals[s].answers(self.sequences.range(s).len()));
         DeviceBatch {
             tokens: ints(self.tokens.iter().map(|&t| t as i32).collect(), 0),
-            positions: ints(positions.collect(), first_position),
-            firsts: ints(self.sequences.ranges().map(|r| r.start as i32).collect(), 0),
-            labels: ints(self.labels.iter().map(|&l| l as i32).collect(), 0),
-            by_client: Grouped::new(&self.clients, device),
+            positions: ints(positions.collect(), first),
+            marks: ints((0..self.goals.len()).map(|s| mark(s) as i32).collect(), 0),
+            read: ints(read, 0),
+            labels: ints(labels, 0),
+            by_client: Grouped::new(&client_read, device),
             sequences: self.sequences.clone(),
-            client_tokens: Segments::from_lengths(token_lengths),
+            client_tokens: self.client_lengths(|s| self.sequences.range(s).len()),
             client_sequences: self.clients.clone(),
+            client_read,
         }
     }
 }
 
-/// A packed batch on a device, with the index tensors that the forward pass reads.
+/// A packed batch on a device, with the index tensors that the forward pass reads. `N` rows are read: one a sequence
+/// where it is classified, one for every token that is to be foretold.
 #[derive(Clone, Debug)]
 pub struct DeviceBatch {
     /// Token ids `[T]`, surplus included.
     pub tokens: Tensor<1, Int>,
     /// Position of every token `[T]`.
     pub positions: Tensor<1, Int>,
-    /// First token of every sequence `[S]`, surplus included.
-    pub firsts: Tensor<1, Int>,
-    /// Class of every sequence `[S]`.
+    /// The token that stands for a sequence `[S]`, surplus included: the first in an encoder, the last in a decoder.
+    pub marks: Tensor<1, Int>,
+    /// The tokens whose result is read `[N]`, surplus included.
+    pub read: Tensor<1, Int>,
+    /// What is to be found there `[N]`: the class, or the next token.
     pub labels: Tensor<1, Int>,
-    /// What the sequences leave, client by client.
+    /// What the rows that are read leave, client by client.
     pub by_client: Grouped,
     /// Token ranges of the sequences.
     pub sequences: Segments,
@@ -97,4 +143,22 @@ pub struct DeviceBatch {
     pub client_tokens: Segments,
     /// Sequence ranges of the clients.
     pub client_sequences: Segments,
+    /// Ranges of the clients among the rows that are read.
+    pub client_read: Segments,
+}
+
+#[cfg(all(test, feature = "flex"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn prompts_are_read_and_not_scored() {
+        let (a, b, c) = ([1, 7, 8, 9], [1, 5], [1, 6, 2]);
+        let texts = [vec![(&a[..], Goal::Next(2)), (&b[..], Goal::Next(0))], vec![(&c[..], Goal::Next(2))]];
+        let batch = PackedBatch::pack(&texts).to_device(&ModelInfo::roberta_base(), Rounding::Exact, &Device::flex());
+        let ints = |t: Tensor<1, Int>| t.into_data().iter::<i64>().collect::<Vec<_>>();
+        assert_eq!(ints(batch.read), [1, 2, 4, 7]);
+        assert_eq!(ints(batch.labels), [8, 9, 5, 2]);
+        assert_eq!(batch.client_read.ranges().map(|r| r.len()).collect::<Vec<_>>(), [3, 1]);
+    }
 }

@@ -7,7 +7,7 @@ use std::path::Path;
 use safetensors::tensor::{Dtype, TensorView};
 use serde_json::json;
 
-use crate::{Adapter, Architecture, HeadTensor, Matrix, Model, ModelError, ModelSource};
+use crate::{Adapter, Architecture, HeadTensor, Matrix, Model, ModelError, ModelSource, Task};
 
 /// How a checkpoint stores what we keep as a matrix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,7 +88,7 @@ impl ModelFolder {
         Ok(ModelFolder {
             names: model.weights().into_iter().map(|w| (w.name, w.stored)).collect(),
             pooler: model.pooler(),
-            config: with_classes(&config, &file, model.info().architecture, model.classes())?,
+            config: described(&config, &file, model.info().architecture, model.task())?,
             tokenizer: source.file("tokenizer.json")?.0,
         })
     }
@@ -110,19 +110,26 @@ impl ModelFolder {
     }
 }
 
-/// `config.json` of a classifier with so many classes, all else as it was.
-fn with_classes(json: &[u8], file: &str, architecture: Architecture, classes: usize) -> Result<Vec<u8>, ModelError> {
+/// `config.json` of a model for `task`, all else as it was.
+pub(crate) fn described(
+    json: &[u8],
+    file: &str,
+    architecture: Architecture,
+    task: Task,
+) -> Result<Vec<u8>, ModelError> {
     let bad = |problem: String| ModelError::Config { file: file.to_string(), problem };
     let mut config: serde_json::Value = serde_json::from_slice(json).map_err(|e| bad(e.to_string()))?;
     let map = config.as_object_mut().ok_or_else(|| bad("is not an object".into()))?;
-    let kind = match architecture {
-        Architecture::Roberta => "RobertaForSequenceClassification",
-        Architecture::Bert => "BertForSequenceClassification",
-    };
-    let names: Vec<String> = (0..classes).map(|i| format!("LABEL_{i}")).collect();
-    map.insert("architectures".into(), json!([kind]));
-    map.insert("id2label".into(), names.iter().enumerate().map(|(i, n)| (i.to_string(), json!(n))).collect());
-    map.insert("label2id".into(), names.iter().enumerate().map(|(i, n)| (n.clone(), json!(i))).collect());
+    let class = architecture.class();
+    match task {
+        Task::Causal => drop(map.insert("architectures".into(), json!([format!("{class}ForCausalLM")]))),
+        Task::Classify(classes) => {
+            let names: Vec<String> = (0..classes).map(|i| format!("LABEL_{i}")).collect();
+            map.insert("architectures".into(), json!([format!("{class}ForSequenceClassification")]));
+            map.insert("id2label".into(), names.iter().enumerate().map(|(i, n)| (i.to_string(), json!(n))).collect());
+            map.insert("label2id".into(), names.iter().enumerate().map(|(i, n)| (n.clone(), json!(i))).collect());
+        }
+    }
     let mut text = serde_json::to_vec_pretty(&config).expect("plain JSON values");
     text.push(b'\n');
     Ok(text)

@@ -73,7 +73,7 @@ pub enum ModelError {
     },
     /// A tensor that no part of the model takes.
     #[error(
-        "{file}: tensor `{name}` belongs to no part of a {architecture} classifier with {layers} layers; is config.json of another model?"
+        "{file}: tensor `{name}` belongs to no part of a {architecture} model with {layers} layers; is config.json of another model?"
     )]
     SurplusTensor {
         /// The file.
@@ -84,6 +84,12 @@ pub enum ModelError {
         architecture: &'static str,
         /// Layers that config.json gives.
         layers: usize,
+    },
+    /// An encoder was to be a language model.
+    #[error("a {architecture} encoder cannot foretell tokens; use task = \"classification\", or a LLaMA-style model")]
+    NotCausal {
+        /// The architecture.
+        architecture: &'static str,
     },
     /// An adapter folder that does not fit the model.
     #[error("adapter {path}: {problem}")]

@@ -1,19 +1,32 @@
-//! The two classifier heads: on the first token of every sequence, with weights shared or per client.
+//! Classifier heads: on the token that stands for a sequence, with weights shared or per client.
 
 use burn::tensor::Tensor;
 use rand::Rng;
 
 use crate::adapter::standard_normal;
 use crate::weights::Weights;
-use crate::{Architecture, DeviceBatch, HeadTensor, Matrix, ModelError, ModelInfo};
+use crate::{Architecture, DeviceBatch, HeadTensor, Matrix, ModelError, ModelInfo, Task};
 
-/// `(module, d_in, d_out)` of the head's linears, in the order of the forward pass.
-pub(crate) fn linears(info: &ModelInfo, classes: usize) -> Vec<(&'static str, usize, usize)> {
-    match info.architecture {
-        Architecture::Roberta => {
-            vec![("classifier.dense", info.hidden, info.hidden), ("classifier.out_proj", info.hidden, classes)]
+/// A linear of a head.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct HeadLinear {
+    pub module: &'static str,
+    pub d_in: usize,
+    pub d_out: usize,
+    pub bias: bool,
+}
+
+/// The head's linears, in the order of the forward pass; none where a model has none for the task.
+pub(crate) fn linears(info: &ModelInfo, task: Task) -> Vec<HeadLinear> {
+    let d = info.hidden;
+    let one = |module, d_out, bias| HeadLinear { module, d_in: d, d_out, bias };
+    match (task, info.architecture) {
+        (Task::Causal, _) => Vec::new(),
+        (Task::Classify(classes), Architecture::Roberta) => {
+            vec![one("classifier.dense", d, true), one("classifier.out_proj", classes, true)]
         }
-        Architecture::Bert => vec![("classifier", info.hidden, classes)],
+        (Task::Classify(classes), Architecture::Bert) => vec![one("classifier", classes, true)],
+        (Task::Classify(classes), _) => vec![one("score", classes, false)],
     }
 }
 
@@ -22,12 +35,12 @@ pub(crate) fn linears(info: &ModelInfo, classes: usize) -> Vec<(&'static str, us
 pub(crate) fn load(
     weights: &mut Weights,
     info: &ModelInfo,
-    classes: usize,
+    task: Task,
 ) -> Result<(Vec<HeadTensor>, Vec<usize>), ModelError> {
     const HINT: &str = "; the checkpoint's head was made for another number of classes than the data has";
     let (mut head, mut lacking) = (Vec::new(), Vec::new());
-    for (module, d_in, d_out) in linears(info, classes) {
-        let (weight, bias) = (format!("{module}.weight"), format!("{module}.bias"));
+    for HeadLinear { module, d_in, d_out, bias } in linears(info, task) {
+        let weight = format!("{module}.weight");
         let value = match weights.has(&weight) {
             true => weights.take_linear_with(&weight, d_in, d_out, HINT)?,
             false => {
@@ -36,6 +49,10 @@ pub(crate) fn load(
             }
         };
         head.push(HeadTensor { name: weight, value });
+        if !bias {
+            continue;
+        }
+        let bias = format!("{module}.bias");
         let value = match weights.has(&bias) {
             true => Matrix::new(1, d_out, weights.take_with(&bias, &[d_out], HINT)?),
             false => Matrix::zeros(1, d_out),
@@ -46,12 +63,13 @@ pub(crate) fn load(
 }
 
 /// The head's tensors, all zero: for those who need shapes alone.
-pub fn blank(info: &ModelInfo, classes: usize) -> Vec<HeadTensor> {
-    let tensors = |(module, d_in, d_out): (&str, usize, usize)| {
-        let (weight, bias) = (Matrix::zeros(d_in, d_out), Matrix::zeros(1, d_out));
-        [("weight", weight), ("bias", bias)].map(|(part, value)| HeadTensor { name: format!("{module}.{part}"), value })
+pub fn blank(info: &ModelInfo, task: Task) -> Vec<HeadTensor> {
+    let tensors = |HeadLinear { module, d_in, d_out, bias }: HeadLinear| {
+        let weight = HeadTensor { name: format!("{module}.weight"), value: Matrix::zeros(d_in, d_out) };
+        let bias = bias.then(|| HeadTensor { name: format!("{module}.bias"), value: Matrix::zeros(1, d_out) });
+        std::iter::once(weight).chain(bias)
     };
-    linears(info, classes).into_iter().flat_map(tensors).collect()
+    linears(info, task).into_iter().flat_map(tensors).collect()
 }
 
 /// Draws the weights that the checkpoint lacks as Transformers does: normal with `initializer_range`.
@@ -61,13 +79,15 @@ pub(crate) fn draw(head: &mut [HeadTensor], lacking: &[usize], info: &ModelInfo,
     }
 }
 
-/// Class scores `[S, K]` from the hidden state of every sequence's first token `[S, D]`.
-pub(crate) fn logits(first: Tensor<2>, head: &[Tensor<3>], batch: &DeviceBatch) -> Tensor<2> {
-    let linears = head.len() / 2;
-    let mut x = first;
-    for (i, pair) in head.chunks(2).enumerate() {
-        x = batch.by_client.linear(x, pair[0].clone(), pair[1].clone());
-        if i + 1 < linears {
+/// Class scores `[N, K]` from the hidden states that are read `[N, D]`.
+pub(crate) fn logits(read: Tensor<2>, linears: &[HeadLinear], head: &[Tensor<3>], batch: &DeviceBatch) -> Tensor<2> {
+    let (mut x, mut tensors) = (read, head.iter());
+    let mut next = || tensors.next().expect("a tensor for every part of the head").clone();
+    for (i, linear) in linears.iter().enumerate() {
+        let weight = next();
+        let bias = if linear.bias { next() } else { Tensor::zeros([1, 1, linear.d_out], &x.device()) };
+        x = batch.by_client.linear(x, weight, bias);
+        if i + 1 < linears.len() {
             x = x.tanh();
         }
     }
@@ -80,14 +100,15 @@ mod tests {
     use rand::SeedableRng;
     use rand_chacha::ChaCha8Rng;
 
-    use crate::{Encoder, Model, ModelSource, TargetKind};
+    use crate::{Model, ModelSource, TargetKind, Task, Transformer};
 
     #[test]
     fn a_model_used_again_is_the_model_loaded_again() {
         let seed = ChaCha8Rng::seed_from_u64;
         let device = Device::flex().autodiff();
         let load = |kinds: &[TargetKind], n| {
-            Encoder::load(&ModelSource::Builtin, 5, kinds, &mut seed(n), &device).expect("the built-in model loads")
+            Transformer::load(&ModelSource::Builtin, Task::Classify(5), kinds, &mut seed(n), &device)
+                .expect("the built-in model loads")
         };
         let kinds = [TargetKind::Query, TargetKind::Output];
         let (first, fresh) = (load(&TargetKind::all(), 1), load(&kinds, 2));

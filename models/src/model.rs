@@ -1,9 +1,9 @@
 //! What the engine asks of a model: one of the project's two public traits.
 
 use bonfire_kernels::{LowRank, cross_entropy};
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{Device, Gradients, Int, Tensor};
 
-use crate::{Adapter, DeltaLog, DeviceBatch, HeadTensor, ModelInfo, NamedWeight, NoiseSigns, Target};
+use crate::{Adapter, DeltaLog, DeviceBatch, HeadTensor, ModelInfo, NamedWeight, NoiseSigns, Target, Task};
 
 /// The part of the model that clients own, on the device, first axis the client.
 #[derive(Clone, Debug)]
@@ -22,6 +22,16 @@ impl ClientAdapter {
     pub fn new(updates: Vec<Option<LowRank>>, head: Vec<Tensor<3>>) -> Self {
         ClientAdapter { updates, head, noise: Vec::new() }
     }
+
+    /// The same numbers, out of reach of gradients.
+    pub fn detached(&self) -> Self {
+        let update = |u: &LowRank| LowRank { a: u.a.clone().detach(), b: u.b.clone().detach(), ..u.clone() };
+        ClientAdapter {
+            updates: self.updates.iter().map(|u| u.as_ref().map(update)).collect(),
+            head: self.head.iter().map(|t| t.clone().detach()).collect(),
+            noise: self.noise.clone(),
+        }
+    }
 }
 
 /// A frozen backbone whose adapters and head are given from outside.
@@ -38,8 +48,8 @@ pub trait Model: Send + Sync {
     /// The classifier head as it starts.
     fn head(&self) -> &[HeadTensor];
 
-    /// Number of classes (K).
-    fn classes(&self) -> usize;
+    /// What it is trained to do.
+    fn task(&self) -> Task;
 
     /// The same model with `W + s·A·B` in place of every target's weight `W`, computed from the untouched `W`; where
     /// `adapter` brings weights of its own, these are its `W`.
@@ -50,7 +60,7 @@ pub trait Model: Send + Sync {
     /// `d_in · d_out` standard normal numbers. See [`NoiseSigns`].
     fn noisy(&self, start: &Adapter, normals: &mut dyn FnMut(usize) -> Vec<f32>) -> Box<dyn Model>;
 
-    /// Every tensor of the encoder without pooler and head, one after the other as checkpoints hold them: what full
+    /// Every tensor of the backbone without pooler and head, one after the other as checkpoints hold them: what full
     /// fine-tuning trains.
     fn weights(&self) -> Vec<NamedWeight>;
 
@@ -65,7 +75,7 @@ pub trait Model: Send + Sync {
     /// When tensors do not fit, or train in another precision than f32.
     fn with_weights(&self, weights: Vec<Tensor<2>>, trained: bool) -> Box<dyn Model>;
 
-    /// Hidden states of every sequence's first token after each layer, `[S, D]` in f32.
+    /// Hidden states of the token that stands for a sequence after each layer, `[S, D]` in f32.
     fn layer_states(&self, adapter: &ClientAdapter, batch: &DeviceBatch) -> Vec<Tensor<2>>;
 
     /// The same model with earlier updates in its weights, computed from the untouched ones.
@@ -76,14 +86,33 @@ pub trait Model: Send + Sync {
         self.folded(&Adapter { rank, alpha, targets, a, b, core: Vec::new(), head: Vec::new(), weights: Vec::new() })
     }
 
-    /// Class scores of every sequence `[S, K]`.
+    /// Scores of every row that is read: `[N, K]`, or `[N, V]` for a causal model.
     fn logits(&self, adapter: &ClientAdapter, batch: &DeviceBatch) -> Tensor<2>;
 
-    /// Mean cross-entropy of every client's sequences `[C]`; nothing is summed over clients.
-    fn loss(&self, adapter: &ClientAdapter, batch: &DeviceBatch) -> Tensor<1> {
+    /// Cross-entropy in nats of every row that is read `[N]`, without the surplus.
+    fn row_losses(&self, adapter: &ClientAdapter, batch: &DeviceBatch) -> Tensor<1> {
         let logits = self.logits(adapter, batch);
         let labels = batch.labels.clone().narrow(0, 0, logits.dims()[0]);
-        let losses = cross_entropy(logits, labels);
-        batch.by_client.mean(losses)
+        cross_entropy(logits, labels)
+    }
+
+    /// Mean cross-entropy of every client's rows `[C]`; nothing is summed over clients.
+    fn loss(&self, adapter: &ClientAdapter, batch: &DeviceBatch) -> Tensor<1> {
+        batch.by_client.mean(self.row_losses(adapter, batch))
+    }
+
+    /// The losses `[C]` and the gradients of their sum, which with respect to a client's tensors is that of the
+    /// client's own loss. Gradients may come in parts; a tensor's lie in one of them.
+    fn gradients(&self, adapter: &ClientAdapter, batch: &DeviceBatch) -> (Tensor<1>, Vec<Gradients>) {
+        let losses = self.loss(adapter, batch);
+        let gradients = losses.clone().sum().backward();
+        (losses.inner(), vec![gradients])
+    }
+
+    /// Every row that is read, without the surplus: its cross-entropy `[N]` and the answer of highest score `[N]`.
+    fn judge(&self, adapter: &ClientAdapter, batch: &DeviceBatch) -> (Tensor<1>, Tensor<1, Int>) {
+        let logits = self.logits(adapter, batch);
+        let labels = batch.labels.clone().narrow(0, 0, logits.dims()[0]);
+        (cross_entropy(logits.clone(), labels), logits.argmax(1).squeeze_dim(1))
     }
 }

@@ -9,8 +9,9 @@ use std::path::Path;
 use serde_json::json;
 
 use crate::checkpoint::{replace, serialise};
+use crate::head::HeadLinear;
 use crate::weights::Weights;
-use crate::{Adapter, HeadTensor, Matrix, ModelError, ModelInfo, Target, TargetKind, head};
+use crate::{Adapter, HeadTensor, Matrix, ModelError, ModelInfo, Target, TargetKind, Task, head};
 
 /// What the files say beside the numbers.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,7 +61,7 @@ fn tensor_bytes(adapter: &Adapter) -> Vec<u8> {
 fn config(adapter: &Adapter, meta: &PeftMeta) -> serde_json::Value {
     json!({
         "peft_type": "LORA",
-        "task_type": "SEQ_CLS",
+        "task_type": if adapter.head.is_empty() { "CAUSAL_LM" } else { "SEQ_CLS" },
         "base_model_name_or_path": meta.base_model,
         "revision": null,
         "r": adapter.rank,
@@ -69,7 +70,7 @@ fn config(adapter: &Adapter, meta: &PeftMeta) -> serde_json::Value {
         "bias": "none",
         "fan_in_fan_out": false,
         "target_modules": target_modules(&adapter.targets),
-        "modules_to_save": ["classifier", "score"],
+        "modules_to_save": if adapter.head.is_empty() { json!(null) } else { json!(["classifier", "score"]) },
         "use_rslora": false,
         "use_dora": false,
         "init_lora_weights": true,
@@ -85,18 +86,35 @@ fn number(alpha: f64) -> serde_json::Value {
 /// Names for PEFT's suffix rule: short ones where they hit what we mean, full paths where `output.dense` would also
 /// hit `attention.output.dense`.
 fn target_modules(targets: &[Target]) -> Vec<String> {
+    let bare = |t: &Target| t.name.rsplit('.').next().unwrap_or_default().to_string();
+    let short = |t: &Target| match bare(t).as_str() {
+        // The encoders' linears that are all called `dense` go by two parts or three.
+        "dense" => {
+            let parts: Vec<&str> = t.name.rsplitn(4, '.').collect();
+            let n = if parts[2] == "attention" { 3 } else { 2 };
+            parts[..n].iter().rev().copied().collect::<Vec<_>>().join(".")
+        }
+        name => name.to_string(),
+    };
     let has = |kind| targets.iter().any(|t| t.kind == kind);
-    if has(TargetKind::Output) && !has(TargetKind::AttentionOutput) {
+    let ambiguous = |t: &Target| bare(t) == "dense" && has(TargetKind::Output) && !has(TargetKind::AttentionOutput);
+    if targets.iter().any(ambiguous) {
         return targets.iter().map(|t| t.name.clone()).collect();
     }
-    TargetKind::all().into_iter().filter(|&k| has(k)).map(|k| k.name().to_string()).collect()
+    let mut names: Vec<String> = Vec::new();
+    for name in targets.iter().map(short) {
+        if !names.contains(&name) {
+            names.push(name);
+        }
+    }
+    names
 }
 
-/// Reads an adapter that fits the model `info` with `classes` classes; rank, alpha and targets come from the folder.
+/// Reads an adapter that fits the model `info` trained for `task`; rank, alpha and targets come from the folder.
 ///
 /// # Errors
 /// A file that is missing or damaged, another kind of adapter than plain LoRA, a tensor missing, surplus or misshapen.
-pub fn read(dir: &Path, info: &ModelInfo, classes: usize) -> Result<Adapter, ModelError> {
+pub fn read(dir: &Path, info: &ModelInfo, task: Task) -> Result<Adapter, ModelError> {
     let file = |name: &str| {
         let path = dir.join(name);
         fs::read(&path).map_err(|e| problem(dir, format!("cannot read {}: {e}", path.display())))
@@ -110,14 +128,14 @@ pub fn read(dir: &Path, info: &ModelInfo, classes: usize) -> Result<Adapter, Mod
     let present = |t: &Target| weights.has(&format!("{PREFIX}{}.lora_A.weight", t.name));
     let targets: Vec<Target> = info.targets(&TargetKind::all()).into_iter().filter(present).collect();
     if targets.is_empty() {
-        return Err(problem(dir, format!("{WEIGHTS} holds no lora_A of a {} encoder", info.architecture.name())));
+        return Err(problem(dir, format!("{WEIGHTS} holds no lora_A of a {} model", info.architecture.name())));
     }
     let (mut a, mut b) = (Vec::new(), Vec::new());
     for t in &targets {
         a.push(weights.take_linear(&format!("{PREFIX}{}.lora_A.weight", t.name), t.d_in, rank)?);
         b.push(weights.take_linear(&format!("{PREFIX}{}.lora_B.weight", t.name), rank, t.d_out)?);
     }
-    let head = read_head(&mut weights, info, classes)?;
+    let head = read_head(&mut weights, info, task)?;
     if let Some(name) = weights.surplus(|_| false) {
         return Err(problem(dir, format!("tensor `{name}` belongs to no part of this model")));
     }
@@ -153,15 +171,18 @@ fn plain_lora(dir: &Path, config: &serde_json::Value) -> Result<(usize, f64), Mo
     Ok((rank as usize, alpha))
 }
 
-fn read_head(weights: &mut Weights, info: &ModelInfo, classes: usize) -> Result<Vec<HeadTensor>, ModelError> {
+fn read_head(weights: &mut Weights, info: &ModelInfo, task: Task) -> Result<Vec<HeadTensor>, ModelError> {
     const HINT: &str = "; the adapter was made for another number of classes";
     let mut head = Vec::new();
-    for (module, d_in, d_out) in head::linears(info, classes) {
-        let (weight, bias) = (format!("{module}.weight"), format!("{module}.bias"));
+    for HeadLinear { module, d_in, d_out, bias } in head::linears(info, task) {
+        let weight = format!("{module}.weight");
         let value = weights.take_linear_with(&format!("{PREFIX}{weight}"), d_in, d_out, HINT)?;
         head.push(HeadTensor { name: weight, value });
-        let row = weights.take_with(&format!("{PREFIX}{bias}"), &[d_out], HINT)?;
-        head.push(HeadTensor { name: bias, value: Matrix::new(1, d_out, row) });
+        if bias {
+            let bias = format!("{module}.bias");
+            let row = weights.take_with(&format!("{PREFIX}{bias}"), &[d_out], HINT)?;
+            head.push(HeadTensor { name: bias, value: Matrix::new(1, d_out, row) });
+        }
     }
     Ok(head)
 }
@@ -181,9 +202,9 @@ mod tests {
     fn sample(kinds: &[TargetKind]) -> Adapter {
         let info = info();
         let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(3);
-        let head = head::linears(&info, 3)
+        let head = head::linears(&info, Task::Classify(3))
             .into_iter()
-            .flat_map(|(m, i, o)| {
+            .flat_map(|HeadLinear { module: m, d_in: i, d_out: o, .. }| {
                 let weight = Matrix::new(i, o, (0..i * o).map(|v| v as f32).collect());
                 [
                     HeadTensor { name: format!("{m}.weight"), value: weight },
@@ -202,7 +223,7 @@ mod tests {
         for kinds in [TargetKind::all(), vec![TargetKind::Query, TargetKind::Output]] {
             let adapter = sample(&kinds);
             write(dir.path(), &adapter, &PeftMeta { base_model: "base".into() }).expect("written");
-            assert_eq!(read(dir.path(), &info(), 3).expect("read"), adapter);
+            assert_eq!(read(dir.path(), &info(), Task::Classify(3)).expect("read"), adapter);
         }
         let names: Vec<_> = fs::read_dir(dir.path()).expect("listing").map(|e| e.expect("entry").file_name()).collect();
         assert_eq!(names.len(), 2, "no temporary file is left: {names:?}");
@@ -222,13 +243,13 @@ mod tests {
     fn an_adapter_of_another_shape_is_refused() {
         let dir = tempfile::tempdir().expect("a folder");
         write(dir.path(), &sample(&TargetKind::all()), &PeftMeta { base_model: "base".into() }).expect("written");
-        let error = read(dir.path(), &info(), 4).expect_err("3 classes, not 4").to_string();
+        let error = read(dir.path(), &info(), Task::Classify(4)).expect_err("3 classes, not 4").to_string();
         assert!(error.contains("classifier.weight") && error.contains("classes"), "{error}");
         let architecture = Architecture::Roberta;
         let other = ModelInfo { architecture, ..info() };
-        assert!(read(dir.path(), &other, 3).is_err());
+        assert!(read(dir.path(), &other, Task::Classify(3)).is_err());
         fs::write(dir.path().join(CONFIG), "{}").expect("written");
-        assert!(read(dir.path(), &info(), 3).expect_err("no LoRA").to_string().contains("peft_type"));
-        assert!(read(&dir.path().join("nowhere"), &info(), 3).is_err());
+        assert!(read(dir.path(), &info(), Task::Classify(3)).expect_err("no LoRA").to_string().contains("peft_type"));
+        assert!(read(&dir.path().join("nowhere"), &info(), Task::Classify(3)).is_err());
     }
 }

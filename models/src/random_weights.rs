@@ -5,7 +5,7 @@ use half::f16;
 use rand::{Rng, RngExt};
 use safetensors::tensor::{Dtype, TensorView};
 
-use crate::{Architecture, Encoder, ModelError, ModelInfo, TargetKind};
+use crate::{Architecture, ModelError, ModelInfo, TargetKind, Task, Transformer};
 
 impl ModelInfo {
     /// The shape of RoBERTa-base: 12 layers of 768 features.
@@ -24,6 +24,8 @@ impl ModelInfo {
             hidden,
             layers,
             heads,
+            kv_heads: heads,
+            head_width: hidden / heads,
             intermediate,
             vocab,
             positions: 514,
@@ -31,24 +33,25 @@ impl ModelInfo {
             first_position: 2,
             eps: 1e-5,
             initializer_range: 0.02,
+            decoder: None,
         }
     }
 }
 
-impl Encoder {
+impl Transformer {
     /// A model of shape `info` with weights drawn from `rng`, through the same door as a checkpoint's.
     ///
     /// # Errors
     /// None that a user can cause: the tensors are made for the shape.
     pub fn random(
         info: ModelInfo,
-        classes: usize,
+        task: Task,
         kinds: &[TargetKind],
         rng: &mut impl Rng,
         device: &Device,
     ) -> Result<Self, ModelError> {
         let bytes = checkpoint(&info, rng);
-        Encoder::from_checkpoint(info, (&bytes, "random weights"), classes, kinds, rng, device)
+        Transformer::from_checkpoint(info, &[(bytes, "random weights".into())], task, kinds, rng, device)
     }
 }
 
@@ -108,7 +111,7 @@ mod tests {
 
     #[test]
     fn the_named_shapes_have_the_sizes_of_their_models() {
-        assert_eq!(ModelInfo::roberta_base().encoder_params(), 124_055_040);
+        assert_eq!(ModelInfo::roberta_base().backbone_params(), 124_055_040);
         assert_eq!(ModelInfo::roberta_base().max_tokens(), 512);
         assert_eq!(ModelInfo::minilm().matmul_params(), 10_616_832);
     }
@@ -116,11 +119,12 @@ mod tests {
     #[test]
     #[cfg(feature = "flex")]
     fn random_models_load_in_both_conventions() {
-        for architecture in [Architecture::Roberta, Architecture::Bert] {
+        for (architecture, tensors) in [(Architecture::Roberta, 4), (Architecture::Bert, 2)] {
             let small = ModelInfo { architecture, vocab: 50, ..ModelInfo::roberta_of([2, 16, 2, 32], 50) };
             let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(1);
-            let model = Encoder::random(small, 3, &TargetKind::all(), &mut rng, &Device::flex()).expect("loads");
-            assert_eq!((model.targets().len(), model.classes()), (12, 3));
+            let model = Transformer::random(small, Task::Classify(3), &TargetKind::all(), &mut rng, &Device::flex())
+                .expect("loads");
+            assert_eq!((model.targets().len(), model.head().len()), (12, tensors));
         }
     }
 }

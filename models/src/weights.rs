@@ -1,26 +1,46 @@
 //! A checkpoint's tensors by name, each asked for once: what is missing, misshapen or left over is an error.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use half::{bf16, f16};
 use safetensors::{Dtype, SafeTensors};
 
 use crate::{Matrix, ModelError};
 
-/// An opened safetensors file and the names not asked for yet.
+/// Opened safetensors files (one, or the shards of a model) and the names not asked for yet.
 pub(crate) struct Weights<'a> {
-    file: String,
-    tensors: SafeTensors<'a>,
+    files: Vec<(String, SafeTensors<'a>)>,
+    /// In which file a tensor lies.
+    place: BTreeMap<String, usize>,
     left: BTreeSet<String>,
 }
 
 impl<'a> Weights<'a> {
-    /// Opens the file's bytes; `file` is its name in errors.
+    /// Opens a file's bytes; `file` is its name in errors.
     pub fn open(bytes: &'a [u8], file: &str) -> Result<Self, ModelError> {
-        let tensors = SafeTensors::deserialize(bytes)
-            .map_err(|e| ModelError::Safetensors { file: file.to_string(), problem: e.to_string() })?;
-        let left = tensors.names().into_iter().map(str::to_string).collect();
-        Ok(Weights { file: file.to_string(), tensors, left })
+        Self::open_all([(bytes, file)])
+    }
+
+    /// Opens files that together hold a model; each tensor lies in one of them.
+    pub fn open_all<'f>(files: impl IntoIterator<Item = (&'a [u8], &'f str)>) -> Result<Self, ModelError> {
+        let (mut opened, mut place) = (Vec::new(), BTreeMap::new());
+        for (bytes, file) in files {
+            let bad = |problem: String| ModelError::Safetensors { file: file.to_string(), problem };
+            let tensors = SafeTensors::deserialize(bytes).map_err(|e| bad(e.to_string()))?;
+            for name in tensors.names() {
+                if place.insert(name.to_string(), opened.len()).is_some() {
+                    return Err(bad(format!("tensor `{name}` is in another shard too")));
+                }
+            }
+            opened.push((file.to_string(), tensors));
+        }
+        let left = place.keys().cloned().collect();
+        Ok(Weights { files: opened, place, left })
+    }
+
+    /// The file a tensor lies in, or the first.
+    pub fn file_of(&self, name: &str) -> &str {
+        &self.files[self.place.get(name).copied().unwrap_or(0)].0
     }
 
     /// Whether a tensor of this name is there.
@@ -36,8 +56,9 @@ impl<'a> Weights<'a> {
     /// Like [`Self::take`], with a hint for the error about another shape.
     pub fn take_with(&mut self, name: &str, expected: &[usize], hint: &'static str) -> Result<Vec<f32>, ModelError> {
         self.left.remove(name);
-        let (file, name_) = (self.file.clone(), name.to_string());
-        let Ok(view) = self.tensors.tensor(name) else {
+        let (file, name_) = (self.file_of(name).to_string(), name.to_string());
+        let view = self.place.get(name).and_then(|&at| self.files[at].1.tensor(name).ok());
+        let Some(view) = view else {
             return Err(ModelError::MissingTensor { file, name: name_, expected: expected.to_vec() });
         };
         if view.shape() != expected {
@@ -74,7 +95,7 @@ impl<'a> Weights<'a> {
     }
 }
 
-fn floats(dtype: Dtype, data: &[u8]) -> Option<Vec<f32>> {
+pub(crate) fn floats(dtype: Dtype, data: &[u8]) -> Option<Vec<f32>> {
     let pair = |c: &[u8]| [c[0], c[1]];
     Some(match dtype {
         Dtype::F32 => data.chunks_exact(4).map(|c| f32::from_le_bytes([c[0], c[1], c[2], c[3]])).collect(),

@@ -4,7 +4,7 @@ pub mod toy;
 
 use std::path::{Path, PathBuf};
 
-use bonfire_models::{Encoder, ModelSource, TargetKind};
+use bonfire_models::{ModelSource, TargetKind, Task, Transformer};
 use burn::tensor::Device;
 use rand::SeedableRng;
 
@@ -38,8 +38,8 @@ pub fn shared() -> Option<PathBuf> {
 }
 
 /// A model from a folder, on the test device with autodiff.
-pub fn load(folder: &Path, classes: usize, kinds: &[TargetKind]) -> Encoder {
+pub fn load(folder: &Path, classes: usize, kinds: &[TargetKind]) -> Transformer {
     let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(0);
     let source = ModelSource::Folder(folder.to_path_buf());
-    Encoder::load(&source, classes, kinds, &mut rng, &device().autodiff()).expect("the model loads")
+    Transformer::load(&source, Task::Classify(classes), kinds, &mut rng, &device().autodiff()).expect("the model loads")
 }

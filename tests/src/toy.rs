@@ -3,7 +3,7 @@
 use bonfire_data::Shards;
 use bonfire_engine::{InFlight, Split, TokenizedData};
 use bonfire_federation::{ClientSettings, Run, Settings};
-use bonfire_models::Model;
+use bonfire_models::{Architecture, Goal, Model, Task};
 use rand::{Rng, RngExt, SeedableRng};
 
 use crate::{fixture, load};
@@ -23,7 +23,10 @@ pub fn texts(examples: usize, seed: u64) -> Split {
         ids
     };
     let labels: Vec<usize> = (0..examples).map(|i| i % CLASSES).collect();
-    Split { ids: labels.iter().map(|&c| one(&mut rng, c)).collect(), labels }
+    Split {
+        ids: labels.iter().map(|&c| one(&mut rng, c)).collect(),
+        goals: labels.into_iter().map(Goal::Class).collect(),
+    }
 }
 
 /// Settings from TOML text: `[train]`, `[strategy]` and so on; what is missing gets a small default.
@@ -71,8 +74,14 @@ pub fn run_with(settings: Settings, shards: Shards) -> Run {
 /// A run on several devices, all of them the CPU.
 pub fn run_on(devices: usize, settings: Settings, shards: Shards) -> Run {
     let rows = shards.train.iter().flatten().max().map_or(0, |m| m + 1);
-    let data = TokenizedData { train: texts(rows, 1), test: texts(20, 2), classes: CLASSES };
-    let model = |_| Box::new(load(&fixture("roberta-tiny"), CLASSES, &settings.adapter.targets)) as Box<dyn Model>;
+    let data = TokenizedData { train: texts(rows, 1), test: texts(20, 2), task: Task::Classify(CLASSES) };
+    let model = |_| {
+        Box::new(load(
+            &fixture("roberta-tiny"),
+            CLASSES,
+            &settings.adapter.targets.kinds(Architecture::Roberta).expect("an encoder's"),
+        )) as Box<dyn Model>
+    };
     let models = (0..devices).map(model).collect();
     Run::new(settings, models, data, shards).expect("a valid run")
 }

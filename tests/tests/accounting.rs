@@ -6,7 +6,7 @@ use bonfire_data::Shards;
 use bonfire_engine::{Split, TokenizedData};
 use bonfire_federation::{Choice, Control, Event, RoundMetrics, Run, forecast};
 use bonfire_models::{
-    Adapter, ClientAdapter, DeviceBatch, HeadTensor, Matrix, Model, ModelInfo, NamedWeight, Target, TargetKind,
+    Adapter, ClientAdapter, DeviceBatch, HeadTensor, Matrix, Model, ModelInfo, NamedWeight, Target, TargetKind, Task,
 };
 use bonfire_tests::toy;
 use burn::tensor::{Device, Tensor};
@@ -42,8 +42,8 @@ impl Model for Shapes {
     fn head(&self) -> &[HeadTensor] {
         &self.head
     }
-    fn classes(&self) -> usize {
-        77
+    fn task(&self) -> Task {
+        Task::Classify(77)
     }
     fn folded(&self, _: &Adapter) -> Box<dyn Model> {
         Box::new(self.clone())
@@ -78,7 +78,7 @@ impl Model for Shapes {
 
 /// Two rounds of two clients; the paper's run is 50 rounds of 30.
 fn rounds(text: &str) -> Vec<RoundMetrics> {
-    let data = TokenizedData { train: toy::texts(8, 1), test: Split::default(), classes: 77 };
+    let data = TokenizedData { train: toy::texts(8, 1), test: Split::default(), task: Task::Classify(77) };
     let shards = Shards { train: vec![(0..4).collect(), (4..8).collect()], test: vec![vec![], vec![]] };
     let settings = toy::settings(&format!("{text}\n[train]\nrounds = 2"));
     let mut run = Run::new(settings, vec![Box::new(roberta_base())], data, shards).unwrap();
@@ -102,7 +102,7 @@ const CLIENTS: &str = "[clients]\ncount = 2";
 
 #[test]
 fn full_fine_tuning_and_lora_match_table_1() {
-    assert_eq!(roberta_base().info.encoder_params() * 1500, 186_082_560_000);
+    assert_eq!(roberta_base().info.backbone_params() * 1500, 186_082_560_000);
     for (rank, total) in [(8, 1_990_656_000u64), (4, 995_328_000), (2, 497_664_000), (1, 248_832_000)] {
         let of = |name: &str| rounds(&format!("{CLIENTS}\n[adapter]\nrank = {rank}\n[strategy]\nname = \"{name}\""));
         let fedit = of("fedit");
@@ -145,7 +145,7 @@ fn forecast_of(name: &str, rank: usize, budget: &str, choice: Choice) -> u64 {
     let text = format!(
         "[clients]\ncount = 30\nbudget = {budget}\n[adapter]\nrank = {rank}\n[train]\nrounds = 50\n[strategy]\nname = \"{name}\""
     );
-    forecast(&toy::settings(&text), &roberta_base().info, 77, choice).unwrap().upload_params
+    forecast(&toy::settings(&text), &roberta_base().info, Task::Classify(77), choice).unwrap().upload_params
 }
 
 #[test]

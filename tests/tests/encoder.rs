@@ -4,8 +4,8 @@
 
 use bonfire_kernels::LowRank;
 use bonfire_models::{
-    Adapter, AdapterInit, ClientAdapter, DeviceBatch, Encoder, Matrix, Model, NamedWeight, NoiseSigns, PackedBatch,
-    Rounding, TargetKind, checkpoint, normals,
+    Adapter, AdapterInit, ClientAdapter, DeviceBatch, Matrix, Model, NamedWeight, NoiseSigns, PackedBatch, Rounding,
+    TargetKind, Transformer, checkpoint, normals,
 };
 use bonfire_tests::{fixture, load, toy};
 use burn::tensor::{Tensor, TensorData};
@@ -14,16 +14,16 @@ use rand_chacha::ChaCha8Rng;
 
 const FIXTURES: [&str; 2] = ["roberta-tiny", "bert-tiny"];
 
-fn encoder(name: &str) -> Encoder {
+fn encoder(name: &str) -> Transformer {
     load(&fixture(name), toy::CLASSES, &TargetKind::all())
 }
 
 /// Toy texts, so many a client.
 fn batch(model: &dyn Model, clients: &[usize], rounding: Rounding) -> DeviceBatch {
     let texts = toy::texts(clients.iter().sum(), 3);
-    let mut rows = texts.ids.iter().map(Vec::as_slice).zip(texts.labels.iter().copied());
+    let mut rows = texts.ids.iter().map(Vec::as_slice).zip(texts.goals.iter().copied());
     let clients: Vec<Vec<_>> = clients.iter().map(|&n| rows.by_ref().take(n).collect()).collect();
-    PackedBatch::pack(&clients).to_device(model.info().first_position, rounding, model.device())
+    PackedBatch::pack(&clients).to_device(model.info(), rounding, model.device())
 }
 
 fn tensor(model: &dyn Model, m: &Matrix) -> Tensor<2> {
@@ -59,7 +59,7 @@ fn the_weights_are_the_whole_encoder_and_give_the_same_logits() {
         let model = encoder(name);
         let weights = model.weights();
         let count: u64 = weights.iter().map(|w| w.value.data.len() as u64).sum();
-        assert_eq!(count, model.info().encoder_params());
+        assert_eq!(count, model.info().backbone_params());
         let (batch, adapter) = (batch(&model, &[7], Rounding::Exact), head_alone(&model));
         let expected = numbers(&model.logits(&adapter, &batch));
         assert_eq!(numbers(&with(&model, &weights, false).logits(&adapter, &batch)), expected);
@@ -210,9 +210,9 @@ fn clients_feel_their_own_noise_alone() {
     let rows = [0..3, 3..5, 5..7];
     for rounding in [Rounding::Exact, Rounding::Few] {
         let packed = |rows: &[std::ops::Range<usize>]| {
-            let example = |i: usize| (texts.ids[i].as_slice(), texts.labels[i]);
+            let example = |i: usize| (texts.ids[i].as_slice(), texts.goals[i]);
             let clients: Vec<Vec<_>> = rows.iter().map(|r| r.clone().map(example).collect()).collect();
-            PackedBatch::pack(&clients).to_device(model.info().first_position, rounding, model.device())
+            PackedBatch::pack(&clients).to_device(model.info(), rounding, model.device())
         };
         let together = clients_of(&model, &adapter, 3, signs(&model, &clients));
         let together = losses_and_gradients(noisy.as_ref(), &together, &packed(&rows));

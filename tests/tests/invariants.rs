@@ -61,7 +61,7 @@ fn full_fine_tuning_moves_every_weight_and_learns() {
     assert_eq!(counts(&rounds[1]), (4 * params, 0, 4 * params));
     assert_eq!(rows[0].upload_bytes, 20 + 4 * params);
     let model = load(&fixture("roberta-tiny"), toy::CLASSES, &TargetKind::all());
-    assert_eq!(params, model.info().encoder_params());
+    assert_eq!(params, model.info().backbone_params());
     assert!(models[0].weights.iter().zip(model.weights()).all(|(x, y)| *x == y.value), "starts from the backbone");
     assert!(models[0].weights.iter().zip(&models[1].weights).all(|(x, y)| x != y), "every tensor moves");
     assert_eq!(models[0].head, models[6].head, "a frozen head stays");
@@ -133,7 +133,7 @@ fn several_devices_equal_one() {
 fn surplus_rows_change_nothing() {
     let model = load(&fixture("roberta-tiny"), toy::CLASSES, &TargetKind::all());
     let texts = toy::texts(7, 3);
-    let example = |i: usize| (texts.ids[i].as_slice(), texts.labels[i]);
+    let example = |i: usize| (texts.ids[i].as_slice(), texts.goals[i]);
     let batch = PackedBatch::pack(&[(0..2).map(example).collect(), vec![], (2..7).map(example).collect()]);
     let device = model.device();
     let random = |shape: [usize; 3]| Tensor::<3>::random(shape, Distribution::Normal(0.0, 0.2), device).require_grad();
@@ -142,7 +142,7 @@ fn surplus_rows_change_nothing() {
     let of = |rounding| {
         let lowrank = |(a, b): &(Tensor<3>, Tensor<3>)| LowRank { a: a.clone(), b: b.clone(), used: None, scale: 1.0 };
         let adapter = ClientAdapter::new(updates.iter().map(|u| Some(lowrank(u))).collect(), head.clone());
-        let losses = model.loss(&adapter, &batch.to_device(model.info().first_position, rounding, device));
+        let losses = model.loss(&adapter, &batch.to_device(model.info(), rounding, device));
         let grads = losses.clone().sum().backward();
         let leaves = updates.iter().flat_map(|(a, b)| [a, b]).chain(&head);
         let mut numbers: Vec<f32> = losses.into_data().try_to_vec().unwrap();

@@ -11,8 +11,8 @@ use bonfire_federation::{Norm, average};
 use bonfire_kernels::LowRank;
 use bonfire_models::DeltaLog;
 use bonfire_models::{
-    Adapter, AdapterInit, ClientAdapter, DeviceBatch, Encoder, Factor, HeadTensor, Matrix, Model, PackedBatch,
-    Rounding, TargetKind,
+    Adapter, AdapterInit, ClientAdapter, DeviceBatch, Factor, Goal, HeadTensor, Matrix, Model, PackedBatch, Rounding,
+    TargetKind, Transformer,
 };
 use bonfire_tests::{fixture, load, shared};
 use burn::tensor::{Tensor, TensorData};
@@ -41,7 +41,7 @@ fn read(path: &Path) -> Numbers {
 struct Case {
     numbers: Numbers,
     settings: serde_json::Value,
-    model: Encoder,
+    model: Transformer,
     adapter: Adapter,
 }
 
@@ -68,7 +68,7 @@ impl Case {
         Case { numbers, settings, model, adapter }
     }
 
-    fn adapter(numbers: &Numbers, settings: &serde_json::Value, model: &Encoder, stage: &str) -> Adapter {
+    fn adapter(numbers: &Numbers, settings: &serde_json::Value, model: &Transformer, stage: &str) -> Adapter {
         let rank = settings["rank"].as_u64().unwrap() as usize;
         let alpha = settings["lora_alpha"].as_f64().unwrap();
         let head: Vec<HeadTensor> = model
@@ -91,12 +91,12 @@ impl Case {
         let rows = ids.1.chunks(ids.0[1]).zip(mask.1.chunks(ids.0[1]));
         let ids =
             rows.map(|(row, keep)| row.iter().zip(keep).filter(|(_, k)| **k == 1.0).map(|(&v, _)| v as u32).collect());
-        Split { ids: ids.collect(), labels: labels.1.iter().map(|&l| l as usize).collect() }
+        Split { ids: ids.collect(), goals: labels.1.iter().map(|&l| Goal::Class(l as usize)).collect() }
     }
 
     fn packed(&self, batch: usize) -> PackedBatch {
         let texts = self.texts(batch);
-        PackedBatch::pack(&[texts.ids.iter().zip(&texts.labels).map(|(ids, &l)| (ids.as_slice(), l)).collect()])
+        PackedBatch::pack(&[texts.ids.iter().zip(&texts.goals).map(|(ids, &l)| (ids.as_slice(), l)).collect()])
     }
 
     fn tensor(&self, m: &Matrix) -> Tensor<3> {
@@ -113,7 +113,7 @@ impl Case {
     }
 
     fn logits_and_gradients_agree(&self) {
-        let batch = self.packed(0).to_device(self.model.info().first_position, Rounding::Exact, self.model.device());
+        let batch = self.packed(0).to_device(self.model.info(), Rounding::Exact, self.model.device());
         let client = self.client(&self.adapter, true);
         let logits = self.model.logits(&client, &batch);
         close("logits", &values(logits), &self.numbers["batch0.logits"].1, 1e-4);
@@ -169,7 +169,7 @@ impl Case {
             (self.texts(0).len(), (0..10).map(|i| self.texts(i % 4)).collect());
         let train = Split {
             ids: turns.iter().flat_map(|t| t.ids.clone()).collect(),
-            labels: turns.iter().flat_map(|t| t.labels.clone()).collect(),
+            goals: turns.iter().flat_map(|t| t.goals.clone()).collect(),
         };
         let rows: Vec<usize> = (0..train.len()).collect();
         let lr = self.settings["lr"].as_f64().unwrap();

@@ -3,8 +3,8 @@
 
 use bonfire_kernels::LowRank;
 use bonfire_models::{
-    Adapter, AdapterInit, ClientAdapter, Encoder, Model, ModelSource, NoiseSigns, PackedBatch, Precision, Rounding,
-    TargetKind, normals,
+    Adapter, AdapterInit, ClientAdapter, Model, ModelSource, NoiseSigns, PackedBatch, Precision, Rounding, TargetKind,
+    Task, Transformer, normals,
 };
 use bonfire_tests::{fixture, toy};
 use burn::tensor::{Device, Distribution, Tensor};
@@ -30,17 +30,18 @@ fn losses_and_gradients_are_near_those_of_f32() {
     let Some((device, precision)) = device() else { return };
     let source = ModelSource::Folder(fixture("roberta-tiny"));
     let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(1);
-    let model = Encoder::load(&source, toy::CLASSES, &TargetKind::all(), &mut rng, &device).unwrap();
+    let model =
+        Transformer::load(&source, Task::Classify(toy::CLASSES), &TargetKind::all(), &mut rng, &device).unwrap();
     let texts = toy::texts(7, 3);
-    let example = |i: usize| (texts.ids[i].as_slice(), texts.labels[i]);
+    let example = |i: usize| (texts.ids[i].as_slice(), texts.goals[i]);
     let batch = PackedBatch::pack(&[(0..3).map(example).collect(), (3..7).map(example).collect()]);
     let random = |shape: [usize; 3]| Tensor::<3>::random(shape, Distribution::Normal(0.0, 0.2), &device).require_grad();
     let updates: Vec<_> = model.targets().iter().map(|t| (random([2, 2, t.d_in]), random([2, 2, t.d_out]))).collect();
     let head: Vec<_> = model.head().iter().map(|t| random([2, t.value.rows, t.value.cols])).collect();
-    let of = |model: &Encoder| {
+    let of = |model: &Transformer| {
         let lowrank = |(a, b): &(Tensor<3>, Tensor<3>)| LowRank { a: a.clone(), b: b.clone(), used: None, scale: 1.0 };
         let adapter = ClientAdapter::new(updates.iter().map(|u| Some(lowrank(u))).collect(), head.clone());
-        let losses = model.loss(&adapter, &batch.to_device(model.info().first_position, Rounding::Few, &device));
+        let losses = model.loss(&adapter, &batch.to_device(model.info(), Rounding::Few, &device));
         let grads = losses.clone().sum().backward();
         let leaves = updates.iter().flat_map(|(a, b)| [a, b]).chain(&head);
         let gradients = leaves.map(|leaf| leaf.grad(&grads).unwrap().into_data().try_to_vec::<f32>().unwrap());
@@ -62,10 +63,11 @@ fn noise_is_near_that_of_f32() {
     let Some((device, precision)) = device() else { return };
     let source = ModelSource::Folder(fixture("roberta-tiny"));
     let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(1);
-    let model = Encoder::load(&source, toy::CLASSES, &TargetKind::all(), &mut rng, &device).unwrap();
+    let model =
+        Transformer::load(&source, Task::Classify(toy::CLASSES), &TargetKind::all(), &mut rng, &device).unwrap();
     let adapter = Adapter::fresh(model.targets(), 1, 1.0, AdapterInit::Kaiming, vec![], &mut rng);
     let texts = toy::texts(7, 3);
-    let batch = PackedBatch::pack(&[(0..7).map(|i| (texts.ids[i].as_slice(), texts.labels[i])).collect()]);
+    let batch = PackedBatch::pack(&[(0..7).map(|i| (texts.ids[i].as_slice(), texts.goals[i])).collect()]);
     let head = model
         .head()
         .iter()
@@ -74,12 +76,12 @@ fn noise_is_near_that_of_f32() {
     let plain = ClientAdapter::new(vec![], head.collect());
     let noise = NoiseSigns::to_device(signs, model.targets(), &device);
     let noised = ClientAdapter { noise, ..plain.clone() };
-    let of = |model: &Encoder, client: &ClientAdapter| {
+    let of = |model: &Transformer, client: &ClientAdapter| {
         let targets = model.targets().to_vec();
         let mut draw = |t: usize| {
             normals(targets[t].d_in * targets[t].d_out, &mut rand_chacha::ChaCha8Rng::seed_from_u64(t as u64))
         };
-        let batch = batch.to_device(model.info().first_position, Rounding::Few, &device);
+        let batch = batch.to_device(model.info(), Rounding::Few, &device);
         let losses = model.noisy(&adapter, &mut draw).loss(client, &batch);
         losses.into_data().try_to_vec::<f32>().unwrap()[0]
     };

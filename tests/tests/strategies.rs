@@ -4,7 +4,7 @@
 
 use bonfire_engine::InFlight;
 use bonfire_federation::{Choice, ClientMetrics, Control, Event, RoundMetrics, Run, Server, Settings, forecast};
-use bonfire_models::{Factor, Model};
+use bonfire_models::{Factor, Model, TargetKind, Task};
 use bonfire_tests::toy;
 
 /// `[strategy]` and what else a method needs on the toy data.
@@ -137,9 +137,8 @@ fn a_forecast_from_shapes_is_what_a_run_sends() {
             if settings.strategy.name() == "lora-a2" {
                 settings.clients.budget = bonfire_federation::Budget::Same(2);
             }
-            let model =
-                bonfire_tests::load(&bonfire_tests::fixture("roberta-tiny"), toy::CLASSES, &settings.adapter.targets);
-            let of = |choice| forecast(&settings, model.info(), toy::CLASSES, choice).unwrap();
+            let model = bonfire_tests::load(&bonfire_tests::fixture("roberta-tiny"), toy::CLASSES, &TargetKind::all());
+            let of = |choice| forecast(&settings, model.info(), Task::Classify(toy::CLASSES), choice).unwrap();
             let (low, high) = (of(Choice::Narrowest), of(Choice::Widest));
             let (rounds, ..) = finish(&mut toy::run(settings.clone()));
             let sum = |of: fn(&RoundMetrics) -> u64| rounds.iter().map(of).sum::<u64>();

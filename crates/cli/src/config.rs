@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use crate::mistake::Mistake;
 use document::Document;
 use overrides::Override;
-pub use sections::{DataSection, EngineSection, ModelSection, Source};
+pub use sections::{DataSection, EngineSection, ModelSection, Source, TaskKind};
 
 /// What `train` runs when no file is named.
 const QUICKSTART: &str = include_str!("../../../configs/quickstart.toml");

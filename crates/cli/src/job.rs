@@ -4,10 +4,11 @@ use anyhow::{Context, Result, bail};
 use bonfire_data::random::{Use, stream};
 use bonfire_data::{DataError, Dataset, Example, Partition, Shards, Tokenizer, corpus};
 use bonfire_engine::{Split, TokenizedData};
-use bonfire_models::{Encoder, ModelInfo, ModelSource, Precision};
+use bonfire_federation::FederationError;
+use bonfire_models::{Goal, Model, ModelInfo, ModelSource, Precision, TargetKind, Task, Transformer};
 use burn::tensor::Device;
 
-use crate::config::{Loaded, RunConfig};
+use crate::config::{Loaded, RunConfig, Source, TaskKind};
 use crate::mistake::Mistake;
 
 /// Reads the data set that the configuration names.
@@ -56,9 +57,10 @@ pub fn refuse_empty(shards: &Shards) -> Result<()> {
 
 /// Where the configuration's model comes from.
 pub fn source(config: &RunConfig) -> ModelSource {
-    match config.model.path.folder() {
-        None => ModelSource::Builtin,
-        Some(folder) => ModelSource::Folder(folder.to_path_buf()),
+    match &config.model.path {
+        Source::Folder(folder) => ModelSource::Folder(folder.clone()),
+        Source::BuiltinLlama => ModelSource::BuiltinLlama,
+        Source::Builtin | Source::Unset => ModelSource::Builtin,
     }
 }
 
@@ -70,24 +72,47 @@ pub fn info(config: &RunConfig) -> Result<ModelInfo> {
     source(config).info().context("cannot read the model's shape")
 }
 
-/// Loads the backbone with a head for `classes` labels.
+/// What the configuration's model learns from data with so many labels.
+pub fn task(config: &RunConfig, labels: usize) -> Task {
+    match config.model.task {
+        TaskKind::Classification => Task::Classify(labels),
+        TaskKind::CausalLm => Task::Causal,
+    }
+}
+
+/// Loads the backbone for `task`.
 ///
 /// # Errors
 /// What the models crate finds wrong with the folder.
-pub fn model(loaded: &Loaded, classes: usize, device: &Device) -> Result<Encoder> {
+pub fn model(loaded: &Loaded, task: Task, device: &Device) -> Result<Transformer> {
     let config = &loaded.config;
     let mut rng = stream(config.train.seed, Use::HeadInit, 0, 0, 0);
     let (device, precision) = (device.clone().autodiff(), config.train.precision);
     check_precision(precision, &device).map_err(|mistake| mistake.at(Some(loaded.place_of("train.precision"))))?;
-    let model = Encoder::load(&source(config), classes, &config.adapter.targets, &mut rng, &device);
-    Ok(model.context("cannot load the model")?.computing_in(precision))
+    let (source, kinds) = (source(config), kinds(loaded, &info(config)?)?);
+    let model = Transformer::load(&source, task, &kinds, &mut rng, &device).context("cannot load the model")?;
+    Ok(model.computing_in(precision))
 }
 
 /// What [`model`] gives for another run on the same backbone and labels, without reading anything: targets, precision
 /// and the seed of the head are those of `config`.
-pub fn model_again(model: &Encoder, config: &RunConfig) -> Encoder {
+///
+/// # Errors
+/// A linear among the targets that the model does not have.
+pub fn model_again(model: &Transformer, loaded: &Loaded) -> Result<Transformer> {
+    let config = &loaded.config;
     let mut rng = stream(config.train.seed, Use::HeadInit, 0, 0, 0);
-    model.again(&config.adapter.targets, &mut rng).computing_in(config.train.precision)
+    Ok(model.again(&kinds(loaded, model.info())?, &mut rng).computing_in(config.train.precision))
+}
+
+/// The linears that carry adapters.
+fn kinds(loaded: &Loaded, info: &ModelInfo) -> Result<Vec<TargetKind>, Mistake> {
+    loaded.config.adapter.kinds(info).map_err(|error| match error {
+        FederationError::Setting { key, problem } => {
+            Mistake::new(format!("`{key}` {problem}")).at(Some(loaded.place_of(&key)))
+        }
+        other => Mistake::new(other.to_string()),
+    })
 }
 
 /// Refuses a precision that `device` does not compute in.
@@ -126,9 +151,9 @@ pub fn tokens(loaded: &Loaded, data: &Dataset, model: &ModelInfo) -> Result<Toke
     let split = |examples: &[Example]| -> Result<Split> {
         let texts: Vec<&str> = examples.iter().map(|example| example.text.as_str()).collect();
         let ids = tokenizer.encode(&texts, longest).map_err(|error| placed(loaded, error))?;
-        Ok(Split { ids, labels: examples.iter().map(|example| example.label).collect() })
+        Ok(Split { ids, goals: examples.iter().map(|example| Goal::Class(example.label)).collect() })
     };
-    Ok(TokenizedData { train: split(&data.train)?, test: split(&data.test)?, classes: data.labels.len() })
+    Ok(TokenizedData { train: split(&data.train)?, test: split(&data.test)?, task: Task::Classify(data.labels.len()) })
 }
 
 /// Gives a complaint about a setting the place of its key; other errors name their place themselves.

@@ -168,7 +168,7 @@ fn identity(config: &RunConfig, device: &str, info: &ModelInfo, run: &Run) -> Id
         device: device.to_string(),
         clients: config.clients.count,
         trainable_params: run.trainable_params(),
-        full_params: info.encoder_params() + head,
+        full_params: info.backbone_params() + head,
         rank: config.adapter.rank,
     }
 }

@@ -1,38 +1,40 @@
 //! Tokenized examples as the engine reads them.
 
-/// One split: token ids with special tokens, and the class of every text.
+use bonfire_models::{Goal, Task};
+
+/// One split: token ids with special tokens, and what is asked of every text.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Split {
     /// Token ids of every text, never empty.
     pub ids: Vec<Vec<u32>>,
-    /// Class of every text.
-    pub labels: Vec<usize>,
+    /// What is asked of every text: its class, or its tokens from some place on.
+    pub goals: Vec<Goal>,
 }
 
 impl Split {
     /// Number of examples.
     pub fn len(&self) -> usize {
-        self.labels.len()
+        self.goals.len()
     }
 
     /// Whether there is no example.
     pub fn is_empty(&self) -> bool {
-        self.labels.is_empty()
+        self.goals.is_empty()
     }
 
     /// Example `row` as the packer takes it.
-    pub(crate) fn example(&self, row: usize) -> (&[u32], usize) {
-        (&self.ids[row], self.labels[row])
+    pub(crate) fn example(&self, row: usize) -> (&[u32], Goal) {
+        (&self.ids[row], self.goals[row])
     }
 }
 
-/// Both splits and the number of classes.
+/// Both splits and what they are for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TokenizedData {
     /// What clients train on.
     pub train: Split,
     /// What the global model is judged by.
     pub test: Split,
-    /// Number of classes (K).
-    pub classes: usize,
+    /// What a model learns from them.
+    pub task: Task,
 }

@@ -14,17 +14,21 @@ const TOKENS: usize = 4_096;
 pub struct Evaluation {
     /// Examples looked at.
     pub examples: usize,
-    /// Mean cross-entropy.
+    /// Answers asked for: one an example, or one for every token that is to be foretold.
+    pub answers: usize,
+    /// Mean cross-entropy of an answer, in nats; its exponential is a language model's perplexity.
     pub loss: f64,
-    /// Share of examples whose highest score is their class, 0 to 1.
+    /// Share of answers whose highest score is the right one, 0 to 1.
     pub accuracy: f64,
 }
 
 /// One example's outcome.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Judged {
+    /// Summed over its answers.
     loss: f64,
-    right: bool,
+    right: usize,
+    answers: usize,
 }
 
 /// Judges `rows` of `split` by the global `adapter`; `None` for a row means it was not asked for.
@@ -57,37 +61,36 @@ pub fn judge(
         });
         let (now, later) = rest.split_at(fits.count().max(1));
         rest = later;
-        let batch = PackedBatch::pack(&[now.iter().map(|&r| split.example(r)).collect()]);
-        let logits = model.logits(&shared, &batch.to_device(model.info().first_position, Rounding::of(device), device));
-        let scores: Vec<f32> = logits
-            .inner()
-            .try_into_data()
-            .map_err(|e| EngineError::Device(e.to_string()))?
-            .try_to_vec()
-            .expect("f32 scores");
-        for (&row, scores) in now.iter().zip(scores.chunks(model.classes())) {
-            judged[row] = Some(judge_one(scores, split.labels[row]));
+        let packed = PackedBatch::pack(&[now.iter().map(|&r| split.example(r)).collect()]);
+        let batch = packed.to_device(model.info(), Rounding::of(device), device);
+        let (losses, best) = model.judge(&shared, &batch);
+        let broken = |e: burn::tensor::DataError| EngineError::Device(e.to_string());
+        let losses: Vec<f32> = losses.inner().into_data().try_to_vec().map_err(broken)?;
+        let [best, labels] = [best, batch.labels].map(|t| t.into_data());
+        let mut rows = losses.into_iter().zip(best.iter::<i64>().zip(labels.iter::<i64>()));
+        for &row in now {
+            let answers = split.goals[row].answers(split.ids[row].len());
+            let one = |mut sum: Judged, (loss, (best, label)): (f32, (i64, i64))| {
+                sum.loss += f64::from(loss);
+                sum.right += usize::from(best == label);
+                sum
+            };
+            judged[row] = Some(rows.by_ref().take(answers).fold(Judged { answers, ..Judged::default() }, one));
         }
     }
     Ok(judged)
 }
 
-fn judge_one(scores: &[f32], label: usize) -> Judged {
-    let top = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let sum: f64 = scores.iter().map(|&s| f64::from(s - top).exp()).sum();
-    let loss = sum.ln() - f64::from(scores[label] - top);
-    let best = scores.iter().enumerate().max_by(|x, y| x.1.total_cmp(y.1).then(y.0.cmp(&x.0)));
-    Judged { loss, right: best.is_some_and(|(i, _)| i == label) }
-}
-
 /// Sums up the judged ones of `rows`.
 pub fn summarise(judged: &[Option<Judged>], rows: &[usize]) -> Evaluation {
     let seen: Vec<Judged> = rows.iter().filter_map(|&r| judged[r]).collect();
-    let n = seen.len().max(1) as f64;
+    let answers: usize = seen.iter().map(|j| j.answers).sum();
+    let n = answers.max(1) as f64;
     Evaluation {
         examples: seen.len(),
+        answers,
         loss: seen.iter().map(|j| j.loss).sum::<f64>() / n,
-        accuracy: seen.iter().filter(|j| j.right).count() as f64 / n,
+        accuracy: seen.iter().map(|j| j.right).sum::<usize>() as f64 / n,
     }
 }
 

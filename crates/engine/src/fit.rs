@@ -28,7 +28,7 @@ impl Needs {
         let (d, wide) = (info.hidden as u64, info.intermediate as u64);
         let token = SCALAR * info.layers as u64 * (8 * d + 2 * wide) * 3 / 2;
         Needs {
-            fixed: 2 * SCALAR * info.encoder_params(),
+            fixed: 2 * SCALAR * info.backbone_params(),
             client: COPIES_OF_A_CLIENT * SCALAR * scalars + tokens * token,
         }
     }

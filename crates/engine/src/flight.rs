@@ -99,19 +99,23 @@ impl Flight<'_> {
     /// Forward, backward, optimizer: all clients at once. Gives the losses `[C]`, left on the device.
     fn step(&self, parameters: &mut Parameters, step: &Step, device: &Device) -> Tensor<1> {
         let to = self.model.device();
-        let batch = step.batch.to_device(self.model.info().first_position, Rounding::of(to), to);
+        let batch = step.batch.to_device(self.model.info(), Rounding::of(to), to);
         let (leaves, mut adapter, weights) = parameters.attach();
         adapter.noise = self.noise(step);
         let trained = (!weights.is_empty()).then(|| self.model.with_weights(weights, true));
-        let mut losses = trained.as_deref().unwrap_or(self.model).loss(&adapter, &batch);
-        if let Some(branches) = parameters.optimizer.branches().filter(|b| b.apart > 0.0) {
-            losses = losses - divergence(self.model, &adapter, &batch, branches.shared) * branches.apart;
-        }
+        let model = trained.as_deref().unwrap_or(self.model);
+        let (losses, gradients) = match parameters.optimizer.branches().filter(|b| b.apart > 0.0) {
+            None => model.gradients(&adapter, &batch),
+            Some(branches) => {
+                let apart = divergence(model, &adapter, &batch, branches.shared) * branches.apart;
+                let losses = model.loss(&adapter, &batch) - apart;
+                let gradients = losses.clone().sum().backward();
+                (losses.inner(), vec![gradients])
+            }
+        };
         drop((adapter, trained));
-        // The sum's gradient with respect to a client's tensors is that of the client's own loss.
-        let grads = losses.clone().sum().backward();
-        parameters.step(leaves, grads, &self.lanes(step, device));
-        losses.inner()
+        parameters.step(leaves, gradients, &self.lanes(step, device));
+        losses
     }
 
     /// Flat-LoRA's noise of each place at this step; a probe has none.

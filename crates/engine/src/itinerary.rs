@@ -5,7 +5,7 @@
 use std::collections::VecDeque;
 
 use bonfire_data::random::{Use, stream};
-use bonfire_models::{Matrix, PackedBatch};
+use bonfire_models::{Goal, Matrix, PackedBatch};
 use rand::seq::SliceRandom;
 
 use crate::{Split, TrainSettings};
@@ -91,7 +91,7 @@ impl<'i> Itinerary<'i> {
     }
 
     /// The next batch of one client. The last, smaller batch of an epoch is kept; each epoch has an order of its own.
-    fn next_examples(&self, lane: &mut Lane) -> Vec<(&'i [u32], usize)> {
+    fn next_examples(&self, lane: &mut Lane) -> Vec<(&'i [u32], Goal)> {
         let job = &self.jobs[lane.job];
         if lane.at == lane.order.len() {
             lane.order = job.rows.to_vec();

@@ -124,8 +124,10 @@ impl Optimizer {
 
 impl Parameters {
     /// One optimizer step from the gradients of `leaves`.
-    pub fn step(&mut self, leaves: Vec<Tensor<3>>, mut grads: Gradients, lanes: &Lanes) {
-        let gradient = |leaf: Tensor<3>| leaf.grad_remove(&mut grads).expect("every trained tensor reaches the loss");
+    pub fn step(&mut self, leaves: Vec<Tensor<3>>, mut parts: Vec<Gradients>, lanes: &Lanes) {
+        let gradient = |leaf: Tensor<3>| {
+            parts.iter_mut().find_map(|part| leaf.grad_remove(part)).expect("every trained tensor reaches the loss")
+        };
         // The leaves are let go here, so that the step may write where the movement lies.
         let gradients: Vec<Tensor<3>> = leaves.into_iter().map(gradient).collect();
         let gradients = self.with_terms(gradients);

@@ -168,7 +168,7 @@ impl Pass<'_> {
         let (engine, device) = (self.engine, self.model.device());
         let rows = &member.rows[..member.rows.len().min(engine.settings.batch_size)];
         let batch = PackedBatch::pack(&[rows.iter().map(|&row| engine.train.example(row)).collect()]);
-        let batch = batch.to_device(self.model.info().first_position, Rounding::of(device), device);
+        let batch = batch.to_device(self.model.info(), Rounding::of(device), device);
         let states = self.model.layer_states(&ClientAdapter::new(Vec::new(), Vec::new()), &batch);
         let layers = states.len();
         let states = Tensor::cat(states, 0).inner();

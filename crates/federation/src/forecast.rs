@@ -2,7 +2,7 @@
 //! made-up uploads in place of training. Nothing is counted by a formula of its own.
 
 use bonfire_engine::{Choice, Plan, Upload, sketch};
-use bonfire_models::{Adapter, DeltaLog, ModelInfo, blank_head};
+use bonfire_models::{Adapter, DeltaLog, ModelInfo, Task, blank_head};
 use rand::SeedableRng;
 
 use crate::strategies::build;
@@ -28,7 +28,7 @@ pub struct Forecast {
 /// Rounds that are gone through one by one where every later round is like one of the last two.
 const STEADY: usize = 6;
 
-/// The traffic of a run by `settings` on a model of shape `info` with `classes` classes. Where clients choose slots,
+/// The traffic of a run by `settings` on a model of shape `info` trained for `task`. Where clients choose slots,
 /// `choice` says which: the two of them are bounds. Nothing is pruned: how much would be depends on the data, and so do
 /// the slots that [`StrategySettings::depends_on_data`] speaks of; those are made up.
 ///
@@ -37,7 +37,7 @@ const STEADY: usize = 6;
 pub fn forecast(
     settings: &Settings,
     info: &ModelInfo,
-    classes: usize,
+    task: Task,
     choice: Choice,
 ) -> Result<Forecast, FederationError> {
     if let Some((key, problem)) = settings.problem() {
@@ -46,8 +46,8 @@ pub fn forecast(
     let clients = settings.clients.count;
     let strategy = build(settings, settings.budgets(clients)?);
     // Full fine-tuning is counted with one weight that stands for all of them.
-    let stands_for = if settings.strategy.is_full() { info.encoder_params() - 1 } else { 0 };
-    let mut server = start(settings, info, classes);
+    let stands_for = if settings.strategy.is_full() { info.backbone_params() - 1 } else { 0 };
+    let mut server = start(settings, info, task)?;
     strategy.begin(&mut server);
     let mut ledger = Ledger::new(clients);
     let mut rounds: Vec<Forecast> = Vec::new();
@@ -142,15 +142,15 @@ impl Forecast {
     }
 }
 
-fn start(settings: &Settings, info: &ModelInfo, classes: usize) -> Server {
+fn start(settings: &Settings, info: &ModelInfo, task: Task) -> Result<Server, FederationError> {
     let adapter = &settings.adapter;
-    let head = blank_head(info, classes);
+    let head = blank_head(info, task);
     if settings.strategy.is_full() {
-        return Server::new(Adapter::of_weights(vec![bonfire_models::Matrix::zeros(1, 1)], head));
+        return Ok(Server::new(Adapter::of_weights(vec![bonfire_models::Matrix::zeros(1, 1)], head)));
     }
     let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(settings.train.seed);
-    let targets = info.targets(&adapter.targets);
-    Server::new(Adapter::fresh(&targets, adapter.rank, adapter.alpha, adapter.init, head, &mut rng))
+    let targets = info.targets(&adapter.kinds(info)?);
+    Ok(Server::new(Adapter::fresh(&targets, adapter.rank, adapter.alpha, adapter.init, head, &mut rng)))
 }
 
 /// Whether every later round is like one of two earlier ones: full cohorts, nothing that shrinks as rounds go by.

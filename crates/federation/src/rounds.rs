@@ -82,8 +82,9 @@ impl Run {
         for (client, rows) in self.shards.test.iter().enumerate().filter(|(_, rows)| !rows.is_empty()) {
             let own = personal(&plan.private, &self.server.adapter, self.memories.get(&client));
             let judged = judge(self.engine.model(), &self.server.merged.total(&own), &self.test, rows)?;
-            right += summarise(&judged, rows).accuracy * rows.len() as f64;
-            seen += rows.len();
+            let own = summarise(&judged, rows);
+            right += own.accuracy * own.answers as f64;
+            seen += own.answers;
         }
         Ok((seen > 0).then(|| right / seen as f64))
     }

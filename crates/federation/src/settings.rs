@@ -8,7 +8,7 @@ mod strategy;
 
 use bonfire_data::random::{Use, stream};
 use bonfire_engine::{InFlight, TrainSettings};
-use bonfire_models::{AdapterInit, Precision, TargetKind};
+use bonfire_models::{AdapterInit, ModelInfo, Precision, TargetKind, Targets};
 use rand::RngExt;
 use rand::seq::SliceRandom;
 use serde::{Deserialize, Serialize};
@@ -51,7 +51,7 @@ impl Settings {
             .or(is(adapter.rank > 65_536, "adapter.rank", "is above 65536, more than any model has features"))
             .or(is(!adapter.alpha.is_finite() || adapter.alpha <= 0.0, "adapter.alpha", "must be a positive number"))
             .or(is(
-                adapter.targets.is_empty(),
+                adapter.targets == Targets::Some(Vec::new()),
                 "adapter.targets",
                 "is empty; name at least one linear, e.g. [\"query\", \"value\"]",
             ))
@@ -227,14 +227,30 @@ pub struct AdapterSettings {
     #[serde(default = "sixteen")]
     pub alpha: f64,
     /// Which linears of each layer carry an adapter.
-    #[serde(default = "TargetKind::all")]
-    pub targets: Vec<TargetKind>,
+    #[serde(default)]
+    pub targets: Targets,
     /// Whether clients train and upload the classifier head.
     #[serde(default)]
     pub head: HeadMode,
     /// How the A factors start (B starts at zero).
     #[serde(default)]
     pub init: AdapterInit,
+}
+
+impl AdapterSettings {
+    /// The linears that carry adapters in a model of shape `info`.
+    ///
+    /// # Errors
+    /// One is named that the model does not have.
+    pub fn kinds(&self, info: &ModelInfo) -> Result<Vec<TargetKind>, FederationError> {
+        let architecture = info.architecture;
+        self.targets.kinds(architecture).map_err(|kind| {
+            let has: Vec<&str> = architecture.kinds().into_iter().map(|k| k.name(architecture)).collect();
+            let (wrong, name) = (kind.name(architecture), architecture.name());
+            let problem = format!("names {wrong}, which a {name} model does not have; it has {}", has.join(", "));
+            FederationError::Setting { key: "adapter.targets".into(), problem }
+        })
+    }
 }
 
 fn sixteen() -> f64 {

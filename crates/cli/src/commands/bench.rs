@@ -17,7 +17,7 @@ mod ways;
 mod work;
 
 use anyhow::{Context, Result, bail};
-use bonfire_models::Encoder;
+use bonfire_models::Transformer;
 use burn::tensor::Device;
 
 pub use args::BenchArgs;
@@ -171,7 +171,7 @@ impl Bench<'_> {
     }
 
     /// The parts that train a model.
-    fn train(&self, models: &[Encoder], work: &Work, device: &Device, report: &mut DeviceReport) -> Result<()> {
+    fn train(&self, models: &[Transformer], work: &Work, device: &Device, report: &mut DeviceReport) -> Result<()> {
         let (args, quiet) = (self.args, self.quiet);
         let rate = report.gemm.as_ref().map(|gemm| gemm.flops_per_second * models.len() as f64);
         if let Some(rate) = rate.filter(|_| self.wants(Part::Step)) {

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use bonfire_federation::{Choice, Forecast, StrategySettings, forecast};
-use bonfire_models::ModelInfo;
+use bonfire_models::{ModelInfo, Task};
 use clap::Args;
 use serde::Serialize;
 
@@ -12,7 +12,7 @@ use crate::args::Common;
 use crate::commands::bench::table::{aligned, row};
 use crate::commands::compare::grid::{Asked, Cell, Grid, Rank};
 use crate::commands::compare::variant::{Variants, our_forms};
-use crate::config::RunConfig;
+use crate::config::{RunConfig, TaskKind};
 use crate::console::{bytes, note, say, seconds, short};
 use crate::job;
 use crate::mistake::Mistake;
@@ -84,10 +84,10 @@ pub fn run(args: &CostArgs, common: &Common) -> Result<()> {
     };
     grid.notices.iter().for_each(note);
     let model = job::info(&grid.base.config)?;
-    let classes = classes(args, &grid, has_data)?;
+    let task = task(args, &grid, has_data)?;
     let mut costs = Vec::new();
     for (i, cell) in grid.cells.iter().enumerate() {
-        let cost = cost(args, cell, grid.variants[cell.variant].label(), &model, classes);
+        let cost = cost(args, cell, grid.variants[cell.variant].label(), &model, task);
         costs.push(cost.map_err(|error| grid.explain(i, error))?);
     }
     match args.json {
@@ -100,23 +100,27 @@ pub fn run(args: &CostArgs, common: &Common) -> Result<()> {
     Ok(())
 }
 
-/// Labels of the head: asked for only where the head is sent.
-fn classes(args: &CostArgs, grid: &Grid, has_data: bool) -> Result<usize> {
+/// What the model learns; how many labels there are is asked for only where the head is sent.
+fn task(args: &CostArgs, grid: &Grid, has_data: bool) -> Result<Task> {
     let config = &grid.base.config;
+    if config.model.task == TaskKind::CausalLm {
+        return Ok(Task::Causal);
+    }
     let sent = grid.cells.iter().any(|cell| cell.loaded.config.settings().trains_head());
-    match (args.labels.or(config.data.labels), sent) {
+    let labels = match (args.labels.or(config.data.labels), sent) {
         (Some(labels), _) => Ok(labels),
         (None, false) => Ok(2),
         (None, true) if has_data => Ok(job::dataset(&grid.base)?.labels.len()),
         (None, true) => Err(Mistake::new("the head is sent too, and its size goes by the number of labels")
             .help("pass --labels N, or --set data.path=DIR to count them")
             .into()),
-    }
+    };
+    labels.map(Task::Classify)
 }
 
-fn cost(args: &CostArgs, cell: &Cell, strategy: String, model: &ModelInfo, classes: usize) -> Result<Cost> {
+fn cost(args: &CostArgs, cell: &Cell, strategy: String, model: &ModelInfo, task: Task) -> Result<Cost> {
     let settings = cell.loaded.config.settings();
-    let of = |choice| forecast(&settings, model, classes, choice);
+    let of = |choice| forecast(&settings, model, task, choice);
     let low = of(Choice::Narrowest)?;
     let chooses = matches!(settings.strategy, StrategySettings::LoraA2 { .. });
     let high = if chooses { of(Choice::Widest)? } else { low };

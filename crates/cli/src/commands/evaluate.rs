@@ -29,13 +29,12 @@ pub fn run(args: &EvaluateArgs, common: &Common) -> Result<()> {
     let opened = device::open(device)?;
     opened.notice.iter().for_each(note);
     let data = job::dataset(&loaded)?;
-    let model = job::model(&loaded, data.labels.len(), &opened.device)?;
+    let task = job::task(&loaded.config, data.labels.len());
+    let model = job::model(&loaded, task, &opened.device)?;
     let tokens = job::tokens(&loaded, &data, model.info())?;
     let adapter = match full {
         true => Adapter::of_weights(Vec::new(), model.head().to_vec()),
-        false => {
-            peft::read(&args.run.join(ADAPTER), model.info(), data.labels.len()).context("cannot read the adapter")?
-        }
+        false => peft::read(&args.run.join(ADAPTER), model.info(), task).context("cannot read the adapter")?,
     };
     let rows: Vec<usize> = (0..data.test.len()).collect();
     let result = evaluate(&model, &adapter, &tokens.test, &rows)?;

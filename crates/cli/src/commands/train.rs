@@ -36,7 +36,7 @@ pub fn run(args: &TrainArgs, common: &Common) -> Result<()> {
     let data = job::dataset(&loaded)?;
     let shards = job::shards(&loaded, &data)?;
     job::refuse_empty(&shards)?;
-    let load = |o: &device::Opened| job::model(&loaded, data.labels.len(), &o.device);
+    let load = |o: &device::Opened| job::model(&loaded, job::task(&loaded.config, data.labels.len()), &o.device);
     let models = opened.iter().map(load).collect::<Result<Vec<_>>>()?;
     let info = models[0].info().clone();
     let tokens = job::tokens(&loaded, &data, &info)?;

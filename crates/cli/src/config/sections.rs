@@ -15,6 +15,8 @@ use crate::device::Devices;
 pub enum Source {
     /// What is embedded in the binary.
     Builtin,
+    /// The embedded decoder.
+    BuiltinLlama,
     /// A folder that the user must still name: `"?"` in a shipped configuration.
     Unset,
     /// A folder, relative to the current directory.
@@ -35,6 +37,7 @@ impl From<String> for Source {
     fn from(text: String) -> Self {
         match text.as_str() {
             "builtin" => Source::Builtin,
+            "builtin-llama" => Source::BuiltinLlama,
             "?" => Source::Unset,
             _ => Source::Folder(text.into()),
         }
@@ -45,6 +48,7 @@ impl From<Source> for String {
     fn from(source: Source) -> Self {
         match source {
             Source::Builtin => "builtin".into(),
+            Source::BuiltinLlama => "builtin-llama".into(),
             Source::Unset => "?".into(),
             Source::Folder(path) => path.display().to_string(),
         }
@@ -55,8 +59,22 @@ impl From<Source> for String {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ModelSection {
-    /// `"builtin"`, or a folder in Hugging Face layout.
+    /// `"builtin"`, `"builtin-llama"`, or a folder in Hugging Face layout.
     pub path: Source,
+    /// What it learns.
+    #[serde(default)]
+    pub task: TaskKind,
+}
+
+/// What a model learns.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TaskKind {
+    /// A text's label.
+    #[default]
+    Classification,
+    /// The tokens of a text, or of the answer to a prompt, each from those before it.
+    CausalLm,
 }
 
 /// `[data]`: the texts and how they are dealt out.

@@ -2,6 +2,7 @@
 
 use bonfire_data::random::{Use, stream};
 use bonfire_engine::Split;
+use bonfire_models::Goal;
 use rand::{Rng, RngExt};
 
 use super::args::Lengths;
@@ -32,7 +33,7 @@ pub fn made_up(count: usize, lengths: Lengths, vocab: usize, classes: usize, see
         };
         let inside = (2..length).map(|_| rng.random_range(0..vocab as u32));
         split.ids.push(std::iter::once(0).chain(inside).chain([2]).collect());
-        split.labels.push(rng.random_range(0..classes));
+        split.goals.push(Goal::Class(rng.random_range(0..classes)));
     }
     split
 }
@@ -59,7 +60,7 @@ mod tests {
         let mean = texts.ids.iter().map(Vec::len).sum::<usize>() as f64 / 20_000.0;
         assert!((15.9..16.5).contains(&mean), "{mean}");
         assert!(texts.ids.iter().all(|ids| (4..=64).contains(&ids.len()) && ids[0] == 0 && ids.ends_with(&[2])));
-        assert!(texts.labels.iter().all(|&label| label < 77));
+        assert!(texts.goals.iter().all(|goal| matches!(goal, Goal::Class(label) if *label < 77)));
     }
 
     #[test]

@@ -9,7 +9,7 @@ use bonfire_federation::{
     AdapterSettings, Budget, ClientSettings, Control, EvaluateSettings, Event, HeadMode, RoundMetrics, Run,
     ServerSettings, Settings, StrategySettings,
 };
-use bonfire_models::{AdapterInit, Encoder};
+use bonfire_models::{AdapterInit, Task, Transformer};
 use burn::tensor::Device;
 use clap::ValueEnum;
 use serde::Serialize;
@@ -62,10 +62,17 @@ pub struct RoundRow {
 ///
 /// # Errors
 /// Training or the device failed.
-pub fn measure(args: &BenchArgs, work: &Work, models: &[Encoder], device: &Device, quiet: bool) -> Result<RoundReport> {
+pub fn measure(
+    args: &BenchArgs,
+    work: &Work,
+    models: &[Transformer],
+    device: &Device,
+    quiet: bool,
+) -> Result<RoundReport> {
     let method = args.strategy.unwrap_or(Method::LoraA2);
     let settings = run_settings(args, method);
-    let data = TokenizedData { train: work.texts.clone(), test: Default::default(), classes: work.classes };
+    let data =
+        TokenizedData { train: work.texts.clone(), test: Default::default(), task: Task::Classify(work.classes) };
     let shards = Shards { train: work.shards.clone(), test: vec![Vec::new(); work.shards.len()] };
     let probe_steps = if selects(args, method) { work.shards.len() * args.steps } else { 0 };
     let mut run = Run::new(settings, boxed(models), data, shards)?;
@@ -123,7 +130,7 @@ fn run_settings(args: &BenchArgs, method: Method) -> Settings {
         adapter: AdapterSettings {
             rank: args.rank,
             alpha: args.alpha,
-            targets: args.targets.kinds(),
+            targets: args.targets.kinds().into(),
             head: if args.head == Head::Trained { HeadMode::Trained } else { HeadMode::Frozen },
             init: AdapterInit::default(),
         },

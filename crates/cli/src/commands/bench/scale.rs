@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use bonfire_engine::InFlight;
-use bonfire_models::Encoder;
+use bonfire_models::Transformer;
 use burn::tensor::Device;
 use serde::Serialize;
 
@@ -78,7 +78,13 @@ fn previous_power(n: usize) -> usize {
 ///
 /// # Errors
 /// Training or the device failed.
-pub fn measure(args: &BenchArgs, work: &Work, models: &[Encoder], device: &Device, quiet: bool) -> Result<ScaleReport> {
+pub fn measure(
+    args: &BenchArgs,
+    work: &Work,
+    models: &[Transformer],
+    device: &Device,
+    quiet: bool,
+) -> Result<ScaleReport> {
     let method = args.strategy.unwrap_or(Method::FedIt);
     // The small curve first: what a device keeps of the large one would add to its memory.
     let counts = std::iter::successors(Some(1), |n| Some(n * 2)).take_while(|&n| n < args.clients);

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use bonfire_engine::InFlight;
-use bonfire_models::Encoder;
+use bonfire_models::Transformer;
 use burn::tensor::Device;
 use serde::Serialize;
 
@@ -59,7 +59,7 @@ pub struct StepRow {
 pub fn measure(
     args: &BenchArgs,
     work: &Work,
-    models: &[Encoder],
+    models: &[Transformer],
     device: &Device,
     rate: f64,
     quiet: bool,
@@ -78,7 +78,7 @@ pub fn measure(
 fn ways<'w>(
     args: &'w BenchArgs,
     work: &'w Work,
-    models: &'w [Encoder],
+    models: &'w [Transformer],
     device: &Device,
     method: Method,
 ) -> Vec<(WayName, Way<'w>)> {

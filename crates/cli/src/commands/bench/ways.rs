@@ -5,7 +5,7 @@ use bonfire_data::random::{Use, stream};
 use bonfire_engine::{Engine, InFlight, Probe, Score};
 use bonfire_federation::{Common, FedIt, FfaLora, LoraA2, Norm, RoLora, Server, Strategy};
 use bonfire_kernels::runs_on_cpu;
-use bonfire_models::{Adapter, AdapterInit, Encoder, Model};
+use bonfire_models::{Adapter, AdapterInit, Model, Transformer};
 use burn::tensor::Device;
 use serde::Serialize;
 
@@ -132,7 +132,7 @@ pub fn strategy(args: &BenchArgs, method: Method, clients: usize) -> Box<dyn Str
 }
 
 /// The models as engines take them.
-pub fn boxed(models: &[Encoder]) -> Vec<Box<dyn Model>> {
+pub fn boxed(models: &[Transformer]) -> Vec<Box<dyn Model>> {
     models.iter().map(|model| Box::new(model.clone()) as Box<dyn Model>).collect()
 }
 
@@ -141,7 +141,7 @@ pub struct EngineWay<'w> {
     /// The options.
     pub args: &'w BenchArgs,
     /// The model, once for every device that shares the clients.
-    pub models: &'w [Encoder],
+    pub models: &'w [Transformer],
     /// The texts.
     pub texts: &'w bonfire_engine::Split,
     /// The clients' rows.

@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use bonfire_data::random::{Use, stream};
 use bonfire_data::{Dataset, Tokenizer};
 use bonfire_engine::{Member, Split, TrainSettings};
-use bonfire_models::{Encoder, Model, ModelInfo, ModelSource};
+use bonfire_models::{Goal, ModelInfo, ModelSource, Task, Transformer};
 use burn::tensor::Device;
 use rand::seq::SliceRandom;
 
@@ -112,15 +112,15 @@ pub fn trains_head(args: &BenchArgs) -> bool {
 ///
 /// # Errors
 /// A model folder that cannot be used.
-pub fn model(args: &BenchArgs, work: &Work, device: &Device) -> Result<Encoder> {
+pub fn model(args: &BenchArgs, work: &Work, device: &Device) -> Result<Transformer> {
     let mut rng = stream(args.seed, Use::HeadInit, 0, 0, 0);
     let (kinds, device) = (args.targets.kinds(), device.clone().autodiff());
+    let task = Task::Classify(work.classes);
     let loaded = match source(&args.shape) {
-        Some(source) => Encoder::load(&source, work.classes, &kinds, &mut rng, &device),
-        None => Encoder::random(work.info.clone(), work.classes, &kinds, &mut rng, &device),
+        Some(source) => Transformer::load(&source, task, &kinds, &mut rng, &device),
+        None => Transformer::random(work.info.clone(), task, &kinds, &mut rng, &device),
     };
     let model = loaded.context("cannot load the model")?;
-    debug_assert_eq!(model.classes(), work.classes);
     job::check_precision(args.precision(), &device)?;
     Ok(model.computing_in(args.precision()))
 }
@@ -183,8 +183,8 @@ fn read(args: &BenchArgs, folder: &Path, info: &ModelInfo) -> Result<(Split, usi
     }
     let texts: Vec<&str> = data.train.iter().map(|example| example.text.as_str()).collect();
     let ids = tokenizer.encode(&texts, args.max_length)?;
-    let labels = data.train.iter().map(|example| example.label).collect();
-    Ok((Split { ids, labels }, data.labels.len()))
+    let goals = data.train.iter().map(|example| Goal::Class(example.label)).collect();
+    Ok((Split { ids, goals }, data.labels.len()))
 }
 
 fn too_few(found: usize, wanted: usize) -> Mistake {

@@ -8,7 +8,7 @@ use anyhow::Result;
 use bonfire_data::Shards;
 use bonfire_engine::TokenizedData;
 use bonfire_federation::Run;
-use bonfire_models::{Encoder, Model, ModelInfo};
+use bonfire_models::{Model, ModelInfo, Transformer};
 
 use super::grid::Grid;
 use super::results::{Measured, Outcome};
@@ -25,7 +25,7 @@ use crate::run_folder::RunFolder;
 pub struct Workplace<'g> {
     grid: &'g Grid,
     devices: String,
-    models: Vec<Encoder>,
+    models: Vec<Transformer>,
     tokens: TokenizedData,
     /// By what makes a partition.
     shards: HashMap<String, Shards>,
@@ -55,7 +55,7 @@ impl<'g> Workplace<'g> {
                 precision.map_err(|mistake| grid.explain(cell, mistake.into()))?;
             }
         }
-        let load = |o: &device::Opened| job::model(base, data.labels.len(), &o.device);
+        let load = |o: &device::Opened| job::model(base, job::task(&base.config, data.labels.len()), &o.device);
         let models = opened.iter().map(load).collect::<Result<Vec<_>>>()?;
         let tokens = job::tokens(base, &data, models[0].info())?;
         Ok(Workplace { grid, devices: device::names(&opened), models, tokens, shards, interrupt })
@@ -71,11 +71,13 @@ impl<'g> Workplace<'g> {
     /// # Errors
     /// A file cannot be written. Failed training is an outcome.
     pub fn train(&self, cell: usize, folder: &Path) -> Result<Outcome> {
-        let config = &self.grid.cells[cell].loaded.config;
+        let loaded = &self.grid.cells[cell].loaded;
+        let config = &loaded.config;
         let shards = self.shards[&partition_of(config)].clone();
-        let again = |model: &Encoder| Box::new(job::model_again(model, config)) as Box<dyn Model>;
-        let models = self.models.iter().map(again).collect();
-        let mut run = match Run::new(config.settings(), models, self.tokens.clone(), shards) {
+        let again = |model: &Transformer| Ok(Box::new(job::model_again(model, loaded)?) as Box<dyn Model>);
+        let models: Result<Vec<_>> = self.models.iter().map(again).collect();
+        let run = |models| Ok(Run::new(config.settings(), models, self.tokens.clone(), shards)?);
+        let mut run = match models.and_then(run) {
             Ok(run) => run,
             Err(error) => return Ok(Outcome::Failed(error.to_string())),
         };

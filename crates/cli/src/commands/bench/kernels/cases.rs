@@ -65,10 +65,10 @@ pub fn cases(args: &BenchArgs, work: &Work, device: &Device) -> Vec<Case> {
     let first: Vec<_> = work
         .shards
         .iter()
-        .map(|rows| rows[..args.batch].iter().map(|&row| (&work.texts.ids[row][..], work.texts.labels[row])).collect())
+        .map(|rows| rows[..args.batch].iter().map(|&row| (&work.texts.ids[row][..], work.texts.goals[row])).collect())
         .collect();
     let device = device.clone().autodiff();
-    let batch = PackedBatch::pack(&first).to_device(info.first_position, Rounding::Exact, &device);
+    let batch = PackedBatch::pack(&first).to_device(info, Rounding::Exact, &device);
     let ground = Ground {
         sequences: batch.sequences.clone(),
         clients: batch.client_tokens.clone(),

@@ -1,0 +1,233 @@
+//! What encoder and decoder layers are made of: linears that share an input, side by side, with what clients add to
+//! them, and norms. Two ways forward: over frozen weights by operations that compute no gradient for them, and over
+//! weights that train by operations composed of Burn's.
+
+use bonfire_kernels::{AttentionLayout, LowRank, Segments, adapted_linear, adapted_linear_composed, add_norm};
+use burn::tensor::module::layer_norm;
+use burn::tensor::{Device, FloatDType, Int, Tensor, TensorData};
+
+use crate::noise::perturbed;
+use crate::{Architecture, Matrix, NoiseSigns, Stored, TargetKind};
+
+/// A linear.
+#[derive(Clone, Debug)]
+pub(crate) struct Linear {
+    /// `[d_in, d_out]`.
+    pub weight: Tensor<2>,
+    /// `[d_out]`.
+    pub bias: Tensor<1>,
+}
+
+/// One of the linears of a [`Group`].
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Part {
+    pub kind: TargetKind,
+    /// Output features.
+    pub width: usize,
+    /// Whether checkpoints hold a bias; else it is zero.
+    pub bias: bool,
+}
+
+/// Linears of one input as one: `[d_in, Σ d_out]`.
+#[derive(Clone, Debug)]
+pub(crate) struct Group {
+    pub linear: Linear,
+    pub parts: Vec<Part>,
+}
+
+/// A normalisation; RMS norms have no `beta`.
+#[derive(Clone, Debug)]
+pub(crate) struct Norm {
+    pub gamma: Tensor<1>,
+    pub beta: Option<Tensor<1>>,
+}
+
+/// A layer: its linears in the order of the forward pass, and its two norms.
+#[derive(Clone, Debug)]
+pub(crate) struct Layer {
+    pub groups: Vec<Group>,
+    pub norms: [Norm; 2],
+}
+
+/// What is done with each tensor: its name, how files store it, and itself as `[in, out]` or `[1, n]`.
+pub(crate) type Visit<'v> = dyn FnMut(String, Stored, Tensor<2>) -> Tensor<2> + 'v;
+
+/// Visits a vector as a matrix of one row.
+fn visit_vector(name: String, t: &Tensor<1>, visit: &mut Visit) -> Tensor<1> {
+    visit(name, Stored::AsVector, t.clone().unsqueeze_dim(0)).squeeze_dim(0)
+}
+
+pub(crate) fn matrix(m: Matrix, device: &Device) -> Tensor<2> {
+    Tensor::from_data(TensorData::new(m.data, [m.rows, m.cols]), device)
+}
+
+pub(crate) fn vector(data: Vec<f32>, device: &Device) -> Tensor<1> {
+    let n = data.len();
+    Tensor::from_data(TensorData::new(data, [n]), device)
+}
+
+/// A tensor's numbers, without its graph.
+pub(crate) fn read(t: Tensor<2>) -> Matrix {
+    let [rows, cols] = t.dims();
+    Matrix::new(rows, cols, t.into_data().try_to_vec().expect("weights are kept in f32"))
+}
+
+impl Linear {
+    pub fn map(&self, module: &str, visit: &mut Visit) -> Linear {
+        let weight = visit(format!("{module}.weight"), Stored::Transposed, self.weight.clone());
+        Linear { weight, bias: visit_vector(format!("{module}.bias"), &self.bias, visit) }
+    }
+
+    /// `x·W + b`, without adapters.
+    pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
+        x.matmul(self.weight.clone()) + self.bias.clone().unsqueeze_dim(0)
+    }
+}
+
+impl Group {
+    /// Linears of one input side by side.
+    pub fn of(linears: Vec<(Part, Linear)>) -> Group {
+        let parts = linears.iter().map(|(part, _)| *part).collect();
+        let (weights, biases) = linears.into_iter().map(|(_, l)| (l.weight, l.bias)).unzip();
+        Group { linear: Linear { weight: Tensor::cat(weights, 1), bias: Tensor::cat(biases, 0) }, parts }
+    }
+
+    /// The parts with the columns they write.
+    fn columns(&self) -> impl Iterator<Item = (&Part, std::ops::Range<usize>)> {
+        self.parts.iter().scan(0, |start, part| {
+            let from = *start;
+            *start += part.width;
+            Some((part, from..*start))
+        })
+    }
+
+    fn map(&self, layer: &str, architecture: Architecture, visit: &mut Visit) -> Group {
+        let Linear { weight, bias } = &self.linear;
+        let mut one = |(part, columns): (&Part, std::ops::Range<usize>)| {
+            let module = format!("{layer}.{}", part.kind.module(architecture));
+            let own = weight.clone().slice_dim(1, columns.clone());
+            let weight = visit(format!("{module}.weight"), Stored::Transposed, own);
+            let bias = match part.bias {
+                true => visit_vector(format!("{module}.bias"), &bias.clone().slice_dim(0, columns), visit),
+                false => Tensor::zeros([part.width], (&weight.device(), weight.dtype())),
+            };
+            (*part, Linear { weight, bias })
+        };
+        let linears = self.columns().map(&mut one).collect();
+        Group::of(linears)
+    }
+
+    /// The linears with what is added to them.
+    pub fn apply(&self, x: Tensor<2>, pass: &Pass, rows: &Rows) -> Tensor<2> {
+        let Linear { weight, bias } = &self.linear;
+        let added = |part: &Part| pass.added[part.kind as usize];
+        let update = |(part, columns)| added(part).update.map(|update| (update, columns));
+        let updates: Vec<_> = self.columns().filter_map(update).collect();
+        let linear = if pass.trained { adapted_linear_composed } else { adapted_linear };
+        let y = linear(x.clone(), weight.clone(), bias.clone(), &updates, rows.clients);
+        let Some(owners) = &rows.owners else { return y };
+        let noise = self.parts.iter().map(|part| match added(part).noise {
+            Some((bank, signs)) => perturbed(x.clone(), bank.clone(), signs, owners),
+            None => Tensor::zeros([y.dims()[0], part.width], (&y.device(), y.dtype())),
+        });
+        y.clone() + Tensor::cat(noise.collect(), 1)
+    }
+}
+
+impl Norm {
+    pub fn map(&self, module: &str, visit: &mut Visit) -> Norm {
+        let gamma = visit_vector(format!("{module}.weight"), &self.gamma, visit);
+        let beta = self.beta.as_ref().map(|beta| visit_vector(format!("{module}.bias"), beta, visit));
+        Norm { gamma, beta }
+    }
+
+    /// The layer norm of `x + r`.
+    pub fn after(&self, x: Tensor<2>, r: Tensor<2>, eps: f64, trained: bool) -> Tensor<2> {
+        let beta = self.beta.clone().expect("a layer norm has a beta");
+        match trained {
+            true => layer_norm(x + r, self.gamma.clone(), Some(beta), eps),
+            false => add_norm(x, r, self.gamma.clone(), beta, eps),
+        }
+    }
+
+    /// The RMS norm (arXiv 1910.07467), in f32 whatever `x` is.
+    pub fn rms(&self, x: Tensor<2>, eps: f64) -> Tensor<2> {
+        let dtype = x.dtype();
+        let wide = x.cast(FloatDType::F32);
+        let mean = wide.clone().square().mean_dim(1);
+        (wide * (mean + eps).sqrt().recip()).cast(dtype) * self.gamma.clone().unsqueeze_dim(0)
+    }
+}
+
+impl Layer {
+    /// The same layer of what `visit` makes of its tensors; `norms` are the modules of the two.
+    pub fn map(&self, name: &str, norms: [&str; 2], architecture: Architecture, visit: &mut Visit) -> Layer {
+        let groups = self.groups.iter().map(|group| group.map(name, architecture, visit)).collect();
+        let [first, second] = &self.norms;
+        let norms =
+            [first.map(&format!("{name}.{}", norms[0]), visit), second.map(&format!("{name}.{}", norms[1]), visit)];
+        Layer { groups, norms }
+    }
+
+    /// The group of a linear and its columns there.
+    fn place(&self, kind: TargetKind) -> (usize, std::ops::Range<usize>) {
+        let find = |(g, group): (usize, &Group)| {
+            group.columns().find(|(part, _)| part.kind == kind).map(|(_, columns)| (g, columns))
+        };
+        self.groups.iter().enumerate().find_map(find).expect("every linear is in a group")
+    }
+
+    /// The weight of a linear `[d_in, d_out]`.
+    pub fn weight(&self, kind: TargetKind) -> Tensor<2> {
+        let (group, columns) = self.place(kind);
+        self.groups[group].linear.weight.clone().slice_dim(1, columns)
+    }
+
+    /// Puts another weight in a linear's place.
+    pub fn set_weight(&mut self, kind: TargetKind, weight: Tensor<2>) {
+        let (group, columns) = self.place(kind);
+        let all = &mut self.groups[group].linear.weight;
+        *all = all.clone().slice_assign([0..weight.dims()[0], columns], weight);
+    }
+}
+
+/// What is added to the products of one linear.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Added<'p> {
+    pub update: Option<&'p LowRank>,
+    /// The bank `[d_in, d_out]` and the clients' signs.
+    pub noise: Option<(&'p Tensor<2>, &'p NoiseSigns)>,
+}
+
+/// Whose the rows of a matrix are.
+pub(crate) struct Rows<'p> {
+    pub clients: &'p Segments,
+    /// The same row by row `[T]`, where noise asks for it.
+    pub owners: Option<Tensor<1, Int>>,
+}
+
+/// What a layer needs besides its input.
+pub(crate) struct Pass<'p> {
+    pub eps: f64,
+    /// Whether gradients reach the weights.
+    pub trained: bool,
+    pub attention: &'p AttentionLayout,
+    pub tokens: &'p Rows<'p>,
+    /// What this layer's linears add, by [`TargetKind`].
+    pub added: [Added<'p>; TargetKind::COUNT],
+    /// In the last layer: the only tokens whose result is read, and which of them are which client's. What follows
+    /// attention is left out for all others.
+    pub read: Option<(&'p Tensor<1, Int>, &'p Rows<'p>)>,
+    /// Position of every token `[T]`, where the layer turns queries and keys by it.
+    pub positions: &'p Tensor<1, Int>,
+}
+
+impl Pass<'_> {
+    /// Of the layer's input and what attention gave: the rows that are read on.
+    pub fn reading(&self, x: Tensor<2>, attended: Tensor<2>) -> (Tensor<2>, Tensor<2>, &Rows<'_>) {
+        match self.read {
+            Some((tokens, rows)) => (x.select(0, tokens.clone()), attended.select(0, tokens.clone()), rows),
+            None => (x, attended, self.tokens),
+        }
+    }
+}

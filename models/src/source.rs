@@ -1,0 +1,115 @@
+//! Where a model's files come from.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use crate::{ModelError, ModelInfo, builtin};
+
+/// Where a model comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ModelSource {
+    /// The small encoder that comes with the program.
+    Builtin,
+    /// The small decoder that comes with the program.
+    BuiltinLlama,
+    /// A folder in Hugging Face layout.
+    Folder(PathBuf),
+}
+
+/// One safetensors file in memory, and the name to show for it.
+pub(crate) type WeightsFile = (Vec<u8>, String);
+
+const WEIGHTS: &str = "model.safetensors";
+const INDEX: &str = "model.safetensors.index.json";
+
+/// `model.safetensors.index.json`: which tensor lies in which file.
+#[derive(Deserialize)]
+struct Index {
+    weight_map: std::collections::BTreeMap<String, String>,
+}
+
+impl ModelSource {
+    /// The bytes of one of the model's files and the name to show for it.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn file(&self, name: &str) -> Result<(Vec<u8>, String), ModelError> {
+        match self {
+            ModelSource::Builtin => Ok((builtin::file(name).to_vec(), format!("builtin {name}"))),
+            ModelSource::BuiltinLlama => Ok((builtin::llama_file(name).to_vec(), format!("builtin-llama {name}"))),
+            ModelSource::Folder(folder) => {
+                let path = folder.join(name);
+                let bytes = fs::read(&path).map_err(|source| ModelError::Read { path: path.clone(), source })?;
+                Ok((bytes, path.display().to_string()))
+            }
+        }
+    }
+
+    /// As [`Self::file`]; `None` where the model has no such file.
+    ///
+    /// # Errors
+    /// The file is there and cannot be read.
+    pub fn optional(&self, name: &str) -> Result<Option<(Vec<u8>, String)>, ModelError> {
+        match self {
+            ModelSource::Folder(folder) if !folder.join(name).exists() => Ok(None),
+            ModelSource::Builtin if !builtin::FILES.contains(&name) => Ok(None),
+            ModelSource::BuiltinLlama if !builtin::LLAMA_FILES.contains(&name) => Ok(None),
+            _ => self.file(name).map(Some),
+        }
+    }
+
+    /// Reads `config.json` alone.
+    ///
+    /// # Errors
+    /// As [`ModelInfo::parse`].
+    pub fn info(&self) -> Result<ModelInfo, ModelError> {
+        let (bytes, file) = self.file("config.json")?;
+        ModelInfo::parse(&bytes, &file)
+    }
+
+    /// Names of the safetensors files that hold the weights: one, or the shards that the index lists.
+    ///
+    /// # Errors
+    /// No weights in this format, an index that cannot be read, shards that are not there.
+    pub fn weight_files(&self) -> Result<Vec<String>, ModelError> {
+        let ModelSource::Folder(folder) = self else { return Ok(vec![WEIGHTS.into()]) };
+        if folder.join(WEIGHTS).is_file() {
+            return Ok(vec![WEIGHTS.into()]);
+        }
+        let Some((bytes, file)) = self.optional(INDEX)? else { return Err(no_weights(folder)) };
+        let bad = |problem: String| ModelError::Config { file: file.clone(), problem };
+        let index: Index = serde_json::from_slice(&bytes).map_err(|e| bad(format!("not an index of shards: {e}")))?;
+        let mut names: Vec<String> = index.weight_map.into_values().collect();
+        names.sort();
+        names.dedup();
+        // A name with a path in it could lead out of the folder.
+        if let Some(name) = names.iter().find(|n| Path::new(n).file_name() != Some(n.as_ref())) {
+            return Err(bad(format!("lists the shard `{name}`, which is not a plain file name")));
+        }
+        let missing: Vec<&str> = names.iter().map(String::as_str).filter(|n| !folder.join(n).is_file()).collect();
+        match (names.is_empty(), missing.as_slice()) {
+            (true, _) => Err(bad("lists no shards".into())),
+            (false, []) => Ok(names),
+            (false, missing) => {
+                let (n, all) = (missing.len(), names.len());
+                Err(bad(format!("{n} of {all} shards are missing: {}; fetch them again", missing.join(", "))))
+            }
+        }
+    }
+
+    /// All the weights' files.
+    pub(crate) fn weights(&self) -> Result<Vec<WeightsFile>, ModelError> {
+        self.weight_files()?.iter().map(|name| self.file(name)).collect()
+    }
+}
+
+fn no_weights(folder: &Path) -> ModelError {
+    let pickled = ["pytorch_model.bin", "pytorch_model.bin.index.json"].iter().find(|n| folder.join(n).exists());
+    let problem = match pickled {
+        Some(name) => format!("has {name} but no {WEIGHTS}: pickles are not read; convert the weights to safetensors"),
+        None => format!("has neither {WEIGHTS} nor {INDEX}"),
+    };
+    ModelError::Config { file: folder.display().to_string(), problem }
+}

@@ -1,0 +1,526 @@
+//! A transformer on packed tokens whose backbone is frozen: an encoder or a decoder, with a classifier's head or as a
+//! causal language model. Every linear sees one dense matrix `[T, D]` for the whole cohort; only attention looks at
+//! sequence boundaries. What an architecture does in a layer is in `encoder.rs` and `llama.rs`.
+
+use bonfire_kernels::{AttentionLayout, Segments};
+use burn::tensor::{Device, FloatDType, Gradients, Int, Tensor, TensorData};
+use rand::Rng;
+
+use crate::encoder::Encoder;
+use crate::layer::{Added, Layer, Pass, Rows, Visit, matrix, read};
+use crate::llama::{Cache, Llama};
+use crate::loader::Loader;
+use crate::model::{ClientAdapter, Model};
+use crate::source::WeightsFile;
+use crate::weights::Weights;
+use crate::{
+    Adapter, DeviceBatch, HeadTensor, ModelError, ModelInfo, ModelSource, NamedWeight, NoiseSigns, Precision, Target,
+    TargetKind, Task,
+};
+use crate::{head, noise, vocabulary};
+
+/// All weights but the head's.
+#[derive(Clone, Debug)]
+enum Body {
+    Encoder(Encoder),
+    Llama(Llama),
+}
+
+impl Body {
+    fn layers(&self) -> &[Layer] {
+        match self {
+            Body::Encoder(net) => &net.layers,
+            Body::Llama(net) => &net.layers,
+        }
+    }
+
+    fn layers_mut(&mut self) -> &mut [Layer] {
+        match self {
+            Body::Encoder(net) => &mut net.layers,
+            Body::Llama(net) => &mut net.layers,
+        }
+    }
+
+    fn map(&self, info: &ModelInfo, visit: &mut Visit) -> Body {
+        match self {
+            Body::Encoder(net) => Body::Encoder(net.map(info, visit)),
+            Body::Llama(net) => Body::Llama(net.map(info, visit)),
+        }
+    }
+
+    /// The embeddings of all tokens `[T, D]`.
+    fn embed(&self, batch: &DeviceBatch, eps: f64, trained: bool) -> Tensor<2> {
+        match self {
+            Body::Encoder(net) => net.embed(batch, eps, trained),
+            Body::Llama(net) => net.embed(&batch.tokens),
+        }
+    }
+
+    /// One layer: `[T, D] -> [T, D]`, or the tokens that are read `[N, D]`.
+    fn layer(&self, i: usize, x: Tensor<2>, pass: &Pass) -> Tensor<2> {
+        match self {
+            Body::Encoder(net) => net.layer(i, x, pass),
+            Body::Llama(net) => net.layer(i, x, pass),
+        }
+    }
+
+    /// What follows the last layer.
+    fn finish(&self, x: Tensor<2>, eps: f64) -> Tensor<2> {
+        match self {
+            Body::Encoder(_) => x,
+            Body::Llama(net) => net.finish(x, eps),
+        }
+    }
+}
+
+/// A classifier or language model whose backbone is frozen.
+#[derive(Clone, Debug)]
+pub struct Transformer {
+    info: ModelInfo,
+    device: Device,
+    task: Task,
+    targets: Vec<Target>,
+    head: Vec<HeadTensor>,
+    /// Places in `head` of the weights that the checkpoint lacks.
+    lacking: Vec<usize>,
+    /// As read, in f32: what is folded into, so that folding never adds to rounded weights.
+    backbone: Body,
+    /// What computes, where that is not f32.
+    rounded: Option<Body>,
+    precision: Precision,
+    /// Whether gradients reach the backbone.
+    trained: bool,
+    /// Whether backward computes each layer's activations again.
+    recomputing: bool,
+    /// What noise is made of: for every target `[d_in, d_out]`; empty where there is none.
+    banks: Vec<Tensor<2>>,
+}
+
+impl Transformer {
+    /// Reads a model; a head that the checkpoint lacks is drawn from `rng`. Give an autodiff device to train.
+    ///
+    /// # Errors
+    /// A file that cannot be read, a configuration we do not know or that cannot do the task, a tensor that is missing,
+    /// surplus or misshapen.
+    pub fn load(
+        source: &ModelSource,
+        task: Task,
+        kinds: &[TargetKind],
+        rng: &mut impl Rng,
+        device: &Device,
+    ) -> Result<Self, ModelError> {
+        let info = source.info()?;
+        Self::from_checkpoint(info, &source.weights()?, task, kinds, rng, device)
+    }
+
+    /// Builds the model of shape `info` from the bytes of its safetensors files.
+    pub(crate) fn from_checkpoint(
+        info: ModelInfo,
+        files: &[WeightsFile],
+        task: Task,
+        kinds: &[TargetKind],
+        rng: &mut impl Rng,
+        device: &Device,
+    ) -> Result<Self, ModelError> {
+        let mut weights = Weights::open_all(files.iter().map(|(bytes, file)| (bytes.as_slice(), file.as_str())))?;
+        let from = &mut Loader { weights: &mut weights, info: &info, device };
+        let backbone = match (info.architecture.is_decoder(), task) {
+            (true, _) => Body::Llama(Llama::load(from, task == Task::Causal)?),
+            (false, Task::Classify(_)) => Body::Encoder(Encoder::load(from)?),
+            (false, Task::Causal) => return Err(ModelError::NotCausal { architecture: info.architecture.name() }),
+        };
+        let (mut head, lacking) = head::load(&mut weights, &info, task)?;
+        head::draw(&mut head, &lacking, &info, rng);
+        if let Some(name) = weights.surplus(|name| excused(name, &info)) {
+            let (file, name, architecture) = (weights.file_of(name).into(), name.into(), info.architecture.name());
+            return Err(ModelError::SurplusTensor { file, name, architecture, layers: info.layers });
+        }
+        Ok(Transformer {
+            targets: info.targets(kinds),
+            info,
+            device: device.clone(),
+            task,
+            head,
+            lacking,
+            backbone,
+            rounded: None,
+            precision: Precision::F32,
+            trained: false,
+            recomputing: false,
+            banks: Vec::new(),
+        })
+    }
+
+    /// What [`Transformer::load`] gives with these targets and this generator, from the backbone already loaded, whose
+    /// tensors both models share.
+    pub fn again(&self, kinds: &[TargetKind], rng: &mut impl Rng) -> Self {
+        let mut model = Transformer { targets: self.info.targets(kinds), ..self.clone() };
+        head::draw(&mut model.head, &model.lacking, &model.info, rng);
+        model
+    }
+
+    /// The same model computing in `precision`; the device must be able to ([`Precision::runs_on`]).
+    pub fn computing_in(mut self, precision: Precision) -> Self {
+        // Weights already rounded to it stay as they are, shared by all clones.
+        if self.precision != precision {
+            self.precision = precision;
+            self.round();
+        }
+        self
+    }
+
+    /// The same model, whose backward pass keeps each layer's input alone and computes the layer again: less memory
+    /// for about a third more arithmetic (arXiv 1604.06174).
+    pub fn recomputing(mut self, recomputing: bool) -> Self {
+        self.recomputing = recomputing;
+        self
+    }
+
+    /// Brings the weights that compute up to date with those that were read or folded.
+    fn round(&mut self) {
+        let cast = |dtype| self.backbone.map(&self.info, &mut |_, _, t: Tensor<2>| t.cast(dtype));
+        self.rounded = self.precision.dtype().map(cast);
+    }
+}
+
+/// Tensors that pretrained checkpoints carry and the model does not read.
+fn excused(name: &str, info: &ModelInfo) -> bool {
+    let prefix = info.architecture.prefix();
+    let bare = name.strip_prefix(prefix).and_then(|n| n.strip_prefix('.')).unwrap_or(name);
+    match info.architecture.is_decoder() {
+        // A classifier does not read output embeddings, a language model no classes.
+        true => bare.ends_with("rotary_emb.inv_freq") || bare == "lm_head.weight" || bare == "score.weight",
+        false => {
+            bare.ends_with("position_ids")
+                || bare.starts_with("lm_head.")
+                || bare.starts_with("cls.")
+                || (prefix == "roberta" && bare.starts_with("pooler."))
+        }
+    }
+}
+
+/// For each of `rows` rows its client; the first one for rows of nobody.
+fn owners(clients: &Segments, rows: usize, device: &Device) -> Tensor<1, Int> {
+    let mut owners: Vec<i32> = clients.owners().into_iter().map(|c| c as i32).collect();
+    owners.resize(rows, 0);
+    Tensor::from_data(TensorData::new(owners, [rows]), device)
+}
+
+/// What all layers of one forward pass share.
+struct Sight<'s> {
+    batch: &'s DeviceBatch,
+    attention: AttentionLayout,
+    signs: Vec<NoiseSigns>,
+    tokens: Rows<'s>,
+    read: Rows<'s>,
+}
+
+impl Transformer {
+    /// The weights that compute.
+    fn net(&self) -> &Body {
+        self.rounded.as_ref().unwrap_or(&self.backbone)
+    }
+
+    fn sight<'s>(&'s self, adapter: &ClientAdapter, batch: &'s DeviceBatch) -> Sight<'s> {
+        let signs = self.signs(adapter);
+        let rows = |clients, index: &Tensor<1, Int>| {
+            let owners = (!signs.is_empty()).then(|| owners(clients, index.dims()[0], &self.device));
+            Rows { clients, owners }
+        };
+        let (tokens, read) = (rows(&batch.client_tokens, &batch.tokens), rows(&batch.client_read, &batch.read));
+        let attention = AttentionLayout {
+            sequences: batch.sequences.clone(),
+            heads: self.info.heads,
+            kv_heads: self.info.kv_heads,
+            causal: self.info.architecture.is_decoder(),
+        };
+        Sight { batch, attention, signs, tokens, read }
+    }
+
+    /// One layer with what the clients add: `[T, D] -> [T, D]`; the last one gives the tokens that are read `[N, D]`.
+    fn layer(&self, i: usize, x: Tensor<2>, adapter: &ClientAdapter, sight: &Sight) -> Tensor<2> {
+        let mut added = [Added::default(); TargetKind::COUNT];
+        for (t, target) in self.targets.iter().enumerate().filter(|(_, t)| t.layer == i) {
+            added[target.kind as usize] = Added {
+                update: adapter.updates.get(t).and_then(Option::as_ref),
+                noise: self.banks.get(t).zip(sight.signs.get(t)),
+            };
+        }
+        let last = i + 1 == self.info.layers;
+        let pass = Pass {
+            eps: self.info.eps,
+            trained: self.trained,
+            attention: &sight.attention,
+            tokens: &sight.tokens,
+            added,
+            read: last.then_some((&sight.batch.read, &sight.read)),
+            positions: &sight.batch.positions,
+        };
+        self.net().layer(i, x, &pass)
+    }
+
+    fn embed(&self, batch: &DeviceBatch) -> Tensor<2> {
+        self.net().embed(batch, self.info.eps, self.trained)
+    }
+
+    /// Hidden states of the tokens that are read after the last layer `[N, D]`; `each` sees those of all tokens after
+    /// every layer before `[T, D]`.
+    fn hidden(&self, adapter: &ClientAdapter, batch: &DeviceBatch, each: &mut dyn FnMut(&Tensor<2>)) -> Tensor<2> {
+        let sight = self.sight(adapter, batch);
+        let mut x = self.embed(batch);
+        for i in 0..self.info.layers {
+            x = self.layer(i, x, adapter, &sight);
+            if i + 1 < self.info.layers {
+                each(&x);
+            }
+        }
+        self.finish(x)
+    }
+
+    /// What follows the last layer, in f32.
+    fn finish(&self, x: Tensor<2>) -> Tensor<2> {
+        self.in_f32(self.net().finish(x, self.info.eps))
+    }
+
+    /// The clients' signs in the type that computes.
+    fn signs(&self, adapter: &ClientAdapter) -> Vec<NoiseSigns> {
+        assert!(adapter.noise.is_empty() || !self.banks.is_empty(), "noise needs a model with banks");
+        let cast = |t: &Tensor<2>| match self.precision.dtype() {
+            Some(dtype) => t.clone().cast(dtype),
+            None => t.clone(),
+        };
+        adapter.noise.iter().map(|n| NoiseSigns { input: cast(&n.input), output: cast(&n.output) }).collect()
+    }
+
+    /// Puts other tensors in the place of all weights.
+    fn replace(&mut self, mut weights: impl Iterator<Item = Tensor<2>>) {
+        self.backbone = self.backbone.map(&self.info, &mut |name, _, old: Tensor<2>| {
+            let new = weights.next().expect("a tensor for every weight");
+            assert_eq!(new.dims(), old.dims(), "shape of {name}");
+            new
+        });
+        assert!(weights.next().is_none(), "no more tensors than weights");
+    }
+
+    fn in_f32(&self, x: Tensor<2>) -> Tensor<2> {
+        if self.rounded.is_some() { x.cast(FloatDType::F32) } else { x }
+    }
+
+    /// Every target's `W + s·A·B` in target order.
+    fn starts<'s>(&'s self, adapter: &'s Adapter) -> impl Iterator<Item = (&'s Target, Tensor<2>)> {
+        let factors = adapter.a.iter().zip(&adapter.b);
+        adapter.targets.iter().zip(factors).map(|(target, (a, b))| {
+            let product = matrix(a.clone(), &self.device).matmul(matrix(b.clone(), &self.device));
+            let weight = self.backbone.layers()[target.layer].weight(target.kind);
+            (target, weight + product * adapter.scale())
+        })
+    }
+
+    /// Output embeddings `[V, D]` of a language model.
+    fn vocabulary(&self) -> &Tensor<2> {
+        match self.net() {
+            Body::Llama(net) if self.task == Task::Causal => net.vocabulary(),
+            _ => panic!("a classifier has no output embeddings"),
+        }
+    }
+
+    /// Scores of the rows that are read, from their hidden states.
+    fn scores(&self, hidden: Tensor<2>, adapter: &ClientAdapter, batch: &DeviceBatch) -> Tensor<2> {
+        if self.task == Task::Causal {
+            let hidden = hidden.narrow(0, 0, batch.client_read.rows());
+            return vocabulary::logits(hidden, self.vocabulary());
+        }
+        let pooled = match &self.backbone {
+            Body::Encoder(Encoder { pooler: Some(pooler), .. }) => pooler.forward(hidden).tanh(),
+            _ => hidden,
+        };
+        head::logits(pooled, &head::linears(&self.info, self.task), &adapter.head, batch)
+    }
+
+    /// Cross-entropy of the rows that are read, from their hidden states.
+    fn losses(&self, hidden: Tensor<2>, adapter: &ClientAdapter, batch: &DeviceBatch) -> Tensor<1> {
+        let n = batch.client_read.rows();
+        let labels = batch.labels.clone().narrow(0, 0, n);
+        match self.task == Task::Causal && !self.trained {
+            true => vocabulary::losses(hidden.narrow(0, 0, n), self.vocabulary(), labels),
+            false => bonfire_kernels::cross_entropy(self.scores(hidden, adapter, batch), labels),
+        }
+    }
+
+    /// [`Model::gradients`] layer by layer: forward without a graph, keeping each layer's input; then every layer once
+    /// more, the last first, each with a graph of its own that lives until its gradients are there.
+    fn gradients_by_layer(&self, adapter: &ClientAdapter, batch: &DeviceBatch) -> (Tensor<1>, Vec<Gradients>) {
+        assert!(!self.trained, "weights train with the whole graph at once");
+        let (blind, sight) = (adapter.detached(), self.sight(adapter, batch));
+        let last = self.info.layers - 1;
+        let mut inputs = vec![self.embed(batch)];
+        for i in 0..last {
+            inputs.push(self.layer(i, inputs[i].clone(), &blind, &sight));
+        }
+        let leaf = |x: Option<Tensor<2>>| x.expect("an input a layer").detach().require_grad();
+        let x = leaf(inputs.pop());
+        let hidden = self.finish(self.layer(last, x.clone(), adapter, &sight));
+        let losses = batch.by_client.mean(self.losses(hidden, adapter, batch));
+        let mut parts = vec![losses.clone().sum().backward()];
+        let mut upstream = x.grad(&parts[0]);
+        for i in (0..last).rev() {
+            let x = leaf(inputs.pop());
+            let y = self.layer(i, x.clone(), adapter, &sight);
+            let Some(gradient) = upstream else { break };
+            let gradients = (y * Tensor::from_inner(gradient)).sum().backward();
+            upstream = x.grad(&gradients);
+            parts.push(gradients);
+        }
+        (losses.inner(), parts)
+    }
+}
+
+impl Model for Transformer {
+    fn info(&self) -> &ModelInfo {
+        &self.info
+    }
+
+    fn device(&self) -> &Device {
+        &self.device
+    }
+
+    fn targets(&self) -> &[Target] {
+        &self.targets
+    }
+
+    fn head(&self) -> &[HeadTensor] {
+        &self.head
+    }
+
+    fn task(&self) -> Task {
+        self.task
+    }
+
+    fn folded(&self, adapter: &Adapter) -> Box<dyn Model> {
+        Box::new(self.with_folded(adapter))
+    }
+
+    fn logits(&self, adapter: &ClientAdapter, batch: &DeviceBatch) -> Tensor<2> {
+        self.scores(self.hidden(adapter, batch, &mut |_| ()), adapter, batch)
+    }
+
+    fn row_losses(&self, adapter: &ClientAdapter, batch: &DeviceBatch) -> Tensor<1> {
+        self.losses(self.hidden(adapter, batch, &mut |_| ()), adapter, batch)
+    }
+
+    fn gradients(&self, adapter: &ClientAdapter, batch: &DeviceBatch) -> (Tensor<1>, Vec<Gradients>) {
+        if self.recomputing {
+            return self.gradients_by_layer(adapter, batch);
+        }
+        let losses = self.loss(adapter, batch);
+        let gradients = losses.clone().sum().backward();
+        (losses.inner(), vec![gradients])
+    }
+
+    fn judge(&self, adapter: &ClientAdapter, batch: &DeviceBatch) -> (Tensor<1>, Tensor<1, Int>) {
+        let hidden = self.hidden(adapter, batch, &mut |_| ());
+        let labels = batch.labels.clone().narrow(0, 0, batch.client_read.rows());
+        if self.task == Task::Causal {
+            return vocabulary::judge(hidden.narrow(0, 0, labels.dims()[0]), self.vocabulary(), labels);
+        }
+        let logits = self.scores(hidden, adapter, batch);
+        (bonfire_kernels::cross_entropy(logits.clone(), labels), logits.argmax(1).squeeze_dim(1))
+    }
+
+    fn layer_states(&self, adapter: &ClientAdapter, batch: &DeviceBatch) -> Vec<Tensor<2>> {
+        let mut states = Vec::new();
+        let marked = |x: &Tensor<2>| self.in_f32(x.clone().select(0, batch.marks.clone()));
+        // One row a sequence is read after the last layer too.
+        let batch_of_marks =
+            &DeviceBatch { read: batch.marks.clone(), client_read: batch.client_sequences.clone(), ..batch.clone() };
+        let last = self.hidden(adapter, batch_of_marks, &mut |x| states.push(marked(x)));
+        states.push(last);
+        // Surplus sequences are nobody's.
+        states.into_iter().map(|x| x.narrow(0, 0, batch.sequences.len())).collect()
+    }
+
+    fn noisy(&self, start: &Adapter, normals: &mut dyn FnMut(usize) -> Vec<f32>) -> Box<dyn Model> {
+        let bank = |(t, (_, weight)): (usize, (&Target, Tensor<2>))| {
+            let bank = noise::bank(weight, normals(t));
+            self.precision.dtype().map_or(bank.clone(), |dtype| bank.cast(dtype))
+        };
+        let banks = self.starts(start).enumerate().map(bank).collect();
+        Box::new(Transformer { banks, ..self.clone() })
+    }
+
+    fn weights(&self) -> Vec<NamedWeight> {
+        let mut all = Vec::new();
+        self.backbone.map(&self.info, &mut |name, stored, t: Tensor<2>| {
+            all.push(NamedWeight { name, stored, value: read(t.clone()) });
+            t
+        });
+        all
+    }
+
+    fn with_weights(&self, weights: Vec<Tensor<2>>, trained: bool) -> Box<dyn Model> {
+        assert!(self.precision == Precision::F32 || !trained, "weights train in f32");
+        let mut model = Transformer { trained, ..self.clone() };
+        model.replace(weights.into_iter());
+        model.round();
+        Box::new(model)
+    }
+
+    fn pooler(&self) -> Vec<NamedWeight> {
+        let mut all = Vec::new();
+        if let Body::Encoder(net) = &self.backbone {
+            net.visit_pooler(&self.info, &mut |name, stored, t: Tensor<2>| {
+                all.push(NamedWeight { name, stored, value: read(t.clone()) });
+                t
+            });
+        }
+        all
+    }
+}
+
+impl Transformer {
+    /// [`Model::folded`], as what it is.
+    pub fn with_folded(&self, adapter: &Adapter) -> Transformer {
+        let mut model = self.clone();
+        if !adapter.weights.is_empty() {
+            model.replace(adapter.weights.iter().map(|m| matrix(m.clone(), &self.device)));
+        }
+        let base = model.clone();
+        for (target, weight) in base.starts(adapter) {
+            model.backbone.layers_mut()[target.layer].set_weight(target.kind, weight);
+        }
+        model.round();
+        model
+    }
+
+    /// Begins a text with the prompt `tokens`, which are not empty; gives what continues it.
+    ///
+    /// # Panics
+    /// For a classifier.
+    pub fn begin(&self, tokens: &[u32]) -> Continuation<'_> {
+        let Body::Llama(net) = self.net() else { panic!("an encoder does not generate") };
+        let mut continuation = Continuation { info: &self.info, net, cache: net.cache(), scores: Vec::new() };
+        continuation.push(tokens);
+        continuation
+    }
+}
+
+/// A text in the making, with the keys and values of its tokens so far.
+pub struct Continuation<'m> {
+    info: &'m ModelInfo,
+    net: &'m Llama,
+    cache: Cache,
+    scores: Vec<f32>,
+}
+
+impl Continuation<'_> {
+    /// Score of every token of the vocabulary `[V]` as the next one.
+    pub fn scores(&self) -> &[f32] {
+        &self.scores
+    }
+
+    /// Appends tokens.
+    pub fn push(&mut self, tokens: &[u32]) {
+        let scores = self.net.feed(self.info, tokens, &mut self.cache).cast(FloatDType::F32);
+        self.scores = scores.into_data().try_to_vec().expect("f32 scores");
+    }
+}

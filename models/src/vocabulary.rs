@@ -1,0 +1,49 @@
+//! Scores over a whole vocabulary, a few rows at a time, so that no tensor `[N, V]` of a step ever exists.
+
+use bonfire_kernels::cross_entropy;
+use burn::tensor::activation::log_softmax;
+use burn::tensor::{FloatDType, Int, Tensor};
+
+/// Numbers in one block of scores.
+const BLOCK: usize = 1 << 22;
+
+/// All scores `[N, V]` in f32 of hidden states `[N, D]`; `words` are the output embeddings `[V, D]`.
+pub(crate) fn logits(hidden: Tensor<2>, words: &Tensor<2>) -> Tensor<2> {
+    hidden.cast(words.dtype()).matmul(words.clone().transpose()).cast(FloatDType::F32)
+}
+
+/// Hidden states and answers block by block.
+fn blocks(hidden: &Tensor<2>, words: &Tensor<2>, labels: &Tensor<1, Int>) -> Vec<(Tensor<2>, Tensor<1, Int>)> {
+    let ([n, _], [v, _]) = (hidden.dims(), words.dims());
+    let rows = (BLOCK / v).clamp(1, n.max(1));
+    let starts = (0..n).step_by(rows).map(|start| (start, rows.min(n - start)));
+    starts.map(|(at, n)| (hidden.clone().narrow(0, at, n), labels.clone().narrow(0, at, n))).collect()
+}
+
+/// Cross-entropy of every row `[N]`.
+///
+/// The output embeddings are frozen, so a row's gradient `(softmax - onehot)·words` is known in the forward pass and
+/// `[N, D]` of it is all that backward needs.
+pub(crate) fn losses(hidden: Tensor<2>, words: &Tensor<2>, labels: Tensor<1, Int>) -> Tensor<1> {
+    let plain = hidden.clone().detach();
+    let (mut losses, mut slopes) = (Vec::new(), Vec::new());
+    for (block, labels) in blocks(&plain, words, &labels) {
+        let log_p = log_softmax(logits(block, words), 1);
+        losses.push(log_p.clone().gather(1, labels.clone().unsqueeze_dim::<2>(1)).squeeze_dim::<1>(1).neg());
+        let expected = log_p.exp().cast(words.dtype()).matmul(words.clone());
+        slopes.push((expected - words.clone().select(0, labels)).cast(FloatDType::F32));
+    }
+    // Zero, with the gradient that the losses have.
+    let linear = ((hidden - plain) * Tensor::cat(slopes, 0)).sum_dim(1).squeeze_dim::<1>(1);
+    Tensor::cat(losses, 0) + linear
+}
+
+/// Cross-entropy of every row `[N]` and its likeliest token `[N]`.
+pub(crate) fn judge(hidden: Tensor<2>, words: &Tensor<2>, labels: Tensor<1, Int>) -> (Tensor<1>, Tensor<1, Int>) {
+    let one = |(block, labels): (Tensor<2>, Tensor<1, Int>)| {
+        let scores = logits(block, words);
+        (cross_entropy(scores.clone(), labels), scores.argmax(1).squeeze_dim::<1>(1))
+    };
+    let (losses, best) = blocks(&hidden, words, &labels).into_iter().map(one).unzip();
+    (Tensor::cat(losses, 0), Tensor::cat(best, 0))
+}
