@@ -2,10 +2,13 @@
 """Write the small reference models and numbers that the tests compare with.
 
     python scripts/make_fixtures.py                    # writes to tests/fixtures/
+    python scripts/make_fixtures.py --only llama-tiny
+    python scripts/make_fixtures.py --real DIR --case NAME   # the numbers of a pretrained decoder in DIR, not its weights
 
-For each family (RoBERTa, BERT) it builds a randomly initialised classification model in PyTorch, saves it in Hugging
-Face layout, attaches a PEFT adapter to all six linear layers of every block, and records what Transformers and PEFT
-compute with it, in f32, without dropout, on one thread. Two things are written per family:
+For each family (RoBERTa, BERT; LLaMA and Qwen2 as language models, LLaMA as a classifier) it builds a randomly
+initialised model in PyTorch, saves it in Hugging Face layout, attaches a PEFT adapter to all linear layers of every
+block, and records what Transformers and PEFT compute with it, in f32, without dropout, on one thread. Two things are
+written per family:
 
 `<case>/`                    `config.json` and `model.safetensors`: the whole classification model, head included
 `<case>.case.safetensors`    the tensors below
@@ -16,8 +19,9 @@ compute with it, in f32, without dropout, on one thread. Two things are written 
 | `init.<name>`              | the trained tensors at the start: LoRA A and B (B is not zero) and the head      |
 | `batch<i>.input_ids`       | four ragged batches of six texts, padded on the right to the longest             |
 | `batch<i>.attention_mask`  | 1 on tokens, 0 on padding                                                        |
-| `batch<i>.labels`          | one class a text                                                                 |
-| `base.logits`              | logits of batch 0 from the saved model alone, without an adapter                 |
+| `batch<i>.labels`          | one class a text; for a language model every token that is scored, -100 elsewhere |
+| `base.logits`              | logits of batch 0 from the saved model alone, without an adapter; of a language  |
+|                            | model where the next token is scored, text by text                               |
 | `batch0.logits`            | logits of batch 0 with the adapter at its start                                  |
 | `grad.<name>`              | gradients of the mean cross-entropy of batch 0 with respect to the trained tensors |
 | `after10.<name>`           | the trained tensors after ten AdamW steps; step `i` uses batch `i mod 4`         |
@@ -38,14 +42,22 @@ import torch.nn.functional as F
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import save_file
 from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     BertConfig,
     BertForSequenceClassification,
+    LlamaConfig,
+    LlamaForCausalLM,
+    LlamaForSequenceClassification,
+    Qwen2Config,
+    Qwen2ForCausalLM,
     RobertaConfig,
     RobertaForSequenceClassification,
 )
 
 TARGETS = ["query", "key", "value", "attention.output.dense", "intermediate.dense", "output.dense"]
+DECODER_TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 RANK, ALPHA = 4, 8
 CLASSES, VOCAB = 5, 120
 LR, HEAD_LR, WEIGHT_DECAY, STEPS = 1e-3, 1e-2, 0.01, 10
@@ -69,6 +81,29 @@ SHAPE = dict(
     num_labels=CLASSES,
 )
 
+# Grouped-query attention everywhere: 4 heads, 2 for keys and values.
+DECODER = dict(
+    hidden_size=32,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    intermediate_size=48,
+    vocab_size=VOCAB,
+    max_position_embeddings=64,
+    rms_norm_eps=1e-5,
+    bos_token_id=1,
+    eos_token_id=2,
+    pad_token_id=0,
+)
+LLAMA3 = dict(
+    rope_type="llama3",
+    rope_theta=10000.0,
+    factor=8.0,
+    low_freq_factor=1.0,
+    high_freq_factor=4.0,
+    original_max_position_embeddings=16,  # so that short, middle and long wavelengths all occur
+)
+
 # first, last: the special tokens around a text; words: the first id that is not special
 FAMILIES = {
     "roberta-tiny": dict(
@@ -83,6 +118,28 @@ FAMILIES = {
         config=BertConfig(**SHAPE, type_vocab_size=2, layer_norm_eps=1e-12, pad_token_id=0),
         first=2, last=3, words=5, seed=12,
     ),
+    "llama-tiny": dict(
+        model=LlamaForCausalLM,
+        config=LlamaConfig(**DECODER, tie_word_embeddings=True),
+        first=1, last=2, words=5, seed=13,
+    ),
+    "llama3-tiny": dict(  # untied, scaled wavelengths, biases everywhere, heads wider than hidden / heads
+        model=LlamaForCausalLM,
+        config=LlamaConfig(
+            **DECODER, tie_word_embeddings=False, attention_bias=True, mlp_bias=True, head_dim=12, rope_parameters=LLAMA3
+        ),
+        first=1, last=2, words=5, seed=14,
+    ),
+    "qwen2-tiny": dict(
+        model=Qwen2ForCausalLM,
+        config=Qwen2Config(**DECODER, tie_word_embeddings=False),
+        first=1, last=2, words=5, seed=15,
+    ),
+    "llama-tiny-classifier": dict(
+        model=LlamaForSequenceClassification,
+        config=LlamaConfig(**DECODER, tie_word_embeddings=True, num_labels=CLASSES),
+        first=1, last=2, words=5, seed=16,
+    ),
 }  # fmt: skip
 
 
@@ -91,12 +148,20 @@ def perturb(model, rng):
     with torch.no_grad():
         for name, p in model.named_parameters():
             noise = torch.randn(p.shape, generator=rng)
-            if "LayerNorm.weight" in name:
+            if name.endswith("norm.weight") or "LayerNorm.weight" in name:
                 p.copy_(1 + 0.2 * (2 * torch.rand(p.shape, generator=rng) - 1))
             elif "LayerNorm.bias" in name or name.endswith(".bias"):
                 p.copy_(0.1 * noise)
             else:
                 p.copy_(0.2 * noise)
+
+
+def is_causal(family):
+    return "CausalLM" in family["model"].__name__
+
+
+def is_decoder(family):
+    return "num_key_value_heads" in family["config"].to_dict()
 
 
 def make_batches(family, rng):
@@ -106,29 +171,47 @@ def make_batches(family, rng):
         mask = torch.zeros_like(ids)
         for row, n in enumerate(lengths):
             ids[row, 0], ids[row, n - 1] = family["first"], family["last"]
-            ids[row, 1 : n - 1] = torch.randint(family["words"], VOCAB, (n - 2,), generator=rng)
+            ids[row, 1 : n - 1] = torch.randint(family["words"], family["config"].vocab_size, (n - 2,), generator=rng)
             mask[row, :n] = 1
         labels = torch.randint(CLASSES, (len(lengths),), generator=rng)
+        if is_causal(family):  # scored from somewhere after the first token: what is before is a prompt
+            labels = torch.full_like(ids, -100)
+            for row, n in enumerate(lengths):
+                start = int(torch.randint(1, n, (1,), generator=rng))
+                labels[row, start:n] = ids[row, start:n]
         batches.append({"input_ids": ids, "attention_mask": mask, "labels": labels})
     return batches
 
 
 def logits_of(net, batch):
-    return net(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+    logits = net(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+    if batch["labels"].ndim == 1:
+        return logits
+    return logits[:, :-1][batch["labels"][:, 1:] != -100]
+
+
+def answers(batch):
+    labels = batch["labels"]
+    return labels if labels.ndim == 1 else labels[:, 1:][labels[:, 1:] != -100]
 
 
 def loss_of(net, batch):
-    return F.cross_entropy(logits_of(net, batch), batch["labels"])
+    return F.cross_entropy(logits_of(net, batch), answers(batch))
 
 
 def plain_name(name):
     return name.removeprefix("base_model.model.").replace(".default", "").replace(".modules_to_save", "")
 
 
-def add_adapter(model, rng):
+def add_adapter(model, family, rng):
     """The PEFT model and its trained tensors by plain name. B starts away from zero, so that A has a gradient."""
     lora = LoraConfig(
-        task_type="SEQ_CLS", r=RANK, lora_alpha=ALPHA, lora_dropout=0.0, target_modules=TARGETS, bias="none"
+        task_type="CAUSAL_LM" if is_causal(family) else "SEQ_CLS",
+        r=RANK,
+        lora_alpha=ALPHA,
+        lora_dropout=0.0,
+        target_modules=DECODER_TARGETS if is_decoder(family) else TARGETS,
+        bias="none",
     )
     net = get_peft_model(model, lora).eval()
     params = {plain_name(n): p for n, p in net.named_parameters() if p.requires_grad}
@@ -145,8 +228,8 @@ def snapshot(prefix, tensors):
 
 def train(net, params, batches):
     """Ten AdamW steps with a learning rate of its own for the head; returns the losses before each step."""
-    head = [p for n, p in params.items() if "classifier" in n]
-    rest = [p for n, p in params.items() if "classifier" not in n]
+    head = [p for n, p in params.items() if "lora_" not in n]
+    rest = [p for n, p in params.items() if "lora_" in n]
     groups = [{"params": rest, "lr": LR}, {"params": head, "lr": HEAD_LR}]
     optimizer, losses = torch.optim.AdamW(groups, weight_decay=WEIGHT_DECAY), []
     for step in range(STEPS):
@@ -162,14 +245,18 @@ def write_model(case, family, rng, out):
     model = family["model"](family["config"])
     perturb(model, rng)
     model.save_pretrained(out / case)
+    (out / case / "generation_config.json").unlink(missing_ok=True)
 
 
 def write_case(case, family, out):
     torch.manual_seed(family["seed"])
     rng = torch.Generator().manual_seed(family["seed"])
-    write_model(case, family, rng, out)
-    base = AutoModelForSequenceClassification.from_pretrained(  # what a reader of the folder sees
-        out / case, attn_implementation="eager", dtype=torch.float32
+    folder = family.get("folder")  # a pretrained model stays where it is
+    if folder is None:
+        write_model(case, family, rng, out)
+    reader = AutoModelForCausalLM if is_causal(family) else AutoModelForSequenceClassification
+    base = reader.from_pretrained(  # what a reader of the folder sees
+        folder or out / case, attn_implementation="eager", dtype=torch.float32
     ).eval()
     batches = make_batches(family, rng)
 
@@ -177,11 +264,11 @@ def write_case(case, family, out):
     with torch.no_grad():
         tensors["base.logits"] = logits_of(base, batches[0])
 
-    net, params = add_adapter(base, rng)
+    net, params = add_adapter(base, family, rng)
     tensors |= snapshot("init", params)
     logits = logits_of(net, batches[0])
     tensors["batch0.logits"] = logits.detach().clone()
-    first_loss = F.cross_entropy(logits, batches[0]["labels"])
+    first_loss = F.cross_entropy(logits, answers(batches[0]))
     first_loss.backward()
     tensors |= snapshot("grad", {n: p.grad for n, p in params.items()})
 
@@ -195,8 +282,8 @@ def write_case(case, family, out):
         "model": case,
         "rank": RANK,
         "lora_alpha": ALPHA,
-        "targets": TARGETS,
-        "classes": CLASSES,
+        "targets": DECODER_TARGETS if is_decoder(family) else TARGETS,
+        "classes": None if is_causal(family) else CLASSES,
         "lr": LR,
         "head_lr": HEAD_LR,
         "weight_decay": WEIGHT_DECAY,
@@ -213,11 +300,20 @@ def main():
     here = Path(__file__).resolve().parent
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=here.parent / "tests" / "fixtures", help="folder to write to")
-    out = parser.parse_args().out
+    parser.add_argument("--only", choices=FAMILIES, help="write one family alone")
+    parser.add_argument("--real", type=Path, help="folder of a pretrained decoder")
+    parser.add_argument("--case", help="what to call its numbers")
+    args = parser.parse_args()
+    out = args.out
     out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
+    if args.real:
+        config = AutoConfig.from_pretrained(args.real)
+        real = dict(model=LlamaForCausalLM, config=config, first=1, last=2, words=5, seed=17, folder=args.real)
+        return write_case(args.case, real, out)
     for case, family in FAMILIES.items():
-        write_case(case, family, out)
+        if args.only in (None, case):
+            write_case(case, family, out)
 
 
 if __name__ == "__main__":

@@ -37,9 +37,14 @@ pub fn shared() -> Option<PathBuf> {
     found.then_some(folder)
 }
 
-/// A model from a folder, on the test device with autodiff.
+/// A classifier from a folder, on the test device with autodiff.
 pub fn load(folder: &Path, classes: usize, kinds: &[TargetKind]) -> Transformer {
+    load_for(Task::Classify(classes), folder, kinds)
+}
+
+/// A model from a folder, on the test device with autodiff.
+pub fn load_for(task: Task, folder: &Path, kinds: &[TargetKind]) -> Transformer {
     let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(0);
     let source = ModelSource::Folder(folder.to_path_buf());
-    Transformer::load(&source, Task::Classify(classes), kinds, &mut rng, &device().autodiff()).expect("the model loads")
+    Transformer::load(&source, task, kinds, &mut rng, &device().autodiff()).expect("the model loads")
 }

@@ -12,10 +12,10 @@ use bonfire_kernels::LowRank;
 use bonfire_models::DeltaLog;
 use bonfire_models::{
     Adapter, AdapterInit, ClientAdapter, DeviceBatch, Factor, Goal, HeadTensor, Matrix, Model, PackedBatch, Rounding,
-    TargetKind, Transformer,
+    TargetKind, Task, Transformer,
 };
-use bonfire_tests::{fixture, load, shared};
-use burn::tensor::{Tensor, TensorData};
+use bonfire_tests::{fixture, load_for, shared};
+use burn::tensor::{Gradients, Tensor, TensorData};
 use rand::SeedableRng;
 use safetensors::SafeTensors;
 
@@ -62,8 +62,12 @@ impl Case {
         let settings: serde_json::Value =
             serde_json::from_slice(&std::fs::read(dir.join(format!("{case}.json"))).unwrap()).unwrap();
         let kinds: Vec<TargetKind> = serde_json::from_value(settings["targets"].clone()).unwrap();
-        let classes = numbers["batch0.logits"].0[1];
-        let model = load(model_dir, classes, &kinds);
+        // A label a text, or one for every token.
+        let task = match numbers["batch0.labels"].0.len() {
+            1 => Task::Classify(numbers["batch0.logits"].0[1]),
+            _ => Task::Causal,
+        };
+        let model = load_for(task, model_dir, &kinds);
         let adapter = Self::adapter(&numbers, &settings, &model, "init.");
         Case { numbers, settings, model, adapter }
     }
@@ -91,7 +95,15 @@ impl Case {
         let rows = ids.1.chunks(ids.0[1]).zip(mask.1.chunks(ids.0[1]));
         let ids =
             rows.map(|(row, keep)| row.iter().zip(keep).filter(|(_, k)| **k == 1.0).map(|(&v, _)| v as u32).collect());
-        Split { ids: ids.collect(), goals: labels.1.iter().map(|&l| Goal::Class(l as usize)).collect() }
+        let goals = match labels.0[..] {
+            [_] => labels.1.iter().map(|&l| Goal::Class(l as usize)).collect(),
+            // Everything from the first token that is not -100 on.
+            _ => {
+                let rows = labels.1.chunks(labels.0[1]);
+                rows.map(|row| Goal::Next(row.iter().position(|&l| l >= 0.0).unwrap())).collect()
+            }
+        };
+        Split { ids: ids.collect(), goals }
     }
 
     fn packed(&self, batch: usize) -> PackedBatch {
@@ -128,6 +140,7 @@ impl Case {
         assert!((found - expected).abs() < 1e-4 * expected.abs().max(1.0), "loss {found}, PyTorch {expected}");
 
         let grads = loss.sum().backward();
+        self.recomputing_changes_nothing(&client, &batch, found, &grads);
         for (update, t) in client.updates.iter().flatten().zip(self.model.targets()) {
             for (factor, gradient) in [("lora_A", update.a.grad(&grads)), ("lora_B", update.b.grad(&grads))] {
                 let name = format!("grad.{}.{factor}.weight", t.name);
@@ -140,6 +153,60 @@ impl Case {
         for (tensor, t) in client.head.iter().zip(self.model.head()) {
             let name = format!("grad.{}", t.name);
             close(&name, &values(tensor.grad(&grads).unwrap()), &floats(&ours(&self.numbers, &name)), 1e-4);
+        }
+    }
+
+    /// The backward pass that computes layers again gives the same loss and gradients, in parts.
+    fn recomputing_changes_nothing(&self, client: &ClientAdapter, batch: &DeviceBatch, loss: f64, grads: &Gradients) {
+        let client_again = self.client(&self.adapter, true);
+        let (losses, parts) = self.model.clone().recomputing(true).gradients(&client_again, batch);
+        assert!((values(losses)[0] - loss).abs() < 1e-5 * loss);
+        assert_eq!(parts.len(), self.model.info().layers);
+        let tensors = |client: &ClientAdapter| {
+            let updates = client.updates.iter().flatten().flat_map(|u| [u.a.clone(), u.b.clone()]);
+            updates.chain(client.head.clone()).collect::<Vec<_>>()
+        };
+        for (again, once) in tensors(&client_again).into_iter().zip(tensors(client)) {
+            let again = parts.iter().find_map(|part| again.grad(part)).unwrap();
+            close("a gradient in parts", &values(again), &values(once.grad(grads).unwrap()), 1e-5);
+        }
+    }
+
+    /// Texts in one batch, of one client or several, are scored as each of them alone.
+    fn packed_is_unpacked(&self) {
+        let texts = self.texts(1);
+        let (device, info) = (self.model.device(), self.model.info());
+        let client = self.client(&self.adapter, false);
+        let scores = |clients: &[Vec<(&[u32], Goal)>]| {
+            let batch = PackedBatch::pack(clients).to_device(info, Rounding::Exact, device);
+            values(self.model.logits(&client, &batch))
+        };
+        let all: Vec<_> = texts.ids.iter().map(Vec::as_slice).zip(texts.goals.iter().copied()).collect();
+        let alone: Vec<f64> = all.iter().flat_map(|&text| scores(&[vec![text]])).collect();
+        close("packed", &scores(&[all.clone()]), &alone, 1e-5);
+        let (first, second) = all.split_at(2);
+        close("of two clients", &scores(&[first.to_vec(), second.to_vec()]), &alone, 1e-5);
+    }
+
+    /// Token by token with kept keys and values, the scores are those of the whole text at once.
+    fn generation_agrees(&self) {
+        let texts = self.texts(0);
+        let model = self.model.with_folded(&self.adapter);
+        let (device, info) = (self.model.device(), self.model.info());
+        let bare = ClientAdapter::new(vec![], vec![]);
+        let ids = texts.ids.iter().max_by_key(|ids| ids.len()).unwrap();
+        let whole = PackedBatch::pack(&[vec![(ids.as_slice(), Goal::Next(1))]]);
+        let whole = values(model.logits(&bare, &whole.to_device(info, Rounding::Exact, device)));
+        let expected = |at: usize| &whole[at * info.vocab..(at + 1) * info.vocab];
+        // A prompt of five tokens, then three at once, then one at a time.
+        let mut text = model.begin(&ids[..5]);
+        let found = |scores: &[f32]| scores.iter().map(|&v| f64::from(v)).collect::<Vec<_>>();
+        close("after the prompt", &found(text.scores()), expected(4), 1e-5);
+        text.push(&ids[5..8]);
+        close("after three more", &found(text.scores()), expected(7), 1e-5);
+        for at in 8..ids.len() - 1 {
+            text.push(&ids[at..=at]);
+            close("after one more", &found(text.scores()), expected(at), 1e-5);
         }
     }
 
@@ -259,4 +326,34 @@ fn real_weights_agree_with_transformers() {
         case.logits_and_gradients_agree();
         case.ten_steps_agree();
     }
+}
+
+#[test]
+fn small_decoders_agree_with_transformers() {
+    for case in ["llama-tiny", "llama3-tiny", "qwen2-tiny"] {
+        println!("{case}");
+        let case = committed(case);
+        case.logits_and_gradients_agree();
+        case.packed_is_unpacked();
+        case.generation_agrees();
+        case.ten_steps_agree();
+    }
+}
+
+#[test]
+fn a_decoder_that_classifies_agrees_with_transformers() {
+    let case = committed("llama-tiny-classifier");
+    case.logits_and_gradients_agree();
+    case.packed_is_unpacked();
+    case.ten_steps_agree();
+}
+
+#[test]
+fn a_real_decoder_agrees_with_transformers() {
+    let Some(shared) = shared() else { return };
+    let case = Case::new(&fixture(""), "stories260k.case", &shared.join("models/stories260k-llama"));
+    case.logits_and_gradients_agree();
+    case.packed_is_unpacked();
+    case.generation_agrees();
+    case.ten_steps_agree();
 }
