@@ -102,8 +102,13 @@ pub trait Model: Send + Sync {
     }
 
     /// The losses `[C]` and the gradients of their sum, which with respect to a client's tensors is that of the
-    /// client's own loss. Gradients may come in parts; a tensor's lie in one of them.
-    fn gradients(&self, adapter: &ClientAdapter, batch: &DeviceBatch) -> (Tensor<1>, Vec<Gradients>) {
+    /// client's own loss. Gradients may come in parts; a tensor's lie in one of them. With `recompute` the forward pass
+    /// keeps each layer's input alone and the backward pass computes the layer again.
+    ///
+    /// # Panics
+    /// With `recompute`, for a model that cannot.
+    fn gradients(&self, adapter: &ClientAdapter, batch: &DeviceBatch, recompute: bool) -> (Tensor<1>, Vec<Gradients>) {
+        assert!(!recompute, "this model keeps all activations");
         let losses = self.loss(adapter, batch);
         let gradients = losses.clone().sum().backward();
         (losses.inner(), vec![gradients])

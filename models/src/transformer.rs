@@ -90,8 +90,6 @@ pub struct Transformer {
     precision: Precision,
     /// Whether gradients reach the backbone.
     trained: bool,
-    /// Whether backward computes each layer's activations again.
-    recomputing: bool,
     /// What noise is made of: for every target `[d_in, d_out]`; empty where there is none.
     banks: Vec<Tensor<2>>,
 }
@@ -146,7 +144,6 @@ impl Transformer {
             rounded: None,
             precision: Precision::F32,
             trained: false,
-            recomputing: false,
             banks: Vec::new(),
         })
     }
@@ -166,13 +163,6 @@ impl Transformer {
             self.precision = precision;
             self.round();
         }
-        self
-    }
-
-    /// The same model, whose backward pass keeps each layer's input alone and computes the layer again: less memory
-    /// for about a third more arithmetic (arXiv 1604.06174).
-    pub fn recomputing(mut self, recomputing: bool) -> Self {
-        self.recomputing = recomputing;
         self
     }
 
@@ -348,7 +338,7 @@ impl Transformer {
     }
 
     /// [`Model::gradients`] layer by layer: forward without a graph, keeping each layer's input; then every layer once
-    /// more, the last first, each with a graph of its own that lives until its gradients are there.
+    /// more, the last first, each with a graph of its own that lives until its gradients are there (arXiv 1604.06174).
     fn gradients_by_layer(&self, adapter: &ClientAdapter, batch: &DeviceBatch) -> (Tensor<1>, Vec<Gradients>) {
         assert!(!self.trained, "weights train with the whole graph at once");
         let (blind, sight) = (adapter.detached(), self.sight(adapter, batch));
@@ -408,8 +398,8 @@ impl Model for Transformer {
         self.losses(self.hidden(adapter, batch, &mut |_| ()), adapter, batch)
     }
 
-    fn gradients(&self, adapter: &ClientAdapter, batch: &DeviceBatch) -> (Tensor<1>, Vec<Gradients>) {
-        if self.recomputing {
+    fn gradients(&self, adapter: &ClientAdapter, batch: &DeviceBatch, recompute: bool) -> (Tensor<1>, Vec<Gradients>) {
+        if recompute {
             return self.gradients_by_layer(adapter, batch);
         }
         let losses = self.loss(adapter, batch);

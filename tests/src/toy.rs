@@ -6,7 +6,7 @@ use bonfire_federation::{ClientSettings, Run, Settings};
 use bonfire_models::{Architecture, Goal, Model, Task};
 use rand::{Rng, RngExt, SeedableRng};
 
-use crate::{fixture, load};
+use crate::{fixture, load, load_for};
 
 /// Classes of the toy data.
 pub const CLASSES: usize = 5;
@@ -84,6 +84,29 @@ pub fn run_on(devices: usize, settings: Settings, shards: Shards) -> Run {
     };
     let models = (0..devices).map(model).collect();
     Run::new(settings, models, data, shards).expect("a valid run")
+}
+
+/// `examples` texts to be foretold: a prompt of 3 to 9 tokens, two of which tell a class, and the class's own answer of
+/// three tokens, which alone is scored.
+pub fn sayings(examples: usize, seed: u64) -> Split {
+    let mut split = texts(examples, seed);
+    for (i, (ids, goal)) in split.ids.iter_mut().zip(&mut split.goals).enumerate() {
+        // `texts` deals the classes out in turn.
+        let class = (i % CLASSES) as u32;
+        (ids[0], *goal) = (1, Goal::Next(ids.len()));
+        ids.extend([40 + class, 50 + (3 * class + 1) % 7, 2]);
+    }
+    split
+}
+
+/// A run of a language model: the committed LLaMA fixture on [`sayings`].
+pub fn causal_run(settings: Settings) -> Run {
+    let shards = shards(settings.clients.count);
+    let rows = shards.train.iter().flatten().max().map_or(0, |m| m + 1);
+    let data = TokenizedData { train: sayings(rows, 1), test: sayings(20, 2), task: Task::Causal };
+    let kinds = settings.adapter.targets.kinds(Architecture::Llama).expect("a decoder's");
+    let model = load_for(Task::Causal, &fixture("llama-tiny"), &kinds);
+    Run::new(settings, vec![Box::new(model)], data, shards).expect("a valid run")
 }
 
 /// A run with [`shards`].

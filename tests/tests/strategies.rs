@@ -2,7 +2,7 @@
 //! work where the method knows them, and what it counts as sent is what its shapes say.
 #![allow(clippy::unwrap_used)]
 
-use bonfire_engine::InFlight;
+use bonfire_engine::{Checkpoint, InFlight};
 use bonfire_federation::{Choice, ClientMetrics, Control, Event, RoundMetrics, Run, Server, Settings, forecast};
 use bonfire_models::{Factor, Model, TargetKind, Task};
 use bonfire_tests::toy;
@@ -34,7 +34,7 @@ const STRATEGIES: &[&str] = &[
 ];
 
 /// Runs to the end.
-fn finish(run: &mut Run) -> (Vec<RoundMetrics>, Vec<ClientMetrics>, Vec<Server>) {
+fn finish(run: &mut Run) -> Finished {
     let (mut rounds, mut rows, mut states) = (vec![], vec![], vec![run.server().clone()]);
     run.train(&mut |event| {
         if let Event::RoundEnded { metrics, clients, server } = event {
@@ -83,30 +83,66 @@ fn all_together_equal_one_by_one() {
             settings.in_flight = in_flight;
             finish(&mut toy::run(settings))
         };
-        let ((one, _, first), (all, _, second)) = (of(InFlight::Count(1)), of(InFlight::Count(100)));
-        for (x, y) in one.iter().zip(&all) {
-            assert!(
-                (x.train_loss - y.train_loss).abs() < 2e-4 * x.train_loss.abs().max(1.0),
-                "{strategy}: {x:?} {y:?}"
-            );
-            assert_eq!((x.upload_bytes, x.download_bytes), (y.upload_bytes, y.download_bytes), "{strategy}");
-            let personal = |r: &RoundMetrics| r.personal_accuracy.is_some();
-            assert_eq!(personal(x), personal(y));
+        together_is_one_by_one(strategy, (of(InFlight::Count(1)), of(InFlight::Count(100))));
+    }
+}
+
+type Finished = (Vec<RoundMetrics>, Vec<ClientMetrics>, Vec<Server>);
+
+fn together_is_one_by_one(strategy: &str, ((one, _, first), (all, _, second)): (Finished, Finished)) {
+    for (x, y) in one.iter().zip(&all) {
+        assert!((x.train_loss - y.train_loss).abs() < 2e-4 * x.train_loss.abs().max(1.0), "{strategy}: {x:?} {y:?}");
+        assert_eq!((x.upload_bytes, x.download_bytes), (y.upload_bytes, y.download_bytes), "{strategy}");
+        let personal = |r: &RoundMetrics| r.personal_accuracy.is_some();
+        assert_eq!(personal(x), personal(y));
+    }
+    // The models themselves, by what they do to the weights: factors of an SVD may turn.
+    for (x, y) in first.iter().zip(&second).skip(1) {
+        let (x, y, start) = (x.model(), y.model(), first[0].model());
+        for t in 0..x.targets.len() {
+            let of = |m: &bonfire_models::Adapter| {
+                let (a, b) = (&m.a[t], &m.b[t]);
+                a.matmul(b).data.into_iter().map(|v| f64::from(v) * m.scale()).collect::<Vec<_>>()
+            };
+            let (x, y, start) = (of(&x), of(&y), of(&start));
+            let apart = x.iter().zip(&y).map(|(x, y)| (x - y).abs()).fold(0.0, f64::max);
+            let moved = x.iter().zip(&start).map(|(x, y)| (x - y).abs()).fold(0.0, f64::max);
+            assert!(apart <= 2e-2 * moved.max(1e-6), "{strategy}, target {t}: apart by {apart:.1e} of {moved:.1e}");
         }
-        // The models themselves, by what they do to the weights: factors of an SVD may turn.
-        for (x, y) in first.iter().zip(&second).skip(1) {
-            let (x, y, start) = (x.model(), y.model(), first[0].model());
-            for t in 0..x.targets.len() {
-                let of = |m: &bonfire_models::Adapter| {
-                    let (a, b) = (&m.a[t], &m.b[t]);
-                    a.matmul(b).data.into_iter().map(|v| f64::from(v) * m.scale()).collect::<Vec<_>>()
-                };
-                let (x, y, start) = (of(&x), of(&y), of(&start));
-                let apart = x.iter().zip(&y).map(|(x, y)| (x - y).abs()).fold(0.0, f64::max);
-                let moved = x.iter().zip(&start).map(|(x, y)| (x - y).abs()).fold(0.0, f64::max);
-                assert!(apart <= 2e-2 * moved.max(1e-6), "{strategy}, target {t}: apart by {apart:.1e} of {moved:.1e}");
+    }
+}
+
+#[test]
+fn every_strategy_teaches_a_language_model() {
+    for strategy in STRATEGIES {
+        let (rounds, ..) = finish(&mut toy::causal_run(settings(strategy, "")));
+        let (first, last) = (&rounds[0], rounds.last().unwrap());
+        assert!(
+            last.train_loss < 0.9 * first.train_loss,
+            "{strategy}: loss {} to {}",
+            first.train_loss,
+            last.train_loss
+        );
+        if let (Some(before), Some(after), None) = (first.test_perplexity, last.test_perplexity, last.personal_accuracy)
+        {
+            assert!(after < 0.8 * before, "{strategy}: perplexity {before} to {after}");
+        }
+        assert!(last.test_perplexity.or(last.personal_accuracy).is_some(), "{strategy}");
+    }
+}
+
+#[test]
+fn language_models_all_together_equal_one_by_one_also_recomputed() {
+    for strategy in STRATEGIES {
+        let of = |in_flight, recompute: bool| {
+            let mut settings = settings(strategy, "[train]\nrounds = 3\nlr_a = 1e-3");
+            settings.in_flight = in_flight;
+            if recompute && settings.strategy.recomputes() {
+                settings.train.checkpoint = Checkpoint::Block;
             }
-        }
+            finish(&mut toy::causal_run(settings))
+        };
+        together_is_one_by_one(strategy, (of(InFlight::Count(1), false), of(InFlight::Count(100), true)));
     }
 }
 

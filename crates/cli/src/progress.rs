@@ -110,9 +110,13 @@ fn phase_words(phase: &str) -> &'static str {
 /// One line for a finished round.
 fn round_line(metrics: &RoundMetrics, rounds: usize, uploaded: u64) -> String {
     let width = rounds.to_string().len();
-    let accuracy = match (metrics.test_accuracy, metrics.personal_accuracy) {
-        (Some(test), None) => format!("test accuracy {:>6}", percent(test)),
-        (Some(test), Some(own)) => format!("test accuracy {:>6}, clients' own {:>6}", percent(test), percent(own)),
+    let test = match metrics.test_perplexity {
+        Some(perplexity) => Some(format!("test perplexity {perplexity:>6.3}")),
+        None => metrics.test_accuracy.map(|test| format!("test accuracy {:>6}", percent(test))),
+    };
+    let accuracy = match (test, metrics.personal_accuracy) {
+        (Some(test), None) => test,
+        (Some(test), Some(own)) => format!("{test}, clients' own accuracy {:>6}", percent(own)),
         (None, Some(own)) => format!("clients' own accuracy {:>6}", percent(own)),
         (None, None) => format!("test accuracy {:>6}", "-"),
     };

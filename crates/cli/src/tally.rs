@@ -38,6 +38,8 @@ pub struct Tally {
     tokens: u64,
     train_seconds: f64,
     accuracies: Vec<f64>,
+    /// Of a language model.
+    perplexities: Vec<f64>,
     personal: Option<f64>,
 }
 
@@ -53,6 +55,7 @@ impl Tally {
         self.tokens += metrics.tokens;
         self.train_seconds += metrics.train_seconds;
         self.accuracies.extend(metrics.test_accuracy);
+        self.perplexities.extend(metrics.test_perplexity);
         self.personal = metrics.personal_accuracy.or(self.personal);
     }
 
@@ -75,6 +78,7 @@ impl Tally {
             device: run.device.clone(),
             rounds: self.rounds,
             clients: run.clients,
+            final_perplexity: self.perplexities.last().copied(),
             final_accuracy: self.accuracies.last().copied(),
             best_accuracy: self.best(),
             personal_accuracy: self.personal,
@@ -94,8 +98,14 @@ impl Tally {
         self.accuracies.iter().copied().max_by(f64::total_cmp)
     }
 
-    /// `accuracy ▁▄█  first 10.0%  best 80.0%  last 79.0%`; `None` when nothing was evaluated.
+    /// `accuracy ▁▄█  first 10.0%  best 80.0%  last 79.0%`, or the like of a language model's perplexity; `None` when
+    /// nothing was evaluated.
     pub fn accuracy_line(&self) -> Option<String> {
+        if let (Some(first), Some(last)) = (self.perplexities.first(), self.perplexities.last()) {
+            let best = self.perplexities.iter().copied().fold(f64::INFINITY, f64::min);
+            let curve = sparkline(&self.perplexities, 60);
+            return Some(format!("perplexity {curve}  first {first:.3}  best {best:.3}  last {last:.3}"));
+        }
         let (first, last, best) = (self.accuracies.first()?, self.accuracies.last()?, self.best()?);
         let curve = sparkline(&self.accuracies, 60);
         Some(format!("accuracy {curve}  first {}  best {}  last {}", percent(*first), percent(best), percent(*last)))
@@ -148,6 +158,7 @@ mod tests {
             phase: "B".into(),
             train_loss: 1.0,
             test_loss: Some(1.0),
+            test_perplexity: None,
             test_accuracy: Some(accuracy),
             upload_params: 20,
             upload_head_params: 0,

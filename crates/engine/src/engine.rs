@@ -9,7 +9,7 @@ use bonfire_data::random::{Use, stream};
 use bonfire_kernels::{device_memory, runs_on_cpu};
 use bonfire_models::{Model, normals};
 
-use crate::fit::Needs;
+use crate::fit::Estimate;
 use crate::pass::Pass;
 use crate::{EngineError, InFlight, Named, Plan, Split, Start, TrainSettings, Upload};
 
@@ -81,18 +81,45 @@ impl Engine {
 
     /// How many clients are on a device together, of `cohort` that share it and train `scalars` numbers each.
     pub fn places(&self, cohort: usize, scalars: u64) -> usize {
+        self.estimate(cohort, scalars).places
+    }
+
+    /// What `cohort` clients that share a device and train `scalars` numbers each need there.
+    pub fn estimate(&self, cohort: usize, scalars: u64) -> Estimate {
+        let a_client = self.mean_batch();
+        let (model, settings) = (self.model(), &self.settings);
+        let mut estimate = Estimate::new(model.info(), model.task(), settings, scalars, a_client, self.memory);
         let wanted = match self.in_flight {
             InFlight::Count(n) => n,
             InFlight::Auto => {
-                let tokens: usize = self.train.ids.iter().map(Vec::len).sum();
-                let a_client = self.settings.batch_size * tokens.div_ceil(self.train.len().max(1)).max(1);
                 let usual = if runs_on_cpu(self.model().device()) { TOKENS_A_STEP_CPU } else { TOKENS_A_STEP_GPU };
-                let goal = self.settings.tokens_per_step.unwrap_or(usual).div_ceil(a_client);
-                let needs = Needs::new(self.model().info(), scalars, a_client as u64);
-                self.memory.map_or(goal, |memory| goal.min(needs.clients(memory)))
+                let goal = settings.tokens_per_step.unwrap_or(usual).div_ceil(a_client[0] as usize);
+                goal.min(estimate.clients().unwrap_or(goal))
             }
         };
-        wanted.clamp(1, cohort.max(1))
+        estimate.places = wanted.clamp(1, cohort.max(1));
+        estimate
+    }
+
+    /// Refuses clients that do not fit on the device even one by one. A number of clients in flight that the user has
+    /// set is taken as it is.
+    ///
+    /// # Errors
+    /// As said.
+    pub fn check_memory(&self, scalars: u64) -> Result<(), EngineError> {
+        let estimate = self.estimate(1, scalars);
+        match self.in_flight == InFlight::Count(1) || estimate.fits() {
+            true => Ok(()),
+            false => Err(EngineError::TooLarge { estimate }),
+        }
+    }
+
+    /// Tokens of a client's mean batch, and how many of its answers are scored.
+    fn mean_batch(&self) -> [u64; 2] {
+        let train = &self.train;
+        let tokens: usize = train.ids.iter().map(Vec::len).sum();
+        let answers: usize = train.ids.iter().zip(&train.goals).map(|(ids, goal)| goal.answers(ids.len())).sum();
+        [tokens, answers].map(|n| (self.settings.batch_size * n.div_ceil(train.len().max(1)).max(1)) as u64)
     }
 
     /// Trains every client of `cohort` from `start` by the `plan`; uploads come in the order of the cohort.

@@ -17,6 +17,12 @@ pub enum EngineError {
         /// Loss, or the update.
         what: &'static str,
     },
+    /// Not even one client has room.
+    #[error("the device has too little memory for one client: {estimate}")]
+    TooLarge {
+        /// What is needed and what is there.
+        estimate: crate::Estimate,
+    },
     /// The caller asked to stop inside a round.
     #[error("stopped in round {round}")]
     Stopped {

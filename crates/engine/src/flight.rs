@@ -11,7 +11,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 use crate::itinerary::{End, Itinerary, Job, Step};
 use crate::optimize::Lanes;
 use crate::parameters::Parameters;
-use crate::{EngineError, Plan, Split, TrainSettings};
+use crate::{Checkpoint, EngineError, Plan, Split, TrainSettings};
 
 /// Batches packed ahead of the device: one being read, one ready.
 const AHEAD: usize = 2;
@@ -105,7 +105,7 @@ impl Flight<'_> {
         let trained = (!weights.is_empty()).then(|| self.model.with_weights(weights, true));
         let model = trained.as_deref().unwrap_or(self.model);
         let (losses, gradients) = match parameters.optimizer.branches().filter(|b| b.apart > 0.0) {
-            None => model.gradients(&adapter, &batch),
+            None => model.gradients(&adapter, &batch, self.settings.checkpoint == Checkpoint::Block),
             Some(branches) => {
                 let apart = divergence(model, &adapter, &batch, branches.shared) * branches.apart;
                 let losses = model.loss(&adapter, &batch) - apart;

@@ -26,12 +26,13 @@ pub use data::{Split, TokenizedData};
 pub use engine::{Cohort, Engine, Member, Progress};
 pub use error::EngineError;
 pub use evaluate::{Evaluation, Judged, evaluate, judge, summarise};
+pub use fit::Estimate;
 pub use layer_score::layer_score;
 pub use plan::{
     Active, Branches, Guard, LocalOptimizer, Named, Plan, Private, Score, Selection, Start, Tail, Terms, Threshold,
 };
 pub use select::top_slots;
 pub use send::personal;
-pub use settings::{Flat, InFlight, Probe, Rate, Schedule, TrainSettings};
+pub use settings::{Checkpoint, Flat, InFlight, Probe, Rate, Schedule, TrainSettings};
 pub use sketch::{Choice, sketch};
 pub use upload::{Slots, Upload};

@@ -50,6 +50,12 @@ pub struct TrainSettings {
     /// "auto"`). Left out: what the kind of device likes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tokens_per_step: Option<usize>,
+    /// Device memory to plan with, in GB (10⁹ bytes). Left out: what the device says it has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_gb: Option<f64>,
+    /// What the forward pass keeps for the backward pass.
+    #[serde(default)]
+    pub checkpoint: Checkpoint,
     /// Numbers that the frozen weights and the activations are held in.
     #[serde(default)]
     pub precision: Precision,
@@ -163,10 +169,22 @@ impl TrainSettings {
             ("train.betas", self.betas.iter().all(|b| (0.0..1.0).contains(b)), "two numbers in [0, 1)"),
             ("train.eps", self.eps > 0.0 && self.eps.is_finite(), "a small positive number"),
             ("train.tokens_per_step", self.tokens_per_step != Some(0), "at least 1"),
+            ("train.memory_gb", self.memory_gb.is_none_or(|gb| gb > 0.0 && gb.is_finite()), "a positive number"),
             ("train.clip_norm", self.clip_norm.is_none_or(|c| c > 0.0), "a positive number"),
         ];
         checks.into_iter().find(|(_, ok, _)| !ok).map(|(key, _, want)| (key, format!("must be {want}")))
     }
+}
+
+/// `[train] checkpoint`: gradient checkpointing (arXiv 1604.06174).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Checkpoint {
+    /// Everything is kept: fastest.
+    #[default]
+    None,
+    /// Each block's input is kept and the block computed again: memory for a third more arithmetic.
+    Block,
 }
 
 /// A learning rate: a number, or a multiple of another one.

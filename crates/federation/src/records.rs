@@ -15,7 +15,11 @@ pub struct RoundMetrics {
     /// Mean cross-entropy of the global model on the test split; absent when not evaluated this round.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub test_loss: Option<f64>,
-    /// Accuracy of the global model on the test split, 0 to 1; absent when not evaluated this round.
+    /// Of a language model, `exp(test_loss)`.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub test_perplexity: Option<f64>,
+    /// Accuracy of the global model on the test split (of a language model: share of tokens foretold), 0 to 1; absent
+    /// when not evaluated this round.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub test_accuracy: Option<f64>,
     /// Uploaded scalars: adapter and head.
@@ -97,6 +101,9 @@ pub struct Summary {
     pub rounds: usize,
     /// Clients in the federation.
     pub clients: usize,
+    /// Of a language model, the test perplexity at the last evaluation.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub final_perplexity: Option<f64>,
     /// Test accuracy at the last evaluation, 0 to 1.
     pub final_accuracy: Option<f64>,
     /// Best test accuracy at any evaluation, 0 to 1.

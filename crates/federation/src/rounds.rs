@@ -5,6 +5,8 @@ use std::time::Instant;
 
 use bonfire_engine::{EngineError, Evaluation, Judged, Plan, Slots, Upload, judge, personal, summarise};
 
+use bonfire_models::Task;
+
 use crate::ledger::Traffic;
 use crate::{ClientMetrics, Control, Event, FederationError, RoundMetrics, Run};
 
@@ -109,6 +111,7 @@ impl Run {
             phase: phase.to_string(),
             train_loss: uploads.iter().map(|u| u.loss * u.examples as f64).sum::<f64>() / examples.max(1) as f64,
             test_loss: test.map(|t| t.loss),
+            test_perplexity: test.filter(|_| self.model().task() == Task::Causal).map(|t| t.loss.exp()),
             test_accuracy: test.map(|t| t.accuracy),
             upload_params: traffic.upload_params,
             upload_head_params: traffic.upload_head_params,

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use bonfire_data::Shards;
 use bonfire_data::random::{Use, stream};
-use bonfire_engine::{Engine, Member, Named, Progress, Split, TokenizedData};
+use bonfire_engine::{Engine, Estimate, Member, Named, Progress, Split, TokenizedData};
 use bonfire_models::{Adapter, Model};
 use rand::RngExt;
 
@@ -81,7 +81,9 @@ impl Run {
         let (mut server, ledger) = (Server::new(global), Ledger::new(clients));
         strategy.begin(&mut server);
         let memories = BTreeMap::new();
-        Ok(Run { settings, engine, test: data.test, shards, strategy, server, ledger, memories })
+        let run = Run { settings, engine, test: data.test, shards, strategy, server, ledger, memories };
+        run.engine.check_memory(run.trainable_params())?;
+        Ok(run)
     }
 
     /// The server's state after the last complete round.
@@ -108,9 +110,9 @@ impl Run {
             + head
     }
 
-    /// Clients on the device together in a full cohort.
-    pub fn places(&self) -> usize {
-        self.engine.places(self.settings.cohort_size(self.shards.train.len()), self.trainable_params())
+    /// Clients on the device together in a full cohort, and what they need there.
+    pub fn estimate(&self) -> Estimate {
+        self.engine.estimate(self.settings.cohort_size(self.shards.train.len()), self.trainable_params())
     }
 
     /// The clients of `round`, ascending: see [`Settings::cohort`].

@@ -7,7 +7,7 @@ mod server;
 mod strategy;
 
 use bonfire_data::random::{Use, stream};
-use bonfire_engine::{InFlight, TrainSettings};
+use bonfire_engine::{Checkpoint, InFlight, TrainSettings};
 use bonfire_models::{AdapterInit, ModelInfo, Precision, TargetKind, Targets};
 use rand::RngExt;
 use rand::seq::SliceRandom;
@@ -148,6 +148,9 @@ impl Settings {
             if self.train.precision != Precision::F32 {
                 return Some(("train.precision", "must be \"f32\": full trains the weights themselves".into()));
             }
+        }
+        if self.train.checkpoint == Checkpoint::Block && !self.strategy.recomputes() {
+            return Some(("train.checkpoint", format!("must be \"none\": {name} needs the whole graph at once")));
         }
         if private && self.strategy.sends_more() {
             return Some((

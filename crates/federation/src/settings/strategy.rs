@@ -256,6 +256,12 @@ impl StrategySettings {
         }
     }
 
+    /// Whether its local objective can be differentiated block by block: every weight of a model trains together, and
+    /// DFL's divergence compares two forward passes.
+    pub fn recomputes(&self) -> bool {
+        !matches!(self, StrategySettings::Full { .. } | StrategySettings::Dfl { .. })
+    }
+
     /// Whether its server averages movements number by number, so that server optimizers, robust averages, control
     /// variates and noise on the mean compose with it.
     pub fn averages(&self) -> bool {

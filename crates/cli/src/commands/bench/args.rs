@@ -47,6 +47,9 @@ pub struct BenchArgs {
     /// Compute in bfloat16 (`train.precision = "bf16"`), where the device can
     #[arg(long)]
     pub bf16: bool,
+    /// Keep each block's input alone and compute the block again (`train.checkpoint = "block"`)
+    #[arg(long)]
+    pub checkpoint: bool,
     /// Method [default: lora-a2 for round, fedit elsewhere]
     #[arg(long, value_enum, value_name = "STRATEGY")]
     pub strategy: Option<Method>,

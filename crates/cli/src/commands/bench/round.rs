@@ -76,7 +76,7 @@ pub fn measure(
     let shards = Shards { train: work.shards.clone(), test: vec![Vec::new(); work.shards.len()] };
     let probe_steps = if selects(args, method) { work.shards.len() * args.steps } else { 0 };
     let mut run = Run::new(settings, boxed(models), data, shards)?;
-    let in_flight = run.places();
+    let in_flight = run.estimate().places;
     let (mut watch, mut peak) = (Some(Watch::start(device)), None);
     let mut rounds: Vec<RoundRow> = Vec::new();
     let (mut start, mut probed) = (Instant::now(), 0.0);

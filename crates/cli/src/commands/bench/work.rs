@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use bonfire_data::random::{Use, stream};
 use bonfire_data::{Dataset, Tokenizer};
-use bonfire_engine::{Member, Split, TrainSettings};
+use bonfire_engine::{Checkpoint, Member, Split, TrainSettings};
 use bonfire_models::{Goal, ModelInfo, ModelSource, Task, Transformer};
 use burn::tensor::Device;
 use rand::seq::SliceRandom;
@@ -98,6 +98,8 @@ pub fn settings(args: &BenchArgs, batch: usize) -> TrainSettings {
         warmup_steps: 0,
         shuffle: true,
         tokens_per_step: None,
+        memory_gb: None,
+        checkpoint: if args.checkpoint { Checkpoint::Block } else { Checkpoint::None },
         precision: args.precision(),
         seed: args.seed,
     }
