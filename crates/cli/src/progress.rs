@@ -111,7 +111,13 @@ fn phase_words(phase: &str) -> &'static str {
 fn round_line(metrics: &RoundMetrics, rounds: usize, uploaded: u64) -> String {
     let width = rounds.to_string().len();
     let test = match metrics.test_perplexity {
-        Some(perplexity) => Some(format!("test perplexity {perplexity:>6.3}")),
+        Some(perplexity) => Some(match metrics.test_exact_match {
+            // Of running text nothing is ever matched exactly.
+            Some(exact) if exact > 0.0 => {
+                format!("test perplexity {perplexity:>6.3}, exact match {:>6}", percent(exact))
+            }
+            _ => format!("test perplexity {perplexity:>6.3}"),
+        }),
         None => metrics.test_accuracy.map(|test| format!("test accuracy {:>6}", percent(test))),
     };
     let accuracy = match (test, metrics.personal_accuracy) {

@@ -40,6 +40,7 @@ pub struct Tally {
     accuracies: Vec<f64>,
     /// Of a language model.
     perplexities: Vec<f64>,
+    exact_match: Option<f64>,
     personal: Option<f64>,
 }
 
@@ -56,6 +57,7 @@ impl Tally {
         self.train_seconds += metrics.train_seconds;
         self.accuracies.extend(metrics.test_accuracy);
         self.perplexities.extend(metrics.test_perplexity);
+        self.exact_match = metrics.test_exact_match.or(self.exact_match);
         self.personal = metrics.personal_accuracy.or(self.personal);
     }
 
@@ -79,6 +81,7 @@ impl Tally {
             rounds: self.rounds,
             clients: run.clients,
             final_perplexity: self.perplexities.last().copied(),
+            final_exact_match: self.exact_match,
             final_accuracy: self.accuracies.last().copied(),
             best_accuracy: self.best(),
             personal_accuracy: self.personal,
@@ -159,6 +162,7 @@ mod tests {
             train_loss: 1.0,
             test_loss: Some(1.0),
             test_perplexity: None,
+            test_exact_match: None,
             test_accuracy: Some(accuracy),
             upload_params: 20,
             upload_head_params: 0,

@@ -42,6 +42,8 @@ pub enum Use {
     Noise = 20,
     /// The signs that make a client's noise at one step.
     NoiseSigns = 21,
+    /// The tokens of a generated text.
+    Generate = 22,
     /// Writing the built-in corpus.
     Corpus = 13,
     /// Made-up texts and weights that only measure speed.

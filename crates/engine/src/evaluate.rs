@@ -20,6 +20,9 @@ pub struct Evaluation {
     pub loss: f64,
     /// Share of answers whose highest score is the right one, 0 to 1.
     pub accuracy: f64,
+    /// Share of examples with no wrong answer, 0 to 1. A response whose every token is the likeliest after those before
+    /// it is what greedy generation gives, so this is a language model's exact match.
+    pub exact_match: f64,
 }
 
 /// One example's outcome.
@@ -91,6 +94,7 @@ pub fn summarise(judged: &[Option<Judged>], rows: &[usize]) -> Evaluation {
         answers,
         loss: seen.iter().map(|j| j.loss).sum::<f64>() / n,
         accuracy: seen.iter().map(|j| j.right).sum::<usize>() as f64 / n,
+        exact_match: seen.iter().filter(|j| j.right == j.answers).count() as f64 / seen.len().max(1) as f64,
     }
 }
 

@@ -10,6 +10,7 @@ mod error;
 mod evaluate;
 mod fit;
 mod flight;
+mod generate;
 mod itinerary;
 mod layer_score;
 mod optimize;
@@ -27,6 +28,7 @@ pub use engine::{Cohort, Engine, Member, Progress};
 pub use error::EngineError;
 pub use evaluate::{Evaluation, Judged, evaluate, judge, summarise};
 pub use fit::Estimate;
+pub use generate::{Sampling, generate};
 pub use layer_score::layer_score;
 pub use plan::{
     Active, Branches, Guard, LocalOptimizer, Named, Plan, Private, Score, Selection, Start, Tail, Terms, Threshold,

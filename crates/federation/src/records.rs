@@ -18,6 +18,9 @@ pub struct RoundMetrics {
     /// Of a language model, `exp(test_loss)`.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub test_perplexity: Option<f64>,
+    /// Of a language model, the share of test responses that greedy generation gives exactly, 0 to 1.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub test_exact_match: Option<f64>,
     /// Accuracy of the global model on the test split (of a language model: share of tokens foretold), 0 to 1; absent
     /// when not evaluated this round.
     #[serde(skip_serializing_if = "Option::is_none", default)]
@@ -104,6 +107,9 @@ pub struct Summary {
     /// Of a language model, the test perplexity at the last evaluation.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub final_perplexity: Option<f64>,
+    /// Of a language model, the share of test responses that greedy generation gives exactly at the last evaluation.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub final_exact_match: Option<f64>,
     /// Test accuracy at the last evaluation, 0 to 1.
     pub final_accuracy: Option<f64>,
     /// Best test accuracy at any evaluation, 0 to 1.

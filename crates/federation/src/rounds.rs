@@ -106,12 +106,14 @@ impl Run {
         let examples: usize = uploads.iter().map(|u| u.examples).sum();
         let all: Vec<usize> = (0..self.test.len()).collect();
         let test: Option<Evaluation> = judged.map(|j| summarise(j, &all));
+        let spoken = test.filter(|_| self.model().task() == Task::Causal);
         RoundMetrics {
             round: self.server.round,
             phase: phase.to_string(),
             train_loss: uploads.iter().map(|u| u.loss * u.examples as f64).sum::<f64>() / examples.max(1) as f64,
             test_loss: test.map(|t| t.loss),
-            test_perplexity: test.filter(|_| self.model().task() == Task::Causal).map(|t| t.loss.exp()),
+            test_perplexity: spoken.map(|t| t.loss.exp()),
+            test_exact_match: spoken.map(|t| t.exact_match),
             test_accuracy: test.map(|t| t.accuracy),
             upload_params: traffic.upload_params,
             upload_head_params: traffic.upload_head_params,
