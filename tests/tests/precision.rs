@@ -1,6 +1,7 @@
 //! Training with the backbone in half the bits, on devices that have them: near the f32 numbers, adapters still in f32.
 #![allow(clippy::unwrap_used)]
 
+use bonfire_engine::Split;
 use bonfire_kernels::LowRank;
 use bonfire_models::{
     Adapter, AdapterInit, ClientAdapter, Model, ModelSource, NoiseSigns, PackedBatch, Precision, Rounding, TargetKind,
@@ -28,20 +29,28 @@ fn the_cpu_is_said_to_compute_in_f32_alone() {
 #[test]
 fn losses_and_gradients_are_near_those_of_f32() {
     let Some((device, precision)) = device() else { return };
-    let source = ModelSource::Folder(fixture("roberta-tiny"));
+    for (name, task, texts) in [
+        ("roberta-tiny", Task::Classify(toy::CLASSES), toy::texts(7, 3)),
+        ("llama-tiny", Task::Causal, toy::sayings(7, 3)),
+    ] {
+        println!("{name}");
+        near_f32(name, task, &texts, &device, precision);
+    }
+}
+
+fn near_f32(name: &str, task: Task, texts: &Split, device: &Device, precision: Precision) {
+    let source = ModelSource::Folder(fixture(name));
     let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(1);
-    let model =
-        Transformer::load(&source, Task::Classify(toy::CLASSES), &TargetKind::all(), &mut rng, &device).unwrap();
-    let texts = toy::texts(7, 3);
+    let model = Transformer::load(&source, task, &TargetKind::all(), &mut rng, device).unwrap();
     let example = |i: usize| (texts.ids[i].as_slice(), texts.goals[i]);
     let batch = PackedBatch::pack(&[(0..3).map(example).collect(), (3..7).map(example).collect()]);
-    let random = |shape: [usize; 3]| Tensor::<3>::random(shape, Distribution::Normal(0.0, 0.2), &device).require_grad();
+    let random = |shape: [usize; 3]| Tensor::<3>::random(shape, Distribution::Normal(0.0, 0.2), device).require_grad();
     let updates: Vec<_> = model.targets().iter().map(|t| (random([2, 2, t.d_in]), random([2, 2, t.d_out]))).collect();
     let head: Vec<_> = model.head().iter().map(|t| random([2, t.value.rows, t.value.cols])).collect();
     let of = |model: &Transformer| {
         let lowrank = |(a, b): &(Tensor<3>, Tensor<3>)| LowRank { a: a.clone(), b: b.clone(), used: None, scale: 1.0 };
         let adapter = ClientAdapter::new(updates.iter().map(|u| Some(lowrank(u))).collect(), head.clone());
-        let losses = model.loss(&adapter, &batch.to_device(model.info(), Rounding::Few, &device));
+        let losses = model.loss(&adapter, &batch.to_device(model.info(), Rounding::Few, device));
         let grads = losses.clone().sum().backward();
         let leaves = updates.iter().flat_map(|(a, b)| [a, b]).chain(&head);
         let gradients = leaves.map(|leaf| leaf.grad(&grads).unwrap().into_data().try_to_vec::<f32>().unwrap());
