@@ -96,8 +96,8 @@ fn kept(info: &ModelInfo) -> u64 {
         // Queries, keys, values, attended, two sums, two norms and the widened activations before and after GELU.
         false => 8 * d + 2 * wide,
         // Two RMS norms of several operations each, queries and keys before and after they are turned, attended, two
-        // sums, the widened activations, their gates, and the product of both.
-        true => 12 * d + 3 * qkv + 6 * wide,
+        // sums, the gates before and after SiLU, the widened activations, and the product of both.
+        true => 8 * d + 2 * qkv + 4 * wide,
     }
 }
 
