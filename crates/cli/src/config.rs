@@ -16,6 +16,7 @@ use bonfire_federation::{
 };
 use serde::{Deserialize, Serialize};
 
+use crate::hub::RepoName;
 use crate::mistake::Mistake;
 use document::Document;
 use overrides::Override;
@@ -160,12 +161,29 @@ impl RunConfig {
             ),
             ("model.path", self.model.path != Source::Unset, "is not set"),
             ("data.path", self.data.path != Source::Unset, "is not set"),
+            ("model.path", self.model.path.is_well_named(), RepoName::FORM),
+            ("data.path", self.data.path.is_well_named(), RepoName::FORM),
             (
                 "data.max_length",
                 self.data.max_length >= 3,
                 "must be at least 3: a text's first and last special token and one of its own",
             ),
             ("data.labels", self.data.labels.is_none_or(|n| n >= 2), "must be at least 2"),
+            (
+                "data.prompt",
+                self.data.prompt.is_some() || self.data.response.is_none(),
+                "is not set, but data.response is: set both or neither",
+            ),
+            (
+                "data.response",
+                self.data.response.is_some() || self.data.prompt.is_none(),
+                "is not set, but data.prompt is: set both or neither",
+            ),
+            (
+                "data.prompt",
+                self.data.prompt.is_none() || self.model.task == TaskKind::CausalLm,
+                "is for causal language models: set model.task = \"causal-lm\", or leave it and data.response out",
+            ),
         ];
         checks.into_iter().find(|(_, fine, _)| !fine).map(|(key, _, what)| (key, what.to_string()))
     }
@@ -178,7 +196,9 @@ impl Mistake {
             "model.path" | "data.path" => self.help(
                 "pass --set model.path=DIR --set data.path=DIR\n\
                  model: a Hugging Face folder with config.json, model.safetensors and tokenizer.json\n\
-                 data: a folder with train.jsonl and test.jsonl (or .csv), each row with `text` and `label`",
+                 data: a folder with train.jsonl and test.jsonl (or .csv), each row with `text` and `label`, or for a\n\
+                 causal language model with `prompt` and `response`, `instruction` and `output`, `messages` or `text`\n\
+                 either can be a repository of the Hugging Face Hub: hf:org/name",
             ),
             _ => self,
         }

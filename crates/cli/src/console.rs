@@ -2,12 +2,31 @@
 
 use std::fmt::Display;
 use std::io::{self, IsTerminal, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use indicatif::MultiProgress;
 
 /// The progress bars at the bottom of the terminal, which lines must go above.
 static BARS: Mutex<Option<MultiProgress>> = Mutex::new(None);
+
+/// Whether only the result is printed.
+static QUIET: AtomicBool = AtomicBool::new(false);
+
+/// Says whether only the result is printed.
+pub fn set_quiet(quiet: bool) {
+    QUIET.store(quiet, Ordering::Relaxed);
+}
+
+/// Whether only the result is printed.
+pub fn is_quiet() -> bool {
+    QUIET.load(Ordering::Relaxed)
+}
+
+/// Whether progress is drawn: somebody watches and wants to see it.
+pub fn draws_bars() -> bool {
+    !is_quiet() && io::stderr().is_terminal()
+}
 
 /// Says which bars are drawn, if any.
 pub fn set_bars(bars: Option<MultiProgress>) {

@@ -1,34 +1,66 @@
 //! From a checked configuration to data, shards, tokens and a model: what `train`, `evaluate` and `partition` share.
 
+use std::path::Path;
+
 use anyhow::{Context, Result, bail};
 use bonfire_data::random::{Use, stream};
-use bonfire_data::{DataError, Dataset, Example, Partition, Shards, Tokenizer, corpus};
+use bonfire_data::{
+    CausalTokenizer, CausalTokens, DataError, Dataset, Example, Partition, Shards, Tokenizer, TokenizerFiles, Wording,
+    corpus,
+};
 use bonfire_engine::{Split, TokenizedData};
 use bonfire_federation::FederationError;
 use bonfire_models::{Goal, Model, ModelInfo, ModelSource, Precision, TargetKind, Task, Transformer};
 use burn::tensor::Device;
 
 use crate::config::{Loaded, RunConfig, Source, TaskKind};
+use crate::console::note;
+use crate::hub;
 use crate::mistake::Mistake;
 
 /// Reads the data set that the configuration names.
 ///
 /// # Errors
-/// What the data crate finds wrong with the folder.
+/// What the data crate finds wrong with the folder, or the Hub with the repository.
 pub fn dataset(loaded: &Loaded) -> Result<Dataset> {
     let section = &loaded.config.data;
-    let column = match &section.partition {
-        Partition::Natural { column } => Some(column.as_str()),
-        _ => None,
-    };
-    let data = match section.path.folder() {
-        None => corpus::dataset(),
-        Some(folder) => Dataset::read(folder, column)?,
+    let causal = loaded.config.model.task == TaskKind::CausalLm;
+    let data = match &section.path {
+        Source::Folder(folder) => read(loaded, folder)?,
+        Source::Hub(name) => {
+            let folder = hub::data(name)?;
+            // The folder is called after its commit.
+            Dataset { name: name.clone(), ..read(loaded, &folder)? }
+        }
+        _ if section.prompt.is_some() => {
+            return Err(Mistake::new("the built-in data has no columns for data.prompt and data.response")
+                .at(Some(loaded.place_of("data.prompt")))
+                .help("leave both out, or set data.path to a folder of rows")
+                .into());
+        }
+        _ if causal => corpus::causal(),
+        _ => corpus::dataset(),
     };
     match section.labels {
         None => Ok(data),
         Some(n) => data.keep_labels(n).map_err(|error| placed(loaded, error)),
     }
+}
+
+/// Reads a folder as what the model learns from.
+fn read(loaded: &Loaded, folder: &Path) -> Result<Dataset> {
+    let section = &loaded.config.data;
+    let column = match &section.partition {
+        Partition::Natural { column } => Some(column.as_str()),
+        _ => None,
+    };
+    if loaded.config.model.task == TaskKind::Classification {
+        return Ok(Dataset::read(folder, column)?);
+    }
+    let wording = section.prompt.as_ref().zip(section.response.as_ref());
+    let wording = wording.map(|(prompt, response)| Wording::parse(prompt, response)).transpose();
+    let wording = wording.map_err(|error| placed(loaded, error))?;
+    Ok(Dataset::read_causal(folder, column, wording.as_ref())?)
 }
 
 /// Deals the rows out to the clients.
@@ -55,13 +87,17 @@ pub fn refuse_empty(shards: &Shards) -> Result<()> {
     }
 }
 
-/// Where the configuration's model comes from.
-pub fn source(config: &RunConfig) -> ModelSource {
-    match &config.model.path {
+/// Where the configuration's model comes from; from the Hub it is fetched first.
+///
+/// # Errors
+/// A repository that cannot be had.
+pub fn source(config: &RunConfig) -> Result<ModelSource> {
+    Ok(match &config.model.path {
         Source::Folder(folder) => ModelSource::Folder(folder.clone()),
+        Source::Hub(name) => ModelSource::Folder(hub::model(name)?),
         Source::BuiltinLlama => ModelSource::BuiltinLlama,
         Source::Builtin | Source::Unset => ModelSource::Builtin,
-    }
+    })
 }
 
 /// The shape of the configuration's model, from its `config.json` alone.
@@ -69,7 +105,11 @@ pub fn source(config: &RunConfig) -> ModelSource {
 /// # Errors
 /// A file that cannot be read, or describes a model we do not know.
 pub fn info(config: &RunConfig) -> Result<ModelInfo> {
-    source(config).info().context("cannot read the model's shape")
+    let source = match &config.model.path {
+        Source::Hub(name) => ModelSource::Folder(hub::model_shape(name)?),
+        _ => source(config)?,
+    };
+    source.info().context("cannot read the model's shape")
 }
 
 /// What the configuration's model learns from data with so many labels.
@@ -89,7 +129,8 @@ pub fn model(loaded: &Loaded, task: Task, device: &Device) -> Result<Transformer
     let mut rng = stream(config.train.seed, Use::HeadInit, 0, 0, 0);
     let (device, precision) = (device.clone().autodiff(), config.train.precision);
     check_precision(precision, &device).map_err(|mistake| mistake.at(Some(loaded.place_of("train.precision"))))?;
-    let (source, kinds) = (source(config), kinds(loaded, &info(config)?)?);
+    let source = source(config)?;
+    let kinds = kinds(loaded, &source.info().context("cannot read the model's shape")?)?;
     let model = Transformer::load(&source, task, &kinds, &mut rng, &device).context("cannot load the model")?;
     Ok(model.computing_in(precision))
 }
@@ -139,7 +180,8 @@ pub fn tokens(loaded: &Loaded, data: &Dataset, model: &ModelInfo) -> Result<Toke
             .help(format!("use at most {}", model.max_tokens()))
             .into());
     }
-    let (bytes, name) = source(&loaded.config).file("tokenizer.json")?;
+    let source = source(&loaded.config)?;
+    let (bytes, name) = source.file("tokenizer.json")?;
     let tokenizer = Tokenizer::from_bytes(&bytes, &name)?;
     if tokenizer.vocab_size() > model.vocab {
         bail!(
@@ -148,12 +190,48 @@ pub fn tokens(loaded: &Loaded, data: &Dataset, model: &ModelInfo) -> Result<Toke
             model.vocab
         );
     }
+    match loaded.config.model.task {
+        TaskKind::Classification => labelled_tokens(loaded, data, &tokenizer),
+        TaskKind::CausalLm => causal_tokens(loaded, data, &causal_tokenizer(&source, tokenizer, model)?),
+    }
+}
+
+fn labelled_tokens(loaded: &Loaded, data: &Dataset, tokenizer: &Tokenizer) -> Result<TokenizedData> {
     let split = |examples: &[Example]| -> Result<Split> {
-        let texts: Vec<&str> = examples.iter().map(|example| example.text.as_str()).collect();
-        let ids = tokenizer.encode(&texts, longest).map_err(|error| placed(loaded, error))?;
+        let texts: Vec<&str> = examples.iter().map(Example::text).collect();
+        let ids = tokenizer.encode(&texts, loaded.config.data.max_length).map_err(|error| placed(loaded, error))?;
         Ok(Split { ids, goals: examples.iter().map(|example| Goal::Class(example.label)).collect() })
     };
     Ok(TokenizedData { train: split(&data.train)?, test: split(&data.test)?, task: Task::Classify(data.labels.len()) })
+}
+
+/// The tokenizer with what the files beside it say of special tokens and conversations.
+///
+/// # Errors
+/// A file that cannot be read, no token that ends a text.
+pub fn causal_tokenizer(source: &ModelSource, tokenizer: Tokenizer, model: &ModelInfo) -> Result<CausalTokenizer> {
+    let files = TokenizerFiles {
+        tokenizer_config: source.optional("tokenizer_config.json")?,
+        chat_template: source.optional("chat_template.jinja")?,
+        generation_config: source.optional("generation_config.json")?,
+        model_eos: model.decoder.as_ref().and_then(|decoder| decoder.eos.first().copied()),
+    };
+    Ok(CausalTokenizer::new(tokenizer, &files)?)
+}
+
+fn causal_tokens(loaded: &Loaded, data: &Dataset, tokenizer: &CausalTokenizer) -> Result<TokenizedData> {
+    let longest = loaded.config.data.max_length;
+    let [train, test] = [(&data.train, "train"), (&data.test, "test")]
+        .map(|(examples, split)| tokenizer.encode(examples, split, longest).map_err(|error| placed(loaded, error)));
+    let (train, test) = (train?, test?);
+    let cut = train.cut + test.cut;
+    if cut > 0 {
+        let all = train.ids.len() + test.ids.len();
+        note(format!("{cut} of {all} texts are longer than data.max_length = {longest} tokens and are cut"));
+    }
+    let split =
+        |tokens: CausalTokens| Split { ids: tokens.ids, goals: tokens.from.into_iter().map(Goal::Next).collect() };
+    Ok(TokenizedData { train: split(train), test: split(test), task: Task::Causal })
 }
 
 /// Gives a complaint about a setting the place of its key; other errors name their place themselves.
@@ -163,6 +241,14 @@ fn placed(loaded: &Loaded, error: DataError) -> anyhow::Error {
             .at(Some(loaded.place_of("clients.count")))
             .help(format!("a natural partition has a client for each value: use clients.count = {groups}"))
             .into();
+    }
+    let at = match &error {
+        DataError::Unlabelled { .. } => Some("data.partition".to_string()),
+        DataError::Wording { key, .. } => Some(format!("data.{key}")),
+        _ => None,
+    };
+    if let Some(key) = at {
+        return Mistake::new(error.to_string()).at(Some(loaded.place_of(&key))).into();
     }
     let DataError::Setting { key, value, problem, expected } = &error else { return error.into() };
     let key = match *key {

@@ -7,6 +7,7 @@ mod commands;
 mod config;
 mod console;
 mod device;
+mod hub;
 mod interrupt;
 mod job;
 mod memory;
@@ -30,6 +31,7 @@ fn main() -> ExitCode {
     memory::keep_freed();
     mistake::install_panic_hook();
     let cli = Cli::parse();
+    console::set_quiet(cli.common.quiet);
     let outcome = std::panic::catch_unwind(|| match &cli.command {
         Command::Train(args) => commands::train::run(args, &cli.common),
         Command::Compare(args) => commands::compare::run(args, &cli.common),

@@ -51,10 +51,13 @@ impl Recorder {
         keep: Keep,
         interrupt: Arc<Interrupt>,
     ) -> Result<Recorder> {
-        let meta = PeftMeta { base_model: String::from(config.model.path.clone()) };
+        let meta = PeftMeta { base_model: config.model.path.base_model() };
         let (identity, rounds) = (identity(config, device, model, run), config.train.rounds);
         let trains_all = !run.server().adapter.weights.is_empty();
-        let whole = trains_all.then(|| ModelFolder::of(run.model(), &job::source(config))).transpose()?;
+        let whole = match trains_all {
+            true => Some(ModelFolder::of(run.model(), &job::source(config)?)?),
+            false => None,
+        };
         Ok(Recorder { folder, identity, meta, whole, tally: Tally::default(), rounds, keep, interrupt })
     }
 

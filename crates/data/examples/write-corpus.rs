@@ -33,7 +33,9 @@ fn main() -> Result<(), Box<dyn Error>> {
 
 fn write_rows(path: &Path, rows: &[Example]) -> Result<(), Box<dyn Error>> {
     let mut file = BufWriter::new(File::create(path)?);
-    for Example { text, label, group } in rows {
+    for example in rows {
+        let Example { label, group, .. } = example;
+        let text = example.text();
         let row = serde_json::json!({ "text": text, "label": label, corpus::GROUP_COLUMN: group });
         writeln!(file, "{row}")?;
     }

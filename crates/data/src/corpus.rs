@@ -16,7 +16,7 @@ use rand::seq::{IndexedRandom, SliceRandom};
 use rand_chacha::ChaCha8Rng;
 
 use crate::random::{Use, stream};
-use crate::{Dataset, Example};
+use crate::{Content, Dataset, Example};
 use grammar::{AFTER, BRANCHES, CONTRAST, GENERAL, OPENERS, PLAIN, SLOTS, TAILS, UNCLEAR};
 use intents::{INTENTS, Intent};
 
@@ -39,7 +39,7 @@ pub fn dataset() -> Dataset {
         for attempt in 0.. {
             let (text, branch) = request(intent, &mut stream(SEED, Use::Corpus, 0, label as u64, attempt));
             if seen.insert(key(&text)) {
-                texts.push(Example { text, label, group: Some(branch.to_owned()) });
+                texts.push(Example::labelled(text, label, Some(branch.to_owned())));
             }
             if texts.len() == TRAIN_PER_INTENT + TEST_PER_INTENT {
                 break;
@@ -55,10 +55,21 @@ pub fn dataset() -> Dataset {
     Dataset { name: "library".to_owned(), labels, train, test }
 }
 
+/// The corpus for a causal language model: a request and the line `intent:` are given, and its intent's name follows in
+/// words. Labels and groups are those of [`dataset`].
+pub fn causal() -> Dataset {
+    let mut data = dataset();
+    for example in data.train.iter_mut().chain(&mut data.test) {
+        let response = format!(" {}", data.labels[example.label].replace('_', " "));
+        example.content = Content::Pair { prompt: format!("{}\nintent:", example.text()), response };
+    }
+    data
+}
+
 /// Unlabelled lines in the language of the corpus, for pretraining a backbone: requests and general sentences
 /// about the library, one or two sentences a line. No line is a test text; fewer lines are a prefix of more.
 pub fn pretraining_text(lines: usize) -> Vec<String> {
-    let test: HashSet<String> = dataset().test.iter().map(|example| key(&example.text)).collect();
+    let test: HashSet<String> = dataset().test.iter().map(|example| key(example.text())).collect();
     let line = |number: usize| {
         let attempts = (0..).map(|attempt| pretraining_line(&mut stream(SEED, Use::Corpus, 2, number as u64, attempt)));
         attempts.into_iter().find(|text| !test.contains(&key(text)))

@@ -15,13 +15,15 @@ pub enum DataError {
         /// The folder asked for.
         path: PathBuf,
     },
-    /// Neither the JSONL nor the CSV file of a split is there.
-    #[error("{folder}: no {split} file; add {split}.jsonl or {split}.csv")]
+    /// No file of a split is there.
+    #[error("{folder}: no {split} file; add {formats}")]
     FileMissing {
         /// The folder of the data set.
         folder: PathBuf,
         /// `train` or `test`.
         split: &'static str,
+        /// The files that would do.
+        formats: String,
     },
     /// Two files claim to be the same thing, and reading either would be a guess.
     #[error("{folder}: both {first} and {second} are there; keep one of them")]
@@ -122,6 +124,52 @@ pub enum DataError {
     NoRows {
         /// The file.
         path: PathBuf,
+    },
+    /// A partition that goes by labels, of rows that have none.
+    #[error(
+        "a {kind} partition goes by labels, and the rows of data set {name} have none; use iid, natural or file, or give every row a `label`"
+    )]
+    Unlabelled {
+        /// The data set.
+        name: String,
+        /// The partition.
+        kind: &'static str,
+    },
+    /// A template of `data.prompt` or `data.response` cannot be used.
+    #[error("{key}: {problem}; expected text with columns in braces, such as \"Question: {{question}}\"")]
+    Wording {
+        /// `prompt` or `response`.
+        key: &'static str,
+        /// What is wrong.
+        problem: String,
+    },
+    /// A special token that a causal language model needs is missing.
+    #[error("{file}: {problem}; {expected}")]
+    SpecialToken {
+        /// The file that should name it.
+        file: String,
+        /// What is wrong.
+        problem: String,
+        /// What would be right.
+        expected: String,
+    },
+    /// The chat template cannot be used, or not on this conversation.
+    #[error("{name}: {problem}")]
+    ChatTemplate {
+        /// The file that holds it.
+        name: String,
+        /// What is wrong.
+        problem: String,
+    },
+    /// A row cannot be made into tokens.
+    #[error("{split} row {row} (counted from 0): {problem}")]
+    Row {
+        /// `train` or `test`.
+        split: &'static str,
+        /// The row, counted from 0.
+        row: usize,
+        /// What is wrong.
+        problem: String,
     },
     /// The tokenizer file cannot be used.
     #[error("{name}: not a usable tokenizer ({problem}); expected a Hugging Face tokenizer.json")]

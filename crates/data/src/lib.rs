@@ -1,7 +1,7 @@
 //! Texts, tokens and federated partitions.
 //!
 //! Here lives everything that happens to the data before a tensor exists: reading a labelled text set
-//! ([`Dataset`]), turning texts into token ids ([`Tokenizer`]), cutting the rows into one shard per client
+//! ([`Dataset`]), turning texts into token ids ([`Tokenizer`], and [`CausalTokenizer`] for causal language models), cutting the rows into one shard per client
 //! ([`Partition`]) and the counter-based randomness that every crate above uses ([`random`]). A small
 //! generated set ([`corpus`]) makes the first run work without a download. This crate knows no tensors, no
 //! models and no rounds.
@@ -18,6 +18,8 @@
 //! ```
 #![deny(missing_docs)]
 
+mod causal;
+mod chat;
 pub mod corpus;
 mod error;
 mod partition;
@@ -25,7 +27,9 @@ pub mod random;
 mod source;
 mod tokens;
 
+pub use causal::{CausalTokenizer, CausalTokens, TokenizerFiles};
+pub use chat::{ChatTemplate, Rendered};
 pub use error::DataError;
 pub use partition::{Partition, Shards, label_table};
-pub use source::{Dataset, Example};
+pub use source::{Content, Dataset, Example, Message, Wording};
 pub use tokens::Tokenizer;

@@ -97,10 +97,11 @@ impl Partition {
     /// is none.
     ///
     /// # Errors
-    /// [`DataError::Setting`] for values that cannot work, [`DataError::ShardTooSmall`],
+    /// [`DataError::Setting`] for values that cannot work, [`DataError::Unlabelled`], [`DataError::ShardTooSmall`],
     /// [`DataError::DirichletUnlikely`], [`DataError::Groups`], [`DataError::GroupMissing`] and
     /// [`DataError::PartitionFile`].
     pub fn split(&self, data: &Dataset, clients: usize, min_shard: usize, seed: u64) -> Result<Shards, DataError> {
+        self.refuse_unlabelled(data)?;
         let clients = self.count_clients(data, clients)?;
         check_enough(data.train.len(), clients, min_shard)?;
         let mut train = match self {
@@ -115,6 +116,19 @@ impl Partition {
         check_shards(&train, min_shard)?;
         let test = self.split_test(data, &train, seed);
         Ok(Shards { train, test })
+    }
+
+    fn refuse_unlabelled(&self, data: &Dataset) -> Result<(), DataError> {
+        let kind = match self {
+            Partition::Dirichlet { .. } => "dirichlet",
+            Partition::Pathological { .. } => "pathological",
+            Partition::Shards { .. } => "shards",
+            Partition::Iid | Partition::Natural { .. } | Partition::File { .. } => return Ok(()),
+        };
+        match data.is_labelled() {
+            true => Ok(()),
+            false => Err(DataError::Unlabelled { name: data.name.clone(), kind }),
+        }
     }
 
     fn count_clients(&self, data: &Dataset, clients: usize) -> Result<usize, DataError> {
@@ -156,13 +170,14 @@ impl Partition {
     }
 }
 
-/// Counts each client's rows by label: `[clients][labels]`. Pass [`Shards::train`].
+/// Counts each client's rows by label: `[clients][labels]`, in a set without labels `[clients][1]`. Pass
+/// [`Shards::train`].
 ///
 /// # Panics
 /// If a row is not a training row of this data set.
 pub fn label_table(data: &Dataset, shards: &[Vec<usize>]) -> Vec<Vec<usize>> {
     let count = |shard: &Vec<usize>| {
-        let mut counts = vec![0; data.labels.len()];
+        let mut counts = vec![0; data.classes()];
         shard.iter().for_each(|row| counts[data.train[*row].label] += 1);
         counts
     };
@@ -174,7 +189,7 @@ fn deal_test(data: &Dataset, train: &[Vec<usize>], rows: &[usize], seed: u64, te
     let table = label_table(data, train);
     // Round 1 of this use: the training rows are cut in round 0.
     let mut stream = stream(seed, Use::Partition, 1, 0, 0);
-    for (label, of_class) in rows_by_label(&data.test, rows, data.labels.len()).into_iter().enumerate() {
+    for (label, of_class) in rows_by_label(&data.test, rows, data.classes()).into_iter().enumerate() {
         let weights: Vec<f64> = table.iter().map(|counts| counts[label] as f64).collect();
         let held: Vec<usize> = test.iter().map(Vec::len).collect();
         let counts = apportion(of_class.len(), &weights, &held);

@@ -4,7 +4,7 @@ use std::fmt;
 use std::fs;
 use std::path::Path;
 
-use tokenizers::{PostProcessor, TruncationDirection, TruncationParams, TruncationStrategy};
+use tokenizers::{Encoding, PostProcessor, TruncationDirection, TruncationParams, TruncationStrategy};
 
 use crate::DataError;
 
@@ -53,6 +53,21 @@ impl Tokenizer {
     /// The id of a token such as `[MASK]`, if the vocabulary has it.
     pub fn token_id(&self, token: &str) -> Option<u32> {
         self.inner.token_to_id(token)
+    }
+
+    /// What errors call it.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The token with this id, if the vocabulary has it.
+    pub(crate) fn token(&self, id: u32) -> Option<String> {
+        self.inner.id_to_token(id)
+    }
+
+    /// Encodes texts at their whole length, with places in bytes; `special` asks for the special tokens of the file.
+    pub(crate) fn encode_whole(&self, texts: &[&str], special: bool) -> Result<Vec<Encoding>, DataError> {
+        self.inner.encode_batch(texts.to_vec(), special).map_err(|error| self.failed(&error.to_string()))
     }
 
     /// Encodes texts with the special tokens of the file, each cut to `max_length` tokens with those

@@ -3,7 +3,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use bonfire_data::{Dataset, Example, corpus};
+use bonfire_data::{Dataset, corpus};
 
 fn words(text: &str) -> Vec<String> {
     let letters = |letter: char| if letter.is_ascii_alphanumeric() || letter == '\'' { letter } else { ' ' };
@@ -20,7 +20,8 @@ fn it_has_the_promised_shape() {
             assert_eq!(rows.iter().filter(|row| row.label == label).count(), each);
         }
     }
-    for Example { text, group, .. } in data.train.iter().chain(&data.test) {
+    for example in data.train.iter().chain(&data.test) {
+        let (text, group) = (example.text(), &example.group);
         assert!(text.is_ascii() && !text.contains(['<', '>', '{', '}', '|']), "{text}");
         assert!((5..=20).contains(&text.split(' ').count()), "{text}");
         assert!(!text.contains("  ") && text.trim() == text, "{text}");
@@ -42,9 +43,9 @@ fn no_test_text_is_seen_before() {
     let data = corpus::dataset();
     let pretraining = corpus::pretraining_text(20_000);
     assert_eq!(pretraining.len(), 20_000);
-    let train = data.train.iter().map(|row| row.text.as_str());
+    let train = data.train.iter().map(|row| row.text());
     let seen: HashSet<_> = train.chain(pretraining.iter().map(String::as_str)).map(words).collect();
-    assert!(data.test.iter().all(|row| !seen.contains(&words(&row.text))));
+    assert!(data.test.iter().all(|row| !seen.contains(&words(row.text()))));
     let different: HashSet<_> = pretraining.iter().collect();
     assert!(different.len() > 15_000, "{} of 20,000 lines differ", different.len());
 }
@@ -55,7 +56,7 @@ fn naive_bayes(data: &Dataset) -> f64 {
     let mut counts: HashMap<String, Vec<f64>> = HashMap::new();
     let mut totals = vec![0.0; labels];
     for row in &data.train {
-        for word in words(&row.text) {
+        for word in words(row.text()) {
             counts.entry(word).or_insert_with(|| vec![0.0; labels])[row.label] += 1.0;
             totals[row.label] += 1.0;
         }
@@ -70,7 +71,7 @@ fn naive_bayes(data: &Dataset) -> f64 {
         }
         (0..labels).max_by(|a, b| f64::total_cmp(&scores[*a], &scores[*b])).unwrap()
     };
-    let right = data.test.iter().filter(|row| guess(&row.text) == row.label).count();
+    let right = data.test.iter().filter(|row| guess(row.text()) == row.label).count();
     right as f64 / data.test.len() as f64
 }
 

@@ -12,7 +12,7 @@ fn rows(counts: &[usize]) -> Dataset {
     let examples = |counts: &[usize]| {
         let most = counts.iter().copied().max().unwrap_or(0);
         let at = |row: usize| counts.iter().enumerate().filter(move |(_, count)| row < **count).map(|(label, _)| label);
-        let example = |label| Example { text: String::new(), label, group: None };
+        let example = |label| Example::labelled("", label, None);
         (0..most).flat_map(at).map(example).collect::<Vec<_>>()
     };
     let half: Vec<usize> = counts.iter().map(|count| count / 2).collect();

@@ -38,7 +38,7 @@ fn real_sets_are_read_and_split() {
         let data = Dataset::read(&shared.join("data").join(name), None).unwrap();
         assert_eq!(data.name, name);
         assert_eq!((data.train.len(), data.test.len(), data.labels.len()), (train, test, labels));
-        assert_eq!(data.train.iter().filter(|example| example.text.is_empty()).count(), empty);
+        assert_eq!(data.train.iter().filter(|example| example.text().is_empty()).count(), empty);
         for alpha in [0.5, 0.1, 0.01] {
             let shards = Partition::Dirichlet { alpha }.split(&data, 30, 1, 0).unwrap();
             let sizes: Vec<usize> = shards.train.iter().map(Vec::len).collect();

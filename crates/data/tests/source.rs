@@ -30,11 +30,7 @@ fn names_are_collected_and_sorted() {
     let data = Dataset::read(folder.path(), Some("who")).unwrap();
     assert_eq!(data.name, folder.path().file_name().unwrap().to_str().unwrap());
     assert_eq!(data.labels, ["air", "bell"]);
-    let example = |text: &str, label, group: Option<&str>| Example {
-        text: text.to_owned(),
-        label,
-        group: group.map(str::to_owned),
-    };
+    let example = |text: &str, label, group: Option<&str>| Example::labelled(text, label, group.map(str::to_owned));
     assert_eq!(data.train, [example("ring the bell", 1, Some("3")), example("", 0, Some("true"))]);
     assert_eq!(data.test, [example("open a window", 0, None)]);
 }
@@ -55,9 +51,9 @@ fn csv_and_jsonl_read_the_same() {
     let folder = folder(&[("train.csv", csv), ("test.csv", test), ("labels.txt", b"air\nbell\n")]);
     let data = Dataset::read(folder.path(), Some("who")).unwrap();
     assert_eq!(data.labels, ["air", "bell"]);
-    assert_eq!((data.train[0].text.as_str(), data.train[0].label), ("ring, the\nbell", 1));
+    assert_eq!((data.train[0].text(), data.train[0].label), ("ring, the\nbell", 1));
     assert_eq!(data.train[1].group.as_deref(), Some("bob"));
-    assert_eq!((data.test[0].text.as_str(), data.test[0].label), ("say \"air\"", 0));
+    assert_eq!((data.test[0].text(), data.test[0].label), ("say \"air\"", 0));
     assert_eq!(data.test[0].group, None);
 }
 

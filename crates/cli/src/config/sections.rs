@@ -1,13 +1,14 @@
 //! The sections of a configuration that belong to the binary: where the model and the data come from, and the device.
 //! The other sections belong to the crates that act on them.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use bonfire_data::Partition;
 use bonfire_engine::InFlight;
 use serde::{Deserialize, Serialize};
 
 use crate::device::Devices;
+use crate::hub::RepoName;
 
 /// Where weights or data come from.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,20 +22,30 @@ pub enum Source {
     Unset,
     /// A folder, relative to the current directory.
     Folder(PathBuf),
+    /// A repository of the Hugging Face Hub, as `org/name` or `org/name@revision`: `"hf:org/name"`.
+    Hub(String),
 }
 
 impl Source {
-    /// The folder, unless it is the embedded one.
-    pub fn folder(&self) -> Option<&Path> {
+    /// Whether a repository of the Hub is named as one must be.
+    pub fn is_well_named(&self) -> bool {
+        !matches!(self, Source::Hub(name) if RepoName::parse(name).is_none())
+    }
+
+    /// What PEFT calls the model that an adapter belongs to: a repository's name alone, without `hf:` and revision.
+    pub fn base_model(&self) -> String {
         match self {
-            Source::Folder(path) => Some(path),
-            _ => None,
+            Source::Hub(name) => RepoName::parse(name).map_or_else(|| name.clone(), |name| name.id().to_owned()),
+            other => String::from(other.clone()),
         }
     }
 }
 
 impl From<String> for Source {
     fn from(text: String) -> Self {
+        if let Some(name) = text.strip_prefix("hf:") {
+            return Source::Hub(name.into());
+        }
         match text.as_str() {
             "builtin" => Source::Builtin,
             "builtin-llama" => Source::BuiltinLlama,
@@ -51,6 +62,7 @@ impl From<Source> for String {
             Source::BuiltinLlama => "builtin-llama".into(),
             Source::Unset => "?".into(),
             Source::Folder(path) => path.display().to_string(),
+            Source::Hub(name) => format!("hf:{name}"),
         }
     }
 }
@@ -59,7 +71,7 @@ impl From<Source> for String {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ModelSection {
-    /// `"builtin"`, `"builtin-llama"`, or a folder in Hugging Face layout.
+    /// `"builtin"`, `"builtin-llama"`, a folder in Hugging Face layout, or `"hf:org/name"`.
     pub path: Source,
     /// What it learns.
     #[serde(default)]
@@ -81,8 +93,14 @@ pub enum TaskKind {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DataSection {
-    /// `"builtin"`, or a folder with train and test as JSONL or CSV.
+    /// `"builtin"`, a folder with train and test as JSONL or CSV, or `"hf:org/name"`.
     pub path: Source,
+    /// For a causal language model: the prompt, with columns in braces. Left out: the columns say what rows are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prompt: Option<String>,
+    /// With `prompt`: the response.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub response: Option<String>,
     /// Longest sequence in tokens, special tokens included; longer texts are cut.
     #[serde(default = "sixty_four")]
     pub max_length: usize,

@@ -112,7 +112,7 @@ pub(super) fn rows_by_label(examples: &[Example], rows: &[usize], labels: usize)
 /// The training rows of every class that has any.
 pub(super) fn rows_of_classes(data: &Dataset) -> Vec<Vec<usize>> {
     let all: Vec<usize> = (0..data.train.len()).collect();
-    let mut by_label = rows_by_label(&data.train, &all, data.labels.len());
+    let mut by_label = rows_by_label(&data.train, &all, data.classes());
     by_label.retain(|rows| !rows.is_empty());
     by_label
 }

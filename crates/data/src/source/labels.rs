@@ -33,12 +33,17 @@ impl Labels {
         Ok(Labels { names, index, file })
     }
 
+    /// Of a set without labels.
+    pub fn none() -> Labels {
+        Labels { names: Vec::new(), index: HashMap::new(), file: None }
+    }
+
     /// The rows with their labels as indices.
     pub fn resolve(&self, rows: Rows) -> Result<Vec<Example>, DataError> {
         let Rows { path, rows, csv } = rows;
         let resolve = |row: Row| {
-            let label = self.label(&path, csv, &row)?;
-            Ok(Example { text: row.text, label, group: row.group })
+            let label = row.label.as_ref().map_or(Ok(0), |label| self.label(&path, csv, row.line, label))?;
+            Ok(Example { content: row.content, label, group: row.group })
         };
         rows.into_iter().map(resolve).collect()
     }
@@ -56,9 +61,9 @@ impl Labels {
         }
     }
 
-    fn label(&self, path: &Path, csv: bool, row: &Row) -> Result<usize, DataError> {
-        let (path, line) = (path.to_path_buf(), row.line);
-        match &row.label {
+    fn label(&self, path: &Path, csv: bool, line: u64, label: &Written) -> Result<usize, DataError> {
+        let path = path.to_path_buf();
+        match label {
             Written::Index(at) => {
                 let named = if csv { self.index.get(&at.to_string()).copied() } else { None };
                 let at = named.map_or(*at, |named| named as u64);
@@ -116,18 +121,23 @@ fn parse(file: &Path, bytes: Vec<u8>) -> Result<Vec<String>, DataError> {
     Ok(text.trim_end().lines().map(|line| line.trim().to_owned()).collect())
 }
 
+fn labelled(file: &Rows) -> impl Iterator<Item = (&Row, &Written)> {
+    file.rows.iter().filter_map(|row| Some((row, row.label.as_ref()?)))
+}
+
 fn from_rows(train: &Rows, test: &Rows) -> Result<Vec<String>, DataError> {
     let mut names = BTreeSet::new();
     let mut highest = 0;
-    let by_name = matches!(train.rows.first().map(|row| &row.label), Some(Written::Name(_)));
-    for (file, row) in [train, test].into_iter().flat_map(|f| f.rows.iter().map(move |row| (f, row))) {
+    let by_name = matches!(train.rows.first().and_then(|row| row.label.as_ref()), Some(Written::Name(_)));
+    let labelled = |file| labelled(file).map(move |(row, label)| (file, row, label));
+    for (file, row, label) in [train, test].into_iter().flat_map(labelled) {
         let bad = |problem: String, expected| DataError::BadLine {
             path: file.path.clone(),
             line: row.line,
             problem,
             expected,
         };
-        match &row.label {
+        match label {
             Written::Index(at) if !by_name && *at < MOST_UNNAMED => highest = highest.max(*at),
             Written::Index(at) if !by_name => {
                 let problem = format!("label {at} is too large for a set without label names");

@@ -183,7 +183,7 @@ fn read(args: &BenchArgs, folder: &Path, info: &ModelInfo) -> Result<(Split, usi
         let what = format!("the tokenizer knows {} tokens, the model {}", tokenizer.vocab_size(), info.vocab);
         return Err(Mistake::new(what).help("use a tokenizer.json that belongs to the model").into());
     }
-    let texts: Vec<&str> = data.train.iter().map(|example| example.text.as_str()).collect();
+    let texts: Vec<&str> = data.train.iter().map(|example| example.text()).collect();
     let ids = tokenizer.encode(&texts, args.max_length)?;
     let goals = data.train.iter().map(|example| Goal::Class(example.label)).collect();
     Ok((Split { ids, goals }, data.labels.len()))
