@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use bonfire_federation::{ClientMetrics, Control, Event, FederationError, RoundMetrics, Run};
-use bonfire_models::peft::{self, PeftMeta};
+use bonfire_models::peft::{self, Layout, PeftMeta};
 use bonfire_models::{Adapter, ModelFolder, ModelInfo};
 
 use crate::config::RunConfig;
@@ -123,7 +123,7 @@ impl Recorder {
     pub fn write_state(&self, adapter: &Adapter) -> Result<()> {
         if self.keep == Keep::EveryRound || self.tally.rounds() == self.rounds {
             match &self.whole {
-                None => peft::write(&self.folder.adapter(), adapter, &self.meta).context("cannot write the adapter")?,
+                None => peft::write(&self.folder.adapter(), adapter, &self.meta, Layout::Uniform).context("cannot write the adapter")?,
                 Some(whole) => whole.write(&self.folder.model(), adapter).context("cannot write the model")?,
             }
         }
