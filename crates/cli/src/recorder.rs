@@ -123,7 +123,8 @@ impl Recorder {
     pub fn write_state(&self, adapter: &Adapter) -> Result<()> {
         if self.keep == Keep::EveryRound || self.tally.rounds() == self.rounds {
             match &self.whole {
-                None => peft::write(&self.folder.adapter(), adapter, &self.meta, Layout::Uniform).context("cannot write the adapter")?,
+                None => peft::write(&self.folder.adapter(), adapter, &self.meta, Layout::Uniform)
+                    .context("cannot write the adapter")?,
                 Some(whole) => whole.write(&self.folder.model(), adapter).context("cannot write the model")?,
             }
         }

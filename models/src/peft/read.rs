@@ -50,7 +50,8 @@ pub fn read(dir: &Path, info: &ModelInfo, task: Task) -> Result<Adapter, ModelEr
 /// Weights that cannot be read.
 pub fn classes(dir: &Path, info: &ModelInfo) -> Result<Option<usize>, ModelError> {
     let bytes = file(dir, WEIGHTS)?;
-    let damaged = |e| ModelError::Safetensors { file: dir.join(WEIGHTS).display().to_string(), problem: format!("{e}") };
+    let damaged =
+        |e| ModelError::Safetensors { file: dir.join(WEIGHTS).display().to_string(), problem: format!("{e}") };
     let tensors = SafeTensors::deserialize(&bytes).map_err(damaged)?;
     let last = head::linears(info, Task::Classify(1)).pop().expect("a head has a linear");
     let weight = tensors.tensor(&format!("{PREFIX}{}.weight", last.module)).ok();

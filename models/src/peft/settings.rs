@@ -91,7 +91,9 @@ impl Settings {
             }
         }
         if let Some(bias) = raw.bias.filter(|bias| bias != "none") {
-            return Err(bad(format!("bias is \"{bias}\"; only adapters that leave biases alone (\"none\") can be read")));
+            return Err(bad(format!(
+                "bias is \"{bias}\"; only adapters that leave biases alone (\"none\") can be read"
+            )));
         }
         let saved = raw.modules_to_save.unwrap_or_default();
         if let Some(module) = saved.iter().find(|m| !["classifier", "score"].contains(&m.as_str())) {
