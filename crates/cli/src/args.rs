@@ -72,6 +72,9 @@ pub struct EvaluateArgs {
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,
+    /// Also write a JSON line for every test example: what was right, what was said, how sure
+    #[arg(long, value_name = "FILE")]
+    pub predictions: Option<PathBuf>,
 }
 
 /// Options of `partition`.
@@ -98,9 +101,24 @@ pub struct ExportArgs {
     /// What to write
     #[arg(long, value_enum, default_value_t = Format::Peft)]
     pub format: Format,
+    /// How ranks are laid out in an adapter
+    #[arg(long, value_enum, default_value_t = LayoutName::Uniform)]
+    pub layout: LayoutName,
     /// Folder to write; must not hold anything yet
     #[arg(long, value_name = "DIR")]
     pub out: PathBuf,
+    /// Load the export again and compare its answers with the run's on up to 32 test texts
+    #[arg(long)]
+    pub verify: bool,
+    /// One client's own adapter, where clients keep a part for themselves
+    #[arg(long, value_name = "K", conflicts_with = "clients")]
+    pub client: Option<usize>,
+    /// Every client's own adapter, each in a folder of its own
+    #[arg(long)]
+    pub clients: bool,
+    /// Largest file of a merged model, in GB
+    #[arg(long, value_name = "GB", default_value_t = 5.0)]
+    pub shard_size: f64,
 }
 
 /// Formats that `export` writes.
@@ -108,6 +126,19 @@ pub struct ExportArgs {
 pub enum Format {
     /// adapter_config.json and adapter_model.safetensors, as Hugging Face PEFT reads them
     Peft,
+    /// A whole Hugging Face model with the adapter in its weights
+    Merged,
+    /// adapter.gguf, as llama.cpp reads it
+    Gguf,
+}
+
+/// Layouts of an adapter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LayoutName {
+    /// One rank for all linears, empty slots as zeros
+    Uniform,
+    /// Slots that change nothing are left out
+    Compact,
 }
 
 #[cfg(test)]

@@ -36,7 +36,7 @@ fn main() -> ExitCode {
         Command::Evaluate(args) => commands::evaluate::run(args, &cli.common),
         Command::Partition(args) => commands::partition::run(args, &cli.common),
         Command::Cost(args) => commands::cost::run(args, &cli.common),
-        Command::Export(args) => commands::export::run(args),
+        Command::Export(args) => commands::export::run(args, &cli.common),
         Command::Bench(args) => commands::bench::run(args, &cli.common),
     });
     match outcome {

@@ -12,7 +12,7 @@ use crate::console::{percent, say};
 use crate::interrupt::Interrupt;
 use crate::job;
 use crate::progress::Progress;
-use crate::run_folder::RunFolder;
+use crate::run_folder::{RunFolder, client_folder};
 use crate::tally::{Identity, Tally};
 
 /// When the adapter is written.
@@ -73,10 +73,24 @@ impl Recorder {
                 Control::Stop
             })
         });
-        match failure {
-            Some(error) => Err(error),
-            None => Ok(outcome),
+        if let Some(error) = failure {
+            return Err(error);
         }
+        if self.keep == Keep::EveryRound {
+            self.write_persons(run)?;
+        }
+        Ok(outcome)
+    }
+
+    /// Writes the clients' own adapters, where they keep a part for themselves.
+    fn write_persons(&self, run: &Run) -> Result<()> {
+        let interrupt = Arc::clone(&self.interrupt);
+        let _writing = interrupt.writing();
+        for (client, adapter) in run.persons() {
+            peft::write(&client_folder(self.folder.path(), client), &adapter, &self.meta, Layout::Uniform)
+                .with_context(|| format!("cannot write the adapter of client {client}"))?;
+        }
+        Ok(())
     }
 
     /// Sums over the rounds so far.

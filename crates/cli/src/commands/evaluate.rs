@@ -1,5 +1,7 @@
 //! `bonfire evaluate`: measures a run's adapter, or its whole model, on the test split.
 
+mod predictions;
+
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
@@ -38,6 +40,9 @@ pub fn run(args: &EvaluateArgs, common: &Common) -> Result<()> {
     };
     let rows: Vec<usize> = (0..data.test.len()).collect();
     let result = evaluate(&model, &adapter, &tokens.test, &rows)?;
+    if let Some(path) = &args.predictions {
+        predictions::write(path, &model, &adapter, &tokens.test, &data.labels)?;
+    }
     match args.json {
         true => say(json!(result)),
         false => say(format!(
