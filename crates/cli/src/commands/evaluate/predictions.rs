@@ -32,6 +32,9 @@ struct Row<'r> {
     /// Of a classifier: the score of every class.
     #[serde(skip_serializing_if = "Option::is_none")]
     logits: Option<&'r [f32]>,
+    /// Of a language model: the text's tokens, of which the last `answers` were asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tokens: Option<&'r [u32]>,
 }
 
 /// Writes what `model` with `adapter` says of every example of `split`; `labels` names the classes.
@@ -52,7 +55,7 @@ pub fn write(path: &Path, model: &dyn Model, adapter: &Adapter, split: &Split, l
     out.flush().with_context(failed)
 }
 
-fn line<'r>(row: usize, scores: &'r Matrix, split: &Split, labels: &'r [String]) -> Row<'r> {
+fn line<'r>(row: usize, scores: &'r Matrix, split: &'r Split, labels: &'r [String]) -> Row<'r> {
     let right = match split.goals[row] {
         Goal::Class(class) => vec![class],
         Goal::Next(from) => split.ids[row].iter().skip(from.max(1)).map(|&id| id as usize).collect(),
@@ -69,6 +72,7 @@ fn line<'r>(row: usize, scores: &'r Matrix, split: &Split, labels: &'r [String])
         right: right.iter().zip(&judged).filter(|(right, (best, _))| *right == best).count(),
         loss: judged.iter().map(|(_, loss)| loss).sum::<f64>() / judged.len().max(1) as f64,
         logits: class.then_some(&scores.data),
+        tokens: (!class).then_some(&split.ids[row]),
     }
 }
 
