@@ -88,7 +88,7 @@ impl ModelFolder {
         Ok(ModelFolder {
             names: model.weights().into_iter().map(|w| (w.name, w.stored)).collect(),
             pooler: model.pooler(),
-            config: described(&config, &file, model.info().architecture, model.task())?,
+            config: described(&config, &file, model.info().architecture, model.task(), None)?,
             tokenizer: source.file("tokenizer.json")?.0,
         })
     }
@@ -110,12 +110,13 @@ impl ModelFolder {
     }
 }
 
-/// `config.json` of a model for `task`, all else as it was.
+/// `config.json` of a model for `task`, all else as it was; `labels` are the classes' names, where they are known.
 pub(crate) fn described(
     json: &[u8],
     file: &str,
     architecture: Architecture,
     task: Task,
+    labels: Option<&[String]>,
 ) -> Result<Vec<u8>, ModelError> {
     let bad = |problem: String| ModelError::Config { file: file.to_string(), problem };
     let mut config: serde_json::Value = serde_json::from_slice(json).map_err(|e| bad(e.to_string()))?;
@@ -124,7 +125,8 @@ pub(crate) fn described(
     match task {
         Task::Causal => drop(map.insert("architectures".into(), json!([format!("{class}ForCausalLM")]))),
         Task::Classify(classes) => {
-            let names: Vec<String> = (0..classes).map(|i| format!("LABEL_{i}")).collect();
+            let numbered = || (0..classes).map(|i| format!("LABEL_{i}")).collect();
+            let names = labels.filter(|l| l.len() == classes).map_or_else(numbered, <[String]>::to_vec);
             map.insert("architectures".into(), json!([format!("{class}ForSequenceClassification")]));
             map.insert("id2label".into(), names.iter().enumerate().map(|(i, n)| (i.to_string(), json!(n))).collect());
             map.insert("label2id".into(), names.iter().enumerate().map(|(i, n)| (n.clone(), json!(i))).collect());

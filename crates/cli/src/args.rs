@@ -44,6 +44,8 @@ pub enum Command {
     Compare(Box<CompareArgs>),
     /// Measure a run's adapter on the test split
     Evaluate(EvaluateArgs),
+    /// Continue a prompt with a run's language model
+    Generate(GenerateArgs),
     /// Count what a federation would send, before anything is trained
     Cost(CostArgs),
     /// Show which client holds which labels
@@ -72,6 +74,36 @@ pub struct EvaluateArgs {
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,
+    /// Also write a JSON line for every test example: what was right, what was said, how sure
+    #[arg(long, value_name = "FILE")]
+    pub predictions: Option<PathBuf>,
+}
+
+/// Options of `generate`.
+#[derive(Debug, Args)]
+pub struct GenerateArgs {
+    /// Run folder, as left by `train`
+    pub run: PathBuf,
+    /// Text to continue; - reads it from standard input
+    #[arg(long, value_name = "TEXT")]
+    pub prompt: String,
+    /// The prompt is what a user says: put it into the model's chat template
+    #[arg(long)]
+    pub chat: bool,
+    /// Tokens to add at most
+    #[arg(long, value_name = "N", default_value_t = 128)]
+    pub max_tokens: usize,
+    /// 0: the likeliest token every time; above: draw, the higher the wilder
+    #[arg(long, value_name = "T", default_value_t = 0.0, value_parser = temperature)]
+    pub temperature: f64,
+    /// Seed of the draws
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub seed: u64,
+}
+
+fn temperature(text: &str) -> Result<f64, String> {
+    let fits = |t: &f64| t.is_finite() && *t >= 0.0;
+    text.parse().ok().filter(fits).ok_or_else(|| format!("\"{text}\"; expected a number, not negative"))
 }
 
 /// Options of `partition`.
@@ -98,9 +130,24 @@ pub struct ExportArgs {
     /// What to write
     #[arg(long, value_enum, default_value_t = Format::Peft)]
     pub format: Format,
+    /// How ranks are laid out in an adapter
+    #[arg(long, value_enum, default_value_t = LayoutName::Uniform)]
+    pub layout: LayoutName,
     /// Folder to write; must not hold anything yet
     #[arg(long, value_name = "DIR")]
     pub out: PathBuf,
+    /// Load the export again and compare its answers with the run's on up to 32 test texts
+    #[arg(long)]
+    pub verify: bool,
+    /// One client's own adapter, where clients keep a part for themselves
+    #[arg(long, value_name = "K", conflicts_with = "clients")]
+    pub client: Option<usize>,
+    /// Every client's own adapter, each in a folder of its own
+    #[arg(long)]
+    pub clients: bool,
+    /// Largest file of a merged model, in GB
+    #[arg(long, value_name = "GB", default_value_t = 5.0)]
+    pub shard_size: f64,
 }
 
 /// Formats that `export` writes.
@@ -108,6 +155,19 @@ pub struct ExportArgs {
 pub enum Format {
     /// adapter_config.json and adapter_model.safetensors, as Hugging Face PEFT reads them
     Peft,
+    /// A whole Hugging Face model with the adapter in its weights
+    Merged,
+    /// adapter.gguf, as llama.cpp reads it
+    Gguf,
+}
+
+/// Layouts of an adapter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LayoutName {
+    /// One rank for all linears, empty slots as zeros
+    Uniform,
+    /// Slots that change nothing are left out
+    Compact,
 }
 
 #[cfg(test)]

@@ -5,5 +5,6 @@ pub mod compare;
 pub mod cost;
 pub mod evaluate;
 pub mod export;
+pub mod generate;
 pub mod partition;
 pub mod train;

@@ -149,11 +149,22 @@ pub fn model_again(model: &Transformer, loaded: &Loaded) -> Result<Transformer> 
 /// The linears that carry adapters.
 fn kinds(loaded: &Loaded, info: &ModelInfo) -> Result<Vec<TargetKind>, Mistake> {
     loaded.config.adapter.kinds(info).map_err(|error| match error {
-        FederationError::Setting { key, problem } => {
-            Mistake::new(format!("`{key}` {problem}")).at(Some(loaded.place_of(&key)))
-        }
+        FederationError::Setting { key, problem } => misset(loaded, &key, &problem),
         other => Mistake::new(other.to_string()),
     })
+}
+
+/// A setting that turned out not to work, with its place.
+fn misset(loaded: &Loaded, key: &str, problem: &str) -> Mistake {
+    Mistake::new(format!("`{key}` {problem}")).at(Some(loaded.place_of(key)))
+}
+
+/// Gives a federation's complaint about a setting the place of its key.
+pub fn federation_error(loaded: &Loaded, error: FederationError) -> anyhow::Error {
+    match error {
+        FederationError::Setting { key, problem } => misset(loaded, &key, &problem).into(),
+        other => other.into(),
+    }
 }
 
 /// Refuses a precision that `device` does not compute in.

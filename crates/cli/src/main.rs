@@ -36,9 +36,10 @@ fn main() -> ExitCode {
         Command::Train(args) => commands::train::run(args, &cli.common),
         Command::Compare(args) => commands::compare::run(args, &cli.common),
         Command::Evaluate(args) => commands::evaluate::run(args, &cli.common),
+        Command::Generate(args) => commands::generate::run(args, &cli.common),
         Command::Partition(args) => commands::partition::run(args, &cli.common),
         Command::Cost(args) => commands::cost::run(args, &cli.common),
-        Command::Export(args) => commands::export::run(args),
+        Command::Export(args) => commands::export::run(args, &cli.common),
         Command::Bench(args) => commands::bench::run(args, &cli.common),
     });
     match outcome {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use bonfire_federation::{ClientMetrics, Control, Event, FederationError, RoundMetrics, Run};
-use bonfire_models::peft::{self, PeftMeta};
+use bonfire_models::peft::{self, Layout, PeftMeta};
 use bonfire_models::{Adapter, ModelFolder, ModelInfo};
 
 use crate::config::RunConfig;
@@ -12,7 +12,7 @@ use crate::console::{percent, say};
 use crate::interrupt::Interrupt;
 use crate::job;
 use crate::progress::Progress;
-use crate::run_folder::RunFolder;
+use crate::run_folder::{RunFolder, client_folder};
 use crate::tally::{Identity, Tally};
 
 /// When the adapter is written.
@@ -76,10 +76,24 @@ impl Recorder {
                 Control::Stop
             })
         });
-        match failure {
-            Some(error) => Err(error),
-            None => Ok(outcome),
+        if let Some(error) = failure {
+            return Err(error);
         }
+        if self.keep == Keep::EveryRound {
+            self.write_persons(run)?;
+        }
+        Ok(outcome)
+    }
+
+    /// Writes the clients' own adapters, where they keep a part for themselves.
+    fn write_persons(&self, run: &Run) -> Result<()> {
+        let interrupt = Arc::clone(&self.interrupt);
+        let _writing = interrupt.writing();
+        for (client, adapter) in run.persons() {
+            peft::write(&client_folder(self.folder.path(), client), &adapter, &self.meta, Layout::Uniform)
+                .with_context(|| format!("cannot write the adapter of client {client}"))?;
+        }
+        Ok(())
     }
 
     /// Sums over the rounds so far.
@@ -126,7 +140,8 @@ impl Recorder {
     pub fn write_state(&self, adapter: &Adapter) -> Result<()> {
         if self.keep == Keep::EveryRound || self.tally.rounds() == self.rounds {
             match &self.whole {
-                None => peft::write(&self.folder.adapter(), adapter, &self.meta).context("cannot write the adapter")?,
+                None => peft::write(&self.folder.adapter(), adapter, &self.meta, Layout::Uniform)
+                    .context("cannot write the adapter")?,
                 Some(whole) => whole.write(&self.folder.model(), adapter).context("cannot write the model")?,
             }
         }

@@ -19,6 +19,14 @@ pub const ADAPTER: &str = "adapter";
 /// In place of an adapter the fine-tuned model in Hugging Face layout, where every weight trained.
 pub const MODEL: &str = "model";
 
+/// Where clients keep a part of the model for themselves: their own adapters in PEFT layout, a folder a client.
+pub const CLIENTS: &str = "clients";
+
+/// The folder of a client's own adapter.
+pub fn client_folder(run: &Path, client: usize) -> PathBuf {
+    run.join(CLIENTS).join(format!("{client:04}"))
+}
+
 /// An open run folder.
 #[derive(Debug)]
 pub struct RunFolder {

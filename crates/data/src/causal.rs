@@ -2,6 +2,7 @@
 //!
 //! What the files beside a tokenizer say (special tokens, the chat template) is read in `causal/special.rs`.
 
+mod prompt;
 mod special;
 
 use std::fmt;

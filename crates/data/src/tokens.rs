@@ -70,6 +70,11 @@ impl Tokenizer {
         self.inner.encode_batch(texts.to_vec(), special).map_err(|error| self.failed(&error.to_string()))
     }
 
+    /// The text of token ids, special tokens left out.
+    pub(crate) fn decode(&self, ids: &[u32]) -> Result<String, DataError> {
+        self.inner.decode(ids, true).map_err(|error| self.failed(&error.to_string()))
+    }
+
     /// Encodes texts with the special tokens of the file, each cut to `max_length` tokens with those
     /// included. An empty text gives the special tokens alone.
     ///

@@ -17,6 +17,7 @@ mod optimize;
 mod parameters;
 mod pass;
 mod plan;
+mod scores;
 mod select;
 mod send;
 mod settings;
@@ -33,6 +34,7 @@ pub use layer_score::layer_score;
 pub use plan::{
     Active, Branches, Guard, LocalOptimizer, Named, Plan, Private, Score, Selection, Start, Tail, Terms, Threshold,
 };
+pub use scores::Scorer;
 pub use select::top_slots;
 pub use send::personal;
 pub use settings::{Checkpoint, Flat, InFlight, Probe, Rate, Schedule, TrainSettings};

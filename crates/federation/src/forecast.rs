@@ -5,6 +5,7 @@ use bonfire_engine::{Choice, Plan, Upload, sketch};
 use bonfire_models::{Adapter, DeltaLog, ModelInfo, Task, blank_head};
 use rand::SeedableRng;
 
+use crate::first::begin_trained;
 use crate::strategies::build;
 use crate::{FederationError, Ledger, Server, Settings, StrategySettings};
 
@@ -48,8 +49,12 @@ pub fn forecast(
     // Full fine-tuning is counted with one weight that stands for all of them.
     let stands_for = if settings.strategy.is_full() { info.backbone_params() - 1 } else { 0 };
     let mut server = start(settings, info, task)?;
-    strategy.begin(&mut server);
     let mut ledger = Ledger::new(clients);
+    if settings.adapter.init.folder().is_some() {
+        begin_trained(strategy.as_ref(), settings, &mut server, &mut ledger);
+        server.merged = DeltaLog { pushed: server.merged.pushed, ..DeltaLog::default() };
+    }
+    strategy.begin(&mut server);
     let mut rounds: Vec<Forecast> = Vec::new();
     let all = settings.train.rounds;
     for round in 1..=if is_steady(settings) { all.min(STEADY) } else { all } {
@@ -150,7 +155,7 @@ fn start(settings: &Settings, info: &ModelInfo, task: Task) -> Result<Server, Fe
     }
     let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(settings.train.seed);
     let targets = info.targets(&adapter.kinds(info)?);
-    Ok(Server::new(Adapter::fresh(&targets, adapter.rank, adapter.alpha, adapter.init, head, &mut rng)))
+    Ok(Server::new(Adapter::fresh(&targets, adapter.rank, adapter.alpha, adapter.init.draw(), head, &mut rng)))
 }
 
 /// Whether every later round is like one of two earlier ones: full cohorts, nothing that shrinks as rounds go by.

@@ -77,6 +77,15 @@ impl Ledger {
         Ledger { versions, merged: Vec::new(), seen: vec![0; clients] }
     }
 
+    /// The run starts from an adapter that was trained before: A, B, head and what was merged belong to nobody's seed, so
+    /// that the first contact sends all of them.
+    pub fn starts_trained(&mut self, server: &Server) {
+        [A, B, HEAD].into_iter().for_each(|part| self.versions[part] = 1);
+        if server.merged.pushed > 0 {
+            self.merged.push((1, server.merged.pushed));
+        }
+    }
+
     /// Counts what `cohort` downloads at the start of the plan's round: every part newer than the client's copy, of the
     /// slots it works with, in f32.
     pub fn download(&mut self, plan: &Plan, server: &Server, cohort: &[usize]) -> Traffic {

@@ -5,6 +5,7 @@ pub mod accountant;
 mod aggregate;
 pub mod algebra;
 mod error;
+mod first;
 mod forecast;
 mod ledger;
 mod products;
@@ -24,8 +25,8 @@ pub use records::{ClientMetrics, RoundMetrics, Summary};
 pub use run::{Control, Event, Run};
 pub use server::{Named, Server};
 pub use settings::{
-    AdapterSettings, Aggregation, Budget, BudgetName, BudgetUse, ClientSettings, EvaluateSettings, HeadMode, Norm,
-    PrivacySettings, Prune, ServerOptimizer, ServerSettings, Settings, Stragglers, StrategySettings,
+    AdapterSettings, AdapterStart, Aggregation, Budget, BudgetName, BudgetUse, ClientSettings, EvaluateSettings,
+    HeadMode, Norm, PrivacySettings, Prune, ServerOptimizer, ServerSettings, Settings, Stragglers, StrategySettings,
 };
 pub use strategies::{Common, FedIt, FfaLora, LoraA2, RoLora, Strategy};
 

@@ -50,6 +50,7 @@ impl Run {
             self.ledger.changed(&plan, &uploads, &self.server, &next);
             self.server = next;
             self.memories.extend(kept.into_iter().filter(|(_, kept)| !kept.is_empty()));
+            self.private.clone_from(&plan.private);
 
             let judged = self.judge_if_due()?;
             let mut metrics = self.round_metrics(phase, &uploads, up.with_downloads(down, lost), judged.as_deref());

@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 
 use bonfire_data::Shards;
 use bonfire_data::random::{Use, stream};
-use bonfire_engine::{Engine, Estimate, Member, Named, Progress, Split, TokenizedData};
+use bonfire_engine::{Engine, Estimate, Member, Named, Private, Progress, Split, TokenizedData, personal};
 use bonfire_models::{Adapter, Model};
 use rand::RngExt;
 
+use crate::first::{begin_trained, first_adapter};
 use crate::strategies::{Strategy, build};
 use crate::{ClientMetrics, FederationError, Ledger, RoundMetrics, Server, Settings};
 
@@ -56,6 +57,8 @@ pub struct Run {
     pub(crate) ledger: Ledger,
     /// What each client keeps for itself from round to round; the server never sees it.
     pub(crate) memories: BTreeMap<usize, Named>,
+    /// Which part that is, by the last round's plan.
+    pub(crate) private: Private,
 }
 
 impl Run {
@@ -73,15 +76,18 @@ impl Run {
         if let Some((key, problem)) = settings.problem() {
             return Err(FederationError::Setting { key: key.into(), problem });
         }
-        let global = first_adapter(&settings, models[0].as_ref());
+        let global = first_adapter(&settings, models[0].as_ref())?;
         let clients = shards.train.len();
         let budgets = settings.budgets(clients)?;
         let strategy = build(&settings, budgets);
         let engine = Engine::new(models, data.train, settings.train.clone(), settings.in_flight);
-        let (mut server, ledger) = (Server::new(global), Ledger::new(clients));
+        let (mut server, mut ledger) = (Server::new(global), Ledger::new(clients));
+        if settings.adapter.init.folder().is_some() {
+            begin_trained(strategy.as_ref(), &settings, &mut server, &mut ledger);
+        }
         strategy.begin(&mut server);
-        let memories = BTreeMap::new();
-        let run = Run { settings, engine, test: data.test, shards, strategy, server, ledger, memories };
+        let (memories, private) = (BTreeMap::new(), Private::default());
+        let run = Run { settings, engine, test: data.test, shards, strategy, server, ledger, memories, private };
         run.engine.check_memory(run.trainable_params())?;
         Ok(run)
     }
@@ -89,6 +95,15 @@ impl Run {
     /// The server's state after the last complete round.
     pub fn server(&self) -> &Server {
         &self.server
+    }
+
+    /// Clients that keep a part of the model for themselves, each with its own model as one plain adapter over the
+    /// untouched backbone. Clients that never took part have none.
+    pub fn persons(&self) -> impl Iterator<Item = (usize, Adapter)> {
+        let own = self.memories.iter().filter(|_| !self.private.is_nothing());
+        own.map(|(&client, kept)| {
+            (client, self.server.merged.total(&personal(&self.private, &self.server.adapter, Some(kept))))
+        })
     }
 
     /// The model (on the first device), as it was read.
@@ -140,14 +155,4 @@ impl Run {
             false => 1.0,
         }
     }
-}
-
-/// What the server holds before the first round: an adapter drawn from the seed, or the weights as they were read.
-fn first_adapter(settings: &Settings, model: &dyn Model) -> Adapter {
-    let (adapter, head) = (&settings.adapter, model.head().to_vec());
-    if settings.strategy.is_full() {
-        return Adapter::of_weights(model.weights().into_iter().map(|w| w.value).collect(), head);
-    }
-    let mut rng = stream(settings.train.seed, Use::AdapterInit, 0, 0, 0);
-    Adapter::fresh(model.targets(), adapter.rank, adapter.alpha, adapter.init, head, &mut rng)
 }

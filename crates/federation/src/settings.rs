@@ -1,6 +1,7 @@
 //! What a user can say about the server: `[strategy]`, `[server]`, `[clients]`, `[adapter]`, `[privacy]`, `[evaluate]`.
 //! Checked here, beside its owner.
 
+mod adapter_start;
 mod clients;
 mod privacy;
 mod server;
@@ -8,13 +9,14 @@ mod strategy;
 
 use bonfire_data::random::{Use, stream};
 use bonfire_engine::{Checkpoint, InFlight, TrainSettings};
-use bonfire_models::{AdapterInit, ModelInfo, Precision, TargetKind, Targets};
+use bonfire_models::{ModelInfo, Precision, TargetKind, Targets};
 use rand::RngExt;
 use rand::seq::SliceRandom;
 use serde::{Deserialize, Serialize};
 
 use crate::{FederationError, accountant};
 
+pub use adapter_start::AdapterStart;
 pub use clients::{Budget, BudgetName, ClientSettings, Stragglers};
 pub use privacy::PrivacySettings;
 pub use server::{Aggregation, ServerOptimizer, ServerSettings};
@@ -139,6 +141,12 @@ impl Settings {
             return Some(("server.aggregate", "must be the mean where privacy adds its noise to the mean".into()));
         }
         if self.strategy.is_full() {
+            if self.adapter.init.folder().is_some() {
+                return Some((
+                    "adapter.init",
+                    "names an adapter, and full trains the weights themselves; leave it out".into(),
+                ));
+            }
             if self.train.flat.is_some() {
                 return Some((
                     "train.flat",
@@ -235,9 +243,10 @@ pub struct AdapterSettings {
     /// Whether clients train and upload the classifier head.
     #[serde(default)]
     pub head: HeadMode,
-    /// How the A factors start (B starts at zero).
+    /// How the A factors start (B starts at zero): `"kaiming"` or `"gaussian"`; or a folder with a trained adapter in
+    /// PEFT layout that the run goes on from.
     #[serde(default)]
-    pub init: AdapterInit,
+    pub init: AdapterStart,
 }
 
 impl AdapterSettings {

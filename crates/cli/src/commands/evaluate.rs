@@ -1,14 +1,16 @@
 //! `bonfire evaluate`: measures a run's adapter, or its whole model, on the test split.
 
+mod predictions;
+
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
-use bonfire_engine::evaluate;
-use bonfire_models::{Adapter, Model, peft};
+use bonfire_engine::{Evaluation, evaluate};
+use bonfire_models::{Adapter, Model, Task, Transformer, peft};
 use serde_json::json;
 
 use crate::args::{Common, EvaluateArgs};
-use crate::config::{self, Source};
+use crate::config::{self, Loaded, Source};
 use crate::console::{note, percent, say};
 use crate::device;
 use crate::job;
@@ -19,12 +21,7 @@ use crate::run_folder::{ADAPTER, CONFIG, MODEL};
 /// # Errors
 /// No run folder, or a model, data or adapter that cannot be used any more.
 pub fn run(args: &EvaluateArgs, common: &Common) -> Result<()> {
-    let mut loaded = config::load(Some(&config_of(&args.run)?), &common.sets)?;
-    let full = loaded.config.strategy.is_full();
-    if full {
-        // Every weight was trained: the run holds a model of its own.
-        loaded.config.model.path = Source::Folder(args.run.join(MODEL));
-    }
+    let loaded = load(&args.run, common)?;
     let device = common.device.as_ref().unwrap_or(&loaded.config.engine.device).first();
     let opened = device::open(device)?;
     opened.notice.iter().for_each(note);
@@ -32,24 +29,59 @@ pub fn run(args: &EvaluateArgs, common: &Common) -> Result<()> {
     let task = job::task(&loaded.config, data.labels.len());
     let model = job::model(&loaded, task, &opened.device)?;
     let tokens = job::tokens(&loaded, &data, model.info())?;
-    let adapter = match full {
-        true => Adapter::of_weights(Vec::new(), model.head().to_vec()),
-        false => peft::read(&args.run.join(ADAPTER), model.info(), task).context("cannot read the adapter")?,
-    };
+    let adapter = adapter(&args.run, &loaded, &model)?;
     let rows: Vec<usize> = (0..data.test.len()).collect();
     let result = evaluate(&model, &adapter, &tokens.test, &rows)?;
+    if let Some(path) = &args.predictions {
+        predictions::write(path, &model, &adapter, &tokens.test, &data.labels)?;
+    }
     match args.json {
         true => say(json!(result)),
         false => say(format!(
-            "test loss {:.4}, accuracy {} on {} texts of {} ({})",
+            "test loss {:.4}, {} on {} texts of {} ({})",
             result.loss,
-            percent(result.accuracy),
+            in_words(&result, task),
             result.examples,
             data.name,
             opened.name
         )),
     }
     Ok(())
+}
+
+fn in_words(result: &Evaluation, task: Task) -> String {
+    let accuracy = percent(result.accuracy);
+    match task {
+        Task::Classify(_) => format!("accuracy {accuracy}"),
+        Task::Causal => {
+            let (perplexity, exact) = (result.loss.exp(), percent(result.exact_match));
+            format!("perplexity {perplexity:.3}, {accuracy} of {} tokens, exact match {exact}", result.answers)
+        }
+    }
+}
+
+/// The configuration of a run, with the model that it left behind.
+///
+/// # Errors
+/// `run` is not a run folder, or its configuration cannot be used any more.
+pub fn load(run: &Path, common: &Common) -> Result<Loaded> {
+    let mut loaded = config::load(Some(&config_of(run)?), &common.sets)?;
+    if loaded.config.strategy.is_full() {
+        // Every weight was trained: the run holds a model of its own.
+        loaded.config.model.path = Source::Folder(run.join(MODEL));
+    }
+    Ok(loaded)
+}
+
+/// What a run trained, to go on its `model`.
+///
+/// # Errors
+/// An adapter that is damaged or belongs to another model.
+pub fn adapter(run: &Path, loaded: &Loaded, model: &Transformer) -> Result<Adapter> {
+    match loaded.config.strategy.is_full() {
+        true => Ok(Adapter::of_weights(Vec::new(), model.head().to_vec())),
+        false => peft::read(&run.join(ADAPTER), model.info(), model.task()).context("cannot read the adapter"),
+    }
 }
 
 /// The configuration in a run folder.

@@ -1,66 +1,131 @@
-//! `bonfire export`: a run's adapter for other tools.
+//! `bonfire export`: a run's adapter for other tools. What is written is read back and compared before the folder gets
+//! its name.
+
+mod opened;
+mod verify;
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use safetensors::SafeTensors;
+use bonfire_models::merged::{self, Merge};
+use bonfire_models::peft::{self, Layout, PeftMeta};
+use bonfire_models::{Adapter, gguf};
 
-use super::evaluate::config_of;
-use crate::args::{ExportArgs, Format};
+use crate::args::{Common, ExportArgs, Format, LayoutName};
 use crate::console::say;
 use crate::mistake::Mistake;
-use crate::run_folder::{ADAPTER, MODEL, refuse_occupied};
+use crate::run_folder::{MODEL, refuse_occupied};
+use opened::{OpenedRun, Task};
+use verify::Verifier;
+
+/// The file of a GGUF export.
+pub const GGUF: &str = "adapter.gguf";
 
 /// Runs the command.
 ///
 /// # Errors
-/// No run folder, an adapter that cannot be read, or an output folder that holds something already.
-pub fn run(args: &ExportArgs) -> Result<()> {
-    config_of(&args.run)?;
-    let model = args.run.join(MODEL);
-    if model.is_dir() {
-        return Err(Mistake::new("this run trained every weight and has no adapter to export")
-            .help(format!("{} is a whole model in Hugging Face layout already", model.display()))
-            .into());
-    }
+/// No run folder, an adapter that cannot be read or does not fit the model, a format that the model does not go into, an
+/// output folder that holds something already, an export whose answers are not the run's.
+pub fn run(args: &ExportArgs, common: &Common) -> Result<()> {
+    let run = OpenedRun::open(&args.run, common)?;
     refuse_occupied(&args.out)?;
-    match args.format {
-        Format::Peft => export_peft(&args.run.join(ADAPTER), &args.out)?,
+    if !(args.shard_size.is_finite() && args.shard_size > 0.0) {
+        return Err(Mistake::new("--shard-size must be a positive number of GB").into());
     }
+    if run.is_whole() {
+        return export_whole(&run, args);
+    }
+    let from = run.adapters(args)?;
+    let first = &from[0].0;
+    let task = run.task(first)?;
+    if let (Format::Gguf, Some(text)) = (args.format, gguf::refusal(&run.info, task)) {
+        return Err(Mistake::new(format!("no GGUF for this run: {text}")).into());
+    }
+    let verifier = args.verify.then(|| Verifier::open(&run, task, common)).transpose()?;
+    publish(&args.out, |folder| {
+        for (from, below) in &from {
+            let to = below.as_ref().map_or(folder.to_path_buf(), |name| folder.join(name));
+            let adapter = peft::read(from, &run.info, task).context("cannot read the adapter")?;
+            let roundoff = write(&run, task, &adapter, args, &to)?;
+            if let Some(verifier) = &verifier {
+                verifier.compare(&adapter, args.format, &to, roundoff)?;
+            }
+        }
+        Ok(())
+    })?;
     say(format!("wrote {}", args.out.display()));
     Ok(())
 }
 
-/// The run keeps its adapter in this layout already: check it, then copy its files.
-fn export_peft(from: &Path, out: &Path) -> Result<()> {
-    check(from).context("cannot read the adapter")?;
-    let beside = sibling(out);
-    copy_files(from, &beside)
-        .and_then(|()| {
-            // Renaming onto an empty folder fails on some systems.
-            if out.exists() {
-                fs::remove_dir(out)?;
-            }
-            fs::rename(&beside, out)
-        })
-        .inspect_err(|_| drop(fs::remove_dir_all(&beside)))
-        .with_context(|| format!("cannot write {}", out.display()))
+/// Writes one adapter in the format asked for into `to`, and reads adapters back. Gives the roundoff of the numbers.
+fn write(run: &OpenedRun, task: Task, adapter: &Adapter, args: &ExportArgs, to: &Path) -> Result<f64> {
+    let layout = match args.layout {
+        LayoutName::Uniform => Layout::Uniform,
+        LayoutName::Compact => Layout::Compact,
+    };
+    match args.format {
+        Format::Peft => {
+            let meta = PeftMeta { base_model: run.base_model() };
+            peft::write(to, adapter, &meta, layout)?;
+            peft::check(to, adapter, &meta, layout)?;
+        }
+        Format::Gguf => {
+            fs::create_dir_all(to).with_context(|| format!("cannot make {}", to.display()))?;
+            let path = to.join(GGUF);
+            gguf::write(&path, adapter, &run.info, layout)?;
+            gguf::check(&path, adapter, &run.info, layout)?;
+        }
+        Format::Merged => {
+            let labels = run.labels();
+            let (source, info, labels) = (&run.source, &run.info, labels.as_deref());
+            let bytes = (args.shard_size * 1e9) as u64;
+            return Ok(merged::write(to, Merge { source, info, task, adapter, labels }, bytes)?);
+        }
+    }
+    Ok(0.0)
 }
 
-/// Refuses files that were damaged since the run wrote them. Whether they fit a model is seen where they are loaded.
-fn check(adapter: &Path) -> Result<()> {
-    let read = |name: &str| -> Result<Vec<u8>> {
-        let path = adapter.join(name);
-        fs::read(&path).with_context(|| format!("cannot read {}", path.display()))
-    };
-    serde_json::from_slice::<serde_json::Value>(&read("adapter_config.json")?)
-        .context("adapter_config.json is damaged")?;
-    SafeTensors::deserialize(&read("adapter_model.safetensors")?).context("adapter_model.safetensors is damaged")?;
+/// A run that trained every weight holds a whole model already.
+fn export_whole(run: &OpenedRun, args: &ExportArgs) -> Result<()> {
+    let model = run.folder.join(MODEL);
+    if args.format != Format::Merged {
+        return Err(Mistake::new("this run trained every weight and has no adapter to export")
+            .help(format!("{} is a whole model in Hugging Face layout; --format merged copies it", model.display()))
+            .into());
+    }
+    if args.client.is_some() || args.clients {
+        return Err(opened::no_clients(run).into());
+    }
+    publish(&args.out, |folder| {
+        copy_files(&model, folder).with_context(|| format!("cannot copy {}", model.display()))?;
+        match args.verify {
+            true => verify::same_files(&model, folder),
+            false => Ok(()),
+        }
+    })?;
+    say(format!("wrote {}", args.out.display()));
     Ok(())
 }
 
-/// A name beside `out`, on the same disk, that is renamed to `out` when all is written.
+/// Lets `fill` write into a folder beside `out`, and gives it the name `out` when all is well; else nothing is left.
+fn publish(out: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+    let beside = sibling(out);
+    let rename = |()| {
+        // Renaming onto an empty folder fails on some systems.
+        if out.exists() {
+            fs::remove_dir(out)?;
+        }
+        fs::rename(&beside, out).with_context(|| format!("cannot write {}", out.display()))
+    };
+    fs::create_dir_all(&beside)
+        .with_context(|| format!("cannot write {}", out.display()))
+        .and_then(|()| fill(&beside))
+        .and_then(rename)
+        .inspect_err(|_| drop(fs::remove_dir_all(&beside)))
+}
+
+/// A name beside `out`, on the same disk.
 fn sibling(out: &Path) -> PathBuf {
     let mut name = out.file_name().unwrap_or("export".as_ref()).to_owned();
     name.push(format!(".{}.tmp", std::process::id()));
@@ -68,7 +133,6 @@ fn sibling(out: &Path) -> PathBuf {
 }
 
 fn copy_files(from: &Path, to: &Path) -> std::io::Result<()> {
-    fs::create_dir_all(to)?;
     for entry in fs::read_dir(from)? {
         let entry = entry?;
         if entry.file_type()?.is_file() {

@@ -45,7 +45,7 @@ pub fn run(args: &TrainArgs, common: &Common) -> Result<()> {
         describe(&config.strategy, &data, &shards, &info, &devices, &place);
     }
     let models = models.into_iter().map(|m| Box::new(m) as Box<dyn Model>).collect();
-    let run = Run::new(config.settings(), models, tokens, shards)?;
+    let run = Run::new(config.settings(), models, tokens, shards).map_err(|e| job::federation_error(&loaded, e))?;
     let folder = RunFolder::create(&place, &config.to_toml())?;
     let recorder = Recorder::new(folder, config, &devices, &info, &run, Keep::EveryRound, interrupt)?;
     follow(run, recorder, common.quiet)

@@ -43,9 +43,9 @@ pub(crate) fn build(settings: &Settings, budgets: Vec<usize>) -> Box<dyn Strateg
         StrategySettings::Full {} => Box::new(Full { common: common(1.0) }),
         StrategySettings::RoLora { .. } => Box::new(RoLora { common: common(1.0) }),
         StrategySettings::FlexLora {} => Box::new(FlexLora { common: common(1.0) }),
-        StrategySettings::Flora {} => Box::new(Flora { common: common(1.0), init: settings.adapter.init }),
+        StrategySettings::Flora {} => Box::new(Flora { common: common(1.0), init: settings.adapter.init.draw() }),
         StrategySettings::Florist { tau } => {
-            Box::new(Florist { common: common(1.0), init: settings.adapter.init, tau: *tau })
+            Box::new(Florist { common: common(1.0), init: settings.adapter.init.draw(), tau: *tau })
         }
         StrategySettings::RaFlora {} => Box::new(RaFlora { common: common(1.0) }),
         StrategySettings::Replication {} => Box::new(Replication { common: common(1.0) }),
@@ -71,7 +71,7 @@ pub(crate) fn build(settings: &Settings, budgets: Vec<usize>) -> Box<dyn Strateg
             layers: *layers,
             ridge: *ridge,
             shrinkage: *shrinkage,
-            init: settings.adapter.init,
+            init: settings.adapter.init.draw(),
         }),
         StrategySettings::FedLada { own } => {
             Box::new(FedLada { common: common(1.0), lr_head: settings.train.lr_head, own: *own })

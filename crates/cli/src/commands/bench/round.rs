@@ -6,10 +6,10 @@ use anyhow::Result;
 use bonfire_data::Shards;
 use bonfire_engine::{InFlight, TokenizedData, TrainSettings};
 use bonfire_federation::{
-    AdapterSettings, Budget, ClientSettings, Control, EvaluateSettings, Event, HeadMode, RoundMetrics, Run,
-    ServerSettings, Settings, StrategySettings,
+    AdapterSettings, AdapterStart, Budget, ClientSettings, Control, EvaluateSettings, Event, HeadMode, RoundMetrics,
+    Run, ServerSettings, Settings, StrategySettings,
 };
-use bonfire_models::{AdapterInit, Task, Transformer};
+use bonfire_models::{Task, Transformer};
 use burn::tensor::Device;
 use clap::ValueEnum;
 use serde::Serialize;
@@ -132,7 +132,7 @@ fn run_settings(args: &BenchArgs, method: Method) -> Settings {
             alpha: args.alpha,
             targets: args.targets.kinds().into(),
             head: if args.head == Head::Trained { HeadMode::Trained } else { HeadMode::Frozen },
-            init: AdapterInit::default(),
+            init: AdapterStart::default(),
         },
         train: TrainSettings { rounds: phases * (1 + args.repeats), ..settings(args, args.batch) },
         strategy,

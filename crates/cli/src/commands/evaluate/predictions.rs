@@ -1,0 +1,105 @@
+//! `--predictions`: a JSON line for every test example, to compare models example by example.
+
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use bonfire_engine::{Scorer, Split};
+use bonfire_models::{Adapter, Goal, Matrix, Model};
+use serde::Serialize;
+
+/// Examples of one batch.
+const BATCH: usize = 32;
+
+/// What is said of an example.
+#[derive(Serialize)]
+struct Row<'r> {
+    /// Its place in the test split, from 0.
+    row: usize,
+    /// Of a classifier: the right class.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    label: Option<&'r str>,
+    /// The class of highest score.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    prediction: Option<&'r str>,
+    /// Answers asked for: one, or one for every token that is to be foretold.
+    answers: usize,
+    /// How many of them have the highest score.
+    right: usize,
+    /// Mean cross-entropy of an answer, in nats.
+    loss: f64,
+    /// Of a classifier: the score of every class.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    logits: Option<&'r [f32]>,
+    /// Of a language model: the text's tokens, of which the last `answers` were asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tokens: Option<&'r [u32]>,
+}
+
+/// Writes what `model` with `adapter` says of every example of `split`; `labels` names the classes.
+///
+/// # Errors
+/// The device fails, or the file cannot be written.
+pub fn write(path: &Path, model: &dyn Model, adapter: &Adapter, split: &Split, labels: &[String]) -> Result<()> {
+    let failed = || format!("cannot write {}", path.display());
+    let mut out = BufWriter::new(File::create(path).with_context(failed)?);
+    let scorer = Scorer::new(model, adapter);
+    let rows: Vec<usize> = (0..split.len()).collect();
+    for rows in rows.chunks(BATCH) {
+        for (&row, scores) in rows.iter().zip(scorer.scores(split, rows)?) {
+            let line = serde_json::to_string(&line(row, &scores, split, labels)).context("scores are numbers")?;
+            writeln!(out, "{line}").with_context(failed)?;
+        }
+    }
+    out.flush().with_context(failed)
+}
+
+fn line<'r>(row: usize, scores: &'r Matrix, split: &'r Split, labels: &'r [String]) -> Row<'r> {
+    let right = match split.goals[row] {
+        Goal::Class(class) => vec![class],
+        Goal::Next(from) => split.ids[row].iter().skip(from.max(1)).map(|&id| id as usize).collect(),
+    };
+    let judged: Vec<(usize, f64)> =
+        right.iter().zip(scores.data.chunks(scores.cols.max(1))).map(|(&right, row)| judge(row, right)).collect();
+    let class = matches!(split.goals[row], Goal::Class(_));
+    let name = |class: usize| labels.get(class).map(String::as_str);
+    Row {
+        row,
+        label: class.then(|| name(right[0])).flatten(),
+        prediction: class.then(|| name(judged[0].0)).flatten(),
+        answers: right.len(),
+        right: right.iter().zip(&judged).filter(|(right, (best, _))| *right == best).count(),
+        loss: judged.iter().map(|(_, loss)| loss).sum::<f64>() / judged.len().max(1) as f64,
+        logits: class.then_some(&scores.data),
+        tokens: (!class).then_some(&split.ids[row]),
+    }
+}
+
+/// The place of the highest score, and the cross-entropy of the right one.
+fn judge(scores: &[f32], right: usize) -> (usize, f64) {
+    let best = (0..scores.len()).rev().max_by(|&x, &y| scores[x].total_cmp(&scores[y])).unwrap_or(0);
+    let top = f64::from(scores[best]);
+    let sum: f64 = scores.iter().map(|s| (f64::from(*s) - top).exp()).sum();
+    (best, top + sum.ln() - f64::from(scores[right]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn losses_are_those_of_the_scores() {
+        let (best, loss) = judge(&[1.0, 3.0, 3.0], 0);
+        assert_eq!(best, 1, "the first of equals");
+        let want = (1f64.exp() + 2.0 * 3f64.exp()).ln() - 1.0;
+        assert!((loss - want).abs() < 1e-12);
+        let split = Split { ids: vec![vec![5, 1, 0]], goals: vec![Goal::Next(1)] };
+        let scores = Matrix::new(2, 2, vec![0.0, 1.0, 0.0, 1.0]);
+        let labels = [String::from("x")];
+        let row = line(0, &scores, &split, &labels);
+        assert_eq!((row.answers, row.right, row.logits), (2, 1, None));
+        let want = (1.0 + 1f64.exp()).ln();
+        assert!((row.loss - (want - 0.5)).abs() < 1e-7);
+    }
+}

@@ -1,0 +1,115 @@
+//! A run folder opened for export: its configuration, the shape of its model, its adapters.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use bonfire_models::{ModelInfo, ModelSource, peft};
+
+pub use bonfire_models::Task;
+
+use crate::args::{Common, ExportArgs};
+use crate::commands::evaluate::config_of;
+use crate::config::{self, Loaded, TaskKind};
+use crate::job;
+use crate::mistake::Mistake;
+use crate::run_folder::{ADAPTER, CLIENTS, client_folder};
+
+/// What an export needs to know of a run.
+pub struct OpenedRun {
+    pub folder: PathBuf,
+    pub loaded: Loaded,
+    pub source: ModelSource,
+    pub info: ModelInfo,
+}
+
+impl OpenedRun {
+    /// Opens the run in `folder`.
+    ///
+    /// # Errors
+    /// No run folder, or a model that cannot be found any more.
+    pub fn open(folder: &Path, common: &Common) -> Result<OpenedRun> {
+        let loaded = config::load(Some(&config_of(folder)?), &common.sets)?;
+        let (source, info) = (job::source(&loaded.config)?, job::info(&loaded.config)?);
+        Ok(OpenedRun { folder: folder.to_path_buf(), loaded, source, info })
+    }
+
+    /// Whether it trained every weight.
+    pub fn is_whole(&self) -> bool {
+        self.loaded.config.strategy.is_full()
+    }
+
+    /// What adapters call the model they belong to.
+    pub fn base_model(&self) -> String {
+        String::from(self.loaded.config.model.path.clone())
+    }
+
+    /// The adapters asked for, and the folders they go to below the output's.
+    ///
+    /// # Errors
+    /// A client's own adapter that the run does not have.
+    pub fn adapters(&self, args: &ExportArgs) -> Result<Vec<(PathBuf, Option<String>)>> {
+        if let Some(client) = args.client {
+            let folder = client_folder(&self.folder, client);
+            return match folder.is_dir() {
+                true => Ok(vec![(folder, None)]),
+                false if self.client_names().is_empty() => Err(no_clients(self).into()),
+                false => Err(no_client(self, client).into()),
+            };
+        }
+        if !args.clients {
+            return Ok(vec![(self.folder.join(ADAPTER), None)]);
+        }
+        match self.client_names() {
+            names if names.is_empty() => Err(no_clients(self).into()),
+            names => Ok(names.into_iter().map(|n| (self.folder.join(CLIENTS).join(&n), Some(n))).collect()),
+        }
+    }
+
+    /// Folders of clients' own adapters.
+    fn client_names(&self) -> Vec<String> {
+        let entries = fs::read_dir(self.folder.join(CLIENTS)).into_iter().flatten().flatten();
+        let mut names: Vec<String> = entries.filter_map(|e| e.file_name().into_string().ok()).collect();
+        names.retain(|name| name.parse::<usize>().is_ok());
+        names.sort();
+        names
+    }
+
+    /// What the model does: of a classifier the head in `adapter` says how many classes it tells apart.
+    ///
+    /// # Errors
+    /// Weights that cannot be read, or hold no head.
+    pub fn task(&self, adapter: &Path) -> Result<Task> {
+        if self.loaded.config.model.task == TaskKind::CausalLm {
+            return Ok(Task::Causal);
+        }
+        let classes = peft::classes(adapter, &self.info).context("cannot read the adapter")?;
+        let name = self.info.architecture.name();
+        let text = || format!("{} holds no classifier's head of a {name} model", adapter.display());
+        Ok(Task::Classify(classes.with_context(text)?))
+    }
+
+    /// Names of the classes, where the run's data are still there.
+    pub fn labels(&self) -> Option<Vec<String>> {
+        job::dataset(&self.loaded).ok().map(|data| data.labels)
+    }
+}
+
+/// The run has no clients' own adapters.
+pub fn no_clients(run: &OpenedRun) -> Mistake {
+    let strategy = &run.loaded.config.strategy;
+    let mistake = Mistake::new(format!("{} holds no clients' own adapters", run.folder.display()));
+    match strategy.keeps_private() {
+        true => mistake.help("`bonfire train` writes them when a run ends; this one was cut, or not made by `train`"),
+        false => mistake.help(format!(
+            "the clients of {} keep nothing for themselves: leave --client and --clients out",
+            strategy.name()
+        )),
+    }
+}
+
+fn no_client(run: &OpenedRun, client: usize) -> Mistake {
+    let (names, count) = (run.client_names().join(", "), run.loaded.config.clients.count);
+    Mistake::new(format!("client {client} has no adapter of its own"))
+        .help(format!("of {count} clients, those that took part have one: {names}"))
+}

@@ -1,0 +1,111 @@
+//! `--verify`: an export is loaded as a user would, and its answers are compared with the run's own.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+use bonfire_data::random::{Use, stream};
+use bonfire_engine::{Scorer, Split};
+use bonfire_models::{Adapter, Model, ModelSource, Precision, Task, Transformer, gguf, peft};
+
+use super::{GGUF, OpenedRun};
+use crate::args::{Common, Format};
+use crate::console::say;
+use crate::device;
+use crate::job;
+
+/// Test texts that are compared.
+const TEXTS: usize = 32;
+
+/// Largest difference of two answers, as a share of the largest score, that sums in another order explain.
+const TOLERANCE: f64 = 1e-4;
+
+/// The run's model and test texts.
+pub struct Verifier {
+    model: Transformer,
+    task: Task,
+    seed: u64,
+    test: Split,
+}
+
+impl Verifier {
+    /// Loads what exports are compared with, to compute in f32 whatever the run computed in.
+    ///
+    /// # Errors
+    /// A model or data that cannot be used any more.
+    pub fn open(run: &OpenedRun, task: Task, common: &Common) -> Result<Verifier> {
+        let mut loaded = crate::config::load(Some(&run.folder.join(crate::run_folder::CONFIG)), &common.sets)?;
+        loaded.config.train.precision = Precision::F32;
+        let opened = device::open(common.device.as_ref().unwrap_or(&loaded.config.engine.device).first())?;
+        let model = job::model(&loaded, task, &opened.device)?;
+        let data = job::dataset(&loaded).context("--verify needs the run's data")?;
+        let test = job::tokens(&loaded, &data, model.info())?.test;
+        Ok(Verifier { model, task, seed: loaded.config.train.seed, test })
+    }
+
+    /// Compares the export in `folder` with `adapter` on the run's model. `roundoff` is that of the export's numbers.
+    ///
+    /// # Errors
+    /// An export that cannot be loaded, or whose answers differ by more than rounding explains.
+    pub fn compare(&self, adapter: &Adapter, format: Format, folder: &Path, roundoff: f64) -> Result<()> {
+        let ours = Scorer::new(&self.model, adapter);
+        let theirs = self.load(format, folder).context("the export cannot be loaded again")?;
+        let (mut apart, mut largest) = (0f64, 0f64);
+        let texts = self.test.len().min(TEXTS);
+        for row in 0..texts {
+            let [x, y] = [&ours, &theirs].map(|scorer| scorer.scores(&self.test, &[row]));
+            let (x, y) = (x?.swap_remove(0), y?.swap_remove(0));
+            for (x, y) in x.data.iter().zip(&y.data) {
+                let difference = f64::from((x - y).abs());
+                // A difference that is no number is the largest of all.
+                apart = if difference.is_nan() { f64::INFINITY } else { apart.max(difference) };
+                largest = largest.max(f64::from(x.abs()));
+            }
+        }
+        // Every layer rounds its weights on its own.
+        let layers = self.model.info().layers as f64;
+        let allowed = TOLERANCE.max(4.0 * roundoff * layers.sqrt());
+        let found = format!(
+            "the export's scores differ from the run's by {apart:.2e} at most, of scores up to {largest:.2}, on {texts} \
+             test texts"
+        );
+        if apart > allowed * largest {
+            bail!("{found}; {:.1e} is what rounding explains", allowed * largest);
+        }
+        say(format!("verified: {found} (allowed: {:.1e})", allowed * largest));
+        Ok(())
+    }
+
+    /// The export as a model.
+    fn load(&self, format: Format, folder: &Path) -> Result<Scorer> {
+        let info = self.model.info();
+        let adapter = match format {
+            Format::Peft => peft::read(folder, info, self.task)?,
+            Format::Gguf => gguf::read(&folder.join(GGUF), info)?,
+            Format::Merged => {
+                let mut rng = stream(self.seed, Use::HeadInit, 0, 0, 0);
+                let source = ModelSource::Folder(folder.to_path_buf());
+                let model = Transformer::load(&source, self.task, &[], &mut rng, self.model.device())?;
+                return Ok(Scorer::new(&model, &Adapter::of_weights(Vec::new(), model.head().to_vec())));
+            }
+        };
+        Ok(Scorer::new(&self.model, &adapter))
+    }
+}
+
+/// Compares the files of two folders byte by byte.
+///
+/// # Errors
+/// A file that differs or cannot be read.
+pub fn same_files(from: &Path, to: &Path) -> Result<()> {
+    let read = |path: &Path| fs::read(path).with_context(|| format!("cannot read {}", path.display()));
+    for entry in fs::read_dir(from)? {
+        let path = entry?.path();
+        let name = path.file_name().unwrap_or_default();
+        if path.is_file() && read(&path)? != read(&to.join(name))? {
+            bail!("{} was not copied as it is", path.display());
+        }
+    }
+    say("verified: every file is the run's own, byte by byte");
+    Ok(())
+}

@@ -1,0 +1,263 @@
+#!/usr/bin/env python3
+"""Load what Bonfire exports with the tools it is meant for, and compare their answers with Bonfire's.
+
+    pip install -r scripts/interop/requirements.txt
+    python scripts/interop/check.py --bonfire target/release/bonfire
+
+Makes tiny random models (RoBERTa, BERT, LLaMA with tied and with separate embeddings, Mistral, Qwen2) and a few texts,
+trains two rounds of each, exports every format and layout, and loads them with Transformers, PEFT and gguf:
+
+  peft     PeftModel.from_pretrained on the base model: logits of every test text as `bonfire evaluate --predictions` says
+  merged   AutoModelFor… alone: the same
+  gguf     gguf.GGUFReader: metadata, names, shapes, and the numbers against the PEFT export
+
+It also goes the other way: an adapter that PEFT wrote, with ranks of its own, is where a run starts.
+All in f32, on the CPU; differences above 1e-4 of the largest logit fail. The work is left in --keep DIR, if given.
+"""
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from gguf import GGUFReader
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.numpy import load_file
+from tokenizers import Tokenizer
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    BertConfig,
+    BertForSequenceClassification,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    RobertaConfig,
+    RobertaForSequenceClassification,
+)
+
+ASSETS = Path(__file__).parents[2] / "models" / "assets"
+TOLERANCE = 1e-4
+CLASSES, VOCAB, LENGTH, PAD = 3, 1200, 32, 1
+RANK, ALPHA = 4, 6
+
+ENCODER = dict(
+    vocab_size=VOCAB, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48,
+    max_position_embeddings=66, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, num_labels=CLASSES,
+)
+DECODER = dict(
+    vocab_size=VOCAB, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+    intermediate_size=48, max_position_embeddings=64, bos_token_id=0, eos_token_id=2, pad_token_id=PAD,
+)
+LLAMA3 = dict(rope_type="llama3", rope_theta=10000.0, factor=4.0, low_freq_factor=1.0, high_freq_factor=4.0,
+              original_max_position_embeddings=16)
+
+MODELS = {
+    "roberta": lambda: RobertaForSequenceClassification(RobertaConfig(**ENCODER, pad_token_id=PAD, type_vocab_size=1)),
+    "bert": lambda: BertForSequenceClassification(BertConfig(**ENCODER, pad_token_id=0)),
+    "llama-tied": lambda: LlamaForCausalLM(LlamaConfig(**DECODER, tie_word_embeddings=True)),
+    "llama": lambda: LlamaForCausalLM(LlamaConfig(**DECODER, tie_word_embeddings=False, rope_parameters=LLAMA3)),
+    "mistral": lambda: MistralForCausalLM(MistralConfig(**DECODER, tie_word_embeddings=False, sliding_window=None)),
+    "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(**DECODER, tie_word_embeddings=True)),
+}
+SUFFIXES = {"attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj", "attn_v": "self_attn.v_proj",
+            "attn_output": "self_attn.o_proj", "ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj",
+            "ffn_down": "mlp.down_proj"}
+
+failures = []
+
+
+def report(what, apart, allowed):
+    verdict = "ok" if apart <= allowed else "WRONG"
+    print(f"  {what:<44} {apart:.2e}  (allowed {allowed:.1e})  {verdict}", flush=True)
+    if not apart <= allowed:
+        failures.append(what)
+
+
+def make_model(name, folder):
+    torch.manual_seed(7)
+    model = MODELS[name]().eval()
+    with torch.no_grad():
+        for key, value in model.named_parameters():
+            if key.endswith("proj.bias"):  # zero at the start, which would hide a missing bias
+                value.normal_(std=0.1)
+    model.save_pretrained(folder)
+    of = "tiny-llama" if isinstance(model.config, (LlamaConfig, MistralConfig, Qwen2Config)) else "tiny-roberta"
+    for file in ("tokenizer.json", "tokenizer_config.json"):
+        if (ASSETS / of / file).exists():
+            shutil.copy(ASSETS / of / file, folder / file)
+
+
+def make_data(folder):
+    folder.mkdir()
+    words = [["card", "bank", "money"], ["book", "page", "library"], ["train", "ticket", "station"]]
+    rng = np.random.default_rng(3)
+    for split, count in (("train", 96), ("test", 24)):
+        with (folder / f"{split}.jsonl").open("w") as out:
+            for i in range(count):
+                own = rng.choice(words[i % CLASSES], size=2 + i % 4)
+                text = "my " + " and the ".join(own)
+                out.write(json.dumps({"text": text, "label": i % CLASSES}) + "\n")
+
+
+class Runner:
+    def __init__(self, binary, room):
+        self.binary, self.room = binary, room
+
+    def bonfire(self, *args):
+        done = subprocess.run([self.binary, *map(str, args), "--device", "cpu"], cwd=self.room, capture_output=True, text=True)
+        if done.returncode != 0:
+            sys.exit(f"bonfire {' '.join(map(str, args))} failed:\n{done.stderr}")
+        return done.stdout
+
+    def train(self, name, model, data, out, *sets):
+        causal = ["model.task=causal-lm"] if out.endswith("-causal") else []
+        sets = [
+            f"model.path={model}", f"data.path={data}", "data.labels=3", f"data.max_length={LENGTH}", "data.min_shard=4",
+            "clients.count=4", "clients.budget=1", "strategy.name=lora-a2", f"adapter.rank={RANK}",
+            f"adapter.alpha={ALPHA}", "train.rounds=2", "train.lr_a=5e-3", *causal, *sets,
+        ]
+        if causal:
+            sets = [s for s in sets if not s.startswith(("data.labels", "data.min_shard"))]
+            sets += ['data.partition={ kind = "iid" }', 'adapter.head="frozen"']
+        pairs = [part for s in sets for part in ("--set", s)]
+        self.bonfire("train", "--quiet", "--out", out, *pairs)
+
+    def predictions(self, run):
+        self.bonfire("evaluate", run, "--predictions", f"{run}.jsonl")
+        return [json.loads(line) for line in (self.room / f"{run}.jsonl").open()]
+
+
+def answers(net, tokenizer, rows, texts):
+    """Logits of every text of a classifier, or mean cross-entropies of a language model."""
+    found = []
+    with torch.no_grad():
+        for row, text in zip(rows, texts):
+            ids = row.get("tokens") or tokenizer.encode(text).ids[:LENGTH]
+            logits = net(input_ids=torch.tensor([ids])).logits[0]
+            if "tokens" in row:
+                n = row["answers"]
+                loss = torch.nn.functional.cross_entropy(logits[-n - 1 : -1], torch.tensor(ids[-n:]))
+                found.append([loss.item()])
+            else:
+                found.append(logits.tolist())
+    return np.array(found)
+
+
+def compare(what, net, tokenizer, rows, texts):
+    ours = np.array([row["logits"] if "logits" in row else [row["loss"]] for row in rows])
+    theirs = answers(net, tokenizer, rows, texts)
+    report(what, np.abs(ours - theirs).max(), TOLERANCE * np.abs(ours).max())
+
+
+def check_gguf(what, path, arch, heads, peft_folder, alpha):
+    """The file by gguf's own reader: metadata, and every pair's product against the PEFT export's."""
+    reader = GGUFReader(path)
+    text = lambda key: bytes(reader.fields[key].parts[-1]).decode()
+    meta = [text("general.type"), text("adapter.type"), text("general.architecture")]
+    if meta != ["adapter", "lora", arch]:
+        failures.append(f"{what}: metadata {meta}")
+    file_alpha = float(reader.fields["adapter.lora.alpha"].parts[-1][0])
+    weights = load_file(peft_folder / "adapter_model.safetensors")
+    tensors = {t.name: np.array(t.data) for t in reader.tensors}
+    apart, seen, largest = 0.0, 0, 1e-12
+    for name in [n for n in tensors if n.endswith(".lora_a")]:
+        stem = name.removesuffix(".lora_a")
+        _, layer, part, _ = stem.split(".")
+        down, up = tensors[name], tensors[stem + ".lora_b"]
+        module = f"base_model.model.model.layers.{layer}.{SUFFIXES[part]}"
+        a, b = weights[f"{module}.lora_A.weight"], weights[f"{module}.lora_B.weight"]
+        want = alpha / RANK * b @ a
+        if part in ("attn_q", "attn_k") and arch == "llama":
+            n = heads[part]
+            # What llama.cpp's converter does to the base weight of the same name.
+            want = want.reshape(n, 2, want.shape[0] // n // 2, want.shape[1]).swapaxes(1, 2).reshape(want.shape)
+        got = file_alpha / up.shape[1] * up @ down
+        apart, seen, largest = max(apart, np.abs(got - want).max()), seen + 1, max(largest, np.abs(want).max())
+    report(f"{what} ({seen} pairs)", apart if seen == len(tensors) / 2 > 0 else float("inf"), 1e-5 * largest)
+
+
+def check_exports(runner, name, model, run, texts, tokenizer):
+    rows = runner.predictions(run)
+    causal = "tokens" in rows[0]
+    auto = AutoModelForCausalLM if causal else AutoModelForSequenceClassification
+    more = {} if causal else {"num_labels": CLASSES}
+    export = lambda kind, *args: runner.bonfire("export", run, "--verify", "--out", f"{run}-{kind}", *args)
+    for layout in ("uniform", "compact"):
+        export(layout, "--format", "peft", "--layout", layout)
+        base = auto.from_pretrained(model, dtype=torch.float32, **more)
+        net = PeftModel.from_pretrained(base, runner.room / f"{run}-{layout}").eval()
+        compare(f"{run} peft {layout}", net, tokenizer, rows, texts)
+    for kind, size in (("merged", "5"), ("sharded", "0.0001")):
+        export(kind, "--format", "merged", "--shard-size", size)
+        net = auto.from_pretrained(runner.room / f"{run}-{kind}", dtype=torch.float32).eval()
+        compare(f"{run} {kind}", net, tokenizer, rows, texts)
+    if causal:
+        arch = "qwen2" if name == "qwen2" else "llama"
+        heads = {"attn_q": DECODER["num_attention_heads"], "attn_k": DECODER["num_key_value_heads"]}
+        for layout in ("uniform", "compact"):
+            export(f"gguf-{layout}", "--format", "gguf", "--layout", layout)
+            path = runner.room / f"{run}-gguf-{layout}" / "adapter.gguf"
+            check_gguf(f"{run} gguf {layout}", path, arch, heads, runner.room / f"{run}-uniform", ALPHA)
+
+
+def check_import(runner, name, model, data, texts, tokenizer):
+    """An adapter of PEFT's own making, ranks and scales differing: a run that does not move answers as PEFT does."""
+    torch.manual_seed(5)
+    decoder = name not in ("roberta", "bert")
+    base = AutoModelForSequenceClassification.from_pretrained(model, dtype=torch.float32, num_labels=CLASSES)
+    first, second = ("q_proj", "up_proj") if decoder else ("query", "intermediate.dense")
+    config = LoraConfig(task_type="SEQ_CLS", r=3, lora_alpha=5, target_modules=[first, second], use_rslora=True,
+                        rank_pattern={f"layer(s)?.1.*{second.split('.')[0]}.*": 5}, alpha_pattern={first: 2})
+    net = get_peft_model(base, config).eval()
+    with torch.no_grad():
+        for key, value in net.named_parameters():
+            if "lora_B" in key or "modules_to_save" in key:
+                value.normal_(std=0.3)
+    net.save_pretrained(runner.room / f"{name}-theirs")
+    alpha = 5 / 5**0.5 * 5  # the scale of the module of largest rank, at that rank
+    runner.train(name, model, data, f"{name}-import", f"adapter.init={name}-theirs", "adapter.rank=5",
+                 f"adapter.alpha={alpha!r}", f'adapter.targets=["{first}", "{second}"]', "train.rounds=1",
+                 "train.lr_a=1e-12", "train.lr_head=1e-12")
+    compare(f"{name} import", net, tokenizer, runner.predictions(f"{name}-import"), texts)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--bonfire", type=Path, required=True, help="the built binary")
+    parser.add_argument("--keep", type=Path, help="an empty folder to work in")
+    parser.add_argument("--only", choices=MODELS, help="one model alone")
+    args = parser.parse_args()
+    torch.set_num_threads(2)
+    with tempfile.TemporaryDirectory() as temporary:
+        room = (args.keep or Path(temporary)).resolve()
+        room.mkdir(parents=True, exist_ok=True)
+        runner, data = Runner(args.bonfire.resolve(), room), room / "data"
+        make_data(data)
+        texts = [json.loads(line)["text"] for line in (data / "test.jsonl").open()]
+        for name in [args.only] if args.only else MODELS:
+            print(name, flush=True)
+            model = room / name
+            make_model(name, model)
+            tokenizer = Tokenizer.from_file(str(model / "tokenizer.json"))
+            runner.train(name, model, data, f"{name}-run")
+            check_exports(runner, name, model, f"{name}-run", texts, tokenizer)
+            check_import(runner, name, model, data, texts, tokenizer)
+            if name not in ("roberta", "bert"):
+                runner.train(name, model, data, f"{name}-causal")
+                check_exports(runner, name, model, f"{name}-causal", texts, tokenizer)
+    if failures:
+        sys.exit(f"{len(failures)} wrong: " + "; ".join(failures))
+    print("all exports load and agree")
+
+
+if __name__ == "__main__":
+    main()
