@@ -1,7 +1,6 @@
 //! Scores over a whole vocabulary, a few rows at a time, so that no tensor `[N, V]` of a step ever exists.
 
 use bonfire_kernels::cross_entropy;
-use burn::tensor::activation::log_softmax;
 use burn::tensor::{FloatDType, Int, Tensor};
 
 /// Numbers in one block of scores.
@@ -28,9 +27,14 @@ pub(crate) fn losses(hidden: Tensor<2>, words: &Tensor<2>, labels: Tensor<1, Int
     let plain = hidden.clone().detach();
     let (mut losses, mut slopes) = (Vec::new(), Vec::new());
     for (block, labels) in blocks(&plain, words, &labels) {
-        let log_p = log_softmax(logits(block, words), 1);
-        losses.push(log_p.clone().gather(1, labels.clone().unsqueeze_dim::<2>(1)).squeeze_dim::<1>(1).neg());
-        let expected = log_p.exp().cast(words.dtype()).matmul(words.clone());
+        // Softmax by hand: one exponential serves the loss and its gradient.
+        let scores = logits(block, words);
+        let scores = scores.clone() - scores.max_dim(1);
+        let right = scores.clone().gather(1, labels.clone().unsqueeze_dim::<2>(1));
+        let weights = scores.exp();
+        let total = weights.clone().sum_dim(1);
+        losses.push((total.clone().log() - right).squeeze_dim::<1>(1));
+        let expected = (weights / total).cast(words.dtype()).matmul(words.clone());
         slopes.push((expected - words.clone().select(0, labels)).cast(FloatDType::F32));
     }
     // Zero, with the gradient that the losses have.

@@ -231,8 +231,15 @@ fn group_row(grid: &Grid, group: &Group<'_>) -> serde_json::Value {
         "train_seconds": group.spread(|run| Some(run.train_seconds)),
         "tokens_trained": count(|run| run.tokens_trained),
     });
-    if let Some(spread) = group.spread(|run| run.personal_accuracy) {
-        row["personal_accuracy"] = json!(spread);
+    let sometimes = [
+        ("personal_accuracy", group.spread(|run| run.personal_accuracy)),
+        ("final_perplexity", group.spread(|run| run.final_perplexity)),
+        ("final_exact_match", group.spread(|run| run.final_exact_match)),
+    ];
+    for (name, spread) in sometimes {
+        if let Some(spread) = spread {
+            row[name] = json!(spread);
+        }
     }
     row
 }

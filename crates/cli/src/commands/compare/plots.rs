@@ -5,6 +5,7 @@ use anyhow::Result;
 use super::figure::{self, Axis, Dot, Figure, Line, Panel, Scale};
 use super::grid::{Grid, Rank};
 use super::results::{Group, Spread};
+use crate::config::TaskKind;
 use crate::console::bytes;
 
 const ROUNDS: &str = "accuracy-rounds.svg";
@@ -99,7 +100,11 @@ fn figure_of(grid: &Grid, what: &str, x: Axis, rows: Vec<Vec<Panel>>) -> Figure 
     let seeds = grid.seeds.len();
     let over = if seeds > 1 { format!(", mean ± deviation over {seeds} seeds") } else { String::new() };
     let names = grid.variants.iter().map(|variant| variant.label()).collect();
-    Figure { title: format!("{}: {what}{over}", grid.name()), x, y: "accuracy, %", names, rows }
+    let y = match grid.base.config.model.task {
+        TaskKind::Classification => "accuracy, %",
+        TaskKind::CausalLm => "next tokens right, %",
+    };
+    Figure { title: format!("{}: {what}{over}", grid.name()), x, y, names, rows }
 }
 
 fn dot(x: f64, spread: Spread) -> Dot {

@@ -22,8 +22,14 @@ pub enum Outcome {
 /// What a complete run measured.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Measured {
-    /// Test accuracy at the last evaluation, 0 to 1.
+    /// Test accuracy at the last evaluation, 0 to 1; of a language model the share of tokens foretold.
     pub final_accuracy: Option<f64>,
+    /// Of a language model, test perplexity at the last evaluation.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub final_perplexity: Option<f64>,
+    /// Of a language model, share of test responses that greedy generation gives exactly, at the last evaluation.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub final_exact_match: Option<f64>,
     /// Best test accuracy at any evaluation, 0 to 1.
     pub best_accuracy: Option<f64>,
     /// Mean accuracy of the clients' own models at the last evaluation, where the strategy has such.
@@ -93,6 +99,8 @@ impl Measured {
         }
         Measured {
             final_accuracy: summary.final_accuracy,
+            final_perplexity: summary.final_perplexity,
+            final_exact_match: summary.final_exact_match,
             best_accuracy: summary.best_accuracy,
             personal_accuracy: rows.iter().rev().find_map(|row| row.personal_accuracy),
             upload_params: summary.upload_params,

@@ -20,7 +20,8 @@ pub fn page(grid: &Grid, groups: &[Group<'_>], command: &str, failures: &[String
         config.clients.count,
         devices(groups),
     );
-    text += &format!("{}\n\n{NOTE}\n", table(grid, groups));
+    let what = if speaks(groups) { PERPLEXITY } else { ACCURACY };
+    text += &format!("{}\n\n{what}, {NOTE}\n", table(grid, groups));
     text += &our_forms(&grid.variants).map(|line| format!("\n{line}\n")).unwrap_or_default();
     if !failures.is_empty() {
         text += &format!("\nFailed:\n\n{}\n", failures.iter().map(|f| format!("* {f}")).collect::<Vec<_>>().join("\n"));
@@ -28,10 +29,23 @@ pub fn page(grid: &Grid, groups: &[Group<'_>], command: &str, failures: &[String
     text
 }
 
-const NOTE: &str = "Accuracy: of the global model on the test split after the last round, in %, mean ± sample standard \
-deviation over seeds; the best of each rank and column in bold. Upload, download (all clients, all rounds, as \
+const ACCURACY: &str = "Accuracy: of the global model on the test split after the last round, in %";
+
+const PERPLEXITY: &str = "Perplexity: of the global model on the test split after the last round";
+
+const NOTE: &str = "mean ± sample standard deviation over seeds; the best of each rank and column in bold. Upload, download (all clients, all rounds, as \
 serialised) and time of local training: of one run, mean over seeds and columns. Rank: what a client may send of each \
 target, `clients.budget` for lora-a2 and `adapter.rank` elsewhere.";
+
+/// Whether the runs are of a language model.
+pub fn speaks(groups: &[Group<'_>]) -> bool {
+    groups.iter().flat_map(Group::measured).any(|run| run.final_perplexity.is_some())
+}
+
+/// What a cell of the table shows: perplexity, or accuracy in %.
+fn shown(run: &Measured) -> Option<f64> {
+    run.final_perplexity.or(run.final_accuracy.map(|accuracy| accuracy * 100.0))
+}
 
 fn devices(groups: &[Group<'_>]) -> String {
     let mut names: Vec<&str> = groups.iter().flat_map(Group::measured).map(|run| run.device.as_str()).collect();
@@ -80,32 +94,33 @@ fn ranks<'r>(groups: &[Group<'r>]) -> Vec<&'r Rank> {
     ranks
 }
 
-/// The highest mean of a rank and column, when there are several to choose from.
+/// The best mean of a rank and column (the highest accuracy, the lowest perplexity), when there are several to choose from.
 fn best(groups: &[Group<'_>], rank: &Rank, column: usize) -> Option<f64> {
     let here = groups.iter().filter(|g| g.rank == rank && g.column == column);
-    let means: Vec<f64> = here.filter_map(|g| g.spread(|run| run.final_accuracy)).map(|s| s.mean).collect();
-    means.iter().copied().max_by(f64::total_cmp).filter(|_| means.len() > 1)
+    let means: Vec<f64> = here.filter_map(|g| g.spread(shown)).map(|s| s.mean).collect();
+    let better = |x: &f64, y: &f64| if speaks(groups) { y.total_cmp(x) } else { x.total_cmp(y) };
+    means.iter().copied().max_by(better).filter(|_| means.len() > 1)
 }
 
-/// `92.1 ± 0.4`, with what is missing or failed.
+/// `92.1 ± 0.4` (accuracy in %) or `5.12 ± 0.03` (perplexity), with what is missing or failed.
 fn accuracy(group: &Group<'_>, best: Option<f64>) -> String {
     let (done, all, failed) = (group.measured().count(), group.outcomes.len(), group.failed());
-    let Some(spread) = group.spread(|run| run.final_accuracy) else {
+    let Some(spread) = group.spread(shown) else {
         return match failed {
             0 => "–".into(),
             _ => "failed".into(),
         };
     };
-    let text = in_percent(spread);
+    let text = if speaks(std::slice::from_ref(group)) { digits(spread, 2) } else { digits(spread, 1) };
     let text = if best == Some(spread.mean) { format!("**{text}**") } else { text };
     let failed = if failed > 0 { format!(", {failed} failed") } else { String::new() };
     if done < all { format!("{text} ({done} of {all}{failed})") } else { text }
 }
 
-fn in_percent(spread: Spread) -> String {
+fn digits(spread: Spread, n: usize) -> String {
     match spread.deviation {
-        Some(deviation) => format!("{:.1} ± {:.1}", spread.mean * 100.0, deviation * 100.0),
-        None => format!("{:.1}", spread.mean * 100.0),
+        Some(deviation) => format!("{:.n$} ± {deviation:.n$}", spread.mean),
+        None => format!("{:.n$}", spread.mean),
     }
 }
 
@@ -124,7 +139,7 @@ fn costs(groups: &[&Group<'_>]) -> [String; 3] {
 fn personal(rank: &Rank, label: &str, groups: &[&Group<'_>], columns: usize) -> Option<Vec<String>> {
     let of = |column: usize| {
         let group = groups.iter().find(|g| g.column == column)?;
-        group.spread(|run| run.personal_accuracy).map(in_percent)
+        group.spread(|run| run.personal_accuracy.map(|accuracy| accuracy * 100.0)).map(|spread| digits(spread, 1))
     };
     let cells: Vec<Option<String>> = (0..columns).map(of).collect();
     cells.iter().any(Option::is_some).then(|| {
