@@ -21,6 +21,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +44,7 @@ from transformers import (
     RobertaConfig,
     RobertaForSequenceClassification,
 )
+from transformers.utils import logging
 
 ASSETS = Path(__file__).parents[2] / "models" / "assets"
 TOLERANCE = 1e-4
@@ -237,6 +239,9 @@ def main():
     parser.add_argument("--only", choices=MODELS, help="one model alone")
     args = parser.parse_args()
     torch.set_num_threads(2)
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    warnings.filterwarnings("ignore", module="peft")
     with tempfile.TemporaryDirectory() as temporary:
         room = (args.keep or Path(temporary)).resolve()
         room.mkdir(parents=True, exist_ok=True)
