@@ -3,7 +3,7 @@
 //! `scripts/pretrain_tiny_llama.py`.
 
 /// The built-in encoder's files.
-pub const FILES: [&str; 3] = ["config.json", "model.safetensors", "tokenizer.json"];
+pub const FILES: [&str; 4] = ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"];
 
 /// The built-in decoder's files.
 pub const LLAMA_FILES: [&str; 4] = ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"];
@@ -17,6 +17,7 @@ pub fn file(name: &str) -> &'static [u8] {
         "config.json" => include_bytes!("../assets/tiny-roberta/config.json"),
         "model.safetensors" => include_bytes!("../assets/tiny-roberta/model.safetensors"),
         "tokenizer.json" => include_bytes!("../assets/tiny-roberta/tokenizer.json"),
+        "tokenizer_config.json" => include_bytes!("../assets/tiny-roberta/tokenizer_config.json"),
         _ => panic!("the built-in encoder has no file {name}"),
     }
 }

@@ -7,6 +7,7 @@ use std::path::Path;
 use safetensors::tensor::{Dtype, TensorView};
 use serde_json::json;
 
+use crate::merged::OTHERS;
 use crate::{Adapter, Architecture, HeadTensor, Matrix, Model, ModelError, ModelSource, Task};
 
 /// How a checkpoint stores what we keep as a matrix.
@@ -75,7 +76,8 @@ pub struct ModelFolder {
     names: Vec<(String, Stored)>,
     pooler: Vec<NamedWeight>,
     config: Vec<u8>,
-    tokenizer: Vec<u8>,
+    /// The tokenizer's files and what else lies beside the weights.
+    others: Vec<(&'static str, Vec<u8>)>,
 }
 
 impl ModelFolder {
@@ -85,11 +87,15 @@ impl ModelFolder {
     /// A file of the source cannot be read any more.
     pub fn of(model: &dyn Model, source: &ModelSource) -> Result<ModelFolder, ModelError> {
         let (config, file) = source.file("config.json")?;
+        let mut others = Vec::new();
+        for name in OTHERS {
+            others.extend(source.optional(name)?.map(|(bytes, _)| (name, bytes)));
+        }
         Ok(ModelFolder {
             names: model.weights().into_iter().map(|w| (w.name, w.stored)).collect(),
             pooler: model.pooler(),
             config: described(&config, &file, model.info().architecture, model.task(), None)?,
-            tokenizer: source.file("tokenizer.json")?.0,
+            others,
         })
     }
 
@@ -102,7 +108,9 @@ impl ModelFolder {
         assert_eq!(adapter.weights.len(), self.names.len(), "values of every weight");
         fs::create_dir_all(dir).map_err(|source| ModelError::Write { path: dir.to_path_buf(), source })?;
         replace(&dir.join("config.json"), &self.config)?;
-        replace(&dir.join("tokenizer.json"), &self.tokenizer)?;
+        for (name, bytes) in &self.others {
+            replace(&dir.join(name), bytes)?;
+        }
         let head: Vec<NamedWeight> = adapter.head.iter().map(NamedWeight::from).collect();
         let weights = self.names.iter().zip(&adapter.weights).map(|((name, stored), m)| (name.as_str(), *stored, m));
         let others = self.pooler.iter().chain(&head).map(NamedWeight::parts);

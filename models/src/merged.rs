@@ -23,8 +23,9 @@ use source_tensors::{Place, SourceTensors};
 /// Bytes of tensors in one file, as Transformers splits models.
 pub const SHARD_BYTES: u64 = 5_000_000_000;
 
-/// Files beside config and weights that belong to a model.
-const OTHERS: [&str; 10] = [
+/// Files beside config and weights that belong to a model. Without the tokenizer's configuration Transformers guesses its
+/// class from the model's, and may split texts otherwise.
+pub(crate) const OTHERS: [&str; 10] = [
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",

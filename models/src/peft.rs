@@ -133,7 +133,9 @@ fn config_text(carried: &[Carried], adapter: &Adapter, meta: &PeftMeta) -> Vec<u
         "init_lora_weights": true,
         "inference_mode": true,
     });
-    let mut text = serde_json::to_vec_pretty(&config).expect("plain JSON values");
+    // By name, whatever order JSON objects keep in this build.
+    let sorted: BTreeMap<&String, _> = config.as_object().into_iter().flatten().collect();
+    let mut text = serde_json::to_vec_pretty(&sorted).expect("plain JSON values");
     text.push(b'\n');
     text
 }

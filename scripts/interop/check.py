@@ -5,7 +5,7 @@
     python scripts/interop/check.py --bonfire target/release/bonfire
 
 Makes tiny random models (RoBERTa, BERT, LLaMA with tied and with separate embeddings, Mistral, Qwen2) and a few texts,
-trains two rounds of each, exports every format and layout, and loads them with Transformers, PEFT and gguf:
+trains four rounds of each, exports every format and layout, and loads them with Transformers, PEFT and gguf:
 
   peft     PeftModel.from_pretrained on the base model: logits of every test text as `bonfire evaluate --predictions` says
   merged   AutoModelFor… alone: the same
@@ -21,12 +21,14 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import warnings
 from pathlib import Path
 
 import numpy as np
 import torch
 from gguf import GGUFReader
 from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.lora import LoraLayer
 from safetensors.numpy import load_file
 from tokenizers import Tokenizer
 from transformers import (
@@ -43,6 +45,7 @@ from transformers import (
     RobertaConfig,
     RobertaForSequenceClassification,
 )
+from transformers.utils import logging
 
 ASSETS = Path(__file__).parents[2] / "models" / "assets"
 TOLERANCE = 1e-4
@@ -108,6 +111,13 @@ def make_data(folder):
                 out.write(json.dumps({"text": text, "label": i % CLASSES}) + "\n")
 
 
+def toml(value):
+    """A value as TOML writes it."""
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{key} = {toml(v)}" for key, v in value.items()) + " }"
+    return json.dumps(value)
+
+
 class Runner:
     def __init__(self, binary, room):
         self.binary, self.room = binary, room
@@ -118,18 +128,22 @@ class Runner:
             sys.exit(f"bonfire {' '.join(map(str, args))} failed:\n{done.stderr}")
         return done.stdout
 
-    def train(self, name, model, data, out, *sets):
-        causal = ["model.task=causal-lm"] if out.endswith("-causal") else []
-        sets = [
-            f"model.path={model}", f"data.path={data}", "data.labels=3", f"data.max_length={LENGTH}", "data.min_shard=4",
-            "clients.count=4", "clients.budget=1", "strategy.name=lora-a2", f"adapter.rank={RANK}",
-            f"adapter.alpha={ALPHA}", "train.rounds=2", "train.lr_a=5e-3", *causal, *sets,
-        ]
-        if causal:
-            sets = [s for s in sets if not s.startswith(("data.labels", "data.min_shard"))]
-            sets += ['data.partition={ kind = "iid" }', 'adapter.head="frozen"']
-        pairs = [part for s in sets for part in ("--set", s)]
-        self.bonfire("train", "--quiet", "--out", out, *pairs)
+    def train(self, model, data, out, causal=False, **more):
+        sections = {
+            "model": dict(path=str(model), task="causal-lm" if causal else "classification"),
+            "data": dict(path=str(data), max_length=LENGTH, partition=dict(kind="iid")),
+            "clients": dict(count=4, budget=1),
+            "adapter": dict(rank=RANK, alpha=ALPHA, head="frozen" if causal else "trained"),
+            "train": dict(rounds=4, epochs=1, batch_size=4, lr_a=2e-2),
+            "strategy": dict(name="lora-a2"),
+        }
+        for key, value in more.items():
+            section, name = key.split("__")
+            sections[section][name] = value
+        with (self.room / f"{out}.toml").open("w") as file:
+            for section, keys in sections.items():
+                file.write(f"[{section}]\n" + "".join(f"{key} = {toml(value)}\n" for key, value in keys.items()))
+        self.bonfire("train", f"{out}.toml", "--quiet", "--out", out)
 
     def predictions(self, run):
         self.bonfire("evaluate", run, "--predictions", f"{run}.jsonl")
@@ -155,7 +169,15 @@ def answers(net, tokenizer, rows, texts):
 def compare(what, net, tokenizer, rows, texts):
     ours = np.array([row["logits"] if "logits" in row else [row["loss"]] for row in rows])
     theirs = answers(net, tokenizer, rows, texts)
-    report(what, np.abs(ours - theirs).max(), TOLERANCE * np.abs(ours).max())
+    allowed = TOLERANCE * np.abs(ours).max()
+    report(what, np.abs(ours - theirs).max(), allowed)
+    layers = [module for module in net.modules() if isinstance(module, LoraLayer)]
+    if layers:  # without its adapter the model must answer otherwise, or nothing was compared
+        for layer in layers:
+            layer.scaling = {name: 0.0 for name in layer.scaling}
+        moved = np.abs(answers(net, tokenizer, rows, texts) - theirs).max()
+        if moved < 10 * allowed:
+            failures.append(f"{what}: the adapter moves answers by {moved:.1e} alone")
 
 
 def check_gguf(what, path, arch, heads, peft_folder, alpha):
@@ -224,9 +246,8 @@ def check_import(runner, name, model, data, texts, tokenizer):
                 value.normal_(std=0.3)
     net.save_pretrained(runner.room / f"{name}-theirs")
     alpha = 5 / 5**0.5 * 5  # the scale of the module of largest rank, at that rank
-    runner.train(name, model, data, f"{name}-import", f"adapter.init={name}-theirs", "adapter.rank=5",
-                 f"adapter.alpha={alpha!r}", f'adapter.targets=["{first}", "{second}"]', "train.rounds=1",
-                 "train.lr_a=1e-12", "train.lr_head=1e-12")
+    runner.train(model, data, f"{name}-import", adapter__init=f"{name}-theirs", adapter__rank=5, adapter__alpha=alpha,
+                 adapter__targets=[first, second], train__rounds=1, train__lr_a=1e-12, train__lr_head=1e-12)
     compare(f"{name} import", net, tokenizer, runner.predictions(f"{name}-import"), texts)
 
 
@@ -237,6 +258,9 @@ def main():
     parser.add_argument("--only", choices=MODELS, help="one model alone")
     args = parser.parse_args()
     torch.set_num_threads(2)
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    warnings.filterwarnings("ignore", module="peft")
     with tempfile.TemporaryDirectory() as temporary:
         room = (args.keep or Path(temporary)).resolve()
         room.mkdir(parents=True, exist_ok=True)
@@ -248,11 +272,11 @@ def main():
             model = room / name
             make_model(name, model)
             tokenizer = Tokenizer.from_file(str(model / "tokenizer.json"))
-            runner.train(name, model, data, f"{name}-run")
+            runner.train(model, data, f"{name}-run")
             check_exports(runner, name, model, f"{name}-run", texts, tokenizer)
             check_import(runner, name, model, data, texts, tokenizer)
             if name not in ("roberta", "bert"):
-                runner.train(name, model, data, f"{name}-causal")
+                runner.train(model, data, f"{name}-causal", causal=True)
                 check_exports(runner, name, model, f"{name}-causal", texts, tokenizer)
     if failures:
         sys.exit(f"{len(failures)} wrong: " + "; ".join(failures))

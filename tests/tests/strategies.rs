@@ -385,3 +385,52 @@ fn privacy_noises_clips_and_composes() {
         "the same seed, the same noise"
     );
 }
+
+/// What a model does to the weights of a target.
+fn product(adapter: &bonfire_models::Adapter, t: usize) -> Vec<f64> {
+    let product = adapter.a[t].matmul(&adapter.b[t]);
+    product.data.into_iter().map(|v| f64::from(v) * adapter.scale()).collect()
+}
+
+#[test]
+fn every_strategy_goes_on_from_a_trained_adapter() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut first = toy::run(settings("name = \"fedit\"", ""));
+    finish(&mut first);
+    let mut start = first.server().model();
+    // A slot that does nothing must be able to learn.
+    let (rank, cols) = (start.rank, start.b[0].cols);
+    start.a[0].data.iter_mut().skip(1).step_by(rank).for_each(|v| *v = 0.0);
+    start.b[0].data[cols..2 * cols].fill(0.0);
+    let meta = bonfire_models::peft::PeftMeta { base_model: "base".into() };
+    bonfire_models::peft::write(dir.path(), &start, &meta, bonfire_models::peft::Layout::Uniform).unwrap();
+    let init = format!("[adapter]\nrank = 4\nhead = \"trained\"\ninit = {:?}", dir.path());
+    for strategy in STRATEGIES {
+        let still = "[train]\nrounds = 1\nlr_a = 1e-12\nlr_head = 1e-12";
+        let settings = settings(strategy, &format!("{init}\n{still}"));
+        let mut run = toy::run(settings.clone());
+        let (rounds, _, states) = finish(&mut run);
+        assert_eq!(states[0].adapter.head, start.head, "{strategy}");
+        assert!(states[0].adapter.a[0].data.iter().skip(1).step_by(rank).any(|v| *v != 0.0), "{strategy}: drawn anew");
+        // SoRA's gates shrink whatever the rate, and HetLoRA's clients drop a tail that did not grow.
+        let shrinks = ["sora", "hetlora"].contains(&settings.strategy.name());
+        for state in &states[..if shrinks { 1 } else { 2 }] {
+            for t in 0..start.targets.len() {
+                let (want, got) = (product(&start, t), product(&state.model(), t));
+                let largest = want.iter().fold(0f64, |m, v| m.max(v.abs()));
+                let apart = want.iter().zip(&got).map(|(x, y)| (x - y).abs()).fold(0.0, f64::max);
+                assert!(apart <= 1e-5 * largest, "{strategy}, round {}, target {t}: {apart:.1e}", state.round);
+            }
+        }
+        if settings.strategy.name() != "lora-a2" && !settings.strategy.depends_on_data() {
+            let model = bonfire_tests::load(&bonfire_tests::fixture("roberta-tiny"), toy::CLASSES, &TargetKind::all());
+            let low = forecast(&settings, model.info(), Task::Classify(toy::CLASSES), Choice::Narrowest).unwrap();
+            assert_eq!(rounds[0].download_bytes, low.download_bytes, "{strategy}");
+        }
+        // B is no longer zero and the head no longer the backbone's: all of it must reach the clients.
+        let head: u64 = start.head_params();
+        let all = start.a.iter().chain(&start.b).map(|m| m.data.len() as u64).sum::<u64>();
+        let private = settings.strategy.keeps_private();
+        assert!(private || rounds[0].download_params >= 4 * (all + head), "{strategy}: {}", rounds[0].download_params);
+    }
+}

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Cursor, Read, Seek, SeekFrom};
 
+use safetensors::Dtype;
 use safetensors::tensor::Metadata;
-use safetensors::{Dtype, SafeTensors};
 
 use crate::{ModelError, ModelSource};
 
@@ -82,14 +82,14 @@ impl SourceTensors {
 
 /// A file's header and where its data begin.
 fn header(file: &mut dyn ReadSeek) -> Result<(u64, Metadata), String> {
-    let mut bytes = vec![0; 8];
-    file.read_exact(&mut bytes).map_err(|e| e.to_string())?;
-    let n = u64::from_le_bytes(bytes.as_slice().try_into().expect("eight bytes"));
+    let mut length = [0; 8];
+    file.read_exact(&mut length).map_err(|e| e.to_string())?;
+    let n = u64::from_le_bytes(length);
     if n > LONGEST_HEADER {
         return Err("its header has no sensible length".into());
     }
-    bytes.resize(8 + n as usize, 0);
-    file.read_exact(&mut bytes[8..]).map_err(|e| e.to_string())?;
-    let (_, header) = SafeTensors::read_metadata(&bytes).map_err(|e| e.to_string())?;
+    let mut bytes = vec![0; n as usize];
+    file.read_exact(&mut bytes).map_err(|e| e.to_string())?;
+    let header = serde_json::from_slice(&bytes).map_err(|e| e.to_string())?;
     Ok((8 + n, header))
 }

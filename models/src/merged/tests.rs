@@ -10,7 +10,7 @@ fn sample(info: &ModelInfo, task: Task) -> Adapter {
     let mut rng = ChaCha8Rng::seed_from_u64(5);
     let kinds = [TargetKind::Query, TargetKind::Output];
     let mut head = blank_head(info, task);
-    head.iter_mut().for_each(|h| h.value.data.iter_mut().enumerate().for_each(|(i, v)| *v = i as f32 / 64.0));
+    head.iter_mut().for_each(|h| h.value.data.iter_mut().enumerate().for_each(|(i, v)| *v = (i % 99) as f32 / 64.0));
     let mut adapter = Adapter::fresh(&info.targets(&kinds), 2, 4.0, Default::default(), head, &mut rng);
     adapter.b.iter_mut().for_each(|b| b.data.iter_mut().enumerate().for_each(|(i, v)| *v = (i % 7) as f32 - 3.0));
     adapter
@@ -47,13 +47,13 @@ fn targets_get_their_update_and_the_rest_is_as_it_was() {
     for (name, (dtype, shape, values)) in &new {
         if let Some(head) = adapter.head.iter().find(|h| h.name == *name) {
             let own = if name.ends_with(".bias") { head.value.clone() } else { head.value.transposed() };
-            assert_eq!(*values, own.data);
+            assert!(*values == own.data, "{name}");
             continue;
         }
         let (was_dtype, was_shape, was) = &old[name];
         assert_eq!((dtype, shape), (was_dtype, was_shape));
         match adapter.targets.iter().position(|t| name.strip_suffix(".weight") == Some(&t.name)) {
-            None => assert_eq!(values, was, "{name}"),
+            None => assert!(values == was, "{name}"),
             Some(t) => {
                 changed += 1;
                 let update = adapter.a[t].matmul(&adapter.b[t]).transposed();
@@ -81,7 +81,7 @@ fn a_model_larger_than_a_file_is_split_and_indexed() {
     assert!(!whole.path().join("model.safetensors.index.json").exists());
     let folders = [&whole, &split].map(|dir| ModelSource::Folder(dir.path().into()));
     assert!(folders[1].weight_files().expect("indexed").len() > 2);
-    assert_eq!(tensors(&folders[0]), tensors(&folders[1]));
+    assert!(tensors(&folders[0]) == tensors(&folders[1]));
     let index: serde_json::Value =
         serde_json::from_slice(&fs::read(split.path().join("model.safetensors.index.json")).expect("readable"))
             .expect("JSON");

@@ -109,3 +109,39 @@ pub fn same_files(from: &Path, to: &Path) -> Result<()> {
     say("verified: every file is the run's own, byte by byte");
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use bonfire_models::Goal;
+    use bonfire_models::peft::{Layout, PeftMeta};
+    use burn::tensor::Device;
+
+    use super::*;
+
+    #[test]
+    fn an_export_that_answers_otherwise_fails() {
+        let mut rng = stream(1, Use::HeadInit, 0, 0, 0);
+        let (task, device) = (Task::Classify(3), Device::flex().autodiff());
+        let kinds = bonfire_models::TargetKind::all();
+        let model = Transformer::load(&ModelSource::Builtin, task, &kinds, &mut rng, &device).expect("loads");
+        let head = model.head().to_vec();
+        let adapter = Adapter::fresh(model.targets(), 2, 4.0, Default::default(), head, &mut rng);
+        let test = Split { ids: vec![vec![0, 50, 60, 2]; 2], goals: vec![Goal::Class(0); 2] };
+        let verifier = Verifier { model, task, seed: 1, test };
+        let dir = tempfile::tempdir().expect("a folder");
+        let write = |adapter: &Adapter| {
+            let meta = PeftMeta { base_model: "builtin".into() };
+            peft::write(dir.path(), adapter, &meta, Layout::Uniform).expect("written");
+        };
+        write(&adapter);
+        verifier.compare(&adapter, Format::Peft, dir.path(), 0.0).expect("the same");
+        let mut other = adapter.clone();
+        other.b[0].data[0] = 5.0;
+        write(&other);
+        let error = verifier.compare(&adapter, Format::Peft, dir.path(), 0.0).expect_err("another").to_string();
+        assert!(error.contains("differ"), "{error}");
+        other.b[0].data[0] = f32::NAN;
+        write(&other);
+        verifier.compare(&adapter, Format::Peft, dir.path(), 0.0).expect_err("no numbers");
+    }
+}
