@@ -4,12 +4,13 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use bonfire_data::{Dataset, Shards};
+use bonfire_engine::{Split, TokenizedData};
 use bonfire_federation::{Run, StrategySettings};
-use bonfire_models::{Model, ModelInfo};
+use bonfire_models::{Model, ModelInfo, Task};
 
 use crate::args::{Common, TrainArgs};
 use crate::config;
-use crate::console::{note, say};
+use crate::console::{note, percent, say};
 use crate::device;
 use crate::interrupt::Interrupt;
 use crate::job;
@@ -42,7 +43,7 @@ pub fn run(args: &TrainArgs, common: &Common) -> Result<()> {
     let tokens = job::tokens(&loaded, &data, &info)?;
     if !common.quiet {
         say(config.to_toml());
-        describe(&config.strategy, &data, &shards, &info, &devices, &place);
+        describe(&config.strategy, &data, &tokens, &shards, &info, &devices, &place);
     }
     let models = models.into_iter().map(|m| Box::new(m) as Box<dyn Model>).collect();
     let run = Run::new(config.settings(), models, tokens, shards).map_err(|e| job::federation_error(&loaded, e))?;
@@ -68,10 +69,19 @@ fn follow(mut run: Run, mut recorder: Recorder, quiet: bool) -> Result<()> {
     Ok(())
 }
 
+/// How long the texts of a causal language model are, and what of them is scored.
+fn scored_words(split: &Split) -> String {
+    let tokens: usize = split.ids.iter().map(Vec::len).sum();
+    let scored: usize = split.goals.iter().zip(&split.ids).map(|(goal, ids)| goal.answers(ids.len())).sum();
+    let each = tokens as f64 / split.len().max(1) as f64;
+    format!("{each:.1} tokens a text, {} of them scored", percent(scored as f64 / tokens.max(1) as f64))
+}
+
 /// What will run on what, in four lines.
 fn describe(
     strategy: &StrategySettings,
     data: &Dataset,
+    tokens: &TokenizedData,
     shards: &Shards,
     model: &ModelInfo,
     device: &str,
@@ -82,11 +92,14 @@ fn describe(
     }
     let sizes = || shards.train.iter().map(Vec::len);
     say(format!(
-        "data        {}: {} training and {} test texts, {} labels",
+        "data        {}: {} training and {} test texts, {}",
         data.name,
         data.train.len(),
         data.test.len(),
-        data.labels.len()
+        match tokens.task {
+            Task::Classify(labels) => format!("{labels} labels"),
+            Task::Causal => scored_words(&tokens.train),
+        }
     ));
     say(format!(
         "clients     {} with {} to {} training texts",

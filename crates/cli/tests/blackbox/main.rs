@@ -4,9 +4,11 @@ mod bad_config;
 mod bad_data;
 mod bad_model;
 mod bench;
+mod causal;
 mod compare;
 mod cost;
 mod export;
+mod hub;
 #[cfg(unix)]
 mod interrupt;
 mod numbers;

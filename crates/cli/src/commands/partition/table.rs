@@ -1,7 +1,11 @@
-//! The label distribution in a terminal: the full matrix when it fits, else a line of figures a client.
+//! The label distribution in a terminal: the full matrix when it fits, else a line of figures a client. Of a set without
+//! labels the sizes alone.
 
 /// The table for `counts[client][label]` in at most `width` columns where possible.
 pub fn render(labels: &[String], counts: &[Vec<usize>], tests: &[usize], width: usize) -> String {
+    if labels.is_empty() {
+        return format!("{}\n{}", aligned(&size_rows(counts, tests)), total(labels, counts));
+    }
     let heads: Vec<String> = (0..labels.len()).map(|label| label.to_string()).collect();
     let matrix = aligned(&matrix_rows(&heads, counts, tests));
     let body = match matrix.lines().next().is_some_and(|line| line.chars().count() <= width) {
@@ -19,6 +23,14 @@ fn matrix_rows(heads: &[String], counts: &[Vec<usize>], tests: &[usize]) -> Vec<
         let mut line = vec![client.to_string(), size.to_string(), test.to_string(), String::new()];
         line.extend(row.iter().map(cell));
         rows.push(line);
+    }
+    rows
+}
+
+fn size_rows(counts: &[Vec<usize>], tests: &[usize]) -> Vec<Vec<String>> {
+    let mut rows = vec![["client", "train", "test"].map(String::from).to_vec()];
+    for (client, (row, test)) in counts.iter().zip(tests).enumerate() {
+        rows.push([client, row.iter().sum(), *test].map(|number| number.to_string()).to_vec());
     }
     rows
 }
@@ -79,14 +91,12 @@ fn total(labels: &[String], counts: &[Vec<usize>]) -> String {
         let (low, high) = (values.iter().min().copied().unwrap_or(0), values.iter().max().copied().unwrap_or(0));
         if low == high { low.to_string() } else { format!("{low} to {high}") }
     };
-    format!(
-        "{} clients, {} training texts: {} a client, with {} of {} labels",
-        counts.len(),
-        sizes.iter().sum::<usize>(),
-        span(&sizes),
-        span(&held),
-        labels.len()
-    )
+    let with = match labels.len() {
+        0 => String::new(),
+        all => format!(", with {} of {all} labels", span(&held)),
+    };
+    let all = sizes.iter().sum::<usize>();
+    format!("{} clients, {all} training texts: {} a client{with}", counts.len(), span(&sizes))
 }
 
 #[cfg(test)]
@@ -104,6 +114,15 @@ mod tests {
             text,
             "client train test label  0 1 2\n     0    12    4       10 · 2\n     1     6    2        · 5 1\n\n\
              0 label_0  1 label_1  2 label_2\n2 clients, 18 training texts: 6 to 12 a client, with 2 of 3 labels"
+        );
+    }
+
+    #[test]
+    fn no_labels_give_sizes() {
+        let text = render(&[], &[vec![10], vec![5]], &[4, 2], 80);
+        assert_eq!(
+            text,
+            "client train test\n     0    10    4\n     1     5    2\n2 clients, 15 training texts: 5 to 10 a client"
         );
     }
 

@@ -1,0 +1,97 @@
+//! Causal language models from outside: data of every kind, and what wrong data is told.
+
+use std::fs;
+
+use crate::support::Room;
+
+const CONFIG: &str = r#"
+[model]
+path = "builtin-llama"
+task = "causal-lm"
+[data]
+path = "data"
+partition = { kind = "iid" }
+[clients]
+count = 2
+[adapter]
+rank = 2
+[train]
+rounds = 1
+[strategy]
+name = "fedit"
+"#;
+
+const TRAIN: [&str; 5] = ["train", "run.toml", "--quiet", "--out", "run"];
+
+/// A room with a split of twelve rows each.
+fn room(row: &str) -> Room {
+    let room = Room::new();
+    room.write("run.toml", CONFIG);
+    fs::create_dir(room.path("data")).expect("made");
+    let rows: String = (0..12).map(|at| format!("{}\n", row.replace('#', &at.to_string()))).collect();
+    ["data/train.jsonl", "data/test.jsonl"].iter().for_each(|name| room.write(name, &rows));
+    room
+}
+
+#[test]
+fn prompts_and_responses_train_and_are_counted() {
+    let room = room(r#"{"prompt": "book number #\nintent:", "response": " renew loan", "who": "w#"}"#);
+    let said = room.succeed(&["train", "run.toml", "--out", "run", "--set", "data.max_length=12"]);
+    assert!(
+        said.out.contains("12 training and 12 test texts, ") && said.out.contains("of them scored"),
+        "{}",
+        said.out
+    );
+    assert_eq!(room.rows("run/metrics.jsonl").len(), 1);
+    let cut = room.succeed(&["train", "run.toml", "--out", "cut", "--set", "data.max_length=5"]);
+    let notice = "note: 24 of 24 texts are longer than data.max_length = 5 tokens and are cut";
+    assert_eq!(cut.err.matches(notice).count(), 1, "{}", cut.err);
+    let said = room.succeed(&["partition", "run.toml", "--no-svg"]);
+    assert!(said.out.contains("2 clients, 12 training texts: 6 a client\n"), "{}", said.out);
+    room.succeed(&["partition", "run.toml"]);
+}
+
+#[test]
+fn columns_can_be_named() {
+    let room = room(r#"{"question": "book #", "answer": "renew"}"#);
+    let wording = ["--set", "data.prompt=\"Q: {question}\\nA:\"", "--set", "data.response=\" {answer}\""];
+    room.succeed(&[&TRAIN[..], &wording].concat());
+    assert!(room.read("run/config.toml").contains("{question}"));
+    room.refuse(1, &["train.jsonl:1", "question"], &[&TRAIN[..2], &["--out", "other"]].concat());
+    room.refuse(2, &["`data.response` is not set, but data.prompt is"], &[&TRAIN[..], &wording[..2]].concat());
+    let wrong =
+        [&TRAIN[..2], &["--out", "other", "--set", "data.prompt={x", "--set", "data.response={answer}"]].concat();
+    room.refuse(2, &["no partner", "--set data.prompt"], &wrong);
+    let classes = [&TRAIN[..2], &["--out", "other", "--set", "model.task=classification"], &wording].concat();
+    room.refuse(2, &["is for causal language models"], &classes);
+}
+
+#[test]
+fn partitions_by_label_need_labels() {
+    let room = room(r#"{"text": "book number #"}"#);
+    let dirichlet = ["--set", "data.partition={ kind = \"dirichlet\", alpha = 1.0 }"];
+    room.refuse(2, &["goes by labels", "use iid, natural or file"], &[&TRAIN[..], &dirichlet].concat());
+    room.refuse(2, &["have no labels"], &[&TRAIN[..], &["--set", "data.labels=2"]].concat());
+    room.refuse(
+        1,
+        &["\"who\""],
+        &[&TRAIN[..], &["--set", "data.partition={ kind = \"natural\", column = \"who\" }"]].concat(),
+    );
+}
+
+#[test]
+fn special_tokens_that_are_missing_are_named() {
+    let room = room(r#"{"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}]}"#);
+    room.refuse(1, &["no chat_template", "`prompt` and `response`"], &TRAIN);
+    let from = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/assets/tiny-llama");
+    fs::create_dir(room.path("model")).expect("made");
+    for name in ["config.json", "model.safetensors", "tokenizer.json"] {
+        fs::copy(from.join(name), room.path("model").join(name)).expect("copied");
+    }
+    let model = ["--set", "model.path=model"];
+    room.write("model/tokenizer_config.json", r#"{"eos_token": "<|im_end|>"}"#);
+    room.refuse(1, &["tokenizer_config.json", "`eos_token` is \"<|im_end|>\""], &[&TRAIN[..], &model].concat());
+    let template = "{% for m in messages %}{{ m.role }}: {{ m.content }}{{ eos_token }}\\n{% endfor %}";
+    room.write("model/tokenizer_config.json", &format!(r#"{{"eos_token": "</s>", "chat_template": "{template}"}}"#));
+    room.succeed(&[&TRAIN[..], &model].concat());
+}

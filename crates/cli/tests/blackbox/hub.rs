@@ -1,0 +1,258 @@
+//! Models and data from the Hub: out of its cache, and over HTTP from a small server of our own.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+use crate::support::{Room, Said};
+
+const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
+
+/// `train` for a second on a model and data from the Hub.
+const TRAIN: [&str; 6] = ["train", "--quiet", "--out", "run", "--set", "model.path=hf:some/model"];
+
+const CONFIG: &str = r#"
+[model]
+path = "builtin"
+[data]
+path = "data"
+partition = { kind = "iid" }
+[clients]
+count = 2
+[adapter]
+rank = 2
+[train]
+rounds = 1
+[strategy]
+name = "fedit"
+"#;
+
+fn assets() -> &'static Path {
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/assets/tiny-roberta"))
+}
+
+const FILES: [&str; 3] = ["config.json", "model.safetensors", "tokenizer.json"];
+
+/// A room with data, a configuration, and no network but what `envs` name.
+fn room() -> Room {
+    let room = Room::new();
+    room.data(&[], &[]);
+    room.write("run.toml", CONFIG);
+    room
+}
+
+fn run(room: &Room, args: &[&str], envs: &[(&str, &str)]) -> Said {
+    let args = [&[args[0], "run.toml"][..], &args[1..]].concat();
+    let mut command = room.command(&args);
+    for name in ["HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy", "HF_TOKEN"] {
+        command.env_remove(name);
+    }
+    for name in ["HF_HUB_CACHE", "HF_HUB_OFFLINE", "HF_ENDPOINT"] {
+        command.env_remove(name);
+    }
+    // Port 9 takes no connections.
+    command.env("HF_HOME", room.path("hf")).env("HF_ENDPOINT", "http://127.0.0.1:9").envs(envs.iter().copied());
+    command.output().expect("the binary starts").into()
+}
+
+fn refused(said: &Said, words: &[&str]) {
+    assert!(said.code != Some(0), "{said:?}");
+    for word in words {
+        assert!(said.err.contains(word), "no {word:?} in: {}", said.err);
+    }
+    assert!(!said.err.contains("panicked") && !said.err.contains("internal error"), "{}", said.err);
+}
+
+/// Puts files into the cache as the Hub's clients lay it out.
+fn cache(room: &Room, hub: &str, repo: &str, files: &[(&str, Vec<u8>)]) {
+    let folder = room.path(hub).join(repo);
+    let snapshot = folder.join("snapshots").join(COMMIT);
+    fs::create_dir_all(&snapshot).expect("made");
+    fs::create_dir_all(folder.join("refs")).expect("made");
+    fs::write(folder.join("refs/main"), COMMIT).expect("written");
+    files.iter().for_each(|(name, bytes)| fs::write(snapshot.join(name), bytes).expect("written"));
+}
+
+fn model_files() -> Vec<(&'static str, Vec<u8>)> {
+    FILES.map(|name| (name, fs::read(assets().join(name)).expect("readable"))).to_vec()
+}
+
+#[test]
+fn what_is_in_the_cache_needs_no_network() {
+    let room = room();
+    cache(&room, "hf/hub", "models--some--model", &model_files());
+    let rows = ["train", "test"].map(|split| (format!("{split}.jsonl"), room.read(&format!("data/{split}.jsonl"))));
+    let rows = rows.iter().map(|(name, text)| (name.as_str(), text.clone().into_bytes())).collect::<Vec<_>>();
+    cache(&room, "elsewhere", "datasets--some--data", &rows);
+    cache(&room, "elsewhere", "models--some--model", &model_files());
+    let said = run(&room, &TRAIN, &[]);
+    assert_eq!(said.code, Some(0), "{said:?}");
+    assert!(room.read("run/config.toml").contains("path = \"hf:some/model\""));
+    assert_eq!(room.json("run/adapter/adapter_config.json")["base_model_name_or_path"], "some/model");
+    // A commit needs no reference; HF_HUB_CACHE goes before HF_HOME.
+    let elsewhere = room.path("elsewhere");
+    let envs = [("HF_HUB_OFFLINE", "1"), ("HF_HUB_CACHE", elsewhere.to_str().expect("a path"))];
+    let data = format!("data.path=hf:some/data@{COMMIT}");
+    let said = run(&room, &["partition", "--no-svg", "--set", &data], &envs);
+    assert_eq!(said.code, Some(0), "{said:?}");
+    assert!(said.out.contains("40 training texts"), "{}", said.out);
+}
+
+#[test]
+fn what_is_not_in_the_cache_is_said() {
+    let room = room();
+    let said = run(&room, &TRAIN, &[]);
+    refused(&said, &["the model hf:some/model", "not whole in the cache", "connect to a network"]);
+    let said = run(&room, &TRAIN, &[("HF_HUB_OFFLINE", "1")]);
+    refused(&said, &["the model hf:some/model", "HF_HUB_OFFLINE forbids the network"]);
+    assert!(!said.err.contains("fetching"), "{}", said.err);
+    let said = run(&room, &["partition", "--no-svg", "--set", "data.path=hf:some/data@v2"], &[]);
+    refused(&said, &["the data set hf:some/data@v2"]);
+    // Without its weights a model is not whole.
+    cache(&room, "hf/hub", "models--some--model", &model_files()[..1]);
+    refused(&run(&room, &TRAIN, &[("HF_HUB_OFFLINE", "1")]), &["not whole"]);
+    assert!(!room.path("run").exists());
+}
+
+#[test]
+fn names_that_are_none_are_refused() {
+    let room = room();
+    for name in ["foo", "../model", "a/b/c", "a/b@../x", ""] {
+        let set = format!("model.path=hf:{name}");
+        let said = run(&room, &["train", "--out", "run", "--set", &set], &[]);
+        refused(&said, &["`model.path` must be \"hf:org/name\"", "--set model.path"]);
+        assert_eq!(said.code, Some(2));
+    }
+}
+
+/// A Hub of one model: what it answered, and how often it breaks off the weights.
+struct Hub {
+    address: String,
+    asked: Arc<Mutex<Vec<String>>>,
+}
+
+impl Hub {
+    /// Serves `files`; the first `breaks` times it sends only half of the weights.
+    fn serve(files: Vec<(&'static str, Vec<u8>)>, breaks: usize) -> Hub {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = format!("http://{}", listener.local_addr().expect("an address"));
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        let (log, breaks) = (asked.clone(), Arc::new(AtomicUsize::new(breaks)));
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let _ = answer(stream, &files, &log, &breaks);
+            }
+        });
+        Hub { address, asked }
+    }
+
+    fn asked(&self) -> usize {
+        self.asked.lock().expect("not poisoned").len()
+    }
+}
+
+/// One request a connection.
+fn answer(
+    mut stream: TcpStream,
+    files: &[(&str, Vec<u8>)],
+    log: &Mutex<Vec<String>>,
+    breaks: &AtomicUsize,
+) -> std::io::Result<()> {
+    let mut lines = BufReader::new(stream.try_clone()?).lines();
+    let path = lines.next().transpose()?.unwrap_or_default().split(' ').nth(1).unwrap_or_default().to_owned();
+    let mut from = None;
+    for line in lines.map_while(Result::ok).take_while(|line| !line.is_empty()) {
+        if let Some(range) = line.to_lowercase().strip_prefix("range: bytes=") {
+            from = range.split_once('-').map(|(a, b)| (a.parse().unwrap_or(0), b.parse::<usize>().ok()));
+        }
+    }
+    log.lock().expect("not poisoned").push(path.clone());
+    let info = "/api/models/some/model/revision/main";
+    if path == info {
+        let siblings: Vec<String> = files.iter().map(|(name, _)| format!("{{\"rfilename\": \"{name}\"}}")).collect();
+        let body = format!("{{\"sha\": \"{COMMIT}\", \"siblings\": [{}]}}", siblings.join(", "));
+        return write!(
+            stream,
+            "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+            body.len()
+        );
+    }
+    let name = path.strip_prefix(&format!("/some/model/resolve/{COMMIT}/"));
+    let Some((name, bytes)) = name.and_then(|name| files.iter().find(|(of, _)| *of == name)) else {
+        return write!(stream, "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+    };
+    let (first, last): (usize, Option<usize>) = from.unwrap_or((0, None));
+    let end = last.map_or(bytes.len(), |last| (last + 1).min(bytes.len()));
+    let part = &bytes[first.min(end)..end];
+    write!(
+        stream,
+        "HTTP/1.1 206 Partial Content\r\nETag: \"{name}-etag\"\r\nX-Repo-Commit: {COMMIT}\r\n\
+         Content-Range: bytes {first}-{}/{}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+        end.saturating_sub(1),
+        bytes.len(),
+        part.len()
+    )?;
+    let whole = last.is_none() && name.ends_with(".safetensors");
+    let breaks_off =
+        whole && breaks.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok();
+    stream.write_all(if breaks_off { &part[..part.len() / 2] } else { part })
+}
+
+#[test]
+fn a_model_is_fetched_once() {
+    let room = room();
+    let hub = Hub::serve(model_files(), 0);
+    let envs = [("HF_ENDPOINT", hub.address.as_str())];
+    let said = run(&room, &TRAIN, &envs);
+    assert_eq!((said.code, said.err.as_str()), (Some(0), ""), "{said:?}");
+    let asked = hub.asked();
+    assert!(asked >= 7, "{asked}");
+    let snapshot = room.path("hf/hub/models--some--model/snapshots").join(COMMIT);
+    for name in FILES {
+        assert_eq!(fs::read(snapshot.join(name)).expect(name), fs::read(assets().join(name)).expect(name));
+    }
+    let again = run(&room, &["train", "--out", "again", "--set", "model.path=hf:some/model"], &envs);
+    assert_eq!(again.code, Some(0), "{again:?}");
+    assert!(!again.err.contains("fetching"), "{}", again.err);
+    assert_eq!(hub.asked(), asked, "the second run asked for the network");
+}
+
+#[test]
+fn a_repository_that_is_not_there_is_said() {
+    let room = room();
+    let hub = Hub::serve(model_files(), 0);
+    let said =
+        run(&room, &["train", "--out", "run", "--set", "model.path=hf:some/other"], &[("HF_ENDPOINT", &hub.address)]);
+    refused(&said, &["fetching the model hf:some/other", "the Hub does not give the model hf:some/other", "HF_TOKEN"]);
+}
+
+#[test]
+fn pickles_are_not_fetched() {
+    let room = room();
+    let pickled =
+        vec![("config.json", b"{}".to_vec()), ("tokenizer.json", b"{}".to_vec()), ("pytorch_model.bin", vec![1])];
+    let hub = Hub::serve(pickled, 0);
+    let said = run(&room, &TRAIN, &[("HF_ENDPOINT", &hub.address)]);
+    refused(&said, &["has no model.safetensors", "pickles, which are not read"]);
+    assert_eq!(hub.asked(), 1);
+}
+
+#[test]
+fn a_download_that_breaks_off_is_not_taken_for_whole() {
+    let room = room();
+    let hub = Hub::serve(model_files(), 1);
+    let envs = [("HF_ENDPOINT", hub.address.as_str())];
+    refused(&run(&room, &TRAIN, &envs), &["model.safetensors of the model hf:some/model"]);
+    let repo = room.path("hf/hub/models--some--model");
+    assert!(!repo.join("snapshots").join(COMMIT).join("model.safetensors").exists());
+    assert!(!repo.join("refs/main").exists());
+    refused(&run(&room, &TRAIN, &[("HF_HUB_OFFLINE", "1")]), &["not whole"]);
+    // The next run goes on where it broke off.
+    let said = run(&room, &TRAIN, &envs);
+    assert_eq!(said.code, Some(0), "{said:?}");
+    let weights = fs::read(repo.join("snapshots").join(COMMIT).join("model.safetensors")).expect("readable");
+    assert_eq!(weights, fs::read(assets().join("model.safetensors")).expect("readable"));
+}

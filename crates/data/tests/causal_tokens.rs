@@ -1,0 +1,234 @@
+//! Token ids for causal language models: where scoring begins, what begins and ends a text, what is cut.
+#![allow(clippy::unwrap_used)]
+
+use bonfire_data::{CausalTokenizer, ChatTemplate, Content, Example, Message, Tokenizer, TokenizerFiles, corpus};
+
+fn asset(model: &str) -> Tokenizer {
+    let path = format!("{}/../../models/assets/{model}/tokenizer.json", env!("CARGO_MANIFEST_DIR"));
+    Tokenizer::from_file(path.as_ref()).unwrap()
+}
+
+fn config(json: &str) -> TokenizerFiles {
+    TokenizerFiles { tokenizer_config: Some((json.into(), "tokenizer_config.json".into())), ..Default::default() }
+}
+
+const SPECIAL: &str = r#"{"bos_token": "<s>", "eos_token": {"content": "</s>"}}"#;
+const BOS: u32 = 0;
+const EOS: u32 = 2;
+
+fn llama() -> CausalTokenizer {
+    CausalTokenizer::new(asset("tiny-llama"), &config(SPECIAL)).unwrap()
+}
+
+/// Words that are tokens of their own, without special tokens around them.
+const WORDS: &str = r###"{
+  "version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "normalizer": null,
+  "pre_tokenizer": {"type": "WhitespaceSplit"}, "post_processor": null, "decoder": null,
+  "model": {"type": "WordLevel", "vocab": {"?": 0, "a": 1, "b": 2, "c": 3, "end": 4, "ab": 5}, "unk_token": "?"}
+}"###;
+
+fn words() -> CausalTokenizer {
+    let tokenizer = Tokenizer::from_bytes(WORDS.as_bytes(), "words").unwrap();
+    CausalTokenizer::new(tokenizer, &config(r#"{"eos_token": "end"}"#)).unwrap()
+}
+
+fn pair(prompt: &str, response: &str) -> Example {
+    let content = Content::Pair { prompt: prompt.into(), response: response.into() };
+    Example { content, label: 0, group: None }
+}
+
+fn one(tokenizer: &CausalTokenizer, example: Example, longest: usize) -> (Vec<u32>, usize, usize) {
+    let tokens = tokenizer.encode(&[example], "train", longest).unwrap();
+    (tokens.ids[0].clone(), tokens.from[0], tokens.cut)
+}
+
+#[test]
+fn the_response_begins_at_its_first_token() {
+    let plain = |text: &str| asset("tiny-llama").encode(&[text], 512).unwrap().remove(0);
+    for example in &corpus::causal().train[..200] {
+        let Content::Pair { prompt, response } = &example.content else { panic!("pairs") };
+        let (ids, from, cut) = one(&llama(), example.clone(), 512);
+        assert_eq!((ids[0], ids[ids.len() - 1], cut), (BOS, EOS, 0));
+        assert_eq!(ids[..from], plain(prompt)[..], "{prompt}");
+        assert_eq!(ids[..ids.len() - 1], plain(&format!("{prompt}{response}"))[..]);
+    }
+}
+
+#[test]
+fn a_token_that_reaches_over_counts_to_the_prompt() {
+    assert_eq!(one(&words(), pair("a b", " c"), 9), (vec![1, 2, 3, 4], 2, 0));
+    // "ab" is one token of prompt and response: only the end is left to score.
+    assert_eq!(one(&words(), pair("a", "b"), 9), (vec![5, 4], 1, 0));
+    assert_eq!(one(&words(), pair("c a", "b c"), 9), (vec![3, 5, 3, 4], 2, 0));
+    // Nothing is before the first token.
+    assert_eq!(one(&words(), pair("", "a b"), 9), (vec![1, 2, 4], 1, 0));
+    assert_eq!(one(&words(), Example::labelled("a b c", 0, None), 9), (vec![1, 2, 3, 4], 1, 0));
+}
+
+#[test]
+fn the_encoders_tokenizer_agrees() {
+    let tokenizer = CausalTokenizer::new(asset("tiny-roberta"), &config(SPECIAL)).unwrap();
+    let (ids, from, _) = one(&tokenizer, pair("the book is", " late"), 64);
+    let [prompt, whole] = ["the book is", "the book is late"].map(|text| {
+        let mut ids = asset("tiny-roberta").encode(&[text], 64).unwrap().remove(0);
+        ids.pop();
+        ids
+    });
+    // Its own end token is not doubled.
+    assert_eq!(ids[..ids.len() - 1], whole[..]);
+    assert_eq!((from, ids.iter().filter(|id| **id == tokenizer.eos()).count()), (prompt.len(), 1));
+}
+
+#[test]
+fn begin_and_end_come_once() {
+    let (plain, from, _) = one(&llama(), pair("the book", " is late"), 64);
+    let (written, from_written, _) = one(&llama(), pair("<s>the book", " is late</s>"), 64);
+    assert_eq!((&plain, from), (&written, from_written));
+    assert_eq!((plain[0], plain[1] == BOS, plain[plain.len() - 2] == EOS), (BOS, false, false));
+}
+
+#[test]
+fn the_end_may_be_named_by_number() {
+    let by_number = |generation: Option<&str>, model_eos| {
+        let generation = generation.map(|json| (json.into(), "generation_config.json".to_owned()));
+        let files = TokenizerFiles { generation_config: generation, model_eos, ..config("{}") };
+        CausalTokenizer::new(asset("tiny-llama"), &files).map(|tokenizer| tokenizer.eos()).map_err(|e| e.to_string())
+    };
+    assert_eq!(by_number(Some(r#"{"eos_token_id": [1, 2]}"#), Some(2)), Ok(1));
+    assert_eq!(by_number(Some("{}"), Some(2)), Ok(2));
+    let error = by_number(None, None).unwrap_err();
+    assert!(error.starts_with("tokenizer_config.json: has no `eos_token`, and neither"), "{error}");
+    let error = by_number(None, Some(5000)).unwrap_err();
+    assert!(error.contains("5000 is not in the vocabulary"), "{error}");
+    let unknown = CausalTokenizer::new(asset("tiny-llama"), &config(r#"{"eos_token": "<|end|>"}"#));
+    let error = unknown.unwrap_err().to_string();
+    assert!(error.starts_with("tokenizer_config.json: `eos_token` is \"<|end|>\", which the vocabulary of"), "{error}");
+    let nothing = CausalTokenizer::new(asset("tiny-llama"), &TokenizerFiles::default()).unwrap_err().to_string();
+    assert!(nothing.starts_with("tokenizer_config.json: is not there to name an `eos_token`"), "{nothing}");
+}
+
+#[test]
+fn long_examples_keep_their_begin_and_half_of_the_response() {
+    let long = |prompt: usize, response: usize| pair(&"book ".repeat(prompt), &"late ".repeat(response));
+    let whole = one(&llama(), long(20, 40), 512);
+    let (prompt, all) = (whole.1, whole.0.len());
+    // The response is cut first, down to half.
+    let (ids, from, cut) = one(&llama(), long(20, 40), all - 3);
+    assert_eq!((ids.as_slice(), from, cut), (&whole.0[..all - 3], prompt, 1));
+    let (ids, from, _) = one(&llama(), long(20, 40), 20);
+    assert_eq!((ids.len(), ids.len() - from, ids[0]), (20, 10, BOS));
+    assert_eq!(ids[1..from], whole.0[prompt - 9..prompt]);
+    assert_eq!(ids[from..], whole.0[prompt..prompt + 10]);
+    // A short response stays whole.
+    let (ids, from, _) = one(&llama(), long(100, 1), 12);
+    assert_eq!((ids.len(), ids[0], *ids.last().unwrap()), (12, BOS, EOS));
+    assert_eq!(ids[from..], one(&llama(), long(100, 1), 512).0[one(&llama(), long(100, 1), 512).1..]);
+    for longest in 3..40 {
+        let (ids, from, _) = one(&llama(), long(9, 9), longest);
+        assert!(ids.len() <= longest && (1..ids.len()).contains(&from), "{longest}: {from} of {}", ids.len());
+    }
+    // Without a BOS the prompt loses its very beginning.
+    assert_eq!(one(&words(), pair("a b c a b", " c"), 4), (vec![1, 2, 3, 4], 2, 1));
+    let short = llama().encode(&[long(1, 1)], "train", 2).unwrap_err().to_string();
+    assert!(short.starts_with("max_length = 2 cannot work"), "{short}");
+}
+
+const CHATML: &str = "{% for message in messages %}\n    {% if true %}{{ '<|im_start|>' + message['role'] + '\\n' + \
+     message['content'] | trim + '<|im_end|>' + '\\n' }}{% endif %}\n{% endfor %}\n{% if add_generation_prompt %}\n\
+     {{ '<|im_start|>assistant\\n' }}{% endif %}";
+
+const LLAMA2: &str = "{% if messages[0]['role'] == 'system' %}{% set loop_messages = messages[1:] %}\
+     {% set system = messages[0]['content'] %}{% else %}{% set loop_messages = messages %}{% set system = false %}{% endif %}\
+     {% for message in loop_messages %}{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}\
+     {{ raise_exception('Conversation roles must alternate user/assistant/user/assistant/...') }}{% endif %}\
+     {% if loop.index0 == 0 and system %}{% set content = '<<SYS>>\\n' + system + '\\n<</SYS>>\\n\\n' + message['content'] %}\
+     {% else %}{% set content = message['content'] %}{% endif %}{% if message['role'] == 'user' %}\
+     {{ bos_token + '[INST] ' + content.strip() + ' [/INST]' }}{% elif message['role'] == 'assistant' %}\
+     {{ ' ' + content.strip() + ' ' + eos_token }}{% endif %}{% endfor %}";
+
+fn turns(turns: &[(&str, &str)]) -> Vec<Message> {
+    turns.iter().map(|(role, content)| Message { role: (*role).into(), content: (*content).into() }).collect()
+}
+
+#[test]
+fn chat_templates_say_where_the_last_turn_begins() {
+    let talk = turns(&[("user", "hi"), ("assistant", "ho"), ("user", "more"), ("assistant", "no"), ("user", "why?")]);
+    let chatml = ChatTemplate::parse(CHATML, "t", "<s>", "</s>").unwrap().last_turn(&talk).unwrap();
+    assert_eq!(
+        chatml.text.split_at(chatml.from),
+        (
+            "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\nho<|im_end|>\n<|im_start|>user\nmore<|im_end|>\n\
+             <|im_start|>assistant\n",
+            "no<|im_end|>\n"
+        )
+    );
+    let llama2 = ChatTemplate::parse(LLAMA2, "t", "<s>", "</s>").unwrap();
+    let with_system = [turns(&[("system", "be brief")]), talk].concat();
+    let rendered = llama2.last_turn(&with_system).unwrap();
+    assert_eq!(
+        rendered.text.split_at(rendered.from),
+        ("<s>[INST] <<SYS>>\nbe brief\n<</SYS>>\n\nhi [/INST] ho </s><s>[INST] more [/INST]", " no </s>")
+    );
+    let error = llama2.last_turn(&turns(&[("assistant", "first")])).unwrap_err().to_string();
+    assert!(error.contains("roles must alternate"), "{error}");
+}
+
+#[test]
+fn templates_that_rewrite_earlier_turns_are_refused() {
+    let rewriting = "{{ messages | length }}{% for m in messages %}{{ m.content }}{% endfor %}";
+    let template = ChatTemplate::parse(rewriting, "t", "", "").unwrap();
+    let error = template.last_turn(&turns(&[("user", "a"), ("assistant", "b")])).unwrap_err().to_string();
+    assert!(error.contains("where that turn begins cannot be told"), "{error}");
+    // More than how a turn begins: the turn is scored with its header.
+    let eager = "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}{% if add_generation_prompt %}[think]{% endif %}";
+    let rendered = ChatTemplate::parse(eager, "t", "", "").unwrap();
+    let rendered = rendered.last_turn(&turns(&[("user", "a"), ("assistant", "b")])).unwrap();
+    assert_eq!(rendered.text.split_at(rendered.from), ("[user]a", "[assistant]b"));
+    let error = ChatTemplate::parse("{% if %}", "t", "", "").unwrap_err().to_string();
+    assert!(error.starts_with("t: the chat template cannot be read in its line 1"), "{error}");
+}
+
+#[test]
+fn templates_have_what_transformers_gives_them() {
+    let source =
+        "{{ strftime_now('%d %b %Y') }} {{ {'a': [1, '<b>']} | tojson }} {{ ' x '.strip() }}{{ 'a,b'.split(',')[1] }}";
+    let text = ChatTemplate::parse(source, "t", "", "").unwrap().render(&[], false).unwrap();
+    assert_eq!(text, "26 Jul 2024 {\"a\": [1, \"<b>\"]} xb");
+}
+
+#[test]
+fn conversations_are_scored_from_the_last_turn() {
+    let json = |template: &str| {
+        serde_json::json!({"bos_token": "<s>", "eos_token": "</s>", "chat_template": serde_json::from_str::<serde_json::Value>(template).unwrap()})
+            .to_string()
+    };
+    let text = serde_json::json!(LLAMA2).to_string();
+    let named =
+        serde_json::json!([{"name": "tools", "template": "x"}, {"name": "default", "template": LLAMA2}]).to_string();
+    let talk = Content::Chat(turns(&[("user", "the book"), ("assistant", "is late")]));
+    let example = Example { content: talk, label: 0, group: None };
+    let expected = asset("tiny-llama").encode(&["[INST] the book [/INST] is late </s>"], 64).unwrap().remove(0);
+    for template in [text, named] {
+        let tokenizer = CausalTokenizer::new(asset("tiny-llama"), &config(&json(&template))).unwrap();
+        let (ids, from, _) = one(&tokenizer, example.clone(), 64);
+        assert_eq!(ids, expected);
+        assert_eq!(from, asset("tiny-llama").encode(&["[INST] the book [/INST]"], 64).unwrap()[0].len());
+    }
+    let file = ("{{ messages[1].content }}{{ eos_token }}".into(), "chat_template.jinja".to_owned());
+    let files = TokenizerFiles { chat_template: Some(file), ..config(&json("\"x\"")) };
+    let tokenizer = CausalTokenizer::new(asset("tiny-llama"), &files).unwrap();
+    let error = tokenizer.encode(&[example.clone()], "test", 64).unwrap_err().to_string();
+    assert!(error.starts_with("test row 0 (counted from 0): chat_template.jinja: "), "{error}");
+    let error = llama().encode(&[example], "train", 64).unwrap_err().to_string();
+    assert!(error.contains("no chat_template") && error.contains("`prompt` and `response`"), "{error}");
+}
+
+#[test]
+fn broken_files_are_named() {
+    let broken = CausalTokenizer::new(asset("tiny-llama"), &config("[]")).unwrap_err().to_string();
+    assert!(broken.starts_with("tokenizer_config.json: not a JSON object"), "{broken}");
+    let template =
+        r#"{"eos_token": "</s>", "chat_template": [{"name": "a", "template": "x"}, {"name": "b", "template": "y"}]}"#;
+    let error = CausalTokenizer::new(asset("tiny-llama"), &config(template)).unwrap_err().to_string();
+    assert!(error.contains("neither a template nor a list"), "{error}");
+}
