@@ -66,7 +66,7 @@ fn write(run: &OpenedRun, task: Task, adapter: &Adapter, args: &ExportArgs, to: 
     };
     match args.format {
         Format::Peft => {
-            let meta = PeftMeta { base_model: run.base_model() };
+            let meta = PeftMeta { base_model: run.loaded.config.model.path.base_model() };
             peft::write(to, adapter, &meta, layout)?;
             peft::check(to, adapter, &meta, layout)?;
         }

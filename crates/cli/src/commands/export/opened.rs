@@ -39,11 +39,6 @@ impl OpenedRun {
         self.loaded.config.strategy.is_full()
     }
 
-    /// What adapters call the model they belong to.
-    pub fn base_model(&self) -> String {
-        String::from(self.loaded.config.model.path.clone())
-    }
-
     /// The adapters asked for, and the folders they go to below the output's.
     ///
     /// # Errors
