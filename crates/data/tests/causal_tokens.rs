@@ -217,7 +217,7 @@ fn conversations_are_scored_from_the_last_turn() {
     let file = ("{{ messages[1].content }}{{ eos_token }}".into(), "chat_template.jinja".to_owned());
     let files = TokenizerFiles { chat_template: Some(file), ..config(&json("\"x\"")) };
     let tokenizer = CausalTokenizer::new(asset("tiny-llama"), &files).unwrap();
-    let error = tokenizer.encode(&[example.clone()], "test", 64).unwrap_err().to_string();
+    let error = tokenizer.encode(std::slice::from_ref(&example), "test", 64).unwrap_err().to_string();
     assert!(error.starts_with("test row 0 (counted from 0): chat_template.jinja: "), "{error}");
     let error = llama().encode(&[example], "train", 64).unwrap_err().to_string();
     assert!(error.contains("no chat_template") && error.contains("`prompt` and `response`"), "{error}");

@@ -60,7 +60,8 @@ fn columns_can_be_named() {
     room.refuse(1, &["train.jsonl:1", "question"], &[&TRAIN[..2], &["--out", "other"]].concat());
     room.refuse(2, &["`data.response` is not set, but data.prompt is"], &[&TRAIN[..], &wording[..2]].concat());
     let wrong =
-        [&TRAIN[..2], &["--out", "other", "--set", "data.prompt={x", "--set", "data.response={answer}"]].concat();
+        [&TRAIN[..2], &["--out", "other", "--set", "data.prompt=\"{x\"", "--set", "data.response=\"{answer}\""]]
+            .concat();
     room.refuse(2, &["no partner", "--set data.prompt"], &wrong);
     let classes = [&TRAIN[..2], &["--out", "other", "--set", "model.task=classification"], &wording].concat();
     room.refuse(2, &["is for causal language models"], &classes);
