@@ -21,6 +21,8 @@ use crate::{head, noise, vocabulary};
 
 /// All weights but the head's.
 #[derive(Clone, Debug)]
+// One or two of them a model, whichever it is.
+#[allow(clippy::large_enum_variant)]
 enum Body {
     Encoder(Encoder),
     Llama(Llama),
