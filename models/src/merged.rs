@@ -181,8 +181,21 @@ fn write_shard(path: &Path, shard: &[Planned], source: &mut SourceTensors, merge
         (p.name.as_str(), view)
     });
     let about = [("format".to_string(), "pt".to_string())].into();
-    safetensors::serialize_to_file(views, Some(about), path)
-        .map_err(|e| ModelError::Write { path: path.to_path_buf(), source: std::io::Error::other(e) })
+    let bad = |source| ModelError::Write { path: path.to_path_buf(), source };
+    safetensors::serialize_to_file(views, Some(about), path).map_err(|e| bad(std::io::Error::other(e)))?;
+    readable(path).map_err(bad)
+}
+
+/// The library keeps what it writes to the owner; a model is for whoever may read its folder.
+#[cfg(unix)]
+fn readable(path: &Path) -> std::io::Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o644))
+}
+
+#[cfg(not(unix))]
+fn readable(_: &Path) -> std::io::Result<()> {
+    Ok(())
 }
 
 /// The bytes of a tensor of the new checkpoint.

@@ -113,3 +113,30 @@ fn no_weights(folder: &Path) -> ModelError {
     };
     ModelError::Config { file: folder.display().to_string(), problem }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is wrong with a folder of these files.
+    fn problem(files: &[(&str, &str)]) -> String {
+        let folder = tempfile::tempdir().expect("a folder");
+        for (name, text) in files {
+            fs::write(folder.path().join(name), text).expect("written");
+        }
+        let source = ModelSource::Folder(folder.path().to_path_buf());
+        source.weight_files().expect_err("cannot be used").to_string()
+    }
+
+    #[test]
+    fn weights_that_cannot_be_had_are_named() {
+        let index = r#"{"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}"#;
+        let text = problem(&[(INDEX, index), ("model-1.safetensors", "")]);
+        assert!(text.contains("1 of 2 shards are missing: model-2.safetensors"), "{text}");
+        let text = problem(&[(INDEX, r#"{"weight_map": {"a": "../elsewhere"}}"#)]);
+        assert!(text.contains("../elsewhere"), "{text}");
+        assert!(problem(&[(INDEX, "{}")]).contains("weight_map"));
+        assert!(problem(&[("pytorch_model.bin", "")]).contains("pickles are not read"));
+        assert!(problem(&[]).contains("neither model.safetensors nor"));
+    }
+}

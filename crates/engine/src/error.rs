@@ -18,7 +18,9 @@ pub enum EngineError {
         what: &'static str,
     },
     /// Not even one client has room.
-    #[error("the device has too little memory for one client: {estimate}")]
+    #[error(
+        "the device has too little memory for one client: {estimate}; lower train.batch_size or data.max_length, set train.checkpoint = \"block\" or train.precision = \"bf16\", or set engine.in_flight = 1 to try it all the same"
+    )]
     TooLarge {
         /// What is needed and what is there.
         estimate: crate::Estimate,

@@ -79,7 +79,10 @@ impl Estimate {
 
 impl fmt::Display for Estimate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let gb = |bytes: u64| format!("{:.2} GB", bytes as f64 / 1e9);
+        let gb = |bytes: u64| match bytes {
+            0..1_000_000_000 => format!("{:.1} MB", bytes as f64 / 1e6),
+            _ => format!("{:.2} GB", bytes as f64 / 1e9),
+        };
         write!(f, "the backbone takes about {}, a client in flight about {}", gb(self.backbone), gb(self.client))?;
         match self.available {
             Some(bytes) => write!(f, ", and {} may be used", gb(bytes)),
@@ -119,7 +122,7 @@ mod tests {
         assert!(of(8 << 30).fits() && !of(1 << 30).fits());
         assert_eq!(of(1 << 20).clients(), Some(1));
         let capped = Estimate::new(&info, task, &settings("memory_gb = 1.0"), 1_300_000, [450, 32], Some(80 << 30));
-        assert!(!capped.fits() && capped.to_string().contains("0.70 GB may be used"), "{capped}");
+        assert!(!capped.fits() && capped.to_string().contains("700.0 MB may be used"), "{capped}");
     }
 
     #[test]

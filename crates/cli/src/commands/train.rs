@@ -4,13 +4,13 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use bonfire_data::{Dataset, Shards};
-use bonfire_engine::{Split, TokenizedData};
+use bonfire_engine::{Estimate, Split, TokenizedData};
 use bonfire_federation::{Run, StrategySettings};
 use bonfire_models::{Model, ModelInfo, Task};
 
 use crate::args::{Common, TrainArgs};
 use crate::config;
-use crate::console::{note, percent, say};
+use crate::console::{bytes, note, percent, say};
 use crate::device;
 use crate::interrupt::Interrupt;
 use crate::job;
@@ -47,6 +47,9 @@ pub fn run(args: &TrainArgs, common: &Common) -> Result<()> {
     }
     let models = models.into_iter().map(|m| Box::new(m) as Box<dyn Model>).collect();
     let run = Run::new(config.settings(), models, tokens, shards).map_err(|e| job::federation_error(&loaded, e))?;
+    if !common.quiet {
+        say(format!("memory      {}\n", memory_words(&run.estimate())));
+    }
     let folder = RunFolder::create(&place, &config.to_toml())?;
     let recorder = Recorder::new(folder, config, &devices, &info, &run, Keep::EveryRound, interrupt)?;
     follow(run, recorder, common.quiet)
@@ -77,7 +80,7 @@ fn scored_words(split: &Split) -> String {
     format!("{each:.1} tokens a text, {} of them scored", percent(scored as f64 / tokens.max(1) as f64))
 }
 
-/// What will run on what, in four lines.
+/// What will run on what, a line each.
 fn describe(
     strategy: &StrategySettings,
     data: &Dataset,
@@ -109,5 +112,13 @@ fn describe(
     ));
     say(format!("model       {}, {} layers of {} features", model.architecture.name(), model.layers, model.hidden));
     say(format!("device      {device}"));
-    say(format!("run folder  {}\n", place.display()));
+    say(format!("run folder  {}", place.display()));
+}
+
+/// What is to lie on the device, estimated from above.
+fn memory_words(estimate: &Estimate) -> String {
+    let (all, backbone, client) = (bytes(estimate.total()), bytes(estimate.backbone), bytes(estimate.client));
+    let available = estimate.available.map(|n| format!(" of {}", bytes(n))).unwrap_or_default();
+    let places = estimate.places;
+    format!("about {all}{available}: backbone {backbone}, {places} in flight of {client} each").replace("  ", " ")
 }
