@@ -96,3 +96,49 @@ fn special_tokens_that_are_missing_are_named() {
     room.write("model/tokenizer_config.json", &format!(r#"{{"eos_token": "</s>", "chat_template": "{template}"}}"#));
     room.succeed(&[&TRAIN[..], &model].concat());
 }
+
+#[test]
+fn a_language_model_says_what_it_learnt() {
+    let room = Room::new();
+    room.write("run.toml", &CONFIG.replace("\"data\"", "\"builtin\"\nlabels = 2").replace("rounds = 1", "rounds = 4"));
+    let said = room.succeed(&["train", "run.toml", "--out", "run", "--set", "train.lr_a=1e-2"]);
+    assert!(said.out.contains("test perplexity") && said.out.contains("memory      about"), "{}", said.out);
+    let summary = room.json("run/summary.json");
+    assert!(summary["final_perplexity"].as_f64().is_some_and(|p| p < 50.0), "{summary}");
+    let said = room.succeed(&["evaluate", "run"]);
+    assert!(said.out.contains("perplexity") && said.out.contains("exact match"), "{}", said.out);
+
+    let generate = |more: &[&str]| room.succeed(&[&["generate", "run", "--prompt", "The library"], more].concat()).out;
+    let first = generate(&["--max-tokens", "12"]);
+    assert!(!first.trim().is_empty());
+    assert_eq!(first, generate(&["--max-tokens", "12"]));
+    let drawn = |seed| generate(&["--max-tokens", "30", "--temperature", "1.5", "--seed", seed]);
+    assert_eq!(drawn("1"), drawn("1"));
+    assert_ne!(drawn("1"), drawn("2"));
+
+    let long = "book ".repeat(400);
+    room.refuse(2, &["this model reads 1 to 255"], &["generate", "run", "--prompt", &long]);
+    room.refuse(1, &["chat_template"], &["generate", "run", "--prompt", "Hello", "--chat"]);
+    room.refuse(2, &["not negative"], &["generate", "run", "--prompt", "Hello", "--temperature=-1"]);
+}
+
+#[test]
+fn one_client_that_does_not_fit_is_refused_with_the_numbers() {
+    let room = room(r#"{"text": "a book about # gardens"}"#);
+    let words = ["too little memory for one client", "the backbone takes about", "train.checkpoint"];
+    room.refuse(1, &words, &["train", "run.toml", "--out", "run", "--set", "train.memory_gb=0.001"]);
+    assert!(!room.path("run").exists(), "nothing is left behind");
+    room.succeed(&[&TRAIN[..], &["--set", "train.memory_gb=0.001", "--set", "engine.in_flight=1"]].concat());
+}
+
+#[test]
+fn encoders_do_not_foretell_and_classifiers_do_not_generate() {
+    let room = room(r#"{"text": "a book about # gardens"}"#);
+    let encoder = ["train", "run.toml", "--out", "run", "--set", "model.path=builtin"];
+    room.refuse(1, &["a roberta encoder cannot foretell tokens"], &encoder);
+    room.refuse(
+        2,
+        &["must be \"none\"", "full", "--set train.checkpoint"],
+        &["train", "run.toml", "--set", "strategy.name=full", "--set", "train.checkpoint=block"],
+    );
+}
