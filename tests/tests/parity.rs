@@ -183,7 +183,7 @@ impl Case {
         };
         let all: Vec<_> = texts.ids.iter().map(Vec::as_slice).zip(texts.goals.iter().copied()).collect();
         let alone: Vec<f64> = all.iter().flat_map(|&text| scores(&[vec![text]])).collect();
-        close("packed", &scores(&[all.clone()]), &alone, 1e-5);
+        close("packed", &scores(std::slice::from_ref(&all)), &alone, 1e-5);
         let (first, second) = all.split_at(2);
         close("of two clients", &scores(&[first.to_vec(), second.to_vec()]), &alone, 1e-5);
     }

@@ -1,7 +1,7 @@
 //! The global model on held-out examples.
 
-use bonfire_models::{Adapter, ClientAdapter, Model, PackedBatch, Rounding};
-use burn::tensor::{Tensor, TensorData};
+use bonfire_models::{Adapter, ClientAdapter, HeadTensor, Model, PackedBatch, Rounding};
+use burn::tensor::{Device, Tensor, TensorData};
 use serde::Serialize;
 
 use crate::{EngineError, Split};
@@ -34,6 +34,15 @@ pub struct Judged {
     answers: usize,
 }
 
+/// The head of `adapter` for everybody, and no updates: those are folded.
+pub(crate) fn shared_head(adapter: &Adapter, device: &Device) -> ClientAdapter {
+    let put = |t: &HeadTensor| {
+        let m = &t.value;
+        Tensor::from_data(TensorData::new(m.data.clone(), [1, m.rows, m.cols]), device)
+    };
+    ClientAdapter::new(Vec::new(), adapter.head.iter().map(put).collect())
+}
+
 /// Judges `rows` of `split` by the global `adapter`; `None` for a row means it was not asked for.
 ///
 /// # Errors
@@ -44,13 +53,9 @@ pub fn judge(
     split: &Split,
     rows: &[usize],
 ) -> Result<Vec<Option<Judged>>, EngineError> {
+    let shared = shared_head(adapter, model.device());
     let model = model.folded(adapter);
     let device = model.device();
-    let head = adapter.head.iter().map(|t| {
-        let m = &t.value;
-        Tensor::from_data(TensorData::new(m.data.clone(), [1, m.rows, m.cols]), device)
-    });
-    let shared = ClientAdapter::new(Vec::new(), head.collect());
     // Like lengths together keep the composed attention's groups full.
     let mut order = rows.to_vec();
     order.sort_by_key(|&r| (split.ids[r].len(), r));

@@ -1,8 +1,8 @@
 //! What a model answers, example by example: the scores themselves, for comparing models rather than judging one.
 
 use bonfire_models::{Adapter, ClientAdapter, Matrix, Model, PackedBatch, Rounding};
-use burn::tensor::{Tensor, TensorData};
 
+use crate::evaluate::shared_head;
 use crate::{EngineError, Split};
 
 /// A model with an adapter in its weights.
@@ -14,12 +14,7 @@ pub struct Scorer {
 impl Scorer {
     /// `model` with `adapter`.
     pub fn new(model: &dyn Model, adapter: &Adapter) -> Scorer {
-        let device = model.device();
-        let head = adapter.head.iter().map(|t| {
-            let m = &t.value;
-            Tensor::from_data(TensorData::new(m.data.clone(), [1, m.rows, m.cols]), device)
-        });
-        Scorer { head: ClientAdapter::new(Vec::new(), head.collect()), model: model.folded(adapter) }
+        Scorer { head: shared_head(adapter, model.device()), model: model.folded(adapter) }
     }
 
     /// The scores of `rows` of `split`, all in one batch: for each a row of scores an answer, `[1, K]`, or

@@ -31,7 +31,7 @@ impl CausalTokenizer {
     pub fn continuation(&self, prompt: &[u32], new: &[u32]) -> Result<String, DataError> {
         // Decoders write the first token of a text otherwise than the same token elsewhere.
         let (before, all) = (self.tokenizer.decode(prompt)?, self.tokenizer.decode(&[prompt, new].concat())?);
-        Ok(all.strip_prefix(&before).map_or_else(|| self.tokenizer.decode(new), |rest| Ok(rest.to_owned()))?)
+        all.strip_prefix(&before).map_or_else(|| self.tokenizer.decode(new), |rest| Ok(rest.to_owned()))
     }
 
     fn ids(&self, text: &str, special: bool) -> Result<Vec<u32>, DataError> {
