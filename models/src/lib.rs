@@ -7,9 +7,11 @@
 
 mod adapter;
 mod batch;
+mod body;
 pub mod builtin;
 pub mod checkpoint;
 mod config;
+mod continuation;
 mod delta_log;
 mod encoder;
 mod error;
@@ -34,6 +36,7 @@ pub use adapter::{Adapter, AdapterInit, HeadTensor, Matrix, standard_normal};
 pub use batch::{DeviceBatch, Goal, PackedBatch, Rounding};
 pub use checkpoint::{ModelFolder, NamedWeight, Stored};
 pub use config::{Architecture, DecoderInfo, ModelInfo, Rope, RopeScaling, Task};
+pub use continuation::Continuation;
 pub use delta_log::DeltaLog;
 pub use error::ModelError;
 pub use head::blank as blank_head;
@@ -42,4 +45,4 @@ pub use noise::{NoiseSigns, normals};
 pub use precision::Precision;
 pub use source::ModelSource;
 pub use target::{Factor, Target, TargetKind, Targets};
-pub use transformer::{Continuation, Transformer};
+pub use transformer::Transformer;

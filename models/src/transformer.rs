@@ -6,9 +6,10 @@ use bonfire_kernels::{AttentionLayout, Segments};
 use burn::tensor::{Device, FloatDType, Gradients, Int, Tensor, TensorData};
 use rand::Rng;
 
+use crate::body::Body;
 use crate::encoder::Encoder;
-use crate::layer::{Added, Layer, Pass, Rows, Visit, matrix, read};
-use crate::llama::{Cache, Llama};
+use crate::layer::{Added, Pass, Rows, matrix, read};
+use crate::llama::Llama;
 use crate::loader::Loader;
 use crate::model::{ClientAdapter, Model};
 use crate::source::WeightsFile;
@@ -18,62 +19,6 @@ use crate::{
     TargetKind, Task,
 };
 use crate::{head, noise, vocabulary};
-
-/// All weights but the head's.
-#[derive(Clone, Debug)]
-// One or two of them a model, whichever it is.
-#[allow(clippy::large_enum_variant)]
-enum Body {
-    Encoder(Encoder),
-    Llama(Llama),
-}
-
-impl Body {
-    fn layers(&self) -> &[Layer] {
-        match self {
-            Body::Encoder(net) => &net.layers,
-            Body::Llama(net) => &net.layers,
-        }
-    }
-
-    fn layers_mut(&mut self) -> &mut [Layer] {
-        match self {
-            Body::Encoder(net) => &mut net.layers,
-            Body::Llama(net) => &mut net.layers,
-        }
-    }
-
-    fn map(&self, info: &ModelInfo, visit: &mut Visit) -> Body {
-        match self {
-            Body::Encoder(net) => Body::Encoder(net.map(info, visit)),
-            Body::Llama(net) => Body::Llama(net.map(info, visit)),
-        }
-    }
-
-    /// The embeddings of all tokens `[T, D]`.
-    fn embed(&self, batch: &DeviceBatch, eps: f64, trained: bool) -> Tensor<2> {
-        match self {
-            Body::Encoder(net) => net.embed(batch, eps, trained),
-            Body::Llama(net) => net.embed(&batch.tokens),
-        }
-    }
-
-    /// One layer: `[T, D] -> [T, D]`, or the tokens that are read `[N, D]`.
-    fn layer(&self, i: usize, x: Tensor<2>, pass: &Pass) -> Tensor<2> {
-        match self {
-            Body::Encoder(net) => net.layer(i, x, pass),
-            Body::Llama(net) => net.layer(i, x, pass),
-        }
-    }
-
-    /// What follows the last layer.
-    fn finish(&self, x: Tensor<2>, eps: f64) -> Tensor<2> {
-        match self {
-            Body::Encoder(_) => x,
-            Body::Llama(net) => net.finish(x, eps),
-        }
-    }
-}
 
 /// A classifier or language model whose backbone is frozen.
 #[derive(Clone, Debug)]
@@ -209,7 +154,7 @@ struct Sight<'s> {
 
 impl Transformer {
     /// The weights that compute.
-    fn net(&self) -> &Body {
+    pub(crate) fn net(&self) -> &Body {
         self.rounded.as_ref().unwrap_or(&self.backbone)
     }
 
@@ -482,37 +427,5 @@ impl Transformer {
         }
         model.round();
         model
-    }
-
-    /// Begins a text with the prompt `tokens`, which are not empty; gives what continues it.
-    ///
-    /// # Panics
-    /// For a classifier.
-    pub fn begin(&self, tokens: &[u32]) -> Continuation<'_> {
-        let Body::Llama(net) = self.net() else { panic!("an encoder does not generate") };
-        let mut continuation = Continuation { info: &self.info, net, cache: net.cache(), scores: Vec::new() };
-        continuation.push(tokens);
-        continuation
-    }
-}
-
-/// A text in the making, with the keys and values of its tokens so far.
-pub struct Continuation<'m> {
-    info: &'m ModelInfo,
-    net: &'m Llama,
-    cache: Cache,
-    scores: Vec<f32>,
-}
-
-impl Continuation<'_> {
-    /// Score of every token of the vocabulary `[V]` as the next one.
-    pub fn scores(&self) -> &[f32] {
-        &self.scores
-    }
-
-    /// Appends tokens.
-    pub fn push(&mut self, tokens: &[u32]) {
-        let scores = self.net.feed(self.info, tokens, &mut self.cache).cast(FloatDType::F32);
-        self.scores = scores.into_data().try_to_vec().expect("f32 scores");
     }
 }

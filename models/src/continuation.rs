@@ -1,0 +1,41 @@
+//! Texts continued token by token, with keys and values kept.
+
+use burn::tensor::FloatDType;
+
+use crate::body::Body;
+use crate::llama::{Cache, Llama};
+use crate::{Model, ModelInfo, Transformer};
+
+impl Transformer {
+    /// Begins a text with the prompt `tokens`, which are not empty; gives what continues it.
+    ///
+    /// # Panics
+    /// For a classifier.
+    pub fn begin(&self, tokens: &[u32]) -> Continuation<'_> {
+        let Body::Llama(net) = self.net() else { panic!("an encoder does not generate") };
+        let mut continuation = Continuation { info: self.info(), net, cache: net.cache(), scores: Vec::new() };
+        continuation.push(tokens);
+        continuation
+    }
+}
+
+/// A text in the making, with the keys and values of its tokens so far.
+pub struct Continuation<'m> {
+    info: &'m ModelInfo,
+    net: &'m Llama,
+    cache: Cache,
+    scores: Vec<f32>,
+}
+
+impl Continuation<'_> {
+    /// Score of every token of the vocabulary `[V]` as the next one.
+    pub fn scores(&self) -> &[f32] {
+        &self.scores
+    }
+
+    /// Appends tokens.
+    pub fn push(&mut self, tokens: &[u32]) {
+        let scores = self.net.feed(self.info, tokens, &mut self.cache).cast(FloatDType::F32);
+        self.scores = scores.into_data().try_to_vec().expect("f32 scores");
+    }
+}
