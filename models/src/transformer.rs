@@ -30,10 +30,8 @@ pub struct Transformer {
     head: Vec<HeadTensor>,
     /// Places in `head` of the weights that the checkpoint lacks.
     lacking: Vec<usize>,
-    /// As read, in f32: what is folded into, so that folding never adds to rounded weights.
+    /// In the type that computes. Folding starts from these weights as they were read, rounded once at most.
     backbone: Body,
-    /// What computes, where that is not f32.
-    rounded: Option<Body>,
     precision: Precision,
     /// Whether gradients reach the backbone.
     trained: bool,
@@ -88,7 +86,6 @@ impl Transformer {
             head,
             lacking,
             backbone,
-            rounded: None,
             precision: Precision::F32,
             trained: false,
             banks: Vec::new(),
@@ -103,20 +100,21 @@ impl Transformer {
         model
     }
 
-    /// The same model computing in `precision`; the device must be able to ([`Precision::runs_on`]).
+    /// The same model holding its weights and computing in `precision`; the device must be able to
+    /// ([`Precision::runs_on`]).
+    ///
+    /// # Panics
+    /// From one rounded precision to another: what was rounded off is lost.
     pub fn computing_in(mut self, precision: Precision) -> Self {
         // Weights already rounded to it stay as they are, shared by all clones.
         if self.precision != precision {
+            assert!(self.precision == Precision::F32, "weights are rounded from f32");
             self.precision = precision;
-            self.round();
+            if let Some(dtype) = precision.dtype() {
+                self.backbone = self.backbone.map(&self.info, &mut |_, _, t: Tensor<2>| t.cast(dtype));
+            }
         }
         self
-    }
-
-    /// Brings the weights that compute up to date with those that were read or folded.
-    fn round(&mut self) {
-        let cast = |dtype| self.backbone.map(&self.info, &mut |_, _, t: Tensor<2>| t.cast(dtype));
-        self.rounded = self.precision.dtype().map(cast);
     }
 }
 
@@ -155,7 +153,7 @@ struct Sight<'s> {
 impl Transformer {
     /// The weights that compute.
     pub(crate) fn net(&self) -> &Body {
-        self.rounded.as_ref().unwrap_or(&self.backbone)
+        &self.backbone
     }
 
     fn sight<'s>(&'s self, adapter: &ClientAdapter, batch: &'s DeviceBatch) -> Sight<'s> {
@@ -234,22 +232,22 @@ impl Transformer {
         self.backbone = self.backbone.map(&self.info, &mut |name, _, old: Tensor<2>| {
             let new = weights.next().expect("a tensor for every weight");
             assert_eq!(new.dims(), old.dims(), "shape of {name}");
-            new
+            new.cast(old.dtype())
         });
         assert!(weights.next().is_none(), "no more tensors than weights");
     }
 
     fn in_f32(&self, x: Tensor<2>) -> Tensor<2> {
-        if self.rounded.is_some() { x.cast(FloatDType::F32) } else { x }
+        if self.precision == Precision::F32 { x } else { x.cast(FloatDType::F32) }
     }
 
-    /// Every target's `W + s·A·B` in target order.
+    /// Every target's `W + s·A·B` in f32, in target order.
     fn starts<'s>(&'s self, adapter: &'s Adapter) -> impl Iterator<Item = (&'s Target, Tensor<2>)> {
         let factors = adapter.a.iter().zip(&adapter.b);
         adapter.targets.iter().zip(factors).map(|(target, (a, b))| {
             let product = matrix(a.clone(), &self.device).matmul(matrix(b.clone(), &self.device));
             let weight = self.backbone.layers()[target.layer].weight(target.kind);
-            (target, weight + product * adapter.scale())
+            (target, self.in_f32(weight) + product * adapter.scale())
         })
     }
 
@@ -398,7 +396,6 @@ impl Model for Transformer {
         assert!(self.precision == Precision::F32 || !trained, "weights train in f32");
         let mut model = Transformer { trained, ..self.clone() };
         model.replace(weights.into_iter());
-        model.round();
         Box::new(model)
     }
 
@@ -423,9 +420,9 @@ impl Transformer {
         }
         let base = model.clone();
         for (target, weight) in base.starts(adapter) {
+            let weight = self.precision.dtype().map_or(weight.clone(), |dtype| weight.cast(dtype));
             model.backbone.layers_mut()[target.layer].set_weight(target.kind, weight);
         }
-        model.round();
         model
     }
 }

@@ -60,6 +60,17 @@ fn near_f32(name: &str, task: Task, texts: &Split, device: &Device, precision: P
     for (x, y) in exact.iter().zip(&found) {
         assert!((x - y).abs() < 0.02 * x.abs(), "loss {y} in {precision:?}, {x} in f32");
     }
+    // What is folded into rounded weights is near what is folded into those that were read.
+    let mut start = Adapter::fresh(model.targets(), 2, 2.0, AdapterInit::Kaiming, vec![], &mut rng);
+    start.b.iter_mut().flat_map(|m| &mut m.data).enumerate().for_each(|(i, v)| *v = 0.1 * (i as f32).sin());
+    let folded = |model: &Transformer| {
+        let bare = ClientAdapter::new(vec![], head.clone());
+        let losses = model.folded(&start).loss(&bare, &batch.to_device(model.info(), Rounding::Few, device));
+        losses.into_data().try_to_vec::<f32>().unwrap()
+    };
+    for (x, y) in folded(&model).iter().zip(folded(&model.clone().computing_in(precision))) {
+        assert!((x - y).abs() < 0.02 * x.abs(), "folded: loss {y} in {precision:?}, {x} in f32");
+    }
     for (x, y) in exact_gradients.iter().zip(&gradients) {
         let norm = |v: &mut dyn Iterator<Item = f32>| v.map(|v| v * v).sum::<f32>().sqrt();
         let apart = norm(&mut x.iter().zip(y).map(|(x, y)| x - y));

@@ -120,22 +120,29 @@ pub fn task(config: &RunConfig, labels: usize) -> Task {
     }
 }
 
-/// Loads the backbone for `task`.
+/// Loads the backbone for `task`, computing as the configuration says.
 ///
 /// # Errors
 /// What the models crate finds wrong with the folder.
 pub fn model(loaded: &Loaded, task: Task, device: &Device) -> Result<Transformer> {
+    Ok(model_as_read(loaded, task, device)?.computing_in(loaded.config.train.precision))
+}
+
+/// What [`model`] gives, in f32: to be shared by runs that compute in different precisions.
+///
+/// # Errors
+/// As [`model`].
+pub fn model_as_read(loaded: &Loaded, task: Task, device: &Device) -> Result<Transformer> {
     let config = &loaded.config;
     let mut rng = stream(config.train.seed, Use::HeadInit, 0, 0, 0);
     let (device, precision) = (device.clone().autodiff(), config.train.precision);
     check_precision(precision, &device).map_err(|mistake| mistake.at(Some(loaded.place_of("train.precision"))))?;
     let source = source(config)?;
     let kinds = kinds(loaded, &source.info().context("cannot read the model's shape")?)?;
-    let model = Transformer::load(&source, task, &kinds, &mut rng, &device).context("cannot load the model")?;
-    Ok(model.computing_in(precision))
+    Transformer::load(&source, task, &kinds, &mut rng, &device).context("cannot load the model")
 }
 
-/// What [`model`] gives for another run on the same backbone and labels, without reading anything: targets, precision
+/// What [`model`] gives for another run on the same backbone [as read](model_as_read) and labels, without reading anything: targets, precision
 /// and the seed of the head are those of `config`.
 ///
 /// # Errors

@@ -41,11 +41,8 @@ impl Estimate {
     ) -> Self {
         let memory = settings.memory_gb.map(|gb| (gb * 1e9) as u64).or(memory);
         let (all, linears) = (info.backbone_params(), info.matmul_params());
-        let mut backbone = SCALAR * (all + linears);
         let number = if settings.precision == Precision::F32 { SCALAR } else { SCALAR / 2 };
-        if settings.precision != Precision::F32 {
-            backbone += 2 * number * all;
-        }
+        let backbone = number * (all + linears);
         // Kept for backward by each layer, half as much again for the gradients that pass.
         let layer = number * kept(info) * 3 / 2;
         let layers = info.layers as u64;

@@ -55,7 +55,7 @@ impl<'g> Workplace<'g> {
                 precision.map_err(|mistake| grid.explain(cell, mistake.into()))?;
             }
         }
-        let load = |o: &device::Opened| job::model(base, job::task(&base.config, data.labels.len()), &o.device);
+        let load = |o: &device::Opened| job::model_as_read(base, job::task(&base.config, data.labels.len()), &o.device);
         let models = opened.iter().map(load).collect::<Result<Vec<_>>>()?;
         let tokens = job::tokens(base, &data, models[0].info())?;
         Ok(Workplace { grid, devices: device::names(&opened), models, tokens, shards, interrupt })
