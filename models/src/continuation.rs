@@ -12,7 +12,7 @@ impl Transformer {
     /// # Panics
     /// For a classifier.
     pub fn begin(&self, tokens: &[u32]) -> Continuation<'_> {
-        let Body::Llama(net) = self.net() else { panic!("an encoder does not generate") };
+        let Body::Llama(net) = self.body() else { panic!("an encoder does not generate") };
         let mut continuation = Continuation { info: self.info(), net, cache: net.cache(), scores: Vec::new() };
         continuation.push(tokens);
         continuation

@@ -34,6 +34,12 @@ impl ClientAdapter {
     }
 }
 
+/// Losses `[C]` and the gradients of their sum, from one graph.
+pub fn at_once(losses: Tensor<1>) -> (Tensor<1>, Vec<Gradients>) {
+    let gradients = losses.clone().sum().backward();
+    (losses.inner(), vec![gradients])
+}
+
 /// A frozen backbone whose adapters and head are given from outside.
 pub trait Model: Send + Sync {
     /// Shape and conventions.
@@ -109,9 +115,7 @@ pub trait Model: Send + Sync {
     /// With `recompute`, for a model that cannot.
     fn gradients(&self, adapter: &ClientAdapter, batch: &DeviceBatch, recompute: bool) -> (Tensor<1>, Vec<Gradients>) {
         assert!(!recompute, "this model keeps all activations");
-        let losses = self.loss(adapter, batch);
-        let gradients = losses.clone().sum().backward();
-        (losses.inner(), vec![gradients])
+        at_once(self.loss(adapter, batch))
     }
 
     /// Every row that is read, without the surplus: its cross-entropy `[N]` and the answer of highest score `[N]`.

@@ -80,14 +80,7 @@ impl ModelSource {
         }
         let Some((bytes, file)) = self.optional(INDEX)? else { return Err(no_weights(folder)) };
         let bad = |problem: String| ModelError::Config { file: file.clone(), problem };
-        let index: Index = serde_json::from_slice(&bytes).map_err(|e| bad(format!("not an index of shards: {e}")))?;
-        let mut names: Vec<String> = index.weight_map.into_values().collect();
-        names.sort();
-        names.dedup();
-        // A name with a path in it could lead out of the folder.
-        if let Some(name) = names.iter().find(|n| Path::new(n).file_name() != Some(n.as_ref())) {
-            return Err(bad(format!("lists the shard `{name}`, which is not a plain file name")));
-        }
+        let names = shard_names(&bytes, &file)?;
         let missing: Vec<&str> = names.iter().map(String::as_str).filter(|n| !folder.join(n).is_file()).collect();
         match (names.is_empty(), missing.as_slice()) {
             (true, _) => Err(bad("lists no shards".into())),
@@ -102,6 +95,23 @@ impl ModelSource {
     /// All the weights' files.
     pub(crate) fn weights(&self) -> Result<Vec<WeightsFile>, ModelError> {
         self.weight_files()?.iter().map(|name| self.file(name)).collect()
+    }
+}
+
+/// The shards that a `model.safetensors.index.json` lists, each once; `file` is its name in errors.
+///
+/// # Errors
+/// Not an index, or one that names something else than files beside it.
+pub fn shard_names(index: &[u8], file: &str) -> Result<Vec<String>, ModelError> {
+    let bad = |problem: String| ModelError::Config { file: file.to_string(), problem };
+    let index: Index = serde_json::from_slice(index).map_err(|e| bad(format!("not an index of shards: {e}")))?;
+    let mut names: Vec<String> = index.weight_map.into_values().collect();
+    names.sort();
+    names.dedup();
+    // A name with a path in it could lead out of the folder.
+    match names.iter().find(|n| n.contains('\\') || Path::new(n).file_name() != Some(n.as_ref())) {
+        Some(name) => Err(bad(format!("lists the shard `{name}`, which is not a plain file name"))),
+        None => Ok(names),
     }
 }
 

@@ -11,7 +11,7 @@ use crate::encoder::Encoder;
 use crate::layer::{Added, Pass, Rows, matrix, read};
 use crate::llama::Llama;
 use crate::loader::Loader;
-use crate::model::{ClientAdapter, Model};
+use crate::model::{ClientAdapter, Model, at_once};
 use crate::source::WeightsFile;
 use crate::weights::Weights;
 use crate::{
@@ -151,9 +151,16 @@ struct Sight<'s> {
 }
 
 impl Transformer {
-    /// The weights that compute.
-    pub(crate) fn net(&self) -> &Body {
+    pub(crate) fn body(&self) -> &Body {
         &self.backbone
+    }
+
+    /// In the type that computes.
+    fn rounded(&self, t: Tensor<2>) -> Tensor<2> {
+        match self.precision.dtype() {
+            Some(dtype) => t.cast(dtype),
+            None => t,
+        }
     }
 
     fn sight<'s>(&'s self, adapter: &ClientAdapter, batch: &'s DeviceBatch) -> Sight<'s> {
@@ -191,11 +198,11 @@ impl Transformer {
             read: last.then_some((&sight.batch.read, &sight.read)),
             positions: &sight.batch.positions,
         };
-        self.net().layer(i, x, &pass)
+        self.backbone.layer(i, x, &pass)
     }
 
     fn embed(&self, batch: &DeviceBatch) -> Tensor<2> {
-        self.net().embed(batch, self.info.eps, self.trained)
+        self.backbone.embed(batch, self.info.eps, self.trained)
     }
 
     /// Hidden states of the tokens that are read after the last layer `[N, D]`; `each` sees those of all tokens after
@@ -214,16 +221,13 @@ impl Transformer {
 
     /// What follows the last layer, in f32.
     fn finish(&self, x: Tensor<2>) -> Tensor<2> {
-        self.in_f32(self.net().finish(x, self.info.eps))
+        self.in_f32(self.backbone.finish(x, self.info.eps))
     }
 
     /// The clients' signs in the type that computes.
     fn signs(&self, adapter: &ClientAdapter) -> Vec<NoiseSigns> {
         assert!(adapter.noise.is_empty() || !self.banks.is_empty(), "noise needs a model with banks");
-        let cast = |t: &Tensor<2>| match self.precision.dtype() {
-            Some(dtype) => t.clone().cast(dtype),
-            None => t.clone(),
-        };
+        let cast = |t: &Tensor<2>| self.rounded(t.clone());
         adapter.noise.iter().map(|n| NoiseSigns { input: cast(&n.input), output: cast(&n.output) }).collect()
     }
 
@@ -253,7 +257,7 @@ impl Transformer {
 
     /// Output embeddings `[V, D]` of a language model.
     fn vocabulary(&self) -> &Tensor<2> {
-        match self.net() {
+        match &self.backbone {
             Body::Llama(net) if self.task == Task::Causal => net.vocabulary(),
             _ => panic!("a classifier has no output embeddings"),
         }
@@ -299,9 +303,9 @@ impl Transformer {
         let mut parts = vec![losses.clone().sum().backward()];
         let mut upstream = x.grad(&parts[0]);
         for i in (0..last).rev() {
+            let Some(gradient) = upstream else { break };
             let x = leaf(inputs.pop());
             let y = self.layer(i, x.clone(), adapter, &sight);
-            let Some(gradient) = upstream else { break };
             let gradients = (y * Tensor::from_inner(gradient)).sum().backward();
             upstream = x.grad(&gradients);
             parts.push(gradients);
@@ -344,12 +348,10 @@ impl Model for Transformer {
     }
 
     fn gradients(&self, adapter: &ClientAdapter, batch: &DeviceBatch, recompute: bool) -> (Tensor<1>, Vec<Gradients>) {
-        if recompute {
-            return self.gradients_by_layer(adapter, batch);
+        match recompute {
+            true => self.gradients_by_layer(adapter, batch),
+            false => at_once(self.loss(adapter, batch)),
         }
-        let losses = self.loss(adapter, batch);
-        let gradients = losses.clone().sum().backward();
-        (losses.inner(), vec![gradients])
     }
 
     fn judge(&self, adapter: &ClientAdapter, batch: &DeviceBatch) -> (Tensor<1>, Tensor<1, Int>) {
@@ -375,10 +377,7 @@ impl Model for Transformer {
     }
 
     fn noisy(&self, start: &Adapter, normals: &mut dyn FnMut(usize) -> Vec<f32>) -> Box<dyn Model> {
-        let bank = |(t, (_, weight)): (usize, (&Target, Tensor<2>))| {
-            let bank = noise::bank(weight, normals(t));
-            self.precision.dtype().map_or(bank.clone(), |dtype| bank.cast(dtype))
-        };
+        let bank = |(t, (_, weight)): (usize, (&Target, Tensor<2>))| self.rounded(noise::bank(weight, normals(t)));
         let banks = self.starts(start).enumerate().map(bank).collect();
         Box::new(Transformer { banks, ..self.clone() })
     }
@@ -420,8 +419,7 @@ impl Transformer {
         }
         let base = model.clone();
         for (target, weight) in base.starts(adapter) {
-            let weight = self.precision.dtype().map_or(weight.clone(), |dtype| weight.cast(dtype));
-            model.backbone.layers_mut()[target.layer].set_weight(target.kind, weight);
+            model.backbone.layers_mut()[target.layer].set_weight(target.kind, self.rounded(weight));
         }
         model
     }

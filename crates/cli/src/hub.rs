@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use anyhow::{Context, Result, anyhow};
-use bonfire_models::ModelSource;
+use bonfire_models::{ModelSource, shard_names};
 use hf_hub::api::sync::{Api, ApiBuilder, ApiError, ApiRepo};
 use hf_hub::{Cache, Repo, RepoType};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -276,18 +276,9 @@ impl Remote {
 
     /// The shards that the index lists, each a plain name of a safetensors file that is there.
     fn shards(&self) -> Result<Vec<String>> {
-        #[derive(serde::Deserialize)]
-        struct Index {
-            weight_map: std::collections::BTreeMap<String, String>,
-        }
         let text = fs::read(self.file(INDEX)?).with_context(|| format!("cannot read {INDEX}"))?;
-        let index: Index = serde_json::from_slice(&text)
-            .with_context(|| format!("{INDEX} of {} is not an index of shards", self.place.words()))?;
-        let mut names: Vec<String> = index.weight_map.into_values().collect();
-        names.sort();
-        names.dedup();
-        let wrong = names.iter().find(|name| name.contains(['/', '\\']) || !name.ends_with(".safetensors"));
-        if let Some(name) = wrong {
+        let names = shard_names(&text, &format!("{INDEX} of {}", self.place.words()))?;
+        if let Some(name) = names.iter().find(|name| !name.ends_with(".safetensors")) {
             return Err(anyhow!("{INDEX} of {} lists {name:?}, which is no shard", self.place.words()));
         }
         match names.iter().find(|name| !self.has(name)) {

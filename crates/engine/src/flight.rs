@@ -4,7 +4,7 @@ use std::sync::mpsc::sync_channel;
 
 use bonfire_data::random::{Use, stream};
 use bonfire_kernels::LowRank;
-use bonfire_models::{ClientAdapter, DeviceBatch, Matrix, Model, NoiseSigns, Rounding};
+use bonfire_models::{ClientAdapter, DeviceBatch, Matrix, Model, NoiseSigns, Rounding, at_once};
 use burn::tensor::activation::log_softmax;
 use burn::tensor::{Device, Tensor, TensorData};
 
@@ -108,9 +108,7 @@ impl Flight<'_> {
             None => model.gradients(&adapter, &batch, self.settings.checkpoint == Checkpoint::Block),
             Some(branches) => {
                 let apart = divergence(model, &adapter, &batch, branches.shared) * branches.apart;
-                let losses = model.loss(&adapter, &batch) - apart;
-                let gradients = losses.clone().sum().backward();
-                (losses.inner(), vec![gradients])
+                at_once(model.loss(&adapter, &batch) - apart)
             }
         };
         drop((adapter, trained));
