@@ -15,6 +15,7 @@ mod continuation;
 mod delta_log;
 mod encoder;
 mod error;
+pub mod files;
 pub mod gguf;
 mod head;
 mod layer;

@@ -62,8 +62,14 @@ pub struct TrainArgs {
     /// Configuration file
     pub config: Option<PathBuf>,
     /// Run folder [default: runs/<name>-<time>]
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", conflicts_with = "resume")]
     pub out: Option<PathBuf>,
+    /// Go on with the run in this folder after its last checkpoint; its own configuration holds, unless CONFIG is given
+    #[arg(long, value_name = "RUN")]
+    pub resume: Option<PathBuf>,
+    /// Go on although the configuration is not what it was
+    #[arg(long, requires = "resume")]
+    pub accept_changes: bool,
 }
 
 /// Options of `evaluate`.

@@ -2,6 +2,7 @@
 //! The sections' keys are owned by the crates that act on them; what is wrong with one is said with its file, line and key.
 
 mod check;
+mod difference;
 mod document;
 mod explain;
 mod overrides;
@@ -18,9 +19,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::hub::RepoName;
 use crate::mistake::Mistake;
+pub use difference::{Difference, differences};
 use document::Document;
 use overrides::Override;
-pub use sections::{DataSection, EngineSection, ModelSection, Source, TaskKind};
+pub use sections::{DataSection, EngineSection, ModelSection, SaveSection, Source, TaskKind};
 
 /// What `train` runs when no file is named.
 const QUICKSTART: &str = include_str!("../../../configs/quickstart.toml");
@@ -56,6 +58,9 @@ pub struct RunConfig {
     /// When and how the global model is evaluated.
     #[serde(default)]
     pub evaluate: EvaluateSettings,
+    /// How often the run is saved.
+    #[serde(default)]
+    pub save: SaveSection,
 }
 
 /// A configuration and what the user should know about how it was read.
@@ -168,6 +173,7 @@ impl RunConfig {
                 self.data.max_length >= 3,
                 "must be at least 3: a text's first and last special token and one of its own",
             ),
+            ("save.every", self.save.every >= 1, "must be at least 1"),
             ("data.labels", self.data.labels.is_none_or(|n| n >= 2), "must be at least 2"),
             (
                 "data.prompt",

@@ -16,6 +16,7 @@ mod picture;
 mod progress;
 mod recorder;
 mod run_folder;
+mod saves;
 mod tally;
 
 use std::process::ExitCode;

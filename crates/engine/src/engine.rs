@@ -1,7 +1,6 @@
 //! A round on the clients' side: fold, probe and select if ordered, train, make the uploads.
 
 use std::collections::HashMap;
-use std::panic::resume_unwind;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Sender, channel};
 
@@ -9,6 +8,7 @@ use bonfire_data::random::{Use, stream};
 use bonfire_kernels::{device_memory, runs_on_cpu};
 use bonfire_models::{Model, normals};
 
+use crate::device_thread;
 use crate::fit::Estimate;
 use crate::pass::Pass;
 use crate::{EngineError, InFlight, Named, Plan, Split, Start, TrainSettings, Upload};
@@ -122,7 +122,8 @@ impl Engine {
         [tokens, answers].map(|n| (self.settings.batch_size * n.div_ceil(train.len().max(1)).max(1)) as u64)
     }
 
-    /// Trains every client of `cohort` from `start` by the `plan`; uploads come in the order of the cohort.
+    /// Trains every client of `cohort` from `start` by the `plan`; uploads come in the order of the cohort. Where the
+    /// settings say so, clients whose loss or update is not finite are left out.
     ///
     /// `on` hears of progress and may end the round by returning `false`.
     ///
@@ -151,7 +152,7 @@ impl Engine {
                 .zip(&shares)
                 .map(|(model, share)| {
                     let (tell, stop, model) = (tell.clone(), &stop, model.as_ref());
-                    scope.spawn(move || self.train_share(plan, start, model, share, &tell, stop))
+                    device_thread::start(scope, move || self.train_share(plan, start, model, share, &tell, stop))
                 })
                 .collect();
             drop(tell);
@@ -161,7 +162,7 @@ impl Engine {
                     stop.store(true, Ordering::Relaxed);
                 }
             }
-            workers.into_iter().map(|w| w.join().unwrap_or_else(|panic| resume_unwind(panic))).collect::<Vec<_>>()
+            workers.into_iter().map(|worker| device_thread::end(worker?)).collect::<Vec<_>>()
         });
         self.in_order(cohort, results)
     }
@@ -234,7 +235,7 @@ impl Engine {
         }
         let mut uploads: HashMap<usize, Upload> =
             found.into_iter().flatten().flatten().map(|u| (u.client, u)).collect();
-        Ok(cohort.iter().map(|m| uploads.remove(&m.client).expect("one upload a client")).collect())
+        Ok(cohort.iter().filter_map(|m| uploads.remove(&m.client)).collect())
     }
 
     /// Steps of `epochs` local epochs over `rows` examples.

@@ -10,8 +10,8 @@ use burn::tensor::{Device, Tensor, TensorData};
 
 use crate::itinerary::{End, Itinerary, Job, Step};
 use crate::optimize::Lanes;
-use crate::parameters::Parameters;
-use crate::{Checkpoint, EngineError, Plan, Split, TrainSettings};
+use crate::parameters::{Parameters, cleared};
+use crate::{Checkpoint, EngineError, NotFinite, Plan, Split, TrainSettings};
 
 /// Batches packed ahead of the device: one being read, one ready.
 const AHEAD: usize = 2;
@@ -46,6 +46,8 @@ pub(crate) enum Happened {
     Step { clients: usize, tokens: u64 },
     /// A client has done its steps.
     Done(Outcome),
+    /// A client's loss or update is not finite, and the settings say to go on without it.
+    Lost,
 }
 
 /// One pass over a cohort.
@@ -79,7 +81,7 @@ impl Flight<'_> {
                 let clients = step.lanes.iter().flatten().count();
                 on(Happened::Step { clients, tokens: step.batch.tokens.len() as u64 })?;
                 for end in &step.ends {
-                    on(Happened::Done(self.collect(&parameters, &losses, end)?))?;
+                    on(self.collect(&parameters, &losses, end)?)?;
                 }
             }
             Ok(())
@@ -93,7 +95,8 @@ impl Flight<'_> {
         }
         let starts: Vec<_> = step.starts.iter().map(|&(place, job)| (place, &self.jobs[job])).collect();
         parameters.reset(&starts);
-        losses * parameters.keep_all_but(step.starts.iter().map(|&(place, _)| place)).reshape([step.lanes.len()])
+        let keep = parameters.keep_all_but(step.starts.iter().map(|&(place, _)| place));
+        cleared(losses, &keep.reshape([step.lanes.len()]), self.settings.not_finite)
     }
 
     /// Forward, backward, optimizer: all clients at once. Gives the losses `[C]`, left on the device.
@@ -152,11 +155,14 @@ impl Flight<'_> {
     }
 
     /// Reads what a finished client leaves.
-    fn collect(&self, parameters: &Parameters, losses: &Tensor<1>, end: &End) -> Result<Outcome, EngineError> {
+    fn collect(&self, parameters: &Parameters, losses: &Tensor<1>, end: &End) -> Result<Happened, EngineError> {
         let (sum, movement) = parameters.read_lane(end.place, losses);
-        let broken = |what| {
-            let client = self.jobs[end.job].client;
-            Err(EngineError::NotFinite { round: self.plan.round, client, steps: end.steps, what })
+        let broken = |what| match self.settings.not_finite {
+            NotFinite::SkipClient => Ok(Happened::Lost),
+            NotFinite::Stop => {
+                let client = self.jobs[end.job].client;
+                Err(EngineError::NotFinite { round: self.plan.round, client, steps: end.steps, what })
+            }
         };
         if !sum.is_finite() {
             return broken("the loss");
@@ -170,7 +176,15 @@ impl Flight<'_> {
         let scores = if self.wanted.scores { parameters.score_lane(end.place) } else { Vec::new() };
         let movement = if self.wanted.movement { movement } else { Vec::new() };
         let loss = f64::from(sum) / end.steps as f64;
-        Ok(Outcome { job: end.job, loss, tokens: end.tokens, movement, scores, extra, steps: end.steps })
+        Ok(Happened::Done(Outcome {
+            job: end.job,
+            loss,
+            tokens: end.tokens,
+            movement,
+            scores,
+            extra,
+            steps: end.steps,
+        }))
     }
 }
 

@@ -5,6 +5,7 @@
 #![deny(missing_docs)]
 
 mod data;
+mod device_thread;
 mod engine;
 mod error;
 mod evaluate;
@@ -25,6 +26,7 @@ mod sketch;
 mod upload;
 
 pub use data::{Split, TokenizedData};
+pub use device_thread::DEVICE_THREAD;
 pub use engine::{Cohort, Engine, Member, Progress};
 pub use error::EngineError;
 pub use evaluate::{Evaluation, Judged, evaluate, judge, summarise};
@@ -37,6 +39,6 @@ pub use plan::{
 pub use scores::Scorer;
 pub use select::top_slots;
 pub use send::personal;
-pub use settings::{Checkpoint, Flat, InFlight, Probe, Rate, Schedule, TrainSettings};
+pub use settings::{Checkpoint, Flat, InFlight, NotFinite, Probe, Rate, Schedule, TrainSettings};
 pub use sketch::{Choice, sketch};
 pub use upload::{Slots, Upload};

@@ -4,6 +4,7 @@
 pub mod accountant;
 mod aggregate;
 pub mod algebra;
+mod checkpoint;
 mod error;
 mod first;
 mod forecast;
@@ -18,6 +19,7 @@ mod settings;
 mod strategies;
 
 pub use aggregate::{CentralNoise, Rule, average};
+pub use checkpoint::{Checkpoint, CheckpointError};
 pub use error::FederationError;
 pub use forecast::{Forecast, forecast};
 pub use ledger::{Ledger, Traffic};

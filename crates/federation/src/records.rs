@@ -46,6 +46,9 @@ pub struct RoundMetrics {
     /// Clients of the cohort that dropped out.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub dropped: Vec<usize>,
+    /// Clients whose upload was left out because it was not finite, where `train.not_finite` says so.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub skipped: Vec<usize>,
     /// Where clients keep a part of the model for themselves: the share of all test examples that the models of the
     /// clients that hold them get right, 0 to 1.
     #[serde(skip_serializing_if = "Option::is_none", default)]

@@ -121,6 +121,21 @@ fn one() -> usize {
     1
 }
 
+/// `[save]`: how often a run writes down all that it needs to go on after it was cut.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SaveSection {
+    /// Rounds between checkpoints; one is always written when the run stops by itself.
+    #[serde(default = "one")]
+    pub every: usize,
+}
+
+impl Default for SaveSection {
+    fn default() -> Self {
+        SaveSection { every: one() }
+    }
+}
+
 /// `[engine]`: how the work is put on the device.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use bonfire_data::Shards;
 use bonfire_engine::TokenizedData;
 use bonfire_federation::Run;
@@ -18,8 +18,9 @@ use crate::device;
 use crate::interrupt::Interrupt;
 use crate::job;
 use crate::progress::Progress;
-use crate::recorder::{Keep, Recorder};
-use crate::run_folder::RunFolder;
+use crate::recorder::Recorder;
+use crate::run_folder::{Lock, RunFolder, holds_something};
+use crate::saves;
 
 /// What all cells share.
 pub struct Workplace<'g> {
@@ -66,7 +67,7 @@ impl<'g> Workplace<'g> {
         self.interrupt.pressed()
     }
 
-    /// Trains a cell into `folder`, which holds nothing yet.
+    /// Trains a cell into `folder`, going on with what is there of it.
     ///
     /// # Errors
     /// A file cannot be written. Failed training is an outcome.
@@ -81,15 +82,41 @@ impl<'g> Workplace<'g> {
             Ok(run) => run,
             Err(error) => return Ok(Outcome::Failed(error.to_string())),
         };
-        let files = RunFolder::create(folder, &config.to_toml())?;
-        let (info, interrupt) = (self.info(), Arc::clone(&self.interrupt));
-        let mut recorder = Recorder::new(files, config, &self.devices, info, &run, Keep::LastRound, interrupt)?;
+        let mut recorder = match self.go_on(folder, config, &mut run) {
+            Ok(recorder) => recorder,
+            Err(error) => {
+                if holds_something(folder) {
+                    note(format!("{} begins anew: {error:#}", folder.display()));
+                }
+                self.begin(folder, config, &run)?
+            }
+        };
         let trained = recorder.train(&mut run, &mut Progress::new(config.train.rounds, true))?;
         match trained {
             Err(error) => Ok(Outcome::Failed(error.to_string())),
             Ok(()) if recorder.tally().rounds() < recorder.rounds() => Ok(Outcome::Missing),
             Ok(()) => Ok(Outcome::Done(Box::new(Measured::read(folder)?))),
         }
+    }
+
+    /// Sets `run` to the last checkpoint in `folder`. After an error it is as it was.
+    fn go_on(&self, folder: &Path, config: &RunConfig, run: &mut Run) -> Result<Recorder> {
+        let save = saves::newest(folder)?.0.context("it holds no checkpoint")?;
+        let files = RunFolder::with(folder, Lock::take(folder)?)?;
+        files.cut(save.notes.lengths)?;
+        run.resume(save.checkpoint).with_context(|| format!("cannot go on from {}", save.path.display()))?;
+        let interrupt = Arc::clone(&self.interrupt);
+        Recorder::resumed(files, config, &self.devices, self.info(), run, save.notes, interrupt)
+    }
+
+    /// Makes the folder anew, whatever an earlier run of the same configuration left there.
+    fn begin(&self, folder: &Path, config: &RunConfig, run: &Run) -> Result<Recorder> {
+        if folder.exists() {
+            std::fs::remove_dir_all(folder)
+                .with_context(|| format!("cannot remove the unfinished run {}", folder.display()))?;
+        }
+        let files = RunFolder::create(folder, &config.to_toml())?;
+        Recorder::new(files, config, &self.devices, self.info(), run, Arc::clone(&self.interrupt))
     }
 
     fn info(&self) -> &ModelInfo {
