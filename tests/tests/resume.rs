@@ -10,7 +10,7 @@ use proptest::prelude::*;
 /// Sections of runs that keep all kinds of things between rounds.
 const RUNS: &[&str] = &[
     "[strategy]\nname = \"lora-a2\"",
-    "[strategy]\nname = \"fedit\"\n[server]\noptimizer = { name = \"adam\", lr = 0.01 }",
+    "[strategy]\nname = \"fedit\"\n[server]\noptimizer = { name = \"fedadam\", lr = 0.01 }",
     "[strategy]\nname = \"ffa-lora\"",
     "[strategy]\nname = \"rolora\"",
     "[strategy]\nname = \"hetlora\"",

@@ -148,6 +148,8 @@ impl Run {
         let Checkpoint { header, mut matrices, .. } = checkpoint;
         self.check(&header)?;
         let own = &self.server.adapter;
+        // Some methods put something between A and B only after their first rounds.
+        let cores = if matrices.contains_key("core/0") { own.targets.len() } else { 0 };
         let mut list = |name: &str, count: usize| -> Result<Vec<Matrix>, CheckpointError> {
             let take = |i| {
                 let name = format!("{name}/{i}");
@@ -158,7 +160,7 @@ impl Run {
         let targets = own.targets.len();
         let some = |count: usize, there: bool| if there { count } else { 0 };
         let (a, b) = (list("a", targets)?, list("b", targets)?);
-        let core = list("core", own.core.len())?;
+        let core = list("core", cores)?;
         let weights = list("weights", own.weights.len())?;
         let head = list("head", own.head.len())?;
         let merges = some(targets, header.pushed > 0);
@@ -223,7 +225,7 @@ fn fits(own: &Adapter, read: &Adapter, merged: &DeltaLog) -> Result<(), Checkpoi
         // In full fine-tuning nothing carries an adapter.
         pairs.push((shape(&read.a[t]), [target.d_in, rank]));
         pairs.push((shape(&read.b[t]), [rank, target.d_out]));
-        pairs.extend(read.core.get(t).map(|m| (shape(m), [rank, if own.core[t].cols == 1 { 1 } else { rank }])));
+        pairs.extend(read.core.get(t).map(|m| (shape(m), [rank, if m.cols == 1 { 1 } else { rank }])));
         let inner = merged.a.get(t).map_or(0, |m| m.cols);
         pairs.extend(merged.a.get(t).map(|m| (shape(m), [target.d_in, inner])));
         pairs.extend(merged.b.get(t).map(|m| (shape(m), [inner, target.d_out])));

@@ -8,9 +8,11 @@ mod causal;
 mod compare;
 mod cost;
 mod export;
+mod faults;
 mod hub;
 #[cfg(unix)]
 mod interrupt;
+mod kill;
 mod numbers;
 mod partition;
 mod quickstart;
