@@ -4,6 +4,7 @@
 use std::fmt::Display;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use bonfire_engine::DEVICE_THREAD;
 use thiserror::Error;
 
 /// Exit code for a mistake in the arguments or the configuration; everything else that fails exits with 1.
@@ -82,7 +83,8 @@ static TRYING: AtomicBool = AtomicBool::new(false);
 /// Replaces the panic message by one line that asks for a report.
 pub fn install_panic_hook() {
     std::panic::set_hook(Box::new(|info| {
-        if TRYING.load(Ordering::Relaxed) {
+        // What breaks on a device's thread is told as the round's error.
+        if TRYING.load(Ordering::Relaxed) || std::thread::current().name() == Some(DEVICE_THREAD) {
             return;
         }
         let text = info.payload_as_str().unwrap_or("no message");
