@@ -20,7 +20,7 @@ use crate::hub::RepoName;
 use crate::mistake::Mistake;
 use document::Document;
 use overrides::Override;
-pub use sections::{DataSection, EngineSection, ModelSection, Source, TaskKind};
+pub use sections::{DataSection, EngineSection, ModelSection, Source, TaskKind, TrackSection};
 
 /// What `train` runs when no file is named.
 const QUICKSTART: &str = include_str!("../../../configs/quickstart.toml");
@@ -56,6 +56,9 @@ pub struct RunConfig {
     /// When and how the global model is evaluated.
     #[serde(default)]
     pub evaluate: EvaluateSettings,
+    /// Files for other tools that follow a run.
+    #[serde(default)]
+    pub track: TrackSection,
 }
 
 /// A configuration and what the user should know about how it was read.

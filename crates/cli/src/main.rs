@@ -7,6 +7,7 @@ mod commands;
 mod config;
 mod console;
 mod device;
+mod holdings;
 mod hub;
 mod interrupt;
 mod job;
@@ -17,6 +18,7 @@ mod progress;
 mod recorder;
 mod run_folder;
 mod tally;
+mod track;
 
 use std::process::ExitCode;
 
@@ -40,6 +42,7 @@ fn main() -> ExitCode {
         Command::Partition(args) => commands::partition::run(args, &cli.common),
         Command::Cost(args) => commands::cost::run(args, &cli.common),
         Command::Export(args) => commands::export::run(args, &cli.common),
+        Command::Report(args) => commands::report::run(args, &cli.common),
         Command::Bench(args) => commands::bench::run(args, &cli.common),
     });
     match outcome {

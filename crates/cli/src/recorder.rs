@@ -14,6 +14,7 @@ use crate::job;
 use crate::progress::Progress;
 use crate::run_folder::{RunFolder, client_folder};
 use crate::tally::{Identity, Tally};
+use crate::track::Trackers;
 
 /// When the adapter is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +33,7 @@ pub struct Recorder {
     /// Where every weight trains.
     whole: Option<ModelFolder>,
     tally: Tally,
+    trackers: Trackers,
     rounds: usize,
     keep: Keep,
     interrupt: Arc<Interrupt>,
@@ -41,7 +43,7 @@ impl Recorder {
     /// Writes `run` of `config` on `device` into `folder`.
     ///
     /// # Errors
-    /// Where every weight trains, a file of the model that cannot be read any more.
+    /// Where every weight trains, a file of the model that cannot be read any more; a tracker's file that cannot be written.
     pub fn new(
         folder: RunFolder,
         config: &RunConfig,
@@ -58,7 +60,8 @@ impl Recorder {
             true => Some(ModelFolder::of(run.model(), &job::source(config)?)?),
             false => None,
         };
-        Ok(Recorder { folder, identity, meta, whole, tally: Tally::default(), rounds, keep, interrupt })
+        let trackers = Trackers::open(folder.path(), &config.track, &[])?;
+        Ok(Recorder { folder, identity, meta, whole, tally: Tally::default(), trackers, rounds, keep, interrupt })
     }
 
     /// Trains the rounds that are left, or until Ctrl-C was pressed.
@@ -130,6 +133,7 @@ impl Recorder {
         let _writing = interrupt.writing();
         self.tally.add(metrics, clients.len());
         self.folder.append(metrics, clients)?;
+        self.trackers.round(metrics, clients)?;
         self.write_state(adapter)
     }
 

@@ -22,10 +22,11 @@ mod select;
 mod send;
 mod settings;
 mod sketch;
+mod times;
 mod upload;
 
 pub use data::{Split, TokenizedData};
-pub use engine::{Cohort, Engine, Member, Progress};
+pub use engine::{Cohort, Engine, Member, Progress, Trained};
 pub use error::EngineError;
 pub use evaluate::{Evaluation, Judged, evaluate, judge, summarise};
 pub use fit::Estimate;
@@ -39,4 +40,5 @@ pub use select::top_slots;
 pub use send::personal;
 pub use settings::{Checkpoint, Flat, InFlight, Probe, Rate, Schedule, TrainSettings};
 pub use sketch::{Choice, sketch};
+pub use times::StepTimes;
 pub use upload::{Slots, Upload};

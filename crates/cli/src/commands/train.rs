@@ -12,6 +12,7 @@ use crate::args::{Common, TrainArgs};
 use crate::config;
 use crate::console::{bytes, note, percent, say};
 use crate::device;
+use crate::holdings::Holdings;
 use crate::interrupt::Interrupt;
 use crate::job;
 use crate::progress::Progress;
@@ -37,6 +38,7 @@ pub fn run(args: &TrainArgs, common: &Common) -> Result<()> {
     let data = job::dataset(&loaded)?;
     let shards = job::shards(&loaded, &data)?;
     job::refuse_empty(&shards)?;
+    let holdings = Holdings::of(&data, &shards);
     let load = |o: &device::Opened| job::model(&loaded, job::task(&loaded.config, data.labels.len()), &o.device);
     let models = opened.iter().map(load).collect::<Result<Vec<_>>>()?;
     let info = models[0].info().clone();
@@ -51,6 +53,7 @@ pub fn run(args: &TrainArgs, common: &Common) -> Result<()> {
         say(format!("memory      {}\n", memory_words(&run.estimate())));
     }
     let folder = RunFolder::create(&place, &config.to_toml())?;
+    holdings.write(&place)?;
     let recorder = Recorder::new(folder, config, &devices, &info, &run, Keep::EveryRound, interrupt)?;
     follow(run, recorder, common.quiet)
 }
