@@ -30,7 +30,7 @@ const words = {
 // too faint on the page. Series differ by dashes and points as well.
 const COLOURS = {
   light: ["#0072b2", "#d55e00", "#00855f", "#b5568a", "#9a6b00", "#2e94cf", "#444b55"],
-  dark: ["#56b4e9", "#ff8f52", "#2cc99a", "#e79cc6", "#f0b73d", "#b4e0ff", "#c3c9d1"],
+  dark: ["#56b4e9", "#ff8f52", "#2cc99a", "#e79cc6", "#f0b73d", "#b4e0ff", "#858f9d"],
 };
 const POINTS = ["circle", "rect", "triangle", "rectRot", "star", "crossRot", "rectRounded"];
 // One hue from the page's own shade on: the emptier, the nearer to it.
@@ -60,8 +60,7 @@ function ramp(share) {
 function table(caption, heads, rows) {
   const head = make("tr", {}, ...heads.map((text) => make("th", { scope: "col" }, text)));
   const line = ([first, ...rest]) => {
-    const cell = (v) => make("td", typeof v === "string" && !/^[-+]?[\d.,]+( .{1,3})?$|^–$/.test(v) ? { class: "text" } : {}, String(v));
-    return make("tr", {}, make("th", { scope: "row" }, String(first)), ...rest.map(cell));
+    return make("tr", {}, make("th", { scope: "row" }, String(first)), ...rest.map((v) => make("td", {}, String(v))));
   };
   const body = make("tbody", {}, ...rows.map(line));
   const name = make("caption", { class: "hidden" }, caption);

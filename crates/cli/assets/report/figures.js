@@ -15,7 +15,7 @@ function repaint() {
       scale.title.color = ink();
       scale.grid.color = faint();
     }
-    recolour(chart);
+    recolour();
     chart.update("none");
   }
 }
@@ -53,8 +53,9 @@ function legend(chart, entries) {
 
 /**
  * A figure: title, what is to be known about it, chart, legend, table.
- * `spec`: title, about, summary (what the chart says, for those who cannot see it), config, recolour, height, least (its
- * least width), entries (of the legend), after (elements below), heads and rows (of the table), whole.
+ * `spec`: title, about, summary (what the chart says, for those who cannot see it), config, recolour (what a theme changes
+ * besides the chart), height, least (its least width), entries (of the legend), after (elements below), heads and rows (of
+ * the table), whole.
  */
 function figure(place, spec) {
   const canvas = make("canvas", { role: "img", "aria-label": `${spec.title}. ${spec.summary ?? ""} The table below has the numbers.` });
@@ -79,20 +80,26 @@ function figure(place, spec) {
   whole.append(folded("Show as a table", () => table(spec.title, spec.heads, spec.rows())));
   drawn.push({
     chart,
-    recolour: (now) => {
+    recolour: () => {
       icons.forEach(({ icon }) => icon.paint());
-      spec.recolour(now);
+      spec.recolour?.();
     },
   });
   return whole;
 }
 
+/** Whether a tick of a logarithmic axis gets its number: 1, 10, 100 … */
+const isRound = (v) => Math.abs(Math.log10(v) - Math.round(Math.log10(v))) < 1e-9;
+
 /** Lines over rounds or bytes. `series`: name, run (its number), dashed, points [{x, y, round}]. */
-function lines(place, { title, about, x, y, show, showX, series, logX, column }) {
+function lines(place, { title, about, x, y, show, tick = show, showX, series, logX, column }) {
   const most = Math.max(...series.map((s) => s.points.length));
   const datasets = series.map((s) => ({
     label: s.name,
     data: s.points,
+    // Functions are asked at every drawing, in whichever theme.
+    borderColor: () => colour(s.run),
+    backgroundColor: () => colour(s.run),
     borderWidth: 2,
     borderDash: s.dashed ? [6, 4] : dash(s.run),
     pointStyle: point(s.run),
@@ -111,8 +118,8 @@ function lines(place, { title, about, x, y, show, showX, series, logX, column })
       options: {
         interaction: { mode: "nearest", axis: "x", intersect: false },
         scales: {
-          x: axis(x, { type: logX ? "logarithmic" : "linear", ticks: { callback: (v) => showX(v), maxRotation: 0, autoSkipPadding: 14 } }),
-          y: axis(y, { ticks: { callback: (v) => show(v) } }),
+          x: axis(x, { type: logX ? "logarithmic" : "linear", ticks: { callback: (v) => (logX && !isRound(v) ? null : showX(v)), precision: 0, maxRotation: 0, autoSkipPadding: 14 } }),
+          y: axis(y, { ticks: { callback: (v) => tick(v) } }),
         },
         plugins: {
           tooltip: {
@@ -127,10 +134,6 @@ function lines(place, { title, about, x, y, show, showX, series, logX, column })
         },
       },
     },
-    recolour: (chart) => chart.data.datasets.forEach((set, i) => {
-      set.borderColor = colour(series[i].run);
-      set.backgroundColor = set.borderColor;
-    }),
     entries: series.map((s, i) => ({ name: s.name, icon: swatch(s.run, { dashed: s.dashed }), sets: [i] })),
     heads: column ? ["Run", "Round", column, y] : ["Round", ...series.map((s) => s.name)],
     rows: () => (column
@@ -147,9 +150,9 @@ function byRound(series, show) {
 }
 
 /** Bars. `series`: name, colour (its number), values; `stacked` or side by side; `lying`: along the page. */
-function bars(place, { title, about, summary, x, y, names, series, stacked, lying, show, whole, head, tip, height }) {
-  const datasets = series.map((s) => ({ label: s.name, data: s.values, borderWidth: 0, maxBarThickness: 48, categoryPercentage: 0.9, barPercentage: 0.95 }));
-  const number = axis(lying ? x : y, { stacked, beginAtZero: true, ticks: { callback: (v) => show(v), ...(lying && { maxRotation: 0, autoSkipPadding: 14 }) } });
+function bars(place, { title, about, summary, x, y, names, series, stacked, lying, show, whole, head, tip, height, tick = show, counts = false }) {
+  const datasets = series.map((s) => ({ label: s.name, data: s.values, backgroundColor: () => colour(s.colour), borderWidth: 0, maxBarThickness: 48, categoryPercentage: 0.9, barPercentage: 0.95 }));
+  const number = axis(lying ? x : y, { stacked, beginAtZero: true, ticks: { callback: (v) => tick(v), ...(counts && { precision: 0 }), ...(lying && { maxRotation: 0, autoSkipPadding: 14 }) } });
   const name = axis(lying ? y : x, { stacked, type: "category", ticks: { autoSkipPadding: 6, maxRotation: 0 } });
   figure(place, {
     title, about, summary, whole, height,
@@ -170,9 +173,6 @@ function bars(place, { title, about, summary, x, y, names, series, stacked, lyin
         },
       },
     },
-    recolour: (chart) => chart.data.datasets.forEach((set, i) => {
-      set.backgroundColor = colour(series[i].colour);
-    }),
     entries: series.length > 1 || stacked ? series.map((s, i) => ({ name: s.name, icon: swatch(s.colour, { fill: true }), sets: [i] })) : [],
     heads: [head, ...series.map((s) => s.name)],
     rows: () => names.map((n, i) => [tip ? tip(i) : n, ...series.map((s) => show(s.values[i]))]),
@@ -189,7 +189,7 @@ function heat(place, { title, about, summary, x, y, rows, columns, cells, unit, 
   const share = (v) => (most > 0 ? Math.sqrt(v / most) : 0);
   const data = cells.flatMap((row, r) => row.map((v, c) => ({ x: c, y: r, v })));
   const bar = make("i", { "aria-hidden": "true" });
-  const key = make("div", { class: "ramp" }, show(0), bar, `${show(most)} ${unit}`, "(colours by square root)");
+  const key = make("div", { class: "ramp" }, make("span", {}, show(0)), bar, make("span", {}, `${show(most)} ${unit} (colours by square root)`));
   const gap = (pixels) => Math.max(0.5, pixels > 8 ? pixels - 1 : pixels);
   const inner = (chart) => chart.chartArea ?? { width: 100, height: 100 };
   figure(place, {
@@ -203,6 +203,7 @@ function heat(place, { title, about, summary, x, y, rows, columns, cells, unit, 
         datasets: [{
           label: title,
           data,
+          backgroundColor: ({ raw }) => (raw ? ramp(share(raw.v)) : "transparent"),
           width: ({ chart }) => gap(inner(chart).width / columns.length),
           height: ({ chart }) => gap(inner(chart).height / rows.length),
         }],
@@ -214,7 +215,7 @@ function heat(place, { title, about, summary, x, y, rows, columns, cells, unit, 
             ticks: { callback: (v) => columns[v] ?? "", maxRotation: 0, autoSkipPadding: 8 } }),
           y: axis(y, { type: "linear", reverse: true, min: -0.5, max: rows.length - 0.5, grid: { display: false },
             afterBuildTicks: (scale) => { scale.ticks = places(rows.length); },
-            ticks: { callback: (v) => shortened(rows[v] ?? "", 22), autoSkip: true, autoSkipPadding: 0, font: { size: Math.min(12, Math.max(9, tall - 2)) } } }),
+            ticks: { callback: (v) => shortened(rows[v] ?? "", 26), autoSkip: true, autoSkipPadding: 0, font: { size: Math.min(12, Math.max(9, tall - 2)) } } }),
         },
         plugins: {
           tooltip: {
@@ -226,8 +227,7 @@ function heat(place, { title, about, summary, x, y, rows, columns, cells, unit, 
         },
       },
     },
-    recolour: (chart) => {
-      chart.data.datasets[0].backgroundColor = ({ raw }) => (raw ? ramp(share(raw.v)) : "transparent");
+    recolour: () => {
       bar.style.background = `linear-gradient(to right, ${RAMPS[theme].map((_, i, all) => ramp(i / (all.length - 1))).join(", ")})`;
     },
     after: [key],

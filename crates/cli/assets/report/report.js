@@ -83,24 +83,27 @@ function curves(name, x, label = (run) => run.label, dashed = false) {
 /** What thinning left out. */
 function thinned(series) {
   const some = series.filter((s) => s.every > 1);
-  return some.length ? `Thinned: ${some.map((s) => `${s.name} shows every ${s.every}th value, first and last included`).join("; ")}.` : "";
+  return some.length ? `Thinned: of ${some.map((s) => `${s.name} one value in ${s.every} is shown`).join(", of ")}, first and last included.` : "";
 }
 
+/** A share as its percentage, without the sign. */
+const hundredths = (v) => words.number(Number((100 * v).toFixed(3)));
+
 const JUDGED = [
-  ["accuracy", "Test accuracy", words.percent, "test accuracy (%)"],
-  ["perplexity", "Test perplexity", words.number, "perplexity"],
-  ["exact_match", "Exact match on the test split", words.percent, "exact match (%)"],
+  ["accuracy", "Test accuracy", words.percent, "test accuracy (%)", hundredths],
+  ["perplexity", "Test perplexity", words.number, "perplexity", words.number],
+  ["exact_match", "Exact match on the test split", words.percent, "exact match (%)", hundredths],
 ];
 
 function learning() {
   const place = gallery("Accuracy and loss", "learning");
-  for (const [name, title, show, unit] of JUDGED) {
+  for (const [name, title, show, unit, tick] of JUDGED) {
     const own = name === "accuracy" ? curves("personal_accuracy", "round", (run) => `${run.label}, clients' own models`, true) : [];
     const series = [...curves(name, "round"), ...own];
     if (!series.length) continue;
     const spoken = name === "accuracy" && runs.some((run) => run.causal);
     const about = [spoken ? "Of a language model: the share of tokens foretold." : "Of the global model on the test split.", thinned(series)];
-    lines(place, { title: `${title} by round`, about, x: "round", y: unit, show, showX: words.number, series });
+    lines(place, { title: `${title} by round`, about, x: "round", y: unit, show, tick, showX: words.number, series });
   }
   const [train, test] = [["train_loss", "training", true], ["test_loss", "test", false]].map(([name, what, dashed]) =>
     curves(name, "round", (run) => (several ? `${run.label}, ${what}` : what), dashed));
@@ -117,7 +120,7 @@ function learning() {
 
 function traffic() {
   const place = gallery("Against what was sent", "traffic");
-  for (const [name, title, show, unit] of JUDGED) {
+  for (const [name, title, show, unit, tick] of JUDGED) {
     const series = curves(name, "bytes");
     if (!series.length) continue;
     const ends = series.map((s) => s.points[s.points.length - 1].x);
@@ -125,7 +128,7 @@ function traffic() {
     lines(place, {
       title: `${title} against uploaded bytes`,
       about: ["Uploads of all clients so far, as serialised.", logX ? "Bytes on a logarithmic axis: the runs sent very different amounts." : "", thinned(series)],
-      x: logX ? "uploaded (bytes, logarithmic)" : "uploaded (bytes)", y: unit, show, showX: words.bytes, series, logX, column: "Uploaded",
+      x: logX ? "uploaded (bytes, logarithmic)" : "uploaded (bytes)", y: unit, show, tick, showX: words.bytes, series, logX, column: "Uploaded",
     });
   }
   if (!place.childElementCount) place.note("Nothing was evaluated yet.");
@@ -148,7 +151,7 @@ function partition() {
       bars(place, {
         title: "Training examples by client", about: ["The data has no labels.", whose, sampled], whole: true,
         summary: `From ${Math.min(...sizes)} to ${Math.max(...sizes)} examples.`,
-        x: "client", y: "training examples", names: columns, head: "Client", show: words.number, tip: (i) => `Client ${columns[i]}`,
+        x: "client", y: "training examples", names: columns, head: "Client", show: words.number, counts: true, tip: (i) => `Client ${columns[i]}`,
         series: [{ name: "training examples", colour: 0, values: sizes }],
       });
       continue;
@@ -166,9 +169,9 @@ function partition() {
 function persons() {
   const place = gallery("How clients fare", "clients");
   const none = runs.filter((run) => !run.persons);
-  missing(place, none.filter((run) => !run.per_client && !run.causal),
+  missing(place, none.filter((run) => !run.per_client),
     "accuracy by client was not measured. Train with --set evaluate.per_client=true to have it.");
-  missing(place, none.filter((run) => run.per_client || run.causal), "no round has accuracies of single clients.");
+  missing(place, none.filter((run) => run.per_client), "no round has accuracies of single clients.");
   const have = runs.map((run, i) => ({ ...run, i })).filter((run) => run.persons);
   if (!have.length) return;
   const bins = have[0].persons.bins.length;
@@ -180,7 +183,7 @@ function persons() {
   };
   bars(place, {
     title: "Clients by accuracy of the global model on their own test examples", about: have.map(one), summary: have.map(one).join(" "),
-    x: "accuracy (%)", y: "clients", names, head: "Accuracy (%)", show: words.number, whole: true, tip: (i) => `Accuracy ${names[i]} %`,
+    x: "accuracy (%)", y: "clients", names, head: "Accuracy (%)", show: words.number, counts: true, whole: true, tip: (i) => `Accuracy ${names[i]} %`,
     series: have.map((run) => ({ name: several ? run.label : "clients", colour: run.i, values: run.persons.bins })),
   });
 }
@@ -214,7 +217,7 @@ function times() {
   if (have.length > 1) {
     const total = (run, part) => run.times.seconds[part].reduce((sum, mean, i) => sum + mean * (run.times.spans[i][1] - run.times.spans[i][0] + 1), 0);
     bars(place, {
-      title: "Seconds of the whole run by part", about, whole: true, stacked: true, lying: true, x: "seconds", y: "", head: "Run", show: words.seconds,
+      title: "Seconds of the whole run by part", about, whole: true, stacked: true, lying: true, x: "seconds", y: "run", head: "Run", show: words.seconds, tick: words.number,
       names: have.map((run) => shortened(run.label, 28)), tip: (i) => have[i].label, series: series((part) => have.map((run) => total(run, part))),
       summary: have.map((run) => `${run.label}: ${words.seconds(PARTS.reduce((sum, part) => sum + total(run, part), 0))}.`).join(" "),
       height: 90 + 44 * have.length,
@@ -229,7 +232,7 @@ function times() {
   const all = PARTS.reduce((a, part) => a + sum(part), 0);
   bars(place, {
     title: "Seconds of a round by part", about: [...about, binned ? "Bars are means over several rounds." : ""], whole: true, stacked: true,
-    x: "round", y: "seconds", head: "Round", names, show: words.seconds, tip: (i) => `Round ${names[i]}`, series: series((part) => seconds[part]),
+    x: "round", y: "seconds", head: "Round", names, show: words.seconds, tick: words.number, tip: (i) => `Round ${names[i]}`, series: series((part) => seconds[part]),
     summary: PARTS.map((part) => `${part} ${words.percent(sum(part) / all)}`).join(", ") + ".",
   });
 }
@@ -272,6 +275,8 @@ addEventListener("afterprint", () => choose(chosen));
 
 Chart.defaults.font.family = getComputedStyle(document.body).fontFamily;
 Chart.defaults.font.size = 12;
+// Colours are our own.
+Chart.defaults.plugins.colors.enabled = false;
 theme = dark.matches ? "dark" : "light";
 document.documentElement.dataset.theme = theme;
 head();

@@ -15,4 +15,5 @@ mod numbers;
 mod partition;
 mod quickstart;
 mod repeat;
+mod report;
 mod support;
