@@ -52,6 +52,8 @@ pub enum Command {
     Partition(PartitionArgs),
     /// Write a run's adapter for other tools
     Export(ExportArgs),
+    /// Put runs into one HTML page: curves, traffic, partition, slots, times
+    Report(ReportArgs),
     /// Measure how fast a device is for this work, and how far from its limit
     Bench(Box<BenchArgs>),
 }
@@ -154,6 +156,17 @@ pub struct ExportArgs {
     /// Largest file of a merged model, in GB
     #[arg(long, value_name = "GB", default_value_t = 5.0)]
     pub shard_size: f64,
+}
+
+/// Options of `report`.
+#[derive(Debug, Args)]
+pub struct ReportArgs {
+    /// Run folders, as left by `train` or `compare`; several are laid over each other
+    #[arg(required = true, value_name = "RUN")]
+    pub runs: Vec<PathBuf>,
+    /// Where the page goes
+    #[arg(long, value_name = "FILE", default_value = "report.html")]
+    pub out: PathBuf,
 }
 
 /// Formats that `export` writes.

@@ -7,4 +7,5 @@ pub mod evaluate;
 pub mod export;
 pub mod generate;
 pub mod partition;
+pub mod report;
 pub mod train;

@@ -22,7 +22,7 @@ use crate::mistake::Mistake;
 pub use difference::{Difference, differences};
 use document::Document;
 use overrides::Override;
-pub use sections::{DataSection, EngineSection, ModelSection, SaveSection, Source, TaskKind};
+pub use sections::{DataSection, EngineSection, ModelSection, SaveSection, Source, TaskKind, TrackSection};
 
 /// What `train` runs when no file is named.
 const QUICKSTART: &str = include_str!("../../../configs/quickstart.toml");
@@ -61,6 +61,9 @@ pub struct RunConfig {
     /// How often the run is saved.
     #[serde(default)]
     pub save: SaveSection,
+    /// Files for other tools that follow a run.
+    #[serde(default)]
+    pub track: TrackSection,
 }
 
 /// A configuration and what the user should know about how it was read.

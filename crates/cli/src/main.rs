@@ -7,6 +7,7 @@ mod commands;
 mod config;
 mod console;
 mod device;
+mod holdings;
 mod hub;
 mod interrupt;
 mod job;
@@ -18,6 +19,7 @@ mod recorder;
 mod run_folder;
 mod saves;
 mod tally;
+mod track;
 
 use std::process::ExitCode;
 
@@ -41,6 +43,7 @@ fn main() -> ExitCode {
         Command::Partition(args) => commands::partition::run(args, &cli.common),
         Command::Cost(args) => commands::cost::run(args, &cli.common),
         Command::Export(args) => commands::export::run(args, &cli.common),
+        Command::Report(args) => commands::report::run(args, &cli.common),
         Command::Bench(args) => commands::bench::run(args, &cli.common),
     });
     match outcome {

@@ -16,6 +16,7 @@ use crate::progress::Progress;
 use crate::run_folder::{CONFIG, RunFolder, client_folder, replace};
 use crate::saves::{self, Notes};
 use crate::tally::{Identity, Tally};
+use crate::track::Trackers;
 
 /// Writes what the run reports.
 pub struct Recorder {
@@ -25,6 +26,7 @@ pub struct Recorder {
     /// Where every weight trains.
     whole: Option<ModelFolder>,
     tally: Tally,
+    trackers: Trackers,
     rounds: usize,
     /// The resolved configuration, as TOML.
     config: String,
@@ -49,7 +51,7 @@ impl Recorder {
         run: &Run,
         interrupt: Arc<Interrupt>,
     ) -> Result<Recorder> {
-        let mut recorder = Recorder::over(folder, config, device, model, run, interrupt)?;
+        let mut recorder = Recorder::over(folder, config, device, model, run, &[], interrupt)?;
         recorder.write_state(&run.server().model())?;
         recorder.save(run)?;
         Ok(recorder)
@@ -70,7 +72,8 @@ impl Recorder {
         interrupt: Arc<Interrupt>,
     ) -> Result<Recorder> {
         folder.cut(notes.lengths)?;
-        let mut recorder = Recorder::over(folder, config, device, model, run, interrupt)?;
+        let past = folder.rounds()?;
+        let mut recorder = Recorder::over(folder, config, device, model, run, &past, interrupt)?;
         replace(&recorder.folder.path().join(CONFIG), recorder.config.as_bytes())?;
         (recorder.tally, recorder.saved) = (notes.tally, Some(run.server().round));
         recorder.write_state(&run.server().model())?;
@@ -83,6 +86,7 @@ impl Recorder {
         device: &str,
         model: &ModelInfo,
         run: &Run,
+        past: &[RoundMetrics],
         interrupt: Arc<Interrupt>,
     ) -> Result<Recorder> {
         let meta = PeftMeta { base_model: config.model.path.base_model() };
@@ -92,9 +96,21 @@ impl Recorder {
             true => Some(ModelFolder::of(run.model(), &job::source(config)?)?),
             false => None,
         };
-        let (every, text) = (config.save.every, config.to_toml());
-        let tally = Tally::default();
-        Ok(Recorder { folder, identity, meta, whole, tally, rounds, config: text, every, saved: None, interrupt })
+        let (every, config_text) = (config.save.every, config.to_toml());
+        let trackers = Trackers::open(folder.path(), &config.track, past)?;
+        Ok(Recorder {
+            folder,
+            identity,
+            meta,
+            whole,
+            tally: Tally::default(),
+            trackers,
+            rounds,
+            config: config_text,
+            every,
+            saved: None,
+            interrupt,
+        })
     }
 
     /// Trains the rounds that are left, or until Ctrl-C was pressed.
@@ -115,10 +131,12 @@ impl Recorder {
         if let Some(error) = failure {
             return Err(error);
         }
-        // The state after the last complete round is whole, also when the next one failed.
+        // The state after the last complete round is whole, also when the next one failed. Where its evaluation failed it has no
+        // row, and the checkpoint before it is the one to go on from.
         let interrupt = Arc::clone(&self.interrupt);
         let _writing = interrupt.writing();
-        if self.saved != Some(run.server().round) {
+        let round = run.server().round;
+        if self.saved != Some(round) && self.tally.rounds() == round {
             self.save(run)?;
         }
         self.write_persons(run)?;
@@ -168,6 +186,7 @@ impl Recorder {
         let _writing = interrupt.writing();
         self.tally.add(metrics, clients.len());
         self.folder.append(metrics, clients)?;
+        self.trackers.round(metrics, clients)?;
         self.write_state(&run.server().model())?;
         match metrics.round.is_multiple_of(self.every) {
             true => self.save(run),

@@ -180,6 +180,7 @@ mod tests {
             epsilon: None,
             seconds: 2.0,
             train_seconds: 1.5,
+            times: None,
             tokens: 300,
         }
     }

@@ -1,5 +1,6 @@
 //! A round on the clients' side: fold, probe and select if ordered, train, make the uploads.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Sender, channel};
@@ -11,7 +12,7 @@ use bonfire_models::{Model, normals};
 use crate::device_thread;
 use crate::fit::Estimate;
 use crate::pass::Pass;
-use crate::{EngineError, InFlight, Named, Plan, Split, Start, TrainSettings, Upload};
+use crate::{EngineError, InFlight, Named, Plan, Split, Start, StepTimes, TrainSettings, Upload};
 
 /// Tokens a step should hold for the device to be busy, by kind of device.
 const TOKENS_A_STEP_CPU: usize = 4_096;
@@ -49,6 +50,15 @@ pub struct Progress {
     pub total: usize,
     /// Real tokens trained so far in this round, probes included.
     pub tokens: u64,
+}
+
+/// What came of a cohort's training.
+#[derive(Clone, Debug)]
+pub struct Trained {
+    /// One a client, in the order of the cohort.
+    pub uploads: Vec<Upload>,
+    /// Where the time went.
+    pub times: StepTimes,
 }
 
 /// Trains cohorts over one frozen backbone, on one device or several.
@@ -135,7 +145,7 @@ impl Engine {
         start: Start<'_>,
         cohort: &Cohort,
         on: &mut dyn FnMut(Progress) -> bool,
-    ) -> Result<Vec<Upload>, EngineError> {
+    ) -> Result<Trained, EngineError> {
         if let Some(empty) = cohort.iter().find(|m| m.rows.is_empty()) {
             return Err(EngineError::EmptyShard { client: empty.client });
         }
@@ -187,7 +197,7 @@ impl Engine {
         share: &Cohort,
         tell: &Sender<(usize, u64)>,
         stop: &AtomicBool,
-    ) -> Result<Vec<Upload>, EngineError> {
+    ) -> Result<Trained, EngineError> {
         // What was merged belongs to the backbone. Where one factor alone moves, the round's start is the same for all
         // and goes there too.
         let merged = (!start.merged.is_empty()).then(|| model.merged(start.merged));
@@ -196,7 +206,7 @@ impl Engine {
         let model = noisy.as_deref().unwrap_or(model);
         let folded = plan.active.folds().then(|| model.folded(&start.adapter.plain()));
         let model = folded.as_deref().unwrap_or(model);
-        let pass = Pass { engine: self, model, plan, global: start.adapter, cohort: share };
+        let pass = Pass { engine: self, model, plan, global: start.adapter, cohort: share, times: Cell::default() };
         let mut count = |steps: usize, tokens: u64| {
             // Nobody listens only when the round is over.
             let _ = tell.send((steps, tokens));
@@ -209,7 +219,7 @@ impl Engine {
         if uploads.is_err() {
             stop.store(true, Ordering::Relaxed);
         }
-        uploads
+        Ok(Trained { uploads: uploads?, times: pass.times.get() })
     }
 
     /// The model with the round's banks for Flat-LoRA's noise, the same on every device.
@@ -223,19 +233,18 @@ impl Engine {
     }
 
     /// All devices' uploads in the order of the cohort, or what went wrong; a stop only where nothing else did.
-    fn in_order(
-        &self,
-        cohort: &Cohort,
-        results: Vec<Result<Vec<Upload>, EngineError>>,
-    ) -> Result<Vec<Upload>, EngineError> {
+    fn in_order(&self, cohort: &Cohort, results: Vec<Result<Trained, EngineError>>) -> Result<Trained, EngineError> {
         let (found, mut errors): (Vec<_>, Vec<_>) = results.into_iter().partition(Result::is_ok);
         errors.sort_by_key(|e| matches!(e, Err(EngineError::Stopped { .. })));
         if let Some(Err(error)) = errors.into_iter().next() {
             return Err(error);
         }
+        let found: Vec<Trained> = found.into_iter().flatten().collect();
+        let times = found.iter().map(|trained| trained.times).sum::<StepTimes>().over(found.len());
         let mut uploads: HashMap<usize, Upload> =
-            found.into_iter().flatten().flatten().map(|u| (u.client, u)).collect();
-        Ok(cohort.iter().filter_map(|m| uploads.remove(&m.client)).collect())
+            found.into_iter().flat_map(|trained| trained.uploads).map(|u| (u.client, u)).collect();
+        let in_order = cohort.iter().filter_map(|m| uploads.remove(&m.client));
+        Ok(Trained { uploads: in_order.collect(), times })
     }
 
     /// Steps of `epochs` local epochs over `rows` examples.

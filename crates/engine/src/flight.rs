@@ -4,14 +4,14 @@ use std::sync::mpsc::sync_channel;
 
 use bonfire_data::random::{Use, stream};
 use bonfire_kernels::LowRank;
-use bonfire_models::{ClientAdapter, DeviceBatch, Matrix, Model, NoiseSigns, Rounding, at_once};
+use bonfire_models::{ClientAdapter, Clock, DeviceBatch, Matrix, Model, NoiseSigns, Part, Rounding, at_once};
 use burn::tensor::activation::log_softmax;
 use burn::tensor::{Device, Tensor, TensorData};
 
 use crate::itinerary::{End, Itinerary, Job, Step};
 use crate::optimize::Lanes;
 use crate::parameters::{Parameters, cleared};
-use crate::{Checkpoint, EngineError, NotFinite, Plan, Split, TrainSettings};
+use crate::{Checkpoint, EngineError, NotFinite, Plan, Split, StepTimes, TrainSettings};
 
 /// Batches packed ahead of the device: one being read, one ready.
 const AHEAD: usize = 2;
@@ -48,6 +48,8 @@ pub(crate) enum Happened {
     Done(Outcome),
     /// A client's loss or update is not finite, and the settings say to go on without it.
     Lost,
+    /// All have; where the time went.
+    Landed(StepTimes),
 }
 
 /// One pass over a cohort.
@@ -71,20 +73,22 @@ impl Flight<'_> {
         let device = self.model.device().clone().inner();
         let mut losses = Tensor::<1>::zeros([places], &device);
         let itinerary = Itinerary::new(self.jobs, self.train, self.settings, self.plan.round, places);
+        let mut clock = Clock::start(&device);
         std::thread::scope(|scope| {
             let (packed, steps) = sync_channel(AHEAD);
             // Ends by itself: with the last step, or when the receiver below is dropped.
             scope.spawn(move || itinerary.into_iter().all(|step| packed.send(step).is_ok()));
             for step in steps {
                 losses = self.begin(&mut parameters, &step, losses);
-                losses = losses + self.step(&mut parameters, &step, &device);
+                losses = losses + self.step(&mut parameters, &step, &device, &mut clock);
                 let clients = step.lanes.iter().flatten().count();
                 on(Happened::Step { clients, tokens: step.batch.tokens.len() as u64 })?;
                 for end in &step.ends {
                     on(self.collect(&parameters, &losses, end)?)?;
                 }
+                clock.end_step();
             }
-            Ok(())
+            on(Happened::Landed(StepTimes::of(&clock)))
         })
     }
 
@@ -100,22 +104,24 @@ impl Flight<'_> {
     }
 
     /// Forward, backward, optimizer: all clients at once. Gives the losses `[C]`, left on the device.
-    fn step(&self, parameters: &mut Parameters, step: &Step, device: &Device) -> Tensor<1> {
+    fn step(&self, parameters: &mut Parameters, step: &Step, device: &Device, clock: &mut Clock) -> Tensor<1> {
         let to = self.model.device();
         let batch = step.batch.to_device(self.model.info(), Rounding::of(to), to);
+        clock.lap(Part::Data);
         let (leaves, mut adapter, weights) = parameters.attach();
         adapter.noise = self.noise(step);
         let trained = (!weights.is_empty()).then(|| self.model.with_weights(weights, true));
         let model = trained.as_deref().unwrap_or(self.model);
         let (losses, gradients) = match parameters.optimizer.branches().filter(|b| b.apart > 0.0) {
-            None => model.gradients(&adapter, &batch, self.settings.checkpoint == Checkpoint::Block),
+            None => model.gradients(&adapter, &batch, self.settings.checkpoint == Checkpoint::Block, clock),
             Some(branches) => {
                 let apart = divergence(model, &adapter, &batch, branches.shared) * branches.apart;
-                at_once(model.loss(&adapter, &batch) - apart)
+                at_once(model.loss(&adapter, &batch) - apart, clock)
             }
         };
         drop((adapter, trained));
         parameters.step(leaves, gradients, &self.lanes(step, device));
+        clock.lap(Part::Optimizer);
         losses
     }
 

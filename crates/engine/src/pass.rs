@@ -1,5 +1,7 @@
 //! One round of one cohort on one device: probe and select if ordered, train, make the uploads.
 
+use std::cell::Cell;
+
 use bonfire_data::random::Use;
 use bonfire_models::{Adapter, ClientAdapter, Matrix, Model, PackedBatch, Rounding};
 use burn::tensor::Tensor;
@@ -9,7 +11,7 @@ use crate::flight::{Flight, Happened, Outcome, Wanted};
 use crate::itinerary::Job;
 use crate::parameters::{Parameters, Role};
 use crate::send::{self, Learnt, resume, role_zeros};
-use crate::{Active, EngineError, Plan, Score, Selection, Upload, layer_score, top_slots};
+use crate::{Active, EngineError, Plan, Score, Selection, StepTimes, Upload, layer_score, top_slots};
 
 /// What a client knows after its probe.
 #[derive(Default)]
@@ -35,6 +37,8 @@ pub(crate) struct Pass<'p> {
     pub plan: &'p Plan,
     pub global: &'p Adapter,
     pub cohort: &'p Cohort<'p>,
+    /// Of the flights so far.
+    pub times: Cell<StepTimes>,
 }
 
 /// Hears of steps and tokens; may end the round.
@@ -166,6 +170,10 @@ impl Pass<'_> {
                 Ok(())
             }
             Happened::Lost => Ok(()),
+            Happened::Landed(times) => {
+                self.times.set(self.times.get() + times);
+                Ok(())
+            }
         })?;
         Ok(outcomes)
     }

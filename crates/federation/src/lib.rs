@@ -23,7 +23,7 @@ pub use checkpoint::{Checkpoint, CheckpointError};
 pub use error::FederationError;
 pub use forecast::{Forecast, forecast};
 pub use ledger::{Ledger, Traffic};
-pub use records::{ClientMetrics, RoundMetrics, Summary};
+pub use records::{ClientMetrics, RoundMetrics, Summary, Times};
 pub use run::{Control, Event, Run};
 pub use server::{Named, Server};
 pub use settings::{

@@ -4,12 +4,12 @@
 use std::collections::BTreeSet;
 use std::time::Instant;
 
-use bonfire_engine::{EngineError, Evaluation, Judged, Plan, Slots, Upload, judge, personal, summarise};
+use bonfire_engine::{EngineError, Evaluation, Judged, Plan, Slots, Trained, Upload, judge, personal, summarise};
 
 use bonfire_models::Task;
 
 use crate::ledger::Traffic;
-use crate::{ClientMetrics, Control, Event, FederationError, RoundMetrics, Run};
+use crate::{ClientMetrics, Control, Event, FederationError, RoundMetrics, Run, Times};
 
 /// The clients of `stays` that sent nothing: what they learnt was not finite.
 fn skipped(round: usize, stays: &[usize], uploads: &[Upload]) -> Result<Vec<usize>, FederationError> {
@@ -43,7 +43,7 @@ impl Run {
             let clock = Instant::now();
             let mut listen = |progress| on(Event::Progress(progress)) == Control::Continue;
             let trained = self.engine.train(&plan, self.server.start(), &self.members(round, &stays), &mut listen);
-            let mut uploads = match trained {
+            let Trained { mut uploads, times: steps } = match trained {
                 Err(EngineError::Stopped { .. }) => return Ok(()),
                 other => other?,
             };
@@ -53,9 +53,11 @@ impl Run {
             let (up, sizes) = ledger.upload(&uploads);
             let kept: Vec<_> = uploads.iter_mut().map(|u| (u.client, std::mem::take(&mut u.kept))).collect();
             let mut next = self.server.clone();
+            let clock = Instant::now();
             if !uploads.is_empty() {
                 self.strategy.aggregate(&mut next, &uploads)?;
             }
+            let aggregate = clock.elapsed().as_secs_f64();
             if !next.adapter.is_finite() {
                 return Err(FederationError::NotFinite { round });
             }
@@ -65,13 +67,16 @@ impl Run {
             self.memories.extend(kept.into_iter().filter(|(_, kept)| !kept.is_empty()));
             self.private.clone_from(&plan.private);
 
-            let judged = self.judge_if_due()?;
+            let clock = Instant::now();
+            let (judged, persons) = (self.judge_if_due()?, self.judge_persons_if_due(&plan)?);
+            let evaluate = clock.elapsed().as_secs_f64();
             let mut metrics = self.round_metrics(phase, &uploads, up.with_downloads(down, lost), judged.as_deref());
             metrics.dropped = dropped;
             metrics.skipped = skipped;
-            metrics.personal_accuracy = self.judge_persons_if_due(&plan)?;
+            metrics.personal_accuracy = persons;
             metrics.train_seconds = train_seconds;
             metrics.seconds = start.elapsed().as_secs_f64();
+            metrics.times = Some(Times::new(steps, aggregate, evaluate, metrics.seconds));
             let clients = self.client_metrics(&uploads, &sizes, judged.as_deref());
             if on(Event::RoundEnded { metrics: &metrics, clients: &clients, run: self }) == Control::Stop {
                 return Ok(());
@@ -145,6 +150,7 @@ impl Run {
             epsilon: self.settings.epsilon(self.server.round),
             seconds: 0.0,
             train_seconds: 0.0,
+            times: None,
             tokens: uploads.iter().map(|u| u.tokens).sum(),
         }
     }

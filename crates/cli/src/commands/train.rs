@@ -15,6 +15,7 @@ use crate::args::{Common, TrainArgs};
 use crate::config::{self, Loaded};
 use crate::console::{bytes, note, percent, say};
 use crate::device;
+use crate::holdings::Holdings;
 use crate::interrupt::Interrupt;
 use crate::job;
 use crate::progress::Progress;
@@ -35,8 +36,9 @@ pub fn run(args: &TrainArgs, common: &Common) -> Result<()> {
 fn begin(args: &TrainArgs, common: &Common) -> Result<()> {
     let loaded = load(args.config.as_deref(), common)?;
     let place = run_folder::choose(args.out.as_deref(), loaded.config.name())?;
-    let Ready { run, info, devices, interrupt } = prepare(&loaded, &place, common.quiet)?;
+    let Ready { run, holdings, info, devices, interrupt } = prepare(&loaded, &place, common.quiet)?;
     let folder = RunFolder::create(&place, &loaded.config.to_toml())?;
+    holdings.write(&place)?;
     let recorder = Recorder::new(folder, &loaded.config, &devices, &info, &run, interrupt)?;
     follow(run, recorder, common.quiet)
 }
@@ -54,6 +56,7 @@ fn load(file: Option<&Path>, common: &Common) -> Result<Loaded> {
 /// A federation that can train.
 struct Ready {
     run: Run,
+    holdings: Holdings,
     info: ModelInfo,
     devices: String,
     interrupt: Arc<Interrupt>,
@@ -70,6 +73,7 @@ fn prepare(loaded: &Loaded, place: &Path, quiet: bool) -> Result<Ready> {
     let data = job::dataset(loaded)?;
     let shards = job::shards(loaded, &data)?;
     job::refuse_empty(&shards)?;
+    let holdings = Holdings::of(&data, &shards);
     let load = |o: &device::Opened| job::model(loaded, job::task(config, data.labels.len()), &o.device);
     let models = opened.iter().map(load).collect::<Result<Vec<_>>>()?;
     let info = models[0].info().clone();
@@ -83,7 +87,7 @@ fn prepare(loaded: &Loaded, place: &Path, quiet: bool) -> Result<Ready> {
     if !quiet {
         say(format!("memory      {}\n", memory_words(&run.estimate())));
     }
-    Ok(Ready { run, info, devices, interrupt })
+    Ok(Ready { run, holdings, info, devices, interrupt })
 }
 
 /// The command that goes on with the run in `place`.

@@ -136,6 +136,18 @@ impl Default for SaveSection {
     }
 }
 
+/// `[track]`: files for other tools that follow a run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TrackSection {
+    /// Event files for TensorBoard, in `RUN/tensorboard`.
+    #[serde(default)]
+    pub tensorboard: bool,
+    /// `RUN/metrics.csv`, a row a round.
+    #[serde(default)]
+    pub csv: bool,
+}
+
 /// `[engine]`: how the work is put on the device.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -17,4 +17,5 @@ mod numbers;
 mod partition;
 mod quickstart;
 mod repeat;
+mod report;
 mod support;

@@ -15,6 +15,7 @@ use super::results::{Measured, Outcome};
 use crate::config::RunConfig;
 use crate::console::note;
 use crate::device;
+use crate::holdings::Holdings;
 use crate::interrupt::Interrupt;
 use crate::job;
 use crate::progress::Progress;
@@ -29,7 +30,7 @@ pub struct Workplace<'g> {
     models: Vec<Transformer>,
     tokens: TokenizedData,
     /// By what makes a partition.
-    shards: HashMap<String, Shards>,
+    shards: HashMap<String, (Shards, Holdings)>,
     interrupt: Arc<Interrupt>,
 }
 
@@ -49,7 +50,9 @@ impl<'g> Workplace<'g> {
             let loaded = &grid.cells[cell].loaded;
             if let std::collections::hash_map::Entry::Vacant(place) = shards.entry(partition_of(&loaded.config)) {
                 let cut = job::shards(loaded, &data).and_then(|cut| job::refuse_empty(&cut).map(|()| cut));
-                place.insert(cut.map_err(|error| grid.explain(cell, error))?);
+                let cut = cut.map_err(|error| grid.explain(cell, error))?;
+                let holdings = Holdings::of(&data, &cut);
+                place.insert((cut, holdings));
             }
             for device in &opened {
                 let precision = job::check_precision(loaded.config.train.precision, &device.device);
@@ -74,10 +77,10 @@ impl<'g> Workplace<'g> {
     pub fn train(&self, cell: usize, folder: &Path) -> Result<Outcome> {
         let loaded = &self.grid.cells[cell].loaded;
         let config = &loaded.config;
-        let shards = self.shards[&partition_of(config)].clone();
+        let (shards, holdings) = &self.shards[&partition_of(config)];
         let again = |model: &Transformer| Ok(Box::new(job::model_again(model, loaded)?) as Box<dyn Model>);
         let models: Result<Vec<_>> = self.models.iter().map(again).collect();
-        let run = |models| Ok(Run::new(config.settings(), models, self.tokens.clone(), shards)?);
+        let run = |models| Ok(Run::new(config.settings(), models, self.tokens.clone(), shards.clone())?);
         let mut run = match models.and_then(run) {
             Ok(run) => run,
             Err(error) => return Ok(Outcome::Failed(error.to_string())),
@@ -88,7 +91,9 @@ impl<'g> Workplace<'g> {
                 if holds_something(folder) {
                     note(format!("{} begins anew: {error:#}", folder.display()));
                 }
-                self.begin(folder, config, &run)?
+                let recorder = self.begin(folder, config, &run)?;
+                holdings.write(folder)?;
+                recorder
             }
         };
         let trained = recorder.train(&mut run, &mut Progress::new(config.train.rounds, true))?;

@@ -32,7 +32,7 @@ pub fn run(folder: &Path, args: &TrainArgs, common: &Common) -> Result<()> {
         keep_name(&mut loaded, save)?;
         compare(&loaded, save, args.accept_changes)?;
     }
-    let Ready { mut run, info, devices, interrupt } = prepare(&loaded, folder, common.quiet)?;
+    let Ready { mut run, holdings, info, devices, interrupt } = prepare(&loaded, folder, common.quiet)?;
     let files = RunFolder::with(folder, lock)?;
     let recorder = match save {
         None => {
@@ -50,6 +50,7 @@ pub fn run(folder: &Path, args: &TrainArgs, common: &Common) -> Result<()> {
             Recorder::resumed(files, &loaded.config, &devices, &info, &run, notes, interrupt).with_context(place)?
         }
     };
+    holdings.write(folder)?;
     follow(run, recorder, common.quiet)
 }
 
