@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use crate::commands::bench::BenchArgs;
 use crate::commands::compare::CompareArgs;
 use crate::commands::cost::CostArgs;
+use crate::commands::doctor::DoctorArgs;
 use crate::device::Devices;
 
 /// GPU-native federated LoRA fine-tuning: many virtual clients train side by side on one device.
@@ -54,6 +55,8 @@ pub enum Command {
     Export(ExportArgs),
     /// Measure how fast a device is for this work, and how far from its limit
     Bench(Box<BenchArgs>),
+    /// Show what devices are there, and check that each computes right
+    Doctor(DoctorArgs),
 }
 
 /// Options of `train`.

@@ -3,6 +3,7 @@
 pub mod bench;
 pub mod compare;
 pub mod cost;
+pub mod doctor;
 pub mod evaluate;
 pub mod export;
 pub mod generate;

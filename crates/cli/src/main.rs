@@ -2,6 +2,7 @@
 //! This crate alone reads arguments and prints; what it runs lives in the library crates.
 
 mod args;
+mod checkup;
 mod clock;
 mod commands;
 mod config;
@@ -41,6 +42,7 @@ fn main() -> ExitCode {
         Command::Cost(args) => commands::cost::run(args, &cli.common),
         Command::Export(args) => commands::export::run(args, &cli.common),
         Command::Bench(args) => commands::bench::run(args, &cli.common),
+        Command::Doctor(args) => commands::doctor::run(args, &cli.common),
     });
     match outcome {
         Ok(Ok(())) => ExitCode::SUCCESS,

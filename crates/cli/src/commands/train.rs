@@ -9,6 +9,7 @@ use bonfire_federation::{Run, StrategySettings};
 use bonfire_models::{Model, ModelInfo, Task};
 
 use crate::args::{Common, TrainArgs};
+use crate::checkup::admit::admit;
 use crate::config;
 use crate::console::{bytes, note, percent, say};
 use crate::device;
@@ -32,6 +33,7 @@ pub fn run(args: &TrainArgs, common: &Common) -> Result<()> {
     let place = run_folder::choose(args.out.as_deref(), config.name())?;
     let opened = config.engine.device.open()?;
     opened.iter().filter_map(|o| o.notice.as_ref()).for_each(note);
+    admit(&opened, common.quiet)?;
     let devices = device::names(&opened);
     let interrupt = Interrupt::install()?;
     let data = job::dataset(&loaded)?;

@@ -25,6 +25,11 @@ impl Devices {
         self.0[0]
     }
 
+    /// All of them.
+    pub fn choices(&self) -> &[DeviceChoice] {
+        &self.0
+    }
+
     /// Opens them all.
     ///
     /// # Errors
