@@ -50,6 +50,8 @@ pub enum Verdict {
         /// What, and by how much.
         because: String,
     },
+    /// Nobody asked.
+    Unchecked,
     /// It cannot be opened, or failed on the way.
     Silent {
         /// What happened.
@@ -58,9 +60,9 @@ pub enum Verdict {
 }
 
 impl Verdict {
-    /// Whether one may train there.
+    /// Whether nothing speaks against training there.
     pub fn is_fit(&self) -> bool {
-        matches!(self, Verdict::Good | Verdict::Slow)
+        matches!(self, Verdict::Good | Verdict::Slow | Verdict::Unchecked)
     }
 }
 
@@ -69,6 +71,7 @@ impl std::fmt::Display for Verdict {
         match self {
             Verdict::Good => write!(f, "good"),
             Verdict::Slow => write!(f, "slow: software rasteriser"),
+            Verdict::Unchecked => write!(f, "not checked"),
             Verdict::Wrong { because } => write!(f, "WRONG: {because}"),
             Verdict::Silent { because } => write!(f, "does not answer: {because}"),
         }

@@ -5,6 +5,8 @@ mod check;
 mod document;
 mod explain;
 mod overrides;
+mod sample;
+mod schema;
 mod sections;
 
 use std::path::Path;
@@ -14,19 +16,22 @@ use bonfire_federation::{
     AdapterSettings, Budget, BudgetUse, ClientSettings, EvaluateSettings, PrivacySettings, ServerSettings, Settings,
     StrategySettings,
 };
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::hub::RepoName;
 use crate::mistake::Mistake;
 use document::Document;
 use overrides::Override;
+pub use sample::sample;
+pub use schema::schema;
 pub use sections::{DataSection, EngineSection, ModelSection, Source, TaskKind};
 
 /// What `train` runs when no file is named.
 const QUICKSTART: &str = include_str!("../../../configs/quickstart.toml");
 
 /// A checked configuration.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RunConfig {
     /// Name of the run; left out: the file's name.

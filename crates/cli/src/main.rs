@@ -8,6 +8,7 @@ mod commands;
 mod config;
 mod console;
 mod device;
+mod examples;
 mod hub;
 mod interrupt;
 mod job;
@@ -43,6 +44,9 @@ fn main() -> ExitCode {
         Command::Export(args) => commands::export::run(args, &cli.common),
         Command::Bench(args) => commands::bench::run(args, &cli.common),
         Command::Doctor(args) => commands::doctor::run(args, &cli.common),
+        Command::Config(args) => commands::config::run(args, &cli.common),
+        Command::Completions(args) => commands::manual::completions(args),
+        Command::Man(args) => commands::manual::man(args),
     });
     match outcome {
         Ok(Ok(())) => ExitCode::SUCCESS,

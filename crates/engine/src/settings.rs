@@ -1,10 +1,13 @@
 //! What a user can say about local training: the `[train]` and `[engine]` sections. Checked here, beside its owner.
 
+mod schema;
+
 use bonfire_models::Precision;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Local training, the same for every client of a run.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TrainSettings {
     /// Rounds of the federation.
@@ -94,7 +97,7 @@ fn default_eps() -> f64 {
 
 /// Flat-LoRA (arXiv 2409.14396): local training looks for a minimum that is flat in the weights, not only in the adapter,
 /// by random noise on `W + s·A·B` at every step. Probes go without.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Flat {
     /// σ at the end of the run: how large the noise is beside the weights.
@@ -115,7 +118,7 @@ impl Flat {
 }
 
 /// Shape of the learning rate over a client's local steps of one round.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Schedule {
     /// The same at every step.
@@ -177,7 +180,7 @@ impl TrainSettings {
 }
 
 /// `[train] checkpoint`: gradient checkpointing (arXiv 1604.06174).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Checkpoint {
     /// Everything is kept: fastest.
@@ -278,7 +281,7 @@ impl From<InFlight> for InFlightText {
 }
 
 /// The probe before slot selection: ordinary, unmasked training of the active factor (paper, section 4.2).
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Probe {
     /// Whole epochs over the shard. Default 1, unless `batches` is given.

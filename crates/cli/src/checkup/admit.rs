@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Result, bail};
+use anyhow::{Result, anyhow};
 use bonfire_kernels::runs_on_cpu;
 use serde::{Deserialize, Serialize};
 
@@ -47,23 +47,17 @@ fn first_time(device: &Opened, quiet: bool) -> Result<Verdict, Mistake> {
     Ok(said)
 }
 
+/// An error where training must not start; its cause is the verdict.
 fn refuse(name: &str, said: &Verdict) -> Result<()> {
-    match said {
-        Verdict::Good | Verdict::Slow => Ok(()),
-        Verdict::Wrong { .. } | Verdict::Silent { .. } => bail!(Refused(name.to_string(), said.clone())),
+    if said.is_fit() {
+        return Ok(());
     }
+    const WAY_OUT: &str = "`bonfire doctor` checks it again, all of it; --device cpu trains on the CPU";
+    Err(anyhow!("{said}").context(format!("nothing is trained on {name}; {WAY_OUT}")))
 }
 
-/// A device that nothing is trained on.
-#[derive(Debug, thiserror::Error)]
-#[error(
-    "{0} cannot be trained on: {1}\n\
-     `bonfire doctor` checks it again, all of it; a newer driver may help. --device cpu trains on the CPU"
-)]
-struct Refused(String, Verdict);
-
 /// What was said of the device before, with this driver and this program.
-fn remembered(name: &str) -> Option<Verdict> {
+pub fn remembered(name: &str) -> Option<Verdict> {
     let path = file()?;
     read(&path).devices.remove(&key(name))
 }
@@ -138,7 +132,8 @@ mod tests {
     #[test]
     fn a_wrong_device_is_refused_with_the_way_out() {
         let wrong = Verdict::Wrong { because: "linear: gradient of A 0 differs by 0.5, allowed are 1.0e-4".into() };
-        let said = refuse("wgpu (Some GPU)", &wrong).expect_err("refused").to_string();
+        let said = refuse("wgpu (Some GPU)", &wrong).expect_err("refused");
+        let said = format!("{said:#}");
         for words in ["wgpu (Some GPU)", "gradient of A 0", "0.5", "bonfire doctor", "--device cpu"] {
             assert!(said.contains(words), "{said}");
         }

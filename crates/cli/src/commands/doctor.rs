@@ -5,7 +5,7 @@ mod speed;
 mod system;
 
 use anyhow::{Result, bail};
-use bonfire_kernels::device_memory;
+use bonfire_kernels::{device_memory, runs_on_cpu};
 use clap::Args;
 
 use self::report::{Patient, Report};
@@ -19,6 +19,9 @@ use crate::mistake::{Mistake, quietly};
 /// Options of `doctor`.
 #[derive(Debug, Args)]
 pub struct DoctorArgs {
+    /// Say what is there, and of GPUs what was found before; check nothing
+    #[arg(long)]
+    pub list: bool,
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,
@@ -42,7 +45,10 @@ pub fn run(args: &DoctorArgs, common: &Common) -> Result<()> {
     }
     let mut report = Report { system, devices: Vec::new() };
     for (choice, opened) in devices {
-        let patient = visit(choice, opened, common.quiet)?;
+        let patient = match args.list {
+            true => list(choice, opened),
+            false => visit(choice, opened, common.quiet)?,
+        };
         if shown {
             say(format!("\n{}", patient.words()));
         }
@@ -68,6 +74,20 @@ fn devices(common: &Common) -> Result<Vec<(DeviceChoice, Result<Opened, Mistake>
     asked.choices().iter().map(one).collect()
 }
 
+/// What is known of a device without checking it.
+fn list(choice: DeviceChoice, opened: Result<Opened, Mistake>) -> Patient {
+    let opened = match opened {
+        Ok(opened) => opened,
+        Err(mistake) => return Patient::silent(choice, mistake.what),
+    };
+    let known = admit::remembered(&opened.name).unwrap_or(Verdict::Unchecked);
+    Patient { memory_bytes: memory(&opened), ..Patient::new(choice, &opened, known, Vec::new()) }
+}
+
+fn memory(opened: &Opened) -> Option<u64> {
+    quietly(|| device_memory(&opened.device)).flatten()
+}
+
 /// Checks one device and remembers the verdict for `train`.
 fn visit(choice: DeviceChoice, opened: Result<Opened, Mistake>, quiet: bool) -> Result<Patient, Mistake> {
     let opened = match opened {
@@ -84,11 +104,14 @@ fn visit(choice: DeviceChoice, opened: Result<Opened, Mistake>, quiet: bool) -> 
     }
     let checks = checkup::examine(&opened, Depth::Full, &progress)?;
     let verdict = checkup::verdict(&checks, opened.software);
-    admit::remember(&opened.name, &verdict);
+    // The CPU is the reference, which `train` does not ask about.
+    if !runs_on_cpu(&opened.device) {
+        admit::remember(&opened.name, &verdict);
+    }
     let mut patient = Patient::new(choice, &opened, verdict, checks);
     // A device that failed may hang at the next question.
     if !matches!(patient.verdict, Verdict::Silent { .. }) {
-        patient.memory_bytes = quietly(|| device_memory(&opened.device)).flatten();
+        patient.memory_bytes = memory(&opened);
         progress("speed");
         patient.speed = speed::measure(&opened);
     }

@@ -7,7 +7,9 @@ mod bench;
 mod causal;
 mod compare;
 mod cost;
+mod doctor;
 mod export;
+mod help;
 mod hub;
 #[cfg(unix)]
 mod interrupt;

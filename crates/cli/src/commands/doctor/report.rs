@@ -75,6 +75,8 @@ impl Patient {
                 rows.push(row([&check.what, &check.off_words(), &three(check.allowed), mark]));
             }
             lines.push(aligned(&rows));
+        }
+        if self.name.is_some() {
             lines.push(format!("memory            {}", size(self.memory_bytes)));
         }
         lines.extend(self.speed.as_ref().map(Speed::words));
