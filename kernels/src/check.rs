@@ -40,6 +40,8 @@ pub struct Case {
     pub shape: &'static str,
     /// Whether it belongs to the short form.
     pub short: bool,
+    /// Whether training uses the operation; else it is only there to tell where a fault lies.
+    pub used: bool,
     run: fn(&Device, Way) -> Outcome,
 }
 

@@ -32,6 +32,8 @@ pub struct Finding {
     pub allowed: f64,
     /// The tensor that is furthest off.
     pub furthest: String,
+    /// Whether training does this; what it does not do decides nothing.
+    pub used: bool,
     /// Why nothing came back.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub failure: Option<String>,
@@ -80,11 +82,12 @@ impl std::fmt::Display for Verdict {
 
 impl Finding {
     fn new(what: impl Into<String>, (off, furthest): (f64, String), allowed: f64) -> Finding {
-        Finding { what: what.into(), off: Some(off).filter(|off| off.is_finite()), allowed, furthest, failure: None }
+        let off = Some(off).filter(|off| off.is_finite());
+        Finding { what: what.into(), off, allowed, furthest, used: true, failure: None }
     }
 
     fn failed(what: impl Into<String>, allowed: f64, why: String) -> Finding {
-        Finding { what: what.into(), off: None, allowed, furthest: String::new(), failure: Some(why) }
+        Finding { what: what.into(), off: None, allowed, furthest: String::new(), used: true, failure: Some(why) }
     }
 
     /// Whether it is near enough.
@@ -104,10 +107,11 @@ impl Finding {
 
 /// The verdict on a device of which these are all the findings.
 pub fn verdict(findings: &[Finding], software: bool) -> Verdict {
-    if let Some((finding, why)) = findings.iter().find_map(|f| Some((f, f.failure.as_ref()?))) {
+    let deciding = || findings.iter().filter(|finding| finding.used);
+    if let Some((finding, why)) = deciding().find_map(|f| Some((f, f.failure.as_ref()?))) {
         return Verdict::Silent { because: format!("{}: {why}", finding.what) };
     }
-    let wrong: Vec<&Finding> = findings.iter().filter(|finding| !finding.is_good()).collect();
+    let wrong: Vec<&Finding> = deciding().filter(|finding| !finding.is_good()).collect();
     match wrong.first() {
         None if software => Verdict::Slow,
         None => Verdict::Good,
@@ -133,9 +137,9 @@ pub fn examine(opened: &Opened, depth: Depth, progress: &dyn Fn(&str)) -> Result
     let mut findings = Vec::new();
     for case in check::cases().iter().filter(|case| depth == Depth::Full || case.short) {
         progress(case.operation);
-        findings.push(operation(case, &opened.device, &cpu));
+        findings.push(Finding { used: case.used, ..operation(case, &opened.device, &cpu) });
         // A device that failed once may hang at the next question.
-        if findings.iter().any(|finding| finding.failure.is_some()) {
+        if findings.iter().any(|finding| finding.used && finding.failure.is_some()) {
             return Ok(findings);
         }
     }
@@ -196,6 +200,8 @@ mod tests {
         );
         assert!(verdict(&[nothing], false).to_string().contains("result differs by not a number"));
         let failed = Finding::failed("norm", check::ALLOWED, "the device failed: lost".into());
+        let aside = Finding { used: false, ..failed.clone() };
+        assert_eq!(verdict(&[right.clone(), aside], false), Verdict::Good);
         assert_eq!(verdict(&[right, failed], false).to_string(), "does not answer: norm: the device failed: lost");
     }
 

@@ -45,7 +45,7 @@ pub enum Partition {
     },
     /// One client per distinct value of a column, in sorted order; `clients` is that number, or 0.
     Natural {
-        /// The column, as given to [`Dataset::read`].
+        /// The column.
         column: String,
     },
     /// A JSON file: a list with one list of training row indices (from 0) per client. It may leave rows out.

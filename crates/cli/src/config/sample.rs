@@ -86,7 +86,7 @@ impl Text {
         self.words(&format!("{mark}#     "), schema);
         self.tables(&format!("{mark}#     "), schema);
         self.lines.push(match (value, schema.get("default").and_then(toml_text)) {
-            (Some(value), _) => format!("{mark}{name} = {value}"),
+            (Some(value), _) => format!("{mark}{name} = {}", written(value)),
             (None, Some(default)) => format!("# {name} = {default}"),
             (None, None) => format!("# {name} = {}   # not set", kind(schema)),
         });
@@ -177,7 +177,16 @@ fn kind(schema: &Value) -> String {
 
 /// A default as TOML writes it.
 fn toml_text(value: &Value) -> Option<String> {
-    Some(toml::Value::try_from(value).ok()?.to_string())
+    Some(written(&toml::Value::try_from(value).ok()?))
+}
+
+/// A value as TOML writes it; a table with the word first that says what it is.
+fn written(value: &toml::Value) -> String {
+    let Some(table) = value.as_table().filter(|table| !table.is_empty()) else { return value.to_string() };
+    let mut rows: Vec<_> = table.iter().collect();
+    rows.sort_by_key(|(key, _)| !["name", "kind"].contains(&key.as_str()));
+    let rows: Vec<String> = rows.into_iter().map(|(key, value)| format!("{key} = {}", written(value))).collect();
+    format!("{{ {} }}", rows.join(", "))
 }
 
 #[cfg(test)]

@@ -71,7 +71,11 @@ impl Patient {
         if !self.checks.is_empty() {
             let mut rows = vec![row(["against the CPU's reference", "off by", "allowed", ""])];
             for check in &self.checks {
-                let mark = if check.is_good() { "" } else { "WRONG" };
+                let mark = match (check.is_good(), check.used) {
+                    (true, _) => "",
+                    (false, true) => "WRONG",
+                    (false, false) => "not used",
+                };
                 rows.push(row([&check.what, &check.off_words(), &three(check.allowed), mark]));
             }
             lines.push(aligned(&rows));
