@@ -9,6 +9,7 @@
 mod adamw;
 mod attention;
 mod backends;
+pub mod check;
 #[cfg(feature = "flex")]
 mod cpu;
 #[cfg(feature = "cube")]
@@ -21,6 +22,7 @@ mod ops;
 mod pointwise;
 mod scores;
 mod segments;
+mod untuned;
 
 pub use adamw::{AdamW, Moving, adamw_step, adamw_step_composed};
 pub use attention::{AttentionLayout, packed_attention, packed_attention_composed};

@@ -1,6 +1,7 @@
 //! The adapter on the host: plain numbers that the server keeps, averages, writes and reads.
 
 use rand::{Rng, RngExt};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{Factor, Target};
@@ -66,7 +67,7 @@ pub struct HeadTensor {
 }
 
 /// How the A factors start; B starts at zero.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum AdapterInit {
     /// Uniform in ±1/√d_in: PEFT's default, Kaiming-uniform with a = √5.

@@ -9,6 +9,7 @@ mod adapter;
 mod batch;
 mod body;
 pub mod builtin;
+pub mod check;
 pub mod checkpoint;
 mod clock;
 mod config;

@@ -1,11 +1,12 @@
 //! What numbers the backbone computes with.
 
 use burn::tensor::{Device, FloatDType};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// `[train] precision`: of the frozen weights and the activations. Adapters, their moments, the head and the loss are f32
 /// either way, and kernels sum in f32.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
     /// 32 bits.

@@ -1,7 +1,9 @@
 //! Which linears carry an adapter.
 
+use std::borrow::Cow;
 use std::fmt;
 
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::value::SeqAccessDeserializer;
 use serde::de::{self, Deserializer, SeqAccess, Unexpected, Visitor};
 use serde::{Deserialize, Serialize, Serializer};
@@ -120,6 +122,23 @@ impl<'d> Visitor<'d> for TargetsVisitor {
 
     fn visit_seq<A: SeqAccess<'d>>(self, list: A) -> Result<Targets, A::Error> {
         Vec::deserialize(SeqAccessDeserializer::new(list)).map(Targets::Some)
+    }
+}
+
+impl JsonSchema for Targets {
+    fn schema_name() -> Cow<'static, str> {
+        "Targets".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        let names: Vec<&str> = [Architecture::Roberta, Architecture::Llama]
+            .into_iter()
+            .flat_map(|architecture| architecture.kinds().into_iter().map(move |kind| kind.name(architecture)))
+            .collect();
+        json_schema!({
+            "description": "\"all\", or a list of linears as encoders name them, or as decoders do.",
+            "anyOf": [{ "const": "all" }, { "type": "array", "minItems": 1, "items": { "enum": names } }],
+        })
     }
 }
 

@@ -6,12 +6,17 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::commands::bench::BenchArgs;
 use crate::commands::compare::CompareArgs;
+use crate::commands::config::ConfigArgs;
 use crate::commands::cost::CostArgs;
+use crate::commands::doctor::DoctorArgs;
+use crate::commands::manual::{CompletionsArgs, ManArgs};
 use crate::device::Devices;
+use crate::examples;
 
 /// GPU-native federated LoRA fine-tuning: many virtual clients train side by side on one device.
 #[derive(Debug, Parser)]
 #[command(name = "bonfire", version, propagate_version = true, arg_required_else_help = true)]
+#[command(after_help = examples::ALL)]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
@@ -39,23 +44,43 @@ pub struct Common {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Run a federation; without CONFIG the built-in quickstart
+    #[command(after_help = examples::TRAIN)]
     Train(TrainArgs),
     /// Run strategies side by side on the same data and seeds, and put them in a table and in pictures
+    #[command(after_help = examples::COMPARE)]
     Compare(Box<CompareArgs>),
     /// Measure a run's adapter on the test split
+    #[command(after_help = examples::EVALUATE)]
     Evaluate(EvaluateArgs),
     /// Continue a prompt with a run's language model
+    #[command(after_help = examples::GENERATE)]
     Generate(GenerateArgs),
     /// Count what a federation would send, before anything is trained
+    #[command(after_help = examples::COST)]
     Cost(CostArgs),
     /// Show which client holds which labels
+    #[command(after_help = examples::PARTITION)]
     Partition(PartitionArgs),
     /// Write a run's adapter for other tools
+    #[command(after_help = examples::EXPORT)]
     Export(ExportArgs),
     /// Put runs into one HTML page: curves, traffic, partition, slots, times
     Report(ReportArgs),
     /// Measure how fast a device is for this work, and how far from its limit
+    #[command(after_help = examples::BENCH)]
     Bench(Box<BenchArgs>),
+    /// Show what devices are there, and check that each computes right
+    #[command(after_help = examples::DOCTOR)]
+    Doctor(DoctorArgs),
+    /// Check a configuration and show it with all defaults; write one with every key; print its schema
+    #[command(after_help = examples::CONFIG)]
+    Config(ConfigArgs),
+    /// Print a script that completes commands and options in a shell
+    #[command(after_help = examples::COMPLETIONS)]
+    Completions(CompletionsArgs),
+    /// Print the man page
+    #[command(after_help = examples::MAN)]
+    Man(ManArgs),
 }
 
 /// Options of `train`.

@@ -2,10 +2,13 @@
 
 pub mod bench;
 pub mod compare;
+pub mod config;
 pub mod cost;
+pub mod doctor;
 pub mod evaluate;
 pub mod export;
 pub mod generate;
+pub mod manual;
 pub mod partition;
 pub mod report;
 pub mod train;

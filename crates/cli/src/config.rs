@@ -6,6 +6,8 @@ mod difference;
 mod document;
 mod explain;
 mod overrides;
+mod sample;
+mod schema;
 mod sections;
 
 use std::path::Path;
@@ -15,6 +17,7 @@ use bonfire_federation::{
     AdapterSettings, Budget, BudgetUse, ClientSettings, EvaluateSettings, PrivacySettings, ServerSettings, Settings,
     StrategySettings,
 };
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::hub::RepoName;
@@ -22,13 +25,15 @@ use crate::mistake::Mistake;
 pub use difference::{Difference, differences};
 use document::Document;
 use overrides::Override;
+pub use sample::sample;
+pub use schema::schema;
 pub use sections::{DataSection, EngineSection, ModelSection, SaveSection, Source, TaskKind, TrackSection};
 
 /// What `train` runs when no file is named.
 const QUICKSTART: &str = include_str!("../../../configs/quickstart.toml");
 
 /// A checked configuration.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RunConfig {
     /// Name of the run; left out: the file's name.

@@ -40,6 +40,17 @@ pub struct Opened {
     pub name: String,
     /// What the user should know about the choice.
     pub notice: Option<String>,
+    /// Whether a GPU's work is done by the CPU.
+    pub software: bool,
+}
+
+/// Every device of every backend in this build, the CPU first: opened, or why it cannot be.
+pub fn every() -> Vec<(DeviceChoice, Result<Opened, Mistake>)> {
+    let mut found = vec![(DeviceChoice::Cpu, open_cpu())];
+    #[cfg(any(feature = "wgpu", feature = "vulkan", feature = "cuda"))]
+    found.extend(gpu::every().into_iter().map(|choice| (choice, open(choice))));
+    found.retain(|(choice, _)| choice.is_compiled_in());
+    found
 }
 
 /// Opens the device asked for.
@@ -75,7 +86,7 @@ fn open_auto() -> Result<Opened, Mistake> {
 fn open_cpu() -> Result<Opened, Mistake> {
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let name = format!("cpu (flex, {threads} thread{})", if threads == 1 { "" } else { "s" });
-    Ok(Opened { device: Device::flex(), name, notice: None })
+    Ok(Opened { device: Device::flex(), name, notice: None, software: false })
 }
 
 #[cfg(not(feature = "flex"))]
@@ -100,6 +111,17 @@ impl DeviceChoice {
             DeviceChoice::Wgpu(_) => "wgpu",
             DeviceChoice::Vulkan(_) => "vulkan",
             DeviceChoice::Cuda(_) => "cuda",
+        }
+    }
+
+    /// Whether this build has the backend.
+    pub fn is_compiled_in(self) -> bool {
+        match self {
+            DeviceChoice::Auto => true,
+            DeviceChoice::Cpu => cfg!(feature = "flex"),
+            DeviceChoice::Wgpu(_) => cfg!(feature = "wgpu"),
+            DeviceChoice::Vulkan(_) => cfg!(feature = "vulkan"),
+            DeviceChoice::Cuda(_) => cfg!(feature = "cuda"),
         }
     }
 

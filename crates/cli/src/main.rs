@@ -2,11 +2,13 @@
 //! This crate alone reads arguments and prints; what it runs lives in the library crates.
 
 mod args;
+mod checkup;
 mod clock;
 mod commands;
 mod config;
 mod console;
 mod device;
+mod examples;
 mod holdings;
 mod hub;
 mod interrupt;
@@ -45,6 +47,10 @@ fn main() -> ExitCode {
         Command::Export(args) => commands::export::run(args, &cli.common),
         Command::Report(args) => commands::report::run(args, &cli.common),
         Command::Bench(args) => commands::bench::run(args, &cli.common),
+        Command::Doctor(args) => commands::doctor::run(args, &cli.common),
+        Command::Config(args) => commands::config::run(args, &cli.common),
+        Command::Completions(args) => commands::manual::completions(args),
+        Command::Man(args) => commands::manual::man(args),
     });
     match outcome {
         Ok(Ok(())) => ExitCode::SUCCESS,

@@ -102,8 +102,7 @@ fn file_name(path: &str) -> &str {
     path.rsplit(['/', '\\']).next().unwrap_or(path)
 }
 
-/// Runs `attempt`, taking a panic as `None` and printing nothing. Only GPUs are tried.
-#[cfg_attr(not(any(feature = "wgpu", feature = "vulkan", feature = "cuda")), allow(dead_code))]
+/// Runs `attempt`, taking a panic as `None` and printing nothing.
 pub fn quietly<T>(attempt: impl FnOnce() -> T) -> Option<T> {
     let before = TRYING.swap(true, Ordering::Relaxed);
     let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(attempt));

@@ -10,6 +10,7 @@ mod file;
 use std::collections::HashMap;
 use std::path::PathBuf;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::random::{Use, stream};
@@ -17,11 +18,12 @@ use crate::{DataError, Dataset};
 use cut::{apportion, deal, rows_by_label, shuffled};
 
 /// How the training rows are split over the clients.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "kebab-case", from = "Written")]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Partition {
     /// All rows shuffled and cut into equal shards.
-    Iid,
+    // Not a unit variant: serde lets those carry any key, so that an `alpha` would pass in silence.
+    Iid {},
     /// For every class, shares over the clients drawn from a symmetric Dirichlet (Hsu et al. 2019; Li et al.
     /// 2022). Small `alpha` means that most clients see few classes. The whole split is drawn again until every
     /// client has `min_shard` rows.
@@ -43,7 +45,7 @@ pub enum Partition {
     },
     /// One client per distinct value of a column, in sorted order; `clients` is that number, or 0.
     Natural {
-        /// The column, as given to [`Dataset::read`].
+        /// The column.
         column: String,
     },
     /// A JSON file: a list with one list of training row indices (from 0) per client. It may leave rows out.
@@ -51,32 +53,6 @@ pub enum Partition {
         /// The file.
         path: PathBuf,
     },
-}
-
-/// A partition as read. Serde lets a unit variant carry any key, so that `iid` with an `alpha` would pass in
-/// silence; an empty struct variant refuses it.
-#[derive(Deserialize)]
-#[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
-enum Written {
-    Iid {},
-    Dirichlet { alpha: f64 },
-    Pathological { classes: usize },
-    Shards { per_client: usize },
-    Natural { column: String },
-    File { path: PathBuf },
-}
-
-impl From<Written> for Partition {
-    fn from(written: Written) -> Partition {
-        match written {
-            Written::Iid {} => Partition::Iid,
-            Written::Dirichlet { alpha } => Partition::Dirichlet { alpha },
-            Written::Pathological { classes } => Partition::Pathological { classes },
-            Written::Shards { per_client } => Partition::Shards { per_client },
-            Written::Natural { column } => Partition::Natural { column },
-            Written::File { path } => Partition::File { path },
-        }
-    }
 }
 
 /// Row indices per client, ascending. Client `k` of `train` is client `k` of `test`.
@@ -105,7 +81,7 @@ impl Partition {
         let clients = self.count_clients(data, clients)?;
         check_enough(data.train.len(), clients, min_shard)?;
         let mut train = match self {
-            Partition::Iid => cut::iid(data.train.len(), clients, seed),
+            Partition::Iid {} => cut::iid(data.train.len(), clients, seed),
             Partition::Dirichlet { alpha } => dirichlet::split(data, *alpha, clients, min_shard, seed)?,
             Partition::Pathological { classes } => cut::pathological(data, *classes, clients, seed)?,
             Partition::Shards { per_client } => cut::shards(data, *per_client, clients, seed)?,
@@ -123,7 +99,7 @@ impl Partition {
             Partition::Dirichlet { .. } => "dirichlet",
             Partition::Pathological { .. } => "pathological",
             Partition::Shards { .. } => "shards",
-            Partition::Iid | Partition::Natural { .. } | Partition::File { .. } => return Ok(()),
+            Partition::Iid {} | Partition::Natural { .. } | Partition::File { .. } => return Ok(()),
         };
         match data.is_labelled() {
             true => Ok(()),

@@ -140,7 +140,7 @@ fn partitions_that_go_by_labels_need_labels() {
         assert!(matches!(error, DataError::Unlabelled { .. }), "{error}");
         assert!(error.to_string().contains("use iid, natural or file"), "{error}");
     }
-    for partition in [Partition::Iid, Partition::Natural { column: "who".to_owned() }] {
+    for partition in [Partition::Iid {}, Partition::Natural { column: "who".to_owned() }] {
         let shards = partition.split(&data, 4, 1, 1).unwrap();
         assert_eq!(label_table(&data, &shards.train), vec![vec![10]; 4]);
         assert!(shards.test.iter().all(|rows| rows.len() == 10));

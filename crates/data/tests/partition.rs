@@ -43,7 +43,7 @@ fn assert_test_in_proportion(data: &Dataset, shards: &Shards) {
 
 fn seeded_kinds() -> impl Strategy<Value = Partition> {
     prop_oneof![
-        Just(Partition::Iid),
+        Just(Partition::Iid {}),
         prop_oneof![Just(0.5), Just(1.0), Just(100.0)].prop_map(|alpha| Partition::Dirichlet { alpha }),
         (2usize..4).prop_map(|classes| Partition::Pathological { classes }),
         (1usize..4).prop_map(|per_client| Partition::Shards { per_client }),
@@ -70,7 +70,7 @@ proptest! {
         prop_assert!(shards.train.iter().chain(&shards.test).all(|shard| shard.is_sorted()));
         prop_assert_eq!(&shards, &kind.split(&data, clients, 2, seed).unwrap());
         // Dealing whole pieces or classes to few clients may repeat, shuffling hundreds of rows does not.
-        if matches!(kind, Partition::Iid | Partition::Dirichlet { .. }) {
+        if matches!(kind, Partition::Iid {} | Partition::Dirichlet { .. }) {
             prop_assert_ne!(&shards.train, &kind.split(&data, clients, 2, seed.wrapping_add(1)).unwrap().train);
         }
     }
@@ -219,10 +219,10 @@ fn impossible_settings_are_refused() {
     }
     let error = refused(Partition::Dirichlet { alpha: 0.001 }, 5, 4);
     assert!(error.contains("alpha = 0.001 over 5 clients of 20 training rows"), "{error}");
-    assert!(refused(Partition::Iid, 0, 1).starts_with("clients = 0"));
-    assert!(refused(Partition::Iid, 3, 7).contains("expected at most 2"));
-    assert!(refused(Partition::Iid, usize::MAX, 2).starts_with("clients = "));
-    assert!(refused(Partition::Iid, usize::MAX, 0).starts_with("clients = "));
+    assert!(refused(Partition::Iid {}, 0, 1).starts_with("clients = 0"));
+    assert!(refused(Partition::Iid {}, 3, 7).contains("expected at most 2"));
+    assert!(refused(Partition::Iid {}, usize::MAX, 2).starts_with("clients = "));
+    assert!(refused(Partition::Iid {}, usize::MAX, 0).starts_with("clients = "));
     assert!(refused(Partition::Pathological { classes: 3 }, 4, 1).contains("expected a number from 1 to 2"));
     assert!(refused(Partition::Pathological { classes: 1 }, 1, 1).contains("expected at least 2"));
     assert!(refused(Partition::Pathological { classes: usize::MAX }, 4, 1).starts_with("classes = "));
@@ -233,7 +233,7 @@ fn impossible_settings_are_refused() {
 #[test]
 fn settings_are_read_strictly() {
     let read = |text: &str| serde_json::from_str::<Partition>(text);
-    assert_eq!(read(r#"{"kind": "iid"}"#).unwrap(), Partition::Iid);
+    assert_eq!(read(r#"{"kind": "iid"}"#).unwrap(), Partition::Iid {});
     assert_eq!(read(r#"{"kind": "dirichlet", "alpha": 0.1}"#).unwrap(), Partition::Dirichlet { alpha: 0.1 });
     let file = Partition::File { path: "split.json".into() };
     assert_eq!(serde_json::to_string(&file).unwrap(), r#"{"kind":"file","path":"split.json"}"#);

@@ -158,7 +158,7 @@ pub struct Selection {
 }
 
 /// What makes a slot worth training (LoRA-A², table 9).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Score {
     /// `‖ΔB_i‖·‖A_i‖`: what the slot's movement adds to the model (the paper's rule).

@@ -1,10 +1,13 @@
 //! What a user can say about local training: the `[train]` and `[engine]` sections. Checked here, beside its owner.
 
+mod schema;
+
 use bonfire_models::Precision;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Local training, the same for every client of a run.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TrainSettings {
     /// Rounds of the federation.
@@ -77,7 +80,7 @@ pub struct TrainSettings {
 }
 
 /// What happens when a client's loss or update is not a number any more.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum NotFinite {
     /// The run stops and says which client it was.
@@ -108,7 +111,7 @@ fn default_eps() -> f64 {
 
 /// Flat-LoRA (arXiv 2409.14396): local training looks for a minimum that is flat in the weights, not only in the adapter,
 /// by random noise on `W + s·A·B` at every step. Probes go without.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Flat {
     /// σ at the end of the run: how large the noise is beside the weights.
@@ -129,7 +132,7 @@ impl Flat {
 }
 
 /// Shape of the learning rate over a client's local steps of one round.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Schedule {
     /// The same at every step.
@@ -191,7 +194,7 @@ impl TrainSettings {
 }
 
 /// `[train] checkpoint`: gradient checkpointing (arXiv 1604.06174).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Checkpoint {
     /// Everything is kept: fastest.
@@ -292,7 +295,7 @@ impl From<InFlight> for InFlightText {
 }
 
 /// The probe before slot selection: ordinary, unmasked training of the active factor (paper, section 4.2).
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Probe {
     /// Whole epochs over the shard. Default 1, unless `batches` is given.

@@ -4,6 +4,7 @@
 mod adapter_start;
 mod clients;
 mod privacy;
+mod schema;
 mod server;
 mod strategy;
 
@@ -12,6 +13,7 @@ use bonfire_engine::{Checkpoint, InFlight, TrainSettings};
 use bonfire_models::{ModelInfo, Precision, TargetKind, Targets};
 use rand::RngExt;
 use rand::seq::SliceRandom;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{FederationError, accountant};
@@ -229,7 +231,7 @@ impl Settings {
 }
 
 /// The adapter all clients share.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct AdapterSettings {
     /// Global rank r_G: slots of every target.
@@ -270,7 +272,7 @@ fn sixteen() -> f64 {
 }
 
 /// What happens to the classifier head.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum HeadMode {
     /// Stays at its start, shared by all (the paper's way).
@@ -281,7 +283,7 @@ pub enum HeadMode {
 }
 
 /// When and how the global model is evaluated.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct EvaluateSettings {
     /// Rounds between evaluations; the last round is always evaluated.

@@ -11,7 +11,7 @@ mod report;
 mod round;
 mod scale;
 mod step;
-mod stopwatch;
+pub mod stopwatch;
 pub mod table;
 mod ways;
 mod work;
@@ -21,6 +21,7 @@ use bonfire_models::Transformer;
 use burn::tensor::Device;
 
 pub use args::BenchArgs;
+pub use report::{BURN, Machine, machine};
 
 use crate::args::Common;
 use crate::console::{note, say};

@@ -12,6 +12,7 @@ use bonfire_federation::{Run, StrategySettings};
 use bonfire_models::{Model, ModelInfo, Task};
 
 use crate::args::{Common, TrainArgs};
+use crate::checkup::admit::admit;
 use crate::config::{self, Loaded};
 use crate::console::{bytes, note, percent, say};
 use crate::device;
@@ -67,6 +68,7 @@ fn prepare(loaded: &Loaded, place: &Path, quiet: bool) -> Result<Ready> {
     let config = &loaded.config;
     let opened = config.engine.device.open()?;
     opened.iter().filter_map(|o| o.notice.as_ref()).for_each(note);
+    admit(&opened, quiet)?;
     let devices = device::names(&opened);
     let interrupt = Interrupt::install()?;
     interrupt.goes_on_with(command(place));

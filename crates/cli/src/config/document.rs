@@ -77,6 +77,11 @@ impl Document {
         place(&self.name, line.copied())
     }
 
+    /// The line on which `path` itself stands.
+    pub fn line_of(&self, path: &[String]) -> Option<usize> {
+        self.lines.get(path).copied()
+    }
+
     /// The value at `path`.
     pub fn get(&self, path: &[String]) -> Option<&Value> {
         let (first, rest) = path.split_first()?;

@@ -1,10 +1,12 @@
 //! The sections of a configuration that belong to the binary: where the model and the data come from, and the device.
 //! The other sections belong to the crates that act on them.
 
+use std::borrow::Cow;
 use std::path::PathBuf;
 
 use bonfire_data::Partition;
 use bonfire_engine::InFlight;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
 use crate::device::Devices;
@@ -67,8 +69,23 @@ impl From<Source> for String {
     }
 }
 
+impl JsonSchema for Source {
+    fn schema_name() -> Cow<'static, str> {
+        "Source".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "description": "\"builtin\", a folder relative to the current one, or a repository of the Hugging Face Hub: \
+                            \"hf:org/name\" or \"hf:org/name@revision\". \"?\": must be given with --set.",
+            "type": "string",
+            "examples": ["builtin", "builtin-llama", "hf:org/name"],
+        })
+    }
+}
+
 /// `[model]`: the frozen backbone.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ModelSection {
     /// `"builtin"`, `"builtin-llama"`, a folder in Hugging Face layout, or `"hf:org/name"`.
@@ -79,7 +96,7 @@ pub struct ModelSection {
 }
 
 /// What a model learns.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum TaskKind {
     /// A text's label.
@@ -90,7 +107,7 @@ pub enum TaskKind {
 }
 
 /// `[data]`: the texts and how they are dealt out.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DataSection {
     /// `"builtin"`, a folder with train and test as JSONL or CSV, or `"hf:org/name"`.
@@ -122,7 +139,7 @@ fn one() -> usize {
 }
 
 /// `[save]`: how often a run writes down all that it needs to go on after it was cut.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SaveSection {
     /// Rounds between checkpoints; one is always written when the run stops by itself.
@@ -137,7 +154,7 @@ impl Default for SaveSection {
 }
 
 /// `[track]`: files for other tools that follow a run.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TrackSection {
     /// Event files for TensorBoard, in `RUN/tensorboard`.
@@ -149,7 +166,7 @@ pub struct TrackSection {
 }
 
 /// `[engine]`: how the work is put on the device.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct EngineSection {
     /// Clients on the device together: `"auto"` or a number.

@@ -2,7 +2,7 @@
 
 use burn::tensor::{Device, DeviceType, Tensor};
 
-use super::Opened;
+use super::{DeviceChoice, Opened};
 use crate::mistake::{Mistake, quietly};
 
 #[cfg(any(feature = "wgpu", feature = "vulkan"))]
@@ -38,6 +38,18 @@ pub fn best() -> Option<Opened> {
         let part = part(&device)?;
         (!part.software && answers(&device)).then(|| opened(backend, device, &part))
     })
+}
+
+/// Every device that a backend lists, whether it answers or not.
+pub fn every() -> Vec<DeviceChoice> {
+    let mut found: Vec<DeviceChoice> = Vec::new();
+    #[cfg(feature = "cuda")]
+    found.extend((0..list(DeviceType::Cuda).len()).map(|n| DeviceChoice::Cuda(Some(n))));
+    #[cfg(feature = "wgpu")]
+    found.extend((0..list(DeviceType::Wgpu).len()).map(|n| DeviceChoice::Wgpu(Some(n))));
+    #[cfg(feature = "vulkan")]
+    found.extend((0..list(DeviceType::Vulkan).len()).map(|n| DeviceChoice::Vulkan(Some(n))));
+    found
 }
 
 /// Devices that may be real GPUs, best first. Software adapters are left out without opening them where wgpu says so.
@@ -143,5 +155,5 @@ fn opened(backend: &str, device: Device, part: &Part) -> Opened {
     let notice = part.software.then(|| {
         format!("{} is a software rasteriser, much slower than --device cpu; it is used because you asked", part.name)
     });
-    Opened { device, name: format!("{backend} ({})", part.name), notice }
+    Opened { device, name: format!("{backend} ({})", part.name), notice, software: part.software }
 }

@@ -1,8 +1,10 @@
 //! Several devices for one run: `cuda:0,cuda:1`.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
 
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
 use super::{DeviceChoice, Opened, open};
@@ -25,12 +27,33 @@ impl Devices {
         self.0[0]
     }
 
+    /// All of them.
+    pub fn choices(&self) -> &[DeviceChoice] {
+        &self.0
+    }
+
     /// Opens them all.
     ///
     /// # Errors
     /// As [`open`].
     pub fn open(&self) -> Result<Vec<Opened>, Mistake> {
         self.0.iter().map(|&choice| open(choice)).collect()
+    }
+}
+
+impl JsonSchema for Devices {
+    fn schema_name() -> Cow<'static, str> {
+        "Devices".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        const ONE: &str = "(auto|cpu|(wgpu|vulkan|cuda)(:[0-9]+)?)";
+        json_schema!({
+            "description": "auto, cpu, wgpu, vulkan or cuda; a GPU also with its number; several with commas.",
+            "type": "string",
+            "pattern": format!("^ *{ONE} *(, *{ONE} *)*$"),
+            "examples": ["auto", "cpu", "wgpu", "cuda:0,cuda:1"],
+        })
     }
 }
 

@@ -7,8 +7,10 @@ mod bench;
 mod causal;
 mod compare;
 mod cost;
+mod doctor;
 mod export;
 mod faults;
+mod help;
 mod hub;
 #[cfg(unix)]
 mod interrupt;

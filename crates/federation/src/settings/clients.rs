@@ -1,9 +1,10 @@
 //! `[clients]`: who takes part, with how much, and how long.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Who takes part.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ClientSettings {
     /// Clients in the federation.
@@ -23,7 +24,7 @@ pub struct ClientSettings {
 }
 
 /// Clients that do not manage all their local steps, drawn anew in every round.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Stragglers {
     /// Probability that a client of a round is one.

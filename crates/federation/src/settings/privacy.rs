@@ -1,9 +1,10 @@
 //! `[privacy]`: what is done so that an upload, or the model, tells little about one client.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// What is done for privacy.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum PrivacySettings {
     /// Clients clip every gradient and add Laplace noise to their upload, as APPFL does and the LoRA-A² paper's table 4

@@ -1,9 +1,10 @@
 //! `[server]`: how movements become one, and what the server makes of it.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// How movements are combined, where the strategy averages them.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ServerSettings {
     /// What the server makes of an average movement.
@@ -15,7 +16,7 @@ pub struct ServerSettings {
 }
 
 /// What the server makes of an average movement.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "name", deny_unknown_fields)]
 pub enum ServerOptimizer {
     /// Adds it, times a learning rate.
@@ -70,7 +71,7 @@ impl Default for ServerOptimizer {
 }
 
 /// How the clients' values of one number become one.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "name", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Aggregation {
     /// Their mean, weighted by examples.

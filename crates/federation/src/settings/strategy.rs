@@ -1,10 +1,11 @@
 //! `[strategy]`: the name of a method and the keys that belong to it alone.
 
 use bonfire_engine::{Probe, Score};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// The strategy and the keys that belong to it alone.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "name", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum StrategySettings {
     /// LoRA-A² (arXiv 2410.22815): alternating freeze and adaptive rank selection.
@@ -402,7 +403,7 @@ impl StrategySettings {
 }
 
 /// The denominator of LoRA-A²'s sparse average.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Norm {
     /// All participants: a slot few chose moves little (the paper's way).
@@ -414,7 +415,7 @@ pub enum Norm {
 
 /// Adaptive rank pruning by the server: a slot whose contribution to the global model `‖B_i‖·‖A_i‖` stays below a share
 /// of the largest one is removed for good.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Prune {
     /// Share of the largest contribution of any slot, in (0, 1).

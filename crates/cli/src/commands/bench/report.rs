@@ -11,7 +11,7 @@ use super::scale::ScaleReport;
 use super::step::StepReport;
 
 /// The version of Burn that this program is built with.
-const BURN: &str = "0.22.1";
+pub const BURN: &str = "0.22.1";
 
 /// The whole of `--json`.
 #[derive(Debug, Serialize)]
@@ -147,7 +147,8 @@ impl Report {
     }
 }
 
-fn machine() -> Machine {
+/// Asks the system.
+pub fn machine() -> Machine {
     let read = |path: &str| std::fs::read_to_string(path).ok();
     Machine {
         os: std::env::consts::OS,

@@ -12,8 +12,9 @@ use bonfire_models::{Model, ModelInfo, Transformer};
 
 use super::grid::Grid;
 use super::results::{Measured, Outcome};
+use crate::checkup::admit::admit;
 use crate::config::RunConfig;
-use crate::console::note;
+use crate::console::{is_quiet, note};
 use crate::device;
 use crate::holdings::Holdings;
 use crate::interrupt::Interrupt;
@@ -43,6 +44,7 @@ impl<'g> Workplace<'g> {
         let base = &grid.base;
         let opened = base.config.engine.device.open()?;
         opened.iter().filter_map(|o| o.notice.as_ref()).for_each(note);
+        admit(&opened, is_quiet())?;
         let interrupt = Interrupt::install()?;
         let data = job::dataset(base)?;
         let mut shards = HashMap::new();

@@ -1,0 +1,163 @@
+//! Before the first training on a GPU a short check runs, once for each device, driver and version of this program; what
+//! it said is kept in the user's cache folder. A device that computes wrong is refused.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Result, anyhow};
+use bonfire_kernels::runs_on_cpu;
+use serde::{Deserialize, Serialize};
+
+use super::{Depth, Verdict, examine, verdict};
+use crate::console::note;
+use crate::device::Opened;
+use crate::mistake::Mistake;
+use crate::run_folder::replace;
+
+/// What was said of devices before, by [`key`].
+#[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Verdicts {
+    devices: BTreeMap<String, Verdict>,
+}
+
+/// Lets training start on `opened`: GPUs that were not checked before are checked now.
+///
+/// # Errors
+/// A device computes wrong or fails, with what was found and the way out.
+pub fn admit(opened: &[Opened], quiet: bool) -> Result<()> {
+    for device in opened.iter().filter(|opened| !runs_on_cpu(&opened.device)) {
+        let said = match remembered(&device.name) {
+            Some(said) => said,
+            None => first_time(device, quiet)?,
+        };
+        refuse(&device.name, &said)?;
+    }
+    Ok(())
+}
+
+/// Checks and remembers.
+fn first_time(device: &Opened, quiet: bool) -> Result<Verdict, Mistake> {
+    if !quiet {
+        note(format!("the first training on {}: checking that it computes right", device.name));
+    }
+    let said = verdict(&examine(device, Depth::Short, &|_| ())?, device.software);
+    remember(&device.name, &said);
+    Ok(said)
+}
+
+/// An error where training must not start; its cause is the verdict.
+fn refuse(name: &str, said: &Verdict) -> Result<()> {
+    if said.is_fit() {
+        return Ok(());
+    }
+    const WAY_OUT: &str = "`bonfire doctor` checks it again, all of it; --device cpu trains on the CPU";
+    Err(anyhow!("{said}").context(format!("nothing is trained on {name}; {WAY_OUT}")))
+}
+
+/// What was said of the device before, with this driver and this program.
+pub fn remembered(name: &str) -> Option<Verdict> {
+    let path = file()?;
+    read(&path).devices.remove(&key(name))
+}
+
+/// Keeps a verdict for the next training. A device that failed may answer the next time, so that is not kept.
+pub fn remember(name: &str, said: &Verdict) {
+    let Some(path) = file() else { return };
+    let mut verdicts = read(&path);
+    match said {
+        Verdict::Silent { .. } => verdicts.devices.remove(&key(name)),
+        _ => verdicts.devices.insert(key(name), said.clone()),
+    };
+    if let Err(error) = write(&path, &verdicts) {
+        note(format!("{error:#}; the device will be checked again"));
+    }
+}
+
+/// Reads the file; one that is damaged counts as empty.
+fn read(path: &Path) -> Verdicts {
+    let Ok(text) = fs::read_to_string(path) else { return Verdicts::default() };
+    serde_json::from_str(&text).unwrap_or_else(|error| {
+        note(format!("{} is damaged ({error}) and is written anew", path.display()));
+        Verdicts::default()
+    })
+}
+
+fn write(path: &Path, verdicts: &Verdicts) -> Result<()> {
+    if let Some(folder) = path.parent() {
+        fs::create_dir_all(folder)?;
+    }
+    replace(path, serde_json::to_string_pretty(verdicts)?.as_bytes())
+}
+
+/// `doctor.json` in the user's cache folder, if there is such a folder.
+fn file() -> Option<PathBuf> {
+    let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let folder = set("XDG_CACHE_HOME").or_else(|| Some(set("HOME").or_else(|| set("USERPROFILE"))?.join(".cache")))?;
+    Some(folder.join("bonfire").join("doctor.json"))
+}
+
+/// What a verdict holds for: program, device, and drivers as far as the system tells.
+fn key(name: &str) -> String {
+    format!("bonfire {}, {name}, {}", env!("CARGO_PKG_VERSION"), drivers())
+}
+
+/// The versions of what drives GPUs here: the kernel, NVIDIA's module, and the Vulkan drivers, of which no version can be
+/// asked without opening them, by the time they were installed.
+pub fn drivers() -> String {
+    let line = |path: &str| fs::read_to_string(path).ok().map(|text| text.trim().to_string());
+    let mut found =
+        vec![line("/proc/sys/kernel/osrelease").map_or("system not known".into(), |v| format!("kernel {v}"))];
+    found.extend(line("/sys/module/nvidia/version").map(|version| format!("NVIDIA {version}")));
+    let folders = ["/usr/share/vulkan/icd.d", "/etc/vulkan/icd.d", "/usr/local/share/vulkan/icd.d"];
+    let mut vulkan: Vec<String> =
+        folders.iter().flat_map(fs::read_dir).flatten().flatten().map(|e| stamp(&e)).collect();
+    vulkan.sort();
+    found.extend(vulkan);
+    found.join(", ")
+}
+
+/// `lvp_icd.x86_64.json 1686000000`.
+fn stamp(entry: &fs::DirEntry) -> String {
+    let time = entry.metadata().and_then(|m| m.modified()).ok();
+    let seconds = time.and_then(|t| t.duration_since(std::time::UNIX_EPOCH).ok()).map_or(0, |d| d.as_secs());
+    format!("{} {seconds}", entry.file_name().to_string_lossy())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wrong_device_is_refused_with_the_way_out() {
+        let wrong = Verdict::Wrong { because: "linear: gradient of A 0 differs by 0.5, allowed are 1.0e-4".into() };
+        let said = refuse("wgpu (Some GPU)", &wrong).expect_err("refused");
+        let said = format!("{said:#}");
+        for words in ["wgpu (Some GPU)", "gradient of A 0", "0.5", "bonfire doctor", "--device cpu"] {
+            assert!(said.contains(words), "{said}");
+        }
+        assert!(refuse("x", &Verdict::Silent { because: "lost".into() }).is_err());
+        assert!(refuse("x", &Verdict::Good).is_ok() && refuse("x", &Verdict::Slow).is_ok());
+    }
+
+    #[test]
+    fn verdicts_are_kept_and_damage_counts_as_nothing() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("deep/doctor.json");
+        assert_eq!(read(&path), Verdicts::default());
+        let wrong = Verdict::Wrong { because: "x".into() };
+        let kept = Verdicts { devices: BTreeMap::from([(key("a"), Verdict::Good), (key("b"), wrong)]) };
+        write(&path, &kept).expect("written");
+        assert_eq!(read(&path), kept);
+        fs::write(&path, "{ \"devices\": ").expect("written");
+        assert_eq!(read(&path), Verdicts::default());
+    }
+
+    #[cfg(feature = "flex")]
+    #[test]
+    fn the_cpu_is_the_reference_and_not_checked() {
+        let cpu = crate::device::open(crate::device::DeviceChoice::Cpu).expect("the CPU");
+        assert!(admit(&[cpu], true).is_ok());
+    }
+}

@@ -1,0 +1,68 @@
+//! `bonfire config`: checks a configuration and shows what it comes to, writes an annotated one, or prints the schema.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use clap::Args;
+
+use crate::args::Common;
+use crate::config;
+use crate::console::{note, say};
+use crate::mistake::Mistake;
+
+/// Options of `config`.
+#[derive(Debug, Args)]
+pub struct ConfigArgs {
+    /// Configuration file; without it the built-in quickstart
+    pub config: Option<PathBuf>,
+    /// Print the JSON Schema of configuration files, for editors
+    #[arg(long, conflicts_with_all = ["config", "init"])]
+    pub schema: bool,
+    /// Write a configuration with every key, its default and what it does; without FILE print it
+    #[arg(long, value_name = "FILE", num_args = 0..=1, conflicts_with = "config")]
+    pub init: Option<Option<PathBuf>>,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// A configuration that cannot be used; a file that is there already or cannot be written.
+pub fn run(args: &ConfigArgs, common: &Common) -> Result<()> {
+    if let Some(set) = common.sets.first().filter(|_| args.schema || args.init.is_some()) {
+        let what = format!("--schema and --init read no configuration, so `--set {set}` changes nothing");
+        return Err(Mistake::new(what).help("leave it out").into());
+    }
+    match &args.init {
+        _ if args.schema => say(serde_json::to_string_pretty(&config::schema())?),
+        None => resolved(args.config.as_deref(), common)?,
+        Some(None) => say(config::sample().trim_end()),
+        Some(Some(file)) => write(file)?,
+    }
+    Ok(())
+}
+
+/// Prints the configuration as a run would have it, all defaults filled in.
+fn resolved(file: Option<&Path>, common: &Common) -> Result<(), Mistake> {
+    let mut loaded = config::load(file, &common.sets)?;
+    loaded.notices.iter().for_each(note);
+    if let Some(devices) = &common.device {
+        loaded.config.engine.device = devices.clone();
+    }
+    say(loaded.config.to_toml().trim_end());
+    Ok(())
+}
+
+/// Writes the annotated configuration where nothing is yet.
+fn write(file: &Path) -> Result<()> {
+    use std::io::Write;
+    let made = std::fs::File::options().write(true).create_new(true).open(file);
+    let mut made = match made {
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
+            return Err(Mistake::new(format!("{} is there already", file.display())).help("name another file").into());
+        }
+        other => other.with_context(|| format!("cannot write {}", file.display()))?,
+    };
+    made.write_all(config::sample().as_bytes()).with_context(|| format!("cannot write {}", file.display()))?;
+    say(format!("wrote {}", file.display()));
+    Ok(())
+}

@@ -1,0 +1,119 @@
+//! `bonfire doctor`: what devices are there, whether each computes right, and about how fast it is.
+
+mod report;
+mod speed;
+mod system;
+
+use anyhow::{Result, bail};
+use bonfire_kernels::{device_memory, runs_on_cpu};
+use clap::Args;
+
+use self::report::{Patient, Report};
+use self::system::System;
+use crate::args::Common;
+use crate::checkup::{self, Depth, Verdict, admit};
+use crate::console::{note, say};
+use crate::device::{self, DeviceChoice, Opened};
+use crate::mistake::{Mistake, quietly};
+
+/// Options of `doctor`.
+#[derive(Debug, Args)]
+pub struct DoctorArgs {
+    /// Say what is there, and of GPUs what was found before; check nothing
+    #[arg(long)]
+    pub list: bool,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// A device is not compiled in; or one of those checked computes wrong or does not answer.
+pub fn run(args: &DoctorArgs, common: &Common) -> Result<()> {
+    if let Some(set) = common.sets.first() {
+        return Err(Mistake::new(format!("doctor reads no configuration, so `--set {set}` changes nothing"))
+            .help("leave it out")
+            .into());
+    }
+    let devices = devices(common)?;
+    let system = System::ask();
+    let shown = !args.json && !common.quiet;
+    if shown {
+        say(system.words());
+    }
+    let mut report = Report { system, devices: Vec::new() };
+    for (choice, opened) in devices {
+        let patient = match args.list {
+            true => list(choice, opened),
+            false => visit(choice, opened, common.quiet)?,
+        };
+        if shown {
+            say(format!("\n{}", patient.words()));
+        }
+        report.devices.push(patient);
+    }
+    match args.json {
+        true => say(serde_json::to_string_pretty(&report)?),
+        false => say(format!("{}{}", if shown { "\n" } else { "" }, report.verdicts())),
+    }
+    match report.devices.iter().filter(|patient| !patient.verdict.is_fit()).count() {
+        0 => Ok(()),
+        n => bail!("{n} of {} devices cannot be trained on", report.devices.len()),
+    }
+}
+
+/// Those of `--device`, else all of every backend.
+fn devices(common: &Common) -> Result<Vec<(DeviceChoice, Result<Opened, Mistake>)>, Mistake> {
+    let Some(asked) = &common.device else { return Ok(device::every()) };
+    let one = |&choice: &DeviceChoice| match device::open(choice) {
+        Err(mistake) if !choice.is_compiled_in() => Err(mistake),
+        opened => Ok((choice, opened)),
+    };
+    asked.choices().iter().map(one).collect()
+}
+
+/// What is known of a device without checking it.
+fn list(choice: DeviceChoice, opened: Result<Opened, Mistake>) -> Patient {
+    let opened = match opened {
+        Ok(opened) => opened,
+        Err(mistake) => return Patient::silent(choice, mistake.what),
+    };
+    let known = admit::remembered(&opened.name).unwrap_or(Verdict::Unchecked);
+    Patient { memory_bytes: memory(&opened), ..Patient::new(choice, &opened, known, Vec::new()) }
+}
+
+fn memory(opened: &Opened) -> Option<u64> {
+    quietly(|| device_memory(&opened.device)).flatten()
+}
+
+/// Checks one device and remembers the verdict for `train`.
+fn visit(choice: DeviceChoice, opened: Result<Opened, Mistake>, quiet: bool) -> Result<Patient, Mistake> {
+    let opened = match opened {
+        Ok(opened) => opened,
+        Err(mistake) => return Ok(Patient::silent(choice, mistake.what)),
+    };
+    let progress = |what: &str| {
+        if !quiet {
+            note(format!("{choice}: {what}"));
+        }
+    };
+    if opened.software && !quiet {
+        note(format!("{choice}: a software rasteriser; the first check compiles and tunes kernels for minutes"));
+    }
+    let checks = checkup::examine(&opened, Depth::Full, &progress)?;
+    let verdict = checkup::verdict(&checks, opened.software);
+    // The CPU is the reference, which `train` does not ask about.
+    if !runs_on_cpu(&opened.device) {
+        admit::remember(&opened.name, &verdict);
+    }
+    let mut patient = Patient::new(choice, &opened, verdict, checks);
+    // A device that failed may hang at the next question.
+    if !matches!(patient.verdict, Verdict::Silent { .. }) {
+        patient.memory_bytes = memory(&opened);
+        progress("speed");
+        patient.speed = speed::measure(&opened);
+    }
+    Ok(patient)
+}

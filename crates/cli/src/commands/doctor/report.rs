@@ -1,0 +1,98 @@
+//! What was found, as a table and as JSON.
+
+use serde::Serialize;
+
+use super::speed::Speed;
+use super::system::System;
+use crate::checkup::{Finding, Verdict};
+use crate::commands::bench::table::{aligned, row, size, three};
+use crate::device::{DeviceChoice, Opened};
+
+/// The whole of `--json`.
+#[derive(Debug, Serialize)]
+pub struct Report {
+    /// The machine and the build.
+    #[serde(flatten)]
+    pub system: System,
+    /// One entry a device.
+    pub devices: Vec<Patient>,
+}
+
+/// One device.
+#[derive(Debug, Serialize)]
+pub struct Patient {
+    /// What to give to `--device`.
+    pub device: String,
+    /// Backend and part.
+    pub name: Option<String>,
+    /// Whether the CPU does its work.
+    pub software: bool,
+    /// Memory, where the device tells.
+    pub memory_bytes: Option<u64>,
+    /// What is to be made of it.
+    #[serde(flatten)]
+    pub verdict: Verdict,
+    /// What was checked.
+    pub checks: Vec<Finding>,
+    /// About how fast it is.
+    pub speed: Option<Speed>,
+}
+
+impl Patient {
+    /// A device that was checked.
+    pub fn new(choice: DeviceChoice, opened: &Opened, verdict: Verdict, checks: Vec<Finding>) -> Patient {
+        Patient {
+            device: choice.to_string(),
+            name: Some(opened.name.clone()),
+            software: opened.software,
+            memory_bytes: None,
+            verdict,
+            checks,
+            speed: None,
+        }
+    }
+
+    /// A device that could not be opened.
+    pub fn silent(choice: DeviceChoice, because: String) -> Patient {
+        Patient {
+            device: choice.to_string(),
+            name: None,
+            software: false,
+            memory_bytes: None,
+            verdict: Verdict::Silent { because },
+            checks: Vec::new(),
+            speed: None,
+        }
+    }
+
+    /// The table of its checks, its figures and its verdict.
+    pub fn words(&self) -> String {
+        let mut lines = vec![format!("{}: {}", self.device, self.name.as_deref().unwrap_or("no answer"))];
+        if !self.checks.is_empty() {
+            let mut rows = vec![row(["against the CPU's reference", "off by", "allowed", ""])];
+            for check in &self.checks {
+                let mark = match (check.is_good(), check.used) {
+                    (true, _) => "",
+                    (false, true) => "WRONG",
+                    (false, false) => "not used",
+                };
+                rows.push(row([&check.what, &check.off_words(), &three(check.allowed), mark]));
+            }
+            lines.push(aligned(&rows));
+        }
+        if self.name.is_some() {
+            lines.push(format!("memory            {}", size(self.memory_bytes)));
+        }
+        lines.extend(self.speed.as_ref().map(Speed::words));
+        lines.join("\n")
+    }
+}
+
+impl Report {
+    /// One line a device.
+    pub fn verdicts(&self) -> String {
+        let width = self.devices.iter().map(|patient| patient.device.len()).max().unwrap_or(0);
+        let line = |patient: &Patient| format!("{:<width$}  {}", patient.device, patient.verdict);
+        self.devices.iter().map(line).collect::<Vec<_>>().join("\n")
+    }
+}

@@ -1,0 +1,79 @@
+//! What machine and what build this is.
+
+use serde::Serialize;
+
+use crate::checkup::admit::drivers;
+use crate::commands::bench::{BURN, Machine, machine, table::size};
+
+/// The machine and the build.
+#[derive(Debug, Serialize)]
+pub struct System {
+    /// Version of this program.
+    pub bonfire: &'static str,
+    /// Version of Burn.
+    pub burn: &'static str,
+    /// What the system says of itself.
+    pub machine: Machine,
+    /// Backends of this build.
+    pub backends: Vec<&'static str>,
+    /// Backends that it could have been built with.
+    pub missing_backends: Vec<&'static str>,
+    /// Why operations are not fused.
+    pub fusion: &'static str,
+    /// Whether CubeCL tries several kernels and keeps the fastest.
+    pub autotune: &'static str,
+    /// What the system tells of its drivers.
+    pub drivers: String,
+}
+
+/// Every backend by its Cargo feature.
+const BACKENDS: [(&str, bool); 4] = [
+    ("flex", cfg!(feature = "flex")),
+    ("wgpu", cfg!(feature = "wgpu")),
+    ("vulkan", cfg!(feature = "vulkan")),
+    ("cuda", cfg!(feature = "cuda")),
+];
+
+const FUSION: &str = "not compiled in: with autotune it computes wrong on wgpu (burn#5257)";
+
+impl System {
+    /// Asks.
+    pub fn ask() -> System {
+        let backends = |wanted| BACKENDS.iter().filter(|(_, has)| *has == wanted).map(|(name, _)| *name).collect();
+        let gpus = BACKENDS[1..].iter().any(|(_, has)| *has);
+        System {
+            bonfire: env!("CARGO_PKG_VERSION"),
+            burn: BURN,
+            machine: machine(),
+            backends: backends(true),
+            missing_backends: backends(false),
+            fusion: FUSION,
+            autotune: if gpus { "on, on GPUs; products are checked with it and without" } else { "not compiled in" },
+            drivers: drivers(),
+        }
+    }
+
+    /// A line each.
+    pub fn words(&self) -> String {
+        let m = &self.machine;
+        let cpu = m.cpu.as_deref().unwrap_or("not known");
+        let missing = match &self.missing_backends[..] {
+            [] => String::new(),
+            missing => format!("; not {}", missing.join(", ")),
+        };
+        let rows = [
+            ("bonfire", format!("{} with Burn {}", self.bonfire, self.burn)),
+            ("system", format!("{} on {}", m.os, m.arch)),
+            ("cpu", format!("{cpu}, {} threads", m.threads)),
+            ("memory", size(m.memory_bytes)),
+            ("backends", format!("{}{missing}", self.backends.join(", "))),
+            ("fusion", self.fusion.into()),
+            ("autotune", self.autotune.into()),
+        ];
+        let mut lines: Vec<String> = rows.into_iter().map(|(name, value)| format!("{name:<10}{value}")).collect();
+        for (i, driver) in self.drivers.split(", ").enumerate() {
+            lines.push(format!("{:<10}{driver}", if i == 0 { "drivers" } else { "" }));
+        }
+        lines.join("\n")
+    }
+}
