@@ -1,6 +1,7 @@
 //! `bonfire train`: runs a federation and leaves a run folder.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use bonfire_data::{Dataset, Shards};
@@ -10,19 +11,24 @@ use bonfire_models::{Model, ModelInfo, Task};
 
 use crate::args::{Common, TrainArgs};
 use crate::config;
-use crate::console::{bytes, note, percent, say};
+use crate::console::{bytes, note, percent, say, say_row};
 use crate::device;
 use crate::interrupt::Interrupt;
 use crate::job;
+use crate::log;
 use crate::progress::Progress;
 use crate::recorder::{Keep, Recorder};
 use crate::run_folder::{self, RunFolder};
+use crate::tui::{self, About};
 
 /// Runs the command.
 ///
 /// # Errors
 /// A configuration, data or model that cannot be used, a run that fails, a disk that cannot be written.
 pub fn run(args: &TrainArgs, common: &Common) -> Result<()> {
+    if args.tui {
+        tui::check_terminal()?;
+    }
     let mut loaded = config::load(args.config.as_deref(), &common.sets)?;
     loaded.notices.iter().for_each(note);
     if let Some(devices) = &common.device {
@@ -42,7 +48,7 @@ pub fn run(args: &TrainArgs, common: &Common) -> Result<()> {
     let info = models[0].info().clone();
     let tokens = job::tokens(&loaded, &data, &info)?;
     if !common.quiet {
-        say(config.to_toml());
+        say_row("configuration", config, config.to_toml());
         describe(&config.strategy, &data, &tokens, &shards, &info, &devices, &place);
     }
     let models = models.into_iter().map(|m| Box::new(m) as Box<dyn Model>).collect();
@@ -51,16 +57,24 @@ pub fn run(args: &TrainArgs, common: &Common) -> Result<()> {
         say(format!("memory      {}\n", memory_words(&run.estimate())));
     }
     let folder = RunFolder::create(&place, &config.to_toml())?;
+    log::to_file(folder.path())?;
+    let keys = Arc::clone(&interrupt);
     let recorder = Recorder::new(folder, config, &devices, &info, &run, Keep::EveryRound, interrupt)?;
-    follow(run, recorder, common.quiet)
+    let progress = match args.tui {
+        false => Progress::new(recorder.rounds(), common.quiet),
+        true => {
+            let about = About::of(&run, config, &devices);
+            Progress::dashboard(recorder.rounds(), about, run.model().device().clone(), keys)?
+        }
+    };
+    follow(run, recorder, progress, common.quiet)
 }
 
 /// Trains, writing and reporting each round; then the last lines.
-fn follow(mut run: Run, mut recorder: Recorder, quiet: bool) -> Result<()> {
+fn follow(mut run: Run, mut recorder: Recorder, mut progress: Progress, quiet: bool) -> Result<()> {
     // The folder is whole before the first round ends: an untrained adapter and a summary of nothing.
     recorder.write_state(&run.server().model())?;
     let rounds = recorder.rounds();
-    let mut progress = Progress::new(rounds, quiet);
     let outcome = recorder.train(&mut run, &mut progress);
     progress.finish();
     outcome.and_then(|trained| Ok(trained?)).with_context(|| recorder.what_is_left())?;

@@ -17,6 +17,7 @@ use crate::console::note;
 use crate::device;
 use crate::interrupt::Interrupt;
 use crate::job;
+use crate::log;
 use crate::progress::Progress;
 use crate::recorder::{Keep, Recorder};
 use crate::run_folder::RunFolder;
@@ -82,9 +83,11 @@ impl<'g> Workplace<'g> {
             Err(error) => return Ok(Outcome::Failed(error.to_string())),
         };
         let files = RunFolder::create(folder, &config.to_toml())?;
+        log::to_file(folder)?;
         let (info, interrupt) = (self.info(), Arc::clone(&self.interrupt));
         let mut recorder = Recorder::new(files, config, &self.devices, info, &run, Keep::LastRound, interrupt)?;
         let trained = recorder.train(&mut run, &mut Progress::new(config.train.rounds, true))?;
+        log::leave_file();
         match trained {
             Err(error) => Ok(Outcome::Failed(error.to_string())),
             Ok(()) if recorder.tally().rounds() < recorder.rounds() => Ok(Outcome::Missing),
