@@ -7,6 +7,7 @@ use anyhow::{Context, Result};
 
 use crate::console::{note, note_after_key};
 use crate::mistake::ABANDONED;
+use crate::tui;
 
 /// What the run and the signal handler share.
 #[derive(Debug, Default)]
@@ -30,10 +31,12 @@ impl Interrupt {
         Ok(shared)
     }
 
-    fn press(&self) {
+    /// Ctrl-C, or what stands for it on the dashboard.
+    pub fn press(&self) {
         if self.pressed.swap(true, Ordering::SeqCst) {
             // Waits for files that are being written; nothing else may hold a run up now.
             let _written = self.writing();
+            tui::leave();
             note_after_key(match self.round.load(Ordering::SeqCst) {
                 0 => "abandoned before round 1",
                 _ => "abandoned; the run folder holds the rounds that ended",

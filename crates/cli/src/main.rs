@@ -13,6 +13,7 @@ mod holdings;
 mod hub;
 mod interrupt;
 mod job;
+mod log;
 mod memory;
 mod mistake;
 mod picture;
@@ -22,11 +23,11 @@ mod run_folder;
 mod saves;
 mod tally;
 mod track;
+mod tui;
 
 use std::process::ExitCode;
 
 use args::{Cli, Command};
-use clap::Parser;
 
 /// Tensors come and go by the megabyte at every operation; the system allocator would give each back to the kernel.
 #[global_allocator]
@@ -35,8 +36,8 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 fn main() -> ExitCode {
     memory::keep_freed();
     mistake::install_panic_hook();
-    let cli = Cli::parse();
-    console::set_quiet(cli.common.quiet);
+    let cli = Cli::read();
+    log::init(cli.common.log_format, cli.common.quiet);
     let outcome = std::panic::catch_unwind(|| match &cli.command {
         Command::Train(args) => commands::train::run(args, &cli.common),
         Command::Compare(args) => commands::compare::run(args, &cli.common),

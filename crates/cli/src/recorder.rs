@@ -9,7 +9,7 @@ use bonfire_models::peft::{self, Layout, PeftMeta};
 use bonfire_models::{Adapter, ModelFolder, ModelInfo};
 
 use crate::config::RunConfig;
-use crate::console::{percent, say};
+use crate::console::{is_json, percent, say, say_row};
 use crate::interrupt::Interrupt;
 use crate::job;
 use crate::progress::Progress;
@@ -157,6 +157,14 @@ impl Recorder {
         &self.tally
     }
 
+    /// The rounds done so far, as they were written.
+    ///
+    /// # Errors
+    /// They cannot be read any more.
+    pub fn past(&self) -> Result<Vec<RoundMetrics>> {
+        self.folder.rounds()
+    }
+
     /// Rounds of the whole run.
     pub fn rounds(&self) -> usize {
         self.rounds
@@ -175,7 +183,7 @@ impl Recorder {
             }
             Event::RoundEnded { metrics, clients, run } => {
                 self.write_round(metrics, clients, run)?;
-                progress.round_ended(metrics, self.tally.upload_bytes());
+                progress.round_ended(metrics, clients, self.tally.upload_bytes());
                 Ok(if self.interrupt.pressed() { Control::Stop } else { Control::Continue })
             }
         }
@@ -240,8 +248,11 @@ impl Recorder {
     pub fn say_result(&self, quiet: bool) {
         let upload = self.tally.upload_line(&self.identity);
         let path = self.folder.path().display();
+        let summary = self.tally.summary(&self.identity);
+        if is_json() {
+            return say_row(&format!("the run is in {path}"), &summary, "");
+        }
         if quiet {
-            let summary = self.tally.summary(&self.identity);
             let accuracy = summary.final_accuracy.map_or("not evaluated".to_string(), percent);
             let upload = upload.map(|line| format!("; {line}")).unwrap_or_default();
             return say(format!("{}: accuracy {accuracy}{upload}; {path}", self.identity.name));

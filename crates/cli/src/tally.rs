@@ -138,7 +138,7 @@ impl Tally {
 }
 
 /// `41x less than`, `1.3x more than` or `as much as`; `None` when nothing was uploaded.
-fn ratio(ours: u64, theirs: u64) -> Option<String> {
+pub fn ratio(ours: u64, theirs: u64) -> Option<String> {
     if ours == 0 || theirs == 0 {
         return None;
     }

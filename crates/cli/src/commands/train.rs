@@ -14,20 +14,25 @@ use bonfire_models::{Model, ModelInfo, Task};
 use crate::args::{Common, TrainArgs};
 use crate::checkup::admit::admit;
 use crate::config::{self, Loaded};
-use crate::console::{bytes, note, percent, say};
+use crate::console::{bytes, note, percent, say, say_row};
 use crate::device;
 use crate::holdings::Holdings;
 use crate::interrupt::Interrupt;
 use crate::job;
+use crate::log;
 use crate::progress::Progress;
 use crate::recorder::Recorder;
 use crate::run_folder::{self, RunFolder};
+use crate::tui::{self, About};
 
 /// Runs the command.
 ///
 /// # Errors
 /// A configuration, data or model that cannot be used, a run that fails, a disk that cannot be written.
 pub fn run(args: &TrainArgs, common: &Common) -> Result<()> {
+    if args.tui {
+        tui::check_terminal()?;
+    }
     match &args.resume {
         None => begin(args, common),
         Some(folder) => resume::run(folder, args, common),
@@ -37,11 +42,13 @@ pub fn run(args: &TrainArgs, common: &Common) -> Result<()> {
 fn begin(args: &TrainArgs, common: &Common) -> Result<()> {
     let loaded = load(args.config.as_deref(), common)?;
     let place = run_folder::choose(args.out.as_deref(), loaded.config.name())?;
-    let Ready { run, holdings, info, devices, interrupt } = prepare(&loaded, &place, common.quiet)?;
+    let ready = prepare(&loaded, &place, common.quiet)?;
     let folder = RunFolder::create(&place, &loaded.config.to_toml())?;
-    holdings.write(&place)?;
-    let recorder = Recorder::new(folder, &loaded.config, &devices, &info, &run, interrupt)?;
-    follow(run, recorder, common.quiet)
+    log::to_file(&place)?;
+    ready.holdings.write(&place)?;
+    let keys = Arc::clone(&ready.interrupt);
+    let recorder = Recorder::new(folder, &loaded.config, &ready.devices, &ready.info, &ready.run, keys)?;
+    follow(args, &loaded, ready, recorder, common.quiet)
 }
 
 /// Reads the configuration, `--set` and `--device` applied.
@@ -81,7 +88,7 @@ fn prepare(loaded: &Loaded, place: &Path, quiet: bool) -> Result<Ready> {
     let info = models[0].info().clone();
     let tokens = job::tokens(loaded, &data, &info)?;
     if !quiet {
-        say(config.to_toml());
+        say_row("configuration", config, config.to_toml());
         describe(&config.strategy, &data, &tokens, &shards, &info, &devices, place);
     }
     let models = models.into_iter().map(|m| Box::new(m) as Box<dyn Model>).collect();
@@ -98,9 +105,17 @@ fn command(place: &Path) -> String {
 }
 
 /// Trains, writing and reporting each round; then the last lines.
-fn follow(mut run: Run, mut recorder: Recorder, quiet: bool) -> Result<()> {
+fn follow(args: &TrainArgs, loaded: &Loaded, ready: Ready, mut recorder: Recorder, quiet: bool) -> Result<()> {
+    let Ready { mut run, devices, interrupt, .. } = ready;
+    let mut progress = match args.tui {
+        false => Progress::new(recorder.rounds(), quiet),
+        true => {
+            let about = About::of(&run, &loaded.config, &devices);
+            Progress::dashboard(recorder.rounds(), about, run.model().device().clone(), interrupt)?
+        }
+    };
+    progress.past(&recorder.past()?);
     let rounds = recorder.rounds();
-    let mut progress = Progress::new(rounds, quiet);
     let outcome = recorder.train(&mut run, &mut progress);
     progress.finish();
     let go_on = command(recorder.path());

@@ -19,6 +19,7 @@ use crate::device;
 use crate::holdings::Holdings;
 use crate::interrupt::Interrupt;
 use crate::job;
+use crate::log;
 use crate::progress::Progress;
 use crate::recorder::Recorder;
 use crate::run_folder::{Lock, RunFolder, holds_something};
@@ -98,7 +99,9 @@ impl<'g> Workplace<'g> {
                 recorder
             }
         };
+        log::to_file(folder)?;
         let trained = recorder.train(&mut run, &mut Progress::new(config.train.rounds, true))?;
+        log::leave_file();
         match trained {
             Err(error) => Ok(Outcome::Failed(error.to_string())),
             Ok(()) if recorder.tally().rounds() < recorder.rounds() => Ok(Outcome::Missing),

@@ -1,14 +1,16 @@
 //! `bonfire train --resume`: goes on with a run after its last checkpoint, as if it had never stopped.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use toml::Table;
 
-use super::{Ready, follow, load, prepare};
+use super::{follow, load, prepare};
 use crate::args::{Common, TrainArgs};
 use crate::config::{Difference, Loaded, differences};
 use crate::console::{note, say};
+use crate::log;
 use crate::mistake::Mistake;
 use crate::recorder::Recorder;
 use crate::run_folder::{CONFIG, Lock, RunFolder};
@@ -32,8 +34,10 @@ pub fn run(folder: &Path, args: &TrainArgs, common: &Common) -> Result<()> {
         keep_name(&mut loaded, save)?;
         compare(&loaded, save, args.accept_changes)?;
     }
-    let Ready { mut run, holdings, info, devices, interrupt } = prepare(&loaded, folder, common.quiet)?;
+    let mut ready = prepare(&loaded, folder, common.quiet)?;
     let files = RunFolder::with(folder, lock)?;
+    log::to_file(folder)?;
+    let (config, keys) = (&loaded.config, Arc::clone(&ready.interrupt));
     let recorder = match save {
         None => {
             // Nothing was lost: a run that was cut before its first checkpoint has no round.
@@ -41,17 +45,18 @@ pub fn run(folder: &Path, args: &TrainArgs, common: &Common) -> Result<()> {
                 bail!("{} holds rounds but no checkpoint, so it cannot be gone on with; start anew", folder.display());
             }
             say_where(0, &loaded, common.quiet);
-            Recorder::new(files, &loaded.config, &devices, &info, &run, interrupt)?
+            Recorder::new(files, config, &ready.devices, &ready.info, &ready.run, keys)?
         }
         Some(Save { path, checkpoint, notes }) => {
             let place = || format!("cannot go on from {}", path.display());
-            run.resume(checkpoint).with_context(place)?;
-            say_where(run.server().round, &loaded, common.quiet);
-            Recorder::resumed(files, &loaded.config, &devices, &info, &run, notes, interrupt).with_context(place)?
+            ready.run.resume(checkpoint).with_context(place)?;
+            say_where(ready.run.server().round, &loaded, common.quiet);
+            Recorder::resumed(files, config, &ready.devices, &ready.info, &ready.run, notes, keys)
+                .with_context(place)?
         }
     };
-    holdings.write(folder)?;
-    follow(run, recorder, common.quiet)
+    ready.holdings.write(folder)?;
+    follow(args, &loaded, ready, recorder, common.quiet)
 }
 
 fn no_run(folder: &Path) -> Mistake {
