@@ -1,14 +1,13 @@
 //! Whole models as Hugging Face stores them: every tensor by name, and `model.safetensors` from them.
 
-use std::fs::{self, File};
-use std::io::Write;
+use std::fs;
 use std::path::Path;
 
 use safetensors::tensor::{Dtype, TensorView};
 use serde_json::json;
 
 use crate::merged::OTHERS;
-use crate::{Adapter, Architecture, HeadTensor, Matrix, Model, ModelError, ModelSource, Task};
+use crate::{Adapter, Architecture, HeadTensor, Matrix, Model, ModelError, ModelSource, Task, files};
 
 /// How a checkpoint stores what we keep as a matrix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -160,11 +159,7 @@ pub(crate) fn serialise(parts: Vec<(String, Vec<usize>, Vec<u8>)>) -> Vec<u8> {
     safetensors::serialize(views, Some(about)).expect("names are unique")
 }
 
-/// Writes a file beside `path`, brings it to disk and moves it over `path`.
+/// Replaces a file as a whole.
 pub(crate) fn replace(path: &Path, bytes: &[u8]) -> Result<(), ModelError> {
-    let bad = |source| ModelError::Write { path: path.to_path_buf(), source };
-    let beside = path.with_extension("tmp");
-    let mut file = File::create(&beside).map_err(bad)?;
-    file.write_all(bytes).and_then(|()| file.sync_all()).map_err(bad)?;
-    fs::rename(&beside, path).map_err(bad)
+    files::replace(path, bytes).map_err(|source| ModelError::Write { path: path.to_path_buf(), source })
 }

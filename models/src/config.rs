@@ -141,10 +141,19 @@ fn default_range() -> f64 {
     0.02
 }
 
-/// Refuses a size of 0.
-fn positive(sizes: &[(&str, usize)]) -> Result<(), String> {
-    match sizes.iter().find(|(_, size)| *size == 0) {
-        Some((key, _)) => Err(format!("{key} is 0; it must be at least 1")),
+/// The largest sizes that a `config.json` may name. No model comes near, and what is computed from them (numbers of
+/// scalars, names of tensors, tables of angles) stays in bounds before a weight has been read.
+const MOST_LAYERS: usize = 4096;
+const MOST_TOKENS: usize = 1 << 26;
+const MOST_FEATURES: usize = 1 << 20;
+
+/// Refuses sizes that cannot be: those of layers, of things counted in tokens (vocabulary, positions) and of features.
+fn sizes(layers: usize, tokens: &[(&str, usize)], features: &[(&str, usize)]) -> Result<(), String> {
+    let layers = [("num_hidden_layers", layers, MOST_LAYERS)];
+    let tokens = tokens.iter().map(|(key, size)| (*key, *size, MOST_TOKENS));
+    let features = features.iter().map(|(key, size)| (*key, *size, MOST_FEATURES));
+    match layers.into_iter().chain(tokens).chain(features).find(|(_, size, most)| !(1..=*most).contains(size)) {
+        Some((key, size, most)) => Err(format!("{key} is {size}; it must be from 1 to {most}")),
         None => Ok(()),
     }
 }
@@ -251,14 +260,20 @@ impl ModelInfo {
 
 fn parse_encoder(json: &[u8], architecture: Architecture) -> Result<ModelInfo, String> {
     let raw: Raw = serde_json::from_slice(json).map_err(|e| format!("not a model configuration: {e}"))?;
-    positive(&[
-        ("hidden_size", raw.hidden_size),
-        ("num_hidden_layers", raw.num_hidden_layers),
-        ("num_attention_heads", raw.num_attention_heads),
-        ("intermediate_size", raw.intermediate_size),
-        ("vocab_size", raw.vocab_size),
-        ("type_vocab_size", raw.type_vocab_size),
-    ])?;
+    let first = raw.pad_token_id.unwrap_or(1);
+    sizes(
+        raw.num_hidden_layers,
+        &[
+            ("vocab_size", raw.vocab_size),
+            ("max_position_embeddings", raw.max_position_embeddings),
+            ("type_vocab_size", raw.type_vocab_size),
+        ],
+        &[
+            ("hidden_size", raw.hidden_size),
+            ("num_attention_heads", raw.num_attention_heads),
+            ("intermediate_size", raw.intermediate_size),
+        ],
+    )?;
     if !raw.hidden_size.is_multiple_of(raw.num_attention_heads) {
         let (d, heads) = (raw.hidden_size, raw.num_attention_heads);
         return Err(format!("hidden_size {d} is not a multiple of num_attention_heads {heads}"));
@@ -270,7 +285,7 @@ fn parse_encoder(json: &[u8], architecture: Architecture) -> Result<ModelInfo, S
         return Err(format!("position_embedding_type is \"{kind}\"; only \"absolute\" is known"));
     }
     let first_position = match architecture {
-        Architecture::Roberta => raw.pad_token_id.unwrap_or(1) + 1,
+        Architecture::Roberta => first.saturating_add(1),
         _ => 0,
     };
     if raw.max_position_embeddings <= first_position {

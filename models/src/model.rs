@@ -3,7 +3,9 @@
 use bonfire_kernels::{LowRank, cross_entropy};
 use burn::tensor::{Device, Gradients, Int, Tensor};
 
-use crate::{Adapter, DeltaLog, DeviceBatch, HeadTensor, ModelInfo, NamedWeight, NoiseSigns, Target, Task};
+use crate::{
+    Adapter, Clock, DeltaLog, DeviceBatch, HeadTensor, ModelInfo, NamedWeight, NoiseSigns, Part, Target, Task,
+};
 
 /// The part of the model that clients own, on the device, first axis the client.
 #[derive(Clone, Debug)]
@@ -34,9 +36,11 @@ impl ClientAdapter {
     }
 }
 
-/// Losses `[C]` and the gradients of their sum, from one graph.
-pub fn at_once(losses: Tensor<1>) -> (Tensor<1>, Vec<Gradients>) {
+/// Losses `[C]` and the gradients of their sum, from one graph. What `clock` saw before was the forward pass.
+pub fn at_once(losses: Tensor<1>, clock: &mut Clock) -> (Tensor<1>, Vec<Gradients>) {
+    clock.lap(Part::Forward);
     let gradients = losses.clone().sum().backward();
+    clock.lap(Part::Backward);
     (losses.inner(), vec![gradients])
 }
 
@@ -109,13 +113,19 @@ pub trait Model: Send + Sync {
 
     /// The losses `[C]` and the gradients of their sum, which with respect to a client's tensors is that of the
     /// client's own loss. Gradients may come in parts; a tensor's lie in one of them. With `recompute` the forward pass
-    /// keeps each layer's input alone and the backward pass computes the layer again.
+    /// keeps each layer's input alone and the backward pass computes the layer again. `clock` tells the passes apart.
     ///
     /// # Panics
     /// With `recompute`, for a model that cannot.
-    fn gradients(&self, adapter: &ClientAdapter, batch: &DeviceBatch, recompute: bool) -> (Tensor<1>, Vec<Gradients>) {
+    fn gradients(
+        &self,
+        adapter: &ClientAdapter,
+        batch: &DeviceBatch,
+        recompute: bool,
+        clock: &mut Clock,
+    ) -> (Tensor<1>, Vec<Gradients>) {
         assert!(!recompute, "this model keeps all activations");
-        at_once(self.loss(adapter, batch))
+        at_once(self.loss(adapter, batch), clock)
     }
 
     /// Every row that is read, without the surplus: its cross-entropy `[N]` and the answer of highest score `[N]`.

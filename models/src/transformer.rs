@@ -15,8 +15,8 @@ use crate::model::{ClientAdapter, Model, at_once};
 use crate::source::WeightsFile;
 use crate::weights::Weights;
 use crate::{
-    Adapter, DeviceBatch, HeadTensor, ModelError, ModelInfo, ModelSource, NamedWeight, NoiseSigns, Precision, Target,
-    TargetKind, Task,
+    Adapter, Clock, DeviceBatch, HeadTensor, ModelError, ModelInfo, ModelSource, NamedWeight, NoiseSigns, Part,
+    Precision, Target, TargetKind, Task,
 };
 use crate::{head, noise, vocabulary};
 
@@ -288,7 +288,12 @@ impl Transformer {
 
     /// [`Model::gradients`] layer by layer: forward without a graph, keeping each layer's input; then every layer once
     /// more, the last first, each with a graph of its own that lives until its gradients are there (arXiv 1604.06174).
-    fn gradients_by_layer(&self, adapter: &ClientAdapter, batch: &DeviceBatch) -> (Tensor<1>, Vec<Gradients>) {
+    fn gradients_by_layer(
+        &self,
+        adapter: &ClientAdapter,
+        batch: &DeviceBatch,
+        clock: &mut Clock,
+    ) -> (Tensor<1>, Vec<Gradients>) {
         assert!(!self.trained, "weights train with the whole graph at once");
         let (blind, sight) = (adapter.detached(), self.sight(adapter, batch));
         let last = self.info.layers - 1;
@@ -300,6 +305,7 @@ impl Transformer {
         let x = leaf(inputs.pop());
         let hidden = self.finish(self.layer(last, x.clone(), adapter, &sight));
         let losses = batch.by_client.mean(self.losses(hidden, adapter, batch));
+        clock.lap(Part::Forward);
         let mut parts = vec![losses.clone().sum().backward()];
         let mut upstream = x.grad(&parts[0]);
         for i in (0..last).rev() {
@@ -310,6 +316,7 @@ impl Transformer {
             upstream = x.grad(&gradients);
             parts.push(gradients);
         }
+        clock.lap(Part::Backward);
         (losses.inner(), parts)
     }
 }
@@ -347,10 +354,16 @@ impl Model for Transformer {
         self.losses(self.hidden(adapter, batch, &mut |_| ()), adapter, batch)
     }
 
-    fn gradients(&self, adapter: &ClientAdapter, batch: &DeviceBatch, recompute: bool) -> (Tensor<1>, Vec<Gradients>) {
+    fn gradients(
+        &self,
+        adapter: &ClientAdapter,
+        batch: &DeviceBatch,
+        recompute: bool,
+        clock: &mut Clock,
+    ) -> (Tensor<1>, Vec<Gradients>) {
         match recompute {
-            true => self.gradients_by_layer(adapter, batch),
-            false => at_once(self.loss(adapter, batch)),
+            true => self.gradients_by_layer(adapter, batch, clock),
+            false => at_once(self.loss(adapter, batch), clock),
         }
     }
 

@@ -1,5 +1,6 @@
 //! Helpers of the cross-crate tests: devices, small models and data, fixtures.
 
+pub mod faulty;
 pub mod toy;
 
 use std::path::{Path, PathBuf};

@@ -3,7 +3,7 @@
 use bonfire_data::Shards;
 use bonfire_engine::{InFlight, Split, TokenizedData};
 use bonfire_federation::{ClientSettings, Run, Settings};
-use bonfire_models::{Architecture, Goal, Model, Task};
+use bonfire_models::{Architecture, Goal, Model, Task, Transformer};
 use rand::{Rng, RngExt, SeedableRng};
 
 use crate::{fixture, load, load_for};
@@ -73,16 +73,20 @@ pub fn run_with(settings: Settings, shards: Shards) -> Run {
 
 /// A run on several devices, all of them the CPU.
 pub fn run_on(devices: usize, settings: Settings, shards: Shards) -> Run {
+    let models = (0..devices).map(|_| Box::new(model(&settings)) as Box<dyn Model>).collect();
+    run_of(models, settings, shards)
+}
+
+/// The model of these runs.
+pub fn model(settings: &Settings) -> Transformer {
+    let kinds = settings.adapter.targets.kinds(Architecture::Roberta).expect("an encoder's");
+    load(&fixture("roberta-tiny"), CLASSES, &kinds)
+}
+
+/// A run over models of the shape of [`model`].
+pub fn run_of(models: Vec<Box<dyn Model>>, settings: Settings, shards: Shards) -> Run {
     let rows = shards.train.iter().flatten().max().map_or(0, |m| m + 1);
     let data = TokenizedData { train: texts(rows, 1), test: texts(20, 2), task: Task::Classify(CLASSES) };
-    let model = |_| {
-        Box::new(load(
-            &fixture("roberta-tiny"),
-            CLASSES,
-            &settings.adapter.targets.kinds(Architecture::Roberta).expect("an encoder's"),
-        )) as Box<dyn Model>
-    };
-    let models = (0..devices).map(model).collect();
     Run::new(settings, models, data, shards).expect("a valid run")
 }
 

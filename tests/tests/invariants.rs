@@ -13,10 +13,10 @@ use burn::tensor::{Distribution, Tensor};
 fn finish(run: &mut Run) -> (Vec<RoundMetrics>, Vec<ClientMetrics>, Vec<Adapter>) {
     let (mut rounds, mut rows, mut adapters) = (vec![], vec![], vec![run.server().adapter.clone()]);
     run.train(&mut |event| {
-        if let Event::RoundEnded { metrics, clients, server } = event {
+        if let Event::RoundEnded { metrics, clients, run } = event {
             rounds.push(metrics.clone());
             rows.extend(clients.to_vec());
-            adapters.push(server.adapter.clone());
+            adapters.push(run.server().adapter.clone());
         }
         Control::Continue
     })
@@ -311,8 +311,8 @@ fn a_diverging_client_stops_the_run_and_the_last_good_state_is_kept() {
     let mut last = run.server().clone();
     let error = run
         .train(&mut |event| {
-            if let Event::RoundEnded { server, .. } = event {
-                last = server.clone();
+            if let Event::RoundEnded { run, .. } = event {
+                last = run.server().clone();
             }
             Control::Continue
         })

@@ -13,9 +13,9 @@ fn settings(more: &str) -> Settings {
 fn finish(run: &mut Run) -> (Vec<RoundMetrics>, Vec<Server>) {
     let (mut rounds, mut states) = (vec![], vec![run.server().clone()]);
     run.train(&mut |event| {
-        if let Event::RoundEnded { metrics, server, .. } = event {
+        if let Event::RoundEnded { metrics, run, .. } = event {
             rounds.push(metrics.clone());
-            states.push(server.clone());
+            states.push(run.server().clone());
         }
         Control::Continue
     })

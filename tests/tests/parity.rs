@@ -11,8 +11,8 @@ use bonfire_federation::{Norm, average};
 use bonfire_kernels::LowRank;
 use bonfire_models::DeltaLog;
 use bonfire_models::{
-    Adapter, AdapterInit, ClientAdapter, DeviceBatch, Factor, Goal, HeadTensor, Matrix, Model, PackedBatch, Rounding,
-    TargetKind, Task, Transformer,
+    Adapter, AdapterInit, ClientAdapter, Clock, DeviceBatch, Factor, Goal, HeadTensor, Matrix, Model, PackedBatch,
+    Rounding, TargetKind, Task, Transformer,
 };
 use bonfire_tests::{fixture, load_for, shared};
 use burn::tensor::{Gradients, Tensor, TensorData};
@@ -159,7 +159,7 @@ impl Case {
     /// The backward pass that computes layers again gives the same loss and gradients, in parts.
     fn recomputing_changes_nothing(&self, client: &ClientAdapter, batch: &DeviceBatch, loss: f64, grads: &Gradients) {
         let client_again = self.client(&self.adapter, true);
-        let (losses, parts) = self.model.gradients(&client_again, batch, true);
+        let (losses, parts) = self.model.gradients(&client_again, batch, true, &mut Clock::start(self.model.device()));
         assert!((values(losses)[0] - loss).abs() < 1e-5 * loss);
         assert_eq!(parts.len(), self.model.info().layers);
         let tensors = |client: &ClientAdapter| {
@@ -251,7 +251,7 @@ impl Case {
         let run = |steps: usize| {
             let member = [Member::new(0, &rows[..steps * batch_size])];
             let start = Start { adapter: &self.adapter, merged: &DeltaLog::default() };
-            engine.train(&plan, start, &member, &mut |_| true).unwrap().remove(0)
+            engine.train(&plan, start, &member, &mut |_| true).unwrap().uploads.remove(0)
         };
         let expected: Vec<f64> = serde_json::from_value(self.settings["losses_10_steps"].clone()).unwrap();
         let mut before = 0.0;

@@ -37,10 +37,10 @@ const STRATEGIES: &[&str] = &[
 fn finish(run: &mut Run) -> Finished {
     let (mut rounds, mut rows, mut states) = (vec![], vec![], vec![run.server().clone()]);
     run.train(&mut |event| {
-        if let Event::RoundEnded { metrics, clients, server } = event {
+        if let Event::RoundEnded { metrics, clients, run } = event {
             rounds.push(metrics.clone());
             rows.extend(clients.to_vec());
-            states.push(server.clone());
+            states.push(run.server().clone());
         }
         Control::Continue
     })

@@ -2,7 +2,8 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::error::ErrorKind;
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 use crate::commands::bench::BenchArgs;
 use crate::commands::compare::CompareArgs;
@@ -12,6 +13,7 @@ use crate::commands::doctor::DoctorArgs;
 use crate::commands::manual::{CompletionsArgs, ManArgs};
 use crate::device::Devices;
 use crate::examples;
+use crate::log::LogFormat;
 
 /// GPU-native federated LoRA fine-tuning: many virtual clients train side by side on one device.
 #[derive(Debug, Parser)]
@@ -26,6 +28,29 @@ pub struct Cli {
     pub common: Common,
 }
 
+impl Cli {
+    /// Reads the command line; leaves the program with a message if it cannot be.
+    pub fn read() -> Cli {
+        let cli = Cli::parse();
+        match cli.problem() {
+            None => cli,
+            Some(problem) => Cli::command().error(ErrorKind::ArgumentConflict, problem).exit(),
+        }
+    }
+
+    /// Options that exclude each other. By hand: clap compares a global option only with those on its side of the command.
+    fn problem(&self) -> Option<&'static str> {
+        let Command::Train(TrainArgs { tui: true, .. }) = &self.command else { return None };
+        match &self.common {
+            Common { quiet: true, .. } => Some("the argument '--tui' cannot be used with '--quiet'"),
+            Common { log_format: LogFormat::Json, .. } => {
+                Some("the argument '--tui' cannot be used with '--log-format json'")
+            }
+            _ => None,
+        }
+    }
+}
+
 /// Options of every command.
 #[derive(Clone, Debug, Args)]
 pub struct Common {
@@ -38,6 +63,9 @@ pub struct Common {
     /// Print only the result
     #[arg(long, short, global = true)]
     pub quiet: bool,
+    /// What is printed: lines for people, or a JSON object a line
+    #[arg(long, global = true, value_enum, value_name = "FORMAT", default_value_t = LogFormat::Text)]
+    pub log_format: LogFormat,
 }
 
 /// The commands.
@@ -64,6 +92,8 @@ pub enum Command {
     /// Write a run's adapter for other tools
     #[command(after_help = examples::EXPORT)]
     Export(ExportArgs),
+    /// Put runs into one HTML page: curves, traffic, partition, slots, times
+    Report(ReportArgs),
     /// Measure how fast a device is for this work, and how far from its limit
     #[command(after_help = examples::BENCH)]
     Bench(Box<BenchArgs>),
@@ -87,8 +117,17 @@ pub struct TrainArgs {
     /// Configuration file
     pub config: Option<PathBuf>,
     /// Run folder [default: runs/<name>-<time>]
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", conflicts_with = "resume")]
     pub out: Option<PathBuf>,
+    /// Go on with the run in this folder after its last checkpoint; its own configuration holds, unless CONFIG is given
+    #[arg(long, value_name = "RUN")]
+    pub resume: Option<PathBuf>,
+    /// Go on although the configuration is not what it was
+    #[arg(long, requires = "resume")]
+    pub accept_changes: bool,
+    /// Watch the run on a dashboard that fills the terminal; ? there explains its keys
+    #[arg(long)]
+    pub tui: bool,
 }
 
 /// Options of `evaluate`.
@@ -175,6 +214,17 @@ pub struct ExportArgs {
     pub shard_size: f64,
 }
 
+/// Options of `report`.
+#[derive(Debug, Args)]
+pub struct ReportArgs {
+    /// Run folders, as left by `train` or `compare`; several are laid over each other
+    #[arg(required = true, value_name = "RUN")]
+    pub runs: Vec<PathBuf>,
+    /// Where the page goes
+    #[arg(long, value_name = "FILE", default_value = "report.html")]
+    pub out: PathBuf,
+}
+
 /// Formats that `export` writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Format {
@@ -198,11 +248,25 @@ pub enum LayoutName {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn the_definition_is_sound() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_dashboard_is_neither_quiet_nor_json() {
+        for (line, word) in [
+            ("bonfire --quiet train --tui", Some("--quiet")),
+            ("bonfire train --tui -q", Some("--quiet")),
+            ("bonfire train --tui --log-format json", Some("json")),
+            ("bonfire train --tui --log-format text", None),
+            ("bonfire train --log-format json --quiet", None),
+        ] {
+            let problem = Cli::try_parse_from(line.split(' ')).expect("valid").problem();
+            assert_eq!(problem.is_some(), word.is_some(), "{line}");
+            assert!(word.is_none_or(|word| problem.is_some_and(|text| text.contains(word))), "{line}");
+        }
     }
 
     #[test]

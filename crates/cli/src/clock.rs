@@ -1,11 +1,27 @@
-//! The time of day in UTC for a run folder's name, from the system clock, without a calendar library.
+//! The time of day in UTC for a run folder's name and its log, from the system clock, without a calendar library.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+fn since_epoch() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}
 
 /// Now, as `YYYYMMDD-HHMMSS` in UTC.
 pub fn stamp() -> String {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    stamp_of(now)
+    stamp_of(since_epoch().as_secs())
+}
+
+/// Now, as RFC 3339 writes it: `2026-11-23T04:30:00.120Z`.
+pub fn now() -> String {
+    let now = since_epoch();
+    written(now.as_secs(), now.subsec_millis())
+}
+
+fn written(seconds: u64, millis: u32) -> String {
+    let (year, month, day) = date(seconds / 86_400);
+    let rest = seconds % 86_400;
+    let (hour, minute, second) = (rest / 3600, rest / 60 % 60, rest % 60);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{millis:03}Z")
 }
 
 fn stamp_of(seconds: u64) -> String {
@@ -39,5 +55,6 @@ mod tests {
         assert_eq!(stamp_of(1_735_689_600), "20250101-000000");
         assert_eq!(stamp_of(4_107_542_399), "21000228-235959");
         assert_eq!(stamp_of(4_107_542_400), "21000301-000000");
+        assert_eq!(written(1_709_251_199, 7), "2024-02-29T23:59:59.007Z");
     }
 }

@@ -10,4 +10,5 @@ pub mod export;
 pub mod generate;
 pub mod manual;
 pub mod partition;
+pub mod report;
 pub mod train;

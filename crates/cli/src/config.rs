@@ -2,6 +2,7 @@
 //! The sections' keys are owned by the crates that act on them; what is wrong with one is said with its file, line and key.
 
 mod check;
+mod difference;
 mod document;
 mod explain;
 mod overrides;
@@ -21,11 +22,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::hub::RepoName;
 use crate::mistake::Mistake;
+pub use difference::{Difference, differences};
 use document::Document;
 use overrides::Override;
 pub use sample::sample;
 pub use schema::schema;
-pub use sections::{DataSection, EngineSection, ModelSection, Source, TaskKind};
+pub use sections::{DataSection, EngineSection, ModelSection, SaveSection, Source, TaskKind, TrackSection};
 
 /// What `train` runs when no file is named.
 const QUICKSTART: &str = include_str!("../../../configs/quickstart.toml");
@@ -61,6 +63,12 @@ pub struct RunConfig {
     /// When and how the global model is evaluated.
     #[serde(default)]
     pub evaluate: EvaluateSettings,
+    /// How often the run is saved.
+    #[serde(default)]
+    pub save: SaveSection,
+    /// Files for other tools that follow a run.
+    #[serde(default)]
+    pub track: TrackSection,
 }
 
 /// A configuration and what the user should know about how it was read.
@@ -173,6 +181,7 @@ impl RunConfig {
                 self.data.max_length >= 3,
                 "must be at least 3: a text's first and last special token and one of its own",
             ),
+            ("save.every", self.save.every >= 1, "must be at least 1"),
             ("data.labels", self.data.labels.is_none_or(|n| n >= 2), "must be at least 2"),
             (
                 "data.prompt",

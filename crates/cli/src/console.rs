@@ -3,19 +3,39 @@
 use std::fmt::Display;
 use std::io::{self, IsTerminal, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use indicatif::MultiProgress;
+use serde::Serialize;
+use tracing::Level;
 
-/// The progress bars at the bottom of the terminal, which lines must go above.
-static BARS: Mutex<Option<MultiProgress>> = Mutex::new(None);
+use crate::log::{self, Entry, LogFormat};
+use crate::tui::Board;
+
+/// What lies on the terminal besides lines.
+#[derive(Default)]
+pub enum Screen {
+    /// Nothing.
+    #[default]
+    Plain,
+    /// Progress bars at the bottom, which lines must go above.
+    Bars(MultiProgress),
+    /// The dashboard, which shows lines itself.
+    Dashboard(Board),
+}
+
+static SCREEN: Mutex<Screen> = Mutex::new(Screen::Plain);
 
 /// Whether only the result is printed.
 static QUIET: AtomicBool = AtomicBool::new(false);
 
-/// Says whether only the result is printed.
-pub fn set_quiet(quiet: bool) {
+/// Whether everything printed is a JSON object a line.
+static JSON: AtomicBool = AtomicBool::new(false);
+
+/// Says how to print.
+pub fn set_up(format: LogFormat, quiet: bool) {
     QUIET.store(quiet, Ordering::Relaxed);
+    JSON.store(format == LogFormat::Json, Ordering::Relaxed);
 }
 
 /// Whether only the result is printed.
@@ -23,46 +43,96 @@ pub fn is_quiet() -> bool {
     QUIET.load(Ordering::Relaxed)
 }
 
+/// Whether everything printed is a JSON object a line.
+pub fn is_json() -> bool {
+    JSON.load(Ordering::Relaxed)
+}
+
 /// Whether progress is drawn: somebody watches and wants to see it.
 pub fn draws_bars() -> bool {
-    !is_quiet() && io::stderr().is_terminal()
+    !is_quiet() && !is_json() && io::stderr().is_terminal()
 }
 
-/// Says which bars are drawn, if any.
-pub fn set_bars(bars: Option<MultiProgress>) {
-    *BARS.lock().unwrap_or_else(PoisonError::into_inner) = bars;
+/// Says what lies on the terminal.
+pub fn set_screen(screen: Screen) {
+    *self::screen() = screen;
 }
 
-/// Prints above the bars; whether there are any.
-fn above_bars(print: impl FnOnce(bool)) {
-    match &*BARS.lock().unwrap_or_else(PoisonError::into_inner) {
-        Some(bars) => bars.suspend(|| print(true)),
-        None => print(false),
+fn screen() -> MutexGuard<'static, Screen> {
+    SCREEN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Prints lines where whoever watches sees them.
+fn print(lines: &str, mut to: impl Write) {
+    // Flushed, so that a program reading a pipe sees each line when it comes.
+    let mut write = || drop(writeln!(to, "{lines}").and_then(|()| to.flush()));
+    match &*screen() {
+        Screen::Plain => write(),
+        Screen::Bars(bars) => bars.suspend(write),
+        Screen::Dashboard(board) => board.log(lines),
     }
 }
 
 /// Prints a line on stdout.
 pub fn say(line: impl Display) {
-    above_bars(|_| {
-        let mut out = io::stdout().lock();
-        // Flushed, so that a program reading a pipe sees each round when it ends.
-        let _ = writeln!(out, "{line}").and_then(|()| out.flush());
-    });
+    let line = line.to_string();
+    match is_json() {
+        false => print(&line, io::stdout()),
+        // An empty line parts what people read.
+        true if line.is_empty() => {}
+        true => print(&Entry::new(Level::INFO, line.trim_end().to_owned()).json(), io::stdout()),
+    }
 }
 
-/// Prints a line on stderr: what is worth knowing and is not a result.
+/// Prints on stdout what people read as `text` and programs as the fields of `row`, with `message` to tell what it is.
+pub fn say_row(message: &str, row: &impl Serialize, text: impl Display) {
+    match is_json() {
+        false => say(text),
+        true => print(&Entry::new(Level::INFO, message.to_owned()).with(row).json(), io::stdout()),
+    }
+}
+
+/// Prints on stdout what was asked for in a form of its own, such as with `--json`.
+pub fn put(text: impl Display) {
+    print(&text.to_string(), io::stdout());
+}
+
+/// Says on stderr and in the log what is worth knowing and is not a result.
 pub fn note(line: impl Display) {
-    above_bars(|_| drop(writeln!(io::stderr().lock(), "note: {line}")));
+    tracing::info!("{line}");
 }
 
 /// Like [`note`], after a key whose echo (`^C`) stands on the line already.
 pub fn note_after_key(line: impl Display) {
-    above_bars(|bars| {
-        let mut err = io::stderr().lock();
-        // Bars are cleared with the echo on them.
-        let fresh = if bars || !err.is_terminal() { "" } else { "\n" };
-        let _ = writeln!(err, "{fresh}note: {line}");
-    });
+    // Bars are cleared with the echo on them, and the dashboard's terminal echoes nothing.
+    if matches!(*screen(), Screen::Plain) && !is_json() && io::stderr().is_terminal() {
+        let _ = writeln!(io::stderr());
+    }
+    note(line);
+}
+
+/// Shows an event that came from `target` of the program.
+pub fn show(entry: &Entry, target: &str) {
+    let round = target == log::ROUND;
+    if target == log::UNSEEN || entry.level() == Level::DEBUG {
+        return;
+    }
+    if is_json() {
+        return match round {
+            true => print(&entry.json(), io::stdout()),
+            false => print(&entry.json(), io::stderr()),
+        };
+    }
+    // A round's line and the block that ends a run are printed by those who make them.
+    if round || target == crate::mistake::TARGET {
+        return;
+    }
+    let word = match entry.level() {
+        Level::ERROR => "error",
+        Level::WARN => "warning",
+        _ => "note",
+    };
+    print(&format!("{word}: {}", entry.message), io::stderr());
 }
 
 /// `1 234 567` bytes as `1.2 MB`; powers of ten, as networks count.

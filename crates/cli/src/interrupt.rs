@@ -1,12 +1,13 @@
 //! Ctrl-C: the first press lets the round finish its writing, the second leaves at once.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use anyhow::{Context, Result};
 
-use crate::console::note_after_key;
+use crate::console::{note, note_after_key};
 use crate::mistake::ABANDONED;
+use crate::tui;
 
 /// What the run and the signal handler share.
 #[derive(Debug, Default)]
@@ -14,6 +15,8 @@ pub struct Interrupt {
     pressed: AtomicBool,
     round: AtomicUsize,
     writing: Mutex<()>,
+    /// The command that goes on with the run, where there is one.
+    go_on: OnceLock<String>,
 }
 
 impl Interrupt {
@@ -28,14 +31,19 @@ impl Interrupt {
         Ok(shared)
     }
 
-    fn press(&self) {
+    /// Ctrl-C, or what stands for it on the dashboard.
+    pub fn press(&self) {
         if self.pressed.swap(true, Ordering::SeqCst) {
             // Waits for files that are being written; nothing else may hold a run up now.
             let _written = self.writing();
+            tui::leave();
             note_after_key(match self.round.load(Ordering::SeqCst) {
                 0 => "abandoned before round 1",
                 _ => "abandoned; the run folder holds the rounds that ended",
             });
+            if let Some(command) = self.go_on.get() {
+                note(format!("go on with: {command}"));
+            }
             std::process::exit(ABANDONED);
         }
         match self.round.load(Ordering::SeqCst) {
@@ -47,6 +55,12 @@ impl Interrupt {
     /// Whether the run should stop when the round's files are written.
     pub fn pressed(&self) -> bool {
         self.pressed.load(Ordering::SeqCst)
+    }
+
+    /// Says which command goes on with the run that is beginning.
+    pub fn goes_on_with(&self, command: String) {
+        // A process trains one run that can be gone on with by a command of its own.
+        let _ = self.go_on.set(command);
     }
 
     /// Says which round is running.

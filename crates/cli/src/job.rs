@@ -38,12 +38,26 @@ pub fn dataset(loaded: &Loaded) -> Result<Dataset> {
                 .help("leave both out, or set data.path to a folder of rows")
                 .into());
         }
-        _ if causal => corpus::causal(),
-        _ => corpus::dataset(),
+        _ => {
+            check_builtin_column(loaded)?;
+            if causal { corpus::causal() } else { corpus::dataset() }
+        }
     };
     match section.labels {
         None => Ok(data),
         Some(n) => data.keep_labels(n).map_err(|error| placed(loaded, error)),
+    }
+}
+
+/// The built-in texts have one column to go by.
+fn check_builtin_column(loaded: &Loaded) -> Result<(), Mistake> {
+    match &loaded.config.data.partition {
+        Partition::Natural { column } if column != corpus::COLUMN => {
+            Err(Mistake::new(format!("the built-in data has no column `{column}` to partition by"))
+                .at(Some(loaded.place_of("data.partition.column")))
+                .help(format!("use column = \"{}\"", corpus::COLUMN)))
+        }
+        _ => Ok(()),
     }
 }
 

@@ -9,21 +9,25 @@ mod config;
 mod console;
 mod device;
 mod examples;
+mod holdings;
 mod hub;
 mod interrupt;
 mod job;
+mod log;
 mod memory;
 mod mistake;
 mod picture;
 mod progress;
 mod recorder;
 mod run_folder;
+mod saves;
 mod tally;
+mod track;
+mod tui;
 
 use std::process::ExitCode;
 
 use args::{Cli, Command};
-use clap::Parser;
 
 /// Tensors come and go by the megabyte at every operation; the system allocator would give each back to the kernel.
 #[global_allocator]
@@ -32,8 +36,8 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 fn main() -> ExitCode {
     memory::keep_freed();
     mistake::install_panic_hook();
-    let cli = Cli::parse();
-    console::set_quiet(cli.common.quiet);
+    let cli = Cli::read();
+    log::init(cli.common.log_format, cli.common.quiet);
     let outcome = std::panic::catch_unwind(|| match &cli.command {
         Command::Train(args) => commands::train::run(args, &cli.common),
         Command::Compare(args) => commands::compare::run(args, &cli.common),
@@ -42,6 +46,7 @@ fn main() -> ExitCode {
         Command::Partition(args) => commands::partition::run(args, &cli.common),
         Command::Cost(args) => commands::cost::run(args, &cli.common),
         Command::Export(args) => commands::export::run(args, &cli.common),
+        Command::Report(args) => commands::report::run(args, &cli.common),
         Command::Bench(args) => commands::bench::run(args, &cli.common),
         Command::Doctor(args) => commands::doctor::run(args, &cli.common),
         Command::Config(args) => commands::config::run(args, &cli.common),

@@ -35,12 +35,17 @@ pub fn keep_freed_awhile() {
 
 /// Largest resident size so far, in bytes; Linux only.
 pub fn peak_bytes() -> Option<u64> {
-    peak_in(&std::fs::read_to_string("/proc/self/status").ok()?)
+    row_in("VmHWM:", &std::fs::read_to_string("/proc/self/status").ok()?)
 }
 
-/// The `VmHWM` row of a `/proc/*/status` text, in bytes.
-fn peak_in(status: &str) -> Option<u64> {
-    let row = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+/// Resident size now, in bytes; Linux only.
+pub fn resident_bytes() -> Option<u64> {
+    row_in("VmRSS:", &std::fs::read_to_string("/proc/self/status").ok()?)
+}
+
+/// A row of a `/proc/*/status` text, in bytes.
+fn row_in(name: &str, status: &str) -> Option<u64> {
+    let row = status.lines().find_map(|line| line.strip_prefix(name))?;
     let kibibytes: u64 = row.trim().strip_suffix("kB")?.trim().parse().ok()?;
     Some(kibibytes * 1024)
 }
@@ -51,8 +56,9 @@ mod tests {
 
     #[test]
     fn the_row_is_read_in_bytes() {
-        assert_eq!(peak_in("Name:\tx\nVmHWM:\t    2048 kB\nVmRSS:\t 1 kB\n"), Some(2048 * 1024));
-        assert_eq!(peak_in("Name:\tx\n"), None);
+        let status = "Name:\tx\nVmHWM:\t    2048 kB\nVmRSS:\t 1 kB\n";
+        assert_eq!((row_in("VmHWM:", status), row_in("VmRSS:", status)), (Some(2048 * 1024), Some(1024)));
+        assert_eq!(row_in("VmHWM:", "Name:\tx\n"), None);
     }
 
     #[cfg(target_os = "linux")]

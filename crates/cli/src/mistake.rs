@@ -4,7 +4,10 @@
 use std::fmt::Display;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use bonfire_engine::DEVICE_THREAD;
 use thiserror::Error;
+
+use crate::{console, tui};
 
 /// Exit code for a mistake in the arguments or the configuration; everything else that fails exits with 1.
 pub const USAGE: u8 = 2;
@@ -43,9 +46,22 @@ impl Mistake {
     }
 }
 
-/// Prints the block for `error` on stderr and returns the exit code.
+/// Where events come from that end a run: the console leaves their text to this module.
+pub const TARGET: &str = module_path!();
+
+/// Prints the block for `error` on stderr, or a JSON line where such are asked for; returns the exit code.
 pub fn report(error: &anyhow::Error) -> u8 {
-    eprintln!("{}", block(error));
+    let mistake = error.chain().find_map(|cause| cause.downcast_ref::<Mistake>());
+    let because = causes(error).join("; ");
+    tracing::error!(
+        because = Some(because.as_str()).filter(|text| !text.is_empty()),
+        at = mistake.and_then(|mistake| mistake.place.as_deref()),
+        help = mistake.and_then(|mistake| mistake.help.as_deref()),
+        "{error}"
+    );
+    if !console::is_json() {
+        eprintln!("{}", block(error));
+    }
     match error.chain().any(|cause| cause.is::<Mistake>()) {
         true => USAGE,
         false => 1,
@@ -55,20 +71,25 @@ pub fn report(error: &anyhow::Error) -> u8 {
 /// The block: the error, its causes, its place and the way out.
 fn block(error: &anyhow::Error) -> String {
     let mut lines = vec![format!("error: {error}")];
-    let mut said = error.to_string();
-    for cause in error.chain().skip(1) {
-        let text = cause.to_string();
-        // Some libraries repeat the cause in their own message.
-        if !said.contains(&text) {
-            lines.push(row("because", &text));
-            said = text;
-        }
-    }
+    lines.extend(causes(error).iter().map(|cause| row("because", cause)));
     if let Some(mistake) = error.chain().find_map(|cause| cause.downcast_ref::<Mistake>()) {
         lines.extend(mistake.place.as_ref().map(|place| row("at", place)));
         lines.extend(mistake.help.as_ref().map(|help| row("help", help)));
     }
     lines.join("\n")
+}
+
+/// The causes of `error`, the last of them the first to happen.
+fn causes(error: &anyhow::Error) -> Vec<String> {
+    let mut said = vec![error.to_string()];
+    for cause in error.chain().skip(1) {
+        let text = cause.to_string();
+        // Some libraries repeat the cause in their own message.
+        if said.last().is_some_and(|last| !last.contains(&text)) {
+            said.push(text);
+        }
+    }
+    said.split_off(1)
 }
 
 /// One labelled row of the block; further lines of the text line up under the first.
@@ -82,16 +103,20 @@ static TRYING: AtomicBool = AtomicBool::new(false);
 /// Replaces the panic message by one line that asks for a report.
 pub fn install_panic_hook() {
     std::panic::set_hook(Box::new(|info| {
-        if TRYING.load(Ordering::Relaxed) {
+        // What breaks on a device's thread is told as the round's error.
+        let told = std::thread::current().name() == Some(DEVICE_THREAD);
+        if TRYING.load(Ordering::Relaxed) || bonfire_data::is_contained() || told {
             return;
         }
+        tui::leave();
         let text = info.payload_as_str().unwrap_or("no message");
         let place = info.location().map(|l| format!("{}:{}", file_name(l.file()), l.line())).unwrap_or_default();
-        eprintln!(
-            "error: internal error in bonfire {} at {place}: {text}\n{}",
-            env!("CARGO_PKG_VERSION"),
-            row("help", "this is a fault of the program; please report it with the command you ran")
-        );
+        let what = format!("internal error in bonfire {} at {place}: {text}", env!("CARGO_PKG_VERSION"));
+        let help = "this is a fault of the program; please report it with the command you ran";
+        tracing::error!(help, "{what}");
+        if !console::is_json() {
+            eprintln!("error: {what}\n{}", row("help", help));
+        }
     }));
 }
 

@@ -1,5 +1,6 @@
 //! Writes what a run reports into its folder, round by round. `train` and `compare` share it.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
@@ -8,21 +9,14 @@ use bonfire_models::peft::{self, Layout, PeftMeta};
 use bonfire_models::{Adapter, ModelFolder, ModelInfo};
 
 use crate::config::RunConfig;
-use crate::console::{percent, say};
+use crate::console::{is_json, percent, say, say_row};
 use crate::interrupt::Interrupt;
 use crate::job;
 use crate::progress::Progress;
-use crate::run_folder::{RunFolder, client_folder};
+use crate::run_folder::{CONFIG, RunFolder, client_folder, replace};
+use crate::saves::{self, Notes};
 use crate::tally::{Identity, Tally};
-
-/// When the adapter is written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Keep {
-    /// After every round: the folder can be used whenever the run ends.
-    EveryRound,
-    /// After the last round alone, for runs that start again when they were cut.
-    LastRound,
-}
+use crate::track::Trackers;
 
 /// Writes what the run reports.
 pub struct Recorder {
@@ -32,23 +26,67 @@ pub struct Recorder {
     /// Where every weight trains.
     whole: Option<ModelFolder>,
     tally: Tally,
+    trackers: Trackers,
     rounds: usize,
-    keep: Keep,
+    /// The resolved configuration, as TOML.
+    config: String,
+    /// Rounds between checkpoints.
+    every: usize,
+    /// The round of the last checkpoint.
+    saved: Option<usize>,
     interrupt: Arc<Interrupt>,
 }
 
 impl Recorder {
-    /// Writes `run` of `config` on `device` into `folder`.
+    /// Writes `run` of `config` on `device` into `folder`: at once all that a run leaves which has not begun, an untrained
+    /// adapter and a summary of nothing, so that the folder can be used whenever the run ends.
     ///
     /// # Errors
-    /// Where every weight trains, a file of the model that cannot be read any more.
+    /// A file cannot be written; where every weight trains, a file of the model cannot be read any more.
     pub fn new(
         folder: RunFolder,
         config: &RunConfig,
         device: &str,
         model: &ModelInfo,
         run: &Run,
-        keep: Keep,
+        interrupt: Arc<Interrupt>,
+    ) -> Result<Recorder> {
+        let mut recorder = Recorder::over(folder, config, device, model, run, &[], interrupt)?;
+        recorder.write_state(&run.server().model())?;
+        recorder.save(run)?;
+        Ok(recorder)
+    }
+
+    /// Goes on writing `run`, which has been set to the state of a checkpoint with these `notes`: rows of rounds after it
+    /// are taken back.
+    ///
+    /// # Errors
+    /// As [`Recorder::new`], and rows that are missing.
+    pub fn resumed(
+        folder: RunFolder,
+        config: &RunConfig,
+        device: &str,
+        model: &ModelInfo,
+        run: &Run,
+        notes: Notes,
+        interrupt: Arc<Interrupt>,
+    ) -> Result<Recorder> {
+        folder.cut(notes.lengths)?;
+        let past = folder.rounds()?;
+        let mut recorder = Recorder::over(folder, config, device, model, run, &past, interrupt)?;
+        replace(&recorder.folder.path().join(CONFIG), recorder.config.as_bytes())?;
+        (recorder.tally, recorder.saved) = (notes.tally, Some(run.server().round));
+        recorder.write_state(&run.server().model())?;
+        Ok(recorder)
+    }
+
+    fn over(
+        folder: RunFolder,
+        config: &RunConfig,
+        device: &str,
+        model: &ModelInfo,
+        run: &Run,
+        past: &[RoundMetrics],
         interrupt: Arc<Interrupt>,
     ) -> Result<Recorder> {
         let meta = PeftMeta { base_model: config.model.path.base_model() };
@@ -58,7 +96,21 @@ impl Recorder {
             true => Some(ModelFolder::of(run.model(), &job::source(config)?)?),
             false => None,
         };
-        Ok(Recorder { folder, identity, meta, whole, tally: Tally::default(), rounds, keep, interrupt })
+        let (every, config_text) = (config.save.every, config.to_toml());
+        let trackers = Trackers::open(folder.path(), &config.track, past)?;
+        Ok(Recorder {
+            folder,
+            identity,
+            meta,
+            whole,
+            tally: Tally::default(),
+            trackers,
+            rounds,
+            config: config_text,
+            every,
+            saved: None,
+            interrupt,
+        })
     }
 
     /// Trains the rounds that are left, or until Ctrl-C was pressed.
@@ -79,16 +131,20 @@ impl Recorder {
         if let Some(error) = failure {
             return Err(error);
         }
-        if self.keep == Keep::EveryRound {
-            self.write_persons(run)?;
+        // The state after the last complete round is whole, also when the next one failed. Where its evaluation failed it has no
+        // row, and the checkpoint before it is the one to go on from.
+        let interrupt = Arc::clone(&self.interrupt);
+        let _writing = interrupt.writing();
+        let round = run.server().round;
+        if self.saved != Some(round) && self.tally.rounds() == round {
+            self.save(run)?;
         }
+        self.write_persons(run)?;
         Ok(outcome)
     }
 
     /// Writes the clients' own adapters, where they keep a part for themselves.
     fn write_persons(&self, run: &Run) -> Result<()> {
-        let interrupt = Arc::clone(&self.interrupt);
-        let _writing = interrupt.writing();
         for (client, adapter) in run.persons() {
             peft::write(&client_folder(self.folder.path(), client), &adapter, &self.meta, Layout::Uniform)
                 .with_context(|| format!("cannot write the adapter of client {client}"))?;
@@ -99,6 +155,14 @@ impl Recorder {
     /// Sums over the rounds so far.
     pub fn tally(&self) -> &Tally {
         &self.tally
+    }
+
+    /// The rounds done so far, as they were written.
+    ///
+    /// # Errors
+    /// They cannot be read any more.
+    pub fn past(&self) -> Result<Vec<RoundMetrics>> {
+        self.folder.rounds()
     }
 
     /// Rounds of the whole run.
@@ -117,33 +181,48 @@ impl Recorder {
                 progress.trained(now.done, now.total, now.tokens);
                 Ok(Control::Continue)
             }
-            Event::RoundEnded { metrics, clients, server } => {
-                self.write_round(metrics, clients, &server.model())?;
-                progress.round_ended(metrics, self.tally.upload_bytes());
+            Event::RoundEnded { metrics, clients, run } => {
+                self.write_round(metrics, clients, run)?;
+                progress.round_ended(metrics, clients, self.tally.upload_bytes());
                 Ok(if self.interrupt.pressed() { Control::Stop } else { Control::Continue })
             }
         }
     }
 
-    fn write_round(&mut self, metrics: &RoundMetrics, clients: &[ClientMetrics], adapter: &Adapter) -> Result<()> {
+    fn write_round(&mut self, metrics: &RoundMetrics, clients: &[ClientMetrics], run: &Run) -> Result<()> {
         let interrupt = Arc::clone(&self.interrupt);
         let _writing = interrupt.writing();
         self.tally.add(metrics, clients.len());
         self.folder.append(metrics, clients)?;
-        self.write_state(adapter)
+        self.trackers.round(metrics, clients)?;
+        self.write_state(&run.server().model())?;
+        match metrics.round.is_multiple_of(self.every) {
+            true => self.save(run),
+            false => Ok(()),
+        }
+    }
+
+    /// Writes a checkpoint of `run` after its last complete round.
+    fn save(&mut self, run: &Run) -> Result<()> {
+        let notes = Notes {
+            config: self.config.clone(),
+            tally: self.tally.clone(),
+            lengths: self.folder.lengths()?,
+            version: env!("CARGO_PKG_VERSION").into(),
+        };
+        let round = run.server().round;
+        saves::write(self.folder.path(), round, &run.checkpoint(&notes.to_map()))
+            .with_context(|| format!("cannot save the run after round {round}"))?;
+        self.saved = Some(round);
+        Ok(())
     }
 
     /// Writes the adapter (or the whole model) and the summary as they are now.
-    ///
-    /// # Errors
-    /// The system refuses a write.
-    pub fn write_state(&self, adapter: &Adapter) -> Result<()> {
-        if self.keep == Keep::EveryRound || self.tally.rounds() == self.rounds {
-            match &self.whole {
-                None => peft::write(&self.folder.adapter(), adapter, &self.meta, Layout::Uniform)
-                    .context("cannot write the adapter")?,
-                Some(whole) => whole.write(&self.folder.model(), adapter).context("cannot write the model")?,
-            }
+    fn write_state(&self, adapter: &Adapter) -> Result<()> {
+        match &self.whole {
+            None => peft::write(&self.folder.adapter(), adapter, &self.meta, Layout::Uniform)
+                .context("cannot write the adapter")?,
+            Some(whole) => whole.write(&self.folder.model(), adapter).context("cannot write the model")?,
         }
         self.folder.write_summary(&self.tally.summary(&self.identity))
     }
@@ -160,12 +239,20 @@ impl Recorder {
         }
     }
 
+    /// The folder.
+    pub fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
     /// Prints the run's last lines.
     pub fn say_result(&self, quiet: bool) {
         let upload = self.tally.upload_line(&self.identity);
         let path = self.folder.path().display();
+        let summary = self.tally.summary(&self.identity);
+        if is_json() {
+            return say_row(&format!("the run is in {path}"), &summary, "");
+        }
         if quiet {
-            let summary = self.tally.summary(&self.identity);
             let accuracy = summary.final_accuracy.map_or("not evaluated".to_string(), percent);
             let upload = upload.map(|line| format!("; {line}")).unwrap_or_default();
             return say(format!("{}: accuracy {accuracy}{upload}; {path}", self.identity.name));

@@ -1,12 +1,13 @@
 //! The run folder: written as the run goes, readable whenever the run ends.
 //! Rows are appended and flushed round by round; whole files are written beside and renamed.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::Write;
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use bonfire_federation::{ClientMetrics, RoundMetrics, Summary};
+use bonfire_models::files;
 use serde::Serialize;
 
 use crate::clock;
@@ -27,12 +28,27 @@ pub fn client_folder(run: &Path, client: usize) -> PathBuf {
     run.join(CLIENTS).join(format!("{client:04}"))
 }
 
-/// An open run folder.
+/// Held by the process that writes a folder.
+const LOCK: &str = ".lock";
+const METRICS: &str = "metrics.jsonl";
+const ROWS_OF_CLIENTS: &str = "clients.jsonl";
+
+/// An open run folder. No other process can open it for writing while this one has it.
 #[derive(Debug)]
 pub struct RunFolder {
     path: PathBuf,
     metrics: File,
     clients: File,
+    _lock: Lock,
+}
+
+/// Bytes of the files that rows are appended to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lengths {
+    /// Of `metrics.jsonl`.
+    pub metrics: u64,
+    /// Of `clients.jsonl`.
+    pub clients: u64,
 }
 
 /// Where a run will be written.
@@ -54,15 +70,27 @@ pub fn choose(out: Option<&Path>, name: &str) -> Result<PathBuf> {
 /// # Errors
 /// A [`Mistake`] naming the path.
 pub fn refuse_occupied(path: &Path) -> Result<()> {
-    let occupied = match fs::read_dir(path) {
-        Ok(mut entries) => entries.next().is_some(),
-        Err(_) => path.exists(),
-    };
-    match occupied {
+    match holds_something(path) {
         true => Err(Mistake::new(format!("{} exists and is not an empty folder", path.display()))
             .help("name another folder with --out, or remove this one first")
             .into()),
         false => Ok(()),
+    }
+}
+
+/// Whether there is anything at `path` but an empty folder. What a process that was killed leaves before it has written its
+/// first file does not count.
+pub fn holds_something(path: &Path) -> bool {
+    let counts = |entry: std::io::Result<fs::DirEntry>| {
+        entry.is_ok_and(|entry| {
+            let name = entry.file_name();
+            let name = name.to_string_lossy();
+            name != LOCK && !(name.starts_with('.') && name.ends_with(files::TEMPORARY))
+        })
+    };
+    match fs::read_dir(path) {
+        Ok(mut entries) => entries.any(counts),
+        Err(_) => path.exists(),
     }
 }
 
@@ -77,10 +105,20 @@ impl RunFolder {
     /// Makes the folder and its first files.
     ///
     /// # Errors
-    /// The system refuses a folder or a file.
+    /// The folder holds something, another process is writing it, or the system refuses a folder or a file.
     pub fn create(path: &Path, config: &str) -> Result<RunFolder> {
         fs::create_dir_all(path).with_context(|| format!("cannot make the run folder {}", path.display()))?;
+        let lock = Lock::take(path)?;
+        refuse_occupied(path)?;
         replace(&path.join(CONFIG), config.as_bytes())?;
+        RunFolder::with(path, lock)
+    }
+
+    /// Opens the folder of a run that goes on, whose lock is `lock`.
+    ///
+    /// # Errors
+    /// The system refuses a file.
+    pub fn with(path: &Path, lock: Lock) -> Result<RunFolder> {
         let append = |name: &str| -> Result<File> {
             let path = path.join(name);
             OpenOptions::new()
@@ -89,7 +127,55 @@ impl RunFolder {
                 .open(&path)
                 .with_context(|| format!("cannot write {}", path.display()))
         };
-        Ok(RunFolder { metrics: append("metrics.jsonl")?, clients: append("clients.jsonl")?, path: path.to_path_buf() })
+        let (metrics, clients) = (append(METRICS)?, append(ROWS_OF_CLIENTS)?);
+        Ok(RunFolder { metrics, clients, path: path.to_path_buf(), _lock: lock })
+    }
+
+    /// Bytes written to the files of rows so far; they are on the disk when this returns.
+    ///
+    /// # Errors
+    /// The system cannot say.
+    pub fn lengths(&self) -> Result<Lengths> {
+        let length = |file: &File, name| -> Result<u64> {
+            file.sync_data().and_then(|()| Ok(file.metadata()?.len())).with_context(|| self.cannot_write(name))
+        };
+        Ok(Lengths { metrics: length(&self.metrics, METRICS)?, clients: length(&self.clients, ROWS_OF_CLIENTS)? })
+    }
+
+    /// Takes back the rows after `lengths`: those of rounds that a run will do again.
+    ///
+    /// # Errors
+    /// A file is shorter than that, or the system refuses.
+    pub fn cut(&self, lengths: Lengths) -> Result<()> {
+        let pairs = [(&self.metrics, METRICS, lengths.metrics), (&self.clients, ROWS_OF_CLIENTS, lengths.clients)];
+        for (file, name, length) in pairs {
+            let found = file.metadata().with_context(|| self.cannot_write(name))?.len();
+            let path = self.path.join(name);
+            anyhow::ensure!(
+                found >= length,
+                "{} has {found} bytes, but had {length} when the run was saved: rows are missing",
+                path.display()
+            );
+            file.set_len(length).with_context(|| self.cannot_write(name))?;
+        }
+        Ok(())
+    }
+
+    /// The rounds that `metrics.jsonl` tells of.
+    ///
+    /// # Errors
+    /// The file cannot be read, or a line of it, which is named.
+    pub fn rounds(&self) -> Result<Vec<RoundMetrics>> {
+        let path = self.path.join(METRICS);
+        let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        let row = |(i, line): (usize, &str)| {
+            serde_json::from_str(line).with_context(|| format!("cannot read {}, line {}", path.display(), i + 1))
+        };
+        text.lines().enumerate().map(row).collect()
+    }
+
+    fn cannot_write(&self, name: &str) -> String {
+        format!("cannot write {}", self.path.join(name).display())
     }
 
     /// The folder.
@@ -112,8 +198,8 @@ impl RunFolder {
     /// # Errors
     /// The system refuses the write, such as on a full disk.
     pub fn append(&mut self, metrics: &RoundMetrics, clients: &[ClientMetrics]) -> Result<()> {
-        append_rows(&mut self.clients, clients).context("cannot write clients.jsonl")?;
-        append_rows(&mut self.metrics, std::slice::from_ref(metrics)).context("cannot write metrics.jsonl")
+        append_rows(&mut self.clients, clients).with_context(|| self.cannot_write(ROWS_OF_CLIENTS))?;
+        append_rows(&mut self.metrics, std::slice::from_ref(metrics)).with_context(|| self.cannot_write(METRICS))
     }
 
     /// Replaces `summary.json`.
@@ -123,6 +209,48 @@ impl RunFolder {
     pub fn write_summary(&self, summary: &Summary) -> Result<()> {
         let text = serde_json::to_string_pretty(summary).context("cannot write summary.json")?;
         replace(&self.path.join("summary.json"), format!("{text}\n").as_bytes())
+    }
+}
+
+/// Says that this process writes a folder, for as long as it lives: the system takes the lock back when the process ends,
+/// however it ends.
+#[derive(Debug)]
+pub struct Lock(#[expect(dead_code, reason = "held, not read")] File);
+
+impl Lock {
+    /// Locks the folder at `path`.
+    ///
+    /// # Errors
+    /// Another process has it, or the system refuses the file.
+    pub fn take(path: &Path) -> Result<Lock> {
+        let file = path.join(LOCK);
+        let mut open = OpenOptions::new();
+        let mut lock = open
+            .create(true)
+            .truncate(false)
+            .read(true)
+            .write(true)
+            .open(&file)
+            .with_context(|| format!("cannot write {}", file.display()))?;
+        match lock.try_lock() {
+            Ok(()) => {
+                // For the message of whoever comes next.
+                let process = std::process::id().to_string();
+                let said = lock.set_len(0).and_then(|()| lock.write_all(process.as_bytes()));
+                said.with_context(|| format!("cannot write {}", file.display()))?;
+                Ok(Lock(lock))
+            }
+            Err(TryLockError::WouldBlock) => {
+                let owner = fs::read_to_string(&file).unwrap_or_default();
+                let owner = if owner.is_empty() { String::new() } else { format!(" (process {owner})") };
+                Err(Mistake::new(format!("another bonfire{owner} is writing to {}", path.display()))
+                    .help("wait until it is done, or name another folder")
+                    .into())
+            }
+            // Some network file systems know no locks; then nobody can tell.
+            Err(TryLockError::Error(error)) if error.kind() == ErrorKind::Unsupported => Ok(Lock(lock)),
+            Err(TryLockError::Error(error)) => Err(error).with_context(|| format!("cannot lock {}", file.display())),
+        }
     }
 }
 
@@ -137,16 +265,12 @@ fn append_rows<T: Serialize>(file: &mut File, rows: &[T]) -> Result<()> {
     Ok(file.flush()?)
 }
 
-/// Writes a file beside `path` and renames it over: readers see the old or the new one, never a part.
+/// Replaces a file as a whole: readers see the old or the new one, never a part.
 ///
 /// # Errors
 /// The system refuses the write or the renaming.
 pub fn replace(path: &Path, contents: &[u8]) -> Result<()> {
-    let mut beside = path.as_os_str().to_owned();
-    beside.push(".tmp");
-    fs::write(&beside, contents)
-        .and_then(|()| fs::rename(&beside, path))
-        .with_context(|| format!("cannot write {}", path.display()))
+    files::replace(path, contents).with_context(|| format!("cannot write {}", path.display()))
 }
 
 #[cfg(test)]
@@ -170,15 +294,5 @@ mod tests {
         fs::create_dir(folder.path().join("a")).expect("made");
         fs::create_dir(folder.path().join("a-2")).expect("made");
         assert_eq!(free_name(folder.path(), "a"), folder.path().join("a-3"));
-    }
-
-    #[test]
-    fn replacing_leaves_nothing_beside() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let path = folder.path().join("summary.json");
-        replace(&path, b"1").expect("written");
-        replace(&path, b"2").expect("written");
-        assert_eq!(fs::read(&path).expect("read"), b"2");
-        assert_eq!(fs::read_dir(folder.path()).expect("read").count(), 1);
     }
 }

@@ -1,6 +1,7 @@
 //! Sums over a run's rounds: what `summary.json` says and what the last lines compare.
 
 use bonfire_federation::{RoundMetrics, Summary};
+use serde::{Deserialize, Serialize};
 
 use crate::console::{bytes, percent, sparkline};
 use crate::memory;
@@ -27,7 +28,7 @@ pub struct Identity {
 }
 
 /// Sums over the rounds so far.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Tally {
     rounds: usize,
     uploads: u64,
@@ -137,7 +138,7 @@ impl Tally {
 }
 
 /// `41x less than`, `1.3x more than` or `as much as`; `None` when nothing was uploaded.
-fn ratio(ours: u64, theirs: u64) -> Option<String> {
+pub fn ratio(ours: u64, theirs: u64) -> Option<String> {
     if ours == 0 || theirs == 0 {
         return None;
     }
@@ -173,11 +174,13 @@ mod tests {
             download_bytes: 120,
             lost_download_bytes: 0,
             dropped: vec![],
+            skipped: vec![],
             personal_accuracy: None,
             live_slots: None,
             epsilon: None,
             seconds: 2.0,
             train_seconds: 1.5,
+            times: None,
             tokens: 300,
         }
     }

@@ -1,10 +1,18 @@
 //! Conversations to text, by the Jinja template that comes with a tokenizer.
+//!
+//! A template is somebody's program. It sees the conversation and nothing else, and has [`LONGEST`] to end.
+
+use std::sync::Arc;
+use std::sync::mpsc::{RecvTimeoutError, sync_channel};
+use std::thread;
+use std::time::Duration;
 
 use minijinja::syntax::SyntaxConfig;
-use minijinja::value::{Kwargs, Value};
+use minijinja::value::{Kwargs, StringInput, Value};
 use minijinja::{Environment, Error, ErrorKind, context};
 use serde::Serialize;
 
+use crate::contain::contain;
 use crate::{DataError, Message};
 
 /// A tokenizer's chat template.
@@ -13,7 +21,16 @@ use crate::{DataError, Message};
 /// Python's methods, `raise_exception`, `strftime_now` and `tojson` are there. Today is always 26 July 2024, the date
 /// that Llama 3's template falls back to: what a model learns must not depend on the day.
 #[derive(Debug)]
-pub struct ChatTemplate {
+pub struct ChatTemplate(Arc<Template>);
+
+/// Time for one conversation; templates in use need some microseconds.
+const LONGEST: Duration = Duration::from_secs(20);
+
+/// Spaces that a template may ask for at the beginning of a line.
+const WIDEST: usize = 64;
+
+#[derive(Debug)]
+struct Template {
     templates: Environment<'static>,
     name: String,
     bos: String,
@@ -42,11 +59,12 @@ impl ChatTemplate {
         templates.add_function("raise_exception", raise_exception);
         templates.add_function("strftime_now", strftime_now);
         templates.add_filter("tojson", to_json);
+        templates.add_filter("indent", indent);
         let owned = |text: &str| text.to_owned();
         templates
             .add_template_owned(owned(TEMPLATE), owned(source))
             .map_err(|error| wrong(name, "the chat template cannot be read", &error))?;
-        Ok(ChatTemplate { templates, name: owned(name), bos: owned(bos), eos: owned(eos) })
+        Ok(ChatTemplate(Arc::new(Template { templates, name: owned(name), bos: owned(bos), eos: owned(eos) })))
     }
 
     /// The conversation as text; with `prompt` up to where the assistant is to speak.
@@ -54,12 +72,7 @@ impl ChatTemplate {
     /// # Errors
     /// [`DataError::ChatTemplate`] if the template refuses the conversation or does not work.
     pub fn render(&self, turns: &[Message], prompt: bool) -> Result<String, DataError> {
-        let template = self.templates.get_template(TEMPLATE).expect("it was added");
-        let (bos_token, eos_token) = (&self.bos, &self.eos);
-        let turn = |turn: &Message| Value::from_pairs([("role", &turn.role), ("content", &turn.content)]);
-        let messages: Vec<Value> = turns.iter().map(turn).collect();
-        let context = context! { messages, bos_token, eos_token, add_generation_prompt => prompt };
-        template.render(context).map_err(|error| wrong(&self.name, "the chat template failed", &error))
+        self.in_time(turns, move |template, turns| template.render(turns, prompt))
     }
 
     /// The conversation up to the end of the assistant's last turn, and where that turn begins. Later turns of others
@@ -72,6 +85,44 @@ impl ChatTemplate {
     /// [`DataError::ChatTemplate`] if the template refuses the conversation, or if it renders what comes before the last
     /// turn otherwise once the turn is there.
     pub fn last_turn(&self, turns: &[Message]) -> Result<Rendered, DataError> {
+        self.in_time(turns, Template::last_turn)
+    }
+
+    /// Does `work` on a thread of its own, which is left behind if it does not end: a template may loop as long as it
+    /// likes, and nothing else can stop it.
+    fn in_time<T: Send + 'static>(
+        &self,
+        turns: &[Message],
+        work: impl FnOnce(&Template, &[Message]) -> Result<T, DataError> + Send + 'static,
+    ) -> Result<T, DataError> {
+        let (template, turns) = (Arc::clone(&self.0), turns.to_vec());
+        let (tell, told) = sync_channel(1);
+        // If nobody waits any more, nobody needs the answer.
+        thread::spawn(move || drop(tell.send(contain(|| work(&template, &turns)))));
+        let failed = |problem: String| DataError::ChatTemplate { name: self.0.name.clone(), problem };
+        match told.recv_timeout(LONGEST) {
+            Ok(Ok(done)) => done,
+            Ok(Err(panic)) => Err(failed(format!("the chat template failed: {panic}"))),
+            Err(RecvTimeoutError::Timeout) => {
+                let seconds = LONGEST.as_secs();
+                Err(failed(format!("the chat template did not end within {seconds} seconds on one conversation")))
+            }
+            Err(RecvTimeoutError::Disconnected) => Err(failed("the chat template gave no answer".to_owned())),
+        }
+    }
+}
+
+impl Template {
+    fn render(&self, turns: &[Message], prompt: bool) -> Result<String, DataError> {
+        let template = self.templates.get_template(TEMPLATE).expect("it was added");
+        let (bos_token, eos_token) = (&self.bos, &self.eos);
+        let turn = |turn: &Message| Value::from_pairs([("role", &turn.role), ("content", &turn.content)]);
+        let messages: Vec<Value> = turns.iter().map(turn).collect();
+        let context = context! { messages, bos_token, eos_token, add_generation_prompt => prompt };
+        template.render(context).map_err(|error| wrong(&self.name, "the chat template failed", &error))
+    }
+
+    fn last_turn(&self, turns: &[Message]) -> Result<Rendered, DataError> {
         let bad = |problem: &str| DataError::ChatTemplate { name: self.name.clone(), problem: problem.to_owned() };
         let last = turns.iter().rposition(|turn| turn.role == "assistant");
         let last = last.ok_or_else(|| bad("a conversation without a turn of the assistant's"))?;
@@ -120,9 +171,31 @@ fn strftime_now(format: String) -> String {
     forms.into_iter().fold(format, |text, (form, value)| text.replace(form, value))
 }
 
+/// Jinja's own filter, for as many spaces as a text can need.
+fn indent(
+    value: StringInput<'_>,
+    width: Option<usize>,
+    first: Option<bool>,
+    blank: Option<bool>,
+    options: Kwargs,
+) -> Result<Value, Error> {
+    let asked = if options.has("width") { options.peek::<Option<usize>>("width")? } else { width };
+    spaces(asked.unwrap_or(0))?;
+    minijinja::filters::indent(value, width, first, blank, options)
+}
+
+fn spaces(width: usize) -> Result<String, Error> {
+    match width {
+        0..=WIDEST => Ok(" ".repeat(width)),
+        _ => {
+            Err(Error::new(ErrorKind::InvalidOperation, format!("an indent of {width}; at most {WIDEST} are written")))
+        }
+    }
+}
+
 /// Python's `json.dumps(value, ensure_ascii=False)`, which Transformers puts in the place of Jinja's own filter.
 fn to_json(value: Value, options: Kwargs) -> Result<Value, Error> {
-    let indent = options.get::<Option<usize>>("indent")?.map(|width| " ".repeat(width));
+    let indent = options.get::<Option<usize>>("indent")?.map(spaces).transpose()?;
     let mut bytes = Vec::new();
     let written = match &indent {
         None => value.serialize(&mut serde_json::Serializer::with_formatter(&mut bytes, OneLine)),

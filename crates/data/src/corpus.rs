@@ -28,6 +28,9 @@ const SEED: u64 = 1;
 const TRAIN_PER_INTENT: usize = 80;
 const TEST_PER_INTENT: usize = 20;
 
+/// What the group of an example is called where a partition goes by it.
+pub const COLUMN: &str = "branch";
+
 /// The corpus: 30 intents, 2,400 training and 600 test texts of 5 to 20 words, ASCII, the same on every
 /// machine. No test text occurs in training, whatever its case and punctuation. The group of an example is the
 /// reader's branch, one of 20.

@@ -20,6 +20,7 @@
 
 mod causal;
 mod chat;
+mod contain;
 pub mod corpus;
 mod error;
 mod partition;
@@ -29,6 +30,7 @@ mod tokens;
 
 pub use causal::{CausalTokenizer, CausalTokens, TokenizerFiles};
 pub use chat::{ChatTemplate, Rendered};
+pub use contain::is_contained;
 pub use error::DataError;
 pub use partition::{Partition, Shards, label_table};
 pub use source::{Content, Dataset, Example, Message, Wording};

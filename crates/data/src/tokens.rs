@@ -1,4 +1,7 @@
-//! Texts to token ids. The file says how a text is split; this wrapper says how long it may be.
+//! Texts to token ids. The file says how a text is split; this wrapper says how long it may be, and that a file made to
+//! do harm ends in an error.
+
+mod growth;
 
 use std::fmt;
 use std::fs;
@@ -7,6 +10,7 @@ use std::path::Path;
 use tokenizers::{Encoding, PostProcessor, TruncationDirection, TruncationParams, TruncationStrategy};
 
 use crate::DataError;
+use crate::contain::contain;
 
 /// A Hugging Face tokenizer whose own padding and truncation are switched off.
 ///
@@ -35,10 +39,10 @@ impl Tokenizer {
     /// [`DataError::Tokenizer`] if the bytes are not a tokenizer or it has no tokens.
     pub fn from_bytes(bytes: &[u8], name: &str) -> Result<Tokenizer, DataError> {
         let bad = |problem: String| DataError::Tokenizer { name: name.to_owned(), problem };
-        let mut inner = tokenizers::Tokenizer::from_bytes(bytes).map_err(|error| bad(error.to_string()))?;
-        let direction = inner.get_truncation().map_or(TruncationDirection::Right, |own| own.direction);
-        inner.with_padding(None);
-        inner.with_truncation(None).map_err(|error| bad(error.to_string()))?;
+        growth::check(bytes).map_err(bad)?;
+        // The library panics on some files that contradict themselves.
+        let opened = contain(|| open(bytes)).unwrap_or_else(|panic| Err(format!("it contradicts itself: {panic}")));
+        let (inner, direction) = opened.map_err(bad)?;
         let highest = inner.get_vocab(true).into_values().max();
         let highest = highest.ok_or_else(|| bad("its vocabulary is empty".to_owned()))?;
         Ok(Tokenizer { inner, name: name.to_owned(), vocab_size: highest as usize + 1, direction })
@@ -67,12 +71,12 @@ impl Tokenizer {
 
     /// Encodes texts at their whole length, with places in bytes; `special` asks for the special tokens of the file.
     pub(crate) fn encode_whole(&self, texts: &[&str], special: bool) -> Result<Vec<Encoding>, DataError> {
-        self.inner.encode_batch(texts.to_vec(), special).map_err(|error| self.failed(&error.to_string()))
+        self.contained(|| self.inner.encode_batch(texts.to_vec(), special))
     }
 
     /// The text of token ids, special tokens left out.
     pub(crate) fn decode(&self, ids: &[u32]) -> Result<String, DataError> {
-        self.inner.decode(ids, true).map_err(|error| self.failed(&error.to_string()))
+        self.contained(|| self.inner.decode(ids, true))
     }
 
     /// Encodes texts with the special tokens of the file, each cut to `max_length` tokens with those
@@ -83,8 +87,7 @@ impl Tokenizer {
     /// [`DataError::Encode`] if the tokenizer refuses a text (a word without an unknown token).
     pub fn encode(&self, texts: &[&str], max_length: usize) -> Result<Vec<Vec<u32>>, DataError> {
         let tokenizer = self.cut_to(max_length)?;
-        let encodings =
-            tokenizer.encode_batch_fast(texts.to_vec(), true).map_err(|error| self.failed(&error.to_string()))?;
+        let encodings = self.contained(|| tokenizer.encode_batch_fast(texts.to_vec(), true))?;
         Ok(encodings.iter().map(|encoding| encoding.get_ids().to_vec()).collect())
     }
 
@@ -113,9 +116,24 @@ impl Tokenizer {
         Ok(tokenizer)
     }
 
+    /// What the library makes of a text; it panics where a file that contradicts itself could still be opened.
+    fn contained<T>(&self, work: impl FnOnce() -> tokenizers::Result<T>) -> Result<T, DataError> {
+        let done = contain(work).map_err(|panic| self.failed(&panic))?;
+        done.map_err(|error| self.failed(&error.to_string()))
+    }
+
     fn failed(&self, problem: &str) -> DataError {
         DataError::Encode { name: self.name.clone(), problem: problem.to_owned() }
     }
+}
+
+/// A tokenizer without its own padding and truncation, and the end at which it would cut.
+fn open(bytes: &[u8]) -> Result<(tokenizers::Tokenizer, TruncationDirection), String> {
+    let mut inner = tokenizers::Tokenizer::from_bytes(bytes).map_err(|error| error.to_string())?;
+    let direction = inner.get_truncation().map_or(TruncationDirection::Right, |own| own.direction);
+    inner.with_padding(None);
+    inner.with_truncation(None).map_err(|error| error.to_string())?;
+    Ok((inner, direction))
 }
 
 impl fmt::Debug for Tokenizer {

@@ -1,7 +1,7 @@
 //! A round on the clients' side: fold, probe and select if ordered, train, make the uploads.
 
+use std::cell::Cell;
 use std::collections::HashMap;
-use std::panic::resume_unwind;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Sender, channel};
 
@@ -9,9 +9,10 @@ use bonfire_data::random::{Use, stream};
 use bonfire_kernels::{device_memory, runs_on_cpu};
 use bonfire_models::{Model, normals};
 
+use crate::device_thread;
 use crate::fit::Estimate;
 use crate::pass::Pass;
-use crate::{EngineError, InFlight, Named, Plan, Split, Start, TrainSettings, Upload};
+use crate::{EngineError, InFlight, Named, Plan, Split, Start, StepTimes, TrainSettings, Upload};
 
 /// Tokens a step should hold for the device to be busy, by kind of device.
 const TOKENS_A_STEP_CPU: usize = 4_096;
@@ -49,6 +50,15 @@ pub struct Progress {
     pub total: usize,
     /// Real tokens trained so far in this round, probes included.
     pub tokens: u64,
+}
+
+/// What came of a cohort's training.
+#[derive(Clone, Debug)]
+pub struct Trained {
+    /// One a client, in the order of the cohort.
+    pub uploads: Vec<Upload>,
+    /// Where the time went.
+    pub times: StepTimes,
 }
 
 /// Trains cohorts over one frozen backbone, on one device or several.
@@ -122,7 +132,8 @@ impl Engine {
         [tokens, answers].map(|n| (self.settings.batch_size * n.div_ceil(train.len().max(1)).max(1)) as u64)
     }
 
-    /// Trains every client of `cohort` from `start` by the `plan`; uploads come in the order of the cohort.
+    /// Trains every client of `cohort` from `start` by the `plan`; uploads come in the order of the cohort. Where the
+    /// settings say so, clients whose loss or update is not finite are left out.
     ///
     /// `on` hears of progress and may end the round by returning `false`.
     ///
@@ -134,7 +145,7 @@ impl Engine {
         start: Start<'_>,
         cohort: &Cohort,
         on: &mut dyn FnMut(Progress) -> bool,
-    ) -> Result<Vec<Upload>, EngineError> {
+    ) -> Result<Trained, EngineError> {
         if let Some(empty) = cohort.iter().find(|m| m.rows.is_empty()) {
             return Err(EngineError::EmptyShard { client: empty.client });
         }
@@ -151,7 +162,7 @@ impl Engine {
                 .zip(&shares)
                 .map(|(model, share)| {
                     let (tell, stop, model) = (tell.clone(), &stop, model.as_ref());
-                    scope.spawn(move || self.train_share(plan, start, model, share, &tell, stop))
+                    device_thread::start(scope, move || self.train_share(plan, start, model, share, &tell, stop))
                 })
                 .collect();
             drop(tell);
@@ -161,7 +172,7 @@ impl Engine {
                     stop.store(true, Ordering::Relaxed);
                 }
             }
-            workers.into_iter().map(|w| w.join().unwrap_or_else(|panic| resume_unwind(panic))).collect::<Vec<_>>()
+            workers.into_iter().map(|worker| device_thread::end(worker?)).collect::<Vec<_>>()
         });
         self.in_order(cohort, results)
     }
@@ -186,7 +197,7 @@ impl Engine {
         share: &Cohort,
         tell: &Sender<(usize, u64)>,
         stop: &AtomicBool,
-    ) -> Result<Vec<Upload>, EngineError> {
+    ) -> Result<Trained, EngineError> {
         // What was merged belongs to the backbone. Where one factor alone moves, the round's start is the same for all
         // and goes there too.
         let merged = (!start.merged.is_empty()).then(|| model.merged(start.merged));
@@ -195,7 +206,7 @@ impl Engine {
         let model = noisy.as_deref().unwrap_or(model);
         let folded = plan.active.folds().then(|| model.folded(&start.adapter.plain()));
         let model = folded.as_deref().unwrap_or(model);
-        let pass = Pass { engine: self, model, plan, global: start.adapter, cohort: share };
+        let pass = Pass { engine: self, model, plan, global: start.adapter, cohort: share, times: Cell::default() };
         let mut count = |steps: usize, tokens: u64| {
             // Nobody listens only when the round is over.
             let _ = tell.send((steps, tokens));
@@ -208,7 +219,7 @@ impl Engine {
         if uploads.is_err() {
             stop.store(true, Ordering::Relaxed);
         }
-        uploads
+        Ok(Trained { uploads: uploads?, times: pass.times.get() })
     }
 
     /// The model with the round's banks for Flat-LoRA's noise, the same on every device.
@@ -222,19 +233,18 @@ impl Engine {
     }
 
     /// All devices' uploads in the order of the cohort, or what went wrong; a stop only where nothing else did.
-    fn in_order(
-        &self,
-        cohort: &Cohort,
-        results: Vec<Result<Vec<Upload>, EngineError>>,
-    ) -> Result<Vec<Upload>, EngineError> {
+    fn in_order(&self, cohort: &Cohort, results: Vec<Result<Trained, EngineError>>) -> Result<Trained, EngineError> {
         let (found, mut errors): (Vec<_>, Vec<_>) = results.into_iter().partition(Result::is_ok);
         errors.sort_by_key(|e| matches!(e, Err(EngineError::Stopped { .. })));
         if let Some(Err(error)) = errors.into_iter().next() {
             return Err(error);
         }
+        let found: Vec<Trained> = found.into_iter().flatten().collect();
+        let times = found.iter().map(|trained| trained.times).sum::<StepTimes>().over(found.len());
         let mut uploads: HashMap<usize, Upload> =
-            found.into_iter().flatten().flatten().map(|u| (u.client, u)).collect();
-        Ok(cohort.iter().map(|m| uploads.remove(&m.client).expect("one upload a client")).collect())
+            found.into_iter().flat_map(|trained| trained.uploads).map(|u| (u.client, u)).collect();
+        let in_order = cohort.iter().filter_map(|m| uploads.remove(&m.client));
+        Ok(Trained { uploads: in_order.collect(), times })
     }
 
     /// Steps of `epochs` local epochs over `rows` examples.

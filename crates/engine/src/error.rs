@@ -5,7 +5,7 @@
 pub enum EngineError {
     /// A client's loss or update is not a number any more.
     #[error(
-        "round {round}, client {client}: {what} is not finite after {steps} local steps; lower train.lr_a, train.lr_b or train.lr_head, or set train.clip_norm"
+        "round {round}, client {client}: {what} is not finite after {steps} local steps; lower train.lr_a, train.lr_b or train.lr_head, set train.clip_norm, or go on without such clients by train.not_finite = \"skip-client\""
     )]
     NotFinite {
         /// Round, from 1.
@@ -38,6 +38,6 @@ pub enum EngineError {
         client: usize,
     },
     /// A device that does not answer as it should.
-    #[error("the device failed: {0}")]
+    #[error("the device failed in the middle of its work: {0}")]
     Device(String),
 }

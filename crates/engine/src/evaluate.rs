@@ -4,6 +4,7 @@ use bonfire_models::{Adapter, ClientAdapter, HeadTensor, Model, PackedBatch, Rou
 use burn::tensor::{Device, Tensor, TensorData};
 use serde::Serialize;
 
+use crate::device_thread::on_device;
 use crate::{EngineError, Split};
 
 /// Tokens of one evaluation batch.
@@ -48,6 +49,16 @@ pub(crate) fn shared_head(adapter: &Adapter, device: &Device) -> ClientAdapter {
 /// # Errors
 /// The device fails.
 pub fn judge(
+    model: &dyn Model,
+    adapter: &Adapter,
+    split: &Split,
+    rows: &[usize],
+) -> Result<Vec<Option<Judged>>, EngineError> {
+    on_device(|| judge_here(model, adapter, split, rows))
+}
+
+/// [`judge`], on this thread.
+fn judge_here(
     model: &dyn Model,
     adapter: &Adapter,
     split: &Split,

@@ -4,14 +4,14 @@ use std::sync::mpsc::sync_channel;
 
 use bonfire_data::random::{Use, stream};
 use bonfire_kernels::LowRank;
-use bonfire_models::{ClientAdapter, DeviceBatch, Matrix, Model, NoiseSigns, Rounding, at_once};
+use bonfire_models::{ClientAdapter, Clock, DeviceBatch, Matrix, Model, NoiseSigns, Part, Rounding, at_once};
 use burn::tensor::activation::log_softmax;
 use burn::tensor::{Device, Tensor, TensorData};
 
 use crate::itinerary::{End, Itinerary, Job, Step};
 use crate::optimize::Lanes;
-use crate::parameters::Parameters;
-use crate::{Checkpoint, EngineError, Plan, Split, TrainSettings};
+use crate::parameters::{Parameters, cleared};
+use crate::{Checkpoint, EngineError, NotFinite, Plan, Split, StepTimes, TrainSettings};
 
 /// Batches packed ahead of the device: one being read, one ready.
 const AHEAD: usize = 2;
@@ -46,6 +46,10 @@ pub(crate) enum Happened {
     Step { clients: usize, tokens: u64 },
     /// A client has done its steps.
     Done(Outcome),
+    /// A client's loss or update is not finite, and the settings say to go on without it.
+    Lost,
+    /// All have; where the time went.
+    Landed(StepTimes),
 }
 
 /// One pass over a cohort.
@@ -69,20 +73,22 @@ impl Flight<'_> {
         let device = self.model.device().clone().inner();
         let mut losses = Tensor::<1>::zeros([places], &device);
         let itinerary = Itinerary::new(self.jobs, self.train, self.settings, self.plan.round, places);
+        let mut clock = Clock::start(&device);
         std::thread::scope(|scope| {
             let (packed, steps) = sync_channel(AHEAD);
             // Ends by itself: with the last step, or when the receiver below is dropped.
             scope.spawn(move || itinerary.into_iter().all(|step| packed.send(step).is_ok()));
             for step in steps {
                 losses = self.begin(&mut parameters, &step, losses);
-                losses = losses + self.step(&mut parameters, &step, &device);
+                losses = losses + self.step(&mut parameters, &step, &device, &mut clock);
                 let clients = step.lanes.iter().flatten().count();
                 on(Happened::Step { clients, tokens: step.batch.tokens.len() as u64 })?;
                 for end in &step.ends {
-                    on(Happened::Done(self.collect(&parameters, &losses, end)?))?;
+                    on(self.collect(&parameters, &losses, end)?)?;
                 }
+                clock.end_step();
             }
-            Ok(())
+            on(Happened::Landed(StepTimes::of(&clock)))
         })
     }
 
@@ -93,26 +99,29 @@ impl Flight<'_> {
         }
         let starts: Vec<_> = step.starts.iter().map(|&(place, job)| (place, &self.jobs[job])).collect();
         parameters.reset(&starts);
-        losses * parameters.keep_all_but(step.starts.iter().map(|&(place, _)| place)).reshape([step.lanes.len()])
+        let keep = parameters.keep_all_but(step.starts.iter().map(|&(place, _)| place));
+        cleared(losses, &keep.reshape([step.lanes.len()]), self.settings.not_finite)
     }
 
     /// Forward, backward, optimizer: all clients at once. Gives the losses `[C]`, left on the device.
-    fn step(&self, parameters: &mut Parameters, step: &Step, device: &Device) -> Tensor<1> {
+    fn step(&self, parameters: &mut Parameters, step: &Step, device: &Device, clock: &mut Clock) -> Tensor<1> {
         let to = self.model.device();
         let batch = step.batch.to_device(self.model.info(), Rounding::of(to), to);
+        clock.lap(Part::Data);
         let (leaves, mut adapter, weights) = parameters.attach();
         adapter.noise = self.noise(step);
         let trained = (!weights.is_empty()).then(|| self.model.with_weights(weights, true));
         let model = trained.as_deref().unwrap_or(self.model);
         let (losses, gradients) = match parameters.optimizer.branches().filter(|b| b.apart > 0.0) {
-            None => model.gradients(&adapter, &batch, self.settings.checkpoint == Checkpoint::Block),
+            None => model.gradients(&adapter, &batch, self.settings.checkpoint == Checkpoint::Block, clock),
             Some(branches) => {
                 let apart = divergence(model, &adapter, &batch, branches.shared) * branches.apart;
-                at_once(model.loss(&adapter, &batch) - apart)
+                at_once(model.loss(&adapter, &batch) - apart, clock)
             }
         };
         drop((adapter, trained));
         parameters.step(leaves, gradients, &self.lanes(step, device));
+        clock.lap(Part::Optimizer);
         losses
     }
 
@@ -152,11 +161,14 @@ impl Flight<'_> {
     }
 
     /// Reads what a finished client leaves.
-    fn collect(&self, parameters: &Parameters, losses: &Tensor<1>, end: &End) -> Result<Outcome, EngineError> {
+    fn collect(&self, parameters: &Parameters, losses: &Tensor<1>, end: &End) -> Result<Happened, EngineError> {
         let (sum, movement) = parameters.read_lane(end.place, losses);
-        let broken = |what| {
-            let client = self.jobs[end.job].client;
-            Err(EngineError::NotFinite { round: self.plan.round, client, steps: end.steps, what })
+        let broken = |what| match self.settings.not_finite {
+            NotFinite::SkipClient => Ok(Happened::Lost),
+            NotFinite::Stop => {
+                let client = self.jobs[end.job].client;
+                Err(EngineError::NotFinite { round: self.plan.round, client, steps: end.steps, what })
+            }
         };
         if !sum.is_finite() {
             return broken("the loss");
@@ -170,7 +182,15 @@ impl Flight<'_> {
         let scores = if self.wanted.scores { parameters.score_lane(end.place) } else { Vec::new() };
         let movement = if self.wanted.movement { movement } else { Vec::new() };
         let loss = f64::from(sum) / end.steps as f64;
-        Ok(Outcome { job: end.job, loss, tokens: end.tokens, movement, scores, extra, steps: end.steps })
+        Ok(Happened::Done(Outcome {
+            job: end.job,
+            loss,
+            tokens: end.tokens,
+            movement,
+            scores,
+            extra,
+            steps: end.steps,
+        }))
     }
 }
 

@@ -5,6 +5,7 @@
 #![deny(missing_docs)]
 
 mod data;
+mod device_thread;
 mod engine;
 mod error;
 mod evaluate;
@@ -22,10 +23,12 @@ mod select;
 mod send;
 mod settings;
 mod sketch;
+mod times;
 mod upload;
 
 pub use data::{Split, TokenizedData};
-pub use engine::{Cohort, Engine, Member, Progress};
+pub use device_thread::DEVICE_THREAD;
+pub use engine::{Cohort, Engine, Member, Progress, Trained};
 pub use error::EngineError;
 pub use evaluate::{Evaluation, Judged, evaluate, judge, summarise};
 pub use fit::Estimate;
@@ -37,6 +40,7 @@ pub use plan::{
 pub use scores::Scorer;
 pub use select::top_slots;
 pub use send::personal;
-pub use settings::{Checkpoint, Flat, InFlight, Probe, Rate, Schedule, TrainSettings};
+pub use settings::{Checkpoint, Flat, InFlight, NotFinite, Probe, Rate, Schedule, TrainSettings};
 pub use sketch::{Choice, sketch};
+pub use times::StepTimes;
 pub use upload::{Slots, Upload};

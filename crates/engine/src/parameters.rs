@@ -10,7 +10,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 
 use crate::itinerary::Job;
 use crate::optimize::{Extra, Optimizer};
-use crate::{Active, Plan, TrainSettings};
+use crate::{Active, NotFinite, Plan, TrainSettings};
 
 /// What one tensor of the client's state is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,6 +86,7 @@ pub(crate) struct Parameters {
     roles: Vec<Role>,
     pub optimizer: Optimizer,
     pub lanes: usize,
+    not_finite: NotFinite,
     /// Whether no place has held a client yet: all movement and moments are still zero.
     fresh: bool,
     pub device: Device,
@@ -95,6 +96,18 @@ pub(crate) struct Parameters {
 pub(crate) fn take(state: &mut Moving, device: &Device) -> Moving {
     let nothing = || Tensor::empty([0, 0, 0], device);
     std::mem::replace(state, Moving { movement: nothing(), first: nothing(), second: nothing() })
+}
+
+/// `state` with zeros wherever `keep` is zero, whatever stood there: zero times infinity is not zero, and where a run goes on
+/// without a client that diverged, the next one takes its place.
+pub(crate) fn cleared<const D: usize>(state: Tensor<D>, keep: &Tensor<D>, policy: NotFinite) -> Tensor<D> {
+    match policy {
+        NotFinite::Stop => state * keep.clone(),
+        NotFinite::SkipClient => {
+            let dims = state.dims();
+            state.mask_fill(keep.clone().equal_elem(0.0).expand(dims), 0.0)
+        }
+    }
 }
 
 pub(crate) fn upload(m: &Matrix, device: &Device) -> Tensor<3> {
@@ -175,6 +188,7 @@ impl Parameters {
             roles: Role::all(plan, global),
             optimizer: Optimizer::new(plan, settings),
             lanes,
+            not_finite: settings.not_finite,
             fresh: true,
             device: device.clone(),
         }
@@ -218,7 +232,7 @@ impl Parameters {
         for p in &mut self.trained {
             if !self.fresh {
                 let clear = |t: Tensor<3>| match &keep {
-                    Some(keep) => t * keep.clone(),
+                    Some(keep) => cleared(t, keep, self.not_finite),
                     None => t.zeros_like(),
                 };
                 let Moving { movement, first, second } = take(&mut p.state, &self.device);

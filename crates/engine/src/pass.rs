@@ -1,5 +1,7 @@
 //! One round of one cohort on one device: probe and select if ordered, train, make the uploads.
 
+use std::cell::Cell;
+
 use bonfire_data::random::Use;
 use bonfire_models::{Adapter, ClientAdapter, Matrix, Model, PackedBatch, Rounding};
 use burn::tensor::Tensor;
@@ -9,7 +11,7 @@ use crate::flight::{Flight, Happened, Outcome, Wanted};
 use crate::itinerary::Job;
 use crate::parameters::{Parameters, Role};
 use crate::send::{self, Learnt, resume, role_zeros};
-use crate::{Active, EngineError, Plan, Score, Selection, Upload, layer_score, top_slots};
+use crate::{Active, EngineError, Plan, Score, Selection, StepTimes, Upload, layer_score, top_slots};
 
 /// What a client knows after its probe.
 #[derive(Default)]
@@ -35,6 +37,8 @@ pub(crate) struct Pass<'p> {
     pub plan: &'p Plan,
     pub global: &'p Adapter,
     pub cohort: &'p Cohort<'p>,
+    /// Of the flights so far.
+    pub times: Cell<StepTimes>,
 }
 
 /// Hears of steps and tokens; may end the round.
@@ -48,23 +52,27 @@ impl Pass<'_> {
         Ok(self.uploads(probes, outcomes))
     }
 
-    /// Ordinary, unmasked training of the active factor, then the slots of highest score (LoRA-A², section 4.2).
-    fn probe(&self, count: &mut Count) -> Result<Vec<Probed>, EngineError> {
+    /// Ordinary, unmasked training of the active factor, then the slots of highest score (LoRA-A², section 4.2). `None` for
+    /// clients that were lost on the way.
+    fn probe(&self, count: &mut Count) -> Result<Vec<Option<Probed>>, EngineError> {
         let Some(selection) = &self.plan.selection else {
-            return Ok(self.cohort.iter().map(|_| Probed::default()).collect());
+            return Ok(self.cohort.iter().map(|_| Some(Probed::default())).collect());
         };
         let probe = &selection.probe;
         let given: Vec<_> = self.cohort.iter().map(|m| self.plan.slots_of(m.client, self.global)).collect();
-        let job = |i: usize, m: &Member| Work {
-            steps: self.engine.probe_steps(self.plan, m),
-            r#use: Use::Probe,
-            slots: given[i].clone(),
-            movement: None,
+        let job = |i: usize, m: &Member| {
+            Some(Work {
+                steps: self.engine.probe_steps(self.plan, m),
+                r#use: Use::Probe,
+                slots: given[i].clone(),
+                movement: None,
+            })
         };
         let movement = !probe.reset || selection.score == Score::Magnitude;
         let outcomes = self.fly(job, Wanted { movement, scores: true }, count)?;
         let members = self.cohort.iter().zip(&given).zip(outcomes);
-        Ok(members.map(|((m, given), outcome)| self.choose(selection, m, given.as_deref(), outcome)).collect())
+        let chosen = members.map(|((m, given), outcome)| Some(self.choose(selection, m, given.as_deref(), outcome?)));
+        Ok(chosen.collect())
     }
 
     /// The slots of highest score of a client that has the slots `given`, or all.
@@ -94,17 +102,17 @@ impl Pass<'_> {
         movement
     }
 
-    /// Local training proper.
-    fn learn(&self, probes: &[Probed], count: &mut Count) -> Result<Vec<Outcome>, EngineError> {
+    /// Local training proper. `None` for clients that were lost on the way.
+    fn learn(&self, probes: &[Option<Probed>], count: &mut Count) -> Result<Vec<Option<Outcome>>, EngineError> {
         let job = |i: usize, m: &Member| {
-            let probed = &probes[i];
+            let probed = probes[i].as_ref()?;
             let resumed = || resume(self.plan, self.global, m.memory);
-            Work {
+            Some(Work {
                 steps: self.engine.local_steps(m),
                 r#use: Use::Batches,
                 slots: probed.slots.clone().or_else(|| self.plan.slots_of(m.client, self.global)),
                 movement: probed.movement.clone().or_else(resumed),
-            }
+            })
         };
         self.fly(job, Wanted { movement: true, scores: false }, count)
     }
@@ -122,21 +130,24 @@ impl Pass<'_> {
         Some(Role::all(self.plan, self.global).into_iter().map(of).collect())
     }
 
-    /// Runs one job a member; outcomes in the cohort's order.
+    /// Runs the members that have work; outcomes in the cohort's order, `None` where there is none.
     fn fly(
         &self,
-        work: impl Fn(usize, &Member) -> Work,
+        work: impl Fn(usize, &Member) -> Option<Work>,
         wanted: Wanted,
         count: &mut Count,
-    ) -> Result<Vec<Outcome>, EngineError> {
-        let members = self.cohort.iter().enumerate();
-        let jobs: Vec<Job> = members
-            .map(|(i, m)| {
-                let Work { steps, r#use, slots, movement } = work(i, m);
-                let control = if wanted.scores { None } else { self.correction(m) };
-                Job { client: m.client, rows: m.rows, steps, r#use, slots, movement, control }
-            })
-            .collect();
+    ) -> Result<Vec<Option<Outcome>>, EngineError> {
+        let mut outcomes: Vec<Option<Outcome>> = self.cohort.iter().map(|_| None).collect();
+        let (mut of, mut jobs) = (Vec::new(), Vec::new());
+        for (i, m) in self.cohort.iter().enumerate() {
+            let Some(Work { steps, r#use, slots, movement }) = work(i, m) else { continue };
+            let control = if wanted.scores { None } else { self.correction(m) };
+            of.push(i);
+            jobs.push(Job { client: m.client, rows: m.rows, steps, r#use, slots, movement, control });
+        }
+        if jobs.is_empty() {
+            return Ok(outcomes);
+        }
         let settings = &self.engine.settings;
         let places = match self.plan.active {
             // Weights have no client axis.
@@ -151,16 +162,20 @@ impl Pass<'_> {
         let parameters = Parameters::new(self.plan, self.global, settings, places, slots, wanted.scores, &device);
         let flight =
             Flight { model: self.model, train: &self.engine.train, settings, plan: self.plan, jobs: &jobs, wanted };
-        let mut outcomes: Vec<Option<Outcome>> = jobs.iter().map(|_| None).collect();
         flight.run(parameters, places, &mut |event| match event {
             Happened::Step { clients, tokens } => count(clients, tokens),
             Happened::Done(outcome) => {
-                let job = outcome.job;
-                outcomes[job] = Some(outcome);
+                let member = of[outcome.job];
+                outcomes[member] = Some(outcome);
+                Ok(())
+            }
+            Happened::Lost => Ok(()),
+            Happened::Landed(times) => {
+                self.times.set(self.times.get() + times);
                 Ok(())
             }
         })?;
-        Ok(outcomes.into_iter().map(|o| o.expect("every job ends")).collect())
+        Ok(outcomes)
     }
 
     /// A score for every layer `[1, layers]` on the client's first batch, by the model that everybody starts from.
@@ -178,9 +193,9 @@ impl Pass<'_> {
         Matrix::new(1, layers, numbers.chunks(count / layers * width).map(of).collect())
     }
 
-    fn uploads(&self, probes: Vec<Probed>, outcomes: Vec<Outcome>) -> Vec<Upload> {
+    fn uploads(&self, probes: Vec<Option<Probed>>, outcomes: Vec<Option<Outcome>>) -> Vec<Upload> {
         let members = self.cohort.iter().zip(probes).zip(outcomes);
-        members.map(|((m, probed), outcome)| self.upload(m, probed, outcome)).collect()
+        members.filter_map(|((m, probed), outcome)| Some(self.upload(m, probed?, outcome?))).collect()
     }
 
     fn upload(&self, member: &Member, probed: Probed, outcome: Outcome) -> Upload {

@@ -245,7 +245,7 @@ pub enum LocalOptimizer {
 
 /// What clients keep for themselves from round to round: it is neither sent nor averaged, and the next round goes on
 /// from it.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Private {
     /// These factors, of all targets.
     pub factors: Vec<Factor>,

@@ -71,9 +71,23 @@ pub struct TrainSettings {
     /// Flat-LoRA's noise on the adapted weights; left out: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub flat: Option<Flat>,
+    /// What happens when a client's loss or update is not a number any more.
+    #[serde(default)]
+    pub not_finite: NotFinite,
     /// Seed of everything random in the run.
     #[serde(default)]
     pub seed: u64,
+}
+
+/// What happens when a client's loss or update is not a number any more.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum NotFinite {
+    /// The run stops and says which client it was.
+    #[default]
+    Stop,
+    /// The round goes on without the client's upload; such clients are counted.
+    SkipClient,
 }
 
 fn one() -> usize {

@@ -2,6 +2,7 @@
 
 use bonfire_engine::{LocalOptimizer, Named, Plan, Upload};
 use bonfire_models::Factor;
+use serde::{Deserialize, Serialize};
 
 use crate::Server;
 
@@ -39,7 +40,7 @@ impl Traffic {
 }
 
 /// Remembers which version of each part every client holds, so that a download holds only what is newer.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ledger {
     /// Round before which each part last changed; 0: the start that every client makes for itself.
     versions: [usize; PARTS],
@@ -75,6 +76,11 @@ impl Ledger {
         let mut versions = [0; PARTS];
         versions[A] = 1;
         Ledger { versions, merged: Vec::new(), seen: vec![0; clients] }
+    }
+
+    /// Clients of the federation.
+    pub(crate) fn clients(&self) -> usize {
+        self.seen.len()
     }
 
     /// The run starts from an adapter that was trained before: A, B, head and what was merged belong to nobody's seed, so

@@ -4,6 +4,7 @@
 pub mod accountant;
 mod aggregate;
 pub mod algebra;
+mod checkpoint;
 mod error;
 mod first;
 mod forecast;
@@ -18,10 +19,11 @@ mod settings;
 mod strategies;
 
 pub use aggregate::{CentralNoise, Rule, average};
+pub use checkpoint::{Checkpoint, CheckpointError};
 pub use error::FederationError;
 pub use forecast::{Forecast, forecast};
 pub use ledger::{Ledger, Traffic};
-pub use records::{ClientMetrics, RoundMetrics, Summary};
+pub use records::{ClientMetrics, RoundMetrics, Summary, Times};
 pub use run::{Control, Event, Run};
 pub use server::{Named, Server};
 pub use settings::{

@@ -1,6 +1,7 @@
 //! What a run writes down: the rows of `metrics.jsonl` and `clients.jsonl` and the fields of `summary.json`.
 //! The names are a contract with other commands and scripts. How and where they are written is the binary's business.
 
+use bonfire_engine::StepTimes;
 use serde::{Deserialize, Serialize};
 
 /// One row of `metrics.jsonl`: a round. Counts are of this round alone.
@@ -46,6 +47,9 @@ pub struct RoundMetrics {
     /// Clients of the cohort that dropped out.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub dropped: Vec<usize>,
+    /// Clients whose upload was left out because it was not finite, where `train.not_finite` says so.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub skipped: Vec<usize>,
     /// Where clients keep a part of the model for themselves: the share of all test examples that the models of the
     /// clients that hold them get right, 0 to 1.
     #[serde(skip_serializing_if = "Option::is_none", default)]
@@ -60,8 +64,40 @@ pub struct RoundMetrics {
     pub seconds: f64,
     /// Of it, wall time of local training, probes included.
     pub train_seconds: f64,
+    /// Where the wall time went; absent in runs of versions that did not say.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub times: Option<Times>,
     /// Real tokens through forward and backward, probes included.
     pub tokens: u64,
+}
+
+/// Where the wall time of a round goes, in seconds. Parts of training are means over the devices where there are several.
+/// On GPUs, where work is queued, every 16th step alone is clocked and its shares are taken for the whole pass.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Times {
+    /// Waiting for packed batches and putting them on the device.
+    pub data: f64,
+    /// Forward passes of training, probes included.
+    pub forward: f64,
+    /// Backward passes, layers that are computed again included.
+    pub backward: f64,
+    /// The clients' optimizer steps.
+    pub optimizer: f64,
+    /// The server's work with the uploads.
+    pub aggregate: f64,
+    /// Evaluation of the global model, and of the clients' own.
+    pub evaluate: f64,
+    /// The rest: folding, choosing slots, reading and counting uploads.
+    pub other: f64,
+}
+
+impl Times {
+    /// Of a round of `seconds`.
+    pub fn new(steps: StepTimes, aggregate: f64, evaluate: f64, seconds: f64) -> Times {
+        let StepTimes { data, forward, backward, optimizer } = steps;
+        let other = (seconds - steps.total() - aggregate - evaluate).max(0.0);
+        Times { data, forward, backward, optimizer, aggregate, evaluate, other }
+    }
 }
 
 /// One row of `clients.jsonl`: a client in a round.

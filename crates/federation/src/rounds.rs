@@ -1,14 +1,25 @@
 //! THE ROUND LOOP. It reads like the paper's pseudo-code and does not grow: a new method goes into its strategy file,
 //! a new objective into the engine.
 
+use std::collections::BTreeSet;
 use std::time::Instant;
 
-use bonfire_engine::{EngineError, Evaluation, Judged, Plan, Slots, Upload, judge, personal, summarise};
+use bonfire_engine::{EngineError, Evaluation, Judged, Plan, Slots, Trained, Upload, judge, personal, summarise};
 
 use bonfire_models::Task;
 
 use crate::ledger::Traffic;
-use crate::{ClientMetrics, Control, Event, FederationError, RoundMetrics, Run};
+use crate::{ClientMetrics, Control, Event, FederationError, RoundMetrics, Run, Times};
+
+/// The clients of `stays` that sent nothing: what they learnt was not finite.
+fn skipped(round: usize, stays: &[usize], uploads: &[Upload]) -> Result<Vec<usize>, FederationError> {
+    let sent: BTreeSet<usize> = uploads.iter().map(|u| u.client).collect();
+    let skipped: Vec<usize> = stays.iter().copied().filter(|client| !sent.contains(client)).collect();
+    match sent.is_empty() && !skipped.is_empty() {
+        true => Err(FederationError::NobodyLeft { round }),
+        false => Ok(skipped),
+    }
+}
 
 impl Run {
     /// Runs the rounds that are left; `on` hears of everything and may end the run.
@@ -25,41 +36,49 @@ impl Run {
                 return Ok(());
             }
             let (stays, dropped) = self.settings.who_stays(round, &cohort);
-            let down = self.ledger.download(&plan, &self.server, &stays);
-            let lost = self.ledger.download(&plan, &self.server, &dropped);
+            let mut ledger = self.ledger.clone();
+            let down = ledger.download(&plan, &self.server, &stays);
+            let lost = ledger.download(&plan, &self.server, &dropped);
 
             let clock = Instant::now();
             let mut listen = |progress| on(Event::Progress(progress)) == Control::Continue;
             let trained = self.engine.train(&plan, self.server.start(), &self.members(round, &stays), &mut listen);
-            let mut uploads = match trained {
+            let Trained { mut uploads, times: steps } = match trained {
                 Err(EngineError::Stopped { .. }) => return Ok(()),
                 other => other?,
             };
             let train_seconds = clock.elapsed().as_secs_f64();
+            let skipped = skipped(round, &stays, &uploads)?;
 
-            let (up, sizes) = self.ledger.upload(&uploads);
+            let (up, sizes) = ledger.upload(&uploads);
             let kept: Vec<_> = uploads.iter_mut().map(|u| (u.client, std::mem::take(&mut u.kept))).collect();
             let mut next = self.server.clone();
+            let clock = Instant::now();
             if !uploads.is_empty() {
                 self.strategy.aggregate(&mut next, &uploads)?;
             }
+            let aggregate = clock.elapsed().as_secs_f64();
             if !next.adapter.is_finite() {
                 return Err(FederationError::NotFinite { round });
             }
             next.round = round;
-            self.ledger.changed(&plan, &uploads, &self.server, &next);
-            self.server = next;
+            ledger.changed(&plan, &uploads, &self.server, &next);
+            (self.server, self.ledger) = (next, ledger);
             self.memories.extend(kept.into_iter().filter(|(_, kept)| !kept.is_empty()));
             self.private.clone_from(&plan.private);
 
-            let judged = self.judge_if_due()?;
+            let clock = Instant::now();
+            let (judged, persons) = (self.judge_if_due()?, self.judge_persons_if_due(&plan)?);
+            let evaluate = clock.elapsed().as_secs_f64();
             let mut metrics = self.round_metrics(phase, &uploads, up.with_downloads(down, lost), judged.as_deref());
             metrics.dropped = dropped;
-            metrics.personal_accuracy = self.judge_persons_if_due(&plan)?;
+            metrics.skipped = skipped;
+            metrics.personal_accuracy = persons;
             metrics.train_seconds = train_seconds;
             metrics.seconds = start.elapsed().as_secs_f64();
+            metrics.times = Some(Times::new(steps, aggregate, evaluate, metrics.seconds));
             let clients = self.client_metrics(&uploads, &sizes, judged.as_deref());
-            if on(Event::RoundEnded { metrics: &metrics, clients: &clients, server: &self.server }) == Control::Stop {
+            if on(Event::RoundEnded { metrics: &metrics, clients: &clients, run: self }) == Control::Stop {
                 return Ok(());
             }
         }
@@ -125,11 +144,13 @@ impl Run {
             download_bytes: traffic.download_bytes,
             lost_download_bytes: traffic.lost_download_bytes,
             dropped: Vec::new(),
+            skipped: Vec::new(),
             personal_accuracy: None,
             live_slots: self.server.live().map(|live| live.iter().map(Vec::len).sum()),
             epsilon: self.settings.epsilon(self.server.round),
             seconds: 0.0,
             train_seconds: 0.0,
+            times: None,
             tokens: uploads.iter().map(|u| u.tokens).sum(),
         }
     }

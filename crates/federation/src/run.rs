@@ -8,12 +8,12 @@ use bonfire_engine::{Engine, Estimate, Member, Named, Private, Progress, Split, 
 use bonfire_models::{Adapter, Model};
 use rand::RngExt;
 
+use crate::checkpoint::checksum_of_data;
 use crate::first::{begin_trained, first_adapter};
 use crate::strategies::{Strategy, build};
 use crate::{ClientMetrics, FederationError, Ledger, RoundMetrics, Server, Settings};
 
 /// What happens in a run, as it happens.
-#[derive(Debug)]
 pub enum Event<'e> {
     /// A round begins.
     RoundStarted {
@@ -32,8 +32,8 @@ pub enum Event<'e> {
         metrics: &'e RoundMetrics,
         /// A row for each client that took part.
         clients: &'e [ClientMetrics],
-        /// The server's new state.
-        server: &'e Server,
+        /// The run in its new state.
+        run: &'e Run,
     },
 }
 
@@ -59,6 +59,8 @@ pub struct Run {
     pub(crate) memories: BTreeMap<usize, Named>,
     /// Which part that is, by the last round's plan.
     pub(crate) private: Private,
+    /// Of the texts and of who holds them.
+    pub(crate) data_checksum: String,
 }
 
 impl Run {
@@ -80,6 +82,7 @@ impl Run {
         let clients = shards.train.len();
         let budgets = settings.budgets(clients)?;
         let strategy = build(&settings, budgets);
+        let data_checksum = checksum_of_data(&data, &shards);
         let engine = Engine::new(models, data.train, settings.train.clone(), settings.in_flight);
         let (mut server, mut ledger) = (Server::new(global), Ledger::new(clients));
         if settings.adapter.init.folder().is_some() {
@@ -87,7 +90,8 @@ impl Run {
         }
         strategy.begin(&mut server);
         let (memories, private) = (BTreeMap::new(), Private::default());
-        let run = Run { settings, engine, test: data.test, shards, strategy, server, ledger, memories, private };
+        let test = data.test;
+        let run = Run { settings, engine, test, shards, strategy, server, ledger, memories, private, data_checksum };
         run.engine.check_memory(run.trainable_params())?;
         Ok(run)
     }

@@ -3,7 +3,7 @@
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{Architecture, ModelInfo, positive};
+use super::{Architecture, ModelInfo, sizes};
 
 /// What a decoder has and an encoder lacks.
 #[derive(Clone, Debug, PartialEq)]
@@ -117,19 +117,24 @@ fn silu() -> String {
     "silu".into()
 }
 
+/// Features of a head times positions: a table of cosines and one of sines of half as many, 4 bytes each. A million
+/// positions of 128 features are half of it.
+const MOST_ANGLES: usize = 1 << 28;
+
 /// Reads a decoder's configuration; the inner error says what cannot be used.
 pub(super) fn parse(json: &[u8], architecture: Architecture) -> Result<ModelInfo, String> {
     let raw: Raw = serde_json::from_slice(json).map_err(|e| format!("not a model configuration: {e}"))?;
-    positive(&[
-        ("hidden_size", raw.hidden_size),
-        ("num_hidden_layers", raw.num_hidden_layers),
-        ("num_attention_heads", raw.num_attention_heads),
-        ("num_key_value_heads", raw.num_key_value_heads.unwrap_or(1)),
-        ("head_dim", raw.head_dim.unwrap_or(1)),
-        ("intermediate_size", raw.intermediate_size),
-        ("vocab_size", raw.vocab_size),
-        ("max_position_embeddings", raw.max_position_embeddings),
-    ])?;
+    sizes(
+        raw.num_hidden_layers,
+        &[("vocab_size", raw.vocab_size), ("max_position_embeddings", raw.max_position_embeddings)],
+        &[
+            ("hidden_size", raw.hidden_size),
+            ("num_attention_heads", raw.num_attention_heads),
+            ("num_key_value_heads", raw.num_key_value_heads.unwrap_or(1)),
+            ("head_dim", raw.head_dim.unwrap_or(1)),
+            ("intermediate_size", raw.intermediate_size),
+        ],
+    )?;
     let heads = raw.num_attention_heads;
     let kv_heads = raw.num_key_value_heads.unwrap_or(heads);
     if !heads.is_multiple_of(kv_heads) {
@@ -141,6 +146,12 @@ pub(super) fn parse(json: &[u8], architecture: Architecture) -> Result<ModelInfo
     let head_width = raw.head_dim.unwrap_or(raw.hidden_size / heads);
     if !head_width.is_multiple_of(2) {
         return Err(format!("heads of {head_width} features cannot be rotated in pairs"));
+    }
+    if head_width.saturating_mul(raw.max_position_embeddings) > MOST_ANGLES {
+        let positions = raw.max_position_embeddings;
+        return Err(format!(
+            "heads of {head_width} features at {positions} positions need more angles than can be held"
+        ));
     }
     if raw.hidden_act != "silu" {
         return Err(format!("hidden_act is \"{}\"; only \"silu\" is known for decoders", raw.hidden_act));

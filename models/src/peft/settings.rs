@@ -3,7 +3,7 @@
 use std::marker::PhantomData;
 use std::path::Path;
 
-use regex::Regex;
+use regex::{Regex, RegexBuilder};
 use serde::Deserialize;
 use serde::de::{Deserializer, MapAccess, Visitor};
 
@@ -140,9 +140,17 @@ pub(super) fn same(x: f64, y: f64) -> bool {
     (x - y).abs() <= 1e-12 * x.abs().max(y.abs())
 }
 
+/// Bytes that one compiled pattern may take, and how many patterns there may be: no file is worth gigabytes of automata.
+const PATTERN_BYTES: usize = 1 << 18;
+const MOST_PATTERNS: usize = 4096;
+
 /// PEFT's rule: a key matches a whole path, or the end of one after a dot.
 fn compile<T>(pairs: Vec<(String, T)>) -> Result<Vec<(Regex, T)>, String> {
-    let one = |(key, value): (String, T)| match Regex::new(&format!(r"^(.*\.)?({key})$")) {
+    if pairs.len() > MOST_PATTERNS {
+        return Err(format!("{} patterns; at most {MOST_PATTERNS} can be read", pairs.len()));
+    }
+    let limited = |key: &str| RegexBuilder::new(&format!(r"^(.*\.)?({key})$")).size_limit(PATTERN_BYTES).build();
+    let one = |(key, value): (String, T)| match limited(&key) {
         Ok(regex) => Ok((regex, value)),
         Err(_) => Err(format!("the pattern {key:?} is no regular expression that can be read")),
     };

@@ -1,5 +1,5 @@
 //! `bonfire compare`: strategies side by side on the same data, partitions and seeds. A cell is one strategy variant at one
-//! rank, partition and seed, and leaves an ordinary run folder; what is there already is not run again.
+//! rank, partition and seed, and leaves an ordinary run folder; what is there already is not run again, and what was cut is gone on with.
 
 mod args;
 mod board;
@@ -12,15 +12,17 @@ mod table;
 pub mod variant;
 mod workplace;
 
+use std::fs;
 use std::path::PathBuf;
 use std::time::Instant;
 
-use anyhow::{Result, anyhow};
+use anyhow::{Context, Result, anyhow};
 
 pub use args::CompareArgs;
 
 use crate::args::Common;
 use crate::console::{bytes, note, percent, say, seconds};
+use crate::run_folder::Lock;
 use board::Board;
 use grid::{Asked, Grid};
 use results::Outcome;
@@ -35,6 +37,8 @@ pub fn run(args: &CompareArgs, common: &Common) -> Result<()> {
     let asked = Asked { variants: args.variants(), seeds: &args.seeds, ranks: &args.ranks, alphas: &args.alphas };
     let grid = Grid::new(args.config.as_deref(), common, &asked)?;
     let out = args.out.clone().unwrap_or_else(|| PathBuf::from("compare").join(grid.name()));
+    fs::create_dir_all(&out).with_context(|| format!("cannot make the folder {}", out.display()))?;
+    let _lock = Lock::take(&out)?;
     let mut board = Board::open(&out, &grid, args.only_missing)?;
     let waiting = board.waiting();
     if !common.quiet {
@@ -57,7 +61,7 @@ fn train(workplace: &Workplace<'_>, waiting: &[usize], board: &mut Board<'_>, qu
             break;
         }
         let clock = Instant::now();
-        let outcome = workplace.train(cell, &board.clear(cell)?)?;
+        let outcome = workplace.train(cell, &board.folder_of(cell))?;
         let line = match &outcome {
             Outcome::Missing => break,
             Outcome::Failed(what) => format!("failed: {what}"),

@@ -13,7 +13,7 @@ use crate::commands::bench::table::{aligned, row};
 use crate::commands::compare::grid::{Asked, Cell, Grid, Rank};
 use crate::commands::compare::variant::{Variants, our_forms};
 use crate::config::{RunConfig, TaskKind};
-use crate::console::{bytes, note, say, seconds, short};
+use crate::console::{bytes, note, put, say, seconds, short};
 use crate::job;
 use crate::mistake::Mistake;
 
@@ -91,7 +91,7 @@ pub fn run(args: &CostArgs, common: &Common) -> Result<()> {
         costs.push(cost.map_err(|error| grid.explain(i, error))?);
     }
     match args.json {
-        true => say(serde_json::to_string_pretty(&costs)?),
+        true => put(serde_json::to_string_pretty(&costs)?),
         false => {
             print(args, &grid.base.config, &costs);
             our_forms(&grid.variants).into_iter().for_each(say);

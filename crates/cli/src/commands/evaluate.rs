@@ -11,7 +11,7 @@ use serde_json::json;
 
 use crate::args::{Common, EvaluateArgs};
 use crate::config::{self, Loaded, Source};
-use crate::console::{note, percent, say};
+use crate::console::{note, percent, put, say};
 use crate::device;
 use crate::job;
 use crate::run_folder::{ADAPTER, CONFIG, MODEL};
@@ -36,7 +36,7 @@ pub fn run(args: &EvaluateArgs, common: &Common) -> Result<()> {
         predictions::write(path, &model, &adapter, &tokens.test, &data.labels)?;
     }
     match args.json {
-        true => say(json!(result)),
+        true => put(json!(result)),
         false => say(format!(
             "test loss {:.4}, {} on {} texts of {} ({})",
             result.loss,

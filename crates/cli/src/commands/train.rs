@@ -1,6 +1,9 @@
 //! `bonfire train`: runs a federation and leaves a run folder.
 
+mod resume;
+
 use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use bonfire_data::{Dataset, Shards};
@@ -10,65 +13,118 @@ use bonfire_models::{Model, ModelInfo, Task};
 
 use crate::args::{Common, TrainArgs};
 use crate::checkup::admit::admit;
-use crate::config;
-use crate::console::{bytes, note, percent, say};
+use crate::config::{self, Loaded};
+use crate::console::{bytes, note, percent, say, say_row};
 use crate::device;
+use crate::holdings::Holdings;
 use crate::interrupt::Interrupt;
 use crate::job;
+use crate::log;
 use crate::progress::Progress;
-use crate::recorder::{Keep, Recorder};
+use crate::recorder::Recorder;
 use crate::run_folder::{self, RunFolder};
+use crate::tui::{self, About};
 
 /// Runs the command.
 ///
 /// # Errors
 /// A configuration, data or model that cannot be used, a run that fails, a disk that cannot be written.
 pub fn run(args: &TrainArgs, common: &Common) -> Result<()> {
-    let mut loaded = config::load(args.config.as_deref(), &common.sets)?;
+    if args.tui {
+        tui::check_terminal()?;
+    }
+    match &args.resume {
+        None => begin(args, common),
+        Some(folder) => resume::run(folder, args, common),
+    }
+}
+
+fn begin(args: &TrainArgs, common: &Common) -> Result<()> {
+    let loaded = load(args.config.as_deref(), common)?;
+    let place = run_folder::choose(args.out.as_deref(), loaded.config.name())?;
+    let ready = prepare(&loaded, &place, common.quiet)?;
+    let folder = RunFolder::create(&place, &loaded.config.to_toml())?;
+    log::to_file(&place)?;
+    ready.holdings.write(&place)?;
+    let keys = Arc::clone(&ready.interrupt);
+    let recorder = Recorder::new(folder, &loaded.config, &ready.devices, &ready.info, &ready.run, keys)?;
+    follow(args, &loaded, ready, recorder, common.quiet)
+}
+
+/// Reads the configuration, `--set` and `--device` applied.
+fn load(file: Option<&Path>, common: &Common) -> Result<Loaded> {
+    let mut loaded = config::load(file, &common.sets)?;
     loaded.notices.iter().for_each(note);
     if let Some(devices) = &common.device {
         loaded.config.engine.device = devices.clone();
     }
+    Ok(loaded)
+}
+
+/// A federation that can train.
+struct Ready {
+    run: Run,
+    holdings: Holdings,
+    info: ModelInfo,
+    devices: String,
+    interrupt: Arc<Interrupt>,
+}
+
+/// Opens the devices, reads data and model, and says what will run in `place`.
+fn prepare(loaded: &Loaded, place: &Path, quiet: bool) -> Result<Ready> {
     let config = &loaded.config;
-    let place = run_folder::choose(args.out.as_deref(), config.name())?;
     let opened = config.engine.device.open()?;
     opened.iter().filter_map(|o| o.notice.as_ref()).for_each(note);
-    admit(&opened, common.quiet)?;
+    admit(&opened, quiet)?;
     let devices = device::names(&opened);
     let interrupt = Interrupt::install()?;
-    let data = job::dataset(&loaded)?;
-    let shards = job::shards(&loaded, &data)?;
+    interrupt.goes_on_with(command(place));
+    let data = job::dataset(loaded)?;
+    let shards = job::shards(loaded, &data)?;
     job::refuse_empty(&shards)?;
-    let load = |o: &device::Opened| job::model(&loaded, job::task(&loaded.config, data.labels.len()), &o.device);
+    let holdings = Holdings::of(&data, &shards);
+    let load = |o: &device::Opened| job::model(loaded, job::task(config, data.labels.len()), &o.device);
     let models = opened.iter().map(load).collect::<Result<Vec<_>>>()?;
     let info = models[0].info().clone();
-    let tokens = job::tokens(&loaded, &data, &info)?;
-    if !common.quiet {
-        say(config.to_toml());
-        describe(&config.strategy, &data, &tokens, &shards, &info, &devices, &place);
+    let tokens = job::tokens(loaded, &data, &info)?;
+    if !quiet {
+        say_row("configuration", config, config.to_toml());
+        describe(&config.strategy, &data, &tokens, &shards, &info, &devices, place);
     }
     let models = models.into_iter().map(|m| Box::new(m) as Box<dyn Model>).collect();
-    let run = Run::new(config.settings(), models, tokens, shards).map_err(|e| job::federation_error(&loaded, e))?;
-    if !common.quiet {
+    let run = Run::new(config.settings(), models, tokens, shards).map_err(|e| job::federation_error(loaded, e))?;
+    if !quiet {
         say(format!("memory      {}\n", memory_words(&run.estimate())));
     }
-    let folder = RunFolder::create(&place, &config.to_toml())?;
-    let recorder = Recorder::new(folder, config, &devices, &info, &run, Keep::EveryRound, interrupt)?;
-    follow(run, recorder, common.quiet)
+    Ok(Ready { run, holdings, info, devices, interrupt })
+}
+
+/// The command that goes on with the run in `place`.
+fn command(place: &Path) -> String {
+    format!("bonfire train --resume {}", place.display())
 }
 
 /// Trains, writing and reporting each round; then the last lines.
-fn follow(mut run: Run, mut recorder: Recorder, quiet: bool) -> Result<()> {
-    // The folder is whole before the first round ends: an untrained adapter and a summary of nothing.
-    recorder.write_state(&run.server().model())?;
+fn follow(args: &TrainArgs, loaded: &Loaded, ready: Ready, mut recorder: Recorder, quiet: bool) -> Result<()> {
+    let Ready { mut run, devices, interrupt, .. } = ready;
+    let mut progress = match args.tui {
+        false => Progress::new(recorder.rounds(), quiet),
+        true => {
+            let about = About::of(&run, &loaded.config, &devices);
+            Progress::dashboard(recorder.rounds(), about, run.model().device().clone(), interrupt)?
+        }
+    };
+    progress.past(&recorder.past()?);
     let rounds = recorder.rounds();
-    let mut progress = Progress::new(rounds, quiet);
     let outcome = recorder.train(&mut run, &mut progress);
     progress.finish();
-    outcome.and_then(|trained| Ok(trained?)).with_context(|| recorder.what_is_left())?;
+    let go_on = command(recorder.path());
+    outcome
+        .and_then(|trained| Ok(trained?))
+        .with_context(|| format!("{}; go on with: {go_on}", recorder.what_is_left()))?;
     let done = recorder.tally().rounds();
     if done < rounds {
-        note(format!("stopped after {done} of {rounds} rounds"));
+        note(format!("stopped after {done} of {rounds} rounds; go on with: {go_on}"));
     }
     recorder.say_result(quiet);
     Ok(())

@@ -138,6 +138,33 @@ fn one() -> usize {
     1
 }
 
+/// `[save]`: how often a run writes down all that it needs to go on after it was cut.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SaveSection {
+    /// Rounds between checkpoints; one is always written when the run stops by itself.
+    #[serde(default = "one")]
+    pub every: usize,
+}
+
+impl Default for SaveSection {
+    fn default() -> Self {
+        SaveSection { every: one() }
+    }
+}
+
+/// `[track]`: files for other tools that follow a run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TrackSection {
+    /// Event files for TensorBoard, in `RUN/tensorboard`.
+    #[serde(default)]
+    pub tensorboard: bool,
+    /// `RUN/metrics.csv`, a row a round.
+    #[serde(default)]
+    pub csv: bool,
+}
+
 /// `[engine]`: how the work is put on the device.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]

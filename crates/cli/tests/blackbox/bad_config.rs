@@ -160,3 +160,10 @@ fn a_list_of_devices_is_read_whole() {
     room.refuse(2, &["cpu;cpu", "expected auto, cpu"], &["train", "--device", "cpu;cpu"]);
     room.refuse(2, &["expected auto, cpu"], &["train", "--device", "cpu,"]);
 }
+
+#[test]
+fn a_column_that_the_built_in_data_lacks_is_named() {
+    let room = Room::new();
+    let wrong = ["train", "--set", "data.partition={ kind = \"natural\", column = \"speeker\" }"];
+    room.refuse(2, &["no column `speeker`", "--set data.partition", "column = \"branch\""], &wrong);
+}

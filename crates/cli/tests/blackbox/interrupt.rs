@@ -48,6 +48,7 @@ fn the_first_press_finishes_the_round() {
     let said = Said::from(child.wait_with_output().expect("it ends"));
     assert_eq!(said.code, Some(0), "{said:?}");
     assert!(said.err.contains("finishing round") && said.err.contains("stopped after"), "{}", said.err);
+    assert!(said.err.contains("go on with: bonfire train --resume run"), "{}", said.err);
     assert!(said.out.contains("uploaded"), "{}", said.out);
     let rounds = assert_whole(&room);
     assert!((1..2000).contains(&rounds));

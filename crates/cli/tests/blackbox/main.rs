@@ -9,12 +9,15 @@ mod compare;
 mod cost;
 mod doctor;
 mod export;
+mod faults;
 mod help;
 mod hub;
 #[cfg(unix)]
 mod interrupt;
+mod kill;
 mod numbers;
 mod partition;
 mod quickstart;
 mod repeat;
+mod report;
 mod support;

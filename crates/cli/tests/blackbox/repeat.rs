@@ -9,7 +9,7 @@ fn rows(room: &Room, file: &str) -> Vec<Value> {
     let mut rows = room.rows(file);
     for row in &mut rows {
         let fields = row.as_object_mut().expect("an object");
-        fields.retain(|name, _| !name.contains("seconds"));
+        fields.retain(|name, _| !name.contains("seconds") && name != "times");
     }
     rows
 }

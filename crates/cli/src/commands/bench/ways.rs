@@ -170,8 +170,8 @@ impl<'w> EngineWay<'w> {
                 steps = progress.done as u64;
                 true
             };
-            let uploads = engine.train(&plan, server.start(), &members(shards), &mut count)?;
-            Ok(Done { tokens: uploads.iter().map(|upload| upload.tokens).sum(), steps })
+            let trained = engine.train(&plan, server.start(), &members(shards), &mut count)?;
+            Ok(Done { tokens: trained.uploads.iter().map(|upload| upload.tokens).sum(), steps })
         };
         Way { name: name.into(), places, run: Box::new(run) }
     }

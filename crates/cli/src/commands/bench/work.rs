@@ -101,6 +101,7 @@ pub fn settings(args: &BenchArgs, batch: usize) -> TrainSettings {
         memory_gb: None,
         checkpoint: if args.checkpoint { Checkpoint::Block } else { Checkpoint::None },
         precision: args.precision(),
+        not_finite: Default::default(),
         seed: args.seed,
     }
 }

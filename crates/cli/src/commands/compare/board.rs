@@ -97,17 +97,9 @@ impl<'g> Board<'g> {
         &self.out
     }
 
-    /// Makes room for a cell's run: what an earlier run of the same configuration left is removed. Returns its folder.
-    ///
-    /// # Errors
-    /// The system refuses the removal.
-    pub fn clear(&self, cell: usize) -> Result<PathBuf> {
-        let path = self.folder(&self.grid.cells[cell].folder);
-        if path.exists() {
-            fs::remove_dir_all(&path)
-                .with_context(|| format!("cannot remove the unfinished run {}", path.display()))?;
-        }
-        Ok(path)
+    /// The folder of a cell's run.
+    pub fn folder_of(&self, cell: usize) -> PathBuf {
+        self.folder(&self.grid.cells[cell].folder)
     }
 
     /// Takes note of a cell's outcome and writes everything.

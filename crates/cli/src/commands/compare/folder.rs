@@ -1,15 +1,15 @@
 //! A cell's run folder as it is found: absent, cut short, complete, or of another run.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result};
 use bonfire_federation::Summary;
-use toml::{Table, Value};
+use toml::Table;
 
+use crate::config::{Difference, differences};
 use crate::mistake::Mistake;
-use crate::run_folder::CONFIG;
+use crate::run_folder::{CONFIG, holds_something};
 
 /// What a cell's folder holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,8 +27,7 @@ pub enum State {
 /// # Errors
 /// The folder holds something else: a run of another configuration, with what differs, or no run.
 pub fn state(path: &Path, config: &str, rounds: usize) -> Result<State> {
-    let empty = fs::read_dir(path).map_or(!path.exists(), |mut entries| entries.next().is_none());
-    if empty {
+    if !holds_something(path) {
         return Ok(State::Absent);
     }
     let file = path.join(CONFIG);
@@ -49,9 +48,9 @@ fn foreign(path: &Path) -> Mistake {
         .help("remove it, or name another folder with --out")
 }
 
-fn other_run(path: &Path, differences: &[String]) -> Mistake {
+fn other_run(path: &Path, differences: &[Difference]) -> Mistake {
     const SHOWN: usize = 4;
-    let mut list = differences.iter().take(SHOWN).cloned().collect::<Vec<_>>().join("; ");
+    let mut list = differences.iter().take(SHOWN).map(Difference::to_string).collect::<Vec<_>>().join("; ");
     if differences.len() > SHOWN {
         list += &format!("; and {} more", differences.len() - SHOWN);
     }
@@ -59,27 +58,6 @@ fn other_run(path: &Path, differences: &[String]) -> Mistake {
         "name another folder with --out for the new settings, take the old settings back, or remove the folder to run \
          it again",
     )
-}
-
-/// The keys whose values differ, as `train.rounds was 2, is 3`.
-fn differences(old: &Table, new: &Table) -> Vec<String> {
-    let (old, new) = (flat(old), flat(new));
-    let keys: std::collections::BTreeSet<&String> = old.keys().chain(new.keys()).collect();
-    let shown = |value: Option<&Value>| value.map_or("not set".to_string(), Value::to_string);
-    let differs = keys.into_iter().filter(|key| old.get(*key) != new.get(*key));
-    differs.map(|key| format!("{key} was {}, is {}", shown(old.get(key)), shown(new.get(key)))).collect()
-}
-
-/// Values by their full keys.
-fn flat(table: &Table) -> BTreeMap<String, Value> {
-    let mut all = BTreeMap::new();
-    for (key, value) in table {
-        match value {
-            Value::Table(inner) => all.extend(flat(inner).into_iter().map(|(k, v)| (format!("{key}.{k}"), v))),
-            other => drop(all.insert(key.clone(), other.clone())),
-        }
-    }
-    all
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use bonfire_data::Shards;
 use bonfire_engine::TokenizedData;
 use bonfire_federation::Run;
@@ -16,11 +16,14 @@ use crate::checkup::admit::admit;
 use crate::config::RunConfig;
 use crate::console::{is_quiet, note};
 use crate::device;
+use crate::holdings::Holdings;
 use crate::interrupt::Interrupt;
 use crate::job;
+use crate::log;
 use crate::progress::Progress;
-use crate::recorder::{Keep, Recorder};
-use crate::run_folder::RunFolder;
+use crate::recorder::Recorder;
+use crate::run_folder::{Lock, RunFolder, holds_something};
+use crate::saves;
 
 /// What all cells share.
 pub struct Workplace<'g> {
@@ -29,7 +32,7 @@ pub struct Workplace<'g> {
     models: Vec<Transformer>,
     tokens: TokenizedData,
     /// By what makes a partition.
-    shards: HashMap<String, Shards>,
+    shards: HashMap<String, (Shards, Holdings)>,
     interrupt: Arc<Interrupt>,
 }
 
@@ -50,7 +53,9 @@ impl<'g> Workplace<'g> {
             let loaded = &grid.cells[cell].loaded;
             if let std::collections::hash_map::Entry::Vacant(place) = shards.entry(partition_of(&loaded.config)) {
                 let cut = job::shards(loaded, &data).and_then(|cut| job::refuse_empty(&cut).map(|()| cut));
-                place.insert(cut.map_err(|error| grid.explain(cell, error))?);
+                let cut = cut.map_err(|error| grid.explain(cell, error))?;
+                let holdings = Holdings::of(&data, &cut);
+                place.insert((cut, holdings));
             }
             for device in &opened {
                 let precision = job::check_precision(loaded.config.train.precision, &device.device);
@@ -68,30 +73,60 @@ impl<'g> Workplace<'g> {
         self.interrupt.pressed()
     }
 
-    /// Trains a cell into `folder`, which holds nothing yet.
+    /// Trains a cell into `folder`, going on with what is there of it.
     ///
     /// # Errors
     /// A file cannot be written. Failed training is an outcome.
     pub fn train(&self, cell: usize, folder: &Path) -> Result<Outcome> {
         let loaded = &self.grid.cells[cell].loaded;
         let config = &loaded.config;
-        let shards = self.shards[&partition_of(config)].clone();
+        let (shards, holdings) = &self.shards[&partition_of(config)];
         let again = |model: &Transformer| Ok(Box::new(job::model_again(model, loaded)?) as Box<dyn Model>);
         let models: Result<Vec<_>> = self.models.iter().map(again).collect();
-        let run = |models| Ok(Run::new(config.settings(), models, self.tokens.clone(), shards)?);
+        let run = |models| Ok(Run::new(config.settings(), models, self.tokens.clone(), shards.clone())?);
         let mut run = match models.and_then(run) {
             Ok(run) => run,
             Err(error) => return Ok(Outcome::Failed(error.to_string())),
         };
-        let files = RunFolder::create(folder, &config.to_toml())?;
-        let (info, interrupt) = (self.info(), Arc::clone(&self.interrupt));
-        let mut recorder = Recorder::new(files, config, &self.devices, info, &run, Keep::LastRound, interrupt)?;
+        let mut recorder = match self.go_on(folder, config, &mut run) {
+            Ok(recorder) => recorder,
+            Err(error) => {
+                if holds_something(folder) {
+                    note(format!("{} begins anew: {error:#}", folder.display()));
+                }
+                let recorder = self.begin(folder, config, &run)?;
+                holdings.write(folder)?;
+                recorder
+            }
+        };
+        log::to_file(folder)?;
         let trained = recorder.train(&mut run, &mut Progress::new(config.train.rounds, true))?;
+        log::leave_file();
         match trained {
             Err(error) => Ok(Outcome::Failed(error.to_string())),
             Ok(()) if recorder.tally().rounds() < recorder.rounds() => Ok(Outcome::Missing),
             Ok(()) => Ok(Outcome::Done(Box::new(Measured::read(folder)?))),
         }
+    }
+
+    /// Sets `run` to the last checkpoint in `folder`. After an error it is as it was.
+    fn go_on(&self, folder: &Path, config: &RunConfig, run: &mut Run) -> Result<Recorder> {
+        let save = saves::newest(folder)?.0.context("it holds no checkpoint")?;
+        let files = RunFolder::with(folder, Lock::take(folder)?)?;
+        files.cut(save.notes.lengths)?;
+        run.resume(save.checkpoint).with_context(|| format!("cannot go on from {}", save.path.display()))?;
+        let interrupt = Arc::clone(&self.interrupt);
+        Recorder::resumed(files, config, &self.devices, self.info(), run, save.notes, interrupt)
+    }
+
+    /// Makes the folder anew, whatever an earlier run of the same configuration left there.
+    fn begin(&self, folder: &Path, config: &RunConfig, run: &Run) -> Result<Recorder> {
+        if folder.exists() {
+            std::fs::remove_dir_all(folder)
+                .with_context(|| format!("cannot remove the unfinished run {}", folder.display()))?;
+        }
+        let files = RunFolder::create(folder, &config.to_toml())?;
+        Recorder::new(files, config, &self.devices, self.info(), run, Arc::clone(&self.interrupt))
     }
 
     fn info(&self) -> &ModelInfo {

@@ -1,0 +1,56 @@
+//! `bonfire report`: run folders as one HTML page that opens from disk and loads nothing.
+
+mod files;
+mod page;
+mod slots;
+mod story;
+mod thin;
+
+use std::path::Path;
+
+use anyhow::Result;
+
+use crate::args::{Common, ReportArgs};
+use crate::console::say;
+use crate::run_folder::replace;
+use story::Story;
+
+/// Runs the command.
+///
+/// # Errors
+/// A folder that is no run folder, a file in it that is missing or damaged, a disk that cannot be written.
+pub fn run(args: &ReportArgs, _: &Common) -> Result<()> {
+    let labels = labels(&args.runs.iter().map(|run| run.as_path()).collect::<Vec<_>>());
+    let stories = args.runs.iter().zip(labels).map(|(run, label)| Story::read(run, label));
+    let stories = stories.collect::<Result<Vec<_>>>()?;
+    replace(&args.out, page::page(&stories)?.as_bytes())?;
+    say(format!("wrote {}", args.out.display()));
+    Ok(())
+}
+
+/// What the runs are called: the names of their folders; where two are alike, the paths as given.
+fn labels(runs: &[&Path]) -> Vec<String> {
+    let whole: Vec<String> = runs.iter().map(|run| run.display().to_string()).collect();
+    let name = |run: &&Path| run.file_name().map(|name| name.to_string_lossy().into_owned());
+    let names: Option<Vec<String>> = runs.iter().map(name).collect();
+    names.filter(|names| all_differ(names)).unwrap_or(whole)
+}
+
+fn all_differ(names: &[String]) -> bool {
+    let mut sorted: Vec<&String> = names.iter().collect();
+    sorted.sort_unstable();
+    sorted.windows(2).all(|pair| pair[0] != pair[1])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn runs_are_called_by_their_folders_where_these_differ() {
+        let of = |runs: &[&str]| labels(&runs.iter().map(Path::new).collect::<Vec<_>>());
+        assert_eq!(of(&["runs/a", "runs/b/"]), ["a", "b"]);
+        assert_eq!(of(&["x/a", "y/a"]), ["x/a", "y/a"]);
+        assert_eq!(of(&[".", "a"]), [".", "a"]);
+    }
+}

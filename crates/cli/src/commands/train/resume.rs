@@ -1,0 +1,119 @@
+//! `bonfire train --resume`: goes on with a run after its last checkpoint, as if it had never stopped.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context, Result, bail};
+use toml::Table;
+
+use super::{follow, load, prepare};
+use crate::args::{Common, TrainArgs};
+use crate::config::{Difference, Loaded, differences};
+use crate::console::{note, say};
+use crate::log;
+use crate::mistake::Mistake;
+use crate::recorder::Recorder;
+use crate::run_folder::{CONFIG, Lock, RunFolder};
+use crate::saves::{self, Save};
+
+/// Goes on with the run in `folder`.
+///
+/// # Errors
+/// As training; no run or no usable checkpoint there; a configuration that is not the run's own and was not accepted; data or
+/// a model that the checkpoint does not belong to.
+pub fn run(folder: &Path, args: &TrainArgs, common: &Common) -> Result<()> {
+    let own = folder.join(CONFIG);
+    if !own.is_file() {
+        return Err(no_run(folder).into());
+    }
+    let lock = Lock::take(folder)?;
+    let (save, broken) = saves::newest(folder)?;
+    broken.iter().for_each(|line| note(format!("{line}; going on from the one before")));
+    let mut loaded = load(Some(args.config.as_deref().unwrap_or(&own)), common)?;
+    if let Some(save) = &save {
+        keep_name(&mut loaded, save)?;
+        compare(&loaded, save, args.accept_changes)?;
+    }
+    let mut ready = prepare(&loaded, folder, common.quiet)?;
+    let files = RunFolder::with(folder, lock)?;
+    log::to_file(folder)?;
+    let (config, keys) = (&loaded.config, Arc::clone(&ready.interrupt));
+    let recorder = match save {
+        None => {
+            // Nothing was lost: a run that was cut before its first checkpoint has no round.
+            if !files.rounds()?.is_empty() {
+                bail!("{} holds rounds but no checkpoint, so it cannot be gone on with; start anew", folder.display());
+            }
+            say_where(0, &loaded, common.quiet);
+            Recorder::new(files, config, &ready.devices, &ready.info, &ready.run, keys)?
+        }
+        Some(Save { path, checkpoint, notes }) => {
+            let place = || format!("cannot go on from {}", path.display());
+            ready.run.resume(checkpoint).with_context(place)?;
+            say_where(ready.run.server().round, &loaded, common.quiet);
+            Recorder::resumed(files, config, &ready.devices, &ready.info, &ready.run, notes, keys)
+                .with_context(place)?
+        }
+    };
+    ready.holdings.write(folder)?;
+    follow(args, &loaded, ready, recorder, common.quiet)
+}
+
+fn no_run(folder: &Path) -> Mistake {
+    let what = match folder.is_dir() {
+        true => format!("{} holds no run: {CONFIG} is missing", folder.display()),
+        false => format!("there is no run folder {}", folder.display()),
+    };
+    Mistake::new(what).help("name a folder that `bonfire train` wrote, or start a run without --resume")
+}
+
+/// A configuration that names no run is called after its file; the run keeps its own name.
+fn keep_name(loaded: &mut Loaded, save: &Save) -> Result<()> {
+    let old: Table = before(save)?;
+    loaded.config.name = old.get("name").and_then(toml::Value::as_str).map(str::to_string);
+    Ok(())
+}
+
+/// The configuration that the checkpoint was written with.
+fn before(save: &Save) -> Result<Table> {
+    save.notes.config.parse().with_context(|| format!("{} holds a configuration that is no TOML", save.path.display()))
+}
+
+/// Says what is not as it was, and refuses what would change the numbers unless that was asked for.
+fn compare(loaded: &Loaded, save: &Save, accept: bool) -> Result<()> {
+    let new: Table = loaded.config.to_toml().parse().context("cannot read a configuration that was just written")?;
+    let (matter, others): (Vec<Difference>, Vec<Difference>) =
+        differences(&before(save)?, &new).into_iter().partition(Difference::matters);
+    others.iter().for_each(note);
+    let version = env!("CARGO_PKG_VERSION");
+    if save.notes.version != version {
+        note(format!(
+            "the run was saved by bonfire {}, this is {version}: the numbers may not be quite those of a run that never stopped",
+            save.notes.version
+        ));
+    }
+    if matter.is_empty() {
+        return Ok(());
+    }
+    let list = matter.iter().map(Difference::to_string).collect::<Vec<_>>().join("; ");
+    let round = save.checkpoint.round();
+    if accept {
+        note(format!("from round {} on: {list}", round + 1));
+        return Ok(());
+    }
+    Err(Mistake::new(format!(
+        "the configuration is not what it was when the run was saved after round {round}: {list}"
+    ))
+    .help("take the change back, or pass --accept-changes to go on with the new values")
+    .into())
+}
+
+fn say_where(round: usize, loaded: &Loaded, quiet: bool) {
+    let rounds = loaded.config.train.rounds;
+    match round {
+        _ if quiet => {}
+        0 => say("going on from the beginning\n"),
+        _ if round >= rounds => say(format!("all {rounds} rounds are done\n")),
+        _ => say(format!("going on after round {round} of {rounds}\n")),
+    }
+}

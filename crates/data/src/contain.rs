@@ -1,0 +1,25 @@
+//! Third-party code that reads what strangers wrote, kept from ending the program: a panic becomes an answer.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// How many attempts are under way.
+static ATTEMPTS: AtomicUsize = AtomicUsize::new(0);
+
+/// Whether a panic now would be caught and become an error, so that a panic hook has nothing to say. It holds for the whole
+/// process: libraries panic on threads of their own.
+pub fn is_contained() -> bool {
+    ATTEMPTS.load(Ordering::SeqCst) > 0
+}
+
+/// Runs `attempt`; a panic in it comes back as its message.
+pub(crate) fn contain<T>(attempt: impl FnOnce() -> T) -> Result<T, String> {
+    ATTEMPTS.fetch_add(1, Ordering::SeqCst);
+    // What panicked is not used again.
+    let outcome = catch_unwind(AssertUnwindSafe(attempt));
+    ATTEMPTS.fetch_sub(1, Ordering::SeqCst);
+    outcome.map_err(|panic| {
+        let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+        text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".to_owned())
+    })
+}

@@ -1,0 +1,328 @@
+//! A run's state after a complete round, as bytes: what is needed to go on as if the run had never stopped. Everything
+//! random is a function of seed and round, so no generator has a state to keep.
+//!
+//! The format: `"BONFIRE\0"`, the format's version (u32), the payload's length in bytes (u64) and its SHA-256, all
+//! little-endian, then the payload: a safetensors file that holds every matrix in f32, with what is not a matrix as JSON in
+//! its metadata, under `run`, and the caller's notes beside it.
+
+use std::borrow::Cow;
+use std::collections::{BTreeMap, HashMap};
+
+use bonfire_data::Shards;
+use bonfire_engine::{Named, Private, TokenizedData};
+use bonfire_models::{Adapter, DeltaLog, Goal, HeadTensor, Matrix};
+use safetensors::SafeTensors;
+use safetensors::tensor::{Dtype, View};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::{Ledger, Run, Server};
+
+const MAGIC: &[u8; 8] = b"BONFIRE\0";
+/// Raised whenever an older program could not read what a newer one writes, or would misread it.
+const VERSION: u32 = 1;
+/// Bytes before the payload.
+const HEAD: usize = 8 + 4 + 8 + 32;
+/// Where the JSON stands in the metadata.
+const RUN: &str = "run";
+
+/// Bytes that are no checkpoint, or none that can be used here.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CheckpointError {
+    /// Something else.
+    #[error("is not a checkpoint of bonfire")]
+    Foreign,
+    /// Of a format that this program does not know.
+    #[error("has format version {0}; this bonfire reads version {VERSION}: use the bonfire that wrote it")]
+    Version(u32),
+    /// The end is missing, or there is more than there should be.
+    #[error("is cut short or too long: {found} bytes, expected {expected}")]
+    Length {
+        /// Bytes that are there.
+        found: u64,
+        /// Bytes that the head announces.
+        expected: u64,
+    },
+    /// Bits have changed.
+    #[error("is damaged: its contents do not match its checksum")]
+    Damaged,
+    /// What it says cannot be.
+    #[error("holds what cannot be: {0}")]
+    Contents(String),
+    /// It was written by a run of something else.
+    #[error("belongs to another run: {0}")]
+    OtherRun(String),
+}
+
+/// What is not a matrix.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Header {
+    round: usize,
+    rank: usize,
+    /// The f64's own bits: decimal digits would be read back a little off.
+    alpha_bits: u64,
+    targets: Vec<String>,
+    head: Vec<String>,
+    pushed: u64,
+    ledger: Ledger,
+    private: Private,
+    /// Of the texts and of who holds them: see [`checksum_of_data`].
+    data: String,
+}
+
+/// A state that was read back.
+#[derive(Clone, Debug)]
+pub struct Checkpoint {
+    header: Header,
+    matrices: BTreeMap<String, Matrix>,
+    /// What the caller wrote down with it.
+    pub notes: BTreeMap<String, String>,
+}
+
+/// A matrix on its way into the file.
+struct Stored<'m> {
+    shape: [usize; 2],
+    matrix: &'m Matrix,
+}
+
+impl View for Stored<'_> {
+    fn dtype(&self) -> Dtype {
+        Dtype::F32
+    }
+    fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+    fn data(&self) -> Cow<'_, [u8]> {
+        Cow::Owned(self.matrix.data.iter().flat_map(|v| v.to_le_bytes()).collect())
+    }
+    fn data_len(&self) -> usize {
+        4 * self.matrix.data.len()
+    }
+}
+
+impl Run {
+    /// The state after the last complete round, with `notes` of the caller's own.
+    pub fn checkpoint(&self, notes: &BTreeMap<String, String>) -> Vec<u8> {
+        let Server { round, adapter, merged, state } = &self.server;
+        let header = Header {
+            round: *round,
+            rank: adapter.rank,
+            alpha_bits: adapter.alpha.to_bits(),
+            targets: adapter.targets.iter().map(|t| t.name.clone()).collect(),
+            head: adapter.head.iter().map(|t| t.name.clone()).collect(),
+            pushed: merged.pushed,
+            ledger: self.ledger.clone(),
+            private: self.private.clone(),
+            data: self.data_checksum.clone(),
+        };
+        let mut all: Vec<(String, &Matrix)> = Vec::new();
+        let lists = [
+            ("a", &adapter.a),
+            ("b", &adapter.b),
+            ("core", &adapter.core),
+            ("weights", &adapter.weights),
+            ("merged-a", &merged.a),
+            ("merged-b", &merged.b),
+        ];
+        for (name, list) in lists {
+            all.extend(list.iter().enumerate().map(|(i, m)| (format!("{name}/{i}"), m)));
+        }
+        all.extend(adapter.head.iter().enumerate().map(|(i, t)| (format!("head/{i}"), &t.value)));
+        all.extend(state.iter().map(|(name, m)| (format!("state/{name}"), m)));
+        for (client, kept) in &self.memories {
+            all.extend(kept.iter().map(|(name, m)| (format!("memory/{client}/{name}"), m)));
+        }
+        let json = serde_json::to_string(&header).expect("numbers and names");
+        let mut metadata: HashMap<String, String> = notes.clone().into_iter().collect();
+        metadata.insert(RUN.into(), json);
+        let all = all.into_iter().map(|(name, m)| (name, Stored { shape: [m.rows, m.cols], matrix: m }));
+        let payload = safetensors::serialize(all, Some(metadata)).expect("names are unique");
+        sealed(&payload)
+    }
+
+    /// Goes on from `checkpoint`, which this run wrote, or one of the same model, data and clients.
+    ///
+    /// # Errors
+    /// [`CheckpointError::OtherRun`] and [`CheckpointError::Contents`]; the run is as it was.
+    pub fn resume(&mut self, checkpoint: Checkpoint) -> Result<(), CheckpointError> {
+        let Checkpoint { header, mut matrices, .. } = checkpoint;
+        self.check(&header)?;
+        let own = &self.server.adapter;
+        // Some methods put something between A and B only after their first rounds.
+        let cores = if matrices.contains_key("core/0") { own.targets.len() } else { 0 };
+        let mut list = |name: &str, count: usize| -> Result<Vec<Matrix>, CheckpointError> {
+            let take = |i| {
+                let name = format!("{name}/{i}");
+                matrices.remove(&name).ok_or_else(|| CheckpointError::Contents(format!("{name} is missing")))
+            };
+            (0..count).map(take).collect()
+        };
+        let targets = own.targets.len();
+        let some = |count: usize, there: bool| if there { count } else { 0 };
+        let (a, b) = (list("a", targets)?, list("b", targets)?);
+        let core = list("core", cores)?;
+        let weights = list("weights", own.weights.len())?;
+        let head = list("head", own.head.len())?;
+        let merges = some(targets, header.pushed > 0);
+        let merged = DeltaLog { a: list("merged-a", merges)?, b: list("merged-b", merges)?, pushed: header.pushed };
+        let head = own.head.iter().zip(head).map(|(t, value)| HeadTensor { name: t.name.clone(), value }).collect();
+        let alpha = f64::from_bits(header.alpha_bits);
+        let adapter = Adapter { rank: header.rank, alpha, targets: own.targets.clone(), a, b, core, head, weights };
+        fits(own, &adapter, &merged)?;
+        let mut state = Named::new();
+        let mut memories: BTreeMap<usize, Named> = BTreeMap::new();
+        for (name, matrix) in matrices {
+            if let Some(name) = name.strip_prefix("state/") {
+                state.insert(name.into(), matrix);
+            } else {
+                let (client, name) = remembered(&name, self.shards.train.len())?;
+                memories.entry(client).or_default().insert(name.into(), matrix);
+            }
+        }
+        self.server = Server { round: header.round, adapter, merged, state };
+        (self.ledger, self.memories, self.private) = (header.ledger, memories, header.private);
+        Ok(())
+    }
+
+    /// Whether `header` speaks of this run's model, data and clients.
+    fn check(&self, header: &Header) -> Result<(), CheckpointError> {
+        let other = |what: &str| Err(CheckpointError::OtherRun(what.into()));
+        let own = &self.server.adapter;
+        if !own.targets.iter().map(|t| &t.name).eq(&header.targets) {
+            return other("its adapter is on other linears");
+        }
+        if !own.head.iter().map(|t| &t.name).eq(&header.head) {
+            return other("its head has other tensors");
+        }
+        let clients = self.shards.train.len();
+        if header.ledger.clients() != clients {
+            return other(&format!("it has {} clients, this run {clients}", header.ledger.clients()));
+        }
+        if header.data != self.data_checksum {
+            return other("the texts, their tokens or their clients are not what they were");
+        }
+        Ok(())
+    }
+}
+
+/// The client and the name in `memory/7/control/a`.
+fn remembered(name: &str, clients: usize) -> Result<(usize, &str), CheckpointError> {
+    let bad = || CheckpointError::Contents(format!("\"{name}\" is nothing that a run keeps"));
+    let (client, name) = name.strip_prefix("memory/").and_then(|rest| rest.split_once('/')).ok_or_else(bad)?;
+    let client = client.parse().ok().filter(|client| *client < clients).ok_or_else(bad)?;
+    Ok((client, name))
+}
+
+/// Whether what was read has the shapes that `own` asks for. Only the rank may be another.
+fn fits(own: &Adapter, read: &Adapter, merged: &DeltaLog) -> Result<(), CheckpointError> {
+    let rank = read.rank;
+    if rank == 0 || !(read.alpha.is_finite() && read.alpha > 0.0) {
+        return Err(CheckpointError::Contents(format!("rank {rank} and alpha {}", read.alpha)));
+    }
+    let shape = |m: &Matrix| [m.rows, m.cols];
+    let mut pairs = Vec::new();
+    for (t, target) in own.targets.iter().enumerate() {
+        // In full fine-tuning nothing carries an adapter.
+        pairs.push((shape(&read.a[t]), [target.d_in, rank]));
+        pairs.push((shape(&read.b[t]), [rank, target.d_out]));
+        pairs.extend(read.core.get(t).map(|m| (shape(m), [rank, if m.cols == 1 { 1 } else { rank }])));
+        let inner = merged.a.get(t).map_or(0, |m| m.cols);
+        pairs.extend(merged.a.get(t).map(|m| (shape(m), [target.d_in, inner])));
+        pairs.extend(merged.b.get(t).map(|m| (shape(m), [inner, target.d_out])));
+    }
+    pairs.extend(own.weights.iter().zip(&read.weights).map(|(own, read)| (shape(read), shape(own))));
+    pairs.extend(own.head.iter().zip(&read.head).map(|(own, read)| (shape(&read.value), shape(&own.value))));
+    match pairs.into_iter().find(|(found, wanted)| found != wanted) {
+        None => Ok(()),
+        Some((found, wanted)) => Err(CheckpointError::OtherRun(format!(
+            "it holds a matrix of {} x {} where the model asks for {} x {}",
+            found[0], found[1], wanted[0], wanted[1]
+        ))),
+    }
+}
+
+/// The payload with its head.
+fn sealed(payload: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(HEAD + payload.len());
+    bytes.extend(MAGIC);
+    bytes.extend(VERSION.to_le_bytes());
+    bytes.extend((payload.len() as u64).to_le_bytes());
+    bytes.extend(Sha256::digest(payload));
+    bytes.extend(payload);
+    bytes
+}
+
+/// The payload of `bytes`, if it is all there and as it was written.
+fn opened(bytes: &[u8]) -> Result<&[u8], CheckpointError> {
+    if bytes.len() < MAGIC.len() || !bytes.starts_with(MAGIC) {
+        return Err(CheckpointError::Foreign);
+    }
+    let found = bytes.len() as u64;
+    let Some((head, payload)) = bytes.split_at_checked(HEAD) else {
+        return Err(CheckpointError::Length { found, expected: HEAD as u64 });
+    };
+    let version = u32::from_le_bytes(head[8..12].try_into().expect("four bytes"));
+    if version != VERSION {
+        return Err(CheckpointError::Version(version));
+    }
+    let length = u64::from_le_bytes(head[12..20].try_into().expect("eight bytes"));
+    if length != payload.len() as u64 {
+        return Err(CheckpointError::Length { found, expected: length.saturating_add(HEAD as u64) });
+    }
+    match Sha256::digest(payload)[..] == head[20..] {
+        true => Ok(payload),
+        false => Err(CheckpointError::Damaged),
+    }
+}
+
+impl Checkpoint {
+    /// Reads what [`Run::checkpoint`] wrote.
+    ///
+    /// # Errors
+    /// Anything else, or a part of it; [`Run::resume`] checks whether it fits.
+    pub fn read(bytes: &[u8]) -> Result<Checkpoint, CheckpointError> {
+        let payload = opened(bytes)?;
+        let bad = |e: &dyn std::fmt::Display| CheckpointError::Contents(e.to_string());
+        let (_, about) = SafeTensors::read_metadata(payload).map_err(|e| bad(&e))?;
+        let tensors = SafeTensors::deserialize(payload).map_err(|e| bad(&e))?;
+        let mut notes: BTreeMap<String, String> = about.metadata().clone().unwrap_or_default().into_iter().collect();
+        let json = notes.remove(RUN).ok_or_else(|| bad(&"no state of a run"))?;
+        let header = serde_json::from_str(&json).map_err(|e| bad(&e))?;
+        let mut matrices = BTreeMap::new();
+        for (name, view) in tensors.iter() {
+            let (Dtype::F32, &[rows, cols]) = (view.dtype(), view.shape()) else {
+                return Err(bad(&format!("{name} is no matrix in f32")));
+            };
+            let data = view.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
+            matrices.insert(name.to_string(), Matrix::new(rows, cols, data));
+        }
+        Ok(Checkpoint { header, matrices, notes })
+    }
+
+    /// Complete rounds.
+    pub fn round(&self) -> usize {
+        self.header.round
+    }
+}
+
+/// SHA-256, in hex, of what clients train on and of who holds what.
+pub(crate) fn checksum_of_data(data: &TokenizedData, shards: &Shards) -> String {
+    let mut hash = Sha256::new();
+    let mut put = |n: usize| hash.update((n as u64).to_le_bytes());
+    for split in [&data.train, &data.test] {
+        put(split.len());
+        for (ids, goal) in split.ids.iter().zip(&split.goals) {
+            let (kind, value) = match goal {
+                Goal::Class(class) => (0, *class),
+                Goal::Next(from) => (1, *from),
+            };
+            [kind, value, ids.len()].into_iter().for_each(&mut put);
+            ids.iter().for_each(|&id| put(id as usize));
+        }
+    }
+    for rows in shards.train.iter().chain(&shards.test) {
+        put(rows.len());
+        rows.iter().for_each(|&row| put(row));
+    }
+    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+}

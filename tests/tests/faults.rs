@@ -1,0 +1,119 @@
+//! Clients that diverge and devices that break: what is lost, and what is not.
+#![allow(clippy::unwrap_used)]
+
+use bonfire_engine::{DEVICE_THREAD, InFlight, NotFinite};
+use bonfire_federation::{Control, Event, RoundMetrics, Run, Settings};
+use bonfire_tests::faulty::{Fault, Faulty};
+use bonfire_tests::toy;
+
+fn settings(more: &str) -> Settings {
+    toy::settings(&format!("[train]\nrounds = 3\nbatch_size = 4\nlr_a = 1e-3\n{more}"))
+}
+
+fn faulty(settings: Settings, fault: Fault) -> Run {
+    let (model, shards) = (toy::model(&settings), toy::shards(settings.clients.count));
+    toy::run_of(vec![Box::new(Faulty::new(model, fault))], settings, shards)
+}
+
+/// Trains to the end: rows of the rounds, and each round's clients with their losses.
+fn train(run: &mut Run) -> (Vec<RoundMetrics>, Vec<Vec<(usize, f64)>>) {
+    let (mut rounds, mut clients) = (Vec::new(), Vec::new());
+    run.train(&mut |event| {
+        if let Event::RoundEnded { metrics, clients: rows, .. } = event {
+            rounds.push(metrics.clone());
+            clients.push(rows.iter().map(|c| (c.client, c.train_loss)).collect());
+        }
+        Control::Continue
+    })
+    .unwrap();
+    (rounds, clients)
+}
+
+#[test]
+fn a_client_that_diverges_stops_the_run_unless_told_otherwise() {
+    let error = faulty(settings(""), Fault::NanInPlace(1)).train(&mut |_| Control::Continue).unwrap_err().to_string();
+    assert!(error.contains("round 1, client 1") && error.contains("not_finite = \"skip-client\""), "{error}");
+}
+
+#[test]
+fn skipped_clients_are_counted_and_disturb_nobody() {
+    for strategy in ["lora-a2", "fedit", "ffa-lora"] {
+        let skip = |in_flight| {
+            let mut settings = settings(&format!("[strategy]\nname = \"{strategy}\""));
+            (settings.train.not_finite, settings.in_flight) = (NotFinite::SkipClient, in_flight);
+            settings
+        };
+        let (rounds, clients) = train(&mut faulty(skip(InFlight::Count(100)), Fault::NanInPlace(1)));
+        assert_eq!(rounds.len(), 3);
+        for (round, clients) in rounds.iter().zip(&clients) {
+            assert_eq!(round.skipped, [1], "{strategy}");
+            assert_eq!(clients.iter().map(|(c, _)| *c).collect::<Vec<_>>(), [0, 2, 3], "{strategy}");
+            assert!(round.train_loss.is_finite() && round.test_loss.unwrap().is_finite(), "{strategy}");
+        }
+        // In the first round the others learn exactly what they learn beside a healthy client.
+        let (_, healthy) = train(&mut toy::run(skip(InFlight::Count(100))));
+        let others: Vec<_> = healthy[0].iter().filter(|(c, _)| *c != 1).copied().collect();
+        assert_eq!(clients[0], others, "{strategy}");
+    }
+}
+
+#[test]
+fn whoever_takes_the_place_of_a_skipped_client_starts_clean() {
+    // One place: client 0 diverges at its first step, and clients 1, 2 and 3 follow in its place.
+    let one = |strategy: &str| {
+        let mut settings = settings(&format!("[strategy]\nname = \"{strategy}\""));
+        (settings.train.not_finite, settings.in_flight) = (NotFinite::SkipClient, InFlight::Count(1));
+        settings
+    };
+    for strategy in ["lora-a2", "fedit"] {
+        let (rounds, clients) = train(&mut faulty(one(strategy), Fault::NanAtStep(0)));
+        assert_eq!(rounds[0].skipped, [0], "{strategy}");
+        assert!(rounds[1].skipped.is_empty() && rounds[2].skipped.is_empty(), "{strategy}");
+        let (_, healthy) = train(&mut toy::run(one(strategy)));
+        assert_eq!(clients[0], healthy[0][1..], "{strategy}");
+    }
+}
+
+#[test]
+fn a_round_in_which_everybody_diverges_ends_the_run() {
+    let mut settings = settings("");
+    (settings.train.not_finite, settings.train.lr_a) = (NotFinite::SkipClient, 1e38);
+    let mut run = toy::run(settings);
+    let error = run.train(&mut |_| Control::Continue).unwrap_err().to_string();
+    assert!(error.contains("every client"), "{error}");
+    assert!(run.server().adapter.is_finite());
+}
+
+#[test]
+fn a_device_that_breaks_is_an_error_and_the_last_round_is_kept() {
+    // What the test harness prints of the panic is of no interest.
+    let hook = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        if std::thread::current().name() != Some(DEVICE_THREAD) {
+            hook(info);
+        }
+    }));
+    let (whole, _) = train(&mut toy::run(settings("")));
+    for step in [0, 5, 10] {
+        let mut run = faulty(settings(""), Fault::BreaksAtStep(step));
+        let mut before = 0;
+        let error = run
+            .train(&mut |event| {
+                if let Event::RoundEnded { metrics, .. } = event {
+                    before = metrics.round;
+                }
+                Control::Continue
+            })
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("the device failed") && error.contains("the device is lost"), "{error}");
+        assert_eq!(run.server().round, before);
+        // The device answers again: the rest is as if nothing had happened.
+        let (rest, _) = train(&mut run);
+        let numbers = |r: &RoundMetrics| (r.round, r.train_loss, r.test_loss, r.download_bytes, r.upload_bytes);
+        assert_eq!(
+            rest.iter().map(numbers).collect::<Vec<_>>(),
+            whole[before..].iter().map(numbers).collect::<Vec<_>>()
+        );
+    }
+}

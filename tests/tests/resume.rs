@@ -1,0 +1,179 @@
+//! A run that was stopped and taken up again from its checkpoint is a run that never stopped, whatever the strategy keeps.
+#![allow(clippy::unwrap_used)]
+
+use std::collections::BTreeMap;
+
+use bonfire_federation::{Checkpoint, CheckpointError, ClientMetrics, Control, Event, RoundMetrics, Run, Settings};
+use bonfire_tests::toy;
+use proptest::prelude::*;
+
+/// Sections of runs that keep all kinds of things between rounds.
+const RUNS: &[&str] = &[
+    "[strategy]\nname = \"lora-a2\"",
+    "[strategy]\nname = \"fedit\"\n[server]\noptimizer = { name = \"fedadam\", lr = 0.01 }",
+    "[strategy]\nname = \"ffa-lora\"",
+    "[strategy]\nname = \"rolora\"",
+    "[strategy]\nname = \"hetlora\"",
+    "[strategy]\nname = \"fedsa-lora\"",
+    "[strategy]\nname = \"sa-fedlora\"",
+    "[strategy]\nname = \"sora\"",
+    "[strategy]\nname = \"xgblora\"\nlayers = 1",
+    "[strategy]\nname = \"fedlada\"",
+    "[strategy]\nname = \"dfl\"\napart = 0.1",
+    "[strategy]\nname = \"flexlora\"",
+    "[strategy]\nname = \"flora\"",
+    "[strategy]\nname = \"florist\"",
+    "[strategy]\nname = \"raflora\"",
+    "[strategy]\nname = \"replication\"",
+    "[strategy]\nname = \"fedex-lora\"",
+    "[strategy]\nname = \"fedex-lora\"\nrank = 2",
+    "[strategy]\nname = \"lora-fair\"",
+    "[strategy]\nname = \"fedsvd\"",
+    "[strategy]\nname = \"fed-sb\"",
+    "[strategy]\nname = \"fedpeptao\"\nlayers = 2\nlr = 0.2",
+    "[strategy]\nname = \"full\"",
+    "[strategy]\nname = \"fedit\"\n[train]\nrounds = 4\nlr_a = 1e-3\nbatch_size = 4\nscaffold = true",
+    "[strategy]\nname = \"lora-a2\"\n[clients]\ncount = 6\nper_round = 3\ndropout = 0.3\nbudget = 1",
+];
+
+fn settings(sections: &str) -> Settings {
+    let train = if sections.contains("[train]") { "" } else { "[train]\nrounds = 4\nlr_a = 1e-3\nbatch_size = 4\n" };
+    toy::settings(&format!("{train}[adapter]\nrank = 4\nhead = \"trained\"\n{sections}"))
+}
+
+type Rows = (Vec<RoundMetrics>, Vec<ClientMetrics>);
+
+/// Trains up to and with round `last`; the rows, without what the clock says.
+fn train(run: &mut Run, last: usize) -> Rows {
+    let (mut rounds, mut rows) = (Vec::new(), Vec::new());
+    run.train(&mut |event| {
+        let Event::RoundEnded { metrics, clients, .. } = event else { return Control::Continue };
+        rounds.push(RoundMetrics { seconds: 0.0, train_seconds: 0.0, ..metrics.clone() });
+        rows.extend(clients.to_vec());
+        if metrics.round == last { Control::Stop } else { Control::Continue }
+    })
+    .unwrap();
+    (rounds, rows)
+}
+
+#[test]
+fn every_strategy_goes_on_as_if_it_had_never_stopped() {
+    for sections in RUNS {
+        let mut whole = toy::run(settings(sections));
+        let expected = train(&mut whole, 4);
+        for stop in [0, 1, 3] {
+            let mut before = toy::run(settings(sections));
+            let mut rows = if stop == 0 { Rows::default() } else { train(&mut before, stop) };
+            let bytes = before.checkpoint(&BTreeMap::new());
+            drop(before);
+            let mut after = toy::run(settings(sections));
+            after.resume(Checkpoint::read(&bytes).unwrap()).unwrap_or_else(|e| panic!("{sections}: {e}"));
+            assert_eq!(after.server().round, stop);
+            let rest = train(&mut after, 4);
+            rows.0.extend(rest.0);
+            rows.1.extend(rest.1);
+            assert_eq!(rows, expected, "{sections}, stopped after {stop}");
+            assert_eq!(after.server(), whole.server(), "{sections}, stopped after {stop}");
+            let persons = |run: &Run| run.persons().collect::<Vec<_>>();
+            assert_eq!(persons(&after), persons(&whole), "{sections}, stopped after {stop}");
+        }
+    }
+}
+
+fn saved() -> Vec<u8> {
+    let mut run = toy::run(settings("[strategy]\nname = \"fedsa-lora\""));
+    train(&mut run, 2);
+    run.checkpoint(&BTreeMap::from([("note".to_string(), "mine".to_string())]))
+}
+
+#[test]
+fn notes_come_back_and_other_runs_are_refused() {
+    let checkpoint = Checkpoint::read(&saved()).unwrap();
+    assert_eq!((checkpoint.round(), checkpoint.notes["note"].as_str()), (2, "mine"));
+    let refused = |sections: &str, words: &str| {
+        let mut run = toy::run(settings(sections));
+        let before = run.server().clone();
+        let error = run.resume(checkpoint.clone()).unwrap_err().to_string();
+        assert!(error.contains(words), "{error}");
+        assert_eq!(run.server(), &before, "a refused checkpoint changes nothing");
+    };
+    refused("[clients]\ncount = 5", "it has 4 clients, this run 5");
+    let mut fewer = settings("");
+    fewer.adapter.targets = bonfire_models::Targets::Some(vec![bonfire_models::TargetKind::Query]);
+    let error = toy::run(fewer).resume(checkpoint.clone()).unwrap_err().to_string();
+    assert!(error.contains("other linears"), "{error}");
+    let mut shards = toy::shards(4);
+    shards.train[0].swap(0, 1);
+    let error = toy::run_with(settings(""), shards).resume(checkpoint.clone()).unwrap_err().to_string();
+    assert!(error.contains("not what they were"), "{error}");
+}
+
+#[test]
+fn every_cut_and_every_flipped_bit_is_noticed() {
+    let bytes = saved();
+    for length in (0..bytes.len()).step_by(997).chain([7, 8, 11, 12, 19, 20, 51, 52, 53, bytes.len() - 1]) {
+        Checkpoint::read(&bytes[..length]).unwrap_err();
+    }
+    for at in (0..bytes.len()).step_by(991).chain(0..60) {
+        let mut flipped = bytes.clone();
+        flipped[at] ^= 1 << (at % 8);
+        Checkpoint::read(&flipped).unwrap_err();
+    }
+    let mut longer = bytes.clone();
+    longer.push(0);
+    assert!(matches!(Checkpoint::read(&longer), Err(CheckpointError::Length { .. })));
+    assert!(matches!(Checkpoint::read(b"not at all"), Err(CheckpointError::Foreign)));
+    let mut newer = bytes;
+    newer[8] = 9;
+    assert_eq!(Checkpoint::read(&newer).unwrap_err(), CheckpointError::Version(9));
+}
+
+/// A head that fits whatever follows it, so that what reads the contents is met too.
+fn seal(payload: &[u8]) -> Vec<u8> {
+    use sha2::{Digest, Sha256};
+    let mut bytes = b"BONFIRE\0\x01\0\0\0".to_vec();
+    bytes.extend((payload.len() as u64).to_le_bytes());
+    bytes.extend(Sha256::digest(payload));
+    bytes.extend(payload);
+    bytes
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn anything_at_all_is_an_error(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
+        Checkpoint::read(&bytes).unwrap_err();
+        Checkpoint::read(&seal(&bytes)).unwrap_err();
+    }
+}
+
+#[test]
+fn contents_that_were_tampered_with_are_refused_or_fit() {
+    // The checksum is no signature: somebody may have made it fit.
+    let payload = saved()[52..].to_vec();
+    let text = String::from_utf8_lossy(&payload[..payload.len().min(6000)]).into_owned();
+    let end = text.find("\"a/0\"").map_or(2000, |at| at + 2000);
+    let mut run = toy::run(settings("[strategy]\nname = \"fedsa-lora\""));
+    let before = run.server().clone();
+    let mut read = 0;
+    for at in (8..end).step_by(3) {
+        for with in [b'9', b'0', b'\"', b'-', 0xff] {
+            let mut other = payload.clone();
+            other[at] = with;
+            let Ok(checkpoint) = Checkpoint::read(&seal(&other)) else { continue };
+            read += 1;
+            if run.resume(checkpoint).is_err() {
+                continue;
+            }
+            // What fits may say another round or scale; it still has the model's shapes.
+            assert_eq!(run.server().adapter.a.len(), before.adapter.a.len());
+            run.resume(Checkpoint::read(&saved_again(&payload)).unwrap()).unwrap();
+        }
+    }
+    assert!(read > 0, "some changes can be read");
+}
+
+fn saved_again(payload: &[u8]) -> Vec<u8> {
+    seal(payload)
+}
