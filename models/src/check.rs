@@ -172,11 +172,13 @@ pub fn apart(found: &Part, expected: &Part) -> f64 {
     if off.is_finite() && found.values.len() == expected.values.len() { off } else { f64::INFINITY }
 }
 
-/// The part that is furthest off, and its name.
+/// How far the part is apart that is furthest off, and its name; infinitely where parts are missing.
 pub fn furthest(found: &[Part], expected: &[Part]) -> (f64, String) {
+    if found.len() != expected.len() {
+        return (f64::INFINITY, "parts".into());
+    }
     let each = found.iter().zip(expected).map(|(f, e)| (apart(f, e), f.name.clone()));
-    let start = if found.len() == expected.len() { 0.0 } else { f64::INFINITY };
-    each.fold((start, String::new()), |most, one| if most.1.is_empty() || one.0 > most.0 { one } else { most })
+    each.fold((0.0, String::new()), |most, one| if most.1.is_empty() || one.0 > most.0 { one } else { most })
 }
 
 #[cfg(all(test, feature = "flex"))]

@@ -93,6 +93,7 @@ pub enum Command {
     #[command(after_help = examples::EXPORT)]
     Export(ExportArgs),
     /// Put runs into one HTML page: curves, traffic, partition, slots, times
+    #[command(after_help = examples::REPORT)]
     Report(ReportArgs),
     /// Measure how fast a device is for this work, and how far from its limit
     #[command(after_help = examples::BENCH)]

@@ -44,8 +44,11 @@ pub struct Opened {
     pub software: bool,
 }
 
-/// Every device of every backend in this build, the CPU first: opened, or why it cannot be.
-pub fn every() -> Vec<(DeviceChoice, Result<Opened, Mistake>)> {
+/// A device as it is asked for, and opened, or why it cannot be.
+pub type Tried = (DeviceChoice, Result<Opened, Mistake>);
+
+/// Every device of every backend in this build, the CPU first.
+pub fn every() -> Vec<Tried> {
     let mut found = vec![(DeviceChoice::Cpu, open_cpu())];
     #[cfg(any(feature = "wgpu", feature = "vulkan", feature = "cuda"))]
     found.extend(gpu::every().into_iter().map(|choice| (choice, open(choice))));

@@ -17,7 +17,8 @@ Examples:
   bonfire train --out runs/first --set train.rounds=3 --set clients.count=4
   bonfire train configs/banking77.toml --set model.path=DIR --set data.path=DIR
   bonfire train configs/tinyllama-alpaca.toml --device cuda:0,cuda:1
-  bonfire train configs/llama-quickstart.toml --set strategy.name=fedit";
+  bonfire train configs/llama-quickstart.toml --set strategy.name=fedit --tui
+  bonfire train --resume runs/NAME";
 
 /// After `bonfire compare --help`.
 pub const COMPARE: &str = "\
@@ -59,6 +60,12 @@ Examples:
   bonfire export runs/NAME --format merged --out model
   bonfire export runs/NAME --format gguf --layout compact --out gguf
   bonfire export runs/NAME --clients --out adapters";
+
+/// After `bonfire report --help`.
+pub const REPORT: &str = "\
+Examples:
+  bonfire report runs/NAME
+  bonfire report runs/FIRST runs/SECOND --out compared.html";
 
 /// After `bonfire bench --help`.
 pub const BENCH: &str = "\

@@ -7,7 +7,7 @@ use clap::Args;
 
 use crate::args::Common;
 use crate::config;
-use crate::console::{note, say};
+use crate::console::{note, put, say};
 use crate::mistake::Mistake;
 
 /// Options of `config`.
@@ -33,9 +33,9 @@ pub fn run(args: &ConfigArgs, common: &Common) -> Result<()> {
         return Err(Mistake::new(what).help("leave it out").into());
     }
     match &args.init {
-        _ if args.schema => say(serde_json::to_string_pretty(&config::schema())?),
+        _ if args.schema => put(serde_json::to_string_pretty(&config::schema())?),
         None => resolved(args.config.as_deref(), common)?,
-        Some(None) => say(config::sample().trim_end()),
+        Some(None) => put(config::sample().trim_end()),
         Some(Some(file)) => write(file)?,
     }
     Ok(())
@@ -48,7 +48,7 @@ fn resolved(file: Option<&Path>, common: &Common) -> Result<(), Mistake> {
     if let Some(devices) = &common.device {
         loaded.config.engine.device = devices.clone();
     }
-    say(loaded.config.to_toml().trim_end());
+    put(loaded.config.to_toml().trim_end());
     Ok(())
 }
 

@@ -12,8 +12,8 @@ use self::report::{Patient, Report};
 use self::system::System;
 use crate::args::Common;
 use crate::checkup::{self, Depth, Verdict, admit};
-use crate::console::{note, say};
-use crate::device::{self, DeviceChoice, Opened};
+use crate::console::{note, put, say};
+use crate::device::{self, DeviceChoice, Opened, Tried};
 use crate::mistake::{Mistake, quietly};
 
 /// Options of `doctor`.
@@ -55,7 +55,7 @@ pub fn run(args: &DoctorArgs, common: &Common) -> Result<()> {
         report.devices.push(patient);
     }
     match args.json {
-        true => say(serde_json::to_string_pretty(&report)?),
+        true => put(serde_json::to_string_pretty(&report)?),
         false => say(format!("{}{}", if shown { "\n" } else { "" }, report.verdicts())),
     }
     match report.devices.iter().filter(|patient| !patient.verdict.is_fit()).count() {
@@ -65,7 +65,7 @@ pub fn run(args: &DoctorArgs, common: &Common) -> Result<()> {
 }
 
 /// Those of `--device`, else all of every backend.
-fn devices(common: &Common) -> Result<Vec<(DeviceChoice, Result<Opened, Mistake>)>, Mistake> {
+fn devices(common: &Common) -> Result<Vec<Tried>, Mistake> {
     let Some(asked) = &common.device else { return Ok(device::every()) };
     let one = |&choice: &DeviceChoice| match device::open(choice) {
         Err(mistake) if !choice.is_compiled_in() => Err(mistake),
