@@ -252,3 +252,5 @@ fn home_of(key: &str) -> Option<String> {
 
 #[cfg(test)]
 pub mod tests;
+#[cfg(test)]
+mod untrusted;

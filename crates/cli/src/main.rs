@@ -7,6 +7,9 @@ mod commands;
 mod config;
 mod console;
 mod device;
+#[cfg(test)]
+#[path = "../../../tests/support/hostile.rs"]
+mod hostile;
 mod hub;
 mod interrupt;
 mod job;

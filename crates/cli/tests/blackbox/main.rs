@@ -11,6 +11,7 @@ mod export;
 mod hub;
 #[cfg(unix)]
 mod interrupt;
+mod logs;
 mod numbers;
 mod partition;
 mod quickstart;
