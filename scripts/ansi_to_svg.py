@@ -4,7 +4,7 @@ import re
 import sys
 from html import escape
 
-ROW, COLUMN = 18, 9.0
+ROW, COLUMN = 17, 9.0
 PAPER, INK = "#16181d", "#d8dee9"
 COLOURS = ["#16181d", "#d8646d", "#8cc265", "#d9b35f", "#5fa3e0", "#bf83d9", "#4fb8bd", "#d8dee9"]
 BRIGHT = ["#6b7280", "#e88", "#a5e07d", "#f0d080", "#80c0ff", "#dda5f0", "#70d8dd", "#ffffff"]

@@ -66,7 +66,9 @@ impl View {
 
 /// A panel's frame.
 pub fn framed(title: &str) -> Block<'_> {
-    Block::bordered().border_style(Style::new().fg(Color::DarkGray)).title(Line::from(format!(" {title} ")).bold())
+    Block::bordered()
+        .border_style(Style::new().fg(Color::DarkGray))
+        .title(Line::from(format!(" {title} ")).bold().fg(Color::Reset))
 }
 
 /// Draws everything.

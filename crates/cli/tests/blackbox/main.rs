@@ -17,3 +17,5 @@ mod partition;
 mod quickstart;
 mod repeat;
 mod support;
+#[cfg(target_os = "linux")]
+mod tui;

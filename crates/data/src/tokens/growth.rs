@@ -1,6 +1,7 @@
 //! What a `tokenizer.json` would cost, seen before the library opens it. Normalizers and decoders rewrite a text one after
 //! the other, and steps that each double it make terabytes of a word; a table of characters says itself how long it is.
 
+use serde::Deserialize;
 use serde_json::Value;
 
 /// How much longer a text may become. Files in use stay below 100.
@@ -9,15 +10,25 @@ const MOST: f64 = 4096.0;
 /// Steps of a sequence have one of these names.
 const LISTS: [&str; 2] = ["normalizers", "decoders"];
 
+/// The parts of a `tokenizer.json` that are looked at. That one comes twice is an error here, as it is not for the library.
+#[derive(Deserialize)]
+#[serde(expecting = "an object")]
+struct Parts {
+    #[serde(default)]
+    normalizer: Value,
+    #[serde(default)]
+    decoder: Value,
+}
+
 /// Refuses a `tokenizer.json` that could make a text more than [`MOST`] times as long, or claims a table longer than itself;
-/// the error says which. What is not JSON is left to the reader of the whole file.
+/// the error says which.
 pub(super) fn check(bytes: &[u8]) -> Result<(), String> {
-    let Ok(file) = serde_json::from_slice::<Value>(bytes) else { return Ok(()) };
-    if claims_too_much(&file["normalizer"]) {
+    let parts: Parts = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+    if claims_too_much(&parts.normalizer) {
         return Err("its precompiled_charsmap claims to be longer than it is".to_owned());
     }
-    for part in ["normalizer", "decoder"] {
-        let times = growth(&file[part]);
+    for (part, steps) in [("normalizer", &parts.normalizer), ("decoder", &parts.decoder)] {
+        let times = growth(steps);
         if times > MOST {
             return Err(format!("its {part} could make a text {times:.0e} times as long; at most {MOST} is allowed"));
         }
