@@ -11,6 +11,32 @@ use crate::{fixture, load, load_for};
 /// Classes of the toy data.
 pub const CLASSES: usize = 5;
 
+/// `[strategy]` and what else a method needs on the toy data.
+pub const STRATEGIES: &[&str] = &[
+    "name = \"lora-a2\"",
+    "name = \"fedit\"",
+    "name = \"ffa-lora\"",
+    "name = \"rolora\"",
+    "name = \"hetlora\"",
+    "name = \"fedsa-lora\"",
+    "name = \"sa-fedlora\"",
+    "name = \"sora\"",
+    "name = \"xgblora\"\nlayers = 1",
+    "name = \"fedlada\"",
+    "name = \"dfl\"\napart = 0.1",
+    "name = \"flexlora\"",
+    "name = \"flora\"",
+    "name = \"florist\"",
+    "name = \"raflora\"",
+    "name = \"replication\"",
+    "name = \"fedex-lora\"",
+    "name = \"fedex-lora\"\nrank = 2",
+    "name = \"lora-fair\"",
+    "name = \"fedsvd\"",
+    "name = \"fed-sb\"",
+    "name = \"fedpeptao\"\nlayers = 2\nlr = 0.2",
+];
+
 /// `examples` texts of 3 to 9 tokens; two of a text's tokens tell its class.
 pub fn texts(examples: usize, seed: u64) -> Split {
     let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(seed);

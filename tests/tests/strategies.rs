@@ -5,33 +5,7 @@
 use bonfire_engine::{Checkpoint, InFlight};
 use bonfire_federation::{Choice, ClientMetrics, Control, Event, RoundMetrics, Run, Server, Settings, forecast};
 use bonfire_models::{Factor, Model, TargetKind, Task};
-use bonfire_tests::toy;
-
-/// `[strategy]` and what else a method needs on the toy data.
-const STRATEGIES: &[&str] = &[
-    "name = \"lora-a2\"",
-    "name = \"fedit\"",
-    "name = \"ffa-lora\"",
-    "name = \"rolora\"",
-    "name = \"hetlora\"",
-    "name = \"fedsa-lora\"",
-    "name = \"sa-fedlora\"",
-    "name = \"sora\"",
-    "name = \"xgblora\"\nlayers = 1",
-    "name = \"fedlada\"",
-    "name = \"dfl\"\napart = 0.1",
-    "name = \"flexlora\"",
-    "name = \"flora\"",
-    "name = \"florist\"",
-    "name = \"raflora\"",
-    "name = \"replication\"",
-    "name = \"fedex-lora\"",
-    "name = \"fedex-lora\"\nrank = 2",
-    "name = \"lora-fair\"",
-    "name = \"fedsvd\"",
-    "name = \"fed-sb\"",
-    "name = \"fedpeptao\"\nlayers = 2\nlr = 0.2",
-];
+use bonfire_tests::toy::{self, STRATEGIES};
 
 /// Runs to the end.
 fn finish(run: &mut Run) -> Finished {

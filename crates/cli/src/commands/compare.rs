@@ -39,8 +39,6 @@ pub fn run(args: &CompareArgs, common: &Common) -> Result<()> {
     let asked = Asked { variants: args.variants(), seeds: &args.seeds, ranks: &args.ranks, alphas: &args.alphas };
     let grid = Grid::new(args.config.as_deref(), common, &asked)?;
     let out = args.out.clone().unwrap_or_else(|| PathBuf::from("compare").join(grid.name()));
-    fs::create_dir_all(&out).with_context(|| format!("cannot make the folder {}", out.display()))?;
-    let _lock = Lock::take(&out)?;
     let mut board = Board::open(&out, &grid, args.only_missing)?;
     let waiting = board.waiting();
     if !common.quiet {
@@ -49,6 +47,9 @@ pub fn run(args: &CompareArgs, common: &Common) -> Result<()> {
     }
     if !waiting.is_empty() {
         let workplace = Workplace::prepare(&grid, &waiting)?;
+        fs::create_dir_all(&out).with_context(|| format!("cannot make the folder {}", out.display()))?;
+        // A cell that another process has finished in the meantime has no round left.
+        let _lock = Lock::take(&out)?;
         train(&workplace, &waiting, &mut board, common.quiet)?;
     }
     board.write()?;
