@@ -42,6 +42,8 @@ pub struct Clock {
     step: usize,
     start: Instant,
     last: Instant,
+    /// Of the first step where work is queued.
+    first: [f64; Part::COUNT],
     seconds: [f64; Part::COUNT],
 }
 
@@ -53,8 +55,15 @@ impl Clock {
 
     fn new(device: &Device, queues: bool) -> Clock {
         let now = Instant::now();
-        let mut clock =
-            Clock { device: device.clone(), queues, step: 0, start: now, last: now, seconds: [0.0; Part::COUNT] };
+        let mut clock = Clock {
+            device: device.clone(),
+            queues,
+            step: 0,
+            start: now,
+            last: now,
+            first: [0.0; Part::COUNT],
+            seconds: [0.0; Part::COUNT],
+        };
         clock.wait();
         clock
     }
@@ -64,7 +73,8 @@ impl Clock {
         if self.is_clocked() {
             let before = self.last;
             self.wait();
-            self.seconds[part as usize] += (self.last - before).as_secs_f64();
+            let seconds = if self.queues && self.step == 0 { &mut self.first } else { &mut self.seconds };
+            seconds[part as usize] += (self.last - before).as_secs_f64();
         }
     }
 
@@ -73,19 +83,17 @@ impl Clock {
         self.lap(Part::Rest);
         self.step += 1;
         if self.is_clocked() {
-            if self.queues && self.step == 1 {
-                self.seconds = [0.0; Part::COUNT];
-            }
             self.wait();
         }
     }
 
     /// Seconds of every part since the start, by `Part as usize`.
     pub fn seconds(&self) -> [f64; Part::COUNT] {
-        let clocked: f64 = self.seconds.iter().sum();
-        match self.queues && clocked > 0.0 {
-            true => self.seconds.map(|s| s / clocked * self.start.elapsed().as_secs_f64()),
-            false => self.seconds,
+        let sum = |seconds: &[f64]| seconds.iter().sum::<f64>();
+        let clocked = if self.queues && sum(&self.seconds) == 0.0 { self.first } else { self.seconds };
+        match self.queues && sum(&clocked) > 0.0 {
+            true => clocked.map(|s| s / sum(&clocked) * self.start.elapsed().as_secs_f64()),
+            false => clocked,
         }
     }
 

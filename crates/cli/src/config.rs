@@ -266,3 +266,5 @@ fn home_of(key: &str) -> Option<String> {
 
 #[cfg(test)]
 pub mod tests;
+#[cfg(test)]
+mod untrusted;

@@ -402,6 +402,8 @@ impl hf_hub::api::Progress for Bar {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -426,6 +428,21 @@ mod tests {
             "a--b/c",
         ] {
             assert_eq!(RepoName::parse(wrong), None, "{wrong}");
+        }
+    }
+
+    proptest! {
+        #![proptest_config(crate::hostile::config())]
+
+        #[test]
+        fn no_name_leads_out_of_the_cache(text in "[a-z./@\\\\ \\-\u{0}]{0,16}") {
+            if let Some(name) = RepoName::parse(&text) {
+                let cache = Path::new("cache");
+                let folder = cache.join(Repo::with_revision(name.id.clone(), RepoType::Model, "x".into()).folder_name());
+                prop_assert!(folder.parent() == Some(cache), "{}", text);
+                let parts = Path::new(&name.revision).components();
+                prop_assert!(parts.into_iter().all(|part| matches!(part, std::path::Component::Normal(_))), "{}", text);
+            }
         }
     }
 }

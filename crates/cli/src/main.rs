@@ -10,6 +10,9 @@ mod console;
 mod device;
 mod examples;
 mod holdings;
+#[cfg(test)]
+#[path = "../../../tests/support/hostile.rs"]
+mod hostile;
 mod hub;
 mod interrupt;
 mod job;

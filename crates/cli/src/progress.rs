@@ -1,19 +1,22 @@
 //! What a user sees while a run goes: a dashboard or bars on a terminal, plain lines or JSON elsewhere, nothing with
 //! `--quiet`.
 
+mod bars;
+
+use std::io::{IsTerminal, stdout};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::Result;
 use bonfire_federation::{ClientMetrics, RoundMetrics};
 use bonfire_kernels::device_memory_reserved;
 use burn::tensor::Device;
-use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
-use crate::console::{Screen, bytes, draws_bars, is_json, percent, say, seconds, set_screen, short};
+use crate::console::{bytes, draws_bars, is_json, percent, say, seconds};
 use crate::interrupt::Interrupt;
 use crate::log;
 use crate::tui::{About, Dashboard, State};
+use bars::Bars;
 
 /// Reports a run's progress.
 pub struct Progress {
@@ -54,10 +57,7 @@ impl Progress {
     #[allow(dead_code, reason = "resumed runs call it")]
     pub fn past(&mut self, rounds: &[RoundMetrics]) {
         match &mut self.shown {
-            Shown::Bars(bars) => {
-                bars.pace.past(rounds.len());
-                bars.rounds.set_position(rounds.len() as u64);
-            }
+            Shown::Bars(bars) => bars.past(rounds.len()),
             Shown::Dashboard(dashboard, _) => dashboard.board().state().past(rounds),
             Shown::Nothing | Shown::Lines => {}
         }
@@ -67,7 +67,7 @@ impl Progress {
     pub fn round_started(&mut self, round: usize, phase: &str, clients: usize) {
         let words = phase_words(phase);
         match &mut self.shown {
-            Shown::Bars(bars) => bars.round_started(format!("round {round}, {words}, {clients} clients")),
+            Shown::Bars(bars) => bars.round_started(format!("{clients} clients, {words}")),
             Shown::Dashboard(dashboard, _) => {
                 let mut state = dashboard.board().state();
                 (state.round, state.phase, state.clients) = (round, words, clients);
@@ -88,15 +88,14 @@ impl Progress {
 
     /// A round has ended, in which these clients uploaded; `uploaded` bytes have been uploaded in the run so far.
     pub fn round_ended(&mut self, metrics: &RoundMetrics, clients: &[ClientMetrics], uploaded: u64) {
-        let line = || round_line(metrics, self.rounds, uploaded);
+        let line = || round_line(metrics, self.rounds, uploaded, width());
         match &mut self.shown {
             Shown::Nothing => {}
             // The round's event is its line.
             Shown::Lines if is_json() => {}
             Shown::Lines => say(line()),
             Shown::Bars(bars) => {
-                bars.pace.round_ended();
-                bars.rounds.set_position(metrics.round as u64);
+                bars.round_ended(metrics.round);
                 say(line());
             }
             Shown::Dashboard(dashboard, device) => {
@@ -113,8 +112,7 @@ impl Progress {
     /// The run is over: bars and dashboard go.
     pub fn finish(&mut self) {
         if let Shown::Bars(bars) = &self.shown {
-            set_screen(Screen::Plain);
-            let _ = bars.all.clear();
+            bars.clear();
         }
         self.shown = Shown::Nothing;
     }
@@ -201,46 +199,6 @@ impl Pace {
     }
 }
 
-struct Bars {
-    all: MultiProgress,
-    rounds: ProgressBar,
-    steps: ProgressBar,
-    pace: Pace,
-}
-
-impl Bars {
-    fn new(rounds: usize) -> Bars {
-        // What does not fit on a line is cut: a line that wraps is not found again when it is to be cleared.
-        let style = |template: &str| {
-            ProgressStyle::with_template(template).expect("a template of this file").progress_chars("█▉▊▋▌▍▎▏ ")
-        };
-        let (all, pace) = (MultiProgress::new(), Pace::new(rounds));
-        let rounds = all.add(ProgressBar::new(rounds as u64));
-        rounds.set_style(style("rounds {bar:16} {pos}/{len}  {wide_msg}"));
-        let steps = all.add(ProgressBar::new(0));
-        steps.set_style(style("round  {bar:16} {pos}/{len} steps  {wide_msg}"));
-        rounds.enable_steady_tick(Duration::from_millis(500));
-        set_screen(Screen::Bars(all.clone()));
-        Bars { all, rounds, steps, pace }
-    }
-
-    fn round_started(&mut self, words: String) {
-        self.pace.round_started();
-        self.steps.set_length(0);
-        self.steps.set_position(0);
-        self.steps.set_message(words);
-    }
-
-    fn trained(&mut self, done: usize, total: usize, tokens: u64) {
-        self.pace.trained(done, total, tokens);
-        self.steps.set_length(total as u64);
-        self.steps.set_position(done as u64);
-        let left = self.pace.left().map_or(String::new(), |left| format!(", {} left", seconds(left)));
-        let gone = seconds(self.pace.elapsed());
-        self.rounds.set_message(format!("{} tokens/s{left}, {gone} gone", short(self.pace.tokens_per_second())));
-    }
-}
-
 fn phase_words(phase: &str) -> &'static str {
     match phase {
         "A" => "training A",
@@ -251,9 +209,36 @@ fn phase_words(phase: &str) -> &'static str {
     }
 }
 
-/// One line for a finished round.
-fn round_line(metrics: &RoundMetrics, rounds: usize, uploaded: u64) -> String {
-    let width = rounds.to_string().len();
+/// Columns of the terminal that lines are printed on; endless elsewhere.
+fn width() -> usize {
+    match stdout().is_terminal() {
+        true => usize::from(console::Term::stdout().size().1),
+        false => usize::MAX,
+    }
+}
+
+/// One line for a finished round: all of it, or as much as `width` columns hold.
+fn round_line(metrics: &RoundMetrics, rounds: usize, uploaded: u64, width: usize) -> String {
+    let digits = rounds.to_string().len();
+    let (round, phase, loss) = (metrics.round, &metrics.phase, metrics.train_loss);
+    let (upload, time) = (bytes(metrics.upload_bytes), seconds(metrics.seconds));
+    let full = format!(
+        "round {round:>digits$}/{rounds}  {phase:<2}  train loss {loss:.4}  {}  upload {upload:>7} (sum {:>7})  {time}{}",
+        score(metrics),
+        bytes(uploaded),
+        extras(metrics),
+    );
+    let short = short_score(metrics);
+    let middle = format!(
+        "round {round:>digits$}/{rounds}  {phase:<2}  train loss {loss:.4}  {short}  upload {upload:>7}  {time}"
+    );
+    let least = format!("{round:>digits$}/{rounds}  {phase:<2}  loss {loss:.4}  {short}  {upload:>7}  {time}");
+    let forms = [full, middle];
+    forms.into_iter().find(|line| line.chars().count() < width).unwrap_or(least)
+}
+
+/// What was measured on the test split.
+fn score(metrics: &RoundMetrics) -> String {
     let test = match metrics.test_perplexity {
         Some(perplexity) => Some(match metrics.test_exact_match {
             // Of running text nothing is ever matched exactly.
@@ -264,39 +249,57 @@ fn round_line(metrics: &RoundMetrics, rounds: usize, uploaded: u64) -> String {
         }),
         None => metrics.test_accuracy.map(|test| format!("test accuracy {:>6}", percent(test))),
     };
-    let accuracy = match (test, metrics.personal_accuracy) {
+    match (test, metrics.personal_accuracy) {
         (Some(test), None) => test,
         (Some(test), Some(own)) => format!("{test}, clients' own accuracy {:>6}", percent(own)),
         (None, Some(own)) => format!("clients' own accuracy {:>6}", percent(own)),
         (None, None) => format!("test accuracy {:>6}", "-"),
-    };
-    let mut line = format!(
-        "round {:>width$}/{rounds}  {:<2}  train loss {:.4}  {accuracy}  upload {:>7} (sum {:>7})  {}",
-        metrics.round,
-        metrics.phase,
-        metrics.train_loss,
-        bytes(metrics.upload_bytes),
-        bytes(uploaded),
-        seconds(metrics.seconds),
-    );
+    }
+}
+
+/// The most important of it.
+fn short_score(metrics: &RoundMetrics) -> String {
+    match (metrics.test_perplexity, metrics.test_accuracy.or(metrics.personal_accuracy)) {
+        (Some(perplexity), _) => format!("perplexity {perplexity:>6.3}"),
+        (None, accuracy) => format!("accuracy {:>6}", accuracy.map_or("-".to_owned(), percent)),
+    }
+}
+
+/// What only some runs have.
+fn extras(metrics: &RoundMetrics) -> String {
+    let mut text = String::new();
     if !metrics.dropped.is_empty() {
-        line += &format!("  {} dropped out", metrics.dropped.len());
+        text += &format!("  {} dropped out", metrics.dropped.len());
     }
     if !metrics.skipped.is_empty() {
-        line += &format!("  {} skipped", metrics.skipped.len());
+        text += &format!("  {} skipped", metrics.skipped.len());
     }
     if let Some(slots) = metrics.live_slots {
-        line += &format!("  {slots} slots live");
+        text += &format!("  {slots} slots live");
     }
     if let Some(epsilon) = metrics.epsilon {
-        line += &format!("  ε {epsilon:.2}");
+        text += &format!("  ε {epsilon:.2}");
     }
-    line
+    text
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+    use crate::tally::tests::round;
+
+    #[test]
+    fn a_rounds_line_is_one_line_on_every_terminal() {
+        let of = |width| round_line(&round(7, 0.5), 10, 5_000_000, width);
+        assert_eq!(
+            of(usize::MAX),
+            "round  7/10  B   train loss 1.0000  test accuracy  50.0%  upload   100 B (sum  5.0 MB)  2.0 s"
+        );
+        assert_eq!(of(80), "round  7/10  B   train loss 1.0000  accuracy  50.0%  upload   100 B  2.0 s");
+        assert_eq!(of(60), " 7/10  B   loss 1.0000  accuracy  50.0%    100 B  2.0 s");
+    }
 
     #[test]
     fn a_resumed_run_is_paced_by_what_it_does_itself() {

@@ -153,10 +153,11 @@ pub fn ratio(ours: u64, theirs: u64) -> Option<String> {
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use super::*;
 
-    fn round(round: usize, accuracy: f64) -> RoundMetrics {
+    /// A round with this accuracy.
+    pub fn round(round: usize, accuracy: f64) -> RoundMetrics {
         RoundMetrics {
             round,
             phase: "B".into(),

@@ -15,8 +15,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use ratatui::crossterm::cursor::Show;
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
+use ratatui::crossterm::execute;
 use ratatui::crossterm::terminal::{EnterAlternateScreen, LeaveAlternateScreen, disable_raw_mode, enable_raw_mode};
-use ratatui::crossterm::{execute, terminal};
 use ratatui::{DefaultTerminal, Terminal, backend::CrosstermBackend};
 
 use crate::console::{self, Screen};
@@ -148,7 +148,7 @@ impl Watcher {
         self.draw(terminal)?;
         while event::poll(due.saturating_duration_since(Instant::now()))? {
             if let Event::Key(key) = event::read()? {
-                self.press(key, terminal::size()?.1);
+                self.press(key);
             }
             if Instant::now() >= due {
                 break;
@@ -165,9 +165,9 @@ impl Watcher {
         terminal.draw(|frame| draw::draw(frame, &state, &mut self.view)).map(drop)
     }
 
-    fn press(&mut self, key: KeyEvent, height: u16) {
+    fn press(&mut self, key: KeyEvent) {
         let control = key.modifiers.contains(KeyModifiers::CONTROL);
-        let page = usize::from(height / 2).max(1);
+        let page = self.view.page.max(1);
         match key.code {
             _ if key.kind == KeyEventKind::Release => {}
             // Raw mode keeps the terminal from making a signal of it.
@@ -178,9 +178,9 @@ impl Watcher {
             KeyCode::Tab | KeyCode::Right => self.view.next_panel(),
             KeyCode::BackTab | KeyCode::Left => self.view.previous_panel(),
             KeyCode::Up => self.view.first = self.view.first.saturating_sub(1),
-            KeyCode::Down => self.view.first += 1,
+            KeyCode::Down => self.view.first = self.view.first.saturating_add(1),
             KeyCode::PageUp => self.view.first = self.view.first.saturating_sub(page),
-            KeyCode::PageDown => self.view.first += page,
+            KeyCode::PageDown => self.view.first = self.view.first.saturating_add(page),
             KeyCode::Home => self.view.first = 0,
             KeyCode::End => self.view.first = usize::MAX,
             _ => {}

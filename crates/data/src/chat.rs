@@ -24,7 +24,7 @@ use crate::{DataError, Message};
 pub struct ChatTemplate(Arc<Template>);
 
 /// Time for one conversation; templates in use need some microseconds.
-const LONGEST: Duration = Duration::from_secs(20);
+const LONGEST: Duration = Duration::from_secs(5);
 
 /// Spaces that a template may ask for at the beginning of a line.
 const WIDEST: usize = 64;

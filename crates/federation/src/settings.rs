@@ -45,12 +45,16 @@ pub struct Settings {
     pub in_flight: InFlight,
 }
 
+/// Clients that a federation may have: something is remembered of each.
+const MOST_CLIENTS: usize = 10_000_000;
+
 impl Settings {
     /// The first thing wrong with these settings, as `(key, what is wrong and what would be right)`.
     pub fn problem(&self) -> Option<(&'static str, String)> {
         let Settings { clients, adapter, .. } = self;
         let is = |wrong: bool, key, text: &str| wrong.then(|| (key, text.to_string()));
         is(clients.count == 0, "clients.count", "must be at least 1")
+            .or(is(clients.count > MOST_CLIENTS, "clients.count", "is above 10000000, more than can be kept track of"))
             .or(is(adapter.rank == 0, "adapter.rank", "is 0; must be at least 1"))
             .or(is(adapter.rank > 65_536, "adapter.rank", "is above 65536, more than any model has features"))
             .or(is(!adapter.alpha.is_finite() || adapter.alpha <= 0.0, "adapter.alpha", "must be a positive number"))

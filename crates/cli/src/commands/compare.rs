@@ -9,6 +9,8 @@ pub mod grid;
 mod plots;
 mod results;
 mod table;
+#[cfg(test)]
+mod untrusted;
 pub mod variant;
 mod workplace;
 

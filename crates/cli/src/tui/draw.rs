@@ -39,6 +39,8 @@ const PANELS: [Panel; 4] = [Panel::Clients, Panel::Slots, Panel::Traffic, Panel:
 pub struct View {
     /// The first row of the table of clients.
     pub first: usize,
+    /// How many rows of it there was room for.
+    pub page: usize,
     /// Which panel a narrow terminal shows.
     pub panel: Panel,
     /// Whether the keys are explained.
@@ -64,7 +66,9 @@ impl View {
 
 /// A panel's frame.
 pub fn framed(title: &str) -> Block<'_> {
-    Block::bordered().border_style(Style::new().fg(Color::DarkGray)).title(Line::from(format!(" {title} ")).bold())
+    Block::bordered()
+        .border_style(Style::new().fg(Color::DarkGray))
+        .title(Line::from(format!(" {title} ")).bold().fg(Color::Reset))
 }
 
 /// Draws everything.
@@ -102,19 +106,19 @@ fn all_panels(frame: &mut Frame, area: Rect, state: &State, view: &mut View) {
     curves::loss(frame, centre, state);
     panels::traffic(frame, right, state);
     let [left, right] = Layout::horizontal([Constraint::Length(64), Constraint::Fill(1)]).areas(middle);
-    panels::clients(frame, left, state, &mut view.first);
+    panels::clients(frame, left, state, view);
     panels::slots(frame, right, state);
     panels::log(frame, bottom, state);
 }
 
 fn one_panel(frame: &mut Frame, area: Rect, state: &State, view: &mut View) {
-    let height = (area.height * 45 / 100).max(6);
+    let height = (area.height * 45 / 100).max(7);
     let [top, bottom] = Layout::vertical([Constraint::Length(height), Constraint::Min(0)]).areas(area);
     let [left, right] = Layout::horizontal([Constraint::Fill(1), Constraint::Fill(1)]).areas(top);
     curves::score(frame, left, state);
     curves::loss(frame, right, state);
     match view.panel {
-        Panel::Clients => panels::clients(frame, bottom, state, &mut view.first),
+        Panel::Clients => panels::clients(frame, bottom, state, view),
         Panel::Slots => panels::slots(frame, bottom, state),
         Panel::Traffic => panels::traffic(frame, bottom, state),
         Panel::Log => panels::log(frame, bottom, state),
@@ -173,7 +177,7 @@ fn help(frame: &mut Frame, area: Rect, wide: bool) {
         "q, Ctrl-C      finish the round and stop;",
         "               again: leave at once",
         "↑ ↓            scroll the clients by one",
-        "PgUp PgDn      by half a screen",
+        "PgUp PgDn      by as many as are seen",
         "Home End       to the first, to the last",
         "? Esc          close this",
     ];

@@ -15,9 +15,12 @@ mod hub;
 #[cfg(unix)]
 mod interrupt;
 mod kill;
+mod logs;
 mod numbers;
 mod partition;
 mod quickstart;
 mod repeat;
 mod report;
 mod support;
+#[cfg(target_os = "linux")]
+mod tui;

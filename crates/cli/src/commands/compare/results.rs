@@ -94,7 +94,7 @@ impl Measured {
         let mut sent = 0;
         let mut curve = Vec::new();
         for row in rows {
-            sent += row.upload_bytes;
+            sent = row.upload_bytes.saturating_add(sent);
             curve.extend(row.test_accuracy.map(|accuracy| Point { round: row.round, accuracy, upload_bytes: sent }));
         }
         Measured {

@@ -6,34 +6,11 @@ use ratatui::backend::TestBackend;
 
 use super::super::{About, State};
 use super::*;
+use crate::tally::tests::round;
 
-fn metrics(round: usize) -> RoundMetrics {
-    RoundMetrics {
-        round,
-        phase: "B".into(),
-        train_loss: 2.0 / round as f64,
-        test_loss: Some(2.5 / round as f64),
-        test_perplexity: None,
-        test_exact_match: None,
-        test_accuracy: Some(0.1 * round as f64),
-        upload_params: 20,
-        upload_head_params: 0,
-        upload_aux_params: 0,
-        upload_index_bytes: 4,
-        upload_bytes: 40_000,
-        download_params: 30,
-        download_bytes: 120,
-        lost_download_bytes: 0,
-        skipped: vec![],
-        times: None,
-        dropped: vec![],
-        personal_accuracy: None,
-        live_slots: None,
-        epsilon: None,
-        seconds: 2.0,
-        train_seconds: 1.5,
-        tokens: 300,
-    }
+fn metrics(number: usize) -> RoundMetrics {
+    let (train_loss, test_loss) = (2.0 / number as f64, Some(2.5 / number as f64));
+    RoundMetrics { train_loss, test_loss, upload_bytes: 40_000, ..round(number, 0.1 * number as f64) }
 }
 
 fn client(round: usize, client: usize) -> ClientMetrics {
@@ -63,9 +40,9 @@ fn state() -> State {
         perplexity: false,
     };
     let mut state = State::new(about, 9);
-    for round in 1..=5 {
-        let clients: Vec<ClientMetrics> = (0..40).map(|c| client(round, c)).collect();
-        state.round_ended(&metrics(round), &clients);
+    for number in 1..=5 {
+        let clients: Vec<ClientMetrics> = (0..40).map(|c| client(number, c)).collect();
+        state.round_ended(&metrics(number), &clients);
     }
     (state.round, state.phase, state.clients) = (6, "training A", 40);
     state.pace.trained(30, 120, 9000);

@@ -1,0 +1,71 @@
+//! The dashboard on a terminal, which `script` of util-linux makes: it opens, hears keys, and gives the terminal back.
+
+use std::io::Write;
+use std::process::{Child, Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use crate::support::{Room, Said, short};
+
+const ENTER: &str = "\u{1b}[?1049h";
+const LEAVE: &str = "\u{1b}[?1049l";
+
+/// Starts a run of minutes on a terminal of 100 columns; `None` where there is no `script`.
+fn start(room: &Room) -> Option<Child> {
+    let args = short(&["train", "--tui", "--out", "run", "--device", "cpu"], &["--set", "train.rounds=2000"]);
+    let line = format!("stty rows 30 cols 100; exec {} {}", env!("CARGO_BIN_EXE_bonfire"), args.join(" "));
+    let mut script = Command::new("script");
+    script.args(["-qec", &line, "/dev/null"]).current_dir(room.path("")).stdin(Stdio::piped());
+    let child = script.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().ok();
+    if child.is_none() {
+        println!("SKIPPED: no `script` to make a terminal with");
+    }
+    child
+}
+
+/// Waits until the run has ended a round.
+fn wait_for_a_round(room: &Room) {
+    let start = Instant::now();
+    while !std::fs::read_to_string(room.path("run/metrics.jsonl")).is_ok_and(|text| text.lines().count() > 0) {
+        assert!(start.elapsed() < Duration::from_secs(300), "it takes too long");
+        sleep(Duration::from_millis(20));
+    }
+}
+
+fn press(child: &mut Child, key: &[u8]) {
+    let mut keys = child.stdin.as_ref().expect("a pipe");
+    keys.write_all(key).and_then(|()| keys.flush()).expect("pressed");
+}
+
+#[test]
+fn q_finishes_the_round_and_the_result_stands_on_the_terminal_as_it_was() {
+    let room = Room::new();
+    let Some(mut child) = start(&room) else { return };
+    wait_for_a_round(&room);
+    sleep(Duration::from_millis(300));
+    press(&mut child, b"q");
+    let said = Said::from(child.wait_with_output().expect("it ends"));
+    assert_eq!(said.code, Some(0), "{said:?}");
+    let (_, drawn) = said.out.split_once(ENTER).expect("the dashboard opens");
+    let (drawn, after) = drawn.split_once(LEAVE).expect("the dashboard closes");
+    for words in ["quickstart", "lora-a2", "tokens/s", "accuracy", "clients 1 to"] {
+        assert!(drawn.contains(words), "no {words:?} on the dashboard");
+    }
+    assert!(after.contains("stopped after") && after.contains("uploaded"), "{after}");
+    assert!(room.read("run/run.log").contains("finishing round"));
+    assert!(room.rows("run/metrics.jsonl").len() < 2000);
+}
+
+#[test]
+fn control_c_twice_leaves_at_once_and_gives_the_terminal_back() {
+    let room = Room::new();
+    let Some(mut child) = start(&room) else { return };
+    wait_for_a_round(&room);
+    press(&mut child, b"\x03\x03");
+    let said = Said::from(child.wait_with_output().expect("it ends"));
+    // A fast round may end between the presses.
+    assert!(matches!(said.code, Some(130) | Some(0)), "{said:?}");
+    assert!(said.out.contains(LEAVE), "the terminal is as it was");
+    let summary = room.json("run/summary.json");
+    assert_eq!(summary["rounds"].as_u64(), Some(room.rows("run/metrics.jsonl").len() as u64));
+}

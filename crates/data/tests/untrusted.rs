@@ -1,0 +1,282 @@
+//! Data sets, tokenizers and chat templates that a stranger made: whatever their files hold, reading and using them ends
+//! in tokens or in an error that names a file, and no size is believed.
+#![allow(clippy::unwrap_used)]
+
+#[path = "../../../tests/support/hostile.rs"]
+mod hostile;
+#[path = "../../../tests/support/watched.rs"]
+mod watched;
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use bonfire_data::{
+    CausalTokenizer, ChatTemplate, Content, DataError, Dataset, Example, Message, Partition, Tokenizer, TokenizerFiles,
+    Wording,
+};
+use hostile::{config, mutated, mutated_json};
+use proptest::prelude::*;
+
+/// More than any of these files can need: 64 MiB.
+const MODEST: usize = 1 << 26;
+
+const WORDS: &str = r###"{"version":"1.0","truncation":{"direction":"Left","max_length":8,"strategy":"LongestFirst","stride":0},
+  "padding":{"strategy":{"Fixed":8},"direction":"Right","pad_to_multiple_of":null,"pad_id":0,"pad_type_id":0,"pad_token":"?"},
+  "added_tokens":[{"id":6,"content":"<e>","single_word":false,"lstrip":false,"rstrip":false,"normalized":false,"special":true}],
+  "normalizer":{"type":"Sequence","normalizers":[{"type":"Prepend","prepend":"_"},
+    {"type":"Replace","pattern":{"Regex":" +"},"content":"_"},{"type":"Lowercase"},{"type":"NFKD"}]},
+  "pre_tokenizer":{"type":"Sequence","pretokenizers":[{"type":"WhitespaceSplit"},
+    {"type":"Split","pattern":{"Regex":"(?=b)"},"behavior":"Isolated","invert":false}]},
+  "post_processor":{"type":"TemplateProcessing","single":[{"SpecialToken":{"id":"<e>","type_id":0}},{"Sequence":{"id":"A","type_id":0}}],
+    "pair":[{"Sequence":{"id":"A","type_id":0}},{"Sequence":{"id":"B","type_id":1}}],
+    "special_tokens":{"<e>":{"id":"<e>","ids":[6],"tokens":["<e>"]}}},
+  "decoder":{"type":"Sequence","decoders":[{"type":"Replace","pattern":{"String":"_"},"content":" "},{"type":"Fuse"},
+    {"type":"Strip","content":" ","start":1,"stop":0}]},
+  "model":{"type":"WordLevel","vocab":{"?":0,"a":1,"b":2,"c":3,"end":4,"_ab":5},"unk_token":"?"}}"###;
+const PAIRS: &str = r###"{"version":"1.0","truncation":null,"padding":null,"added_tokens":[],"normalizer":null,
+  "pre_tokenizer":{"type":"ByteLevel","add_prefix_space":true,"trim_offsets":true,"use_regex":true},
+  "post_processor":{"type":"RobertaProcessing","sep":["c",3],"cls":["a",1],"trim_offsets":true,"add_prefix_space":true},
+  "decoder":{"type":"ByteLevel","add_prefix_space":true,"trim_offsets":true,"use_regex":true},
+  "model":{"type":"BPE","dropout":null,"unk_token":"?","continuing_subword_prefix":"##","end_of_word_suffix":"","fuse_unk":false,
+    "byte_fallback":false,"ignore_merges":false,"vocab":{"?":0,"a":1,"##b":2,"c":3,"end":4,"ab":5,"abb":6},
+    "merges":[["a","##b"],["ab","##b"]]}}"###;
+const PIECES: &str = r###"{"version":"1.0","truncation":null,"padding":null,"added_tokens":[],
+  "normalizer":{"type":"Precompiled","precompiled_charsmap":"CAAAAACEAAAAAACAAQAAgMz8AgC4BQAAhyIAgMzkAgC4PQAA"},
+  "pre_tokenizer":{"type":"Metaspace","replacement":"▁","prepend_scheme":"always","split":true},
+  "post_processor":null,"decoder":{"type":"Metaspace","replacement":"▁","prepend_scheme":"always","split":true},
+  "model":{"type":"Unigram","unk_id":0,"vocab":[["?",0.0],["▁",-1.0],["a",-2.0],["b",-2.5],["▁a",-1.5],["end",-3.0]],
+    "byte_fallback":false}}"###;
+const WORD_PIECES: &str = r###"{"version":"1.0","truncation":null,"padding":null,"added_tokens":[],
+  "normalizer":{"type":"BertNormalizer","clean_text":true,"handle_chinese_chars":true,"strip_accents":null,"lowercase":true},
+  "pre_tokenizer":{"type":"BertPreTokenizer"},
+  "post_processor":{"type":"BertProcessing","sep":["c",3],"cls":["a",1]},
+  "decoder":{"type":"WordPiece","prefix":"##","cleanup":true},
+  "model":{"type":"WordPiece","unk_token":"?","continuing_subword_prefix":"##","max_input_chars_per_word":100,
+    "vocab":{"?":0,"a":1,"##b":2,"c":3,"end":4}}}"###;
+
+const TEXTS: [&str; 6] = ["", "a b c", "ab abb  end", "é\u{301}\u{0}\u{feff} 中", "<e> a", "_ab ?"];
+
+/// Reads and uses a tokenizer.
+fn tokenize(json: &[u8]) {
+    let named = |error: DataError| assert!(error.to_string().contains("tokenizer.json"), "{error}");
+    match Tokenizer::from_bytes(json, "tokenizer.json") {
+        Err(error) => named(error),
+        Ok(tokenizer) => {
+            assert!(tokenizer.vocab_size() >= 1);
+            match tokenizer.encode(&TEXTS, 8) {
+                Ok(ids) => assert!(ids.iter().all(|ids| ids.len() <= 8)),
+                // A setting that cannot be names the file too.
+                Err(error) => named(error),
+            }
+            let eos = TokenizerFiles { model_eos: Some(4), ..Default::default() };
+            if let Ok(causal) = CausalTokenizer::new(tokenizer, &eos) {
+                let pair = |text: &str| Content::Pair { prompt: text.into(), response: "a b".into() };
+                let rows = TEXTS.map(|text| Example { content: pair(text), label: 0, group: None });
+                if let Ok(tokens) = causal.encode(&rows, "train", 8) {
+                    assert!(tokens.ids.iter().zip(&tokens.from).all(|(ids, from)| *from < ids.len() && ids.len() <= 8));
+                    let _ = causal.continuation(&tokens.ids[1], &[1, 2, u32::MAX]);
+                }
+            }
+        }
+    }
+    watched::assert_modest(MODEST);
+}
+
+fn turns() -> Vec<Message> {
+    let turn = |role: &str, content: &str| Message { role: role.into(), content: content.into() };
+    vec![turn("system", "s"), turn("user", "what?\n{{ 1 }}"), turn("assistant", "that")]
+}
+
+const CHATML: &str = "{% for message in messages %}{{ '<|' + message['role'] + '|>\\n' + message.content | trim }}\
+    {% if loop.last %}{{ eos_token }}{% endif %}{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>\\n' }}{% endif %}\
+    {% macro m(x, y=3) %}{{ x.split('a')[0] ~ y | tojson(indent=2) }}{% endmacro %}{{ m('abc') }}{{ 'x'|indent(width=4) }}";
+
+/// Reads what a folder with these files holds, in every way there is.
+fn read(files: &[(&str, &[u8])]) {
+    let dir = tempfile::tempdir().unwrap();
+    files.iter().for_each(|(name, bytes)| fs::write(dir.path().join(name), bytes).unwrap());
+    let wording = Wording::parse("{text}", "{label}").unwrap();
+    let read = [
+        Dataset::read(dir.path(), None),
+        Dataset::read(dir.path(), Some("who")),
+        Dataset::read_causal(dir.path(), None, None),
+        Dataset::read_causal(dir.path(), Some("who"), None),
+        Dataset::read_causal(dir.path(), None, Some(&wording)),
+    ];
+    for outcome in read {
+        match outcome {
+            Err(error) => assert!(error.to_string().contains(&dir.path().display().to_string()), "{error}"),
+            Ok(data) => {
+                assert!(!data.train.is_empty());
+                let all = data.train.iter().chain(&data.test);
+                assert!(all.into_iter().all(|row| row.label < data.labels.len().max(1)));
+            }
+        }
+    }
+    watched::assert_modest(MODEST);
+}
+
+const LABELLED: &[u8] = b"{\"text\": \"hello \\u00e9\", \"label\": 0, \"who\": \"x\"}\n\n{\"text\": \"there\", \"label\": 12, \"who\": 3}\n";
+const SAID: &[u8] = b"{\"messages\": [{\"role\": \"user\", \"content\": \"a\"}, {\"role\": \"assistant\", \"content\": \"b\"}], \"who\": \"x\"}\n{\"messages\": [{\"role\": \"assistant\", \"content\": \"b\"}], \"who\": true}\n";
+const ALPACA: &[u8] = b"{\"instruction\": \"do\", \"input\": \"\", \"output\": \"done\", \"label\": \"x\"}\n{\"instruction\": \"do\", \"output\": \"done\", \"label\": \"y\"}\n";
+const TABLE: &[u8] = b"text,label,who\n\"hello, \"\"you\"\"\",0,x\nthere,1,y\n";
+
+fn rows() -> impl Strategy<Value = Vec<u8>> {
+    prop_oneof![mutated(LABELLED), mutated(SAID), mutated(ALPACA)]
+}
+
+proptest! {
+    #![proptest_config(config())]
+
+    #[test]
+    fn any_tokenizer_of_words(json in mutated_json(WORDS)) {
+        tokenize(&json);
+    }
+
+    #[test]
+    fn any_tokenizer_of_merged_pairs(json in mutated_json(PAIRS)) {
+        tokenize(&json);
+    }
+
+    #[test]
+    fn any_tokenizer_of_pieces(json in mutated_json(PIECES)) {
+        tokenize(&json);
+    }
+
+    #[test]
+    fn any_tokenizer_of_word_pieces(json in mutated_json(WORD_PIECES)) {
+        tokenize(&json);
+    }
+
+    #[test]
+    fn any_files_beside_a_tokenizer(
+        config in mutated_json(r#"{"bos_token":"a","eos_token":{"content":"end"},"chat_template":[{"name":"default","template":"{{ messages }}"}]}"#),
+        generation in mutated_json(r#"{"eos_token_id":[4,3],"max_new_tokens":3}"#),
+        template in prop::option::of(mutated(CHATML)),
+    ) {
+        let tokenizer = Tokenizer::from_bytes(WORD_PIECES.as_bytes(), "tokenizer.json").unwrap();
+        let files = TokenizerFiles {
+            tokenizer_config: Some((config, "tokenizer_config.json".into())),
+            generation_config: Some((generation, "generation_config.json".into())),
+            chat_template: template.map(|bytes| (bytes, "chat_template.jinja".into())),
+            model_eos: None,
+        };
+        if let Err(error) = CausalTokenizer::new(tokenizer, &files) {
+            let text = error.to_string();
+            prop_assert!(["config.json", "chat_template.jinja", "eos_token_id"].iter().any(|name| text.contains(name)), "{}", text);
+        }
+    }
+
+    #[test]
+    fn any_chat_template(bytes in mutated(CHATML)) {
+        let named = |error: DataError| assert!(error.to_string().starts_with("chat.jinja: "), "{error}");
+        match ChatTemplate::parse(&String::from_utf8_lossy(&bytes), "chat.jinja", "<s>", "</s>") {
+            Err(error) => named(error),
+            Ok(template) => match template.last_turn(&turns()) {
+                Err(error) => named(error),
+                Ok(rendered) => assert!(rendered.from <= rendered.text.len() && rendered.text.is_char_boundary(rendered.from)),
+            },
+        }
+    }
+
+    #[test]
+    fn any_rows(train in rows(), test in rows()) {
+        read(&[("train.jsonl", &train), ("test.jsonl", &test)]);
+    }
+
+    #[test]
+    fn any_table(train in mutated(TABLE), test in mutated(TABLE)) {
+        read(&[("train.csv", &train), ("test.csv", &test)]);
+    }
+
+    #[test]
+    fn any_text_and_any_labels(text in mutated("one\ntwo\n\n\u{feff}three \u{e9}\n"), names in mutated_json(r#"["yes", "no"]"#)) {
+        read(&[("train.txt", &text), ("test.txt", &text)]);
+        read(&[("train.jsonl", LABELLED), ("test.jsonl", LABELLED), ("labels.json", &names)]);
+        read(&[("train.jsonl", LABELLED), ("test.jsonl", LABELLED), ("labels.txt", &text)]);
+    }
+
+    #[test]
+    fn any_partition_file(json in mutated_json("[[0, 2], [1, 3]]")) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("parts.json");
+        fs::write(&path, json).unwrap();
+        let row = |i: usize| Example::labelled("a", i % 2, None);
+        let data = Dataset {
+            name: "x".into(),
+            labels: vec!["a".into(), "b".into()],
+            train: (0..6).map(row).collect(),
+            test: (0..4).map(row).collect(),
+        };
+        match (Partition::File { path: path.clone() }).split(&data, 2, 1, 1) {
+            Ok(shards) => prop_assert!(shards.train.iter().flatten().all(|row| *row < 6)),
+            Err(DataError::ShardTooSmall { .. }) => {}
+            Err(error) => prop_assert!(error.to_string().contains(&path.display().to_string()), "{}", error),
+        }
+        watched::assert_modest(MODEST);
+    }
+
+    #[test]
+    fn any_wording(prompt in "\\PC{0,20}", response in "[{}a é]{0,12}") {
+        if let Err(error) = Wording::parse(&prompt, &response) {
+            prop_assert!(error.to_string().starts_with("prompt: ") || error.to_string().starts_with("response: "));
+        }
+    }
+}
+
+#[test]
+fn the_samples_themselves_can_be_used() {
+    for json in [WORDS, PAIRS, WORD_PIECES] {
+        let tokenizer = Tokenizer::from_bytes(json.as_bytes(), "tokenizer.json").unwrap();
+        assert!(tokenizer.encode(&TEXTS, 8).is_ok(), "{json}");
+    }
+    let chat = ChatTemplate::parse(CHATML, "chat.jinja", "<s>", "</s>").unwrap();
+    assert!(chat.last_turn(&turns()).is_ok() || chat.render(&turns(), true).is_ok());
+}
+
+#[test]
+fn a_tokenizer_on_which_the_library_panics_is_an_error() {
+    // The second part of a merge is shorter than the prefix that would be cut from it.
+    let json = PAIRS.replace(r###"[["a","##b"],["ab","##b"]]"###, r#"[["a","c"]]"#);
+    let error = Tokenizer::from_bytes(json.as_bytes(), "tokenizer.json").unwrap_err().to_string();
+    assert!(error.starts_with("tokenizer.json: not a usable tokenizer (it contradicts itself: "), "{error}");
+}
+
+#[test]
+fn a_text_that_would_grow_without_end_is_refused() {
+    let double = r#"{"type":"Replace","pattern":{"String":"a"},"content":"aa"}"#;
+    let steps = format!(r#"{{"type":"Sequence","normalizers":[{}]}}"#, vec![double; 60].join(","));
+    let json = WORD_PIECES.replace(
+        r#"{"type":"BertNormalizer","clean_text":true,"handle_chinese_chars":true,"strip_accents":null,"lowercase":true}"#,
+        &steps,
+    );
+    let error = Tokenizer::from_bytes(json.as_bytes(), "tokenizer.json").unwrap_err().to_string();
+    assert!(error.contains("times as long"), "{error}");
+}
+
+#[test]
+fn templates_that_ask_for_too_much_are_refused() {
+    for (source, word) in [
+        ("{{ 'x' | indent(width=1000000000000) }}", "an indent of"),
+        ("{{ 'x' | indent(1000000000000) }}", "an indent of"),
+        ("{{ messages | tojson(indent=1000000000000) }}", "an indent of"),
+        ("{{ 'x' * 1000000000000 }}", "too large"),
+        ("{% for i in range(1000000000000) %}{% endfor %}", "range"),
+        ("{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}", "recursion"),
+    ] {
+        let template = ChatTemplate::parse(source, "chat.jinja", "<s>", "</s>").unwrap();
+        let error = template.render(&turns(), false).unwrap_err().to_string();
+        assert!(error.contains(word), "{source}: {error}");
+    }
+}
+
+#[test]
+fn a_template_that_does_not_end_is_left_behind() {
+    let source = "{% set all = range(1000) | list %}{% for a in all %}{% for b in all %}{% for c in all %}{% for d in all %}\
+                  {% endfor %}{% endfor %}{% endfor %}{% endfor %}";
+    let template = ChatTemplate::parse(source, "chat.jinja", "<s>", "</s>").unwrap();
+    let start = Instant::now();
+    let error = template.render(&turns(), false).unwrap_err().to_string();
+    assert!(error.contains("did not end within"), "{error}");
+    assert!(start.elapsed() < Duration::from_secs(60));
+}
