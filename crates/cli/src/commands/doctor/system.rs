@@ -71,8 +71,13 @@ impl System {
             ("autotune", self.autotune.into()),
         ];
         let mut lines: Vec<String> = rows.into_iter().map(|(name, value)| format!("{name:<10}{value}")).collect();
-        for (i, driver) in self.drivers.split(", ").enumerate() {
-            lines.push(format!("{:<10}{driver}", if i == 0 { "drivers" } else { "" }));
+        // Each Vulkan driver by its file, `lvp_icd.x86_64.json 1679480297`: the name says enough.
+        let (vulkan, others): (Vec<&str>, Vec<&str>) = self.drivers.split(", ").partition(|d| d.contains(".json "));
+        let name = |file: &&str| file.split("_icd").next().unwrap_or_default().to_string();
+        let vulkan: Vec<String> = vulkan.iter().map(name).collect();
+        lines.push(format!("{:<10}{}", "drivers", others.join(", ")));
+        if !vulkan.is_empty() {
+            lines.push(format!("{:<10}Vulkan: {}", "", vulkan.join(", ")));
         }
         lines.join("\n")
     }
