@@ -65,7 +65,8 @@ pub fn remembered(name: &str) -> Option<Verdict> {
 /// Keeps a verdict for the next training. A device that failed may answer the next time, so that is not kept.
 pub fn remember(name: &str, said: &Verdict) {
     let Some(path) = file() else { return };
-    let mut verdicts = read(&path);
+    // Whoever asked before was told of damage.
+    let mut verdicts = parse(&path).unwrap_or_default();
     match said {
         Verdict::Silent { .. } => verdicts.devices.remove(&key(name)),
         _ => verdicts.devices.insert(key(name), said.clone()),
@@ -77,11 +78,15 @@ pub fn remember(name: &str, said: &Verdict) {
 
 /// Reads the file; one that is damaged counts as empty.
 fn read(path: &Path) -> Verdicts {
-    let Ok(text) = fs::read_to_string(path) else { return Verdicts::default() };
-    serde_json::from_str(&text).unwrap_or_else(|error| {
+    parse(path).unwrap_or_else(|error| {
         note(format!("{} is damaged ({error}) and is written anew", path.display()));
         Verdicts::default()
     })
+}
+
+/// Reads the file; one that is not there is empty.
+fn parse(path: &Path) -> serde_json::Result<Verdicts> {
+    fs::read_to_string(path).map_or_else(|_| Ok(Verdicts::default()), |text| serde_json::from_str(&text))
 }
 
 fn write(path: &Path, verdicts: &Verdicts) -> Result<()> {
