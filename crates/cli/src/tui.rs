@@ -94,9 +94,7 @@ fn enter() -> io::Result<DefaultTerminal> {
     OPEN.store(true, Ordering::SeqCst);
     enable_raw_mode()?;
     execute!(stdout(), EnterAlternateScreen)?;
-    let mut terminal = Terminal::new(CrosstermBackend::new(stdout()))?;
-    terminal.clear()?;
-    Ok(terminal)
+    Terminal::new(CrosstermBackend::new(stdout()))
 }
 
 /// Gives the terminal back as it was, if the dashboard has it: before the program prints its last words, whatever they are.

@@ -1,10 +1,8 @@
 //! Bars at the bottom of a terminal: how far the run and its round are.
 
-use std::io;
 use std::time::Duration;
 
-use console::Term;
-use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle, TermLike};
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
 use super::Pace;
 use crate::console::{Screen, seconds, set_screen, short};
@@ -23,8 +21,7 @@ impl Bars {
         let style = |template: &str| {
             ProgressStyle::with_template(template).expect("a template of this file").progress_chars("█▉▊▋▌▍▎▏ ")
         };
-        let target = ProgressDrawTarget::term_like_with_hz(Box::new(Narrow(Term::stderr())), 10);
-        let (all, pace) = (MultiProgress::with_draw_target(target), Pace::new(rounds));
+        let (all, pace) = (MultiProgress::new(), Pace::new(rounds));
         let rounds = all.add(ProgressBar::new(rounds as u64));
         rounds.set_style(style("run   {bar:10} {pos}/{len} rounds  {wide_msg}"));
         let steps = all.add(ProgressBar::new(0));
@@ -67,52 +64,5 @@ impl Bars {
     pub fn clear(&self) {
         set_screen(Screen::Plain);
         let _ = self.all.clear();
-    }
-}
-
-/// A terminal of which at most 59 columns are used: when a terminal is made narrower, longer lines wrap, and are not found
-/// again when they are to be cleared.
-#[derive(Debug)]
-struct Narrow(Term);
-
-impl TermLike for Narrow {
-    fn width(&self) -> u16 {
-        self.0.size().1.clamp(2, 60) - 1
-    }
-
-    fn height(&self) -> u16 {
-        self.0.size().0
-    }
-
-    fn move_cursor_up(&self, n: usize) -> io::Result<()> {
-        self.0.move_cursor_up(n)
-    }
-
-    fn move_cursor_down(&self, n: usize) -> io::Result<()> {
-        self.0.move_cursor_down(n)
-    }
-
-    fn move_cursor_right(&self, n: usize) -> io::Result<()> {
-        self.0.move_cursor_right(n)
-    }
-
-    fn move_cursor_left(&self, n: usize) -> io::Result<()> {
-        self.0.move_cursor_left(n)
-    }
-
-    fn write_line(&self, text: &str) -> io::Result<()> {
-        self.0.write_line(text)
-    }
-
-    fn write_str(&self, text: &str) -> io::Result<()> {
-        self.0.write_str(text)
-    }
-
-    fn clear_line(&self) -> io::Result<()> {
-        self.0.clear_line()
-    }
-
-    fn flush(&self) -> io::Result<()> {
-        self.0.flush()
     }
 }

@@ -24,10 +24,11 @@ fn start(room: &Room) -> Option<Child> {
 }
 
 /// Waits until the run has ended a round.
-fn wait_for_a_round(room: &Room) {
+fn wait_for_a_round(room: &Room, child: &mut Child) {
     let start = Instant::now();
     while !std::fs::read_to_string(room.path("run/metrics.jsonl")).is_ok_and(|text| text.lines().count() > 0) {
         assert!(start.elapsed() < Duration::from_secs(300), "it takes too long");
+        assert!(child.try_wait().is_ok_and(|ended| ended.is_none()), "the run goes on");
         sleep(Duration::from_millis(20));
     }
 }
@@ -41,14 +42,14 @@ fn press(child: &mut Child, key: &[u8]) {
 fn q_finishes_the_round_and_the_result_stands_on_the_terminal_as_it_was() {
     let room = Room::new();
     let Some(mut child) = start(&room) else { return };
-    wait_for_a_round(&room);
+    wait_for_a_round(&room, &mut child);
     sleep(Duration::from_millis(300));
     press(&mut child, b"q");
     let said = Said::from(child.wait_with_output().expect("it ends"));
     assert_eq!(said.code, Some(0), "{said:?}");
     let (_, drawn) = said.out.split_once(ENTER).expect("the dashboard opens");
     let (drawn, after) = drawn.split_once(LEAVE).expect("the dashboard closes");
-    for words in ["quickstart", "lora-a2", "tokens/s", "accuracy", "clients 1 to"] {
+    for words in ["quickstart", "lora-a2", "tokens/s", "accuracy", "examples"] {
         assert!(drawn.contains(words), "no {words:?} on the dashboard");
     }
     assert!(after.contains("stopped after") && after.contains("uploaded"), "{after}");
@@ -60,7 +61,7 @@ fn q_finishes_the_round_and_the_result_stands_on_the_terminal_as_it_was() {
 fn control_c_twice_leaves_at_once_and_gives_the_terminal_back() {
     let room = Room::new();
     let Some(mut child) = start(&room) else { return };
-    wait_for_a_round(&room);
+    wait_for_a_round(&room, &mut child);
     press(&mut child, b"\x03\x03");
     let said = Said::from(child.wait_with_output().expect("it ends"));
     // A fast round may end between the presses.

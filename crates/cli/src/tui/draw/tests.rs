@@ -148,7 +148,9 @@ fn many_targets_become_a_row_a_layer() {
     state.chosen = vec![(1, vec![1; 32 * 7]), (2, vec![3; 32 * 7])].into();
     assert_shows(&screen(160, 45, &state, &mut View::default()), &["layers 0-", "(█ "]);
     state.about = About { targets: state.about.targets[..7 * 8].to_vec(), ..About::clone(&state.about) }.into();
-    assert_shows(&screen(160, 45, &state, &mut View::default()), &["layer 7", "(█ 21)"]);
+    assert_shows(&screen(160, 45, &state, &mut View::default()), &["7 x ▒▒██", "(█ 3)"]);
+    let mut narrow = View { panel: Panel::Slots, ..View::default() };
+    assert_shows(&screen(80, 24, &state, &mut narrow), &["layer 7 ", "(█ 21)"]);
 }
 
 #[test]
