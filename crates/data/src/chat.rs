@@ -1,11 +1,7 @@
 //! Conversations to text, by the Jinja template that comes with a tokenizer.
 //!
-//! A template is somebody's program. It sees the conversation and nothing else, and has [`LONGEST`] to end.
-
-use std::sync::Arc;
-use std::sync::mpsc::{RecvTimeoutError, sync_channel};
-use std::thread;
-use std::time::Duration;
+//! A template is somebody's program. It sees the conversation and nothing else, and [`FUEL`] to do
+//! its work with.
 
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Kwargs, StringInput, Value};
@@ -21,21 +17,19 @@ use crate::{DataError, Message};
 /// Python's methods, `raise_exception`, `strftime_now` and `tojson` are there. Today is always 26 July 2024, the date
 /// that Llama 3's template falls back to: what a model learns must not depend on the day.
 #[derive(Debug)]
-pub struct ChatTemplate(Arc<Template>);
-
-/// Time for one conversation; templates in use need some microseconds.
-const LONGEST: Duration = Duration::from_secs(5);
-
-/// Spaces that a template may ask for at the beginning of a line.
-const WIDEST: usize = 64;
-
-#[derive(Debug)]
-struct Template {
+pub struct ChatTemplate {
     templates: Environment<'static>,
     name: String,
     bos: String,
     eos: String,
 }
+
+/// Instructions that a template may carry out on one conversation, about a second of them; templates in use need some
+/// dozens a turn.
+const FUEL: u64 = 10_000_000;
+
+/// Spaces that a template may ask for at the beginning of a line.
+const WIDEST: usize = 64;
 
 /// A conversation as text, and where the assistant's last turn begins in it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,6 +49,7 @@ impl ChatTemplate {
         let mut templates = Environment::new();
         let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
         templates.set_syntax(syntax.expect("the delimiters are the usual ones"));
+        templates.set_fuel(Some(FUEL));
         templates.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
         templates.add_function("raise_exception", raise_exception);
         templates.add_function("strftime_now", strftime_now);
@@ -64,7 +59,7 @@ impl ChatTemplate {
         templates
             .add_template_owned(owned(TEMPLATE), owned(source))
             .map_err(|error| wrong(name, "the chat template cannot be read", &error))?;
-        Ok(ChatTemplate(Arc::new(Template { templates, name: owned(name), bos: owned(bos), eos: owned(eos) })))
+        Ok(ChatTemplate { templates, name: owned(name), bos: owned(bos), eos: owned(eos) })
     }
 
     /// The conversation as text; with `prompt` up to where the assistant is to speak.
@@ -72,7 +67,18 @@ impl ChatTemplate {
     /// # Errors
     /// [`DataError::ChatTemplate`] if the template refuses the conversation or does not work.
     pub fn render(&self, turns: &[Message], prompt: bool) -> Result<String, DataError> {
-        self.in_time(turns, move |template, turns| template.render(turns, prompt))
+        let template = self.templates.get_template(TEMPLATE).expect("it was added");
+        let (bos_token, eos_token) = (&self.bos, &self.eos);
+        let turn = |turn: &Message| Value::from_pairs([("role", &turn.role), ("content", &turn.content)]);
+        let messages: Vec<Value> = turns.iter().map(turn).collect();
+        let context = context! { messages, bos_token, eos_token, add_generation_prompt => prompt };
+        match contain(|| template.render(context)) {
+            Ok(rendered) => rendered.map_err(|error| wrong(&self.name, "the chat template failed", &error)),
+            Err(panic) => {
+                let problem = format!("the chat template failed: {panic}");
+                Err(DataError::ChatTemplate { name: self.name.clone(), problem })
+            }
+        }
     }
 
     /// The conversation up to the end of the assistant's last turn, and where that turn begins. Later turns of others
@@ -85,44 +91,6 @@ impl ChatTemplate {
     /// [`DataError::ChatTemplate`] if the template refuses the conversation, or if it renders what comes before the last
     /// turn otherwise once the turn is there.
     pub fn last_turn(&self, turns: &[Message]) -> Result<Rendered, DataError> {
-        self.in_time(turns, Template::last_turn)
-    }
-
-    /// Does `work` on a thread of its own, which is left behind if it does not end: a template may loop as long as it
-    /// likes, and nothing else can stop it.
-    fn in_time<T: Send + 'static>(
-        &self,
-        turns: &[Message],
-        work: impl FnOnce(&Template, &[Message]) -> Result<T, DataError> + Send + 'static,
-    ) -> Result<T, DataError> {
-        let (template, turns) = (Arc::clone(&self.0), turns.to_vec());
-        let (tell, told) = sync_channel(1);
-        // If nobody waits any more, nobody needs the answer.
-        thread::spawn(move || drop(tell.send(contain(|| work(&template, &turns)))));
-        let failed = |problem: String| DataError::ChatTemplate { name: self.0.name.clone(), problem };
-        match told.recv_timeout(LONGEST) {
-            Ok(Ok(done)) => done,
-            Ok(Err(panic)) => Err(failed(format!("the chat template failed: {panic}"))),
-            Err(RecvTimeoutError::Timeout) => {
-                let seconds = LONGEST.as_secs();
-                Err(failed(format!("the chat template did not end within {seconds} seconds on one conversation")))
-            }
-            Err(RecvTimeoutError::Disconnected) => Err(failed("the chat template gave no answer".to_owned())),
-        }
-    }
-}
-
-impl Template {
-    fn render(&self, turns: &[Message], prompt: bool) -> Result<String, DataError> {
-        let template = self.templates.get_template(TEMPLATE).expect("it was added");
-        let (bos_token, eos_token) = (&self.bos, &self.eos);
-        let turn = |turn: &Message| Value::from_pairs([("role", &turn.role), ("content", &turn.content)]);
-        let messages: Vec<Value> = turns.iter().map(turn).collect();
-        let context = context! { messages, bos_token, eos_token, add_generation_prompt => prompt };
-        template.render(context).map_err(|error| wrong(&self.name, "the chat template failed", &error))
-    }
-
-    fn last_turn(&self, turns: &[Message]) -> Result<Rendered, DataError> {
         let bad = |problem: &str| DataError::ChatTemplate { name: self.name.clone(), problem: problem.to_owned() };
         let last = turns.iter().rposition(|turn| turn.role == "assistant");
         let last = last.ok_or_else(|| bad("a conversation without a turn of the assistant's"))?;

@@ -8,7 +8,6 @@ mod hostile;
 mod watched;
 
 use std::fs;
-use std::time::{Duration, Instant};
 
 use bonfire_data::{
     CausalTokenizer, ChatTemplate, Content, DataError, Dataset, Example, Message, Partition, Tokenizer, TokenizerFiles,
@@ -254,6 +253,10 @@ fn a_text_that_would_grow_without_end_is_refused() {
     assert!(error.contains("times as long"), "{error}");
 }
 
+/// A template that would run for hours.
+const LOOPS: &str = "{% set all = range(1000) | list %}{% for a in all %}{% for b in all %}{% for c in all %}{% for d in all %}\
+                     {% endfor %}{% endfor %}{% endfor %}{% endfor %}";
+
 #[test]
 fn templates_that_ask_for_too_much_are_refused() {
     for (source, word) in [
@@ -262,21 +265,11 @@ fn templates_that_ask_for_too_much_are_refused() {
         ("{{ messages | tojson(indent=1000000000000) }}", "an indent of"),
         ("{{ 'x' * 1000000000000 }}", "too large"),
         ("{% for i in range(1000000000000) %}{% endfor %}", "range"),
+        (LOOPS, "fuel"),
         ("{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}", "recursion"),
     ] {
         let template = ChatTemplate::parse(source, "chat.jinja", "<s>", "</s>").unwrap();
         let error = template.render(&turns(), false).unwrap_err().to_string();
         assert!(error.contains(word), "{source}: {error}");
     }
-}
-
-#[test]
-fn a_template_that_does_not_end_is_left_behind() {
-    let source = "{% set all = range(1000) | list %}{% for a in all %}{% for b in all %}{% for c in all %}{% for d in all %}\
-                  {% endfor %}{% endfor %}{% endfor %}{% endfor %}";
-    let template = ChatTemplate::parse(source, "chat.jinja", "<s>", "</s>").unwrap();
-    let start = Instant::now();
-    let error = template.render(&turns(), false).unwrap_err().to_string();
-    assert!(error.contains("did not end within"), "{error}");
-    assert!(start.elapsed() < Duration::from_secs(60));
 }
