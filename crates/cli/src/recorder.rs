@@ -136,10 +136,12 @@ impl Recorder {
         let interrupt = Arc::clone(&self.interrupt);
         let _writing = interrupt.writing();
         let round = run.server().round;
-        if self.saved != Some(round) && self.tally.rounds() == round {
-            self.save(run)?;
+        if self.tally.rounds() == round {
+            if self.saved != Some(round) {
+                self.save(run)?;
+            }
+            self.write_persons(run)?;
         }
-        self.write_persons(run)?;
         Ok(outcome)
     }
 

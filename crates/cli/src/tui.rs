@@ -84,8 +84,11 @@ impl Dashboard {
 impl Drop for Dashboard {
     fn drop(&mut self) {
         self.over.store(true, Ordering::Relaxed);
-        // A thread that panicked has said so.
-        let _ = self.thread.take().map(JoinHandle::join);
+        // On a terminal that was closed the thread hears nothing and never comes back from listening; it ends with the program.
+        let patience = Instant::now() + 10 * TICK;
+        while self.thread.as_ref().is_some_and(|thread| !thread.is_finished()) && Instant::now() < patience {
+            thread::sleep(TICK / 20);
+        }
         leave();
     }
 }

@@ -58,9 +58,8 @@ pub enum CheckpointError {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Header {
     round: usize,
+    strategy: String,
     rank: usize,
-    /// The f64's own bits: decimal digits would be read back a little off.
-    alpha_bits: u64,
     targets: Vec<String>,
     head: Vec<String>,
     pushed: u64,
@@ -106,8 +105,8 @@ impl Run {
         let Server { round, adapter, merged, state } = &self.server;
         let header = Header {
             round: *round,
+            strategy: self.strategy.name().into(),
             rank: adapter.rank,
-            alpha_bits: adapter.alpha.to_bits(),
             targets: adapter.targets.iter().map(|t| t.name.clone()).collect(),
             head: adapter.head.iter().map(|t| t.name.clone()).collect(),
             pushed: merged.pushed,
@@ -166,8 +165,7 @@ impl Run {
         let merges = some(targets, header.pushed > 0);
         let merged = DeltaLog { a: list("merged-a", merges)?, b: list("merged-b", merges)?, pushed: header.pushed };
         let head = own.head.iter().zip(head).map(|(t, value)| HeadTensor { name: t.name.clone(), value }).collect();
-        let alpha = f64::from_bits(header.alpha_bits);
-        let adapter = Adapter { rank: header.rank, alpha, targets: own.targets.clone(), a, b, core, head, weights };
+        let adapter = Adapter { targets: own.targets.clone(), a, b, core, head, weights, ..*own };
         fits(own, &adapter, &merged)?;
         let mut state = Named::new();
         let mut memories: BTreeMap<usize, Named> = BTreeMap::new();
@@ -188,6 +186,13 @@ impl Run {
     fn check(&self, header: &Header) -> Result<(), CheckpointError> {
         let other = |what: &str| Err(CheckpointError::OtherRun(what.into()));
         let own = &self.server.adapter;
+        // Each strategy keeps a state of its own.
+        if header.strategy != self.strategy.name() {
+            return other(&format!("it is of strategy {}, this run of {}", header.strategy, self.strategy.name()));
+        }
+        if header.rank != own.rank {
+            return other(&format!("its adapter has rank {}, this run's {}", header.rank, own.rank));
+        }
         if !own.targets.iter().map(|t| &t.name).eq(&header.targets) {
             return other("its adapter is on other linears");
         }
@@ -213,16 +218,12 @@ fn remembered(name: &str, clients: usize) -> Result<(usize, &str), CheckpointErr
     Ok((client, name))
 }
 
-/// Whether what was read has the shapes that `own` asks for. Only the rank may be another.
+/// Whether what was read has the shapes that `own` asks for.
 fn fits(own: &Adapter, read: &Adapter, merged: &DeltaLog) -> Result<(), CheckpointError> {
-    let rank = read.rank;
-    if rank == 0 || !(read.alpha.is_finite() && read.alpha > 0.0) {
-        return Err(CheckpointError::Contents(format!("rank {rank} and alpha {}", read.alpha)));
-    }
+    let rank = own.rank;
     let shape = |m: &Matrix| [m.rows, m.cols];
     let mut pairs = Vec::new();
     for (t, target) in own.targets.iter().enumerate() {
-        // In full fine-tuning nothing carries an adapter.
         pairs.push((shape(&read.a[t]), [target.d_in, rank]));
         pairs.push((shape(&read.b[t]), [rank, target.d_out]));
         pairs.extend(read.core.get(t).map(|m| (shape(m), [rank, if m.cols == 1 { 1 } else { rank }])));

@@ -70,3 +70,22 @@ fn control_c_twice_leaves_at_once_and_gives_the_terminal_back() {
     let summary = room.json("run/summary.json");
     assert_eq!(summary["rounds"].as_u64(), Some(room.rows("run/metrics.jsonl").len() as u64));
 }
+
+#[test]
+fn a_terminal_that_is_closed_stops_the_run_after_its_round() {
+    let room = Room::new();
+    let Some(mut child) = start(&room) else { return };
+    wait_for_a_round(&room, &mut child);
+    child.kill().expect("the terminal goes");
+    child.wait().expect("gone");
+    let lock = std::fs::File::open(room.path("run/.lock")).expect("a run");
+    let start = Instant::now();
+    while lock.try_lock().is_err() {
+        assert!(start.elapsed() < Duration::from_secs(60), "the program does not end");
+        sleep(Duration::from_millis(50));
+    }
+    let rounds = room.rows("run/metrics.jsonl").len();
+    assert!((1..2000).contains(&rounds));
+    assert_eq!(room.json("run/summary.json")["rounds"].as_u64(), Some(rounds as u64));
+    assert!(room.read("run/run.log").contains("finishing round"));
+}
