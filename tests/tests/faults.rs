@@ -3,6 +3,7 @@
 
 use bonfire_engine::{DEVICE_THREAD, InFlight, NotFinite};
 use bonfire_federation::{Control, Event, RoundMetrics, Run, Settings};
+use bonfire_kernels::runs_on_cpu;
 use bonfire_tests::faulty::{Fault, Faulty};
 use bonfire_tests::toy;
 
@@ -29,6 +30,15 @@ fn train(run: &mut Run) -> (Vec<RoundMetrics>, Vec<Vec<(usize, f64)>>) {
     (rounds, clients)
 }
 
+/// Clients with their losses: the same bits on the CPU; a GPU may tune its products to other kernels from one run to the next.
+fn assert_same(found: &[(usize, f64)], expected: &[(usize, f64)]) {
+    let allowed = if runs_on_cpu(&bonfire_tests::device()) { 0.0 } else { 1e-5 };
+    assert_eq!(found.len(), expected.len());
+    for ((client, loss), (other, wanted)) in found.iter().zip(expected) {
+        assert!(client == other && (loss - wanted).abs() <= allowed * wanted, "{found:?}, expected {expected:?}");
+    }
+}
+
 #[test]
 fn a_client_that_diverges_stops_the_run_unless_told_otherwise() {
     let error = faulty(settings(""), Fault::NanInPlace(1)).train(&mut |_| Control::Continue).unwrap_err().to_string();
@@ -53,7 +63,7 @@ fn skipped_clients_are_counted_and_disturb_nobody() {
         // In the first round the others learn exactly what they learn beside a healthy client.
         let (_, healthy) = train(&mut toy::run(skip(InFlight::Count(100))));
         let others: Vec<_> = healthy[0].iter().filter(|(c, _)| *c != 1).copied().collect();
-        assert_eq!(clients[0], others, "{strategy}");
+        assert_same(&clients[0], &others);
     }
 }
 
@@ -70,7 +80,7 @@ fn whoever_takes_the_place_of_a_skipped_client_starts_clean() {
         assert_eq!(rounds[0].skipped, [0], "{strategy}");
         assert!(rounds[1].skipped.is_empty() && rounds[2].skipped.is_empty(), "{strategy}");
         let (_, healthy) = train(&mut toy::run(one(strategy)));
-        assert_eq!(clients[0], healthy[0][1..], "{strategy}");
+        assert_same(&clients[0], &healthy[0][1..]);
     }
 }
 

@@ -61,6 +61,26 @@ fn every_strategy_goes_on_as_if_it_had_never_stopped() {
     }
 }
 
+/// For GPUs, whose sums may depend on the order of threads; `.ci/run` runs it on wgpu.
+#[test]
+fn on_any_device_a_run_that_goes_on_ends_where_it_would_have() {
+    let sections = "[strategy]\nname = \"lora-a2\"\n[train]\nrounds = 3\nlr_a = 1e-3\nbatch_size = 4";
+    let mut whole = toy::run(settings(sections));
+    train(&mut whole, 3);
+    let mut before = toy::run(settings(sections));
+    train(&mut before, 1);
+    let bytes = before.checkpoint(&BTreeMap::new());
+    let mut after = toy::run(settings(sections));
+    after.resume(Checkpoint::read(&bytes).unwrap()).unwrap();
+    train(&mut after, 3);
+    let (whole, after) = (&whole.server().adapter, &after.server().adapter);
+    for (x, y) in whole.a.iter().chain(&whole.b).zip(after.a.iter().chain(&after.b)) {
+        let largest = x.data.iter().fold(0f32, |m, v| m.max(v.abs()));
+        let apart = x.data.iter().zip(&y.data).fold(0f32, |m, (x, y)| m.max((x - y).abs()));
+        assert!(apart <= 1e-4 * largest, "apart by {apart:e} of {largest:e}");
+    }
+}
+
 fn saved() -> Vec<u8> {
     let mut run = toy::run(settings("[strategy]\nname = \"fedsa-lora\""));
     train(&mut run, 2);
