@@ -1,6 +1,8 @@
 //! The run folder: written as the run goes, readable whenever the run ends.
 //! Rows are appended and flushed round by round; whole files are written beside and renamed.
 
+pub mod left;
+
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
@@ -167,11 +169,10 @@ impl RunFolder {
     /// The file cannot be read, or a line of it, which is named.
     pub fn rounds(&self) -> Result<Vec<RoundMetrics>> {
         let path = self.path.join(METRICS);
-        let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-        let row = |(i, line): (usize, &str)| {
-            serde_json::from_str(line).with_context(|| format!("cannot read {}, line {}", path.display(), i + 1))
-        };
-        text.lines().enumerate().map(row).collect()
+        let mut all = Vec::new();
+        let cut = left::rows(&path, |row| all.push(row))?;
+        anyhow::ensure!(!cut, "the last line of {} is cut", path.display());
+        Ok(all)
     }
 
     fn cannot_write(&self, name: &str) -> String {

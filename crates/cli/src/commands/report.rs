@@ -1,6 +1,5 @@
 //! `bonfire report`: run folders as one HTML page that opens from disk and loads nothing.
 
-mod files;
 mod page;
 mod slots;
 mod story;

@@ -2,11 +2,12 @@
 
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use bonfire_federation::Summary;
 use serde::{Deserialize, Serialize};
 
 use super::grid::{Grid, Rank};
+use crate::run_folder::left;
 
 /// How a cell stands.
 #[derive(Clone, Debug, PartialEq)]
@@ -79,15 +80,11 @@ impl Measured {
     /// # Errors
     /// A file that is missing or not as a run leaves it.
     pub fn read(folder: &Path) -> Result<Measured> {
-        let read = |name: &str| {
-            let path = folder.join(name);
-            std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))
-        };
-        let broken = |name: &str| format!("{} is not as a run leaves it", folder.join(name).display());
-        let summary: Summary = serde_json::from_str(&read("summary.json")?).with_context(|| broken("summary.json"))?;
-        let rows = read("metrics.jsonl")?;
-        let rows: Result<Vec<Row>, _> = rows.lines().map(serde_json::from_str).collect();
-        Ok(Measured::of(summary, &rows.with_context(|| broken("metrics.jsonl"))?))
+        let summary: Summary = left::json(&folder.join("summary.json"))?;
+        let (path, mut rows) = (folder.join("metrics.jsonl"), Vec::<Row>::new());
+        let cut = left::rows(&path, |row| rows.push(row))?;
+        anyhow::ensure!(!cut, "{} is not as a run leaves it: its last line is cut", path.display());
+        Ok(Measured::of(summary, &rows))
     }
 
     fn of(summary: Summary, rows: &[Row]) -> Measured {

@@ -7,11 +7,11 @@ use anyhow::{Context, Result};
 use bonfire_federation::{RoundMetrics, Summary};
 use serde::{Deserialize, Serialize};
 
-use super::files;
 use super::slots::{Choices, SlotStory};
 use super::thin::{mean_spans, short, spaced, thin};
 use crate::commands::evaluate::config_of;
 use crate::holdings::Holdings;
+use crate::run_folder::left;
 
 /// Points of a curve at most.
 const POINTS: usize = 600;
@@ -106,12 +106,12 @@ impl Story {
     /// No run folder; a file that is missing or damaged, with its line.
     pub fn read(folder: &Path, label: String) -> Result<Story> {
         let path = config_of(folder)?;
-        let config = files::text(&path)?;
+        let config = left::text(&path)?;
         let table: toml::Table = toml::from_str(&config).with_context(|| format!("{} is not TOML", path.display()))?;
         let get = |section: &str, key: &str| table.get(section).and_then(|section| section.get(key));
-        let summary: Summary = files::json(&folder.join("summary.json"))?;
+        let summary: Summary = left::json(&folder.join("summary.json"))?;
         let mut rows: Vec<RoundMetrics> = Vec::new();
-        let cut = files::rows(&folder.join("metrics.jsonl"), |row| rows.push(row))?;
+        let cut = left::rows(&folder.join("metrics.jsonl"), |row| rows.push(row))?;
         let clients = ClientStory::read(&folder.join("clients.jsonl"), rows.last().map_or(0, |row| row.round))?;
         Ok(Story {
             label,
@@ -152,7 +152,7 @@ impl ClientStory {
     /// Reads the rows up to round `last`: a killed run may have written clients of a round that is not complete.
     fn read(path: &Path, last: usize) -> Result<ClientStory> {
         let mut story = ClientStory::default();
-        let cut = files::rows(path, |row: ClientRow| {
+        let cut = left::rows(path, |row: ClientRow| {
             if row.round > last {
                 return;
             }
