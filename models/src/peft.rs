@@ -79,6 +79,14 @@ pub fn check(dir: &Path, adapter: &Adapter, meta: &PeftMeta, layout: Layout) -> 
     Ok(())
 }
 
+/// The tensors that [`write`] would write, by PEFT's names: shape and numbers.
+pub fn tensors(adapter: &Adapter) -> Vec<(String, Vec<usize>, Vec<f32>)> {
+    let numbers =
+        |bytes: Vec<u8>| bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
+    let parts = parts(&Layout::Uniform.carried(adapter), adapter);
+    parts.into_iter().map(|(name, shape, bytes)| (name, shape, numbers(bytes))).collect()
+}
+
 /// The tensors of the safetensors file.
 fn parts(carried: &[Carried], adapter: &Adapter) -> Vec<Part> {
     let mut parts: Vec<Part> = Vec::new();

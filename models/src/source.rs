@@ -1,6 +1,7 @@
 //! Where a model's files come from.
 
 use std::fs;
+use std::io::{Read as _, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
@@ -45,6 +46,33 @@ impl ModelSource {
                 Ok((bytes, path.display().to_string()))
             }
         }
+    }
+
+    /// Hands `put` what tells this model's weights from others: the name, length, beginning and end of every file.
+    ///
+    /// # Errors
+    /// A file cannot be read.
+    pub fn sample(&self, put: &mut dyn FnMut(&[u8])) -> Result<(), ModelError> {
+        const PIECE: usize = 1 << 20;
+        let ModelSource::Folder(folder) = self else {
+            put(&self.file(WEIGHTS)?.0);
+            return Ok(());
+        };
+        for name in self.weight_files()? {
+            let path = folder.join(&name);
+            let unreadable = |source| ModelError::Read { path: path.clone(), source };
+            let mut file = fs::File::open(&path).map_err(unreadable)?;
+            let length = file.metadata().map_err(unreadable)?.len();
+            put(name.as_bytes());
+            put(&length.to_le_bytes());
+            for start in [0, length.saturating_sub(PIECE as u64)] {
+                let mut piece = Vec::with_capacity(PIECE);
+                file.seek(SeekFrom::Start(start)).map_err(unreadable)?;
+                file.by_ref().take(PIECE as u64).read_to_end(&mut piece).map_err(unreadable)?;
+                put(&piece);
+            }
+        }
+        Ok(())
     }
 
     /// As [`Self::file`]; `None` where the model has no such file.

@@ -2,7 +2,7 @@
 
 use bonfire_data::Shards;
 use bonfire_engine::{InFlight, Split, TokenizedData};
-use bonfire_federation::{ClientSettings, Run, Settings};
+use bonfire_federation::{ClientSettings, Run, Settings, Site};
 use bonfire_models::{Architecture, Goal, Model, Task, Transformer};
 use rand::{Rng, RngExt, SeedableRng};
 
@@ -111,9 +111,25 @@ pub fn model(settings: &Settings) -> Transformer {
 
 /// A run over models of the shape of [`model`].
 pub fn run_of(models: Vec<Box<dyn Model>>, settings: Settings, shards: Shards) -> Run {
+    Run::new(settings, models, data(&shards), shards).expect("a valid run")
+}
+
+/// The texts that clients with these shards need.
+fn data(shards: &Shards) -> TokenizedData {
     let rows = shards.train.iter().flatten().max().map_or(0, |m| m + 1);
-    let data = TokenizedData { train: texts(rows, 1), test: texts(20, 2), task: Task::Classify(CLASSES) };
-    Run::new(settings, models, data, shards).expect("a valid run")
+    TokenizedData { train: texts(rows, 1), test: texts(20, 2), task: Task::Classify(CLASSES) }
+}
+
+/// A site with some of the clients that [`run`] has.
+pub fn site(settings: &Settings, own: &[usize]) -> Site {
+    let mut shards = shards(settings.clients.count);
+    let data = data(&shards);
+    for client in (0..shards.train.len()).filter(|client| !own.contains(client)) {
+        shards.train[client].clear();
+        shards.test[client].clear();
+    }
+    let models: Vec<Box<dyn Model>> = vec![Box::new(model(settings))];
+    Site::new(settings.clone(), models, data, shards, own.to_vec()).expect("a valid site")
 }
 
 /// `examples` texts to be foretold: a prompt of 3 to 9 tokens, two of which tell a class, and the class's own answer of

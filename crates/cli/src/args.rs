@@ -1,5 +1,6 @@
 //! The command line.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::error::ErrorKind;
@@ -30,8 +31,8 @@ pub struct Cli {
 
 impl Cli {
     /// Reads the command line; leaves the program with a message if it cannot be.
-    pub fn read() -> Cli {
-        let cli = Cli::parse();
+    pub fn read(args: impl IntoIterator<Item = OsString>) -> Cli {
+        let cli = Cli::parse_from(args);
         match cli.problem() {
             None => cli,
             Some(problem) => Cli::command().error(ErrorKind::ArgumentConflict, problem).exit(),

@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::hub::RepoName;
 use crate::mistake::Mistake;
-pub use difference::{Difference, differences};
+pub use difference::{Difference, differences, shared};
 use document::Document;
 use overrides::Override;
 pub use sample::sample;
@@ -106,7 +106,18 @@ pub fn load(file: Option<&Path>, sets: &[String]) -> Result<Loaded, Mistake> {
 /// # Errors
 /// As for [`load`], without those of the file itself.
 pub fn parse(name: &str, text: &str, sets: &[String]) -> Result<Loaded, Mistake> {
-    let mut document = Document::parse(name, text)?;
+    check(Document::parse(name, text)?, sets)
+}
+
+/// Checks a configuration that was never text; `name` is what messages call it.
+///
+/// # Errors
+/// As for [`parse`].
+pub fn of_table(name: &str, table: toml::Table, sets: &[String]) -> Result<Loaded, Mistake> {
+    check(Document::of(name, table), sets)
+}
+
+fn check(mut document: Document, sets: &[String]) -> Result<Loaded, Mistake> {
     for set in sets {
         document.apply(Override::parse(set)?)?;
     }

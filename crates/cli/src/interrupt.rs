@@ -13,6 +13,8 @@ use crate::tui;
 #[derive(Debug, Default)]
 pub struct Interrupt {
     pressed: AtomicBool,
+    /// The round that runs is to be given up.
+    gives_up: AtomicBool,
     round: AtomicUsize,
     writing: Mutex<()>,
     /// The command that goes on with the run, where there is one.
@@ -50,6 +52,18 @@ impl Interrupt {
             0 => note_after_key("stopping before round 1; press again to leave at once"),
             round => note_after_key(format!("finishing round {round}; press again to leave at once")),
         }
+    }
+
+    /// Ends the run without a word, from another front end than the terminal: the round that runs is given up, the run folder
+    /// holds those before it.
+    pub fn give_up(&self) {
+        self.gives_up.store(true, Ordering::SeqCst);
+        self.pressed.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether the round that runs is to be given up.
+    pub fn gives_up(&self) -> bool {
+        self.gives_up.load(Ordering::SeqCst)
     }
 
     /// Whether the run should stop when the round's files are written.

@@ -49,6 +49,27 @@ pub fn dataset(loaded: &Loaded) -> Result<Dataset> {
     }
 }
 
+/// Reads what one site or the server of a federation across machines has in `folder`, of which a split may be missing.
+///
+/// # Errors
+/// As [`dataset`]; labels that are not listed.
+pub fn part(loaded: &Loaded, folder: &Path) -> Result<Dataset> {
+    let causal = loaded.config.model.task == TaskKind::CausalLm;
+    let data = Dataset::read_part(folder, causal, wording(loaded)?.as_ref())?;
+    match loaded.config.data.labels {
+        None => Ok(data),
+        Some(n) => data.keep_labels(n).map_err(|error| placed(loaded, error)),
+    }
+}
+
+/// How prompts and responses are made of a row's columns, where the configuration says so.
+fn wording(loaded: &Loaded) -> Result<Option<Wording>> {
+    let section = &loaded.config.data;
+    let given = section.prompt.as_ref().zip(section.response.as_ref());
+    let wording = given.map(|(prompt, response)| Wording::parse(prompt, response)).transpose();
+    wording.map_err(|error| placed(loaded, error))
+}
+
 /// The built-in texts have one column to go by.
 fn check_builtin_column(loaded: &Loaded) -> Result<(), Mistake> {
     match &loaded.config.data.partition {
@@ -71,10 +92,7 @@ fn read(loaded: &Loaded, folder: &Path) -> Result<Dataset> {
     if loaded.config.model.task == TaskKind::Classification {
         return Ok(Dataset::read(folder, column)?);
     }
-    let wording = section.prompt.as_ref().zip(section.response.as_ref());
-    let wording = wording.map(|(prompt, response)| Wording::parse(prompt, response)).transpose();
-    let wording = wording.map_err(|error| placed(loaded, error))?;
-    Ok(Dataset::read_causal(folder, column, wording.as_ref())?)
+    Ok(Dataset::read_causal(folder, column, wording(loaded)?.as_ref())?)
 }
 
 /// Deals the rows out to the clients.

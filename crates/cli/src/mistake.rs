@@ -69,7 +69,7 @@ pub fn report(error: &anyhow::Error) -> u8 {
 }
 
 /// The block: the error, its causes, its place and the way out.
-fn block(error: &anyhow::Error) -> String {
+pub fn block(error: &anyhow::Error) -> String {
     let mut lines = vec![format!("error: {error}")];
     lines.extend(causes(error).iter().map(|cause| row("because", cause)));
     if let Some(mistake) = error.chain().find_map(|cause| cause.downcast_ref::<Mistake>()) {

@@ -26,6 +26,8 @@ pub struct Progress {
 
 enum Shown {
     Nothing,
+    /// Every round to whoever listens.
+    Told(Box<dyn FnMut(&RoundMetrics)>),
     /// A line or a JSON object for each round.
     Lines,
     Bars(Bars),
@@ -44,6 +46,11 @@ impl Progress {
         Progress { rounds, shown }
     }
 
+    /// Shows nothing and tells `hear` of every round.
+    pub fn told(rounds: usize, hear: Box<dyn FnMut(&RoundMetrics)>) -> Progress {
+        Progress { rounds, shown: Shown::Told(hear) }
+    }
+
     /// The same on a dashboard, which fills the terminal until [`Self::finish`].
     ///
     /// # Errors
@@ -59,7 +66,7 @@ impl Progress {
         match &mut self.shown {
             Shown::Bars(bars) => bars.past(rounds.len()),
             Shown::Dashboard(dashboard, _) => dashboard.board().state().past(rounds),
-            Shown::Nothing | Shown::Lines => {}
+            Shown::Nothing | Shown::Told(_) | Shown::Lines => {}
         }
     }
 
@@ -73,7 +80,7 @@ impl Progress {
                 (state.round, state.phase, state.clients) = (round, words, clients);
                 state.pace.round_started();
             }
-            Shown::Nothing | Shown::Lines => {}
+            Shown::Nothing | Shown::Told(_) | Shown::Lines => {}
         }
     }
 
@@ -82,7 +89,7 @@ impl Progress {
         match &mut self.shown {
             Shown::Bars(bars) => bars.trained(done, total, tokens),
             Shown::Dashboard(dashboard, _) => dashboard.board().state().pace.trained(done, total, tokens),
-            Shown::Nothing | Shown::Lines => {}
+            Shown::Nothing | Shown::Told(_) | Shown::Lines => {}
         }
     }
 
@@ -91,6 +98,7 @@ impl Progress {
         let line = || round_line(metrics, self.rounds, uploaded, width());
         match &mut self.shown {
             Shown::Nothing => {}
+            Shown::Told(hear) => hear(metrics),
             // The round's event is its line.
             Shown::Lines if is_json() => {}
             Shown::Lines => say(line()),
@@ -106,7 +114,7 @@ impl Progress {
                 state.log(&line());
             }
         }
-        log::round(metrics, self.rounds, !matches!(self.shown, Shown::Nothing));
+        log::round(metrics, self.rounds, !matches!(self.shown, Shown::Nothing | Shown::Told(_)));
     }
 
     /// The run is over: bars and dashboard go.

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use bonfire_federation::{ClientMetrics, Control, Event, FederationError, RoundMetrics, Run};
+use bonfire_federation::{ClientMetrics, Control, Event, FederationError, RoundMetrics, Run, Summary};
 use bonfire_models::peft::{self, Layout, PeftMeta};
 use bonfire_models::{Adapter, ModelFolder, ModelInfo};
 
@@ -90,7 +90,8 @@ impl Recorder {
         interrupt: Arc<Interrupt>,
     ) -> Result<Recorder> {
         let meta = PeftMeta { base_model: config.model.path.base_model() };
-        let (identity, rounds) = (identity(config, device, model, run), config.train.rounds);
+        let (identity, rounds) =
+            (Identity::of(config, device, model, run.server(), run.trainable_params()), config.train.rounds);
         let trains_all = !run.server().adapter.weights.is_empty();
         let whole = match trains_all {
             true => Some(ModelFolder::of(run.model(), &job::source(config)?)?),
@@ -159,6 +160,11 @@ impl Recorder {
         &self.tally
     }
 
+    /// The run in one object.
+    pub fn summary(&self) -> Summary {
+        self.tally.summary(&self.identity)
+    }
+
     /// The rounds done so far, as they were written.
     ///
     /// # Errors
@@ -181,7 +187,7 @@ impl Recorder {
             }
             Event::Progress(now) => {
                 progress.trained(now.done, now.total, now.tokens);
-                Ok(Control::Continue)
+                Ok(if self.interrupt.gives_up() { Control::Stop } else { Control::Continue })
             }
             Event::RoundEnded { metrics, clients, run } => {
                 self.write_round(metrics, clients, run)?;
@@ -226,7 +232,7 @@ impl Recorder {
                 .context("cannot write the adapter")?,
             Some(whole) => whole.write(&self.folder.model(), adapter).context("cannot write the model")?,
         }
-        self.folder.write_summary(&self.tally.summary(&self.identity))
+        self.folder.write_summary(&self.summary())
     }
 
     /// What a failed run leaves behind.
@@ -250,7 +256,7 @@ impl Recorder {
     pub fn say_result(&self, quiet: bool) {
         let upload = self.tally.upload_line(&self.identity);
         let path = self.folder.path().display();
-        let summary = self.tally.summary(&self.identity);
+        let summary = self.summary();
         if is_json() {
             return say_row(&format!("the run is in {path}"), &summary, "");
         }
@@ -262,20 +268,5 @@ impl Recorder {
         say("");
         self.tally.accuracy_line().into_iter().chain(upload).for_each(say);
         say(format!("run folder: {path}"));
-    }
-}
-
-fn identity(config: &RunConfig, device: &str, info: &ModelInfo, run: &Run) -> Identity {
-    let trains_head = config.settings().trains_head();
-    let head = if trains_head { run.server().adapter.head_params() } else { 0 };
-    Identity {
-        name: config.name().to_string(),
-        strategy: config.strategy.name().to_string(),
-        seed: config.train.seed,
-        device: device.to_string(),
-        clients: config.clients.count,
-        trainable_params: run.trainable_params(),
-        full_params: info.backbone_params() + head,
-        rank: config.adapter.rank,
     }
 }

@@ -1,8 +1,10 @@
 //! Sums over a run's rounds: what `summary.json` says and what the last lines compare.
 
-use bonfire_federation::{RoundMetrics, Summary};
+use bonfire_federation::{RoundMetrics, Server, Summary};
+use bonfire_models::ModelInfo;
 use serde::{Deserialize, Serialize};
 
+use crate::config::RunConfig;
 use crate::console::{bytes, percent, sparkline};
 use crate::memory;
 
@@ -25,6 +27,23 @@ pub struct Identity {
     pub full_params: u64,
     /// Global rank of the adapter.
     pub rank: usize,
+}
+
+impl Identity {
+    /// Of a run of `config` on `device`, whose server trains so many scalars.
+    pub fn of(config: &RunConfig, device: &str, model: &ModelInfo, server: &Server, trainable: u64) -> Identity {
+        let head = if config.settings().trains_head() { server.adapter.head_params() } else { 0 };
+        Identity {
+            name: config.name().to_string(),
+            strategy: config.strategy.name().to_string(),
+            seed: config.train.seed,
+            device: device.to_string(),
+            clients: config.clients.count,
+            trainable_params: trainable,
+            full_params: model.backbone_params() + head,
+            rank: config.adapter.rank,
+        }
+    }
 }
 
 /// Sums over the rounds so far.

@@ -109,6 +109,14 @@ pub enum DataError {
         /// The label's name.
         label: String,
     },
+    /// A part of a data set whose labels nobody can know from its rows.
+    #[error(
+        "{folder}: no labels.json; a site or server of a federation sees a part of the rows alone, so it must list all labels, in the same order everywhere"
+    )]
+    LabelsUnlisted {
+        /// The folder.
+        folder: PathBuf,
+    },
     /// The labels file cannot be used.
     #[error("{path}: {problem}; expected {expected}")]
     LabelsFile {

@@ -132,6 +132,35 @@ impl Dataset {
         Ok(Dataset { name: name_of(folder), labels: labels.names, train, test })
     }
 
+    /// Reads what one site or the server of a federation across machines has: a folder as for [`Dataset::read`], or with
+    /// `causal` as for [`Dataset::read_causal`], in which either split may be missing. Nobody sees all rows, so labels must be
+    /// listed in a file.
+    ///
+    /// # Errors
+    /// As there, and [`DataError::LabelsUnlisted`].
+    pub fn read_part(folder: &Path, causal: bool, wording: Option<&Wording>) -> Result<Dataset, DataError> {
+        if !folder.is_dir() {
+            return Err(DataError::FolderMissing { path: folder.to_path_buf() });
+        }
+        let (train, test) = match causal {
+            true => causal::read_part(folder, wording)?,
+            false => {
+                let any = Wanted { group: None, group_needed: false };
+                let split = |name| or_nothing(folder, name, Rows::read(folder, name, &any));
+                (split("train")?, split("test")?)
+            }
+        };
+        let labelled = train.rows.iter().chain(&test.rows).any(|row| row.label.is_some());
+        let labels = match !causal || labelled {
+            true => {
+                Labels::listed(folder)?.ok_or_else(|| DataError::LabelsUnlisted { folder: folder.to_path_buf() })?
+            }
+            false => Labels::none(),
+        };
+        let (train, test) = (labels.resolve(train)?, labels.resolve(test)?);
+        Ok(Dataset { name: name_of(folder), labels: labels.names, train, test })
+    }
+
     /// Whether the rows have labels.
     pub fn is_labelled(&self) -> bool {
         !self.labels.is_empty()
@@ -162,14 +191,23 @@ impl Dataset {
             let problem = format!("data set {} has {available} labels", self.name);
             return Err(refuse(problem, format!("a number from 1 to {available}")));
         }
+        let had_rows = !self.train.is_empty();
         self.labels.truncate(n);
         self.train.retain(|example| example.label < n);
         self.test.retain(|example| example.label < n);
-        if self.train.is_empty() {
+        if had_rows && self.train.is_empty() {
             let problem = format!("no training row of {} has one of these labels", self.name);
             return Err(refuse(problem, "a larger number".to_owned()));
         }
         Ok(self)
+    }
+}
+
+/// No rows where the split's file is missing.
+fn or_nothing(folder: &Path, split: &'static str, read: Result<Rows, DataError>) -> Result<Rows, DataError> {
+    match read {
+        Err(DataError::FileMissing { .. }) => Ok(Rows { path: folder.join(split), rows: Vec::new(), csv: false }),
+        other => other,
     }
 }
 

@@ -18,6 +18,7 @@ mod optimize;
 mod parameters;
 mod pass;
 mod plan;
+mod receive;
 mod scores;
 mod select;
 mod send;
@@ -37,6 +38,7 @@ pub use layer_score::layer_score;
 pub use plan::{
     Active, Branches, Guard, LocalOptimizer, Named, Plan, Private, Score, Selection, Start, Tail, Terms, Threshold,
 };
+pub use receive::MessageError;
 pub use scores::Scorer;
 pub use select::top_slots;
 pub use send::personal;

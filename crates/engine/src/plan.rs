@@ -1,9 +1,12 @@
 //! The server's orders for one round: pure data, the same for every client save where a list says so.
 
+mod message;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bonfire_models::{Adapter, DeltaLog, Factor, Matrix};
+use serde::{Deserialize, Serialize};
 
 use crate::Probe;
 
@@ -11,7 +14,8 @@ use crate::Probe;
 pub type Named = BTreeMap<String, Matrix>;
 
 /// What trains in a round.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Active {
     /// A alone; B is frozen.
     A,
@@ -69,7 +73,7 @@ pub struct Start<'s> {
 }
 
 /// Orders for every client of a round.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Plan {
     /// Round, from 1.
     pub round: usize,
@@ -147,7 +151,7 @@ impl Plan {
 }
 
 /// LoRA-A²'s adaptive rank selection; needs a single active factor.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Selection {
     /// How slots are probed.
     pub probe: Probe,
@@ -158,7 +162,7 @@ pub struct Selection {
 }
 
 /// What makes a slot worth training (LoRA-A², table 9).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Score {
     /// `‖ΔB_i‖·‖A_i‖`: what the slot's movement adds to the model (the paper's rule).
@@ -171,7 +175,7 @@ pub enum Score {
 }
 
 /// What a client's objective adds to cross-entropy. Gradients of these are added before clipping and moments.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Terms {
     /// FedProx: `(μ/2)·‖θ − θᵗ‖²` over what trains.
     pub prox: f64,
@@ -182,6 +186,7 @@ pub struct Terms {
     /// SoRA's shrinking of the gates after every step.
     pub threshold: Option<Threshold>,
     /// SCAFFOLD: the server's control variate; clients add theirs, and send what changed of it.
+    #[serde(with = "message::presence")]
     pub control: Option<Arc<Named>>,
     /// DFL's two branches.
     pub branches: Option<Branches>,
@@ -190,7 +195,7 @@ pub struct Terms {
 /// `λ·Σ ‖B_tail‖·‖A_tail‖` over the slots from `⌊γ·r_k⌋` of a client's `r_k` (HetLoRA, arXiv 2401.06432). Where the
 /// product shrinks in local training, the client drops these slots from its upload, unless that leaves fewer than
 /// `least`.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Tail {
     /// λ.
     pub weight: f64,
@@ -208,7 +213,7 @@ impl Tail {
 }
 
 /// `g ← sign(g)·max(|g| − ξ, 0)` on what stands between A and B, after every step (SoRA, arXiv 2311.11696).
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Threshold {
     /// ξ.
     pub xi: f64,
@@ -218,7 +223,7 @@ pub struct Threshold {
 
 /// A shared and a private branch side by side in one adapter, trained in turns (DFL, arXiv 2206.06818): odd local steps
 /// move the private slots, even ones the shared slots and the head.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Branches {
     /// The first so many slots of every target are shared, the others private.
     pub shared: usize,
@@ -227,7 +232,8 @@ pub struct Branches {
 }
 
 /// How clients step.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum LocalOptimizer {
     /// AdamW from zero moments.
     #[default]
@@ -237,15 +243,17 @@ pub enum LocalOptimizer {
         /// α.
         own: f64,
         /// Second moments to start from.
+        #[serde(skip)]
         second: Arc<Named>,
         /// The federation's last mean gradient g.
+        #[serde(skip)]
         direction: Arc<Named>,
     },
 }
 
 /// What clients keep for themselves from round to round: it is neither sent nor averaged, and the next round goes on
 /// from it.
-#[derive(Clone, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Private {
     /// These factors, of all targets.
     pub factors: Vec<Factor>,
@@ -273,7 +281,8 @@ impl Private {
 }
 
 /// What is done to an upload before it leaves the client.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Guard {
     /// Nothing.
     #[default]

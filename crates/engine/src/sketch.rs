@@ -23,6 +23,17 @@ pub fn sketch(plan: &Plan, global: &Adapter, settings: &TrainSettings, client: u
         Some(selection) => Some(choose(plan, global, given.as_ref(), selection.budgets[client], choice)),
         None => given,
     };
+    sketch_of(plan, global, settings, client, slots)
+}
+
+/// The upload of `client` with these `slots` (`None`: all), as if it held one example.
+pub(crate) fn sketch_of(
+    plan: &Plan,
+    global: &Adapter,
+    settings: &TrainSettings,
+    client: usize,
+    slots: Option<Vec<Vec<usize>>>,
+) -> Upload {
     let matrix = |role: &Role| {
         let (rows, cols) = match role {
             Role::Factor(t, factor) => {

@@ -1,4 +1,4 @@
-//! The message a client sends: the door between engine and server.
+//! The message a client sends: the door between engine and server. What reads it back is in `receive.rs`.
 
 use bonfire_models::{Factor, Matrix};
 
@@ -44,6 +44,23 @@ impl Slots {
             Slots::Given { slots, .. } | Slots::Chosen { slots, .. } => slots[target].clone(),
         }
     }
+}
+
+/// What every message begins with.
+pub(crate) const MAGIC: &[u8; 4] = b"BFU1";
+
+/// Bytes of a message before its slots and numbers.
+pub(crate) const HEADER: usize = 20;
+
+/// The bits of a message's flags.
+pub(crate) mod flags {
+    pub const A: u32 = 1;
+    pub const B: u32 = 2;
+    pub const CHOSEN: u32 = 4;
+    pub const HEAD: u32 = 8;
+    pub const CORE: u32 = 16;
+    pub const MORE: u32 = 32;
+    pub const WEIGHTS: u32 = 64;
 }
 
 /// What one client learnt in one round: end minus start of what trained, for its slots only.
@@ -100,7 +117,9 @@ impl Upload {
 
     /// Bytes of [`Self::encode`], without making them.
     pub fn encoded_len(&self) -> usize {
-        20 + self.slots.index_bytes() + 4 * (self.adapter_params() + self.head_params() + self.aux_params()) as usize
+        HEADER
+            + self.slots.index_bytes()
+            + 4 * (self.adapter_params() + self.head_params() + self.aux_params()) as usize
     }
 
     /// The message as it would cross the wire, little-endian: `"BFU1"`, client, examples, flags (1 A, 2 B, 4 slots
@@ -108,20 +127,9 @@ impl Upload {
     /// numbers as f32, factor by factor, target by target, slot by slot, or the weights, the head's tensors, and what else a method
     /// sends. Shapes are known to both sides.
     pub fn encode(&self) -> Vec<u8> {
-        let flag = |factor: &Factor| match factor {
-            Factor::A => 1,
-            Factor::B => 2,
-            Factor::Core => 16,
-        };
-        let factor_flags: u32 = self.factors.iter().map(|(factor, _)| flag(factor)).sum();
-        let (chosen, rank) = match &self.slots {
-            Slots::All { rank } | Slots::Given { rank, .. } => (0, *rank),
-            Slots::Chosen { rank, .. } => (4, *rank),
-        };
-        let head = if self.head.is_empty() { 0 } else { 8 };
-        let more = if self.aux.is_empty() { 0 } else { 32 } + if self.weights.is_empty() { 0 } else { 64 };
-        let mut bytes = b"BFU1".to_vec();
-        for word in [self.client as u32, self.examples as u32, factor_flags + chosen + head + more, rank as u32] {
+        let (Slots::All { rank } | Slots::Given { rank, .. } | Slots::Chosen { rank, .. }) = &self.slots;
+        let mut bytes = MAGIC.to_vec();
+        for word in [self.client as u32, self.examples as u32, self.flags(), *rank as u32] {
             bytes.extend(word.to_le_bytes());
         }
         if let Slots::Chosen { rank, slots } = &self.slots {
@@ -136,6 +144,28 @@ impl Upload {
             matrix.data.iter().for_each(|v| bytes.extend_from_slice(&v.to_le_bytes()));
         }
         bytes
+    }
+
+    /// What the message holds, as its header says it.
+    pub(crate) fn flags(&self) -> u32 {
+        let flag = |factor: &Factor| match factor {
+            Factor::A => flags::A,
+            Factor::B => flags::B,
+            Factor::Core => flags::CORE,
+        };
+        let there = |flag: u32, there: bool| if there { flag } else { 0 };
+        self.factors.iter().map(|(factor, _)| flag(factor)).sum::<u32>()
+            + there(flags::CHOSEN, matches!(self.slots, Slots::Chosen { .. }))
+            + there(flags::HEAD, !self.head.is_empty())
+            + there(flags::MORE, !self.aux.is_empty())
+            + there(flags::WEIGHTS, !self.weights.is_empty())
+    }
+
+    /// The matrices of the message, in the order they are sent, to be filled.
+    pub(crate) fn matrices_mut(&mut self) -> impl Iterator<Item = &mut Matrix> {
+        let factors = self.factors.iter_mut().flat_map(|(_, targets)| targets);
+        let aux = self.aux.iter_mut().flat_map(|(_, list)| list);
+        factors.chain(&mut self.weights).chain(&mut self.head).chain(aux)
     }
 }
 

@@ -16,7 +16,9 @@ use safetensors::tensor::{Dtype, View};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::{Ledger, Run, Server};
+use crate::clients::Clients;
+use crate::download::Pushes;
+use crate::{Coordinator, Ledger, Run, Server};
 
 const MAGIC: &[u8; 8] = b"BONFIRE\0";
 /// Raised whenever an older program could not read what a newer one writes, or would misread it.
@@ -64,6 +66,8 @@ struct Header {
     head: Vec<String>,
     pushed: u64,
     ledger: Ledger,
+    #[serde(default)]
+    restarted: usize,
     private: Private,
     /// Of the texts and of who holds them: see [`checksum_of_data`].
     data: String,
@@ -99,20 +103,41 @@ impl View for Stored<'_> {
     }
 }
 
-impl Run {
-    /// The state after the last complete round, with `notes` of the caller's own.
-    pub fn checkpoint(&self, notes: &BTreeMap<String, String>) -> Vec<u8> {
-        let Server { round, adapter, merged, state } = &self.server;
+/// What is written down.
+pub(crate) struct Written<'w> {
+    pub server: &'w Server,
+    pub strategy: &'w str,
+    pub ledger: &'w Ledger,
+    pub restarted: usize,
+    pub private: &'w Private,
+    pub memories: &'w BTreeMap<usize, Named>,
+    pub data: &'w str,
+}
+
+/// What was read, and fits.
+pub(crate) struct Read {
+    pub server: Server,
+    pub ledger: Ledger,
+    pub restarted: usize,
+    pub private: Private,
+    pub memories: BTreeMap<usize, Named>,
+}
+
+impl Written<'_> {
+    /// The file, with `notes` of the caller's own.
+    pub fn to_bytes(&self, notes: &BTreeMap<String, String>) -> Vec<u8> {
+        let Server { round, adapter, merged, state } = self.server;
         let header = Header {
             round: *round,
-            strategy: self.strategy.name().into(),
+            strategy: self.strategy.into(),
             rank: adapter.rank,
             targets: adapter.targets.iter().map(|t| t.name.clone()).collect(),
             head: adapter.head.iter().map(|t| t.name.clone()).collect(),
             pushed: merged.pushed,
             ledger: self.ledger.clone(),
+            restarted: self.restarted,
             private: self.private.clone(),
-            data: self.data_checksum.clone(),
+            data: self.data.into(),
         };
         let mut all: Vec<(String, &Matrix)> = Vec::new();
         let lists = [
@@ -128,7 +153,7 @@ impl Run {
         }
         all.extend(adapter.head.iter().enumerate().map(|(i, t)| (format!("head/{i}"), &t.value)));
         all.extend(state.iter().map(|(name, m)| (format!("state/{name}"), m)));
-        for (client, kept) in &self.memories {
+        for (client, kept) in self.memories {
             all.extend(kept.iter().map(|(name, m)| (format!("memory/{client}/{name}"), m)));
         }
         let json = serde_json::to_string(&header).expect("numbers and names");
@@ -138,15 +163,73 @@ impl Run {
         let payload = safetensors::serialize(all, Some(metadata)).expect("names are unique");
         sealed(&payload)
     }
+}
+
+impl Run {
+    /// The state after the last complete round, with `notes` of the caller's own.
+    pub fn checkpoint(&self, notes: &BTreeMap<String, String>) -> Vec<u8> {
+        let Clients { private, memories, data_checksum, .. } = &self.clients;
+        self.coordinator.written(private, memories, data_checksum).to_bytes(notes)
+    }
 
     /// Goes on from `checkpoint`, which this run wrote, or one of the same model, data and clients.
     ///
     /// # Errors
     /// [`CheckpointError::OtherRun`] and [`CheckpointError::Contents`]; the run is as it was.
     pub fn resume(&mut self, checkpoint: Checkpoint) -> Result<(), CheckpointError> {
-        let Checkpoint { header, mut matrices, .. } = checkpoint;
-        self.check(&header)?;
-        let own = &self.server.adapter;
+        let read = self.coordinator.resume_from(checkpoint, &self.clients.data_checksum)?;
+        (self.clients.memories, self.clients.private) = read;
+        Ok(())
+    }
+}
+
+impl Coordinator {
+    /// The state after the last complete round, with `notes` of the caller's own.
+    pub fn checkpoint(&self, notes: &BTreeMap<String, String>) -> Vec<u8> {
+        self.written(&Private::default(), &BTreeMap::new(), "").to_bytes(notes)
+    }
+
+    /// Goes on from a checkpoint of a coordinator with the same model and clients.
+    ///
+    /// # Errors
+    /// [`CheckpointError::OtherRun`] and [`CheckpointError::Contents`]; the state is as it was.
+    pub fn resume(&mut self, checkpoint: Checkpoint) -> Result<(), CheckpointError> {
+        self.resume_from(checkpoint, "").map(drop)
+    }
+
+    fn written<'w>(&'w self, private: &'w Private, memories: &'w BTreeMap<usize, Named>, data: &'w str) -> Written<'w> {
+        let Coordinator { server, ledger, restarted, .. } = self;
+        let (strategy, restarted) = (self.strategy_name(), *restarted);
+        Written { server, strategy, ledger, restarted, private, memories, data }
+    }
+
+    /// Sets the state; gives what the clients keep.
+    fn resume_from(
+        &mut self,
+        checkpoint: Checkpoint,
+        data: &str,
+    ) -> Result<(BTreeMap<usize, Named>, Private), CheckpointError> {
+        let read = checkpoint.fit(&self.server.adapter, self.strategy.name(), self.clients(), data)?;
+        (self.server, self.ledger, self.restarted) = (read.server, read.ledger, read.restarted);
+        self.pushes = Pushes::default();
+        Ok((read.memories, read.private))
+    }
+}
+
+impl Checkpoint {
+    /// What was written, where it fits a model with the adapter `own`, this strategy, these clients and this data.
+    ///
+    /// # Errors
+    /// [`CheckpointError::OtherRun`] and [`CheckpointError::Contents`].
+    pub(crate) fn fit(
+        self,
+        own: &Adapter,
+        strategy: &str,
+        clients: usize,
+        data: &str,
+    ) -> Result<Read, CheckpointError> {
+        let Checkpoint { header, mut matrices, .. } = self;
+        header.check(own, strategy, clients, data)?;
         // Some methods put something between A and B only after their first rounds.
         let cores = if matrices.contains_key("core/0") { own.targets.len() } else { 0 };
         let mut list = |name: &str, count: usize| -> Result<Vec<Matrix>, CheckpointError> {
@@ -173,37 +256,36 @@ impl Run {
             if let Some(name) = name.strip_prefix("state/") {
                 state.insert(name.into(), matrix);
             } else {
-                let (client, name) = remembered(&name, self.shards.train.len())?;
+                let (client, name) = remembered(&name, clients)?;
                 memories.entry(client).or_default().insert(name.into(), matrix);
             }
         }
-        self.server = Server { round: header.round, adapter, merged, state };
-        (self.ledger, self.memories, self.private) = (header.ledger, memories, header.private);
-        Ok(())
+        let Header { round, ledger, restarted, private, .. } = header;
+        Ok(Read { server: Server { round, adapter, merged, state }, ledger, restarted, private, memories })
     }
+}
 
-    /// Whether `header` speaks of this run's model, data and clients.
-    fn check(&self, header: &Header) -> Result<(), CheckpointError> {
+impl Header {
+    /// Whether it speaks of this model, these clients and this data.
+    fn check(&self, own: &Adapter, strategy: &str, clients: usize, data: &str) -> Result<(), CheckpointError> {
         let other = |what: &str| Err(CheckpointError::OtherRun(what.into()));
-        let own = &self.server.adapter;
         // Each strategy keeps a state of its own.
-        if header.strategy != self.strategy.name() {
-            return other(&format!("it is of strategy {}, this run of {}", header.strategy, self.strategy.name()));
+        if self.strategy != strategy {
+            return other(&format!("it is of strategy {}, this run of {strategy}", self.strategy));
         }
-        if header.rank != own.rank {
-            return other(&format!("its adapter has rank {}, this run's {}", header.rank, own.rank));
+        if self.rank != own.rank {
+            return other(&format!("its adapter has rank {}, this run's {}", self.rank, own.rank));
         }
-        if !own.targets.iter().map(|t| &t.name).eq(&header.targets) {
+        if !own.targets.iter().map(|t| &t.name).eq(&self.targets) {
             return other("its adapter is on other linears");
         }
-        if !own.head.iter().map(|t| &t.name).eq(&header.head) {
+        if !own.head.iter().map(|t| &t.name).eq(&self.head) {
             return other("its head has other tensors");
         }
-        let clients = self.shards.train.len();
-        if header.ledger.clients() != clients {
-            return other(&format!("it has {} clients, this run {clients}", header.ledger.clients()));
+        if self.ledger.clients() != clients {
+            return other(&format!("it has {} clients, this run {clients}", self.ledger.clients()));
         }
-        if header.data != self.data_checksum {
+        if self.data != data {
             return other("the texts, their tokens or their clients are not what they were");
         }
         Ok(())

@@ -19,6 +19,12 @@ pub enum FederationError {
     /// Factors that cannot be combined.
     #[error("uploads cannot be combined: {0}")]
     Algebra(#[from] crate::algebra::AlgebraError),
+    /// Orders that cannot be carried out here.
+    #[error("{problem}")]
+    Orders {
+        /// What is wrong.
+        problem: String,
+    },
     /// Every client's update was left out because it was not finite.
     #[error("round {round}: the loss or update of every client is not finite; lower train.lr_a, train.lr_b or train.lr_head, or set train.clip_norm; the state after round {} is kept", round - 1)]
     NobodyLeft {

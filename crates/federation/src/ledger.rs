@@ -53,6 +53,16 @@ pub struct Ledger {
 /// Parts of the server's state that clients may lack: A, B, what stands between them, the head, which slots exist,
 /// what else a method sends, and the weights of full fine-tuning.
 const PARTS: usize = 7;
+
+/// The parts of the model that a download brings.
+pub(crate) struct Coming {
+    pub a: bool,
+    pub b: bool,
+    pub core: bool,
+    pub head: bool,
+    pub weights: bool,
+    pub merged: bool,
+}
 const A: usize = 0;
 const B: usize = 1;
 const CORE: usize = 2;
@@ -81,6 +91,17 @@ impl Ledger {
     /// Clients of the federation.
     pub(crate) fn clients(&self) -> usize {
         self.seen.len()
+    }
+
+    /// These clients have lost what they had downloaded.
+    pub(crate) fn forget(&mut self, clients: &[usize]) {
+        clients.iter().filter_map(|&client| self.seen.get_mut(client).map(|seen| *seen = 0)).for_each(drop);
+    }
+
+    /// What changed since the start of round `since`; 0: since the start that every client makes for itself.
+    pub(crate) fn newer_than(&self, since: usize) -> Coming {
+        let [a, b, core, head, _, _, weights] = self.versions.map(|version| version > since);
+        Coming { a, b, core, head, weights, merged: self.merged.iter().any(|(round, _)| *round > since) }
     }
 
     /// The run starts from an adapter that was trained before: A, B, head and what was merged belong to nobody's seed, so
@@ -179,7 +200,7 @@ impl Ledger {
 }
 
 /// Bytes of a message's head.
-const HEADER: u64 = 12;
+pub(crate) const HEADER: u64 = 12;
 
 /// Scalars of what a method sends to clients besides the model: control variates, moments, a direction.
 fn more_params(plan: &Plan) -> u64 {

@@ -5,6 +5,9 @@ pub mod accountant;
 mod aggregate;
 pub mod algebra;
 mod checkpoint;
+mod clients;
+mod coordinator;
+mod download;
 mod error;
 mod first;
 mod forecast;
@@ -16,10 +19,13 @@ mod run;
 mod server;
 mod server_optimizer;
 mod settings;
+mod site;
 mod strategies;
 
 pub use aggregate::{CentralNoise, Rule, average};
 pub use checkpoint::{Checkpoint, CheckpointError};
+pub use coordinator::Coordinator;
+pub use download::{Download, DownloadError};
 pub use error::FederationError;
 pub use forecast::{Forecast, forecast};
 pub use ledger::{Ledger, Traffic};
@@ -30,6 +36,7 @@ pub use settings::{
     AdapterSettings, AdapterStart, Aggregation, Budget, BudgetName, BudgetUse, ClientSettings, EvaluateSettings,
     HeadMode, Norm, PrivacySettings, Prune, ServerOptimizer, ServerSettings, Settings, Stragglers, StrategySettings,
 };
+pub use site::Site;
 pub use strategies::{Common, FedIt, FfaLora, LoraA2, RoLora, Strategy};
 
 pub use bonfire_engine::{

@@ -1,7 +1,7 @@
 //! What a run writes down: the rows of `metrics.jsonl` and `clients.jsonl` and the fields of `summary.json`.
 //! The names are a contract with other commands and scripts. How and where they are written is the binary's business.
 
-use bonfire_engine::StepTimes;
+use bonfire_engine::{Slots, StepTimes, Upload};
 use serde::{Deserialize, Serialize};
 
 /// One row of `metrics.jsonl`: a round. Counts are of this round alone.
@@ -123,6 +123,26 @@ pub struct ClientMetrics {
     /// Accuracy of the new global model on the client's own test shard, when asked for and not empty.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub test_accuracy: Option<f64>,
+}
+
+impl ClientMetrics {
+    /// Of an upload of so many `bytes`; not judged.
+    pub fn of(round: usize, upload: &Upload, bytes: u64) -> ClientMetrics {
+        ClientMetrics {
+            round,
+            client: upload.client,
+            examples: upload.examples,
+            steps: upload.steps,
+            train_loss: upload.loss,
+            upload_params: upload.adapter_params() + upload.head_params() + upload.aux_params(),
+            upload_bytes: bytes,
+            slots: match &upload.slots {
+                Slots::Chosen { slots, .. } => Some(slots.clone()),
+                Slots::All { .. } | Slots::Given { .. } => None,
+            },
+            test_accuracy: None,
+        }
+    }
 }
 
 /// `summary.json`: the run in one object.

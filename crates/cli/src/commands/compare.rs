@@ -16,6 +16,7 @@ mod workplace;
 
 use std::fs;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context, Result, anyhow};
@@ -24,6 +25,7 @@ pub use args::CompareArgs;
 
 use crate::args::Common;
 use crate::console::{bytes, note, percent, say, seconds};
+use crate::interrupt::Interrupt;
 use crate::run_folder::Lock;
 use board::Board;
 use grid::{Asked, Grid};
@@ -36,24 +38,56 @@ use workplace::Workplace;
 /// A cell whose configuration cannot be, data or a model that cannot be used, a folder that holds another run, a disk that
 /// cannot be written; and, after all others ran, cells whose training failed.
 pub fn run(args: &CompareArgs, common: &Common) -> Result<()> {
-    let asked = Asked { variants: args.variants(), seeds: &args.seeds, ranks: &args.ranks, alphas: &args.alphas };
-    let grid = Grid::new(args.config.as_deref(), common, &asked)?;
-    let out = args.out.clone().unwrap_or_else(|| PathBuf::from("compare").join(grid.name()));
-    let mut board = Board::open(&out, &grid, args.only_missing)?;
+    let grid = grid(args, common)?;
+    let mut board = board(args, &grid)?;
     let waiting = board.waiting();
     if !common.quiet {
         grid.notices.iter().for_each(note);
         say(grid.describe(waiting.len()));
     }
-    if !waiting.is_empty() {
-        let workplace = Workplace::prepare(&grid, &waiting)?;
-        fs::create_dir_all(&out).with_context(|| format!("cannot make the folder {}", out.display()))?;
-        // A cell that another process has finished in the meantime has no round left.
-        let _lock = Lock::take(&out)?;
-        train(&workplace, &waiting, &mut board, common.quiet)?;
-    }
-    board.write()?;
+    carry_out(&grid, &mut board, &waiting, common.quiet, Interrupt::install)?;
     finish(&board, common.quiet)
+}
+
+/// The command for another front end: nothing is printed, `interrupt` ends it.
+///
+/// # Errors
+/// As [`run`].
+pub fn silently(args: &CompareArgs, common: &Common, interrupt: Arc<Interrupt>) -> Result<()> {
+    let grid = grid(args, common)?;
+    let mut board = board(args, &grid)?;
+    let waiting = board.waiting();
+    carry_out(&grid, &mut board, &waiting, true, || Ok(interrupt))?;
+    failures(&board)
+}
+
+fn grid(args: &CompareArgs, common: &Common) -> Result<Grid> {
+    let asked = Asked { variants: args.variants(), seeds: &args.seeds, ranks: &args.ranks, alphas: &args.alphas };
+    Grid::new(args.config.as_deref(), common, &asked)
+}
+
+fn board<'g>(args: &CompareArgs, grid: &'g Grid) -> Result<Board<'g>> {
+    let out = args.out.clone().unwrap_or_else(|| PathBuf::from("compare").join(grid.name()));
+    Board::open(&out, grid, args.only_missing)
+}
+
+/// Trains the cells that are waiting and writes what came of it.
+fn carry_out(
+    grid: &Grid,
+    board: &mut Board<'_>,
+    waiting: &[usize],
+    quiet: bool,
+    interrupt: impl FnOnce() -> Result<Arc<Interrupt>>,
+) -> Result<()> {
+    if !waiting.is_empty() {
+        let workplace = Workplace::prepare(grid, waiting, interrupt)?;
+        let out = board.out();
+        fs::create_dir_all(out).with_context(|| format!("cannot make the folder {}", out.display()))?;
+        // A cell that another process has finished in the meantime has no round left.
+        let _lock = Lock::take(out)?;
+        train(&workplace, waiting, board, quiet)?;
+    }
+    board.write()
 }
 
 /// Trains the cells one after another, and writes what is known after each.
@@ -99,6 +133,12 @@ fn finish(board: &Board<'_>, quiet: bool) -> Result<()> {
     if missing > 0 {
         note(format!("{missing} of {cells} cells are not complete; the same command goes on with them"));
     }
+    failures(board)
+}
+
+/// An error if cells failed.
+fn failures(board: &Board<'_>) -> Result<()> {
+    let cells = board.cells();
     match board.failures() {
         failures if failures.is_empty() => Ok(()),
         failures => {

@@ -2,13 +2,13 @@
 
 mod resume;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use bonfire_data::{Dataset, Shards};
 use bonfire_engine::{Estimate, Split, TokenizedData};
-use bonfire_federation::{Run, StrategySettings};
+use bonfire_federation::{RoundMetrics, Run, StrategySettings, Summary};
 use bonfire_models::{Model, ModelInfo, Task};
 
 use crate::args::{Common, TrainArgs};
@@ -42,13 +42,38 @@ pub fn run(args: &TrainArgs, common: &Common) -> Result<()> {
 fn begin(args: &TrainArgs, common: &Common) -> Result<()> {
     let loaded = load(args.config.as_deref(), common)?;
     let place = run_folder::choose(args.out.as_deref(), loaded.config.name())?;
-    let ready = prepare(&loaded, &place, common.quiet)?;
-    let folder = RunFolder::create(&place, &loaded.config.to_toml())?;
-    log::to_file(&place)?;
-    ready.holdings.write(&place)?;
-    let keys = Arc::clone(&ready.interrupt);
-    let recorder = Recorder::new(folder, &loaded.config, &ready.devices, &ready.info, &ready.run, keys)?;
+    let ready = prepare(&loaded, &place, common.quiet, Interrupt::install)?;
+    let recorder = record(&loaded, &place, &ready)?;
     follow(args, &loaded, ready, recorder, common.quiet)
+}
+
+/// Makes the run folder.
+fn record(loaded: &Loaded, place: &Path, ready: &Ready) -> Result<Recorder> {
+    let folder = RunFolder::create(place, &loaded.config.to_toml())?;
+    log::to_file(place)?;
+    ready.holdings.write(place)?;
+    let keys = Arc::clone(&ready.interrupt);
+    Recorder::new(folder, &loaded.config, &ready.devices, &ready.info, &ready.run, keys)
+}
+
+/// The command for another front end: nothing is printed, `hear` is told every round, `interrupt` ends it. Gives the run's
+/// folder and its last row.
+///
+/// # Errors
+/// As [`run`].
+pub fn silently(
+    loaded: &Loaded,
+    out: Option<&Path>,
+    interrupt: Arc<Interrupt>,
+    hear: Box<dyn FnMut(&RoundMetrics)>,
+) -> Result<(PathBuf, Summary)> {
+    let place = run_folder::choose(out, loaded.config.name())?;
+    let mut ready = prepare(loaded, &place, true, || Ok(interrupt))?;
+    let mut recorder = record(loaded, &place, &ready)?;
+    let trained = recorder.train(&mut ready.run, &mut Progress::told(recorder.rounds(), hear));
+    log::leave_file();
+    trained.and_then(|trained| Ok(trained?)).with_context(|| recorder.what_is_left())?;
+    Ok((place, recorder.summary()))
 }
 
 /// Reads the configuration, `--set` and `--device` applied.
@@ -71,13 +96,18 @@ struct Ready {
 }
 
 /// Opens the devices, reads data and model, and says what will run in `place`.
-fn prepare(loaded: &Loaded, place: &Path, quiet: bool) -> Result<Ready> {
+fn prepare(
+    loaded: &Loaded,
+    place: &Path,
+    quiet: bool,
+    interrupt: impl FnOnce() -> Result<Arc<Interrupt>>,
+) -> Result<Ready> {
     let config = &loaded.config;
     let opened = config.engine.device.open()?;
     opened.iter().filter_map(|o| o.notice.as_ref()).for_each(note);
     admit(&opened, quiet)?;
     let devices = device::names(&opened);
-    let interrupt = Interrupt::install()?;
+    let interrupt = interrupt()?;
     interrupt.goes_on_with(command(place));
     let data = job::dataset(loaded)?;
     let shards = job::shards(loaded, &data)?;

@@ -40,6 +40,11 @@ impl Document {
         Ok(Document { table, name: name.to_string(), lines, overrides: Vec::new() })
     }
 
+    /// A configuration that was never text, so that its keys stand on no lines.
+    pub fn of(name: &str, table: Table) -> Document {
+        Document { table, name: name.to_string(), lines: BTreeMap::new(), overrides: Vec::new() }
+    }
+
     /// Puts an override's value in place, making the tables on the way.
     ///
     /// # Errors

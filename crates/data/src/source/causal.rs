@@ -6,7 +6,7 @@ use std::path::Path;
 use serde_json::{Map, Value};
 
 use super::rows::{Fields, Row, Rows, Written, csv_error, csv_label, find, is, json_group, json_label, read_jsonl};
-use super::{Content, Message, Wording};
+use super::{Content, Message, Wording, or_nothing};
 use crate::DataError;
 
 /// The prompts of Stanford Alpaca (Taori et al. 2023, `PROMPT_DICT` of its train.py): with an input and without.
@@ -58,6 +58,13 @@ pub(super) fn read(folder: &Path, group: Option<&str>, wording: Option<&Wording>
     }
     let test = reader.split(folder, "test", group, false)?;
     Ok((train, test))
+}
+
+/// Both splits of a site or a server, of which either may be missing.
+pub(super) fn read_part(folder: &Path, wording: Option<&Wording>) -> Result<(Rows, Rows), DataError> {
+    let mut reader = Reader { wording, kind: None, labelled: None };
+    let mut split = |name| or_nothing(folder, name, reader.split(folder, name, None, false));
+    Ok((split("train")?, split("test")?))
 }
 
 /// What the first row said about all of them.

@@ -24,13 +24,20 @@ pub(super) struct Labels {
 impl Labels {
     /// Takes the names from the labels file, or makes them up from the rows.
     pub fn find(folder: &Path, train: &Rows, test: &Rows) -> Result<Labels, DataError> {
-        let listed = read_file(folder)?;
-        let (names, file) = match listed {
-            Some((names, file)) => (names, Some(file)),
-            None => (from_rows(train, test)?, None),
-        };
+        match Labels::listed(folder)? {
+            Some(labels) => Ok(labels),
+            None => Ok(Labels::of(from_rows(train, test)?, None)),
+        }
+    }
+
+    /// Takes the names from the labels file, if there is one.
+    pub fn listed(folder: &Path) -> Result<Option<Labels>, DataError> {
+        Ok(read_file(folder)?.map(|(names, file)| Labels::of(names, Some(file))))
+    }
+
+    fn of(names: Vec<String>, file: Option<PathBuf>) -> Labels {
         let index = names.iter().enumerate().map(|(at, name)| (name.clone(), at)).collect();
-        Ok(Labels { names, index, file })
+        Labels { names, index, file }
     }
 
     /// Of a set without labels.

@@ -41,12 +41,16 @@ impl<'g> Workplace<'g> {
     ///
     /// # Errors
     /// A device, data or model that cannot be used, a partition that cannot be made.
-    pub fn prepare(grid: &'g Grid, cells: &[usize]) -> Result<Workplace<'g>> {
+    pub fn prepare(
+        grid: &'g Grid,
+        cells: &[usize],
+        interrupt: impl FnOnce() -> Result<Arc<Interrupt>>,
+    ) -> Result<Workplace<'g>> {
         let base = &grid.base;
         let opened = base.config.engine.device.open()?;
         opened.iter().filter_map(|o| o.notice.as_ref()).for_each(note);
         admit(&opened, is_quiet())?;
-        let interrupt = Interrupt::install()?;
+        let interrupt = interrupt()?;
         let data = job::dataset(base)?;
         let mut shards = HashMap::new();
         for &cell in cells {

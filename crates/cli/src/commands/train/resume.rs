@@ -10,6 +10,7 @@ use super::{follow, load, prepare};
 use crate::args::{Common, TrainArgs};
 use crate::config::{Difference, Loaded, differences};
 use crate::console::{note, say};
+use crate::interrupt::Interrupt;
 use crate::log;
 use crate::mistake::Mistake;
 use crate::recorder::Recorder;
@@ -34,7 +35,7 @@ pub fn run(folder: &Path, args: &TrainArgs, common: &Common) -> Result<()> {
         keep_name(&mut loaded, save)?;
         compare(&loaded, save, args.accept_changes)?;
     }
-    let mut ready = prepare(&loaded, folder, common.quiet)?;
+    let mut ready = prepare(&loaded, folder, common.quiet, Interrupt::install)?;
     let files = RunFolder::with(folder, lock)?;
     log::to_file(folder)?;
     let (config, keys) = (&loaded.config, Arc::clone(&ready.interrupt));

@@ -1,0 +1,108 @@
+//! A plan on its way to clients on another machine: JSON, and beside it the tensors that some methods send.
+
+use std::sync::Arc;
+
+use bonfire_models::{Adapter, Matrix};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use super::{Active, LocalOptimizer, Named, Plan};
+
+impl Plan {
+    /// The orders as JSON, and the tensors that belong to them: `control/…`, `second/…`, `direction/…`.
+    pub fn to_message(&self) -> (String, Named) {
+        let mut tensors = Named::new();
+        let mut put = |kind: &str, named: &Named| {
+            tensors.extend(named.iter().map(|(name, matrix)| (format!("{kind}/{name}"), matrix.clone())));
+        };
+        if let Some(control) = &self.terms.control {
+            put("control", control);
+        }
+        if let LocalOptimizer::Amended { second, direction, .. } = &self.optimizer {
+            put("second", second);
+            put("direction", direction);
+        }
+        (serde_json::to_string(self).expect("numbers and names"), tensors)
+    }
+
+    /// Reads what [`Plan::to_message`] wrote.
+    ///
+    /// # Errors
+    /// Anything else, in words. Whether the orders fit a model and its clients says [`Plan::misfit`].
+    pub fn from_message(text: &str, tensors: &Named) -> Result<Plan, String> {
+        let mut plan: Plan = serde_json::from_str(text).map_err(|e| format!("it is not a plan: {e}"))?;
+        let of = |kind: &str| {
+            let own = |(name, matrix): (&String, &Matrix)| Some((name.strip_prefix(kind)?.to_owned(), matrix.clone()));
+            Arc::new(tensors.iter().filter_map(own).collect::<Named>())
+        };
+        if let Some(control) = &mut plan.terms.control {
+            *control = of("control/");
+        }
+        if let LocalOptimizer::Amended { second, direction, .. } = &mut plan.optimizer {
+            (*second, *direction) = (of("second/"), of("direction/"));
+        }
+        Ok(plan)
+    }
+
+    /// The first order that cannot be carried out by `clients` clients with an adapter like `global`.
+    pub fn misfit(&self, global: &Adapter, clients: usize) -> Option<String> {
+        let (rank, targets) = (global.rank, global.targets.len());
+        let ascending = |slots: &Vec<usize>| slots.windows(2).all(|w| w[0] < w[1]) && slots.iter().all(|&s| s < rank);
+        let live = |live: &Vec<Vec<usize>>| live.len() == targets && live.iter().all(ascending);
+        let rates = [self.lr_a, self.lr_b, self.lr_core];
+        let trains = match self.active {
+            Active::Full => !global.weights.is_empty(),
+            Active::Core | Active::All => global.core.len() == targets && targets > 0,
+            Active::A | Active::B | Active::Both => targets > 0,
+        };
+        let one_factor = self.active.factors().len() == 1;
+        let selects = self
+            .selection
+            .as_ref()
+            .is_none_or(|s| one_factor && s.budgets.len() == clients && s.probe.problem().is_none());
+        let checks = [
+            ("round", self.round > 0),
+            ("active", trains),
+            ("live", self.live.as_ref().is_none_or(live)),
+            ("ranks", self.ranks.as_ref().is_none_or(|r| r.len() == clients)),
+            ("selection", selects),
+            ("learning rates", rates.iter().all(|lr| lr.is_finite() && *lr >= 0.0)),
+            ("private", self.private.targets.iter().all(|&t| t < targets)),
+            ("branches", self.terms.branches.is_none_or(|b| b.shared <= rank)),
+            (
+                "tensors",
+                self.tensors().all(|(name, m)| self.shape_of(name, global).is_none_or(|s| s == [m.rows, m.cols])),
+            ),
+        ];
+        let wrong = checks.into_iter().find(|(_, fine)| !fine);
+        wrong.map(|(what, _)| format!("the plan's {what} cannot be carried out with this model and these clients"))
+    }
+
+    fn tensors(&self) -> impl Iterator<Item = (&String, &Matrix)> {
+        let amended = match &self.optimizer {
+            LocalOptimizer::AdamW => None,
+            LocalOptimizer::Amended { second, direction, .. } => Some([second, direction]),
+        };
+        let amended = amended.into_iter().flatten();
+        self.terms.control.iter().chain(amended).flat_map(|named| named.iter())
+    }
+
+    /// The shape of a tensor that goes with what trains; `None`: nothing of that name does.
+    fn shape_of(&self, name: &str, global: &Adapter) -> Option<[usize; 2]> {
+        let role = crate::parameters::Role::all(self, global).into_iter().find(|role| role.name() == name)?;
+        let zeros = crate::send::role_zeros(role, global, &Named::new());
+        Some([zeros.rows, zeros.cols])
+    }
+}
+
+/// Whether there are control variates; the tensors themselves go beside the text.
+pub(super) mod presence {
+    use super::*;
+
+    pub fn serialize<S: Serializer>(control: &Option<Arc<Named>>, to: S) -> Result<S::Ok, S::Error> {
+        control.is_some().serialize(to)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Arc<Named>>, D::Error> {
+        Ok(bool::deserialize(from)?.then(Arc::default))
+    }
+}

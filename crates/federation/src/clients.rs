@@ -1,0 +1,116 @@
+//! The clients' side of a federation: the engine, who holds which rows, and what clients keep for themselves. A run has all
+//! clients here; a site has its own.
+
+use std::collections::BTreeMap;
+
+use bonfire_data::Shards;
+use bonfire_data::random::{Use, stream};
+use bonfire_engine::{
+    Engine, EngineError, Evaluation, Judged, Member, Named, Plan, Private, Progress, Split, Start, TokenizedData,
+    Trained, Upload, judge, personal, summarise,
+};
+use bonfire_models::{Adapter, Model};
+use rand::RngExt;
+
+use crate::checkpoint::checksum_of_data;
+use crate::{Server, Settings};
+
+/// Clients with their data on the devices of one process.
+pub(crate) struct Clients {
+    pub settings: Settings,
+    pub engine: Engine,
+    pub test: Split,
+    pub shards: Shards,
+    /// What each client keeps for itself from round to round; the server never sees it.
+    pub memories: BTreeMap<usize, Named>,
+    /// Which part that is, by the last round's plan.
+    pub private: Private,
+    /// Of the texts and of who holds them.
+    pub data_checksum: String,
+}
+
+impl Clients {
+    pub fn new(settings: &Settings, models: Vec<Box<dyn Model>>, data: TokenizedData, shards: Shards) -> Self {
+        let data_checksum = checksum_of_data(&data, &shards);
+        let engine = Engine::new(models, data.train, settings.train.clone(), settings.in_flight);
+        let (memories, private) = (BTreeMap::new(), Private::default());
+        Clients { settings: settings.clone(), engine, test: data.test, shards, memories, private, data_checksum }
+    }
+
+    /// Local training of `cohort`; `on` may end it.
+    pub fn train(
+        &self,
+        plan: &Plan,
+        start: Start<'_>,
+        cohort: &[usize],
+        on: &mut dyn FnMut(Progress) -> bool,
+    ) -> Result<Trained, EngineError> {
+        let member = |&client: &usize| Member {
+            client,
+            rows: &self.shards.train[client],
+            pace: self.pace(plan.round, client),
+            memory: self.memories.get(&client),
+        };
+        self.engine.train(plan, start, &cohort.iter().map(member).collect::<Vec<_>>(), on)
+    }
+
+    /// Share of its local steps that `client` manages in `round`.
+    fn pace(&self, round: usize, client: usize) -> f64 {
+        let Some(stragglers) = self.settings.clients.stragglers else { return 1.0 };
+        let mut rng = stream(self.settings.train.seed, Use::Pace, round as u64, client as u64, 0);
+        match rng.random_bool(stragglers.share) {
+            true => stragglers.least + (1.0 - stragglers.least) * rng.random::<f64>(),
+            false => 1.0,
+        }
+    }
+
+    /// Clients that keep a part of the model for themselves, each with its own model as one plain adapter over the
+    /// untouched backbone. Clients that never took part have none.
+    pub fn persons<'c>(&'c self, server: &'c Server) -> impl Iterator<Item = (usize, Adapter)> + 'c {
+        let own = self.memories.keys().filter(|_| !self.private.is_nothing());
+        own.map(|&client| (client, self.person(server, client)))
+    }
+
+    /// The model of a client that keeps a part for itself.
+    fn person(&self, server: &Server, client: usize) -> Adapter {
+        server.merged.total(&personal(&self.private, &server.adapter, self.memories.get(&client)))
+    }
+
+    /// The test split by the global model.
+    pub fn judge(&self, server: &Server) -> Result<Vec<Option<Judged>>, EngineError> {
+        self.judge_rows(server, &(0..self.test.len()).collect::<Vec<_>>())
+    }
+
+    /// Some rows of the test split by the global model.
+    pub fn judge_rows(&self, server: &Server, rows: &[usize]) -> Result<Vec<Option<Judged>>, EngineError> {
+        judge(self.engine.model(), &server.model(), &self.test, rows)
+    }
+
+    /// A client's test rows by its own model.
+    pub fn judge_person(&self, server: &Server, client: usize) -> Result<Evaluation, EngineError> {
+        let rows = &self.shards.test[client];
+        Ok(summarise(&judge(self.engine.model(), &self.person(server, client), &self.test, rows)?, rows))
+    }
+
+    /// The share of all test examples that their own clients' models get right.
+    pub fn judge_persons(&self, server: &Server) -> Result<Option<f64>, EngineError> {
+        let (mut right, mut seen) = (0.0, 0);
+        for (client, _) in self.shards.test.iter().enumerate().filter(|(_, rows)| !rows.is_empty()) {
+            let own = self.judge_person(server, client)?;
+            right += own.accuracy * own.answers as f64;
+            seen += own.answers;
+        }
+        Ok((seen > 0).then(|| right / seen as f64))
+    }
+
+    /// Takes out of the uploads what their clients keep.
+    pub fn take_kept(uploads: &mut [Upload]) -> Vec<(usize, Named)> {
+        uploads.iter_mut().map(|u| (u.client, std::mem::take(&mut u.kept))).collect()
+    }
+
+    /// Hands it back to the clients for their next round.
+    pub fn remember(&mut self, kept: Vec<(usize, Named)>, private: &Private) {
+        self.memories.extend(kept.into_iter().filter(|(_, kept)| !kept.is_empty()));
+        self.private.clone_from(private);
+    }
+}

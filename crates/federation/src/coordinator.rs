@@ -1,0 +1,184 @@
+//! The server of a federation, wherever its clients are: strategy, state and ledger. It trains nothing.
+
+use bonfire_engine::{Evaluation, MessageError, Plan, Upload};
+use bonfire_models::{Factor, Model, Task};
+
+use crate::download::{Download, Pushes};
+use crate::first::{begin_trained, first_adapter};
+use crate::ledger::Traffic;
+use crate::strategies::{Strategy, build};
+use crate::{FederationError, Ledger, RoundMetrics, Server, Settings};
+
+/// Strategy, state and ledger of a federation.
+pub struct Coordinator {
+    pub(crate) settings: Settings,
+    pub(crate) strategy: Box<dyn Strategy>,
+    pub(crate) server: Server,
+    pub(crate) ledger: Ledger,
+    /// After which round A and B were last drawn anew from the seed, by strategies whose clients draw them too.
+    pub(crate) restarted: usize,
+    /// Up to where sites know the log of what was merged.
+    pub(crate) pushes: Pushes,
+    task: Task,
+}
+
+impl Coordinator {
+    /// A federation of `clients` before its first round: a fresh adapter from the seed. Of `model` the shapes and the head
+    /// are read, and in full fine-tuning the weights.
+    ///
+    /// # Errors
+    /// A setting that cannot be, named by its key.
+    pub fn new(settings: Settings, model: &dyn Model, clients: usize) -> Result<Self, FederationError> {
+        if let Some((key, problem)) = settings.problem() {
+            return Err(FederationError::Setting { key: key.into(), problem });
+        }
+        let global = first_adapter(&settings, model)?;
+        let strategy = build(&settings, settings.budgets(clients)?);
+        let (mut server, mut ledger) = (Server::new(global), Ledger::new(clients));
+        if settings.adapter.init.folder().is_some() {
+            begin_trained(strategy.as_ref(), &settings, &mut server, &mut ledger);
+        }
+        strategy.begin(&mut server);
+        let (pushes, task) = (Pushes::default(), model.task());
+        Ok(Coordinator { settings, strategy, server, ledger, restarted: 0, pushes, task })
+    }
+
+    /// What the federation was told.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// The state after the last complete round.
+    pub fn server(&self) -> &Server {
+        &self.server
+    }
+
+    /// Clients of the federation.
+    pub fn clients(&self) -> usize {
+        self.ledger.clients()
+    }
+
+    /// The strategy's name.
+    pub fn strategy_name(&self) -> &'static str {
+        self.strategy.name()
+    }
+
+    /// Whether there is one model for all; else every client's own is what counts.
+    pub fn has_global_model(&self) -> bool {
+        self.strategy.has_global_model()
+    }
+
+    /// Whether all rounds are done.
+    pub fn is_finished(&self) -> bool {
+        self.server.round >= self.settings.train.rounds
+    }
+
+    /// The orders for the next round.
+    pub fn plan(&self) -> Plan {
+        self.strategy.plan(&self.server)
+    }
+
+    /// The clients of the next round, ascending: see [`Settings::cohort`].
+    pub fn cohort(&self) -> Vec<usize> {
+        self.settings.cohort(self.server.round + 1, self.clients())
+    }
+
+    /// Whether the global model is due to be evaluated after the last complete round.
+    pub fn is_due(&self) -> bool {
+        let round = self.server.round;
+        round.is_multiple_of(self.settings.evaluate.every) || round == self.settings.train.rounds
+    }
+
+    /// Scalars of the global adapter, and of the head if it trains.
+    pub fn trainable_params(&self) -> u64 {
+        let adapter = &self.server.adapter;
+        let head = if self.settings.trains_head() { adapter.head_params() } else { 0 };
+        Factor::ALL.iter().map(|&factor| adapter.factor_params(factor)).sum::<u64>() + adapter.weight_params() + head
+    }
+
+    /// What a site lacks to begin the next round that last began round `since`; 0: it holds nothing. `clients` are all those
+    /// of the site: of methods in which clients hold fewer slots it gets theirs. `None`: every slot.
+    pub fn download(&self, since: usize, clients: Option<&[usize]>) -> Download {
+        Download::new(self, &self.plan(), since, clients)
+    }
+
+    /// A site was lost with all that it held: what its clients download next is whole, and the ledger counts it so.
+    pub fn forget(&mut self, clients: &[usize]) {
+        self.ledger.forget(clients);
+    }
+
+    /// Reads the message of a client for the round that runs: see [`Upload::decode`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn decode(&self, message: &[u8], plan: &Plan) -> Result<Upload, MessageError> {
+        Upload::decode(message, plan, &self.server.adapter, &self.settings.train, self.clients())
+    }
+
+    /// Ends the round of `plan`: counts what crossed, and brings the server to the round's end. The clients in `stayed` were
+    /// sent the round's start and did not drop out; those in `dropped` were sent it and did. Gives the round's counts and the
+    /// bytes of every upload.
+    ///
+    /// # Errors
+    /// The uploads cannot be combined; the state is as it was.
+    pub fn aggregate(
+        &mut self,
+        plan: &Plan,
+        uploads: &[Upload],
+        stayed: &[usize],
+        dropped: &[usize],
+    ) -> Result<(Traffic, Vec<u64>), FederationError> {
+        let round = plan.round;
+        let mut ledger = self.ledger.clone();
+        let down = ledger.download(plan, &self.server, stayed);
+        let lost = ledger.download(plan, &self.server, dropped);
+        let (up, sizes) = ledger.upload(uploads);
+        let mut next = self.server.clone();
+        if !uploads.is_empty() {
+            self.strategy.aggregate(&mut next, uploads)?;
+        }
+        if !next.adapter.is_finite() {
+            return Err(FederationError::NotFinite { round });
+        }
+        next.round = round;
+        ledger.changed(plan, uploads, &self.server, &next);
+        self.pushes.changed(round, &self.server.merged, &next.merged);
+        if plan.seeded && !uploads.is_empty() {
+            self.restarted = round;
+        }
+        (self.server, self.ledger) = (next, ledger);
+        Ok((up.with_downloads(down, lost), sizes))
+    }
+
+    /// The row of the round that has just ended. What only the caller knows (who dropped out, times) is left empty.
+    pub fn row(&self, phase: &str, uploads: &[Upload], traffic: Traffic, test: Option<Evaluation>) -> RoundMetrics {
+        let examples: usize = uploads.iter().map(|u| u.examples).sum();
+        let spoken = test.filter(|_| self.task == Task::Causal);
+        RoundMetrics {
+            round: self.server.round,
+            phase: phase.to_string(),
+            train_loss: uploads.iter().map(|u| u.loss * u.examples as f64).sum::<f64>() / examples.max(1) as f64,
+            test_loss: test.map(|t| t.loss),
+            test_perplexity: spoken.map(|t| t.loss.exp()),
+            test_exact_match: spoken.map(|t| t.exact_match),
+            test_accuracy: test.map(|t| t.accuracy),
+            upload_params: traffic.upload_params,
+            upload_head_params: traffic.upload_head_params,
+            upload_aux_params: traffic.upload_aux_params,
+            upload_index_bytes: traffic.upload_index_bytes,
+            upload_bytes: traffic.upload_bytes,
+            download_params: traffic.download_params,
+            download_bytes: traffic.download_bytes,
+            lost_download_bytes: traffic.lost_download_bytes,
+            dropped: Vec::new(),
+            skipped: Vec::new(),
+            personal_accuracy: None,
+            live_slots: self.server.live().map(|live| live.iter().map(Vec::len).sum()),
+            epsilon: self.settings.epsilon(self.server.round),
+            seconds: 0.0,
+            train_seconds: 0.0,
+            times: None,
+            tokens: uploads.iter().map(|u| u.tokens).sum(),
+        }
+    }
+}

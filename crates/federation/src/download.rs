@@ -1,0 +1,347 @@
+//! What a site lacks to begin a round: the parts of the server's state that are newer than the site's copy, each as one
+//! vector. The ledger counts the same message client by client.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bonfire_data::random::{Use, stream};
+use bonfire_engine::Plan;
+use bonfire_models::{Adapter, DeltaLog, Factor, Matrix};
+
+use crate::ledger::{Coming, HEADER};
+use crate::{Coordinator, Server, Settings};
+
+/// The newer parts of the global model, in f32.
+///
+/// | name | what |
+/// |---|---|
+/// | `a`, `b`, `core` | a factor, target by target, slot by slot: `[slots, width]` each |
+/// | `head`, `weights` | their tensors one after the other |
+/// | `merged-to`, `merged-from` | width of every target's log of merged updates, and of it what the site has |
+/// | `merged-a`, `merged-b` | the columns and rows between, target by target |
+/// | `restart` | one number: A and B are the start that everybody draws from the seed after this round |
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Download {
+    /// The round that it is for, from 1.
+    pub round: usize,
+    /// The round whose start it is put on top of; 0: of nothing.
+    pub since: usize,
+    /// The parts by name.
+    pub parts: BTreeMap<String, Vec<f32>>,
+}
+
+/// A download that does not fit.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DownloadError {
+    /// It is put on top of something that is not there.
+    #[error("it completes the start of round {since}, and the site holds {}", held(*holds))]
+    Stale {
+        /// What it needs.
+        since: usize,
+        /// What the site holds; 0: nothing.
+        holds: usize,
+    },
+    /// A part is not as long as the model asks for, or unknown, or holds what is no number.
+    #[error("its part \"{part}\" {problem}")]
+    Part {
+        /// The part.
+        part: String,
+        /// What is wrong.
+        problem: String,
+    },
+}
+
+fn held(round: usize) -> String {
+    match round {
+        0 => "nothing".into(),
+        round => format!("that of round {round}"),
+    }
+}
+
+/// How wide the log of merged updates was at the start of each round, as long as nothing but new columns came to it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Pushes {
+    starts: BTreeMap<usize, Vec<usize>>,
+}
+
+impl Pushes {
+    /// Notes what `round` did to the log.
+    pub fn changed(&mut self, round: usize, before: &DeltaLog, after: &DeltaLog) {
+        let starts_with = |(old, new): (&Matrix, &Matrix)| {
+            old.cols <= new.cols
+                && (0..old.rows)
+                    .all(|r| old.data[r * old.cols..(r + 1) * old.cols] == new.data[r * new.cols..][..old.cols])
+        };
+        let grew = before.a.is_empty() || before.a.iter().zip(&after.a).all(starts_with);
+        match grew {
+            // What stood there is not what stands there now.
+            false => self.starts.clear(),
+            true => {
+                self.starts.entry(round).or_insert_with(|| widths(before));
+            }
+        }
+        self.starts.insert(round + 1, widths(after));
+    }
+}
+
+/// Columns of every target's log; empty before the first merge.
+fn widths(log: &DeltaLog) -> Vec<usize> {
+    log.a.iter().map(|m| m.cols).collect()
+}
+
+impl Download {
+    pub(crate) fn new(from: &Coordinator, plan: &Plan, since: usize, clients: Option<&[usize]>) -> Download {
+        let Coordinator { server, ledger, restarted, pushes, .. } = from;
+        let limited = plan.live.is_some() || plan.ranks.is_some() || !plan.private.is_nothing();
+        // A site that has only its clients' slots can be told all of them only from the beginning.
+        let since = if limited && clients.is_none() { 0 } else { since.min(server.round) };
+        let newer = ledger.newer_than(since);
+        let mut parts = BTreeMap::new();
+        let adapter = &server.adapter;
+        for factor in Factor::ALL.into_iter().filter(|&f| newer.factor(f) && !adapter.factor(f).is_empty()) {
+            if plan.seeded && factor != Factor::Core {
+                continue;
+            }
+            let slots = Slots::of(plan, adapter, factor, clients);
+            parts.insert(name(factor).into(), slots.gather(adapter, factor));
+        }
+        if plan.seeded {
+            parts.insert(RESTART.into(), vec![*restarted as f32]);
+        }
+        if newer.head && (!plan.private.head || clients.is_none()) {
+            let head = adapter.head.iter().flat_map(|t| &t.value.data);
+            parts.insert(HEAD.into(), head.copied().collect());
+        }
+        if newer.weights {
+            parts.insert(WEIGHTS.into(), adapter.weights.iter().flat_map(|m| &m.data).copied().collect());
+        }
+        if newer.merged {
+            let to = widths(&server.merged);
+            let known = pushes.starts.get(&since).filter(|_| since > 0);
+            let from = known.cloned().filter(|w| !w.is_empty()).unwrap_or_else(|| vec![0; to.len()]);
+            let number = |widths: &[usize]| widths.iter().map(|&w| w as f32).collect::<Vec<f32>>();
+            parts.insert(MERGED_TO.into(), number(&to));
+            if from.iter().any(|&w| w > 0) {
+                parts.insert(MERGED_FROM.into(), number(&from));
+            }
+            let a = server.merged.a.iter().zip(&from).flat_map(|(m, &f)| columns(m, f));
+            parts.insert(MERGED_A.into(), a.collect());
+            let b = server.merged.b.iter().zip(&from).flat_map(|(m, &f)| m.data[f * m.cols..].to_vec());
+            parts.insert(MERGED_B.into(), b.collect());
+        }
+        Download { round: plan.round, since, parts }
+    }
+
+    /// Bytes of the message as the ledger would count it for one client.
+    pub fn bytes(&self) -> u64 {
+        HEADER + self.parts.values().map(|part| 4 * part.len() as u64).sum::<u64>()
+    }
+
+    /// Brings the copy of a site that holds `since` to this round's start. `fresh` is the state before the first round,
+    /// `clients` those of the site, `plan` the orders of the round where there are some.
+    ///
+    /// # Errors
+    /// A part that does not fit, named; the copy is as it was.
+    pub(crate) fn apply(
+        mut self,
+        copy: &mut Server,
+        fresh: &Server,
+        settings: &Settings,
+        plan: Option<&Plan>,
+        clients: &[usize],
+    ) -> Result<(), DownloadError> {
+        let bad = |part: &str, problem: String| DownloadError::Part { part: part.into(), problem };
+        if let Some((part, _)) = self.parts.iter().find(|(_, v)| v.iter().any(|v| !v.is_finite())) {
+            return Err(bad(part, "holds what is no number".into()));
+        }
+        let mut next = if self.since == 0 { fresh.clone() } else { copy.clone() };
+        if let Some(restart) = self.parts.remove(RESTART) {
+            let [round] = restart[..] else { return Err(bad(RESTART, "must be one number".into())) };
+            redraw(&mut next.adapter, &fresh.adapter, settings, round as u64);
+        }
+        for factor in Factor::ALL {
+            let Some(numbers) = self.parts.remove(name(factor)) else { continue };
+            if factor == Factor::Core && next.adapter.core.is_empty() {
+                next.adapter.core = cores(&next.adapter, numbers.len())
+                    .ok_or_else(|| bad(name(factor), format!("holds {} numbers, which fit no core", numbers.len())))?;
+            }
+            place(&mut next.adapter, factor, &numbers, plan, clients).map_err(|p| bad(name(factor), p))?;
+        }
+        let head = next.adapter.head.iter_mut().map(|t| &mut t.value);
+        fill(self.parts.remove(HEAD), head).map_err(|p| bad(HEAD, p))?;
+        fill(self.parts.remove(WEIGHTS), next.adapter.weights.iter_mut()).map_err(|p| bad(WEIGHTS, p))?;
+        if let Some(to) = self.parts.remove(MERGED_TO) {
+            next.merged = self.merge(&next, &to).map_err(|p| bad(MERGED_TO, p))?;
+        }
+        if let Some(part) = self.parts.keys().next() {
+            return Err(bad(part, "is none that this version knows".into()));
+        }
+        if let Some(live) = plan.and_then(|plan| plan.live.as_ref()) {
+            next.keep_only(live);
+        }
+        next.round = self.round;
+        *copy = next;
+        Ok(())
+    }
+
+    /// The log with the columns of this download.
+    fn merge(&mut self, copy: &Server, to: &[f32]) -> Result<DeltaLog, String> {
+        let targets = &copy.adapter.targets;
+        let whole = |widths: &[f32]| -> Result<Vec<usize>, String> {
+            let fits = |w: &f32| (0.0..1e6).contains(w) && w.fract() == 0.0;
+            match widths.len() == targets.len() && widths.iter().all(fits) {
+                true => Ok(widths.iter().map(|&w| w as usize).collect()),
+                false => Err("must be one whole number a target".into()),
+            }
+        };
+        let to = whole(to)?;
+        let from = self.parts.remove(MERGED_FROM).map_or(Ok(vec![0; targets.len()]), |from| whole(&from))?;
+        let own = widths(&copy.merged);
+        if from.iter().zip(&to).any(|(from, to)| from > to) || (from.iter().any(|&w| w > 0) && own != from) {
+            return Err("does not go on from what the site has".into());
+        }
+        let (a, b) = (self.parts.remove(MERGED_A).unwrap_or_default(), self.parts.remove(MERGED_B).unwrap_or_default());
+        let sizes = |d: fn(&bonfire_models::Target) -> usize| -> Vec<usize> {
+            targets.iter().zip(from.iter().zip(&to)).map(|(t, (from, to))| d(t) * (to - from)).collect()
+        };
+        let (size_a, size_b) = (sizes(|t| t.d_in), sizes(|t| t.d_out));
+        if a.len() != size_a.iter().sum::<usize>() || b.len() != size_b.iter().sum::<usize>() {
+            return Err("does not say how much there is".into());
+        }
+        let mut log = DeltaLog { pushed: copy.merged.pushed + (a.len() + b.len()) as u64, ..DeltaLog::default() };
+        let (mut at_a, mut at_b) = (0, 0);
+        for (t, target) in targets.iter().enumerate() {
+            let (new_a, new_b) = (&a[at_a..at_a + size_a[t]], &b[at_b..at_b + size_b[t]]);
+            (at_a, at_b) = (at_a + size_a[t], at_b + size_b[t]);
+            let more = to[t] - from[t];
+            let (old_a, old_b): (&[f32], &[f32]) = match from[t] {
+                0 => (&[], &[]),
+                _ => (&copy.merged.a[t].data, &copy.merged.b[t].data),
+            };
+            let row = |r: usize| old_a[r * from[t]..(r + 1) * from[t]].iter().chain(&new_a[r * more..(r + 1) * more]);
+            log.a.push(Matrix::new(target.d_in, to[t], (0..target.d_in).flat_map(row).copied().collect()));
+            log.b.push(Matrix::new(to[t], target.d_out, [old_b, new_b].concat()));
+        }
+        Ok(log)
+    }
+}
+
+const HEAD: &str = "head";
+const WEIGHTS: &str = "weights";
+const RESTART: &str = "restart";
+const MERGED_TO: &str = "merged-to";
+const MERGED_FROM: &str = "merged-from";
+const MERGED_A: &str = "merged-a";
+const MERGED_B: &str = "merged-b";
+
+fn name(factor: Factor) -> &'static str {
+    match factor {
+        Factor::A => "a",
+        Factor::B => "b",
+        Factor::Core => "core",
+    }
+}
+
+/// Columns of `m` from `from` on, row by row.
+fn columns(m: &Matrix, from: usize) -> Vec<f32> {
+    m.data.chunks(m.cols.max(1)).flat_map(|row| &row[from.min(row.len())..]).copied().collect()
+}
+
+/// The slots of every target that a site is sent.
+struct Slots(Vec<Vec<usize>>);
+
+impl Slots {
+    /// All of them without `clients`; else those that any of the clients works with and does not keep for itself.
+    fn of(plan: &Plan, adapter: &Adapter, factor: Factor, clients: Option<&[usize]>) -> Slots {
+        let rank = adapter.rank;
+        let all = || (0..rank).collect::<Vec<usize>>();
+        let Some(clients) = clients else { return Slots(vec![all(); adapter.targets.len()]) };
+        let given: Vec<_> = clients.iter().map(|&client| plan.slots_of(client, adapter)).collect();
+        let of = |t: usize| {
+            let some = given.iter().map(|slots| slots.as_ref().map_or_else(all, |slots| slots[t].clone()));
+            let any: BTreeSet<usize> = some.flatten().collect();
+            any.into_iter().filter(|&slot| slot < plan.private.from_row(t, factor, rank)).collect()
+        };
+        Slots((0..adapter.targets.len()).map(of).collect())
+    }
+
+    fn gather(&self, adapter: &Adapter, factor: Factor) -> Vec<f32> {
+        let rows = self.0.iter().enumerate().map(|(t, slots)| adapter.slot_rows(factor, t).rows(slots));
+        rows.flat_map(|m| m.data).collect()
+    }
+
+    fn len(&self, adapter: &Adapter, factor: Factor) -> usize {
+        let width = |t: usize| adapter.factor(factor)[t].data.len() / adapter.rank;
+        self.0.iter().enumerate().map(|(t, slots)| slots.len() * width(t)).sum()
+    }
+}
+
+/// Puts the numbers of a factor in their places: every slot, or those of the site's clients.
+fn place(
+    adapter: &mut Adapter,
+    factor: Factor,
+    numbers: &[f32],
+    plan: Option<&Plan>,
+    clients: &[usize],
+) -> Result<(), String> {
+    let whole = Slots(vec![(0..adapter.rank).collect(); adapter.targets.len()]);
+    let own = plan.map(|plan| Slots::of(plan, adapter, factor, Some(clients)));
+    let fits = |slots: &Slots| slots.len(adapter, factor) == numbers.len();
+    let Some(slots) = own.filter(fits).or_else(|| Some(whole).filter(fits)) else {
+        return Err(format!("holds {} numbers, which are neither all slots nor those of these clients", numbers.len()));
+    };
+    let mut at = 0;
+    for (t, list) in slots.0.iter().enumerate() {
+        let mut rows = adapter.slot_rows(factor, t);
+        let width = rows.cols;
+        for &slot in list {
+            rows.data[slot * width..(slot + 1) * width].copy_from_slice(&numbers[at..at + width]);
+            at += width;
+        }
+        adapter.factor_mut(factor)[t] = if factor == Factor::A { rows.transposed() } else { rows };
+    }
+    Ok(())
+}
+
+/// Empty cores for so many numbers: a gate a slot, or a square.
+fn cores(adapter: &Adapter, numbers: usize) -> Option<Vec<Matrix>> {
+    let (rank, targets) = (adapter.rank, adapter.targets.len());
+    let cols = [rank, 1].into_iter().find(|cols| targets * rank * cols == numbers)?;
+    Some(vec![Matrix::zeros(rank, cols); targets])
+}
+
+/// Fills the tensors one after the other.
+fn fill<'m>(part: Option<Vec<f32>>, tensors: impl Iterator<Item = &'m mut Matrix>) -> Result<(), String> {
+    let Some(part) = part else { return Ok(()) };
+    let tensors: Vec<&mut Matrix> = tensors.collect();
+    let expected: usize = tensors.iter().map(|m| m.data.len()).sum();
+    if expected != part.len() {
+        return Err(format!("holds {} numbers, expected {expected}", part.len()));
+    }
+    let mut numbers = part.into_iter();
+    tensors.into_iter().flat_map(|m| &mut m.data).zip(&mut numbers).for_each(|(place, number)| *place = number);
+    Ok(())
+}
+
+/// The start that everybody draws from the seed after `round`; after round 0 that of the run.
+fn redraw(adapter: &mut Adapter, fresh: &Adapter, settings: &Settings, round: u64) {
+    (adapter.a, adapter.b) = match round {
+        0 => (fresh.a.clone(), fresh.b.clone()),
+        round => {
+            let mut rng = stream(settings.train.seed, Use::Restart, round, 0, 0);
+            let init = settings.adapter.init.draw();
+            let drawn = Adapter::fresh(&fresh.targets, fresh.rank, fresh.alpha, init, Vec::new(), &mut rng);
+            (drawn.a, drawn.b)
+        }
+    };
+}
+
+/// Which parts are newer than a copy.
+impl Coming {
+    fn factor(&self, factor: Factor) -> bool {
+        match factor {
+            Factor::A => self.a,
+            Factor::B => self.b,
+            Factor::Core => self.core,
+        }
+    }
+}

@@ -1,0 +1,254 @@
+//! What crosses between a server and its sites: plan, download, upload. Each is made of plain numbers, text and arrays, so
+//! that any transport can carry it, and is read back with checks.
+
+use bonfire_engine::{self as engine, Named};
+use bonfire_federation as federation;
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyMapping};
+use serde::{Deserialize, Serialize};
+
+use crate::arrays;
+use crate::errors::mistake;
+
+/// The server's orders for one round, and who is to take part.
+#[pyclass(frozen, module = "bonfire")]
+pub struct Plan {
+    pub orders: engine::Plan,
+    pub cohort: Vec<usize>,
+}
+
+/// The text of a plan on the wire.
+#[derive(Serialize, Deserialize)]
+struct Text {
+    clients: Vec<usize>,
+    plan: serde_json::Value,
+}
+
+#[pymethods]
+impl Plan {
+    #[new]
+    #[pyo3(signature = (text, arrays = None))]
+    fn new(py: Python<'_>, text: &str, arrays: Option<&Bound<'_, PyMapping>>) -> PyResult<Plan> {
+        let bad = |e: &dyn std::fmt::Display| mistake(py, format!("the text is not that of a plan: {e}"));
+        let Text { clients, plan } = serde_json::from_str(text).map_err(|e| bad(&e))?;
+        let mut tensors = Named::new();
+        for item in arrays.map(|arrays| arrays.items()).transpose()?.into_iter().flatten() {
+            let (name, array): (String, Bound<'_, PyAny>) = item.extract()?;
+            let matrix = arrays::matrix(&name, &array)?;
+            tensors.insert(name, matrix);
+        }
+        let orders = engine::Plan::from_message(&plan.to_string(), &tensors).map_err(|e| bad(&e))?;
+        Ok(Plan { orders, cohort: clients })
+    }
+
+    #[getter]
+    fn round(&self) -> usize {
+        self.orders.round
+    }
+
+    #[getter]
+    fn phase(&self) -> &'static str {
+        self.orders.active.name()
+    }
+
+    #[getter]
+    fn clients(&self) -> Vec<usize> {
+        self.cohort.clone()
+    }
+
+    #[getter]
+    fn text(&self, py: Python<'_>) -> PyResult<String> {
+        let (plan, _) = self.orders.to_message();
+        let broken = |e: serde_json::Error| crate::errors::other(py, e);
+        let plan = serde_json::from_str(&plan).map_err(broken)?;
+        serde_json::to_string(&Text { clients: self.cohort.clone(), plan }).map_err(broken)
+    }
+
+    #[getter]
+    fn arrays<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        arrays::matrices(py, &self.orders.to_message().1)
+    }
+
+    fn __repr__(&self) -> String {
+        format!("Plan(round={}, phase={:?}, {} clients)", self.orders.round, self.phase(), self.cohort.len())
+    }
+}
+
+/// What a site lacks to begin a round.
+#[pyclass(frozen, module = "bonfire")]
+pub struct Download(pub federation::Download);
+
+#[pymethods]
+impl Download {
+    #[new]
+    fn new(round: usize, since: usize, arrays: &Bound<'_, PyMapping>) -> PyResult<Download> {
+        let mut download = federation::Download { round, since, ..federation::Download::default() };
+        for item in arrays.items()? {
+            let (name, array): (String, Bound<'_, PyAny>) = item.extract()?;
+            let part = arrays::vector(&name, &array)?;
+            download.parts.insert(name, part);
+        }
+        Ok(Download(download))
+    }
+
+    #[getter]
+    fn round(&self) -> usize {
+        self.0.round
+    }
+
+    #[getter]
+    fn since(&self) -> usize {
+        self.0.since
+    }
+
+    #[getter]
+    fn arrays<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let dict = PyDict::new(py);
+        for (name, part) in &self.0.parts {
+            dict.set_item(name, arrays::floats(py, part)?)?;
+        }
+        Ok(dict)
+    }
+
+    #[getter]
+    fn nbytes(&self) -> u64 {
+        self.0.bytes()
+    }
+
+    fn __repr__(&self) -> String {
+        let parts: Vec<String> = self.0.parts.iter().map(|(name, part)| format!("{name}[{}]", part.len())).collect();
+        format!("Download(round={}, since={}, {})", self.0.round, self.0.since, parts.join(", "))
+    }
+}
+
+/// What one client learnt in one round.
+#[pyclass(frozen, module = "bonfire")]
+pub struct Upload {
+    /// Client, examples, flags and rank: what the message begins with.
+    words: [u32; 4],
+    slots: Option<Vec<u8>>,
+    values: Vec<f32>,
+    /// What is told beside the message.
+    pub loss: f64,
+    pub steps: usize,
+    pub tokens: u64,
+}
+
+/// Bytes of a message before its slots and numbers, and of them those that say what it is.
+const HEADER: usize = 20;
+const MAGIC: &[u8] = b"BFU1";
+const NAMES: [&str; 4] = ["client", "examples", "flags", "rank"];
+
+impl Upload {
+    pub fn of(upload: &engine::Upload) -> Upload {
+        let message = upload.encode();
+        let (head, body) = message.split_at(HEADER);
+        let (bits, numbers) = body.split_at(upload.slots.index_bytes());
+        let word = |i: usize| u32::from_le_bytes([0, 1, 2, 3].map(|j| head[MAGIC.len() + 4 * i + j]));
+        Upload {
+            words: [0, 1, 2, 3].map(word),
+            slots: matches!(upload.slots, engine::Slots::Chosen { .. }).then(|| bits.to_vec()),
+            values: numbers.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
+            loss: upload.loss,
+            steps: upload.steps,
+            tokens: upload.tokens,
+        }
+    }
+
+    /// The message as it was made.
+    pub fn message(&self) -> Vec<u8> {
+        let mut bytes = MAGIC.to_vec();
+        self.words.iter().for_each(|word| bytes.extend(word.to_le_bytes()));
+        bytes.extend(self.slots.iter().flatten());
+        self.values.iter().for_each(|v| bytes.extend(v.to_le_bytes()));
+        bytes
+    }
+}
+
+#[pymethods]
+impl Upload {
+    #[new]
+    #[pyo3(signature = (header, values, slots = None))]
+    fn new(
+        header: &Bound<'_, PyMapping>,
+        values: &Bound<'_, PyAny>,
+        slots: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<Upload> {
+        let py = header.py();
+        let get =
+            |name: &str| header.get_item(name).map_err(|_| mistake(py, format!("the upload's header has no {name}")));
+        let wrong = |name: &str| mistake(py, format!("{name} in the upload's header is not a number that can be"));
+        let mut words = [0u32; 4];
+        for (word, name) in words.iter_mut().zip(NAMES) {
+            *word = get(name)?.extract().map_err(|_| wrong(name))?;
+        }
+        let loss: f64 = get("loss")?.extract().map_err(|_| wrong("loss"))?;
+        if !loss.is_finite() {
+            return Err(wrong("loss"));
+        }
+        Ok(Upload {
+            words,
+            slots: slots.map(|slots| Ok::<_, PyErr>(arrays::read("slots", "uint8", slots)?.1)).transpose()?,
+            values: arrays::vector("values", values)?,
+            loss,
+            steps: get("steps")?.extract().map_err(|_| wrong("steps"))?,
+            tokens: get("tokens")?.extract().map_err(|_| wrong("tokens"))?,
+        })
+    }
+
+    #[getter]
+    pub fn client(&self) -> usize {
+        self.words[0] as usize
+    }
+
+    #[getter]
+    fn examples(&self) -> usize {
+        self.words[1] as usize
+    }
+
+    #[getter]
+    fn loss(&self) -> f64 {
+        self.loss
+    }
+
+    #[getter]
+    fn steps(&self) -> usize {
+        self.steps
+    }
+
+    #[getter]
+    fn tokens(&self) -> u64 {
+        self.tokens
+    }
+
+    #[getter]
+    fn header<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let dict = PyDict::new(py);
+        for (name, word) in NAMES.iter().zip(self.words) {
+            dict.set_item(name, word)?;
+        }
+        dict.set_item("loss", self.loss)?;
+        dict.set_item("steps", self.steps)?;
+        dict.set_item("tokens", self.tokens)?;
+        Ok(dict)
+    }
+
+    #[getter]
+    fn slots<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
+        self.slots.as_ref().map(|slots| arrays::bytes(py, slots)).transpose()
+    }
+
+    #[getter]
+    fn values<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        arrays::floats(py, &self.values)
+    }
+
+    #[getter]
+    fn nbytes(&self) -> usize {
+        HEADER + self.slots.as_ref().map_or(0, Vec::len) + 4 * self.values.len()
+    }
+
+    fn __repr__(&self) -> String {
+        format!("Upload(client={}, examples={}, {} values)", self.client(), self.examples(), self.values.len())
+    }
+}

@@ -1,0 +1,311 @@
+//! `bonfire.Server`: a strategy, its state and the ledger. It trains nothing.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail, ensure};
+use bonfire::embed::{self, Loaded, OpenServer};
+use bonfire_engine::Upload as EngineUpload;
+use bonfire_federation::{Checkpoint, ClientMetrics, RoundMetrics};
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyDict, PyMapping};
+
+use crate::arrays;
+use crate::errors::{mistake, of};
+use crate::given::{self, plain};
+use crate::messages::{Download, Plan, Upload};
+use crate::patience::patiently;
+
+struct Inner {
+    open: OpenServer,
+    history: Vec<RoundMetrics>,
+    /// Rows of the clients of the last round.
+    clients: Vec<ClientMetrics>,
+    /// When the round that runs was planned.
+    began: Option<Instant>,
+    evaluates: bool,
+}
+
+#[pyclass(frozen, module = "bonfire")]
+pub struct Server(Mutex<Inner>);
+
+/// Where a state keeps the rows.
+const HISTORY: &str = "history";
+
+impl Server {
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The server, once nobody else works with it.
+    fn here<T: Send>(&self, py: Python<'_>, look: impl FnOnce(&mut Inner) -> T + Send) -> T {
+        py.detach(|| look(&mut self.lock()))
+    }
+
+    fn open(py: Python<'_>, loaded: &Loaded, evaluates: bool, state: Option<&[u8]>) -> PyResult<Server> {
+        let work = |_| {
+            let mut inner =
+                Inner { open: embed::server(loaded)?, history: vec![], clients: vec![], began: None, evaluates };
+            state.map_or(Ok(()), |state| inner.take_up(state))?;
+            Ok(inner)
+        };
+        let opened: Result<Inner> = patiently(py, || (), |()| Ok(()), work)?;
+        opened.map(|inner| Server(Mutex::new(inner))).map_err(|e| of(py, &e))
+    }
+}
+
+impl Inner {
+    fn take_up(&mut self, state: &[u8]) -> Result<()> {
+        let mut checkpoint = Checkpoint::read(state).context("the state cannot be taken up")?;
+        let rows = checkpoint.notes.remove(HISTORY).context("the state is not that of a server: it has no rows")?;
+        let rows: Vec<RoundMetrics> = serde_json::from_str(&rows).context("the state's rows cannot be read")?;
+        self.open.coordinator.resume(checkpoint).context("the state cannot be taken up")?;
+        rows.iter().for_each(|row| self.open.note(row, &[]));
+        self.history = rows;
+        Ok(())
+    }
+
+    fn state(&self) -> Vec<u8> {
+        let rows = serde_json::to_string(&self.history).expect("rows are plain numbers and text");
+        self.open.coordinator.checkpoint(&BTreeMap::from([(HISTORY.to_string(), rows)]))
+    }
+
+    /// The uploads that the messages are, in the order of clients, whatever order they came in.
+    fn read(&self, plan: &Plan, uploads: &[Message], asked: &[usize]) -> Result<Vec<EngineUpload>> {
+        let mut read = BTreeMap::new();
+        for message in uploads {
+            let upload = self.open.coordinator.decode(&message.bytes, &plan.orders).context("an upload is refused")?;
+            let client = upload.client;
+            ensure!(asked.contains(&client), "client {client} was not asked in round {}", plan.orders.round);
+            let (loss, steps, tokens) = (message.loss, message.steps, message.tokens);
+            let twice = read.insert(client, EngineUpload { loss, steps, tokens, ..upload });
+            ensure!(twice.is_none(), "there are two uploads of client {client}");
+        }
+        Ok(read.into_values().collect())
+    }
+
+    fn aggregate(&mut self, plan: &Plan, uploads: &[Message], asked: &[usize]) -> Result<RoundMetrics> {
+        let clock = self.began.take();
+        let uploads = self.read(plan, uploads, asked)?;
+        let stayed: Vec<usize> = uploads.iter().map(|u| u.client).collect();
+        let dropped: Vec<usize> = asked.iter().copied().filter(|client| !stayed.contains(client)).collect();
+        let (traffic, sizes) = self.open.coordinator.aggregate(&plan.orders, &uploads, &stayed, &dropped)?;
+        let due = self.evaluates && self.open.coordinator.is_due();
+        let test = if due { self.open.evaluate()? } else { None };
+        let coordinator = &self.open.coordinator;
+        let mut row = coordinator.row(plan.orders.active.name(), &uploads, traffic, test);
+        row.dropped = dropped;
+        row.seconds = clock.map_or(0.0, |clock| clock.elapsed().as_secs_f64());
+        let client = |(upload, &bytes): (&EngineUpload, &u64)| ClientMetrics::of(row.round, upload, bytes);
+        self.clients = uploads.iter().zip(&sizes).map(client).collect();
+        self.open.note(&row, &self.clients);
+        self.history.push(row.clone());
+        Ok(row)
+    }
+
+    fn plan(&mut self) -> Plan {
+        self.began.get_or_insert_with(Instant::now);
+        Plan { orders: self.open.coordinator.plan(), cohort: self.open.coordinator.cohort() }
+    }
+
+    fn sums(&self) -> BTreeMap<&'static str, u64> {
+        let sum = |of: fn(&RoundMetrics) -> u64| self.history.iter().map(of).sum();
+        BTreeMap::from([
+            ("upload_params", sum(|r| r.upload_params)),
+            ("upload_head_params", sum(|r| r.upload_head_params)),
+            ("upload_aux_params", sum(|r| r.upload_aux_params)),
+            ("upload_index_bytes", sum(|r| r.upload_index_bytes)),
+            ("upload_bytes", sum(|r| r.upload_bytes)),
+            ("download_params", sum(|r| r.download_params)),
+            ("download_bytes", sum(|r| r.download_bytes)),
+            ("lost_download_bytes", sum(|r| r.lost_download_bytes)),
+        ])
+    }
+}
+
+/// An upload away from the interpreter.
+struct Message {
+    bytes: Vec<u8>,
+    loss: f64,
+    steps: usize,
+    tokens: u64,
+}
+
+/// Clients of the federation, each once.
+fn clients(py: Python<'_>, clients: Vec<usize>, count: usize) -> PyResult<Vec<usize>> {
+    if let Some(client) = clients.iter().find(|client| **client >= count) {
+        return Err(mistake(py, format!("there is no client {client}: the federation has {count}, counted from 0")));
+    }
+    Ok(clients.into_iter().collect::<BTreeSet<_>>().into_iter().collect())
+}
+
+#[pymethods]
+impl Server {
+    #[new]
+    #[pyo3(signature = (config = None, *, overrides = None, device = None, evaluate = true))]
+    fn new(
+        py: Python<'_>,
+        config: Option<&Bound<'_, PyAny>>,
+        overrides: Option<&Bound<'_, PyMapping>>,
+        device: Option<&str>,
+        evaluate: bool,
+    ) -> PyResult<Server> {
+        let loaded = given::load(config, overrides, Some(device.unwrap_or("cpu")), py)?;
+        Server::open(py, &loaded, evaluate, None)
+    }
+
+    #[staticmethod]
+    #[pyo3(signature = (state, config = None, *, overrides = None, device = None, evaluate = true))]
+    fn from_state(
+        py: Python<'_>,
+        state: &[u8],
+        config: Option<&Bound<'_, PyAny>>,
+        overrides: Option<&Bound<'_, PyMapping>>,
+        device: Option<&str>,
+        evaluate: bool,
+    ) -> PyResult<Server> {
+        let loaded = given::load(config, overrides, Some(device.unwrap_or("cpu")), py)?;
+        Server::open(py, &loaded, evaluate, Some(state))
+    }
+
+    #[getter]
+    fn round(&self, py: Python<'_>) -> usize {
+        self.here(py, |it| it.open.coordinator.server().round)
+    }
+
+    #[getter]
+    fn rounds(&self, py: Python<'_>) -> usize {
+        self.here(py, |it| it.open.coordinator.settings().train.rounds)
+    }
+
+    #[getter]
+    fn finished(&self, py: Python<'_>) -> bool {
+        self.here(py, |it| it.open.coordinator.is_finished())
+    }
+
+    #[getter]
+    fn clients(&self, py: Python<'_>) -> usize {
+        self.here(py, |it| it.open.coordinator.clients())
+    }
+
+    #[getter]
+    fn strategy(&self, py: Python<'_>) -> &'static str {
+        self.here(py, |it| it.open.coordinator.strategy_name())
+    }
+
+    #[getter]
+    fn fingerprint(&self, py: Python<'_>) -> String {
+        self.here(py, |it| it.open.fingerprint.clone())
+    }
+
+    #[getter]
+    fn config(&self, py: Python<'_>) -> String {
+        self.here(py, |it| it.open.config.clone())
+    }
+
+    #[getter]
+    fn adapter(&self, py: Python<'_>) -> Download {
+        Download(self.here(py, |it| it.open.coordinator.download(0, None)))
+    }
+
+    #[getter]
+    fn ledger<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        plain(py, &self.here(py, |it| it.sums()))
+    }
+
+    #[getter]
+    fn history<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        plain(py, &self.here(py, |it| it.history.clone()))
+    }
+
+    #[getter]
+    fn client_rows<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        plain(py, &self.here(py, |it| it.clients.clone()))
+    }
+
+    #[getter]
+    fn summary<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        plain(py, &self.here(py, |it| it.open.summary()))
+    }
+
+    fn plan(&self, py: Python<'_>) -> Plan {
+        self.here(py, Inner::plan)
+    }
+
+    #[pyo3(signature = (since = 0, clients = None))]
+    fn download(&self, py: Python<'_>, since: usize, clients: Option<Vec<usize>>) -> PyResult<Download> {
+        let count = self.clients(py);
+        let own = clients.map(|own| self::clients(py, own, count)).transpose()?;
+        Ok(Download(self.here(py, |it| it.open.coordinator.download(since, own.as_deref()))))
+    }
+
+    fn forget(&self, py: Python<'_>, clients: Vec<usize>) -> PyResult<()> {
+        let lost = self::clients(py, clients, self.clients(py))?;
+        self.here(py, |it| it.open.coordinator.forget(&lost));
+        Ok(())
+    }
+
+    #[pyo3(signature = (uploads, asked = None))]
+    fn aggregate<'py>(
+        &self,
+        py: Python<'py>,
+        uploads: Vec<PyRef<'_, Upload>>,
+        asked: Option<Vec<usize>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let message =
+            |u: &PyRef<'_, Upload>| Message { bytes: u.message(), loss: u.loss, steps: u.steps, tokens: u.tokens };
+        let messages: Vec<Message> = uploads.iter().map(message).collect();
+        let asked = asked.map(|asked| self::clients(py, asked, self.clients(py))).transpose()?;
+        let work = |_| {
+            let inner = &mut self.lock();
+            if inner.open.coordinator.is_finished() {
+                bail!("all {} rounds are done", inner.open.coordinator.settings().train.rounds);
+            }
+            let began = inner.began;
+            let plan = inner.plan();
+            let strange = |client: &&usize| !plan.cohort.contains(client);
+            if let Some(client) = asked.iter().flatten().find(strange) {
+                bail!("client {client} does not take part in round {}", plan.orders.round);
+            }
+            let row = inner.aggregate(&plan, &messages, asked.as_deref().unwrap_or(&plan.cohort));
+            if row.is_err() {
+                inner.began = began;
+            }
+            row
+        };
+        let row: Result<RoundMetrics> = patiently(py, || (), |()| Ok(()), work)?;
+        plain(py, &row.map_err(|e| of(py, &e))?)
+    }
+
+    fn evaluate<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
+        let found = patiently(py, || (), |()| Ok(()), |_| self.lock().open.evaluate())?;
+        found.map_err(|e| of(py, &e))?.map(|found| plain(py, &found)).transpose()
+    }
+
+    fn state<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
+        PyBytes::new(py, &self.here(py, |it| it.state()))
+    }
+
+    fn save(&self, py: Python<'_>, folder: PathBuf) -> PyResult<()> {
+        self.here(py, |it| it.open.save(&folder)).map_err(|e| of(py, &e))
+    }
+
+    fn tensors<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let dict = PyDict::new(py);
+        for (name, shape, numbers) in self.here(py, |it| it.open.tensors()).map_err(|e| of(py, &e))? {
+            dict.set_item(name, arrays::shaped(py, &shape, &numbers)?)?;
+        }
+        Ok(dict)
+    }
+
+    fn __repr__(&self, py: Python<'_>) -> String {
+        let words = |it: &mut Inner| {
+            let it = &it.open.coordinator;
+            let (round, rounds) = (it.server().round, it.settings().train.rounds);
+            format!("Server({}, round {round} of {rounds}, {} clients)", it.strategy_name(), it.clients())
+        };
+        self.here(py, words)
+    }
+}
