@@ -26,6 +26,7 @@ struct Text {
 
 #[pymethods]
 impl Plan {
+    /// Reads a plan that came over a wire as `text` and `arrays`.
     #[new]
     #[pyo3(signature = (text, arrays = None))]
     fn new(py: Python<'_>, text: &str, arrays: Option<&Bound<'_, PyMapping>>) -> PyResult<Plan> {
@@ -41,21 +42,25 @@ impl Plan {
         Ok(Plan { orders, cohort: clients })
     }
 
+    /// The round, from 1.
     #[getter]
     fn round(&self) -> usize {
         self.orders.round
     }
 
+    /// What trains: `"A"`, `"B"`, `"AB"`, `"core"`, `"AB+core"` or `"full"`.
     #[getter]
     fn phase(&self) -> &'static str {
         self.orders.active.name()
     }
 
+    /// The round's cohort, ascending.
     #[getter]
     fn clients(&self) -> Vec<usize> {
         self.cohort.clone()
     }
 
+    /// The orders as JSON.
     #[getter]
     fn text(&self, py: Python<'_>) -> PyResult<String> {
         let (plan, _) = self.orders.to_message();
@@ -64,6 +69,7 @@ impl Plan {
         serde_json::to_string(&Text { clients: self.cohort.clone(), plan }).map_err(broken)
     }
 
+    /// What some methods send besides, each `[rows, cols]`: control variates, moments.
     #[getter]
     fn arrays<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         arrays::matrices(py, &self.orders.to_message().1)
@@ -80,6 +86,7 @@ pub struct Download(pub federation::Download);
 
 #[pymethods]
 impl Download {
+    /// Reads a download that came over a wire.
     #[new]
     fn new(round: usize, since: usize, arrays: &Bound<'_, PyMapping>) -> PyResult<Download> {
         let mut download = federation::Download { round, since, ..federation::Download::default() };
@@ -91,16 +98,19 @@ impl Download {
         Ok(Download(download))
     }
 
+    /// The round that it is for, from 1.
     #[getter]
     fn round(&self) -> usize {
         self.0.round
     }
 
+    /// The round whose start it is put on top of; 0: of nothing.
     #[getter]
     fn since(&self) -> usize {
         self.0.since
     }
 
+    /// The parts by name, each one vector `[n]`.
     #[getter]
     fn arrays<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let dict = PyDict::new(py);
@@ -110,6 +120,7 @@ impl Download {
         Ok(dict)
     }
 
+    /// Bytes of the message, as the ledger would count it for one client.
     #[getter]
     fn nbytes(&self) -> u64 {
         self.0.bytes()
@@ -167,6 +178,7 @@ impl Upload {
 
 #[pymethods]
 impl Upload {
+    /// Reads an upload that came over a wire.
     #[new]
     #[pyo3(signature = (header, values, slots = None))]
     fn new(
@@ -196,31 +208,37 @@ impl Upload {
         })
     }
 
+    /// The client, from 0.
     #[getter]
     pub fn client(&self) -> usize {
         self.words[0] as usize
     }
 
+    /// Examples in its shard: its weight in the average.
     #[getter]
     fn examples(&self) -> usize {
         self.words[1] as usize
     }
 
+    /// Mean loss over its local steps, the probe not counted.
     #[getter]
     fn loss(&self) -> f64 {
         self.loss
     }
 
+    /// Its local steps, the probe not counted.
     #[getter]
     fn steps(&self) -> usize {
         self.steps
     }
 
+    /// Real tokens it trained on, the probe included.
     #[getter]
     fn tokens(&self) -> u64 {
         self.tokens
     }
 
+    /// All of it that is no array: client, examples, flags, rank, loss, steps, tokens.
     #[getter]
     fn header<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let dict = PyDict::new(py);
@@ -233,16 +251,19 @@ impl Upload {
         Ok(dict)
     }
 
+    /// Which slots these are, where the client chose them: one bit for each slot of each target.
     #[getter]
     fn slots<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
         self.slots.as_ref().map(|slots| arrays::bytes(py, slots)).transpose()
     }
 
+    /// The numbers `[n]`: factor by factor, target by target, slot by slot; then the head and what else is sent.
     #[getter]
     fn values<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         arrays::floats(py, &self.values)
     }
 
+    /// Bytes of the message as the ledger counts it: 20, the slots and the values.
     #[getter]
     fn nbytes(&self) -> usize {
         HEADER + self.slots.as_ref().map_or(0, Vec::len) + 4 * self.values.len()

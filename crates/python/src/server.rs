@@ -28,6 +28,7 @@ struct Inner {
     evaluates: bool,
 }
 
+/// A strategy, its state and the ledger. It trains nothing and needs no training rows.
 #[pyclass(frozen, module = "bonfire")]
 pub struct Server(Mutex<Inner>);
 
@@ -143,6 +144,7 @@ fn clients(py: Python<'_>, clients: Vec<usize>, count: usize) -> PyResult<Vec<us
 
 #[pymethods]
 impl Server {
+    /// Reads the model, the labels and, to evaluate every `evaluate.every` rounds, the test rows.
     #[new]
     #[pyo3(signature = (config = None, *, overrides = None, device = None, evaluate = true))]
     fn new(
@@ -156,6 +158,7 @@ impl Server {
         Server::open(py, &loaded, evaluate, None)
     }
 
+    /// Goes on from what `state` gave, with the same configuration.
     #[staticmethod]
     #[pyo3(signature = (state, config = None, *, overrides = None, device = None, evaluate = true))]
     fn from_state(
@@ -170,70 +173,84 @@ impl Server {
         Server::open(py, &loaded, evaluate, Some(state))
     }
 
+    /// Complete rounds.
     #[getter]
     fn round(&self, py: Python<'_>) -> usize {
         self.here(py, |it| it.open.coordinator.server().round)
     }
 
+    /// Rounds of the whole run.
     #[getter]
     fn rounds(&self, py: Python<'_>) -> usize {
         self.here(py, |it| it.open.coordinator.settings().train.rounds)
     }
 
+    /// Whether all rounds are done.
     #[getter]
     fn finished(&self, py: Python<'_>) -> bool {
         self.here(py, |it| it.open.coordinator.is_finished())
     }
 
+    /// Clients of the federation.
     #[getter]
     fn clients(&self, py: Python<'_>) -> usize {
         self.here(py, |it| it.open.coordinator.clients())
     }
 
+    /// The strategy's name.
     #[getter]
     fn strategy(&self, py: Python<'_>) -> &'static str {
         self.here(py, |it| it.open.coordinator.strategy_name())
     }
 
+    /// Of what a server and its sites must agree on: see `Site.fingerprint`.
     #[getter]
     fn fingerprint(&self, py: Python<'_>) -> String {
         self.here(py, |it| it.open.fingerprint.clone())
     }
 
+    /// The resolved configuration as TOML.
     #[getter]
     fn config(&self, py: Python<'_>) -> String {
         self.here(py, |it| it.open.config.clone())
     }
 
+    /// All that a site needs that holds nothing.
     #[getter]
     fn adapter(&self, py: Python<'_>) -> Download {
         Download(self.here(py, |it| it.open.coordinator.download(0, None)))
     }
 
+    /// What crossed so far, summed over the rounds: scalars and bytes.
     #[getter]
     fn ledger<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         plain(py, &self.here(py, |it| it.sums()))
     }
 
+    /// A row a round, as in `metrics.jsonl`.
     #[getter]
     fn history<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         plain(py, &self.here(py, |it| it.history.clone()))
     }
 
+    /// A row for each client of the last round, as in `clients.jsonl`.
     #[getter]
     fn client_rows<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         plain(py, &self.here(py, |it| it.clients.clone()))
     }
 
+    /// The run in one object, as `summary.json`.
     #[getter]
     fn summary<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         plain(py, &self.here(py, |it| it.open.summary()))
     }
 
+    /// The orders for the next round; the same until `aggregate` ends it.
     fn plan(&self, py: Python<'_>) -> Plan {
         self.here(py, Inner::plan)
     }
 
+    /// What a site lacks that holds `since`.
     #[pyo3(signature = (since = 0, clients = None))]
     fn download(&self, py: Python<'_>, since: usize, clients: Option<Vec<usize>>) -> PyResult<Download> {
         let count = self.clients(py);
@@ -241,12 +258,14 @@ impl Server {
         Ok(Download(self.here(py, |it| it.open.coordinator.download(since, own.as_deref()))))
     }
 
+    /// A site was lost with all that it held: its clients' next download is whole, and the ledger counts it so.
     fn forget(&self, py: Python<'_>, clients: Vec<usize>) -> PyResult<()> {
         let lost = self::clients(py, clients, self.clients(py))?;
         self.here(py, |it| it.open.coordinator.forget(&lost));
         Ok(())
     }
 
+    /// Ends the round and gives its row, as in `metrics.jsonl`.
     #[pyo3(signature = (uploads, asked = None))]
     fn aggregate<'py>(
         &self,
@@ -279,19 +298,23 @@ impl Server {
         plain(py, &row.map_err(|e| of(py, &e))?)
     }
 
+    /// The global model on the configuration's test rows: `examples`, `answers`, `loss`, `accuracy` (0 to 1), `exact_match`.
     fn evaluate<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
         let found = patiently(py, || (), |()| Ok(()), |_| self.lock().open.evaluate())?;
         found.map_err(|e| of(py, &e))?.map(|found| plain(py, &found)).transpose()
     }
 
+    /// All that is needed to go on: model, strategy's state, ledger, rows.
     fn state<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
         PyBytes::new(py, &self.here(py, |it| it.state()))
     }
 
+    /// Writes the global adapter in PEFT layout.
     fn save(&self, py: Python<'_>, folder: PathBuf) -> PyResult<()> {
         self.here(py, |it| it.open.save(&folder)).map_err(|e| of(py, &e))
     }
 
+    /// The global adapter by PEFT's names, in its shapes: `lora_A` `[r, in]`, `lora_B` `[out, r]`.
     fn tensors<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let dict = PyDict::new(py);
         for (name, shape, numbers) in self.here(py, |it| it.open.tensors()).map_err(|e| of(py, &e))? {

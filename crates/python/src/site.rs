@@ -22,6 +22,7 @@ enum Trouble {
     Other(anyhow::Error),
 }
 
+/// A backbone on a device with one client's data or many clients', which train in one batched pass.
 #[pyclass(frozen, module = "bonfire")]
 pub struct Site(Mutex<OpenSite>);
 
@@ -51,6 +52,7 @@ fn holding(shards: Option<&Bound<'_, PyAny>>) -> PyResult<Holding> {
 
 #[pymethods]
 impl Site {
+    /// Opens the device and reads model and data.
     #[new]
     #[pyo3(signature = (config = None, shards = None, *, overrides = None, device = None))]
     fn new(
@@ -66,11 +68,13 @@ impl Site {
         opened.map(|site| Site(Mutex::new(site))).map_err(|e| of(py, &e))
     }
 
+    /// The clients that are here, ascending.
     #[getter]
     fn clients(&self, py: Python<'_>) -> Vec<usize> {
         self.here(py, |it| it.site.clients().to_vec())
     }
 
+    /// Training examples by client.
     #[getter]
     fn examples<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let dict = PyDict::new(py);
@@ -81,16 +85,19 @@ impl Site {
         Ok(dict)
     }
 
+    /// The round whose start it last received; 0: nothing yet.
     #[getter]
     fn holds(&self, py: Python<'_>) -> usize {
         self.here(py, |it| it.site.holds())
     }
 
+    /// Of what a server and its sites must agree on: settings, labels, tokenizer, backbone.
     #[getter]
     fn fingerprint(&self, py: Python<'_>) -> String {
         self.here(py, |it| it.fingerprint.clone())
     }
 
+    /// Trains those of its clients that the plan names, from `adapter` on top of what the site holds.
     #[pyo3(signature = (adapter, plan, round = None))]
     fn train(&self, py: Python<'_>, adapter: &Download, plan: &Plan, round: Option<usize>) -> PyResult<Vec<Upload>> {
         let own = plan.orders.round;
@@ -115,6 +122,7 @@ impl Site {
         }
     }
 
+    /// Judges the global model on the test rows of each client here, or the client's own model where clients keep a part for themselves (`personal`).
     #[pyo3(signature = (adapter = None))]
     fn evaluate<'py>(&self, py: Python<'py>, adapter: Option<&Download>) -> PyResult<Bound<'py, PyList>> {
         let download = adapter.map(|adapter| adapter.0.clone());
@@ -139,15 +147,18 @@ impl Site {
         Ok(list)
     }
 
+    /// Its copy of the global model, and what its clients keep for themselves.
     fn state<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
         PyBytes::new(py, &self.here(py, |it| it.site.state()))
     }
 
+    /// Takes up what `state` gave, on a site of the same configuration, data and clients.
     fn restore(&self, py: Python<'_>, state: &[u8]) -> PyResult<()> {
         let restored = self.here(py, |it| it.site.restore(state));
         restored.map_err(|e| mistake(py, format!("the state cannot be taken up: it {e}")))
     }
 
+    /// Writes the clients' own adapters in PEFT layout, `folder/0007`, where clients keep a part of the model for themselves.
     fn save_clients(&self, py: Python<'_>, folder: PathBuf) -> PyResult<Vec<usize>> {
         self.here(py, |it| it.save_clients(&folder)).map_err(|e| of(py, &e))
     }

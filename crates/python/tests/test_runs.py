@@ -1,0 +1,125 @@
+"""Whole runs, what they are told, and how they end."""
+
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+import bonfire
+
+
+def test_the_quickstart_trains(tmp_path):
+    seen = []
+    run = bonfire.train(out=tmp_path / "run", on_round=lambda row: seen.append(row["round"]))
+    assert seen == list(range(1, 11)) == [row["round"] for row in run.rounds]
+    assert run.summary["final_accuracy"] == run.rounds[-1]["test_accuracy"] > 0.4
+    assert {row["client"] for row in run.clients} == set(range(10))
+    assert (tmp_path / "run" / "adapter" / "adapter_model.safetensors").is_file()
+
+
+def test_configurations_are_files_mappings_or_overrides(tmp_path, small):
+    server = bonfire.Server(overrides=small)
+    file = tmp_path / "a.toml"
+    file.write_text(server.config)
+    import tomllib
+
+    assert (
+        bonfire.Server(file).fingerprint
+        == bonfire.Server(tomllib.loads(server.config)).fingerprint
+        == server.fingerprint
+    )
+    with pytest.raises(bonfire.ConfigError, match="did you mean `rounds`"):
+        bonfire.train(overrides={"train.round": 3})
+    with pytest.raises(ValueError, match="unknown section or key `a`"):
+        bonfire.train({"a": 1})
+    with pytest.raises(bonfire.ConfigError, match="cannot read the configuration"):
+        bonfire.train(tmp_path / "none.toml")
+    with pytest.raises(bonfire.ConfigError, match="expected auto, cpu"):
+        bonfire.train(device="tpu")
+    with pytest.raises(bonfire.ConfigError, match="clients of the|no client 12"):
+        bonfire.Site(shards=[12])
+    with pytest.raises(bonfire.ConfigError, match="named twice"):
+        bonfire.Site(shards=[1, 1])
+    with pytest.raises(bonfire.BonfireError, match="not an empty folder"):
+        bonfire.train(out=tmp_path)
+
+
+def test_a_failing_listener_ends_the_run_after_its_round(tmp_path, small):
+    def fail(row):
+        raise RuntimeError(f"enough after {row['round']}")
+
+    with pytest.raises(RuntimeError, match="enough after 1"):
+        bonfire.train(overrides=small | {"train.rounds": 50}, out=tmp_path / "run", on_round=fail)
+    rows = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    assert 1 <= len(rows) <= 3
+
+
+def test_other_threads_go_on_meanwhile(tmp_path, small):
+    ticks, done = [], threading.Event()
+
+    def tick():
+        while not done.wait(0.01):
+            ticks.append(time.monotonic())
+
+    thread = threading.Thread(target=tick)
+    thread.start()
+    began = time.monotonic()
+    bonfire.train(overrides=small, out=tmp_path / "run")
+    took = time.monotonic() - began
+    done.set()
+    thread.join()
+    longest = max(b - a for a, b in zip(ticks, ticks[1:], strict=False))
+    assert longest < took / 2, f"the interpreter was held for {longest:.2f} of {took:.2f} s"
+
+
+def test_ctrl_c_is_a_keyboard_interrupt(tmp_path):
+    code = (
+        "import bonfire\n"
+        f"bonfire.train(overrides={{'train.rounds': 500}}, out={str(tmp_path / 'run')!r}, on_round=lambda r: print(r['round'], flush=True))"
+    )
+    child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert child.stdout.readline() == "1\n"
+    child.send_signal(signal.SIGINT)
+    _, errors = child.communicate(timeout=60)
+    assert child.returncode != 0 and "KeyboardInterrupt" in errors
+    again = subprocess.run(
+        [sys.executable, "-m", "bonfire", "evaluate", str(tmp_path / "run")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert again.returncode == 0 and "accuracy" in again.stdout, again.stderr
+
+
+def test_strategies_are_compared(tmp_path, small):
+    rows = bonfire.compare(
+        strategies=["lora-a2", "fedit"],
+        seeds=[0],
+        ranks=[2],
+        out=tmp_path / "compare",
+        overrides=small | {"train.rounds": 1},
+    )
+    assert [row["strategy"] for row in rows] == ["lora-a2", "fedit"] and all(row["status"] == "done" for row in rows)
+    assert (tmp_path / "compare" / "table.md").is_file()
+    with pytest.raises(bonfire.ConfigError, match="fedavg"):
+        bonfire.compare(strategies="fedavg")
+
+
+def test_the_program_comes_with_the_package():
+    told = subprocess.run([sys.executable, "-m", "bonfire", "--version"], capture_output=True, text=True, check=True)
+    assert told.stdout.strip() == f"bonfire {bonfire.__version__}"
+    wrong = subprocess.run(
+        [sys.executable, "-m", "bonfire", "train", "none.toml"], capture_output=True, text=True, check=False
+    )
+    assert wrong.returncode == 2 and "cannot read the configuration none.toml" in wrong.stderr
+
+
+def test_the_stubs_say_what_is_there():
+    pytest.importorskip("mypy")
+    told = subprocess.run(
+        [sys.executable, "-m", "mypy.stubtest", "bonfire"], capture_output=True, text=True, check=False
+    )
+    assert told.returncode == 0, told.stdout
