@@ -2,10 +2,9 @@
 
 import json
 
+import bonfire
 import numpy as np
 import pytest
-
-import bonfire
 
 
 def over_the_wire(message):

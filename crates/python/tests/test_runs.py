@@ -1,14 +1,14 @@
 """Whole runs, what they are told, and how they end."""
 
+import itertools
 import signal
 import subprocess
 import sys
 import threading
 import time
 
-import pytest
-
 import bonfire
+import pytest
 
 
 def test_the_quickstart_trains(tmp_path):
@@ -71,7 +71,7 @@ def test_other_threads_go_on_meanwhile(tmp_path, small):
     took = time.monotonic() - began
     done.set()
     thread.join()
-    longest = max(b - a for a, b in zip(ticks, ticks[1:], strict=False))
+    longest = max(b - a for a, b in itertools.pairwise(ticks))
     assert longest < took / 2, f"the interpreter was held for {longest:.2f} of {took:.2f} s"
 
 
