@@ -1,12 +1,12 @@
-"""What a client trains and the server evaluates: the data, the network, one local pass over a shard, the accuracy.
+"""What a client trains and the server evaluates: the data, the network, local training on a shard, the accuracy.
 
-Nothing here knows of Flower. `texts` and `network` are kept for the life of the process, so that a Ray actor or a long-lived
-client process reads the backbone and the texts once, not once a round.
+Nothing here knows of Flower. `texts` and `network` are kept for the life of the process, so that a Ray actor or a
+long-lived client process reads the backbone and the texts once, not once a round.
 """
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -46,12 +46,14 @@ class Settings:
     seed: int
 
     @staticmethod
-    def of(run_config) -> "Settings":
+    def of(run_config: Mapping[str, str | int | float | bool]) -> "Settings":
         """Raises ValueError, naming the key, where a path is missing or a count is not positive."""
         values = {name: run_config[name.replace("_", "-")] for name in Settings.__dataclass_fields__}
         for key in ["model", "data", "partition"]:
             if not values[key] or not Path(values[key]).exists():
-                raise ValueError(f"{key} = {values[key]!r} is not there; set it with --run-config '{key}=\"PATH\"'")
+                raise ValueError(
+                    f"{key} = {values[key]!r} is not there; set it with --run-config '{key}=\"PATH\"'"
+                )
         for key in ["clients", "rank", "max_length", "batch_size", "slices", "epochs", "rounds"]:
             if values[key] < 1:
                 raise ValueError(f"{key.replace('_', '-')} = {values[key]}; it must be at least 1")
@@ -79,7 +81,9 @@ def texts(settings: Settings, split: str) -> Texts:
     lines = (Path(settings.data) / f"{split}.jsonl").read_text(encoding="utf-8").splitlines()
     rows = [json.loads(line) for line in lines if line.strip()]
     tokenizer = AutoTokenizer.from_pretrained(settings.model)
-    found = tokenizer([row["text"] for row in rows], truncation=True, max_length=settings.max_length)["input_ids"]
+    found = tokenizer([row["text"] for row in rows], truncation=True, max_length=settings.max_length)[
+        "input_ids"
+    ]
     labels = torch.tensor([row["label"] for row in rows])
     return Texts([torch.tensor(ids) for ids in found], labels, tokenizer.pad_token_id)
 
@@ -89,13 +93,15 @@ def shards(settings: Settings) -> list[list[int]]:
     """The training rows of each client."""
     lists = json.loads(Path(settings.partition).read_text(encoding="utf-8"))
     if len(lists) != settings.clients:
-        raise ValueError(f"partition: {settings.partition} has {len(lists)} row lists; clients = {settings.clients}")
+        raise ValueError(
+            f"partition: {settings.partition} has {len(lists)} row lists; clients = {settings.clients}"
+        )
     return lists
 
 
 @lru_cache
 def network(settings: Settings) -> PeftModel:
-    """The backbone with LoRA and a trained head, the same in every process of a run: the seed draws A and the head."""
+    """The backbone with LoRA and a trained head, both drawn from the seed: alike in all processes of a run."""
     torch.manual_seed(settings.seed)
     classes = int(texts(settings, "train").labels.max()) + 1
     base = AutoModelForSequenceClassification.from_pretrained(
@@ -136,7 +142,9 @@ def train(net: PeftModel, settings: Settings, rows: Sequence[int], seed: Sequenc
         order = rng.permutation(rows)
         for start in range(0, len(order), settings.batch_size):
             optimize.zero_grad(set_to_none=True)
-            step_losses.append(backward(net, data, order[start : start + settings.batch_size], settings.slices))
+            step_losses.append(
+                backward(net, data, order[start : start + settings.batch_size], settings.slices)
+            )
             optimize.step()
     return float(torch.stack(step_losses).mean())
 

@@ -1,0 +1,364 @@
+#!/usr/bin/env python3
+"""Time one federated job in several ways on the same machine, model, texts, row lists and settings, in turns.
+
+    peft          scripts/flower_peft: a Flower app with PyTorch and PEFT, one client a SuperNode
+    peft-sliced   the same with each batch cut into four slices of like length; only where --sides names it
+    flower-each   Bonfire's Flower app, one client a SuperNode
+    flower-one    Bonfire's Flower app, all clients on one SuperNode
+    train         bonfire train, without Flower
+
+    python3 scripts/flower_times.py --model DIR --data DIR --peft-python PYTHON --flower-python PYTHON \\
+      --bonfire target/release/bonfire
+
+--peft-python has what scripts/flower_peft needs, --flower-python flwr[simulation], numpy and the bonfire
+wheel. Flower runs in its simulation engine, on a SuperLink of this script's own that is up before the clock
+starts. The job: FedIT, rank 8 on query and value, head trained, one epoch a round, batches of 32, in f32 on
+the CPU, evaluated once, after the last round. A round's seconds are the server's, from the first message to
+the averaged model, evaluation left out: the median of all rounds but the first. `job` is the time from the
+command to its end; `rest` is what of it is not in these rounds: start-up, first round, evaluation. Needs
+Python's standard library alone.
+"""
+
+import argparse
+import json
+import os
+import random
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import tomllib
+import urllib.error
+import urllib.request
+from contextlib import contextmanager
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+SIDES = ["peft", "peft-sliced", "flower-each", "flower-one", "train"]
+# The environments are complete, and nothing leaves this machine.
+QUIET = {
+    "FLWR_TELEMETRY_ENABLED": "0",
+    "FLWR_DISABLE_UPDATE_CHECK": "1",
+    "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+}
+
+
+def main():
+    args = arguments()
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        args.work = Path(folder)
+        args.rows_file, args.toml = write_job(args)
+        turns = []
+        for turn in range(1, args.turns + 1):
+            for side in args.sides:
+                turns.append(
+                    {"turn": turn, "side": side, **measure(args, side, args.work / f"{side}-{turn}")}
+                )
+                print(f"turn {turn}  {side:<12} {told(turns[-1])}", file=sys.stderr, flush=True)
+    rows = [summary(side, [turn for turn in turns if turn["side"] == side]) for side in args.sides]
+    print(table(rows))
+    if args.json:
+        options = {
+            key: str(value) for key, value in vars(args).items() if key not in ["work", "rows_file", "toml"]
+        }
+        result = {"rows": rows, "turns": turns, "options": options, "load_before": args.load}
+        args.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+
+
+def arguments():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", required=True, type=Path, help="a Hugging Face folder of an encoder")
+    parser.add_argument(
+        "--data", required=True, type=Path, help="a folder with train.jsonl and test.jsonl, labels as numbers"
+    )
+    parser.add_argument("--peft-python", help="an interpreter with flwr, torch, transformers and peft")
+    parser.add_argument("--flower-python", help="an interpreter with flwr and bonfire")
+    parser.add_argument("--bonfire", default="target/release/bonfire", type=Path, help="the binary")
+    parser.add_argument(
+        "--config", default=ROOT / "configs/banking77.toml", type=Path, help="what the job starts from"
+    )
+    parser.add_argument("--partition", type=Path, help="row lists as JSON; else drawn as --config says")
+    parser.add_argument(
+        "--rows", type=int, help="at most so many rows a client, drawn from its list; else all"
+    )
+    parser.add_argument(
+        "--sides",
+        type=lambda text: text.split(","),
+        default=[side for side in SIDES if side != "peft-sliced"],
+    )
+    threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    parser.add_argument(
+        "--threads", type=int, default=threads, help="of each side, all its processes together"
+    )
+    parser.add_argument(
+        "--peft-actors", type=int, default=2, help="Ray actors that share --threads on the sides of PEFT"
+    )
+    parser.add_argument(
+        "--flower-actors", type=int, default=1, help="Ray actors that share --threads in flower-each"
+    )
+    for name, default in [("rounds", 3), ("turns", 1), ("seed", 0), ("timeout", 1800)]:
+        parser.add_argument("--" + name, type=int, default=default)
+    parser.add_argument("--json", type=Path, help="also write every reading here")
+    args = parser.parse_args()
+    check(parser, args)
+    args.load = os.getloadavg()[0]
+    return args
+
+
+def check(parser, args):
+    if unknown := [side for side in args.sides if side not in SIDES]:
+        parser.error(f"--sides {','.join(unknown)}: known are {','.join(SIDES)}")
+    if args.rounds < 2:
+        parser.error(f"--rounds {args.rounds}: the first holds the start-up, so at least 2 are needed")
+    for kind, python in [("peft", args.peft_python), ("flower", args.flower_python)]:
+        needed = any(side.startswith(kind) for side in args.sides)
+        if needed and not (python and (Path(python).parent / "flower-superlink").exists()):
+            parser.error(f"--{kind}-python {python}: --sides {kind}… needs a Python beside flwr's commands")
+    for path in [args.model, args.data, args.config, args.bonfire, args.partition]:
+        if path and not path.exists():
+            parser.error(f"{path} is not there")
+
+
+def write_job(args):
+    """The row lists, and Bonfire's configuration of the job with every key resolved."""
+    rows, toml = args.work / "rows.json", args.work / "job.toml"
+    paths = set_keys(
+        {"model.path": quoted(args.model), "data.path": quoted(args.data), "train.seed": args.seed}
+    )
+    lists = args.partition or rows
+    if not args.partition:
+        finish([args.bonfire, "partition", args.config, "--quiet", "--no-svg", "--json", rows, *paths])
+    clients, rng = json.loads(lists.read_text(encoding="utf-8")), random.Random(args.seed)
+    if args.rows:
+        clients = [rng.sample(client, min(args.rows, len(client))) for client in clients]
+    rows.write_text(json.dumps(clients), encoding="utf-8")
+    args.clients, args.examples = len(clients), sum(map(len, clients))
+    job = {
+        "clients.count": args.clients,
+        "clients.budget": '"full"',
+        "strategy.name": '"fedit"',
+        "adapter.targets": '["query","value"]',
+        "data.partition": f'{{kind="file",path={quoted(rows)}}}',
+        "train.lr_b": 1e-3,
+        "train.rounds": args.rounds,
+        "evaluate.every": args.rounds,
+        "engine.device": '"cpu"',
+    }
+    toml.write_text(
+        finish([args.bonfire, "config", args.config, "--quiet", *paths, *set_keys(job)]), encoding="utf-8"
+    )
+    return rows, toml
+
+
+def set_keys(keys):
+    return [part for key, value in keys.items() for part in ("--set", f"{key}={value}")]
+
+
+def quoted(path):
+    return json.dumps(str(Path(path).resolve()))
+
+
+def measure(args, side, out):
+    """Seconds of each round and of the job, and the accuracy after the last round."""
+    if side == "train":
+        return train(args, out)
+    if side.startswith("peft"):
+        config = peft_config(args, out, slices=4 if side == "peft-sliced" else 1)
+        job = flower(
+            args, args.peft_python, "scripts/flower_peft", config, args.clients, args.peft_actors, out
+        )
+        return {"job": job, **read_peft(args, out)}
+    supernodes, actors = (1, 1) if side == "flower-one" else (args.clients, args.flower_actors)
+    config = {"config": str(args.toml), "out": str(out), "min-nodes": supernodes}
+    job = flower(args, args.flower_python, "flower", config, supernodes, actors, out)
+    return {"job": job, **read_bonfire(args, out)}
+
+
+def peft_config(args, out, slices):
+    """The settings of Bonfire's configuration, by the names of the PEFT app."""
+    job = tomllib.loads(args.toml.read_text(encoding="utf-8"))
+    train, adapter = job["train"], job["adapter"]
+    return {
+        "model": str(args.model.resolve()),
+        "data": str(args.data.resolve()),
+        "partition": str(args.rows_file),
+        "out": str(out),
+        "clients": args.clients,
+        "rank": adapter["rank"],
+        "alpha": adapter["alpha"],
+        "targets": ",".join(adapter["targets"]),
+        "max-length": job["data"]["max_length"],
+        "batch-size": train["batch_size"],
+        "slices": slices,
+        "epochs": train["epochs"],
+        "rounds": args.rounds,
+        "lr-a": train["lr_a"],
+        "lr-b": train["lr_b"],
+        "lr-head": train["lr_head"],
+        "seed": args.seed,
+        "threads": max(1, args.threads // args.peft_actors),
+        "server-threads": args.threads,
+        "evaluate-every": args.rounds,
+    }
+
+
+def flower(args, python, app, config, supernodes, actors, out):
+    """Seconds that `flwr run` takes, to the end of the run."""
+    out.mkdir(parents=True)
+    run_config = out / "run-config.toml"
+    lines = (f"{key} = {json.dumps(value)}\n" for key, value in config.items())
+    run_config.write_text("".join(lines), encoding="utf-8")
+    cores = max(1, args.threads // actors)
+    engine = {
+        "num-supernodes": supernodes,
+        "client-resources-num-cpus": cores,
+        "client-resources-num-gpus": 0.0,
+        "init-args-num-cpus": args.threads,
+    }
+    options = " ".join(f"{key}={value}" for key, value in engine.items())
+    commands = Path(python).parent
+    with superlink(commands, out, cores) as environment:
+        start = time.perf_counter()
+        command = [commands / "flwr", "run", ROOT / app, "timed", "--stream", "--federation-config", options]
+        finish([*command, "--run-config", run_config], out / "flwr.log", args.timeout, environment)
+        return time.perf_counter() - start
+
+
+@contextmanager
+def superlink(commands, out, threads):
+    """A SuperLink with the simulation engine on a free port; the environment where `flwr run timed` finds it."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    home = out / "flwr-home"
+    home.mkdir()
+    connection = f'[superlink.timed]\naddress = "127.0.0.1:{port}"\ninsecure = true\n'
+    (home / "config.toml").write_text(connection, encoding="utf-8")
+    environment = {**os.environ, **QUIET, "FLWR_HOME": str(home), "RAYON_NUM_THREADS": str(threads)}
+    environment["PATH"] = f"{commands}{os.pathsep}{os.environ['PATH']}"
+    command = [
+        commands / "flower-superlink",
+        "--insecure",
+        "--simulation",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+    ]
+    with (out / "superlink.log").open("w") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
+    try:
+        wait_for(process, port, out / "superlink.log")
+        yield environment
+    finally:
+        stop(process)
+
+
+def wait_for(process, port, log):
+    """Until the SuperLink answers."""
+    for _ in range(300):
+        if process.poll() is not None:
+            break
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1):
+                return
+        except (urllib.error.URLError, TimeoutError):
+            time.sleep(0.2)
+    sys.exit(f"the SuperLink did not start:\n{end_of(log)}")
+
+
+def stop(process):
+    """The SuperLink and what it started."""
+    for sign in [signal.SIGTERM, signal.SIGKILL]:
+        try:
+            os.killpg(process.pid, sign)
+            process.wait(timeout=20)
+            return
+        except ProcessLookupError:
+            return
+        except subprocess.TimeoutExpired:
+            continue
+
+
+def train(args, out):
+    command = [args.bonfire, "train", args.toml, "--quiet", "--out", out]
+    environment = {**os.environ, "RAYON_NUM_THREADS": str(args.threads)}
+    start = time.perf_counter()
+    finish(command, args.work / f"{out.name}.log", args.timeout, environment)
+    return {"job": time.perf_counter() - start} | read_bonfire(args, out)
+
+
+def read_peft(args, out):
+    rows = records(args, out / "rounds.jsonl", out)
+    return {"rounds": [row["seconds"] for row in rows], "accuracy": rows[-1]["test_accuracy"]}
+
+
+def read_bonfire(args, out):
+    rows = records(args, out / "metrics.jsonl", out)
+    seconds = [row["seconds"] - row["times"]["evaluate"] for row in rows]
+    return {"rounds": seconds, "accuracy": rows[-1]["test_accuracy"]}
+
+
+def records(args, file, out):
+    lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+    if len(lines) != args.rounds:
+        log = out / "flwr.log"
+        sys.exit(f"{file} has {len(lines)} of {args.rounds} rounds:\n{end_of(log) if log.exists() else ''}")
+    return [json.loads(line) for line in lines]
+
+
+def finish(command, log=None, timeout=600, environment=None):
+    """What the command printed, which also goes to the log; leaves with its last lines where it fails."""
+    command = [str(part) for part in command]
+    try:
+        done = subprocess.run(
+            command, check=False, capture_output=True, text=True, env=environment, timeout=timeout
+        )
+    except subprocess.TimeoutExpired:
+        sys.exit(f"{' '.join(command)}\nhad not ended after {timeout} seconds")
+    if log:
+        log.write_text(done.stdout + done.stderr, encoding="utf-8")
+    if done.returncode:
+        sys.exit(f"{' '.join(command)}\nended with {done.returncode}:\n{done.stderr.strip()}")
+    return done.stdout
+
+
+def end_of(file, lines=30):
+    return "\n".join(file.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])
+
+
+def summary(side, turns):
+    """Medians over the turns; of the rounds, over all later ones."""
+    return {
+        "side": side,
+        "round": statistics.median(second for turn in turns for second in turn["rounds"][1:]),
+        "rest": statistics.median(turn["job"] - sum(turn["rounds"][1:]) for turn in turns),
+        "job": statistics.median(turn["job"] for turn in turns),
+        "accuracy": [turn["accuracy"] for turn in turns],
+    }
+
+
+def told(turn):
+    rounds = " ".join(f"{seconds:.1f}" for seconds in turn["rounds"])
+    return f"rounds {rounds} s   job {turn['job']:.1f} s   accuracy {100 * turn['accuracy']:.2f}%"
+
+
+def table(rows):
+    """A ratio above 1 says how many times faster than peft."""
+    lines = ["| | s a round | | rest, s | job, s | | accuracy, % |", "|---|---|---|---|---|---|---|"]
+    base = next((row for row in rows if row["side"] == "peft"), None)
+    for row in rows:
+        round_, job = (f"{base[key] / row[key]:.2f} ×" if base else "" for key in ["round", "job"])
+        seconds = [f"{row['round']:.1f}", round_, f"{row['rest']:.1f}", f"{row['job']:.1f}", job]
+        accuracy = ", ".join(f"{100 * value:.2f}" for value in row["accuracy"])
+        lines.append("| " + " | ".join([row["side"], *seconds, accuracy]) + " |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
