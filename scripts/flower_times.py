@@ -19,7 +19,6 @@ command to its end; `rest` is what of it is not in these rounds: start-up, first
 Python's standard library alone.
 """
 
-import argparse
 import json
 import os
 import random
@@ -33,11 +32,16 @@ import time
 import tomllib
 import urllib.error
 import urllib.request
+from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
+CONFIG = ROOT / "configs/banking77.toml"  # the job, but for what `write_job` sets
 SIDES = ["peft", "peft-sliced", "flower-each", "flower-one", "train"]
+Reading = dict[str, Any]  # "rounds", "job": seconds; "accuracy": a share
 # The environments are complete, and nothing leaves this machine.
 QUIET = {
     "FLWR_TELEMETRY_ENABLED": "0",
@@ -46,71 +50,52 @@ QUIET = {
 }
 
 
-def main():
+def main() -> None:
     args = arguments()
+    options = {key: str(value) for key, value in vars(args).items()}
+    turns: list[Reading] = []
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         args.work = Path(folder)
         args.rows_file, args.toml = write_job(args)
-        turns = []
         for turn in range(1, args.turns + 1):
             for side in args.sides:
-                turns.append(
-                    {"turn": turn, "side": side, **measure(args, side, args.work / f"{side}-{turn}")}
-                )
-                print(f"turn {turn}  {side:<12} {told(turns[-1])}", file=sys.stderr, flush=True)
+                reading = measure(args, side, args.work / f"{side}-{turn}")
+                print(f"turn {turn}  {side:<12} {told(reading)}", file=sys.stderr, flush=True)
+                turns.append({"turn": turn, "side": side, **reading})
     rows = [summary(side, [turn for turn in turns if turn["side"] == side]) for side in args.sides]
     print(table(rows))
     if args.json:
-        options = {
-            key: str(value) for key, value in vars(args).items() if key not in ["work", "rows_file", "toml"]
-        }
-        result = {"rows": rows, "turns": turns, "options": options, "load_before": args.load}
+        result = {"rows": rows, "turns": turns, "options": options}
         args.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
 
-def arguments():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--model", required=True, type=Path, help="a Hugging Face folder of an encoder")
-    parser.add_argument(
-        "--data", required=True, type=Path, help="a folder with train.jsonl and test.jsonl, labels as numbers"
-    )
-    parser.add_argument("--peft-python", help="an interpreter with flwr, torch, transformers and peft")
-    parser.add_argument("--flower-python", help="an interpreter with flwr and bonfire")
-    parser.add_argument("--bonfire", default="target/release/bonfire", type=Path, help="the binary")
-    parser.add_argument(
-        "--config", default=ROOT / "configs/banking77.toml", type=Path, help="what the job starts from"
-    )
-    parser.add_argument("--partition", type=Path, help="row lists as JSON; else drawn as --config says")
-    parser.add_argument(
-        "--rows", type=int, help="at most so many rows a client, drawn from its list; else all"
-    )
-    parser.add_argument(
-        "--sides",
-        type=lambda text: text.split(","),
-        default=[side for side in SIDES if side != "peft-sliced"],
-    )
+def arguments() -> Namespace:
+    parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
+    option = parser.add_argument
+    option("--model", required=True, type=Path, help="a Hugging Face folder of an encoder")
+    option("--data", required=True, type=Path, help="train.jsonl and test.jsonl, with labels as numbers")
+    option("--peft-python", help="an interpreter with flwr, torch, transformers and peft")
+    option("--flower-python", help="an interpreter with flwr and bonfire")
+    option("--bonfire", default="target/release/bonfire", type=Path, help="the binary")
+    option("--partition", type=Path, help="row lists as JSON; else drawn, Dirichlet 0.1")
+    option("--rows", type=int, help="at most so many rows a client, drawn from its list; else all")
+    sides = [side for side in SIDES if side != "peft-sliced"]
+    option("--sides", type=lambda text: text.split(","), default=sides, help=f"of {','.join(SIDES)}")
     threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    parser.add_argument(
-        "--threads", type=int, default=threads, help="of each side, all its processes together"
-    )
-    parser.add_argument(
-        "--peft-actors", type=int, default=2, help="Ray actors that share --threads on the sides of PEFT"
-    )
-    parser.add_argument(
-        "--flower-actors", type=int, default=1, help="Ray actors that share --threads in flower-each"
-    )
-    for name, default in [("rounds", 3), ("turns", 1), ("seed", 0), ("timeout", 1800)]:
-        parser.add_argument("--" + name, type=int, default=default)
-    parser.add_argument("--json", type=Path, help="also write every reading here")
+    option("--threads", type=int, default=threads, help="of a side, all its processes together")
+    option("--peft-actors", type=int, default=2, help="Ray actors that share --threads on the sides of PEFT")
+    option("--flower-actors", type=int, default=1, help="Ray actors that share --threads in flower-each")
+    option("--timeout", type=int, default=1800, help="seconds that a job may take")
+    for name, default in [("rounds", 3), ("turns", 1), ("seed", 0)]:
+        option("--" + name, type=int, default=default)
+    option("--json", type=Path, help="also write every reading here")
     args = parser.parse_args()
     check(parser, args)
     args.load = os.getloadavg()[0]
     return args
 
 
-def check(parser, args):
+def check(parser: ArgumentParser, args: Namespace) -> None:
     if unknown := [side for side in args.sides if side not in SIDES]:
         parser.error(f"--sides {','.join(unknown)}: known are {','.join(SIDES)}")
     if args.rounds < 2:
@@ -119,20 +104,18 @@ def check(parser, args):
         needed = any(side.startswith(kind) for side in args.sides)
         if needed and not (python and (Path(python).parent / "flower-superlink").exists()):
             parser.error(f"--{kind}-python {python}: --sides {kind}… needs a Python beside flwr's commands")
-    for path in [args.model, args.data, args.config, args.bonfire, args.partition]:
+    for path in [args.model, args.data, args.bonfire, args.partition]:
         if path and not path.exists():
             parser.error(f"{path} is not there")
 
 
-def write_job(args):
+def write_job(args: Namespace) -> tuple[Path, Path]:
     """The row lists, and Bonfire's configuration of the job with every key resolved."""
     rows, toml = args.work / "rows.json", args.work / "job.toml"
-    paths = set_keys(
-        {"model.path": quoted(args.model), "data.path": quoted(args.data), "train.seed": args.seed}
-    )
+    own = {"model.path": quoted(args.model), "data.path": quoted(args.data), "train.seed": args.seed}
     lists = args.partition or rows
     if not args.partition:
-        finish([args.bonfire, "partition", args.config, "--quiet", "--no-svg", "--json", rows, *paths])
+        finish([args.bonfire, "partition", CONFIG, "--quiet", "--no-svg", "--json", rows, *set_keys(own)])
     clients, rng = json.loads(lists.read_text(encoding="utf-8")), random.Random(args.seed)
     if args.rows:
         clients = [rng.sample(client, min(args.rows, len(client))) for client in clients]
@@ -149,21 +132,20 @@ def write_job(args):
         "evaluate.every": args.rounds,
         "engine.device": '"cpu"',
     }
-    toml.write_text(
-        finish([args.bonfire, "config", args.config, "--quiet", *paths, *set_keys(job)]), encoding="utf-8"
-    )
+    resolved = finish([args.bonfire, "config", CONFIG, "--quiet", *set_keys(own | job)])
+    toml.write_text(resolved, encoding="utf-8")
     return rows, toml
 
 
-def set_keys(keys):
+def set_keys(keys: dict[str, object]) -> list[str]:
     return [part for key, value in keys.items() for part in ("--set", f"{key}={value}")]
 
 
-def quoted(path):
+def quoted(path: Path) -> str:
     return json.dumps(str(Path(path).resolve()))
 
 
-def measure(args, side, out):
+def measure(args: Namespace, side: str, out: Path) -> Reading:
     """Seconds of each round and of the job, and the accuracy after the last round."""
     if side == "train":
         return train(args, out)
@@ -179,7 +161,7 @@ def measure(args, side, out):
     return {"job": job, **read_bonfire(args, out)}
 
 
-def peft_config(args, out, slices):
+def peft_config(args: Namespace, out: Path, slices: int) -> dict[str, object]:
     """The settings of Bonfire's configuration, by the names of the PEFT app."""
     job = tomllib.loads(args.toml.read_text(encoding="utf-8"))
     train, adapter = job["train"], job["adapter"]
@@ -207,7 +189,9 @@ def peft_config(args, out, slices):
     }
 
 
-def flower(args, python, app, config, supernodes, actors, out):
+def flower(
+    args: Namespace, python: str, app: str, config: dict[str, object], supernodes: int, actors: int, out: Path
+) -> float:
     """Seconds that `flwr run` takes, to the end of the run."""
     out.mkdir(parents=True)
     run_config = out / "run-config.toml"
@@ -230,8 +214,8 @@ def flower(args, python, app, config, supernodes, actors, out):
 
 
 @contextmanager
-def superlink(commands, out, threads):
-    """A SuperLink with the simulation engine on a free port; the environment where `flwr run timed` finds it."""
+def superlink(commands: Path, out: Path, threads: int) -> Iterator[dict[str, str]]:
+    """A SuperLink with the simulation engine on a free port; the environment in which `flwr` finds it."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -259,7 +243,7 @@ def superlink(commands, out, threads):
         stop(process)
 
 
-def wait_for(process, port, log):
+def wait_for(process: subprocess.Popen, port: int, log: Path) -> None:
     """Until the SuperLink answers."""
     for _ in range(300):
         if process.poll() is not None:
@@ -272,7 +256,7 @@ def wait_for(process, port, log):
     sys.exit(f"the SuperLink did not start:\n{end_of(log)}")
 
 
-def stop(process):
+def stop(process: subprocess.Popen) -> None:
     """The SuperLink and what it started."""
     for sign in [signal.SIGTERM, signal.SIGKILL]:
         try:
@@ -285,7 +269,7 @@ def stop(process):
             continue
 
 
-def train(args, out):
+def train(args: Namespace, out: Path) -> Reading:
     command = [args.bonfire, "train", args.toml, "--quiet", "--out", out]
     environment = {**os.environ, "RAYON_NUM_THREADS": str(args.threads)}
     start = time.perf_counter()
@@ -293,18 +277,18 @@ def train(args, out):
     return {"job": time.perf_counter() - start} | read_bonfire(args, out)
 
 
-def read_peft(args, out):
+def read_peft(args: Namespace, out: Path) -> Reading:
     rows = records(args, out / "rounds.jsonl", out)
     return {"rounds": [row["seconds"] for row in rows], "accuracy": rows[-1]["test_accuracy"]}
 
 
-def read_bonfire(args, out):
+def read_bonfire(args: Namespace, out: Path) -> Reading:
     rows = records(args, out / "metrics.jsonl", out)
     seconds = [row["seconds"] - row["times"]["evaluate"] for row in rows]
     return {"rounds": seconds, "accuracy": rows[-1]["test_accuracy"]}
 
 
-def records(args, file, out):
+def records(args: Namespace, file: Path, out: Path) -> list[dict]:
     lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
     if len(lines) != args.rounds:
         log = out / "flwr.log"
@@ -312,7 +296,12 @@ def records(args, file, out):
     return [json.loads(line) for line in lines]
 
 
-def finish(command, log=None, timeout=600, environment=None):
+def finish(
+    command: Sequence[str | Path],
+    log: Path | None = None,
+    timeout: int = 600,
+    environment: dict | None = None,
+) -> str:
     """What the command printed, which also goes to the log; leaves with its last lines where it fails."""
     command = [str(part) for part in command]
     try:
@@ -328,11 +317,11 @@ def finish(command, log=None, timeout=600, environment=None):
     return done.stdout
 
 
-def end_of(file, lines=30):
+def end_of(file: Path, lines: int = 30) -> str:
     return "\n".join(file.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])
 
 
-def summary(side, turns):
+def summary(side: str, turns: list[Reading]) -> dict[str, object]:
     """Medians over the turns; of the rounds, over all later ones."""
     return {
         "side": side,
@@ -343,12 +332,12 @@ def summary(side, turns):
     }
 
 
-def told(turn):
+def told(turn: Reading) -> str:
     rounds = " ".join(f"{seconds:.1f}" for seconds in turn["rounds"])
     return f"rounds {rounds} s   job {turn['job']:.1f} s   accuracy {100 * turn['accuracy']:.2f}%"
 
 
-def table(rows):
+def table(rows: list[dict]) -> str:
     """A ratio above 1 says how many times faster than peft."""
     lines = ["| | s a round | | rest, s | job, s | | accuracy, % |", "|---|---|---|---|---|---|---|"]
     base = next((row for row in rows if row["side"] == "peft"), None)

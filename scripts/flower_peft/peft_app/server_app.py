@@ -30,7 +30,7 @@ def main(grid: Grid, context: Context) -> None:
 
 
 class Evaluation:
-    """What FedAvg calls before the first round and after each: evaluates, and keeps the clock of the rounds."""
+    """What FedAvg calls before the first round and after each: evaluates, and keeps the rounds' clock."""
 
     def __init__(self, settings: Settings, every: int, out: str) -> None:
         self.settings, self.every = settings, every

@@ -1,7 +1,7 @@
-"""What a client trains and the server evaluates: the data, the network, local training on a shard, the accuracy.
+"""What a client trains and the server evaluates: the data, the network, local training, the accuracy.
 
-Nothing here knows of Flower. `texts` and `network` are kept for the life of the process, so that a Ray actor or a
-long-lived client process reads the backbone and the texts once, not once a round.
+Nothing here knows of Flower. `texts` and `network` are kept for the life of the process: a Ray actor reads
+the backbone and the texts once, not once a round.
 """
 
 import json
@@ -101,7 +101,7 @@ def shards(settings: Settings) -> list[list[int]]:
 
 @lru_cache
 def network(settings: Settings) -> PeftModel:
-    """The backbone with LoRA and a trained head, both drawn from the seed: alike in all processes of a run."""
+    """The backbone with LoRA and a trained head, both drawn from the seed: alike in all processes."""
     torch.manual_seed(settings.seed)
     classes = int(texts(settings, "train").labels.max()) + 1
     base = AutoModelForSequenceClassification.from_pretrained(
