@@ -34,7 +34,7 @@ import urllib.error
 import urllib.request
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,7 @@ QUIET = {
 
 def main() -> None:
     args = arguments()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))  # so that the SuperLink goes too
     options = {key: str(value) for key, value in vars(args).items()}
     turns: list[Reading] = []
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
@@ -235,7 +236,7 @@ def superlink(commands: Path, out: Path, threads: int) -> Iterator[dict[str, str
         str(port),
     ]
     with (out / "superlink.log").open("w") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
+        process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
     try:
         wait_for(process, port, out / "superlink.log")
         yield environment
@@ -257,16 +258,24 @@ def wait_for(process: subprocess.Popen, port: int, log: Path) -> None:
 
 
 def stop(process: subprocess.Popen) -> None:
-    """The SuperLink and what it started."""
+    """The SuperLink and all that came of it: the simulation of a run that was cut would outlive it."""
+    pids = [process.pid, *children(process.pid)]
     for sign in [signal.SIGTERM, signal.SIGKILL]:
-        try:
-            os.killpg(process.pid, sign)
-            process.wait(timeout=20)
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                os.kill(pid, sign)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=30)
             return
-        except ProcessLookupError:
-            return
-        except subprocess.TimeoutExpired:
-            continue
+
+
+def children(pid: int) -> list[int]:
+    """The processes below this one, of whatever session."""
+    parents = [tuple(map(int, line.split())) for line in finish(["ps", "-eo", "pid=,ppid="]).splitlines()]
+    found = [pid]
+    for above in found:
+        found += [child for child, parent in parents if parent == above]
+    return found[1:]
 
 
 def train(args: Namespace, out: Path) -> Reading:
