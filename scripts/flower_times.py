@@ -13,10 +13,10 @@
 --peft-python has what scripts/flower_peft needs, --flower-python flwr[simulation], numpy and the bonfire
 wheel. Flower runs in its simulation engine, on a SuperLink of this script's own that is up before the clock
 starts. The job: FedIT, rank 8 on query and value, head trained, one epoch a round, batches of 32, in f32 on
-the CPU, evaluated once, after the last round. A round's seconds are the server's, from the first message to
-the averaged model, evaluation left out: the median of all rounds but the first. `job` is the time from the
-command to its end; `rest` is what of it is not in these rounds: start-up, first round, evaluation. Needs
-Python's standard library alone.
+the CPU (without a GPU in the machine: Bonfire's app would take it). `s a round` is on the server's clock,
+from the first message to the averaged model: the median of the rounds but the first, which has the start-up
+in it, and the last, which has the only evaluation. `job` is from the command to its end. Needs Python's
+standard library alone.
 """
 
 import json
@@ -87,7 +87,7 @@ def arguments() -> Namespace:
     option("--peft-actors", type=int, default=2, help="Ray actors that share --threads on the sides of PEFT")
     option("--flower-actors", type=int, default=1, help="Ray actors that share --threads in flower-each")
     option("--timeout", type=int, default=1800, help="seconds that a job may take")
-    for name, default in [("rounds", 3), ("turns", 1), ("seed", 0)]:
+    for name, default in [("rounds", 4), ("turns", 1), ("seed", 0)]:
         option("--" + name, type=int, default=default)
     option("--json", type=Path, help="also write every reading here")
     args = parser.parse_args()
@@ -99,8 +99,8 @@ def arguments() -> Namespace:
 def check(parser: ArgumentParser, args: Namespace) -> None:
     if unknown := [side for side in args.sides if side not in SIDES]:
         parser.error(f"--sides {','.join(unknown)}: known are {','.join(SIDES)}")
-    if args.rounds < 2:
-        parser.error(f"--rounds {args.rounds}: the first holds the start-up, so at least 2 are needed")
+    if args.rounds < 3:
+        parser.error(f"--rounds {args.rounds}: at least 3, as the first and the last are not counted")
     for kind, python in [("peft", args.peft_python), ("flower", args.flower_python)]:
         needed = any(side.startswith(kind) for side in args.sides)
         if needed and not (python and (Path(python).parent / "flower-superlink").exists()):
@@ -155,11 +155,11 @@ def measure(args: Namespace, side: str, out: Path) -> Reading:
         job = flower(
             args, args.peft_python, "scripts/flower_peft", config, args.clients, args.peft_actors, out
         )
-        return {"job": job, **read_peft(args, out)}
+        return {"job": job, **read(args, out / "rounds.jsonl")}
     supernodes, actors = (1, 1) if side == "flower-one" else (args.clients, args.flower_actors)
     config = {"config": str(args.toml), "out": str(out), "min-nodes": supernodes}
     job = flower(args, args.flower_python, "flower", config, supernodes, actors, out)
-    return {"job": job, **read_bonfire(args, out)}
+    return {"job": job, **read(args, out / "metrics.jsonl")}
 
 
 def peft_config(args: Namespace, out: Path, slices: int) -> dict[str, object]:
@@ -283,24 +283,19 @@ def train(args: Namespace, out: Path) -> Reading:
     environment = {**os.environ, "RAYON_NUM_THREADS": str(args.threads)}
     start = time.perf_counter()
     finish(command, args.work / f"{out.name}.log", args.timeout, environment)
-    return {"job": time.perf_counter() - start} | read_bonfire(args, out)
+    return {"job": time.perf_counter() - start} | read(args, out / "metrics.jsonl")
 
 
-def read_peft(args: Namespace, out: Path) -> Reading:
-    rows = records(args, out / "rounds.jsonl", out)
+def read(args: Namespace, file: Path) -> Reading:
+    """Of a file with a row a round: all sides have the same names in it."""
+    rows = records(args, file)
     return {"rounds": [row["seconds"] for row in rows], "accuracy": rows[-1]["test_accuracy"]}
 
 
-def read_bonfire(args: Namespace, out: Path) -> Reading:
-    rows = records(args, out / "metrics.jsonl", out)
-    seconds = [row["seconds"] - row["times"]["evaluate"] for row in rows]
-    return {"rounds": seconds, "accuracy": rows[-1]["test_accuracy"]}
-
-
-def records(args: Namespace, file: Path, out: Path) -> list[dict]:
+def records(args: Namespace, file: Path) -> list[dict]:
     lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
     if len(lines) != args.rounds:
-        log = out / "flwr.log"
+        log = file.parent / "flwr.log"
         sys.exit(f"{file} has {len(lines)} of {args.rounds} rounds:\n{end_of(log) if log.exists() else ''}")
     return [json.loads(line) for line in lines]
 
@@ -330,12 +325,11 @@ def end_of(file: Path, lines: int = 30) -> str:
     return "\n".join(file.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])
 
 
-def summary(side: str, turns: list[Reading]) -> dict[str, object]:
-    """Medians over the turns; of the rounds, over all later ones."""
+def summary(side: str, turns: list[Reading]) -> Reading:
+    """Medians over the turns; of the rounds, over all that count."""
     return {
         "side": side,
-        "round": statistics.median(second for turn in turns for second in turn["rounds"][1:]),
-        "rest": statistics.median(turn["job"] - sum(turn["rounds"][1:]) for turn in turns),
+        "round": statistics.median(second for turn in turns for second in turn["rounds"][1:-1]),
         "job": statistics.median(turn["job"] for turn in turns),
         "accuracy": [turn["accuracy"] for turn in turns],
     }
@@ -346,15 +340,16 @@ def told(turn: Reading) -> str:
     return f"rounds {rounds} s   job {turn['job']:.1f} s   accuracy {100 * turn['accuracy']:.2f}%"
 
 
-def table(rows: list[dict]) -> str:
+def table(rows: list[Reading]) -> str:
     """A ratio above 1 says how many times faster than peft."""
-    lines = ["| | s a round | | rest, s | job, s | | accuracy, % |", "|---|---|---|---|---|---|---|"]
+    lines = ["| | s a round | | job, s | | accuracy, % |", "|---|---|---|---|---|---|"]
     base = next((row for row in rows if row["side"] == "peft"), None)
     for row in rows:
-        round_, job = (f"{base[key] / row[key]:.2f} ×" if base else "" for key in ["round", "job"])
-        seconds = [f"{row['round']:.1f}", round_, f"{row['rest']:.1f}", f"{row['job']:.1f}", job]
+        cells = [row["side"]]
+        for key in ["round", "job"]:
+            cells += [f"{row[key]:.1f}", f"{base[key] / row[key]:.2f} ×" if base else ""]
         accuracy = ", ".join(f"{100 * value:.2f}" for value in row["accuracy"])
-        lines.append("| " + " | ".join([row["side"], *seconds, accuracy]) + " |")
+        lines.append("| " + " | ".join([*cells, accuracy]) + " |")
     return "\n".join(lines)
 
 
