@@ -66,7 +66,8 @@ def main() -> None:
     rows = [summary(side, [turn for turn in turns if turn["side"] == side]) for side in args.sides]
     print(table(rows))
     if args.json:
-        result = {"rows": rows, "turns": turns, "options": options}
+        job = {"clients": args.clients, "examples": args.examples}
+        result = {"rows": rows, "turns": turns, **job, "options": options}
         args.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
 
