@@ -79,12 +79,23 @@ pub fn check(dir: &Path, adapter: &Adapter, meta: &PeftMeta, layout: Layout) -> 
     Ok(())
 }
 
-/// The tensors that [`write`] would write, by PEFT's names: shape and numbers.
-pub fn tensors(adapter: &Adapter) -> Vec<(String, Vec<usize>, Vec<f32>)> {
+/// A tensor by the name that PEFT gives it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PeftTensor {
+    /// Its name in the file.
+    pub name: String,
+    /// Its shape there.
+    pub shape: Vec<usize>,
+    /// Its numbers, row by row.
+    pub numbers: Vec<f32>,
+}
+
+/// The tensors that [`write`] would write.
+pub fn tensors(adapter: &Adapter) -> Vec<PeftTensor> {
     let numbers =
         |bytes: Vec<u8>| bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
-    let parts = parts(&Layout::Uniform.carried(adapter), adapter);
-    parts.into_iter().map(|(name, shape, bytes)| (name, shape, numbers(bytes))).collect()
+    let tensor = |(name, shape, bytes)| PeftTensor { name, shape, numbers: numbers(bytes) };
+    parts(&Layout::Uniform.carried(adapter), adapter).into_iter().map(tensor).collect()
 }
 
 /// The tensors of the safetensors file.

@@ -177,4 +177,22 @@ mod tests {
         assert!(problem(&[("pytorch_model.bin", "")]).contains("pickles are not read"));
         assert!(problem(&[]).contains("neither model.safetensors nor"));
     }
+
+    #[test]
+    fn other_weights_have_another_sample() {
+        let sample = |weights: &[u8]| {
+            let folder = tempfile::tempdir().expect("a folder");
+            fs::write(folder.path().join(WEIGHTS), weights).expect("written");
+            let mut all = Vec::new();
+            let source = ModelSource::Folder(folder.path().to_path_buf());
+            source.sample(&mut |bytes| all.extend_from_slice(bytes)).expect("readable");
+            all
+        };
+        let long = vec![0; 3 << 20];
+        let mut other = long.clone();
+        *other.last_mut().expect("long") = 1;
+        assert!(sample(&long) != sample(&other) && sample(&long) != sample(&long[1..]));
+        assert!(sample(&long) == sample(&long) && sample(&long).len() < long.len());
+        assert!(sample(b"short") != sample(b"shore"));
+    }
 }

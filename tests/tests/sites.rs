@@ -52,7 +52,7 @@ fn sent(plan: &Plan) -> Plan {
 /// Trains a site and reads its messages; the uploads that the server sees.
 fn train(site: &mut Site, server: &Coordinator, plan: &Plan, cohort: &[usize], whole: bool) -> Vec<Upload> {
     let since = if whole { 0 } else { site.holds() };
-    let download = server.download(since, Some(&site.clients().to_vec()));
+    let download = server.download(since, Some(site.clients()));
     let plan_there = sent(plan);
     assert_eq!(&plan_there, plan);
     site.receive(download, Some(&plan_there)).unwrap();
@@ -62,17 +62,17 @@ fn train(site: &mut Site, server: &Coordinator, plan: &Plan, cohort: &[usize], w
             Upload { loss: u.loss, steps: u.steps, tokens: u.tokens, ..server.decode(&u.encode(), plan).unwrap() };
         // Uploads are too long to be printed.
         assert_eq!(told.slots, u.slots, "{} of client {}", plan.active.name(), u.client);
-        assert!(told == u, "{} of client {}: {:?}, {:?}", plan.active.name(), u.client, shapes(&told), shapes(&u));
+        assert!(told == u, "{} of client {}: {}, {}", plan.active.name(), u.client, shapes(&told), shapes(&u));
         told
     };
     uploads.into_iter().map(read).collect()
 }
 
 /// What an upload holds, without the numbers.
-fn shapes(upload: &Upload) -> (usize, usize, Vec<[usize; 2]>, Vec<(&str, usize)>) {
-    let matrices = upload.matrices().map(|m| [m.rows, m.cols]).collect();
-    let aux = upload.aux.iter().map(|(name, list)| (*name, list.len())).collect();
-    (upload.client, upload.examples, matrices, aux)
+fn shapes(upload: &Upload) -> String {
+    let matrices: Vec<_> = upload.matrices().map(|m| (m.rows, m.cols)).collect();
+    let aux: Vec<_> = upload.aux.iter().map(|(name, list)| (*name, list.len())).collect();
+    format!("{} {} {matrices:?} {aux:?}", upload.client, upload.examples)
 }
 
 /// A round over the sites that are `here`.

@@ -160,3 +160,29 @@ fn the_first_labels_can_be_kept() {
         assert!(error.contains("expected a number from 1 to 4"), "{error}");
     }
 }
+
+#[test]
+fn a_part_may_lack_a_split_and_needs_listed_labels() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| fs::write(folder.path().join(name), text).unwrap();
+    let read = || Dataset::read_part(folder.path(), false, None);
+    write("test.jsonl", "{\"text\": \"late\", \"label\": \"transfer\"}\n");
+    let error = read().unwrap_err().to_string();
+    assert!(error.contains("no labels.json"), "{error}");
+    write("labels.json", "[\"card\", \"transfer\"]");
+    let server = read().unwrap();
+    assert_eq!((server.train.len(), server.test.len(), server.test[0].label), (0, 1, 1));
+    assert_eq!(server.keep_labels(1).unwrap().test.len(), 0, "its rows are of the second label");
+    // A label that no training row here has may be another site's.
+    write("train.jsonl", "{\"text\": \"lost\", \"label\": 0}\n");
+    assert_eq!((read().unwrap().train.len(), read().unwrap().test.len()), (1, 1));
+    write("train.jsonl", "{\"text\": \"lost\", \"label\": 2}\n");
+    assert!(read().unwrap_err().to_string().contains("train.jsonl"));
+}
+
+#[test]
+fn a_part_for_language_models_needs_no_labels() {
+    let folder = folder(&[("train.txt", b"one text\n\nanother\n")]);
+    let part = Dataset::read_part(folder.path(), true, None).unwrap();
+    assert_eq!((part.train.len(), part.test.len(), part.is_labelled()), (2, 0, false));
+}

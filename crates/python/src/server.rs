@@ -317,8 +317,8 @@ impl Server {
     /// The global adapter by PEFT's names, in its shapes: `lora_A` `[r, in]`, `lora_B` `[out, r]`.
     fn tensors<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let dict = PyDict::new(py);
-        for (name, shape, numbers) in self.here(py, |it| it.open.tensors()).map_err(|e| of(py, &e))? {
-            dict.set_item(name, arrays::shaped(py, &shape, &numbers)?)?;
+        for tensor in self.here(py, |it| it.open.tensors()).map_err(|e| of(py, &e))? {
+            dict.set_item(&tensor.name, arrays::shaped(py, &tensor.shape, &tensor.numbers)?)?;
         }
         Ok(dict)
     }

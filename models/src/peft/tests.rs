@@ -45,6 +45,22 @@ fn what_is_written_is_read_back() {
 }
 
 #[test]
+fn tensors_are_those_that_are_written() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let adapter = sample(&TargetKind::all());
+    write(dir.path(), &adapter, &meta(), Layout::Uniform).expect("written");
+    let bytes = fs::read(dir.path().join(WEIGHTS)).expect("there");
+    let file = SafeTensors::deserialize(&bytes).expect("safetensors");
+    let tensors = tensors(&adapter);
+    assert_eq!(tensors.len(), file.len());
+    for PeftTensor { name, shape, numbers } in tensors {
+        let there = file.tensor(&name).expect("of that name");
+        let bytes: Vec<u8> = numbers.iter().flat_map(|v| v.to_le_bytes()).collect();
+        assert_eq!((there.shape(), there.data()), (shape.as_slice(), bytes.as_slice()), "{name}");
+    }
+}
+
+#[test]
 fn ambiguous_suffixes_become_full_paths() {
     let names = |kinds: &[TargetKind]| target_modules(&info().targets(kinds).iter().collect::<Vec<_>>());
     assert_eq!(names(&TargetKind::all()).len(), 6);

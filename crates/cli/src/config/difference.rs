@@ -81,4 +81,12 @@ mod tests {
         assert_eq!(found.iter().map(Difference::matters).collect::<Vec<_>>(), [true, false, true]);
         assert!(differences(&old, &old).is_empty());
     }
+
+    #[test]
+    fn what_is_shared_is_what_changes_numbers_and_lies_nowhere() {
+        let text = "name = \"a\"\n[model]\npath = \"x\"\ntask = \"causal-lm\"\n[data]\npath = \"y\"\nmax_length = 9\n\
+                    partition = { kind = \"iid\" }\n[train]\nrounds = 3\nlr_a = 0.1\nmemory_gb = 2.0\n[engine]\ndevice = \"cpu\"\n";
+        let shared = shared(&text.parse().expect("TOML"));
+        assert_eq!(shared.into_keys().collect::<Vec<_>>(), ["data.max_length", "model.task", "train.lr_a"]);
+    }
 }

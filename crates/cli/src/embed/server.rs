@@ -1,0 +1,122 @@
+//! The server of a federation across machines.
+
+use std::path::Path;
+
+use anyhow::{Result, ensure};
+use bonfire_data::Dataset;
+use bonfire_engine::{Evaluation, Split, TokenizedData, evaluate};
+use bonfire_federation::{ClientMetrics, Coordinator, RoundMetrics, Summary};
+use bonfire_models::peft::{self, PeftTensor};
+use bonfire_models::{Model, ModelInfo, Transformer};
+
+use super::{Loaded, fingerprint, write_adapter};
+use crate::checkup::admit::admit;
+use crate::config::Source;
+use crate::device;
+use crate::job;
+use crate::tally::{Identity, Tally};
+
+/// The server of a federation across machines, with what it needs to judge and write the global model.
+pub struct OpenServer {
+    /// Strategy, state and ledger.
+    pub coordinator: Coordinator,
+    /// See [`OpenSite::fingerprint`].
+    pub fingerprint: String,
+    /// The resolved configuration as TOML.
+    pub config: String,
+    model: Transformer,
+    test: Split,
+    identity: Identity,
+    tally: Tally,
+    base_model: String,
+}
+
+/// Reads model, labels and test rows, and makes a server. Training rows may be missing.
+///
+/// # Errors
+/// A model or data that cannot be used, a setting that cannot be.
+pub fn server(loaded: &Loaded) -> Result<OpenServer> {
+    let config = &loaded.config;
+    let opened = device::open(config.engine.device.first())?;
+    admit(std::slice::from_ref(&opened), true)?;
+    let data = match &config.data.path {
+        Source::Folder(folder) if !has_training_rows(folder) => job::part(loaded, folder)?,
+        _ => job::dataset(loaded)?,
+    };
+    let clients = match config.clients.count {
+        // A natural partition knows the number itself.
+        0 => job::shards(loaded, &data)?.train.len(),
+        count => count,
+    };
+    let model = job::model(loaded, job::task(config, data.labels.len()), &opened.device)?;
+    let fingerprint = fingerprint(loaded, &data)?;
+    let TokenizedData { test, .. } = job::tokens(loaded, &Dataset { train: Vec::new(), ..data }, model.info())?;
+    let coordinator =
+        Coordinator::new(config.settings(), &model, clients).map_err(|e| job::federation_error(loaded, e))?;
+    let info: &ModelInfo = model.info();
+    let trainable = coordinator.trainable_params();
+    let identity = Identity::of(config, &opened.name, info, coordinator.server(), trainable);
+    Ok(OpenServer {
+        fingerprint,
+        config: config.to_toml(),
+        test,
+        identity,
+        tally: Tally::default(),
+        base_model: config.model.path.base_model(),
+        coordinator,
+        model,
+    })
+}
+
+fn has_training_rows(folder: &Path) -> bool {
+    ["jsonl", "csv", "txt"].iter().any(|ending| folder.join(format!("train.{ending}")).is_file())
+}
+
+impl OpenServer {
+    /// The global model on the configuration's test rows; `None` where there are none, or where clients' own models are what
+    /// counts.
+    ///
+    /// # Errors
+    /// The device fails.
+    pub fn evaluate(&self) -> Result<Option<Evaluation>> {
+        if self.test.is_empty() || !self.coordinator.has_global_model() {
+            return Ok(None);
+        }
+        let rows: Vec<usize> = (0..self.test.len()).collect();
+        Ok(Some(evaluate(&self.model, &self.coordinator.server().model(), &self.test, &rows)?))
+    }
+
+    /// Writes the global adapter in PEFT layout.
+    ///
+    /// # Errors
+    /// A file cannot be written; full fine-tuning, which trains no adapter.
+    pub fn save(&self, folder: &Path) -> Result<()> {
+        self.refuse_weights()?;
+        write_adapter(folder, &self.coordinator.server().model(), &self.base_model)
+    }
+
+    /// The tensors that [`Self::save`] writes.
+    ///
+    /// # Errors
+    /// Full fine-tuning, which trains no adapter.
+    pub fn tensors(&self) -> Result<Vec<PeftTensor>> {
+        self.refuse_weights()?;
+        Ok(peft::tensors(&self.coordinator.server().model()))
+    }
+
+    fn refuse_weights(&self) -> Result<()> {
+        let trains_all = !self.coordinator.server().adapter.weights.is_empty();
+        ensure!(!trains_all, "full trains every weight and leaves no adapter; its numbers are in the download");
+        Ok(())
+    }
+
+    /// Notes a round's row for the summary.
+    pub fn note(&mut self, row: &RoundMetrics, clients: &[ClientMetrics]) {
+        self.tally.add(row, clients.len());
+    }
+
+    /// The run in one object, as `summary.json` has it.
+    pub fn summary(&self) -> Summary {
+        self.tally.summary(&self.identity)
+    }
+}
