@@ -2,6 +2,7 @@
 
 import pathlib
 import re
+import runpy
 
 import pytest
 
@@ -18,9 +19,10 @@ def snippets(name):
 
 @pytest.mark.parametrize("code", snippets("README.md") + snippets("crates/python/README.md"))
 def test_a_snippet_runs(code, tmp_path, monkeypatch):
+    snippet = tmp_path / "snippet.py"
+    snippet.write_text("import bonfire\n" + code, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
-    space = {}
-    exec("import bonfire\n" + code, space)
+    runpy.run_path(str(snippet))
 
 
 def test_there_are_snippets():
