@@ -200,6 +200,10 @@ fn a_site_that_is_lost_is_made_up_for_and_counted() {
     assert_eq!(lacks(server.download(0, Some(&[3]))), ["a", "b", "head"]);
     let before = server.download(0, Some(&[3]));
     assert_eq!(before, server.download(0, None), "nothing is limited here");
+    // One that has the round's start already lacks nothing.
+    one.receive(server.download(since, Some(&[0, 1])), None).unwrap();
+    assert_eq!(one.holds(), 3);
+    assert!(server.download(3, Some(&[0, 1])).parts.is_empty());
     let third = round(&mut server, &mut [one, two, &mut fresh], false);
     let a_client = (first.download_bytes - 4 * 12) / 4;
     assert!(third.download_bytes > 4 * a_client, "{} {}", third.download_bytes, first.download_bytes);

@@ -93,7 +93,7 @@ impl Download {
         let Coordinator { server, ledger, restarted, pushes, .. } = from;
         let limited = plan.live.is_some() || plan.ranks.is_some() || !plan.private.is_nothing();
         // A site that has only its clients' slots can be told all of them only from the beginning.
-        let since = if limited && clients.is_none() { 0 } else { since.min(server.round) };
+        let since = if limited && clients.is_none() { 0 } else { since.min(server.round + 1) };
         let newer = ledger.newer_than(since);
         let mut parts = BTreeMap::new();
         let adapter = &server.adapter;

@@ -134,6 +134,12 @@ struct Message {
     tokens: u64,
 }
 
+impl Message {
+    fn of(upload: &Upload) -> Message {
+        Message { bytes: upload.message(), loss: upload.loss, steps: upload.steps, tokens: upload.tokens }
+    }
+}
+
 /// Clients of the federation, each once.
 fn clients(py: Python<'_>, clients: Vec<usize>, count: usize) -> PyResult<Vec<usize>> {
     if let Some(client) = clients.iter().find(|client| **client >= count) {
@@ -265,6 +271,16 @@ impl Server {
         Ok(())
     }
 
+    /// Raises what `aggregate` would raise of this upload alone.
+    fn check(&self, py: Python<'_>, upload: PyRef<'_, Upload>) -> PyResult<()> {
+        let message = Message::of(&upload);
+        let work = move |it: &mut Inner| {
+            let (plan, cohort) = (it.open.coordinator.plan(), it.open.coordinator.cohort());
+            it.read(&Plan { orders: plan, cohort: cohort.clone() }, &[message], &cohort).map(drop)
+        };
+        self.here(py, work).map_err(|e| of(py, &e))
+    }
+
     /// Ends the round and gives its row, as in `metrics.jsonl`.
     #[pyo3(signature = (uploads, asked = None))]
     fn aggregate<'py>(
@@ -273,9 +289,7 @@ impl Server {
         uploads: Vec<PyRef<'_, Upload>>,
         asked: Option<Vec<usize>>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        let message =
-            |u: &PyRef<'_, Upload>| Message { bytes: u.message(), loss: u.loss, steps: u.steps, tokens: u.tokens };
-        let messages: Vec<Message> = uploads.iter().map(message).collect();
+        let messages: Vec<Message> = uploads.iter().map(|upload| Message::of(upload)).collect();
         let asked = asked.map(|asked| self::clients(py, asked, self.clients(py))).transpose()?;
         let work = |_| {
             let inner = &mut self.lock();

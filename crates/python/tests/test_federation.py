@@ -159,6 +159,9 @@ def test_messages_that_do_not_fit_are_refused(small):
         bad = bonfire.Upload(header, values, good.slots if slots is None else slots)
         with pytest.raises(bonfire.BonfireError, match=words):
             server.aggregate([bad], asked)
+        if asked is None:
+            with pytest.raises(bonfire.BonfireError, match=words):
+                server.check(bad)
 
     refused("client 9, and the federation has 4", {"client": 9})
     refused("was not asked", asked=[1, 2])
@@ -173,4 +176,5 @@ def test_messages_that_do_not_fit_are_refused(small):
     with pytest.raises(bonfire.ConfigError, match="client in the upload's header"):
         bonfire.Upload(good.header | {"client": -1}, good.values)
     assert server.round == 0, "what was refused changed nothing"
+    server.check(good)
     assert server.aggregate(uploads, asked=[0, 1])["round"] == 1

@@ -282,6 +282,9 @@ class Server:
     def forget(self, clients: Sequence[int]) -> None:
         """A site was lost with all that it held: its clients' next download is whole, and the ledger counts it so."""
 
+    def check(self, upload: Upload) -> None:
+        """Raises what `aggregate` would raise of this upload alone: to tell whose it is before the round ends."""
+
     def aggregate(self, uploads: Sequence[Upload], asked: Sequence[int] | None = None) -> dict[str, Any]:
         """Ends the round and gives its row, as in `metrics.jsonl`.
 
