@@ -43,16 +43,11 @@ pub fn server(loaded: &Loaded) -> Result<OpenServer> {
         Source::Folder(folder) if !has_training_rows(folder) => job::part(loaded, folder)?,
         _ => job::dataset(loaded)?,
     };
-    let clients = match config.clients.count {
-        // A natural partition knows the number itself.
-        0 => job::shards(loaded, &data)?.train.len(),
-        count => count,
-    };
     let model = job::model(loaded, job::task(config, data.labels.len()), &opened.device)?;
     let fingerprint = fingerprint(loaded, &data)?;
     let TokenizedData { test, .. } = job::tokens(loaded, &Dataset { train: Vec::new(), ..data }, model.info())?;
-    let coordinator =
-        Coordinator::new(config.settings(), &model, clients).map_err(|e| job::federation_error(loaded, e))?;
+    let coordinator = Coordinator::new(config.settings(), &model, config.clients.count)
+        .map_err(|e| job::federation_error(loaded, e))?;
     let info: &ModelInfo = model.info();
     let trainable = coordinator.trainable_params();
     let identity = Identity::of(config, &opened.name, info, coordinator.server(), trainable);

@@ -43,7 +43,6 @@ pub struct OpenSite {
 /// A device, model or data that cannot be used; clients that the federation does not have, or without training rows.
 pub fn site(loaded: &Loaded, holding: &Holding) -> Result<OpenSite> {
     let config = &loaded.config;
-    let count = config.clients.count;
     let (data, shards, own) = match holding {
         Holding::Folders(folders) => folders_of(loaded, folders)?,
         Holding::All | Holding::Some(_) => {
@@ -61,11 +60,6 @@ pub fn site(loaded: &Loaded, holding: &Holding) -> Result<OpenSite> {
     for &client in &own {
         ensure!(!shards.train[client].is_empty(), "client {client} has no training examples");
     }
-    ensure!(
-        count == 0 || count == shards.train.len(),
-        "the federation has {count} clients, the partition {}",
-        shards.train.len()
-    );
     let opened = config.engine.device.open()?;
     opened.iter().filter_map(|o| o.notice.as_ref()).for_each(crate::console::note);
     admit(&opened, true)?;

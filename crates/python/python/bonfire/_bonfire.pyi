@@ -286,7 +286,7 @@ class Server:
         """Raises what `aggregate` would raise of this upload alone: to tell whose it is before the round ends."""
 
     def aggregate(self, uploads: Sequence[Upload], asked: Sequence[int] | None = None) -> dict[str, Any]:
-        """Ends the round and gives its row, as in `metrics.jsonl`.
+        """Ends the round and gives its row, as in `metrics.jsonl`; its `train_seconds` are 0, since only sites know them.
 
         `asked` are the clients that were sent the round's start, the whole cohort unless said otherwise; those without an
         upload count as dropped, and their download as lost. The order of the uploads does not matter. An upload that does
