@@ -1,0 +1,170 @@
+"""Which nodes there are, which clients they hold, and what of the model."""
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from logging import INFO, WARNING
+
+import bonfire
+from flwr.app import MessageType
+from flwr.common.logger import log
+
+from . import protocol
+from .exchange import Answer, Exchange
+from .settings import Settings
+
+# Seconds between two looks, and before a node that failed is greeted again.
+PAUSE = 0.5
+REST = 5.0
+
+
+class NoNodes(Exception):
+    """Nodes were waited for in vain."""
+
+
+@dataclass
+class Node:
+    """A node that takes part: training examples by client, and the round whose start it holds."""
+
+    id: int
+    examples: dict[int, int]
+    holds: int
+
+
+class Roster:
+    """Nodes come in by introducing themselves and go out by failing, after which they must introduce themselves again."""
+
+    def __init__(self, server: bonfire.Server, exchange: Exchange, settings: Settings) -> None:
+        self.server, self.exchange, self.settings = server, exchange, settings
+        self.nodes: dict[int, Node] = {}
+        self._greeted: dict[str, int] = {}
+        self._aside: dict[int, Node] = {}  # their clients are held by another
+        self._refused: set[int] = set()
+        self._failed: dict[int, float] = {}  # when; no round waits for these to introduce themselves
+        # By client, the round whose start the ledger believes it to hold. Of a run that goes on nothing is known but
+        # that the ledger may have counted all of it.
+        self._counted: dict[int, int] = {}
+        self._at_least = server.round
+
+    def gather(self, clients: Iterable[int]) -> list[Node]:
+        """The nodes that hold some of these clients, once there are enough nodes. Raises NoNodes."""
+        begin = time.monotonic()
+        wanted = set(clients)
+        while True:
+            self.look()
+            able = [node for node in self.nodes.values() if wanted & node.examples.keys()]
+            enough = len(self.nodes) >= self.settings.min_nodes and bool(able)
+            waited = time.monotonic() - begin
+            if enough and (waited > self.settings.round_timeout or not self._newcomers()):
+                return able
+            if waited > self.settings.wait:
+                if enough:
+                    return able
+                raise NoNodes(
+                    f"after {self.settings.wait:.0f} s there are {len(self.nodes)} nodes of {self.settings.min_nodes} "
+                    f"(min-nodes), and {len(able)} of them hold clients of this round"
+                )
+            time.sleep(PAUSE)
+
+    def look(self) -> None:
+        """Lets nodes go that are gone, greets new ones, and takes in those that have introduced themselves."""
+        there = self.exchange.nodes()
+        self._let_go(there)
+        known = self.nodes.keys() | self._aside.keys() | self._refused | set(self._greeted.values())
+        now = time.monotonic()
+        new = sorted(node for node in there - known if now - self._failed.get(node, -REST) >= REST)
+        greetings = dict.fromkeys(new, protocol.pack_greeting(self.server.config, self.server.clients))
+        self._greeted |= self.exchange.send(MessageType.QUERY, greetings, self.settings.wait, "greeting")
+        for answer in self.exchange.receive(self._greeted):
+            self._welcome(answer)
+        for node in list(self._aside.values()):
+            self._admit(node)
+
+    def lose(self, node: int, why: str) -> None:
+        """A node that failed is used no more until it introduces itself again."""
+        log(WARNING, "node %d is left out: %s", node, why)
+        self.nodes.pop(node, None)
+        self._failed[node] = time.monotonic()
+
+    def lacks(self, node: Node) -> None:
+        """A node lost what it held: the ledger counts its next download whole."""
+        self.server.forget(sorted(node.examples))
+        self._counted |= dict.fromkeys(node.examples, 0)
+        node.holds = 0
+
+    def counted(self, clients: Iterable[int], round: int) -> None:
+        """The ledger has counted the download of this round to these clients."""
+        self._counted |= dict.fromkeys(clients, round)
+
+    def unheld(self) -> list[int]:
+        """Clients of the federation that no node holds."""
+        held = {client for node in self.nodes.values() for client in node.examples}
+        return sorted(set(range(self.server.clients)) - held)
+
+    def _newcomers(self) -> bool:
+        return any(node not in self._failed for node in self._greeted.values())
+
+    def _let_go(self, there: set[int]) -> None:
+        for node in [node for node in self.nodes if node not in there]:
+            self.lose(node, "it is gone")
+        self._aside = {node: held for node, held in self._aside.items() if node in there}
+        self._greeted = {message: node for message, node in self._greeted.items() if node in there}
+        self._refused &= there
+        self._failed = {node: when for node, when in self._failed.items() if node in there}
+
+    def _welcome(self, answer: Answer) -> None:
+        if answer.content is None:
+            log(WARNING, "node %d could not introduce itself: %s", answer.node, answer.failure)
+            self._failed[answer.node] = time.monotonic()
+            return
+        try:
+            introduction = protocol.read_introduction(answer.content, self.server.clients)
+            if introduction.fingerprint != self.server.fingerprint:
+                raise protocol.BadReply(
+                    f"its fingerprint is {introduction.fingerprint[:12]}, the server's {self.server.fingerprint[:12]}: "
+                    "another model, tokenizer, set of labels or adapter"
+                )
+        except protocol.BadReply as error:
+            log(WARNING, "node %d is refused: %s", answer.node, error)
+            self._refused.add(answer.node)
+            return
+        self._admit(Node(answer.node, introduction.examples, introduction.holds))
+
+    def _admit(self, node: Node) -> None:
+        for other in self.nodes.values():
+            if both := sorted(node.examples.keys() & other.examples.keys()):
+                if node.id not in self._aside:
+                    log(
+                        WARNING,
+                        "node %d is not used: node %d holds clients %s already",
+                        node.id,
+                        other.id,
+                        both,
+                    )
+                self._aside[node.id] = node
+                return
+        self._aside.pop(node.id, None)
+        self._failed.pop(node.id, None)
+        self.nodes[node.id] = node
+        lost = [client for client in node.examples if node.holds < self._counted.get(client, self._at_least)]
+        if lost:
+            self.server.forget(lost)
+            self._counted |= dict.fromkeys(lost, 0)
+        log(
+            INFO,
+            "node %d holds clients %s, %d examples",
+            node.id,
+            ranges(node.examples),
+            sum(node.examples.values()),
+        )
+
+
+def ranges(clients: Iterable[int]) -> str:
+    """Client numbers as text: 0-3,7."""
+    parts: list[list[int]] = []
+    for client in sorted(clients):
+        if parts and client == parts[-1][-1] + 1:
+            parts[-1] = [parts[-1][0], client]
+        else:
+            parts.append([client])
+    return ",".join("-".join(map(str, part)) for part in parts)

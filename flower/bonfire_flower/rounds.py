@@ -1,0 +1,207 @@
+"""The rounds: plan, send, collect from those that answer, aggregate, save."""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from logging import INFO, WARNING
+from typing import Any, TypeVar
+
+import bonfire
+from flwr.app import MessageType, RecordDict
+from flwr.common.logger import log
+
+from . import protocol
+from .exchange import Exchange
+from .folder import RunFolder
+from .roster import PAUSE, Node, NoNodes, Roster, ranges
+from .settings import Settings
+
+Read = TypeVar("Read")
+
+# So often a round is begun of which no node sends anything before the run gives up.
+ATTEMPTS = 3
+
+
+@dataclass
+class Rounds:
+    server: bonfire.Server
+    exchange: Exchange
+    roster: Roster
+    folder: RunFolder
+    settings: Settings
+
+    def run(self) -> None:
+        """All rounds that are left. Raises NoNodes; the checkpoint is then that of the last complete round."""
+        while not self.server.finished:
+            row = self.round()
+            self.folder.add(self.server, row)
+            log(INFO, "%s", line(row, self.server.rounds))
+
+    def round(self) -> dict[str, Any]:
+        """One round; its row."""
+        plan = self.server.plan()
+        for _ in range(ATTEMPTS):
+            nodes = self.roster.gather(plan.clients)
+            begin = time.monotonic()
+            if unheld := self.roster.unheld():
+                log(INFO, "no node holds clients %s", ranges(unheld))
+            uploads = self.train(plan, nodes)
+            row = self.aggregate(plan, nodes, uploads) if uploads else None
+            if row is not None:
+                if self.settings.evaluate == "sites":
+                    row |= self.evaluate()
+                self.note_wire(plan.round, nodes, uploads)
+                return row | {
+                    "nodes": len(nodes),
+                    "answered": len(uploads),
+                    "round_seconds": time.monotonic() - begin,
+                }
+            log(WARNING, "round %d: none of %d nodes sent anything of use", plan.round, len(nodes))
+        raise NoNodes(f"round {plan.round} was begun {ATTEMPTS} times, and no node sent anything of use")
+
+    def train(self, plan: bonfire.Plan, nodes: list[Node]) -> dict[int, list[bonfire.Upload]]:
+        """The uploads of the nodes that answered in time, by node."""
+
+        def read(node: Node, content: RecordDict) -> list[bonfire.Upload]:
+            asked = {client: node.examples[client] for client in plan.clients if client in node.examples}
+            return protocol.read_uploads(content, asked, plan.round)
+
+        return self.collect(MessageType.TRAIN, nodes, plan, read)
+
+    def aggregate(
+        self, plan: bonfire.Plan, nodes: list[Node], uploads: dict[int, list[bonfire.Upload]]
+    ) -> dict[str, Any] | None:
+        """Ends the round. A node whose uploads the server refuses is left out; None if that leaves no node."""
+        asked = sorted(client for node in nodes for client in node.examples if client in plan.clients)
+        refused: bonfire.ConfigError | None = None
+        for without in [None, *uploads]:
+            rest = [upload for node, list_ in uploads.items() if node != without for upload in list_]
+            if without is not None and len(uploads) == 1:
+                break
+            try:
+                # In the order of the clients, whoever answered first: sums of floats depend on it.
+                row = self.server.aggregate(sorted(rest, key=lambda upload: upload.client), asked)
+            except bonfire.ConfigError as error:
+                refused = refused or error
+                continue
+            if without is not None:
+                del uploads[without]
+                self.roster.lose(without, f"the server refuses its upload: {refused}")
+            self.roster.counted(asked, plan.round)
+            return row
+        for node in uploads:
+            self.roster.lose(node, f"the server refuses its upload: {refused}")
+        return None
+
+    def evaluate(self) -> dict[str, Any]:
+        """The new global model on the test rows of all nodes, pooled by examples; no entry if nobody has any."""
+        nodes = list(self.roster.nodes.values())
+
+        def read(node: Node, content: RecordDict) -> list[dict[str, Any]]:
+            return protocol.read_scores(content, node.examples)
+
+        answers = self.collect(MessageType.EVALUATE, nodes, None, read)
+        rows = [row for rows in answers.values() for row in rows]
+        examples = sum(row["examples"] for row in rows)
+        if not examples:
+            return {}
+        mean = {
+            key: sum(row[key] * row["examples"] for row in rows) / examples for key in ("loss", "accuracy")
+        }
+        return {"site_examples": examples, "site_loss": mean["loss"], "site_accuracy": mean["accuracy"]}
+
+    def collect(
+        self,
+        kind: str,
+        nodes: list[Node],
+        plan: bonfire.Plan | None,
+        read: Callable[[Node, RecordDict], Read],
+    ) -> dict[int, Read]:
+        """Sends an order to nodes and reads what comes back before the round's time is up; the others are lost."""
+        deadline = time.monotonic() + self.settings.round_timeout
+        by_id = {node.id: node for node in nodes}
+        waiting = self.send(kind, nodes, plan)
+        answers: dict[int, Read] = {}
+        whole: set[int] = set()
+        while waiting and time.monotonic() < deadline:
+            for answer in self.exchange.receive(waiting):
+                node = by_id[answer.node]
+                try:
+                    if answer.content is None:
+                        raise protocol.BadReply(answer.failure)
+                    if not protocol.lacks(answer.content):
+                        answers[node.id] = read(node, answer.content)
+                        node.holds = self.server.round + 1
+                        continue
+                    if node.id in whole:
+                        raise protocol.BadReply("it lacks what it was sent whole")
+                except protocol.BadReply as error:
+                    self.roster.lose(node.id, str(error))
+                    continue
+                log(INFO, "node %d holds nothing more and is sent the whole model", node.id)
+                whole.add(node.id)
+                self.roster.lacks(node)
+                waiting |= self.send(kind, [node], plan, max(deadline - time.monotonic(), PAUSE))
+            self.roster.look()
+            time.sleep(PAUSE)
+        for node_id in waiting.values():
+            self.roster.lose(node_id, f"no answer within {self.settings.round_timeout:.0f} s")
+        return answers
+
+    def send(
+        self, kind: str, nodes: list[Node], plan: bonfire.Plan | None, seconds: float | None = None
+    ) -> dict[str, int]:
+        """Sends each node what it lacks, to a node that holds nothing the configuration too. Returns nodes by message."""
+        contents = {}
+        for node in nodes:
+            download = self.server.download(node.holds, sorted(node.examples))
+            config = "" if node.holds else self.server.config
+            contents[node.id] = protocol.pack_order(
+                protocol.Order(config, self.server.clients, download, plan)
+            )
+        group = str(self.server.round + 1)
+        return self.exchange.send(kind, contents, seconds or self.settings.round_timeout, group)
+
+    def note_wire(self, round: int, nodes: list[Node], uploads: Mapping[int, list[bonfire.Upload]]) -> None:
+        """A row a node: bytes of its messages' records since the last round, greetings among them, and the ledger's of its uploads."""
+        sent, received = self.exchange.take_bytes()
+        rows = []
+        for node in nodes:
+            counted = sum(upload.nbytes for upload in uploads.get(node.id, []))
+            rows.append(
+                {
+                    "round": round,
+                    "node": node.id,
+                    "clients": sorted(node.examples),
+                    "answered": node.id in uploads,
+                    "sent_bytes": sent.get(node.id, 0),
+                    "received_bytes": received.get(node.id, 0),
+                    "ledger_upload_bytes": counted,
+                }
+            )
+        self.folder.add_wire(rows)
+
+
+def line(row: Mapping[str, Any], rounds: int) -> str:
+    """A round in a line; what a round does not have is left out."""
+    parts = [f"round {row['round']:>{len(str(rounds))}}/{rounds}", str(row.get("phase", ""))]
+    if row.get("train_loss") is not None:
+        parts.append(f"loss {row['train_loss']:.4f}")
+    for key, name in (("test_accuracy", "accuracy"), ("site_accuracy", "at the sites")):
+        if row.get(key) is not None:
+            parts.append(f"{name} {100 * row[key]:.1f}%")
+    parts.append(f"nodes {row['answered']}/{row['nodes']}")
+    parts.append(f"upload {megabytes(row['upload_bytes'])}")
+    parts.append(f"{row['round_seconds']:.1f} s")
+    return "  ".join(part for part in parts if part)
+
+
+def megabytes(count: float) -> str:
+    """Bytes in the unit that leaves one to three digits."""
+    for unit in ("B", "kB", "MB"):
+        if count < 1000:
+            break
+        count /= 1000
+    else:
+        unit = "GB"
+    return f"{count:.0f} {unit}" if unit == "B" or count >= 10 else f"{count:.1f} {unit}"
