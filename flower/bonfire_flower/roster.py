@@ -86,11 +86,12 @@ class Roster:
         self.nodes.pop(node, None)
         self._failed[node] = time.monotonic()
 
-    def lacks(self, node: Node) -> None:
-        """A node lost what it held: the ledger counts its next download whole."""
-        self.server.forget(sorted(node.examples))
-        self._counted |= dict.fromkeys(node.examples, 0)
-        node.holds = 0
+    def settle(self, node: Node) -> None:
+        """Tells the ledger of clients whose node holds less than was counted: their next download is counted whole."""
+        lost = [client for client in node.examples if node.holds < self._counted.get(client, self._at_least)]
+        if lost:
+            self.server.forget(lost)
+            self._counted |= dict.fromkeys(lost, 0)
 
     def counted(self, clients: Iterable[int], round: int) -> None:
         """The ledger has counted the download of this round to these clients."""
@@ -146,10 +147,6 @@ class Roster:
         self._aside.pop(node.id, None)
         self._failed.pop(node.id, None)
         self.nodes[node.id] = node
-        lost = [client for client in node.examples if node.holds < self._counted.get(client, self._at_least)]
-        if lost:
-            self.server.forget(lost)
-            self._counted |= dict.fromkeys(lost, 0)
         log(
             INFO,
             "node %d holds clients %s, %d examples",

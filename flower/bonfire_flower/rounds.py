@@ -140,7 +140,7 @@ class Rounds:
                     continue
                 log(INFO, "node %d holds nothing more and is sent the whole model", node.id)
                 whole.add(node.id)
-                self.roster.lacks(node)
+                node.holds = 0
                 waiting |= self.send(kind, [node], plan, max(deadline - time.monotonic(), PAUSE))
             self.roster.look()
             time.sleep(PAUSE)
@@ -154,6 +154,7 @@ class Rounds:
         """Sends each node what it lacks, to a node that holds nothing the configuration too. Returns nodes by message."""
         contents = {}
         for node in nodes:
+            self.roster.settle(node)
             download = self.server.download(node.holds, sorted(node.examples))
             config = "" if node.holds else self.server.config
             contents[node.id] = protocol.pack_order(
