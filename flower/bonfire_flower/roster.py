@@ -82,9 +82,9 @@ class Roster:
 
     def lose(self, node: int, why: str) -> None:
         """A node that failed is used no more until it introduces itself again."""
-        log(WARNING, "node %d is left out: %s", node, why)
-        self.nodes.pop(node, None)
         self._failed[node] = time.monotonic()
+        if self.nodes.pop(node, None) is not None:
+            log(WARNING, "node %d is left out: %s", node, why)
 
     def settle(self, node: Node) -> None:
         """Tells the ledger of clients whose node holds less than was counted: their next download is counted whole."""
@@ -125,6 +125,10 @@ class Roster:
                     f"its fingerprint is {introduction.fingerprint[:12]}, the server's {self.server.fingerprint[:12]}: "
                     "another model, tokenizer, set of labels or adapter"
                 )
+            if introduction.holds > self.server.round + 1:
+                raise protocol.BadReply(
+                    f"it holds round {introduction.holds}, the server is at {self.server.round}"
+                )
         except protocol.BadReply as error:
             log(WARNING, "node %d is refused: %s", answer.node, error)
             self._refused.add(answer.node)
@@ -133,27 +137,17 @@ class Roster:
 
     def _admit(self, node: Node) -> None:
         for other in self.nodes.values():
-            if both := sorted(node.examples.keys() & other.examples.keys()):
+            if both := node.examples.keys() & other.examples.keys():
                 if node.id not in self._aside:
-                    log(
-                        WARNING,
-                        "node %d is not used: node %d holds clients %s already",
-                        node.id,
-                        other.id,
-                        both,
-                    )
+                    text = "node %d is not used: node %d holds clients %s already"
+                    log(WARNING, text, node.id, other.id, ranges(both))
                 self._aside[node.id] = node
                 return
         self._aside.pop(node.id, None)
         self._failed.pop(node.id, None)
         self.nodes[node.id] = node
-        log(
-            INFO,
-            "node %d holds clients %s, %d examples",
-            node.id,
-            ranges(node.examples),
-            sum(node.examples.values()),
-        )
+        examples = sum(node.examples.values())
+        log(INFO, "node %d holds clients %s, %d examples", node.id, ranges(node.examples), examples)
 
 
 def ranges(clients: Iterable[int]) -> str:

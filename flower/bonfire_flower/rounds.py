@@ -121,6 +121,8 @@ class Rounds:
         deadline = time.monotonic() + self.settings.round_timeout
         by_id = {node.id: node for node in nodes}
         waiting = self.send(kind, nodes, plan)
+        for node in by_id.keys() - waiting.values():
+            self.roster.lose(node, "the SuperLink did not take its message")
         answers: dict[int, Read] = {}
         whole: set[int] = set()
         while waiting and time.monotonic() < deadline:

@@ -248,6 +248,13 @@ def test_another_model_is_refused(tmp_path):
     assert nodes[11].asked == 0
 
 
+def test_a_node_of_another_time_is_refused(tmp_path):
+    nodes = {11: Node([0, 1], holds=7), 12: Node([2, 3])}
+    run = federation(tmp_path, nodes)
+    run.round()
+    assert run.server.asked == [[2, 3]]
+
+
 def test_scores_of_sites_are_pooled_by_examples(tmp_path):
     nodes = {11: Node([0, 1]), 12: Node([2, 3])}
     run = federation(tmp_path, nodes, evaluate="sites")
