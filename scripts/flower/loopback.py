@@ -60,6 +60,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--evaluate", default="server", choices=["server", "sites", "none"])
     parser.add_argument("--kill", action="append", default=[], type=moment, metavar="NODE@ROUND")
     parser.add_argument("--start", action="append", default=[], type=moment, metavar="NODE@ROUND")
+    parser.add_argument(
+        "--stop", type=int, metavar="ROUND", help="kill everything after this round; --resume goes on"
+    )
     parser.add_argument("--min-nodes", type=int, help="default: all, or one less for each that is killed")
     parser.add_argument("--round-timeout", type=float, default=300.0, help="seconds")
     parser.add_argument("--insecure", action="store_true", help="neither TLS nor node authentication")
@@ -95,7 +98,9 @@ def run(federation: Federation, args: argparse.Namespace, out: Path) -> None:
             federation.start_node(number, f'clients="{share}"')
             say(f"node {number} started, clients {share}")
     app = federation.run_app(run_config(args, out), *simulation_options(args))
-    follow(federation, args, shares, out, deadline)
+    if follow(federation, args, shares, out, deadline):
+        say(f"stopped after round {args.stop}")
+        return
     status = federation.status()
     say(f"flwr run: exit code {app.returncode}, run {status}")
     rows = read_rows(out)
@@ -108,7 +113,8 @@ def run(federation: Federation, args: argparse.Namespace, out: Path) -> None:
 def follow(
     federation: Federation, args: argparse.Namespace, shares: list[str], out: Path, deadline: float
 ) -> None:
-    """Passes the run's log on, and kills and starts nodes when their moment comes, until `flwr run` ends."""
+    """Passes the run's log on, and kills and starts nodes when their moment comes, until `flwr run` ends or is to be stopped,
+    which it says."""
     kills, starts, spare, seen = list(args.kill), list(args.start), args.nodes, 0
     while True:
         ended = federation.processes["run"].poll() is not None
@@ -118,6 +124,8 @@ def follow(
         seen = len(log)
         if ended:
             break
+        if args.stop and len(read_rows(out)) >= args.stop:
+            return True
         if time.monotonic() > deadline:
             raise Failed(f"not done after {args.timeout:.0f} s")
         federation.check_alive(
@@ -135,6 +143,7 @@ def follow(
         time.sleep(POLL)
     if kills or starts:
         raise Failed(f"the run ended before its nodes could be killed ({kills}) or started ({starts})")
+    return False
 
 
 def client_shares(args: argparse.Namespace) -> list[str]:
