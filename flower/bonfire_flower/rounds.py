@@ -157,13 +157,19 @@ class Rounds:
         contents = {}
         for node in nodes:
             self.roster.settle(node)
-            download = self.server.download(node.holds, sorted(node.examples))
             config = "" if node.holds else self.server.config
-            contents[node.id] = protocol.pack_order(
-                protocol.Order(config, self.server.clients, download, plan)
-            )
+            order = protocol.Order(config, self.server.clients, self.download(node, plan), plan)
+            contents[node.id] = protocol.pack_order(order)
         group = str(self.server.round + 1)
         return self.exchange.send(kind, contents, seconds or self.settings.round_timeout, group)
+
+    def download(self, node: Node, plan: bonfire.Plan | None) -> bonfire.Download:
+        """What a node lacks of the start of the next round: nothing if it evaluated it, or was asked for this round before."""
+        start = self.server.round + 1
+        if node.holds == start:
+            return bonfire.Download(start, start, {})
+        # Without a plan a site does not know which slots its clients hold, where they hold fewer: it is sent all.
+        return self.server.download(node.holds, sorted(node.examples) if plan else None)
 
     def note_wire(self, round: int, nodes: list[Node], uploads: Mapping[int, list[bonfire.Upload]]) -> None:
         """A row a node: bytes of its messages' records since the last round, greetings among them, and the ledger's of its uploads."""

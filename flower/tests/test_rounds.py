@@ -28,6 +28,7 @@ class Node:
     fingerprint: str = "abc"
     holds: int = 0
     wholes: int = 0  # downloads of everything that it got
+    empty: int = 0  # downloads of nothing
     asked: int = 0
 
     def answer(self, kind: str, content: RecordDict) -> RecordDict | Error | None:
@@ -48,6 +49,7 @@ class Node:
         if order["since"] == 0:
             assert order["config"] == "the configuration"
             self.wholes += 1
+        self.empty += order["since"] == order["round"]
         self.holds = order["round"]
         if kind == "evaluate":
             rows = [{"client": c, "examples": c + 1, "loss": 1.0, "accuracy": c / 10} for c in self.clients]
@@ -263,6 +265,7 @@ def test_scores_of_sites_are_pooled_by_examples(tmp_path):
     assert row["site_accuracy"] == pytest.approx((2 * 0.1 + 3 * 0.2 + 4 * 0.3) / 10)
     run.round()
     assert [node.wholes for node in nodes.values()] == [1, 1]
+    assert [node.empty for node in nodes.values()] == [1, 1]
 
 
 def test_nobody_comes(tmp_path):
