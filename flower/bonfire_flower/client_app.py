@@ -24,7 +24,10 @@ def introduce(message: Message, context: Context) -> Message:
 @app.train()
 def train(message: Message, context: Context) -> Message:
     def work(site: bonfire.Site, order: protocol.Order) -> RecordDict:
-        return protocol.pack_uploads(site.train(order.download, order.plan), site.holds)
+        uploads = site.train(order.download, order.plan)
+        if "save" in context.node_config:
+            site.save_clients(str(context.node_config["save"]))
+        return protocol.pack_uploads(uploads, site.holds)
 
     return _carry_out(work, message, context)
 

@@ -1,5 +1,7 @@
 """A node's site between messages: in a process that lives on, in fresh ones, and where one process serves many nodes."""
 
+from typing import ClassVar
+
 import bonfire
 import pytest
 from flwr.app import Context, Message, MessageType, RecordDict
@@ -13,6 +15,7 @@ class Site:
     """Holds the number of the round it was last brought to; counts how often one was loaded."""
 
     loaded = 0
+    saved: ClassVar[list[str]] = []
 
     def __init__(self, config, shards, *, overrides, device):
         Site.loaded += 1
@@ -28,6 +31,10 @@ class Site:
             raise bonfire.BonfireError("the device failed")
         return []
 
+    def save_clients(self, folder):
+        Site.saved.append(folder)
+        return self.clients
+
     def state(self):
         return bytes([self.holds])
 
@@ -39,7 +46,7 @@ class Site:
 def stub(monkeypatch):
     monkeypatch.setattr(bonfire, "Site", Site)
     fresh_process()
-    Site.loaded = 0
+    Site.loaded, Site.saved = 0, []
 
 
 def fresh_process():
@@ -146,6 +153,12 @@ def test_the_node_says_where_model_and_data_are():
     order(node, 1, 0, CONFIG)
     site = next(iter(sites._loaded.values())).site
     assert site.told == ("builtin", {4: "rows"}, {"model.path": "weights"}, "cuda:1")
+
+
+def test_the_clients_own_adapters_are_saved_where_the_node_says():
+    order(context(clients="4", save="own"), 1, 0, CONFIG)
+    order(context(clients="5"), 1, 0, CONFIG)
+    assert Site.saved == ["own"]
 
 
 def test_few_sites_stay_loaded():
