@@ -8,7 +8,7 @@ from flwr.app import Message, RecordDict
 from flwr.common.logger import log
 from flwr.serverapp import Grid
 
-from .protocol import size
+from .protocol import BadReply, size
 
 
 @dataclass(frozen=True)
@@ -18,6 +18,12 @@ class Answer:
     node: int
     content: RecordDict | None
     failure: str = ""
+
+    def get(self) -> RecordDict:
+        """The content. Raises BadReply where there is none."""
+        if self.content is None:
+            raise BadReply(self.failure)
+        return self.content
 
 
 class Exchange:

@@ -29,22 +29,33 @@ class RunFolder:
     def begin(self, server: bonfire.Server) -> None:
         """Writes the resolved configuration; of a run that goes on, takes up the rows of its complete rounds."""
         replace(self.config, server.config.encode())
-        metrics = self.path / "metrics.jsonl"
         if server.round:
-            lines = metrics.read_text(encoding="utf-8").splitlines()[: server.round]
-            self.rows = [json.loads(line) for line in lines]
+            self.rows = self.kept("metrics.jsonl", server.round)
+            replace(self.path / "clients.jsonl", lines(self.kept("clients.jsonl", server.round)))
+            replace(self.path / "wire.jsonl", lines(self.kept("wire.jsonl", server.round)))
 
-    def add(self, server: bonfire.Server, row: dict[str, Any]) -> None:
+    def kept(self, name: str, rounds: int) -> list[dict[str, Any]]:
+        """The rows of the first rounds: one that was cut off may have left more."""
+        text = (self.path / name).read_text(encoding="utf-8")
+        return [row for line in text.splitlines() if (row := json.loads(line))["round"] <= rounds]
+
+    def add(self, server: bonfire.Server, row: dict[str, Any], wire: list[dict[str, Any]]) -> None:
         """A complete round. The checkpoint comes last: what it stands for is there by then."""
         self.rows.append(row)
+        self.append("clients.jsonl", server.client_rows)
+        self.append("wire.jsonl", wire)
         server.save(self.path / "adapter")
-        lines = "".join(json.dumps(row) + "\n" for row in self.rows)
-        replace(self.path / "metrics.jsonl", lines.encode())
+        replace(self.path / "metrics.jsonl", lines(self.rows))
+        replace(self.path / "summary.json", (json.dumps(server.summary, indent=2) + "\n").encode())
         replace(self.checkpoint, server.state())
 
-    def add_wire(self, rows: list[dict[str, Any]]) -> None:
-        with open(self.path / "wire.jsonl", "a", encoding="utf-8") as file:
-            file.write("".join(json.dumps(row) + "\n" for row in rows))
+    def append(self, name: str, rows: list[dict[str, Any]]) -> None:
+        with open(self.path / name, "ab") as file:
+            file.write(lines(rows))
+
+
+def lines(rows: list[dict[str, Any]]) -> bytes:
+    return "".join(json.dumps(row) + "\n" for row in rows).encode()
 
 
 def replace(path: Path, content: bytes) -> None:

@@ -145,6 +145,8 @@ def pack_uploads(uploads: list[bonfire.Upload], holds: int) -> RecordDict:
 
 def read_uploads(content: RecordDict, examples: Mapping[int, int], holds: int) -> list[bonfire.Upload]:
     """The uploads of a node that was to train these clients (training examples by client) from the start of round `holds`."""
+    if lacks(content):
+        raise BadReply("it lacks what it was sent whole")
     if _whole(_record(content, "reply", ConfigRecord), "holds") != holds:
         raise BadReply(f"it trained from another start than that of round {holds}")
     if "numbers" not in content:

@@ -114,7 +114,7 @@ class Roster:
         self._failed = {node: when for node, when in self._failed.items() if node in there}
 
     def _welcome(self, answer: Answer) -> None:
-        if answer.content is None:
+        if answer.content is None:  # it may be able to later
             log(WARNING, "node %d could not introduce itself: %s", answer.node, answer.failure)
             self._failed[answer.node] = time.monotonic()
             return

@@ -33,12 +33,12 @@ class Rounds:
     def run(self) -> None:
         """All rounds that are left. Raises NoNodes; the checkpoint is then that of the last complete round."""
         while not self.server.finished:
-            row = self.round()
-            self.folder.add(self.server, row)
+            row, wire = self.round()
+            self.folder.add(self.server, row, wire)
             log(INFO, "%s", line(row, self.server.rounds))
 
-    def round(self) -> dict[str, Any]:
-        """One round; its row."""
+    def round(self) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        """One round: its row, and those of its nodes' bytes."""
         plan = self.server.plan()
         for _ in range(ATTEMPTS):
             nodes = self.roster.gather(plan.clients)
@@ -48,14 +48,9 @@ class Rounds:
             uploads = self.train(plan, nodes)
             row = self.aggregate(plan, nodes, uploads) if uploads else None
             if row is not None:
-                if self.settings.evaluate == "sites":
-                    row |= self.evaluate()
-                self.note_wire(plan.round, nodes, uploads)
-                return row | {
-                    "nodes": len(nodes),
-                    "answered": len(uploads),
-                    "round_seconds": time.monotonic() - begin,
-                }
+                scores = self.evaluate() if self.settings.evaluate == "sites" else {}
+                row |= scores | {"nodes": len(nodes), "answered": len(uploads)}
+                return row | {"seconds": time.monotonic() - begin}, self.wire(plan.round, nodes, uploads)
             log(WARNING, "round %d: none of %d nodes sent anything of use", plan.round, len(nodes))
         raise NoNodes(f"round {plan.round} was begun {ATTEMPTS} times, and no node sent anything of use")
 
@@ -71,27 +66,35 @@ class Rounds:
     def aggregate(
         self, plan: bonfire.Plan, nodes: list[Node], uploads: dict[int, list[bonfire.Upload]]
     ) -> dict[str, Any] | None:
-        """Ends the round. A node whose uploads the server refuses is left out; None if that leaves no node."""
+        """Ends the round. A node whose uploads the server refuses is left out, of `uploads` too; None if that does not help."""
         asked = sorted(client for node in nodes for client in node.examples if client in plan.clients)
-        refused: bonfire.ConfigError | None = None
-        for without in [None, *uploads]:
-            rest = [upload for node, list_ in uploads.items() if node != without for upload in list_]
-            if without is not None and len(uploads) == 1:
-                break
+        try:
+            return self.end_round(plan, uploads, asked)
+        except bonfire.BonfireError as error:
+            if self.server.round >= plan.round:  # it has ended, and something else broke
+                raise
+            refused = error
+        for node in list(uploads) if len(uploads) > 1 else []:
+            rest = {other: of_node for other, of_node in uploads.items() if other != node}
             try:
-                # In the order of the clients, whoever answered first: sums of floats depend on it.
-                row = self.server.aggregate(sorted(rest, key=lambda upload: upload.client), asked)
-            except bonfire.ConfigError as error:
-                refused = refused or error
+                row = self.end_round(plan, rest, asked)
+            except bonfire.BonfireError:
                 continue
-            if without is not None:
-                del uploads[without]
-                self.roster.lose(without, f"the server refuses its upload: {refused}")
-            self.roster.counted(asked, plan.round)
+            del uploads[node]
+            self.roster.lose(node, f"the server refuses its upload: {refused}")
             return row
         for node in uploads:
-            self.roster.lose(node, f"the server refuses its upload: {refused}")
+            self.roster.lose(node, f"the server refuses an upload of this node or another: {refused}")
         return None
+
+    def end_round(
+        self, plan: bonfire.Plan, uploads: Mapping[int, list[bonfire.Upload]], asked: list[int]
+    ) -> dict[str, Any]:
+        # In the order of the clients, whoever answered first: sums of floats depend on it.
+        flat = sorted((upload for of_node in uploads.values() for upload in of_node), key=lambda u: u.client)
+        row = self.server.aggregate(flat, asked)
+        self.roster.counted(asked, plan.round)
+        return row
 
     def evaluate(self) -> dict[str, Any]:
         """The new global model on the test rows of all nodes, pooled by examples; no entry if nobody has any."""
@@ -129,21 +132,15 @@ class Rounds:
             for answer in self.exchange.receive(waiting):
                 node = by_id[answer.node]
                 try:
-                    if answer.content is None:
-                        raise protocol.BadReply(answer.failure)
-                    if not protocol.lacks(answer.content):
-                        answers[node.id] = read(node, answer.content)
-                        node.holds = self.server.round + 1
+                    content = answer.get()
+                    if protocol.lacks(content) and node.id not in whole:
+                        whole.add(node.id)
+                        waiting |= self.send_whole(kind, node, plan, deadline)
                         continue
-                    if node.id in whole:
-                        raise protocol.BadReply("it lacks what it was sent whole")
+                    answers[node.id] = read(node, content)
+                    node.holds = self.server.round + 1
                 except protocol.BadReply as error:
                     self.roster.lose(node.id, str(error))
-                    continue
-                log(INFO, "node %d holds nothing more and is sent the whole model", node.id)
-                whole.add(node.id)
-                node.holds = 0
-                waiting |= self.send(kind, [node], plan, max(deadline - time.monotonic(), PAUSE))
             self.roster.look()
             time.sleep(PAUSE)
         for node_id in waiting.values():
@@ -163,6 +160,12 @@ class Rounds:
         group = str(self.server.round + 1)
         return self.exchange.send(kind, contents, seconds or self.settings.round_timeout, group)
 
+    def send_whole(self, kind: str, node: Node, plan: bonfire.Plan | None, deadline: float) -> dict[str, int]:
+        """Sends a node everything, after it has said that it lacks what the order builds on."""
+        log(INFO, "node %d has lost what it held, and is sent the whole model", node.id)
+        node.holds = 0
+        return self.send(kind, [node], plan, max(deadline - time.monotonic(), PAUSE))
+
     def download(self, node: Node, plan: bonfire.Plan | None) -> bonfire.Download:
         """What a node lacks of the start of the next round: nothing if it evaluated it, or was asked for this round before."""
         start = self.server.round + 1
@@ -171,24 +174,24 @@ class Rounds:
         # Without a plan a site does not know which slots its clients hold, where they hold fewer: it is sent all.
         return self.server.download(node.holds, sorted(node.examples) if plan else None)
 
-    def note_wire(self, round: int, nodes: list[Node], uploads: Mapping[int, list[bonfire.Upload]]) -> None:
-        """A row a node: bytes of its messages' records since the last round, greetings among them, and the ledger's of its uploads."""
+    def wire(
+        self, round: int, nodes: list[Node], uploads: Mapping[int, list[bonfire.Upload]]
+    ) -> list[dict[str, Any]]:
+        """A row a node: bytes of its messages' records since the last round, greetings among them, and what the ledger
+        counts of its uploads."""
         sent, received = self.exchange.take_bytes()
-        rows = []
-        for node in nodes:
-            counted = sum(upload.nbytes for upload in uploads.get(node.id, []))
-            rows.append(
-                {
-                    "round": round,
-                    "node": node.id,
-                    "clients": sorted(node.examples),
-                    "answered": node.id in uploads,
-                    "sent_bytes": sent.get(node.id, 0),
-                    "received_bytes": received.get(node.id, 0),
-                    "ledger_upload_bytes": counted,
-                }
-            )
-        self.folder.add_wire(rows)
+        return [
+            {
+                "round": round,
+                "node": node.id,
+                "clients": sorted(node.examples),
+                "answered": node.id in uploads,
+                "sent_bytes": sent.get(node.id, 0),
+                "received_bytes": received.get(node.id, 0),
+                "ledger_upload_bytes": sum(upload.nbytes for upload in uploads.get(node.id, [])),
+            }
+            for node in nodes
+        ]
 
 
 def line(row: Mapping[str, Any], rounds: int) -> str:
@@ -201,7 +204,7 @@ def line(row: Mapping[str, Any], rounds: int) -> str:
             parts.append(f"{name} {100 * row[key]:.1f}%")
     parts.append(f"nodes {row['answered']}/{row['nodes']}")
     parts.append(f"upload {megabytes(row['upload_bytes'])}")
-    parts.append(f"{row['round_seconds']:.1f} s")
+    parts.append(f"{row['seconds']:.1f} s")
     return "  ".join(part for part in parts if part)
 
 

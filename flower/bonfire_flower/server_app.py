@@ -39,7 +39,7 @@ def main(grid: Grid, context: Context) -> None:
 
 def open_server(settings: Settings, folder: RunFolder) -> bonfire.Server:
     """The server at round 0, or, of a run that goes on, as its checkpoint has it, under the configuration it began with."""
+    told = {"overrides": settings.overrides or None, "evaluate": settings.evaluate == "server"}
     if settings.resume:
-        state = folder.checkpoint.read_bytes()
-        return bonfire.Server.from_state(state, folder.config, overrides=settings.overrides or None)
-    return bonfire.Server(settings.config or None, overrides=settings.overrides or None)
+        return bonfire.Server.from_state(folder.checkpoint.read_bytes(), folder.config, **told)
+    return bonfire.Server(settings.config or None, **told)

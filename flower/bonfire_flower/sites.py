@@ -73,5 +73,6 @@ def _load(config: str, clients: int, context: Context) -> bonfire.Site:
     node = context.node_config
     held = held_clients(node, clients)
     overrides = {"model.path": str(node["model"])} if "model" in node else None
-    device = str(node["device"]) if "device" in node else None
+    # The configuration's device is the server's.
+    device = str(node.get("device", "auto"))
     return bonfire.Site(tomllib.loads(config), shards(node, held), overrides=overrides, device=device)

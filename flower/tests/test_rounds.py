@@ -132,6 +132,11 @@ class Server:
         self.uploads.append([upload.client for upload in uploads])
         return {"round": self.round, "phase": "B", "train_loss": 1.0, "upload_bytes": 1}
 
+    client_rows = property(
+        lambda self: [{"round": self.round, "client": client} for client in self.uploads[-1]]
+    )
+    summary = property(lambda self: {"rounds": self.round})
+
     def state(self):
         return b"state"
 
@@ -189,7 +194,7 @@ def test_all_rounds(tmp_path):
 @pytest.mark.parametrize("way", ["silent", "fails", "raises", "lies", "too long"])
 def test_a_round_goes_on_without_a_node_that_fails(tmp_path, way):
     run = federation(tmp_path, {11: Node([0, 1], way), 12: Node([2, 3])})
-    row = run.round()
+    row, _ = run.round()
     assert run.server.uploads == [[2, 3]]
     assert run.server.asked == [[0, 1, 2, 3]]  # sent something, so counted
     assert (row["nodes"], row["answered"]) == (2, 1)
@@ -260,7 +265,7 @@ def test_a_node_of_another_time_is_refused(tmp_path):
 def test_scores_of_sites_are_pooled_by_examples(tmp_path):
     nodes = {11: Node([0, 1]), 12: Node([2, 3])}
     run = federation(tmp_path, nodes, evaluate="sites")
-    row = run.round()
+    row, _ = run.round()
     assert row["site_examples"] == 1 + 2 + 3 + 4
     assert row["site_accuracy"] == pytest.approx((2 * 0.1 + 3 * 0.2 + 4 * 0.3) / 10)
     run.round()
@@ -306,7 +311,7 @@ def test_a_run_is_not_written_over(tmp_path):
 
 def test_lines():
     row = {"round": 3, "phase": "B", "train_loss": 1.0032, "test_accuracy": 0.273, "nodes": 4, "answered": 4}
-    row |= {"upload_bytes": 1_500_000, "round_seconds": 12.14}
+    row |= {"upload_bytes": 1_500_000, "seconds": 12.14}
     assert (
         rounds.line(row, 5) == "round 3/5  B  loss 1.0032  accuracy 27.3%  nodes 4/4  upload 1.5 MB  12.1 s"
     )

@@ -153,6 +153,8 @@ def test_the_node_says_where_model_and_data_are():
     order(node, 1, 0, CONFIG)
     site = next(iter(sites._loaded.values())).site
     assert site.told == ("builtin", {4: "rows"}, {"model.path": "weights"}, "cuda:1")
+    order(context(clients="5"), 1, 0, CONFIG)
+    assert list(sites._loaded.values())[1].site.told == ("builtin", [5], None, "auto")
 
 
 def test_the_clients_own_adapters_are_saved_where_the_node_says():
