@@ -90,9 +90,7 @@ class Rounds:
     def end_round(
         self, plan: bonfire.Plan, uploads: Mapping[int, list[bonfire.Upload]], asked: list[int]
     ) -> dict[str, Any]:
-        # In the order of the clients, whoever answered first: sums of floats depend on it.
-        flat = sorted((upload for of_node in uploads.values() for upload in of_node), key=lambda u: u.client)
-        row = self.server.aggregate(flat, asked)
+        row = self.server.aggregate([upload for of_node in uploads.values() for upload in of_node], asked)
         self.roster.counted(asked, plan.round)
         return row
 

@@ -129,7 +129,7 @@ class Server:
             raise bonfire.ConfigError("an upload has too many values")
         self.round += 1
         self.asked.append(asked)
-        self.uploads.append([upload.client for upload in uploads])
+        self.uploads.append(sorted(upload.client for upload in uploads))
         return {"round": self.round, "phase": "B", "train_loss": 1.0, "upload_bytes": 1}
 
     client_rows = property(
