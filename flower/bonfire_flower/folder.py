@@ -2,10 +2,12 @@
 
 import json
 import os
+from logging import INFO
 from pathlib import Path
 from typing import Any
 
 import bonfire
+from flwr.common.logger import log
 
 
 class RunFolder:
@@ -16,6 +18,7 @@ class RunFolder:
         self.checkpoint = self.path / "checkpoint"
         self.config = self.path / "config.toml"
         self.rows: list[dict[str, Any]] = []
+        self.saves = True
         if self.checkpoint.exists() and not resume:
             raise ValueError(
                 f"{self.path} holds a run already: resume=true goes on with it, another `out` begins one"
@@ -29,6 +32,7 @@ class RunFolder:
     def begin(self, server: bonfire.Server) -> None:
         """Writes the resolved configuration; of a run that goes on, takes up the rows of its complete rounds."""
         replace(self.config, server.config.encode())
+        self.saves = leaves_adapter(server)
         if server.round:
             self.rows = self.kept("metrics.jsonl", server.round)
             replace(self.path / "clients.jsonl", lines(self.kept("clients.jsonl", server.round)))
@@ -44,7 +48,8 @@ class RunFolder:
         self.rows.append(row)
         self.append("clients.jsonl", server.client_rows)
         self.append("wire.jsonl", wire)
-        server.save(self.path / "adapter")
+        if self.saves:
+            server.save(self.path / "adapter")
         replace(self.path / "metrics.jsonl", lines(self.rows))
         replace(self.path / "summary.json", (json.dumps(server.summary, indent=2) + "\n").encode())
         replace(self.checkpoint, server.state())
@@ -52,6 +57,16 @@ class RunFolder:
     def append(self, name: str, rows: list[dict[str, Any]]) -> None:
         with open(self.path / name, "ab") as file:
             file.write(lines(rows))
+
+
+def leaves_adapter(server: bonfire.Server) -> bool:
+    """Not in full fine-tuning: its weights are in the checkpoint alone."""
+    try:
+        server.tensors()
+    except bonfire.BonfireError as error:
+        log(INFO, "no adapter is written: %s", error)
+        return False
+    return True
 
 
 def lines(rows: list[dict[str, Any]]) -> bytes:
