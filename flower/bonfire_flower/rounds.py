@@ -175,20 +175,21 @@ class Rounds:
     def wire(
         self, round: int, nodes: list[Node], uploads: Mapping[int, list[bonfire.Upload]]
     ) -> list[dict[str, Any]]:
-        """A row a node: bytes of its messages' records since the last round, greetings among them, and what the ledger
-        counts of its uploads."""
+        """A row a node: bytes of its messages' records since the last round, whatever they were, and what the ledger counts
+        of its uploads. A node that was only greeted has no clients here."""
         sent, received = self.exchange.take_bytes()
+        clients = {node.id: sorted(node.examples) for node in nodes}
         return [
             {
                 "round": round,
-                "node": node.id,
-                "clients": sorted(node.examples),
-                "answered": node.id in uploads,
-                "sent_bytes": sent.get(node.id, 0),
-                "received_bytes": received.get(node.id, 0),
-                "ledger_upload_bytes": sum(upload.nbytes for upload in uploads.get(node.id, [])),
+                "node": node,
+                "clients": clients.get(node, []),
+                "answered": node in uploads,
+                "sent_bytes": sent.get(node, 0),
+                "received_bytes": received.get(node, 0),
+                "ledger_upload_bytes": sum(upload.nbytes for upload in uploads.get(node, [])),
             }
-            for node in nodes
+            for node in sorted(clients.keys() | sent.keys() | received.keys())
         ]
 
 

@@ -250,9 +250,14 @@ def test_clients_belong_to_the_node_that_came_first(tmp_path):
 def test_another_model_is_refused(tmp_path):
     nodes = {11: Node([0, 1], fingerprint="xyz"), 12: Node([2, 3])}
     run = federation(tmp_path, nodes)
-    run.round()
+    _, wire = run.round()
     assert run.server.asked == [[2, 3]]
     assert nodes[11].asked == 0
+    assert [(row["node"], row["clients"], row["answered"]) for row in wire] == [
+        (11, [], False),
+        (12, [2, 3], True),
+    ]
+    assert all(row["sent_bytes"] > 0 and row["received_bytes"] > 0 for row in wire)
 
 
 def test_a_node_of_another_time_is_refused(tmp_path):
