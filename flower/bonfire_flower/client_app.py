@@ -43,7 +43,7 @@ def evaluate(message: Message, context: Context) -> Message:
 def _carry_out(
     work: Callable[[bonfire.Site, protocol.Order], RecordDict], message: Message, context: Context
 ) -> Message:
-    """Does an order and keeps what the site then holds; says what it holds where the order builds on something else."""
+    """Does an order, and keeps what the site then holds; where it lacks the start, says what it holds."""
     order = protocol.read_order(message.content)
     with open_site(order.config, order.clients, context) as site:
         if site is None:

@@ -46,20 +46,20 @@ def block(partition: int, partitions: int, clients: int) -> list[int]:
         )
     if partitions > clients:
         raise ValueError(
-            f"num-partitions = {partitions}: this federation has {clients} clients, some nodes would hold none"
+            f"num-partitions = {partitions}: there are {clients} clients, some nodes would hold none"
         )
     return list(range(partition * clients // partitions, (partition + 1) * clients // partitions))
 
 
 def shards(node_config: Mapping[str, Any], clients: list[int]) -> Shards:
-    """What `bonfire.Site` takes: the clients' shards of the configuration's own partition, or folders of their own."""
+    """What `bonfire.Site` takes: clients of the configuration's own partition, or a folder for each."""
     if "data" not in node_config:
         return clients
     data = str(node_config["data"])
     if "=" not in data:
         if len(clients) > 1:
             raise ValueError(
-                f'data = "{data}": this node holds clients {clients}, each needs its folder: data="0=DIR;1=DIR"'
+                f'data = "{data}": clients {clients} are here, each needs its folder: data="0=DIR;1=DIR"'
             )
         return {clients[0]: data}
     pairs = [_folder(part) for part in split_outside_quotes(data)]

@@ -1,4 +1,4 @@
-"""The run's folder on the ServerApp's machine: rows, adapter, checkpoint. Whole files are replaced, never half written."""
+"""The run's folder on the ServerApp's machine: rows, adapter, checkpoint. Files are replaced as a whole."""
 
 import json
 import os
@@ -30,7 +30,7 @@ class RunFolder:
         self.path.mkdir(parents=True, exist_ok=True)
 
     def begin(self, server: bonfire.Server) -> None:
-        """Writes the resolved configuration; of a run that goes on, takes up the rows of its complete rounds."""
+        """Writes the configuration; of a run that goes on, takes up the rows of its complete rounds."""
         replace(self.config, server.config.encode())
         self.saves = leaves_adapter(server)
         if server.round:

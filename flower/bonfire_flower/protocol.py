@@ -1,12 +1,13 @@
 """The messages between ServerApp and ClientApp, packed and read.
 
-    query     server: configuration, clients of the federation      site: its clients, examples, fingerprint, what it holds
-    train     server: plan, and what the site lacks of the model    site: uploads, or "lacks" and what it holds
-    evaluate  server: what the site lacks of the model              site: scores by client, or "lacks"
+    query     server: configuration                         site: clients, examples, fingerprint, holds
+    train     server: plan, what the site lacks of a model  site: uploads, or "lacks" and what it holds
+    evaluate  server: what the site lacks of the model      site: scores by client, or "lacks"
 
-An Array costs two requests of a few hundred bytes each, however small it is. So all clients of a node share two: their
-values end to end, and the bits of the slots that they chose; how long each one's part is stands among the numbers.
-What comes from a site is checked here as far as it can be without knowing the model; a mistake raises BadReply.
+An Array costs two requests of a few hundred bytes each, however small it is. So all clients of a node share
+two: their values end to end, and the bits of the slots that they chose; how long each one's part is stands
+among the numbers. What comes from a site is checked here as far as it can be without knowing the model; a
+mistake raises BadReply.
 """
 
 import math
@@ -29,7 +30,7 @@ class BadReply(Exception):
 
 @dataclass(frozen=True)
 class Order:
-    """What a site is asked to do. `config` is empty where the site has it already; an evaluation has no plan."""
+    """What a site is asked to do. `config` is empty where the site has it; an evaluation has no plan."""
 
     config: str
     clients: int
@@ -39,7 +40,7 @@ class Order:
 
 @dataclass(frozen=True)
 class Introduction:
-    """What a site says of itself: training examples by client, and the round whose start it holds (0: nothing)."""
+    """What a site says of itself: training examples by client, the round whose start it holds (0: none)."""
 
     examples: dict[int, int]
     fingerprint: str
@@ -144,7 +145,7 @@ def pack_uploads(uploads: list[bonfire.Upload], holds: int) -> RecordDict:
 
 
 def read_uploads(content: RecordDict, examples: Mapping[int, int], holds: int) -> list[bonfire.Upload]:
-    """The uploads of a node that was to train these clients (training examples by client) from the start of round `holds`."""
+    """The uploads of a node that was to train these clients, with their examples, from round `holds`."""
     if lacks(content):
         raise BadReply("it lacks what it was sent whole")
     if _whole(_record(content, "reply", ConfigRecord), "holds") != holds:

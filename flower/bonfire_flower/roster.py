@@ -32,7 +32,7 @@ class Node:
 
 
 class Roster:
-    """Nodes come in by introducing themselves and go out by failing, after which they must introduce themselves again."""
+    """Nodes come in by introducing themselves, go out by failing, and may introduce themselves again."""
 
     def __init__(self, server: bonfire.Server, exchange: Exchange, settings: Settings) -> None:
         self.server, self.exchange, self.settings = server, exchange, settings
@@ -41,8 +41,8 @@ class Roster:
         self._aside: dict[int, Node] = {}  # their clients are held by another
         self._refused: set[int] = set()
         self._failed: dict[int, float] = {}  # when; no round waits for these to introduce themselves
-        # By client, the round whose start the ledger believes it to hold. Of a run that goes on nothing is known but
-        # that the ledger may have counted all of it.
+        # By client, the round whose start the ledger believes it to hold. Of a run that goes on nothing is
+        # known but that the ledger may have counted all of it.
         self._counted: dict[int, int] = {}
         self._at_least = server.round
 
@@ -61,13 +61,13 @@ class Roster:
                 if enough:
                     return able
                 raise NoNodes(
-                    f"after {self.settings.wait:.0f} s there are {len(self.nodes)} nodes of {self.settings.min_nodes} "
-                    f"(min-nodes), and {len(able)} of them hold clients of this round"
+                    f"after {self.settings.wait:.0f} s there are {len(self.nodes)} nodes of "
+                    f"{self.settings.min_nodes} (min-nodes), {len(able)} of them hold clients of the round"
                 )
             time.sleep(PAUSE)
 
     def look(self) -> None:
-        """Lets nodes go that are gone, greets new ones, and takes in those that have introduced themselves."""
+        """Lets nodes go that are gone, greets new ones, takes in those that have introduced themselves."""
         there = self.exchange.nodes()
         self._let_go(there)
         known = self.nodes.keys() | self._aside.keys() | self._refused | set(self._greeted.values())
@@ -87,7 +87,7 @@ class Roster:
             log(WARNING, "node %d is left out: %s", node, why)
 
     def settle(self, node: Node) -> None:
-        """Tells the ledger of clients whose node holds less than was counted: their next download is counted whole."""
+        """Where a node holds less than was counted, the ledger shall count its next download whole."""
         lost = [client for client in node.examples if node.holds < self._counted.get(client, self._at_least)]
         if lost:
             self.server.forget(lost)
@@ -122,8 +122,8 @@ class Roster:
             introduction = protocol.read_introduction(answer.content, self.server.clients)
             if introduction.fingerprint != self.server.fingerprint:
                 raise protocol.BadReply(
-                    f"its fingerprint is {introduction.fingerprint[:12]}, the server's {self.server.fingerprint[:12]}: "
-                    "another model, tokenizer, set of labels or adapter"
+                    f"its fingerprint is {introduction.fingerprint[:12]}, the server's "
+                    f"{self.server.fingerprint[:12]}: another model, tokenizer, set of labels or adapter"
                 )
             if introduction.holds > self.server.round + 1:
                 raise protocol.BadReply(

@@ -31,7 +31,7 @@ class Rounds:
     settings: Settings
 
     def run(self) -> None:
-        """All rounds that are left. Raises NoNodes; the checkpoint is then that of the last complete round."""
+        """All rounds that are left. Raises NoNodes; the checkpoint is that of the last complete round."""
         while not self.server.finished:
             row, wire = self.round()
             self.folder.add(self.server, row, wire)
@@ -66,7 +66,8 @@ class Rounds:
     def aggregate(
         self, plan: bonfire.Plan, nodes: list[Node], uploads: dict[int, list[bonfire.Upload]]
     ) -> dict[str, Any] | None:
-        """Ends the round. A node whose uploads the server refuses is left out, of `uploads` too; None if that does not help."""
+        """Ends the round. A node whose uploads the server refuses is left out, of `uploads` too; None if that
+        does not help."""
         asked = sorted(client for node in nodes for client in node.examples if client in plan.clients)
         try:
             return self.end_round(plan, uploads, asked)
@@ -95,7 +96,7 @@ class Rounds:
         return row
 
     def evaluate(self) -> dict[str, Any]:
-        """The new global model on the test rows of all nodes, pooled by examples; no entry if nobody has any."""
+        """The new global model on the test rows of all nodes, pooled by examples; empty if there are none."""
         nodes = list(self.roster.nodes.values())
 
         def read(node: Node, content: RecordDict) -> list[dict[str, Any]]:
@@ -118,7 +119,7 @@ class Rounds:
         plan: bonfire.Plan | None,
         read: Callable[[Node, RecordDict], Read],
     ) -> dict[int, Read]:
-        """Sends an order to nodes and reads what comes back before the round's time is up; the others are lost."""
+        """Sends an order to nodes and reads what comes back in the round's time; the others are lost."""
         deadline = time.monotonic() + self.settings.round_timeout
         by_id = {node.id: node for node in nodes}
         waiting = self.send(kind, nodes, plan)
@@ -148,7 +149,7 @@ class Rounds:
     def send(
         self, kind: str, nodes: list[Node], plan: bonfire.Plan | None, seconds: float | None = None
     ) -> dict[str, int]:
-        """Sends each node what it lacks, to a node that holds nothing the configuration too. Returns nodes by message."""
+        """Sends each node what it lacks, the configuration too if it holds nothing. Nodes by message."""
         contents = {}
         for node in nodes:
             self.roster.settle(node)
@@ -165,18 +166,18 @@ class Rounds:
         return self.send(kind, [node], plan, max(deadline - time.monotonic(), PAUSE))
 
     def download(self, node: Node, plan: bonfire.Plan | None) -> bonfire.Download:
-        """What a node lacks of the start of the next round: nothing if it evaluated it, or was asked for this round before."""
+        """What a node lacks to begin the next round: nothing if it evaluated it, or began it before."""
         start = self.server.round + 1
         if node.holds == start:
             return bonfire.Download(start, start, {})
-        # Without a plan a site does not know which slots its clients hold, where they hold fewer: it is sent all.
+        # Where clients hold fewer slots a site knows which only from a plan: without one it is sent all.
         return self.server.download(node.holds, sorted(node.examples) if plan else None)
 
     def wire(
         self, round: int, nodes: list[Node], uploads: Mapping[int, list[bonfire.Upload]]
     ) -> list[dict[str, Any]]:
-        """A row a node: bytes of its messages' records since the last round, whatever they were, and what the ledger counts
-        of its uploads. A node that was only greeted has no clients here."""
+        """A row a node: bytes of its messages' records since the last round, whatever they were, and what the
+        ledger counts of its uploads. A node that was only greeted has no clients here."""
         sent, received = self.exchange.take_bytes()
         clients = {node.id: sorted(node.examples) for node in nodes}
         return [

@@ -38,7 +38,7 @@ def main(grid: Grid, context: Context) -> None:
 
 
 def open_server(settings: Settings, folder: RunFolder) -> bonfire.Server:
-    """The server at round 0, or, of a run that goes on, as its checkpoint has it, under the configuration it began with."""
+    """The server at round 0, or, of a run that goes on, as its checkpoint and configuration have it."""
     told = {"overrides": settings.overrides or None, "evaluate": settings.evaluate == "server"}
     if settings.resume:
         return bonfire.Server.from_state(folder.checkpoint.read_bytes(), folder.config, **told)

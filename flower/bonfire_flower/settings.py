@@ -63,7 +63,7 @@ def _seconds(run_config: Mapping[str, Any], key: str) -> float:
 
 
 def assignments(text: str) -> dict[str, Any]:
-    """Reads `key=value; key=value`. A value is TOML, or else a plain text, as `bonfire train --set` has it."""
+    """Reads `key=value; key=value`. A value is TOML, or else plain text, as in `bonfire train --set`."""
     found: dict[str, Any] = {}
     for part in split_outside_quotes(text):
         key, equals, value = part.partition("=")

@@ -1,7 +1,8 @@
-"""A node's site: loaded once in a process that lives on, and brought to the state that the node's context keeps.
+"""A node's site: loaded once in a process that lives on, and in the state that the node's context keeps.
 
-Flower may run every message in a fresh process, and in its simulation one process works for many nodes. So what a site
-holds between messages lives in `context.state`; a loaded site is only used again if it is in that very state.
+Flower may run every message in a fresh process, and in its simulation one process works for many nodes. So
+what a site holds between messages lives in `context.state`; a loaded site is only used again if it is in that
+very state.
 """
 
 import tomllib
@@ -34,9 +35,8 @@ _loaded: OrderedDict[tuple[str, ...], _Loaded] = OrderedDict()
 
 @contextmanager
 def open_site(config: str, clients: int, context: Context) -> Iterator[bonfire.Site | None]:
-    """The node's site as the context keeps it, under the configuration given, or, where none is, the one it keeps.
-
-    None: no configuration, neither given nor kept. A state of another configuration or run counts for nothing."""
+    """The node's site as the context keeps it, under the configuration given or else the one kept; None where
+    neither is. A state of another configuration or run counts for nothing."""
     kept = context.state.get("bonfire")
     if kept is None or kept["run"] != str(context.run_id) or config not in ("", kept["config"]):
         if not config:

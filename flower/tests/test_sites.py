@@ -1,4 +1,5 @@
-"""A node's site between messages: in a process that lives on, in fresh ones, and where one process serves many nodes."""
+"""A node's site between messages: in a process that lives on, in fresh ones, and where one process serves
+many nodes."""
 
 from typing import ClassVar
 

@@ -1,5 +1,5 @@
-"""The whole app in one process, every message in a process that has just begun: the same numbers as without it, whatever a
-method sends."""
+"""The whole app in one process, every message in a process that has just begun: the same numbers as without
+it, whatever a method sends."""
 
 import json
 from pathlib import Path

@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Compare the adapter of a Flower run with that of `bonfire.train` under the same configuration, seed and shards.
+"""Compare the adapter of a Flower run with that of `bonfire.train`: same configuration, seed and shards.
 
     python3 scripts/flower/check.py RUN
 
-The measure is the largest difference of two entries, against the largest movement of any entry since the start of the run;
-the exit code is 1 above --tolerance. Sums of floats run in another order where clients share a batch with others, and
-training makes more of it from round to round; with `engine.in_flight=1` every client trains alone wherever it is, and what
-is left is nothing.
+The measure is the largest difference of two entries, against the largest movement of any entry since the
+start of the run; the exit code is 1 above --tolerance. Sums of floats run in another order where clients
+share a batch with others, and training makes more of it from round to round; with `engine.in_flight=1` every
+client trains alone wherever it is, and what is left is nothing.
 """
 
 import argparse
@@ -40,9 +40,8 @@ def compare(run: Path, tolerance: float, device: str = "auto") -> bool:
         other = read_adapter(Path(alone.folder) / "adapter")
     ours, start = read_adapter(run / "adapter"), bonfire.Server(config).tensors()
     if not ours.keys() == other.keys() == start.keys():
-        print(
-            f"check     other tensors: {sorted(ours.keys() ^ other.keys() | other.keys() ^ start.keys())}: FAILED"
-        )
+        others = sorted(ours.keys() ^ other.keys() | other.keys() ^ start.keys())
+        print(f"check     tensors that not all have: {others}: FAILED")
         return False
     movement = max(float(np.abs(other[name] - start[name]).max()) for name in other)
     difference = max(float(np.abs(ours[name] - other[name]).max()) for name in ours)
@@ -50,9 +49,8 @@ def compare(run: Path, tolerance: float, device: str = "auto") -> bool:
     print(
         f"check     {len(ours)} tensors, largest movement {movement:.3g}, largest difference {difference:.3g}"
     )
-    print(
-        f"check     {share:.2g} of the movement, tolerance {tolerance:.2g}: {'passed' if share <= tolerance else 'FAILED'}"
-    )
+    word = "passed" if share <= tolerance else "FAILED"
+    print(f"check     {share:.2g} of the movement, tolerance {tolerance:.2g}: {word}")
     return share <= tolerance
 
 

@@ -1,13 +1,14 @@
 #!/usr/bin/env python3
-"""Make what a Flower federation with TLS and SuperNode authentication needs: a certificate authority, a certificate for
-the SuperLink, and a key pair for each SuperNode.
+"""Make what a Flower federation with TLS and SuperNode authentication needs: a certificate authority, a
+certificate for the SuperLink, and a key pair for each SuperNode.
 
     python3 scripts/flower/credentials.py DIR --host superlink.example.org --nodes 4
 
-DIR gets ca.crt, server.pem and server.key (`flower-superlink --ssl-ca-certfile --ssl-certfile --ssl-keyfile`), ca.key,
-and node-0, node-0.pub … (`flower-supernode --auth-supernode-private-key`, `flwr supernode register`). SuperNodes and the
-`flwr` command trust the SuperLink by ca.crt. Keys are P-384, readable by their owner only; a file that is there is never
-replaced. For a test or a small federation: larger ones have an authority already. Needs what flwr brings along.
+DIR gets ca.crt, server.pem and server.key (`flower-superlink --ssl-ca-certfile --ssl-certfile
+--ssl-keyfile`), ca.key, and node-0, node-0.pub … (`flower-supernode --auth-supernode-private-key`, `flwr
+supernode register`). SuperNodes and the `flwr` command trust the SuperLink by ca.crt. Keys are P-384,
+readable by their owner only; a file that is there is never replaced. For a test or a small federation: larger
+ones have an authority already. Needs what flwr brings along.
 """
 
 import argparse
@@ -75,7 +76,8 @@ def make_certificates(folder: Path, hosts: list[str]) -> None:
 
 
 def make_node_key(folder: Path, number: int) -> Path:
-    """A SuperNode's key pair in OpenSSH's form, as `ssh-keygen -t ecdsa -b 384` makes it; the private key's path."""
+    """A SuperNode's key pair in OpenSSH's form, as `ssh-keygen -t ecdsa -b 384` makes it; the private key's
+    path."""
     key = ec.generate_private_key(ec.SECP384R1())
     path = folder / f"node-{number}"
     private = key.private_bytes(

@@ -1,4 +1,5 @@
-"""A Flower federation of real processes on loopback, for loopback.py and wire.py: started, watched, and always ended."""
+"""A Flower federation of real processes on loopback, for loopback.py and wire.py: started, watched, and
+always ended."""
 
 import json
 import os
@@ -30,6 +31,7 @@ class Federation:
         self.folder, self.secure, self.simulation = folder, secure, simulation
         self.port = free_port()
         self.processes: dict[str, subprocess.Popen] = {}
+        self._commands: dict[int, list[str]] = {}
         home = folder / "home"
         home.mkdir(parents=True)
         self.env = os.environ | {
@@ -79,7 +81,8 @@ class Federation:
         self._wait_for_port("superlink", self.port)
 
     def start_node(self, number: int, node_config: str, port: int | None = None) -> None:
-        """A SuperNode; with TLS it has a key of its own that the SuperLink is told of first. `port`: of a forwarder."""
+        """A SuperNode; with TLS it has a key of its own that the SuperLink is told of first. `port`: of a
+        forwarder."""
         options = ["--superlink", f"127.0.0.1:{port or self.port}", "--port", str(free_port())]
         options += ["--node-config", node_config]
         if self.secure:
@@ -93,7 +96,12 @@ class Federation:
             ]
         else:
             options.append("--insecure")
-        self._start(f"node-{number}", ["flower-supernode", *options])
+        self._commands[number] = ["flower-supernode", *options]
+        self._start(f"node-{number}", self._commands[number])
+
+    def restart_node(self, number: int) -> None:
+        """A SuperNode that was killed, with its key and configuration, and without what it held."""
+        self._start(f"node-{number}", self._commands[number])
 
     def run_app(self, run_config: dict[str, str | float | bool], *more: str) -> subprocess.Popen:
         """`flwr run`, its log printed as it comes and kept in run.log. Returns at once."""

@@ -1,13 +1,16 @@
 #!/usr/bin/env python3
-"""Run the Flower app over real processes on this machine: a SuperLink, SuperNodes, TLS and node authentication.
+"""Run the Flower app over real processes on this machine: a SuperLink, SuperNodes, TLS and node
+authentication.
 
-    python3 scripts/flower/loopback.py --nodes 4 --clients-per-node 3,3,2,2 --out runs/loopback
-    python3 scripts/flower/loopback.py --nodes 4 --kill 1@2 --start 1@3        # a site dies in round 2, another takes its place
-    python3 scripts/flower/loopback.py --simulation                            # the same app in Flower's simulation engine
-    python3 scripts/flower/loopback.py --nodes 4 --check --override engine.in_flight=1 --out runs/check   # as `bonfire.train`
+    python3 scripts/flower/loopback.py --nodes 4 --clients-per-node 3,3,2,2 --out RUN
+    python3 scripts/flower/loopback.py --kill 1@2 --start 1@3 --out RUN   # a site dies, another comes
+    python3 scripts/flower/loopback.py --simulation --out RUN             # in Flower's simulation engine
+    python3 scripts/flower/loopback.py --stop 2 --out RUN                 # and then --resume --out RUN
+    python3 scripts/flower/loopback.py --check --override engine.in_flight=1 --out RUN    # as `bonfire.train`
 
-Needs a Python with flwr and bonfire, for the simulation flwr[simulation]. Everything listens on 127.0.0.1, on ports that are free, and is killed at the
-end, whatever happened. The exit code is 0 if the run ended with all its rounds (and the check passed), else 1.
+Needs a Python with flwr and bonfire, for the simulation flwr[simulation]. Everything listens on 127.0.0.1, on
+ports that are free, and is killed at the end, whatever happened. The exit code is 0 if the run ended with all
+its rounds (and the check passed), else 1.
 """
 
 import argparse
@@ -61,6 +64,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--kill", action="append", default=[], type=moment, metavar="NODE@ROUND")
     parser.add_argument("--start", action="append", default=[], type=moment, metavar="NODE@ROUND")
     parser.add_argument(
+        "--same-key", action="store_true", help="--start brings a dead node back, in place of a new one"
+    )
+    parser.add_argument(
         "--stop", type=int, metavar="ROUND", help="kill everything after this round; --resume goes on"
     )
     parser.add_argument("--min-nodes", type=int, help="default: all, or one less for each that is killed")
@@ -112,9 +118,9 @@ def run(federation: Federation, args: argparse.Namespace, out: Path) -> None:
 
 def follow(
     federation: Federation, args: argparse.Namespace, shares: list[str], out: Path, deadline: float
-) -> None:
-    """Passes the run's log on, and kills and starts nodes when their moment comes, until `flwr run` ends or is to be stopped,
-    which it says."""
+) -> bool:
+    """Passes the run's log on, and kills and starts nodes when their moment comes, until `flwr run` ends or
+    is to be stopped, which it says."""
     kills, starts, spare, seen = list(args.kill), list(args.start), args.nodes, 0
     while True:
         ended = federation.processes["run"].poll() is not None
@@ -136,13 +142,17 @@ def follow(
             kills.remove((node, round))
             say(f"node {node} killed in round {round}")
         for node, round in [start for start in starts if len(read_rows(out)) >= start[1] - 1]:
-            federation.start_node(spare, f'clients="{shares[node]}"')
             starts.remove((node, round))
+            if args.same_key:
+                federation.restart_node(node)
+                say(f"node {node} started again in round {round}, with its key")
+                continue
+            federation.start_node(spare, f'clients="{shares[node]}"')
             say(f"node {spare} started in round {round}, clients {shares[node]} as node {node} had")
             spare += 1
         time.sleep(POLL)
-    if kills or starts:
-        raise Failed(f"the run ended before its nodes could be killed ({kills}) or started ({starts})")
+    if left := kills + starts:
+        raise Failed(f"the run ended before these nodes could be killed or started: {left}")
     return False
 
 

@@ -3,11 +3,11 @@
 
     python3 scripts/flower/wire.py --nodes 4 --json wire.json [--config FILE] [--override KEY=VALUE] [--tls]
 
-Between each SuperNode and the SuperLink stands a forwarder that counts bytes in each direction: payload of TCP, HTTP's
-headers and Flower's own requests included. Without --tls nothing is encrypted, so records of TLS do not blur the sums. What
-a connected node costs that does nothing (it asks for messages every 3 s, and says every 24 to 30 s that it lives) is
-measured first, printed, and in no round: a round's figure is what is left after that rate times the round's seconds.
-Needs what loopback.py needs.
+Between each SuperNode and the SuperLink stands a forwarder that counts bytes in each direction: payload of
+TCP, HTTP's headers and Flower's own requests included. Without --tls nothing is encrypted, so records of TLS
+do not blur the sums. What a connected node costs that does nothing (it asks for messages every 3 s, and says
+every 24 to 30 s that it lives) is measured first, printed, and in no round: a round's figure is what is left
+after that rate times the round's seconds. Needs what loopback.py needs.
 """
 
 import argparse
@@ -27,7 +27,8 @@ BLOCK = 1 << 16
 
 
 class Forwarder:
-    """Passes TCP connections on to a port of this machine and counts: `up` towards it, `down` from it, in bytes."""
+    """Passes TCP connections on to a port of this machine and counts: `up` towards it, `down` from it, in
+    bytes."""
 
     def __init__(self, target: int) -> None:
         self.target, self.up, self.down = target, 0, 0
@@ -168,15 +169,14 @@ def rounds(marks: list[dict], idle: dict[str, float], out: Path) -> list[dict]:
 
 def print_table(result: dict) -> None:
     idle = result["idle"]
-    say(
-        f"idle, a node: {idle['up_bytes_per_second']:.0f} B/s up, {idle['down_bytes_per_second']:.0f} B/s down "
-        f"over {idle['seconds']:.0f} s, left out below"
-    )
+    up, down = idle["up_bytes_per_second"], idle["down_bytes_per_second"]
+    say(f"idle, a node: {up:.0f} B/s up, {down:.0f} B/s down over {idle['seconds']:.0f} s, left out below")
     print("round     wire up  records up   ledger up  ratio    wire down  records down  ledger down")
     for row in result["rounds"]:
         ratio = row["up_bytes"] / row["ledger_up_bytes"] if row["ledger_up_bytes"] else float("nan")
         print(
-            f"{row['round']:>5}{row['up_bytes']:>12,}{row['records_up_bytes']:>12,}{row['ledger_up_bytes']:>12,}{ratio:>7.3f}"
+            f"{row['round']:>5}{row['up_bytes']:>12,}{row['records_up_bytes']:>12,}"
+            f"{row['ledger_up_bytes']:>12,}{ratio:>7.3f}"
             f"{row['down_bytes']:>13,}{row['records_down_bytes']:>14,}{row['ledger_down_bytes']:>13,}"
         )
 
