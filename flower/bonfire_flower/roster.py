@@ -49,17 +49,15 @@ class Roster:
     def gather(self, clients: Iterable[int]) -> list[Node]:
         """The nodes that hold some of these clients, once there are enough nodes. Raises NoNodes."""
         begin = time.monotonic()
-        wanted = set(clients)
+        wanted, patience = set(clients), min(self.settings.wait, self.settings.round_timeout)
         while True:
             self.look()
             able = [node for node in self.nodes.values() if wanted & node.examples.keys()]
             enough = len(self.nodes) >= self.settings.min_nodes and bool(able)
             waited = time.monotonic() - begin
-            if enough and (waited > self.settings.round_timeout or not self._newcomers()):
+            if enough and (waited > patience or not self._newcomers()):
                 return able
             if waited > self.settings.wait:
-                if enough:
-                    return able
                 raise NoNodes(
                     f"after {self.settings.wait:.0f} s there are {len(self.nodes)} nodes of "
                     f"{self.settings.min_nodes} (min-nodes), {len(able)} of them hold clients of the round"
