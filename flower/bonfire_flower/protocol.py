@@ -6,8 +6,8 @@
 
 An Array costs two requests of a few hundred bytes each, however small it is. So all clients of a node share
 two: their values end to end, and the bits of the slots that they chose; how long each one's part is stands
-among the numbers. What comes from a site is checked here as far as it can be without knowing the model; a
-mistake raises BadReply.
+among the numbers. What comes from a site is checked here as far as it can be without knowing the model, the
+rest by `Server.check`; a mistake raises BadReply.
 """
 
 import math
@@ -162,8 +162,6 @@ def read_uploads(content: RecordDict, examples: Mapping[int, int], holds: int) -
     arrays = _record(content, "uploads", ArrayRecord)
     values = _parts(arrays, "values", np.float32, _column(numbers, VALUES, int, len(clients)))
     slots = _parts(arrays, "slots", np.uint8, _column(numbers, SLOTS, int, len(clients)))
-    if not all(np.isfinite(part).all() for part in values):
-        raise BadReply("its values are not all finite")
     return [
         _upload({key: column[i] for key, column in header.items()}, values[i], slots[i])
         for i in range(len(clients))

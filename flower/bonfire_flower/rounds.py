@@ -45,9 +45,10 @@ class Rounds:
             begin = time.monotonic()
             if unheld := self.roster.unheld():
                 log(INFO, "no node holds clients %s", ranges(unheld))
-            uploads = self.train(plan, nodes)
-            row = self.aggregate(plan, nodes, uploads) if uploads else None
-            if row is not None:
+            if uploads := self.train(plan, nodes):
+                asked = [client for node in nodes for client in node.examples if client in plan.clients]
+                row = self.server.aggregate([upload for some in uploads.values() for upload in some], asked)
+                self.roster.counted(asked, plan.round)
                 scores = self.evaluate() if self.settings.evaluate == "sites" else {}
                 row |= scores | {"nodes": len(nodes), "answered": len(uploads)}
                 return row | {"seconds": time.monotonic() - begin}, self.wire(plan.round, nodes, uploads)
@@ -59,41 +60,19 @@ class Rounds:
 
         def read(node: Node, content: RecordDict) -> list[bonfire.Upload]:
             asked = {client: node.examples[client] for client in plan.clients if client in node.examples}
-            return protocol.read_uploads(content, asked, plan.round)
+            uploads = protocol.read_uploads(content, asked, plan.round)
+            for upload in uploads:
+                self.check(upload)
+            return uploads
 
         return self.collect(MessageType.TRAIN, nodes, plan, read)
 
-    def aggregate(
-        self, plan: bonfire.Plan, nodes: list[Node], uploads: dict[int, list[bonfire.Upload]]
-    ) -> dict[str, Any] | None:
-        """Ends the round. A node whose uploads the server refuses is left out, of `uploads` too; None if that
-        does not help."""
-        asked = sorted(client for node in nodes for client in node.examples if client in plan.clients)
+    def check(self, upload: bonfire.Upload) -> None:
+        """Raises BadReply where the server would refuse it: sizes, slots, numbers that are not finite."""
         try:
-            return self.end_round(plan, uploads, asked)
+            self.server.check(upload)
         except bonfire.BonfireError as error:
-            if self.server.round >= plan.round:  # it has ended, and something else broke
-                raise
-            refused = error
-        for node in list(uploads) if len(uploads) > 1 else []:
-            rest = {other: of_node for other, of_node in uploads.items() if other != node}
-            try:
-                row = self.end_round(plan, rest, asked)
-            except bonfire.BonfireError:
-                continue
-            del uploads[node]
-            self.roster.lose(node, f"the server refuses its upload: {refused}")
-            return row
-        for node in uploads:
-            self.roster.lose(node, f"the server refuses an upload of this node or another: {refused}")
-        return None
-
-    def end_round(
-        self, plan: bonfire.Plan, uploads: Mapping[int, list[bonfire.Upload]], asked: list[int]
-    ) -> dict[str, Any]:
-        row = self.server.aggregate([upload for of_node in uploads.values() for upload in of_node], asked)
-        self.roster.counted(asked, plan.round)
-        return row
+            raise protocol.BadReply(" ".join(str(error).split())) from error
 
     def evaluate(self) -> dict[str, Any]:
         """The new global model on the test rows of all nodes, pooled by examples; empty if there are none."""
@@ -154,7 +133,9 @@ class Rounds:
         for node in nodes:
             self.roster.settle(node)
             config = "" if node.holds else self.server.config
-            order = protocol.Order(config, self.server.clients, self.download(node, plan), plan)
+            # Where clients hold fewer slots a site knows which only from a plan: without one it is sent all.
+            download = self.server.download(node.holds, sorted(node.examples) if plan else None)
+            order = protocol.Order(config, self.server.clients, download, plan)
             contents[node.id] = protocol.pack_order(order)
         group = str(self.server.round + 1)
         return self.exchange.send(kind, contents, seconds or self.settings.round_timeout, group)
@@ -164,14 +145,6 @@ class Rounds:
         log(INFO, "node %d has lost what it held, and is sent the whole model", node.id)
         node.holds = 0
         return self.send(kind, [node], plan, max(deadline - time.monotonic(), PAUSE))
-
-    def download(self, node: Node, plan: bonfire.Plan | None) -> bonfire.Download:
-        """What a node lacks to begin the next round: nothing if it evaluated it, or began it before."""
-        start = self.server.round + 1
-        if node.holds == start:
-            return bonfire.Download(start, start, {})
-        # Where clients hold fewer slots a site knows which only from a plan: without one it is sent all.
-        return self.server.download(node.holds, sorted(node.examples) if plan else None)
 
     def wire(
         self, round: int, nodes: list[Node], uploads: Mapping[int, list[bonfire.Upload]]

@@ -18,8 +18,8 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context
 
 from .clients import held_clients, shards
 
-# Loaded sites of one process. Each has a backbone; only the simulation has more than one node in a process.
-LOADED = 4
+# Loaded sites of one process. Only the simulation has more than one node there, and they share a backbone.
+LOADED = 64
 
 
 @dataclass

@@ -124,11 +124,13 @@ class Server:
     def forget(self, clients):
         self.forgotten += clients
 
+    def check(self, upload):
+        if upload.values.size != SIZE:
+            raise bonfire.BonfireError("an upload has too many values")
+
     def aggregate(self, uploads, asked):
-        if any(upload.values.size != SIZE for upload in uploads):
-            raise bonfire.ConfigError("an upload has too many values")
         self.round += 1
-        self.asked.append(asked)
+        self.asked.append(sorted(asked))
         self.uploads.append(sorted(upload.client for upload in uploads))
         return {"round": self.round, "phase": "B", "train_loss": 1.0, "upload_bytes": 1}
 

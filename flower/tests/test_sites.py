@@ -164,7 +164,8 @@ def test_the_clients_own_adapters_are_saved_where_the_node_says():
     assert Site.saved == ["own"]
 
 
-def test_few_sites_stay_loaded():
-    for client in range(sites.LOADED + 2):
+def test_few_sites_stay_loaded(monkeypatch):
+    monkeypatch.setattr(sites, "LOADED", 2)
+    for client in range(4):
         order(context(clients=str(client)), 1, 0, CONFIG)
-    assert len(sites._loaded) == sites.LOADED
+    assert [loaded.site.clients for loaded in sites._loaded.values()] == [[2], [3]]

@@ -110,7 +110,11 @@ def by_hand(overrides) -> bonfire.Server:
 
 
 class Meddler(Grid):
-    """The second node sends a value too many, all of them as they should be told."""
+    """The second node's upload is not what the round asks for, but says of itself what it is."""
+
+    def __init__(self, values, *node_configs) -> None:
+        super().__init__(*node_configs)
+        self.values = values
 
     def push_messages(self, messages):
         ids = super().push_messages(messages)
@@ -120,13 +124,23 @@ class Meddler(Grid):
         return ids
 
     def meddle(self, content: RecordDict) -> None:
-        values = content["uploads"]["values"].numpy()
-        content["uploads"]["values"] = Array(np.append(values, np.float32(1)))
-        content["numbers"][protocol.VALUES] = [values.size + 1]
+        values = self.values(content["uploads"]["values"].numpy())
+        content["uploads"]["values"] = Array(values)
+        content["numbers"][protocol.VALUES] = [values.size]
 
 
-def test_an_upload_that_the_server_refuses(tmp_path):
-    run = federation(tmp_path, Meddler(*SITES), None, SMALL, "none")
+BAD_VALUES = {
+    "one too many": lambda values: np.append(values, np.float32(1)),
+    "one too few": lambda values: values[1:],
+    "not a number": lambda values: np.where(np.arange(values.size) == 3, np.float32("nan"), values),
+    "infinite": lambda values: values / np.float32(0),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*encountered in divide")
+@pytest.mark.parametrize("case", BAD_VALUES)
+def test_an_upload_that_the_server_refuses(tmp_path, case):
+    run = federation(tmp_path, Meddler(BAD_VALUES[case], *SITES), None, SMALL, "none")
     row, _ = run.round()
     assert (row["nodes"], row["answered"], row["dropped"]) == (2, 1, [1])
     assert [client["client"] for client in run.server.client_rows] == [0, 2]
