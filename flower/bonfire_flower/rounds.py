@@ -1,0 +1,192 @@
+"""The rounds: plan, send, collect from those that answer, aggregate, save."""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from logging import INFO, WARNING
+from typing import Any, TypeVar
+
+import bonfire
+from flwr.app import MessageType, RecordDict
+from flwr.common.logger import log
+
+from . import protocol
+from .exchange import Exchange
+from .folder import RunFolder
+from .roster import PAUSE, Node, NoNodes, Roster, ranges
+from .settings import Settings
+
+Read = TypeVar("Read")
+
+# So often a round is begun of which no node sends anything before the run gives up.
+ATTEMPTS = 3
+
+
+@dataclass
+class Rounds:
+    server: bonfire.Server
+    exchange: Exchange
+    roster: Roster
+    folder: RunFolder
+    settings: Settings
+
+    def run(self) -> None:
+        """All rounds that are left. Raises NoNodes; the checkpoint is that of the last complete round."""
+        while not self.server.finished:
+            row, wire = self.round()
+            self.folder.add(self.server, row, wire)
+            log(INFO, "%s", line(row, self.server.rounds))
+
+    def round(self) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        """One round: its row, and those of its nodes' bytes."""
+        plan = self.server.plan()
+        for _ in range(ATTEMPTS):
+            nodes = self.roster.gather(plan.clients)
+            begin = time.monotonic()
+            if unheld := self.roster.unheld():
+                log(INFO, "no node holds clients %s", ranges(unheld))
+            if uploads := self.train(plan, nodes):
+                asked = [client for node in nodes for client in node.examples if client in plan.clients]
+                row = self.server.aggregate([upload for some in uploads.values() for upload in some], asked)
+                self.roster.counted(asked, plan.round)
+                scores = self.evaluate() if self.settings.evaluate == "sites" else {}
+                row |= scores | {"nodes": len(nodes), "answered": len(uploads)}
+                return row | {"seconds": time.monotonic() - begin}, self.wire(plan.round, nodes, uploads)
+            log(WARNING, "round %d: none of %d nodes sent anything of use", plan.round, len(nodes))
+        raise NoNodes(f"round {plan.round} was begun {ATTEMPTS} times, and no node sent anything of use")
+
+    def train(self, plan: bonfire.Plan, nodes: list[Node]) -> dict[int, list[bonfire.Upload]]:
+        """The uploads of the nodes that answered in time, by node."""
+
+        def read(node: Node, content: RecordDict) -> list[bonfire.Upload]:
+            asked = {client: node.examples[client] for client in plan.clients if client in node.examples}
+            uploads = protocol.read_uploads(content, asked, plan.round)
+            for upload in uploads:
+                self.check(upload)
+            return uploads
+
+        return self.collect(MessageType.TRAIN, nodes, plan, read)
+
+    def check(self, upload: bonfire.Upload) -> None:
+        """Raises BadReply where the server would refuse it: sizes, slots, numbers that are not finite."""
+        try:
+            self.server.check(upload)
+        except bonfire.BonfireError as error:
+            raise protocol.BadReply(" ".join(str(error).split())) from error
+
+    def evaluate(self) -> dict[str, Any]:
+        """The new global model on the test rows of all nodes, pooled by examples; empty if there are none."""
+        nodes = list(self.roster.nodes.values())
+
+        def read(node: Node, content: RecordDict) -> list[dict[str, Any]]:
+            return protocol.read_scores(content, node.examples)
+
+        answers = self.collect(MessageType.EVALUATE, nodes, None, read)
+        rows = [row for rows in answers.values() for row in rows]
+        examples = sum(row["examples"] for row in rows)
+        if not examples:
+            return {}
+        mean = {
+            key: sum(row[key] * row["examples"] for row in rows) / examples for key in ("loss", "accuracy")
+        }
+        return {"site_examples": examples, "site_loss": mean["loss"], "site_accuracy": mean["accuracy"]}
+
+    def collect(
+        self,
+        kind: str,
+        nodes: list[Node],
+        plan: bonfire.Plan | None,
+        read: Callable[[Node, RecordDict], Read],
+    ) -> dict[int, Read]:
+        """Sends an order to nodes and reads what comes back in the round's time; the others are lost."""
+        deadline = time.monotonic() + self.settings.round_timeout
+        by_id = {node.id: node for node in nodes}
+        waiting = self.send(kind, nodes, plan)
+        for node in by_id.keys() - waiting.values():
+            self.roster.lose(node, "the SuperLink did not take its message")
+        answers: dict[int, Read] = {}
+        whole: set[int] = set()
+        while waiting and time.monotonic() < deadline:
+            for answer in self.exchange.receive(waiting):
+                node = by_id[answer.node]
+                try:
+                    content = answer.get()
+                    if protocol.lacks(content) and node.id not in whole:
+                        whole.add(node.id)
+                        waiting |= self.send_whole(kind, node, plan, deadline)
+                        continue
+                    answers[node.id] = read(node, content)
+                    node.holds = self.server.round + 1
+                except protocol.BadReply as error:
+                    self.roster.lose(node.id, str(error))
+            self.roster.look()
+            time.sleep(PAUSE)
+        for node_id in waiting.values():
+            self.roster.lose(node_id, f"no answer within {self.settings.round_timeout:.0f} s")
+        return answers
+
+    def send(
+        self, kind: str, nodes: list[Node], plan: bonfire.Plan | None, seconds: float | None = None
+    ) -> dict[str, int]:
+        """Sends each node what it lacks, the configuration too if it holds nothing. Nodes by message."""
+        contents = {}
+        for node in nodes:
+            self.roster.settle(node)
+            config = "" if node.holds else self.server.config
+            # Where clients hold fewer slots a site knows which only from a plan: without one it is sent all.
+            download = self.server.download(node.holds, sorted(node.examples) if plan else None)
+            order = protocol.Order(config, self.server.clients, download, plan)
+            contents[node.id] = protocol.pack_order(order)
+        group = str(self.server.round + 1)
+        return self.exchange.send(kind, contents, seconds or self.settings.round_timeout, group)
+
+    def send_whole(self, kind: str, node: Node, plan: bonfire.Plan | None, deadline: float) -> dict[str, int]:
+        """Sends a node everything, after it has said that it lacks what the order builds on."""
+        log(INFO, "node %d has lost what it held, and is sent the whole model", node.id)
+        node.holds = 0
+        return self.send(kind, [node], plan, max(deadline - time.monotonic(), PAUSE))
+
+    def wire(
+        self, round: int, nodes: list[Node], uploads: Mapping[int, list[bonfire.Upload]]
+    ) -> list[dict[str, Any]]:
+        """A row a node: bytes of its messages' records since the last round, whatever they were, and what the
+        ledger counts of its uploads. A node that was only greeted has no clients here."""
+        sent, received = self.exchange.take_bytes()
+        clients = {node.id: sorted(node.examples) for node in nodes}
+        return [
+            {
+                "round": round,
+                "node": node,
+                "clients": clients.get(node, []),
+                "answered": node in uploads,
+                "sent_bytes": sent.get(node, 0),
+                "received_bytes": received.get(node, 0),
+                "ledger_upload_bytes": sum(upload.nbytes for upload in uploads.get(node, [])),
+            }
+            for node in sorted(clients.keys() | sent.keys() | received.keys())
+        ]
+
+
+def line(row: Mapping[str, Any], rounds: int) -> str:
+    """A round in a line; what a round does not have is left out."""
+    parts = [f"round {row['round']:>{len(str(rounds))}}/{rounds}", str(row.get("phase", ""))]
+    if row.get("train_loss") is not None:
+        parts.append(f"loss {row['train_loss']:.4f}")
+    for key, name in (("test_accuracy", "accuracy"), ("site_accuracy", "at the sites")):
+        if row.get(key) is not None:
+            parts.append(f"{name} {100 * row[key]:.1f}%")
+    parts.append(f"nodes {row['answered']}/{row['nodes']}")
+    parts.append(f"upload {megabytes(row['upload_bytes'])}")
+    parts.append(f"{row['seconds']:.1f} s")
+    return "  ".join(part for part in parts if part)
+
+
+def megabytes(count: float) -> str:
+    """Bytes in the unit that leaves one to three digits."""
+    for unit in ("B", "kB", "MB"):
+        if count < 1000:
+            break
+        count /= 1000
+    else:
+        unit = "GB"
+    return f"{count:.0f} {unit}" if unit == "B" or count >= 10 else f"{count:.1f} {unit}"
