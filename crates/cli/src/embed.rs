@@ -19,6 +19,7 @@ use crate::commands::{compare, train};
 use crate::config;
 use crate::job;
 use crate::log::{self, LogFormat};
+use crate::memory;
 use crate::mistake::{self, Mistake};
 
 pub use crate::config::Loaded;
@@ -36,10 +37,14 @@ pub enum Given {
     Table(toml::Table),
 }
 
-/// Makes ready to say notes on stderr; may be called again.
+/// Makes ready to say notes on stderr, and keeps freed memory for the next step (the caller's allocator must be mimalloc, as
+/// the program's is), but not for ever: other work goes on in the process. May be called again.
 pub fn begin() {
     static ONCE: Once = Once::new();
-    ONCE.call_once(|| log::init(LogFormat::Text, true));
+    ONCE.call_once(|| {
+        memory::keep_freed_awhile();
+        log::init(LogFormat::Text, true);
+    });
 }
 
 /// Reads and checks a configuration, `sets` (`section.key=value`) and the device applied.
