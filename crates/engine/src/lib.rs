@@ -45,4 +45,4 @@ pub use send::personal;
 pub use settings::{Checkpoint, Flat, InFlight, NotFinite, Probe, Rate, Schedule, TrainSettings};
 pub use sketch::{Choice, sketch};
 pub use times::StepTimes;
-pub use upload::{Slots, Upload};
+pub use upload::{HEADER as UPLOAD_HEADER, MAGIC as UPLOAD_MAGIC, Slots, Upload};

@@ -47,10 +47,10 @@ impl Slots {
 }
 
 /// What every message begins with.
-pub(crate) const MAGIC: &[u8; 4] = b"BFU1";
+pub const MAGIC: &[u8; 4] = b"BFU1";
 
 /// Bytes of a message before its slots and numbers.
-pub(crate) const HEADER: usize = 20;
+pub const HEADER: usize = 20;
 
 /// The bits of a message's flags.
 pub(crate) mod flags {

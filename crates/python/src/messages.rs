@@ -1,7 +1,7 @@
 //! What crosses between a server and its sites: plan, download, upload. Each is made of plain numbers, text and arrays, so
 //! that any transport can carry it, and is read back with checks.
 
-use bonfire_engine::{self as engine, Named};
+use bonfire_engine::{self as engine, Named, UPLOAD_HEADER, UPLOAD_MAGIC};
 use bonfire_federation as federation;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyMapping};
@@ -145,17 +145,15 @@ pub struct Upload {
     pub tokens: u64,
 }
 
-/// Bytes of a message before its slots and numbers, and of them those that say what it is.
-const HEADER: usize = 20;
-const MAGIC: &[u8] = b"BFU1";
+/// The words of a message after what it begins with.
 const NAMES: [&str; 4] = ["client", "examples", "flags", "rank"];
 
 impl Upload {
     pub fn of(upload: &engine::Upload) -> Upload {
         let message = upload.encode();
-        let (head, body) = message.split_at(HEADER);
+        let (head, body) = message.split_at(UPLOAD_HEADER);
         let (bits, numbers) = body.split_at(upload.slots.index_bytes());
-        let word = |i: usize| u32::from_le_bytes([0, 1, 2, 3].map(|j| head[MAGIC.len() + 4 * i + j]));
+        let word = |i: usize| u32::from_le_bytes([0, 1, 2, 3].map(|j| head[UPLOAD_MAGIC.len() + 4 * i + j]));
         Upload {
             words: [0, 1, 2, 3].map(word),
             slots: matches!(upload.slots, engine::Slots::Chosen { .. }).then(|| bits.to_vec()),
@@ -168,7 +166,7 @@ impl Upload {
 
     /// The message as it was made.
     pub fn message(&self) -> Vec<u8> {
-        let mut bytes = MAGIC.to_vec();
+        let mut bytes = UPLOAD_MAGIC.to_vec();
         self.words.iter().for_each(|word| bytes.extend(word.to_le_bytes()));
         bytes.extend(self.slots.iter().flatten());
         self.values.iter().for_each(|v| bytes.extend(v.to_le_bytes()));
@@ -266,7 +264,7 @@ impl Upload {
     /// Bytes of the message as the ledger counts it: 20, the slots and the values.
     #[getter]
     fn nbytes(&self) -> usize {
-        HEADER + self.slots.as_ref().map_or(0, Vec::len) + 4 * self.values.len()
+        UPLOAD_HEADER + self.slots.as_ref().map_or(0, Vec::len) + 4 * self.values.len()
     }
 
     fn __repr__(&self) -> String {
