@@ -128,12 +128,22 @@ pub fn comparison(asked: Comparison, interrupt: Arc<Interrupt>) -> Result<()> {
     compare::silently(&args, &common, interrupt)
 }
 
-/// SHA-256, in hex, of what server and sites must agree on: settings that change numbers, labels, tokenizer, and a sample of
-/// the backbone's weights.
+/// SHA-256, in hex, of a sample of the backbone's weights.
 ///
 /// # Errors
 /// A file of the model cannot be read any more.
-fn fingerprint(loaded: &Loaded, data: &Dataset) -> Result<String> {
+fn weights_of(loaded: &Loaded) -> Result<String> {
+    let mut hash = Sha256::new();
+    job::source(&loaded.config)?.sample(&mut |bytes| hash.update(bytes))?;
+    Ok(hex(hash))
+}
+
+/// SHA-256, in hex, of what server and sites must agree on: settings that change numbers, labels, tokenizer, and the
+/// backbone's [weights](weights_of).
+///
+/// # Errors
+/// A file of the model cannot be read any more.
+fn fingerprint(loaded: &Loaded, data: &Dataset, weights: &str) -> Result<String> {
     let mut hash = Sha256::new();
     let mut put = |bytes: &[u8]| {
         hash.update((bytes.len() as u64).to_le_bytes());
@@ -148,8 +158,12 @@ fn fingerprint(loaded: &Loaded, data: &Dataset) -> Result<String> {
     let source = job::source(&loaded.config)?;
     put(&source.file("config.json")?.0);
     put(&source.file("tokenizer.json")?.0);
-    source.sample(&mut put)?;
-    Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+    put(weights.as_bytes());
+    Ok(hex(hash))
+}
+
+fn hex(hash: Sha256) -> String {
+    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn write_adapter(folder: &Path, adapter: &Adapter, base_model: &str) -> Result<()> {

@@ -61,7 +61,6 @@ impl Progress {
     }
 
     /// The rounds that were done before, in a run that is resumed.
-    #[allow(dead_code, reason = "resumed runs call it")]
     pub fn past(&mut self, rounds: &[RoundMetrics]) {
         match &mut self.shown {
             Shown::Bars(bars) => bars.past(rounds.len()),

@@ -19,9 +19,9 @@ pub struct Plan {
 
 /// The text of a plan on the wire.
 #[derive(Serialize, Deserialize)]
-struct Text {
+struct Text<P> {
     clients: Vec<usize>,
-    plan: serde_json::Value,
+    plan: P,
 }
 
 #[pymethods]
@@ -31,7 +31,7 @@ impl Plan {
     #[pyo3(signature = (text, arrays = None))]
     fn new(py: Python<'_>, text: &str, arrays: Option<&Bound<'_, PyMapping>>) -> PyResult<Plan> {
         let bad = |e: &dyn std::fmt::Display| mistake(py, format!("the text is not that of a plan: {e}"));
-        let Text { clients, plan } = serde_json::from_str(text).map_err(|e| bad(&e))?;
+        let Text::<serde_json::Value> { clients, plan } = serde_json::from_str(text).map_err(|e| bad(&e))?;
         let mut tensors = Named::new();
         for item in arrays.map(|arrays| arrays.items()).transpose()?.into_iter().flatten() {
             let (name, array): (String, Bound<'_, PyAny>) = item.extract()?;
@@ -63,10 +63,8 @@ impl Plan {
     /// The orders as JSON.
     #[getter]
     fn text(&self, py: Python<'_>) -> PyResult<String> {
-        let (plan, _) = self.orders.to_message();
-        let broken = |e: serde_json::Error| crate::errors::other(py, e);
-        let plan = serde_json::from_str(&plan).map_err(broken)?;
-        serde_json::to_string(&Text { clients: self.cohort.clone(), plan }).map_err(broken)
+        let text = Text { clients: self.cohort.clone(), plan: &self.orders };
+        serde_json::to_string(&text).map_err(|e| crate::errors::other(py, e))
     }
 
     /// What some methods send besides, each `[rows, cols]`: control variates, moments.

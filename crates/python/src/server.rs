@@ -88,7 +88,6 @@ impl Inner {
     }
 
     fn aggregate(&mut self, plan: &Plan, uploads: &[Message], asked: &[usize]) -> Result<RoundMetrics> {
-        let clock = self.began.take();
         let uploads = self.read(plan, uploads, asked)?;
         let stayed: Vec<usize> = uploads.iter().map(|u| u.client).collect();
         let dropped: Vec<usize> = asked.iter().copied().filter(|client| !stayed.contains(client)).collect();
@@ -98,7 +97,7 @@ impl Inner {
         let coordinator = &self.open.coordinator;
         let mut row = coordinator.row(plan.orders.active.name(), &uploads, traffic, test);
         row.dropped = dropped;
-        row.seconds = clock.map_or(0.0, |clock| clock.elapsed().as_secs_f64());
+        row.seconds = self.began.take().map_or(0.0, |clock| clock.elapsed().as_secs_f64());
         let client = |(upload, &bytes): (&EngineUpload, &u64)| ClientMetrics::of(row.round, upload, bytes);
         self.clients = uploads.iter().zip(&sizes).map(client).collect();
         self.open.note(&row, &self.clients);
@@ -296,17 +295,12 @@ impl Server {
             if inner.open.coordinator.is_finished() {
                 bail!("all {} rounds are done", inner.open.coordinator.settings().train.rounds);
             }
-            let began = inner.began;
             let plan = inner.plan();
             let strange = |client: &&usize| !plan.cohort.contains(client);
             if let Some(client) = asked.iter().flatten().find(strange) {
                 bail!("client {client} does not take part in round {}", plan.orders.round);
             }
-            let row = inner.aggregate(&plan, &messages, asked.as_deref().unwrap_or(&plan.cohort));
-            if row.is_err() {
-                inner.began = began;
-            }
-            row
+            inner.aggregate(&plan, &messages, asked.as_deref().unwrap_or(&plan.cohort))
         };
         let row: Result<RoundMetrics> = patiently(py, || (), |()| Ok(()), work)?;
         plain(py, &row.map_err(|e| of(py, &e))?)

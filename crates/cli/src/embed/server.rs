@@ -9,7 +9,7 @@ use bonfire_federation::{ClientMetrics, Coordinator, RoundMetrics, Summary};
 use bonfire_models::peft::{self, PeftTensor};
 use bonfire_models::{Model, ModelInfo, Transformer};
 
-use super::{Loaded, fingerprint, write_adapter};
+use super::{Loaded, fingerprint, weights_of, write_adapter};
 use crate::checkup::admit::admit;
 use crate::config::Source;
 use crate::device;
@@ -44,7 +44,7 @@ pub fn server(loaded: &Loaded) -> Result<OpenServer> {
         _ => job::dataset(loaded)?,
     };
     let model = job::model(loaded, job::task(config, data.labels.len()), &opened.device)?;
-    let fingerprint = fingerprint(loaded, &data)?;
+    let fingerprint = fingerprint(loaded, &data, &weights_of(loaded)?)?;
     let TokenizedData { test, .. } = job::tokens(loaded, &Dataset { train: Vec::new(), ..data }, model.info())?;
     let coordinator = Coordinator::new(config.settings(), &model, config.clients.count)
         .map_err(|e| job::federation_error(loaded, e))?;

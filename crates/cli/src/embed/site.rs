@@ -8,9 +8,8 @@ use anyhow::{Result, ensure};
 use bonfire_data::{Dataset, Shards};
 use bonfire_federation::Site;
 use bonfire_models::{Adapter, Model, Precision, Task, Transformer};
-use sha2::{Digest, Sha256};
 
-use super::{Loaded, fingerprint, write_adapter};
+use super::{Loaded, fingerprint, weights_of, write_adapter};
 use crate::checkup::admit::admit;
 use crate::device;
 use crate::job;
@@ -63,14 +62,15 @@ pub fn site(loaded: &Loaded, holding: &Holding) -> Result<OpenSite> {
     let opened = config.engine.device.open()?;
     opened.iter().filter_map(|o| o.notice.as_ref()).for_each(crate::console::note);
     admit(&opened, true)?;
-    let fingerprint = fingerprint(loaded, &data)?;
+    let weights = weights_of(loaded)?;
+    let fingerprint = fingerprint(loaded, &data, &weights)?;
     let task = job::task(config, data.labels.len());
     let mut backbones = Vec::new();
     let mut models: Vec<Transformer> = Vec::new();
     for device in &opened {
         models.push(match config.train.precision {
             Precision::F32 => {
-                let backbone = backbone(loaded, task, device)?;
+                let backbone = backbone(loaded, task, device, &weights)?;
                 let model = job::model_again(&backbone, loaded)?;
                 backbones.push(backbone);
                 model
@@ -87,14 +87,11 @@ pub fn site(loaded: &Loaded, holding: &Holding) -> Result<OpenSite> {
 }
 
 /// The backbone as it was read, which the sites of this process share as long as one of them lives: a simulation has many.
-fn backbone(loaded: &Loaded, task: Task, on: &device::Opened) -> Result<Arc<Transformer>> {
+fn backbone(loaded: &Loaded, task: Task, on: &device::Opened, weights: &str) -> Result<Arc<Transformer>> {
     static SHARED: Mutex<BTreeMap<String, Weak<Transformer>>> = Mutex::new(BTreeMap::new());
     let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
     shared.retain(|_, backbone| backbone.strong_count() > 0);
-    let mut hash = Sha256::new();
-    job::source(&loaded.config)?.sample(&mut |bytes| hash.update(bytes))?;
-    let device = &on.name;
-    let key = format!("{device} {task:?} {:x?} {:x?}", loaded.config.model.path, hash.finalize());
+    let key = format!("{} {task:?} {:?} {weights}", on.name, loaded.config.model.path);
     if let Some(backbone) = shared.get(&key).and_then(Weak::upgrade) {
         return Ok(backbone);
     }
