@@ -1,0 +1,290 @@
+"""Runs a `bonfire` that was built with the feature `cuda` on a stand-in for the driver, and counts: see README.md."""
+
+import argparse
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent.parent
+BUDGETS = HERE / "budgets.json"
+# A rise above a budget that counts as one.
+RISE = 1.05
+ARCHITECTURES = (80, 89, 90, 100, 120)
+# Shared memory that one block of a card may have, in bytes.
+SHARED = {80: 166912, 89: 101376, 90: 232448, 100: 232448, 120: 101376}
+# Bonfire's own kernels, by how their names begin in `kernels/src/cube`.
+OWN = tuple(
+    sorted(set(re.findall(r"\bfn (\w+_kernel)\b", "\n".join(f.read_text() for f in (ROOT / "kernels/src/cube").glob("*.rs")))))
+)
+
+TINY_ENCODER = ["train", str(ROOT / "configs/quickstart.toml")]
+TINY_DECODER = ["train", str(ROOT / "configs/llama-quickstart.toml")]
+SMALL_RUN = ["--set", "clients.count=4", "--set", "train.epochs=1", "--set", "data.labels=8", "--set", "save.every=100"]
+# Memory over rounds: all four passes of LoRA-A² (probe and training, of B and of A) are in every two rounds.
+RUNS = {"encoder": TINY_ENCODER + SMALL_RUN, "decoder": TINY_DECODER + SMALL_RUN}
+BASE = ["bench", "round", "--shape", "roberta-base", "--clients", "30", "--batch", "32", "--rank", "16", "--bf16"]
+BUILTIN = ["bench", "round", "--shape", "builtin", "--clients", "4", "--batch", "8", "--rank", "4"]
+# Launches and copies a step and a round.
+COUNTED = {
+    "tiny encoder, fedit, f32": BUILTIN + ["--strategy", "fedit"],
+    "tiny encoder, lora-a2, f32": BUILTIN + ["--strategy", "lora-a2", "--budget", "1", "--head", "frozen"],
+    "RoBERTa-base, 30 x 32, rank 16, fedit, bf16": BASE + ["--strategy", "fedit"],
+    "RoBERTa-base, 30 x 32, rank 16, lora-a2 budget 1, bf16": BASE
+    + ["--strategy", "lora-a2", "--budget", "1", "--head", "frozen"],
+}
+
+
+class Faults(list):
+    """What is wrong, told as it is found."""
+
+    def note(self, text: str) -> None:
+        self.append(text)
+        print(f"WRONG: {text}", flush=True)
+
+
+class Card:
+    """A stand-in card, in a folder of its own."""
+
+    def __init__(self, folder: Path, bonfire: Path) -> None:
+        self.folder, self.bonfire, self.runs = folder, bonfire, 0
+        compiler = os.environ.get("CC", "cc")
+        library = folder / "libcuda.so.1"
+        command = [compiler, "-O2", "-shared", "-fPIC", "-o", library, HERE / "stand_in.c", "-lpthread"]
+        subprocess.run(command, check=True)
+        (folder / "libcuda.so").symlink_to(library.name)
+
+    def run(self, arguments: list[str], sm: int = 90, ptx: Path | None = None, limit: int = 900, **more: str) -> "Ran":
+        self.runs += 1
+        report, out = self.folder / f"report-{self.runs}.json", self.folder / f"run-{self.runs}"
+        environment = os.environ | {
+            "LD_LIBRARY_PATH": str(self.folder),
+            "STAND_IN_REPORT": str(report),
+            "STAND_IN_SM": str(sm),
+            "STAND_IN_RUN": str(self.runs),
+            "XDG_CACHE_HOME": str(self.folder / "cache"),
+            # A machine with a driver alone.
+            "CUDA_PATH": str(self.folder / "no-toolkit"),
+        }
+        environment |= {"STAND_IN_PTX": str(ptx)} if ptx else {}
+        environment |= more
+        command = [str(self.bonfire), *arguments, "--device", "cuda"]
+        command += ["--out", str(out), "--quiet"] if arguments[0] == "train" else ["--quiet"]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=limit, cwd=self.folder, check=False)
+        shutil.rmtree(out, ignore_errors=True)
+        counts = json.loads(report.read_text()) if report.exists() else {}
+        return Ran(done.returncode, done.stdout, done.stderr, counts, " ".join(arguments))
+
+
+class Ran:
+    def __init__(self, code: int, out: str, err: str, counts: dict, what: str) -> None:
+        self.code, self.out, self.err, self.counts, self.what = code, out, err, counts, what
+
+    def good(self, faults: Faults) -> bool:
+        """Whether it ended well on one stream and no launch was refused."""
+        if self.code != 0 or not self.counts:
+            faults.note(f"`bonfire {self.what}` ended with {self.code}: {self.err.strip()[-600:]}")
+            return False
+        if self.counts["bad_launches"]:
+            faults.note(f"{self.what}: {self.counts['bad_launches']} launches that no card takes: {self.err[-300:]}")
+        if self.counts["streams"] != 1:
+            faults.note(f"{self.what}: {self.counts['streams']} streams where one is wanted")
+        return True
+
+
+def memory_over_rounds(card: Card, faults: Faults) -> None:
+    """Streams, and live bytes after two, three and four rounds."""
+    print("\n| run | streams | live MB after 2, 3, 4 rounds | allocations |\n|---|---|---|---|")
+    for name, run in RUNS.items():
+        card.run([*run, "--set", "train.rounds=2"])  # tunes
+        ran = [card.run([*run, "--set", f"train.rounds={n}"]) for n in (2, 3, 4)]
+        if not all(r.good(faults) for r in ran):
+            continue
+        live = [r.counts["live"] for r in ran]
+        shown = ", ".join(f"{bytes_ / 1e6:.1f}" for bytes_ in live)
+        print(f"| {name} | {ran[-1].counts['streams']} | {shown} | {ran[-1].counts['allocations']} |", flush=True)
+        if max(live[1:]) > live[0]:
+            faults.note(f"{name}: live bytes grow from round to round: {live}")
+
+
+def counted(card: Card, faults: Faults) -> dict:
+    """Launches and copies a step and a round, from runs that differ in steps and rounds alone."""
+    found = {}
+    for name, arguments in COUNTED.items():
+        def all_of(steps: int, repeats: int, arguments: list[str] = arguments) -> dict | None:
+            ran = card.run([*arguments, "--steps", str(steps), "--repeats", str(repeats)])
+            return ran.counts if ran.good(faults) else None
+
+        all_of(2, 1)  # tunes
+        runs = {(s, r): all_of(s, r) for s in (2, 6) for r in (1, 3)}
+        if None in runs.values():
+            continue
+        row = {}
+        for key in ("launches", "to_device", "to_host", "stream_waits", "allocations"):
+            # Two rounds, of each phase one where phases alternate.
+            two = {s: runs[s, 3][key] - runs[s, 1][key] for s in (2, 6)}
+            row[f"{key} a step"] = (two[6] - two[2]) / 8
+            row[f"{key} a round besides its steps"] = (two[2] - 4 * row[f"{key} a step"]) / 2
+        found[name] = row
+    return found
+
+
+def show(found: dict) -> None:
+    keys = {
+        "launches a step": "launches a step",
+        "to_device a step": "copies to it a step",
+        "to_host a step": "reads a step",
+        "launches a round besides its steps": "launches a round besides",
+        "to_host a round besides its steps": "reads a round besides",
+        "allocations a step": "allocations a step",
+    }
+    print("\n| | " + " | ".join(keys.values()) + " |\n|---|" + "---|" * len(keys))
+    for name, row in found.items():
+        print(f"| {name} | " + " | ".join(f"{row[key]:.1f}".removesuffix(".0") for key in keys) + " |", flush=True)
+
+
+def compare(found: dict, faults: Faults, update: bool) -> None:
+    """Against the budgets in the repository."""
+    budgets = {} if update or not BUDGETS.exists() else json.loads(BUDGETS.read_text())
+    for name, row in budgets.items():
+        for key, allowed in row.items():
+            now = found.get(name, {}).get(key)
+            if now is not None and now > allowed * RISE + 0.5:
+                faults.note(f"{name}: {key} rose from {allowed:g} to {now:g}")
+            elif now is not None and now < allowed / RISE - 0.5:
+                print(f"{name}: {key} fell from {allowed:g} to {now:g}; --update keeps it")
+    if update:
+        BUDGETS.write_text(json.dumps(found, indent=2) + "\n")
+
+
+def messages(card: Card, faults: Faults) -> None:
+    """What a user reads where there is no driver, an old one, a card that is full."""
+    cases = {
+        "no driver": ({"LD_LIBRARY_PATH": ""}, r"driver"),
+        "a driver too old": ({"STAND_IN_DRIVER": "10000"}, r"driver"),
+        "a card that is full": ({"STAND_IN_MEMORY": "1000000"}, r"memory"),
+    }
+    for name, (environment, expected) in cases.items():
+        ran = card.run([*RUNS["encoder"], "--set", "train.rounds=1"], **environment)
+        said = ran.err.strip()
+        print(f"\n{name} (exit code {ran.code}):\n    " + "\n    ".join(said.splitlines()[-6:]), flush=True)
+        if ran.code == 0 or not re.search(expected, said) or "fault of the program" in said:
+            faults.note(f"{name}: not told in words: {said[-400:]}")
+
+
+def modules(card: Card, ptxas: str, quick: bool, faults: Faults) -> None:
+    """Every kernel that is compiled on the way, through ptxas."""
+    precisions = ("f32", "bf16", "tf32")
+    print("\n| card | kernels | of ours | refused | ours that spill | most shared memory | TF32 in f32 runs |\n|" + "---|" * 7)
+    own_rows: dict[tuple[str, str], str] = {}
+    for sm in (90,) if quick else ARCHITECTURES:
+        rows, tf32 = [], 0
+        for precision in precisions:
+            folder = card.folder / f"ptx-{sm}-{precision}"
+            folder.mkdir()
+            for run in RUNS.values():
+                # A cache of its own: kernels that were compiled before would not be seen otherwise.
+                cache = {"XDG_CACHE_HOME": str(card.folder / f"cache-{sm}-{precision}")}
+                ran = card.run([*run, "--set", "train.rounds=2", "--set", f"train.precision={precision}"], sm, folder, **cache)
+                ran.good(faults)
+            files = sorted(folder.glob("*.ptx"))
+            with ThreadPoolExecutor(os.cpu_count()) as pool:
+                rows += pool.map(lambda file: assemble(ptxas, file), files)
+            if precision == "f32":
+                tf32 = sum(".tf32" in file.read_text() for file in files)
+            shutil.rmtree(folder)
+        ours = [row for row in rows if row.name.startswith(OWN)]
+        for row in rows:
+            if row.error:
+                faults.note(f"sm_{sm}: ptxas refuses {row.name}: {row.error}")
+            elif row.shared > SHARED[sm]:
+                faults.note(f"sm_{sm}: {row.name} asks for {row.shared} bytes of shared memory of {SHARED[sm]}")
+        spilling = [row for row in ours if row.spilled]
+        for row in spilling:
+            faults.note(f"sm_{sm}: {row.name} spills {row.spilled} bytes")
+        if tf32:
+            faults.note(f"sm_{sm}: {tf32} modules of f32 runs compute in TF32")
+        if not ours:
+            faults.note(f"sm_{sm}: none of Bonfire's own kernels was seen")
+        for row in ours:
+            kernel = re.sub(r"_[0-9a-f]{8}$", "", row.name)
+            own_rows[kernel, f"sm_{sm}"] = f"{row.registers}/{row.spilled}"
+        refused = sum(bool(row.error) for row in rows)
+        most = max((row.shared for row in rows), default=0)
+        print(f"| sm_{sm} | {len(rows)} | {len(ours)} | {refused} | {len(spilling)} | {most} | {tf32} |", flush=True)
+    cards = sorted({card for _, card in own_rows}, key=lambda c: int(c[3:]))
+    print("\nBonfire's own kernels, registers / bytes spilled:\n\n| kernel | " + " | ".join(cards) + " |\n|---|" + "---|" * len(cards))
+    for kernel in sorted({kernel for kernel, _ in own_rows}):
+        print(f"| `{kernel}` | " + " | ".join(own_rows.get((kernel, c), "-") for c in cards) + " |")
+
+
+class Assembled:
+    def __init__(self, name: str, error: str, registers: int, shared: int, spilled: int) -> None:
+        self.name, self.error, self.registers, self.shared, self.spilled = name, error, registers, shared, spilled
+
+
+def assemble(ptxas: str, file: Path) -> Assembled:
+    """One module through ptxas, for the architecture that it names."""
+    text = file.read_text()
+    name = re.search(r"\.entry (\w+)", text)
+    target = re.search(r"^\.target (\w+)", text, re.MULTILINE)
+    arguments = ["-v", f"-arch={target.group(1) if target else 'sm_90'}", str(file), "-o", os.devnull]
+    done = subprocess.run([ptxas, *arguments], capture_output=True, text=True, check=False)
+    said = done.stdout + done.stderr
+
+    def number(pattern: str) -> int:
+        found = re.search(pattern, said)
+        return int(found.group(1)) if found else 0
+
+    error = "" if done.returncode == 0 else said.strip()[:300]
+    spilled = number(r"(\d+) bytes spill stores") + number(r"(\d+) bytes spill loads")
+    shared = number(r"(\d+) bytes smem")
+    return Assembled(name.group(1) if name else file.name, error, number(r"Used (\d+) registers"), shared, spilled)
+
+
+def find_ptxas() -> str | None:
+    """`ptxas` on the path, or of the wheel nvidia-cuda-nvcc in this Python's environment."""
+    found = shutil.which("ptxas")
+    wheels = (p for folder in sys.path for p in Path(folder).glob("nvidia/*/bin/ptxas"))
+    return found or next((str(p) for p in wheels), None)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--bonfire", type=Path, required=True, help="a binary built with --features cuda")
+    parser.add_argument("--ptxas", default=find_ptxas(), help="ptxas [default: on the path, or of the wheel nvidia-cuda-nvcc]")
+    parser.add_argument("--quick", action="store_true", help="ptxas for one architecture only")
+    parser.add_argument("--update", action="store_true", help="write budgets.json")
+    parser.add_argument("--only", choices=["memory", "counts", "messages", "ptxas"], help="one part")
+    args = parser.parse_args()
+    faults = Faults()
+
+    def wanted(part: str) -> bool:
+        return args.only in (None, part)
+
+    with tempfile.TemporaryDirectory() as folder:
+        card = Card(Path(folder), args.bonfire.resolve())
+        if wanted("messages"):
+            messages(card, faults)
+        if wanted("memory"):
+            memory_over_rounds(card, faults)
+        if wanted("counts"):
+            found = counted(card, faults)
+            show(found)
+            compare(found, faults, args.update)
+        if wanted("ptxas") and args.ptxas:
+            modules(card, args.ptxas, args.quick, faults)
+        elif wanted("ptxas"):
+            print("SKIPPED: no ptxas; kernels were compiled to PTX and not further (pip install nvidia-cuda-nvcc)")
+    print(f"\n{len(faults)} faults" if faults else "\nnothing wrong")
+    return bool(faults)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
