@@ -50,7 +50,7 @@ pub(crate) unsafe fn install(cache: Option<&Path>) -> io::Result<DeviceMath> {
     let root = match root {
         Some(Ok(root)) => root,
         // A cache that cannot be written costs a copy a process.
-        _ => write_into(&env::temp_dir().join(format!("{}-{}", folder_name(), std::process::id())))?,
+        _ => write_into(&private_folder()?)?,
     };
     // SAFETY: the caller's.
     unsafe { env::set_var("CUDA_PATH", root) };
@@ -70,10 +70,22 @@ fn in_toolkit(root: &Path) -> PathBuf {
 
 /// Another program version may carry other functions.
 fn folder_name() -> String {
-    let sum = BITCODE.iter().fold(0xcbf2_9ce4_8422_2325u64, |sum, byte| {
-        (sum ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
-    });
+    let sum = BITCODE
+        .iter()
+        .fold(0xcbf2_9ce4_8422_2325u64, |sum, byte| (sum ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3));
     format!("device-math-{sum:016x}")
+}
+
+/// A new folder among temporary files that nobody else may enter: what lies there becomes part of kernels.
+fn private_folder() -> io::Result<PathBuf> {
+    let nanos = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |t| t.as_nanos());
+    let folder = env::temp_dir().join(format!("bonfire-{}-{nanos}", std::process::id()));
+    let mut builder = fs::DirBuilder::new();
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    // Fails where it exists.
+    builder.create(&folder)?;
+    Ok(folder)
 }
 
 /// Lays `root` out as a toolkit that holds nothing but the functions.

@@ -14,6 +14,10 @@ pub mod check;
 mod cpu;
 #[cfg(feature = "cube")]
 mod cube;
+#[cfg(feature = "cuda")]
+mod cuda_driver;
+#[cfg(feature = "cuda")]
+mod device_math;
 mod grouped;
 mod linear;
 mod loss;
@@ -26,6 +30,10 @@ mod untuned;
 
 pub use adamw::{AdamW, Moving, adamw_step, adamw_step_composed};
 pub use attention::{AttentionLayout, packed_attention, packed_attention_composed};
+#[cfg(feature = "cuda")]
+pub use cuda_driver::{CudaFault, cuda_driver};
+#[cfg(feature = "cuda")]
+pub use device_math::DeviceMath;
 pub use grouped::Grouped;
 pub use linear::{LowRank, adapted_linear, adapted_linear_composed};
 pub use loss::cross_entropy;

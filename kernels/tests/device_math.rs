@@ -1,7 +1,6 @@
 //! The mathematical functions that kernels for CUDA use where there is no toolkit, against f64 on the CPU.
 //!
-//! `device_math/math.c` is plain C: the machine's C compiler makes a small library of it, which is loaded through a program
-//! that prints what it finds. What a GPU computes from the same operations is the same: f32 and f64 additions, products,
+//! `device_math/math.c` is plain C: the machine's C compiler makes a program of it that prints the largest errors. What a GPU computes from the same operations is the same: f32 and f64 additions, products,
 //! divisions, square roots and fused multiply-adds are rounded alike everywhere.
 
 use std::path::{Path, PathBuf};
