@@ -14,9 +14,11 @@ fn the_cpu_passes_and_every_check_is_a_line() {
     assert_eq!((device["checks"].as_u64(), &device["wrong"]), (Some(lines.len() as u64), &0.into()));
     for line in lines {
         assert_eq!((&line["verdict"], &line["format"]), (&"ok".into(), &"f32".into()), "{line}");
-        // A check that compares nothing would be off by nothing.
-        let exact = line["what"] == "PyTorch's llama-tiny: a text continued" || line["off"].as_f64() > Some(0.0);
-        assert!(exact && line["off"].as_f64() <= line["allowed"].as_f64(), "{line}");
+        // A check that compares nothing would be off by nothing; but the device with itself may be.
+        let what = line["what"].as_str().unwrap_or_default();
+        let itself = what.ends_with("packed and alone") || what.ends_with("continued");
+        assert!(itself || line["off"].as_f64() > Some(0.0), "{line}");
+        assert!(line["off"].as_f64() <= line["allowed"].as_f64(), "{line}");
     }
     for what in ["linear, A trains", "attention, causal", "GELU", "AdamW", "PyTorch's qwen2-tiny: losses of ten steps"]
     {
