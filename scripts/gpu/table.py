@@ -107,9 +107,11 @@ def doctor(step):
 def self_test(step):
     for device in step.json["devices"]:
         bad = [line for line in device["lines"] if line["verdict"] != "ok"]
-        said = f"{device['checks']} checks, all ok" if not bad else f"{len(bad)} of {device['checks']} WRONG or failed"
-        if device["gave_up"]:
-            said += "; given up"
+        made = len(device["lines"])
+        said = f"{made} checks, all ok" if not bad else f"{len(bad)} of {made} checks WRONG or failed"
+        if device.get("cut"):
+            why = {"time-up": "the time was up", "failures": "given up"}[device["cut"]]
+            said += f"; {why}, {device['checks'] - len(device['lines'])} not made"
         for line in bad[:3]:
             off = line.get("failure") or f"{line['furthest']} off {line['off']} of {line['allowed']}"
             said += f"; {line['what']} in {line['format']} ({line['shape']}): {off}"

@@ -33,6 +33,9 @@ pub struct SelfTestArgs {
     /// Draws the numbers
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32))]
     pub seed: u32,
+    /// Start no check after so many seconds; what is left out is said
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub seconds: Option<u32>,
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,
@@ -78,14 +81,25 @@ struct Line {
     seconds: f64,
 }
 
+/// Why not all checks are made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+enum Cut {
+    /// The seconds asked for are over.
+    TimeUp,
+    /// So many failures in a row.
+    Failures,
+}
+
 /// One device's lines.
 #[derive(Debug, Serialize)]
 struct DeviceReport {
     device: String,
     checks: usize,
     wrong: usize,
-    /// Whether it ended before all checks were made.
-    gave_up: bool,
+    /// Why it ended before all checks were made, if it did.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cut: Option<Cut>,
     seconds: f64,
     lines: Vec<Line>,
 }
@@ -135,8 +149,12 @@ fn one(args: &SelfTestArgs, opened: &Opened, shown: bool) -> DeviceReport {
         say(format!("device: {}", opened.name));
     }
     let checks = checks::all(args, &opened.device);
-    let mut lines: Vec<Line> = Vec::new();
+    let (mut lines, mut cut): (Vec<Line>, _) = (Vec::new(), None);
     for check in &checks {
+        if args.seconds.is_some_and(|seconds| start.elapsed().as_secs_f64() >= f64::from(seconds)) {
+            cut = Some(Cut::TimeUp);
+            break;
+        }
         if !shown {
             note(format!("{} {}, {}", check.what, check.format, check.shape));
         }
@@ -145,7 +163,9 @@ fn one(args: &SelfTestArgs, opened: &Opened, shown: bool) -> DeviceReport {
             say(line.words());
         }
         lines.push(line);
-        if lines.iter().rev().take_while(|line| line.verdict == Verdict::Failed).count() == FAILURES {
+        let failures = lines.iter().rev().take_while(|line| line.verdict == Verdict::Failed).count();
+        if failures == FAILURES && lines.len() < checks.len() {
+            cut = Some(Cut::Failures);
             break;
         }
     }
@@ -153,7 +173,7 @@ fn one(args: &SelfTestArgs, opened: &Opened, shown: bool) -> DeviceReport {
         device: opened.name.clone(),
         checks: checks.len(),
         wrong: lines.iter().filter(|line| line.verdict != Verdict::Ok).count(),
-        gave_up: lines.len() < checks.len(),
+        cut,
         seconds: start.elapsed().as_secs_f64(),
         lines,
     }
@@ -205,15 +225,17 @@ impl Line {
 
 impl DeviceReport {
     fn is_good(&self) -> bool {
-        self.wrong == 0 && !self.gave_up && !self.lines.is_empty()
+        self.wrong == 0 && !self.lines.is_empty()
     }
 
     /// The end line.
     fn words(&self) -> String {
         let (device, made, seconds) = (&self.device, self.lines.len(), self.seconds);
-        let rest = match self.gave_up {
-            true => format!("; given up after {FAILURES} failures in a row, {} not made", self.checks - made),
-            false => String::new(),
+        let left = self.checks - made;
+        let rest = match self.cut {
+            Some(Cut::Failures) => format!("; given up after {FAILURES} failures in a row, {left} not made"),
+            Some(Cut::TimeUp) => format!("; the time was up, {left} not made"),
+            None => String::new(),
         };
         match self.wrong {
             0 => format!("self-test of {device}: {made} checks in {seconds:.0} s, all ok{rest}"),

@@ -12,10 +12,11 @@ use super::stopwatch::{Seconds, in_turns};
 use super::table::{aligned, milliseconds, row, three};
 use crate::device::Opened;
 
-/// Rows and columns of the smallest and the largest product.
-const SIDES: [usize; 2] = [256, 8192];
-/// Sides double as long as the next product is not expected to take longer than this.
-const LONGEST: f64 = 0.1;
+/// Rows and columns of the largest product.
+const MOST: usize = 8192;
+/// Sides grow fourfold as long as the next product is not expected to take longer than this. No faster steps than that:
+/// a GPU tunes kernels for each.
+const LONGEST: f64 = 0.5;
 
 /// The ceilings.
 #[derive(Clone, Debug, Serialize)]
@@ -54,25 +55,24 @@ pub fn word(precision: Precision) -> String {
 /// The device failed.
 pub fn measure(args: &BenchArgs, opened: &Opened) -> Result<CeilingReport> {
     let device = &opened.device;
-    let mut products = vec![square(Precision::F32, args.repeats, device)?];
-    if Precision::Bf16.runs_on(device) {
-        products.push(square(Precision::Bf16, args.repeats, device)?);
-    }
     // A software rasteriser gets little work, a GPU enough to fill it.
-    let entries: usize = match (runs_on_cpu(device), opened.software) {
-        (false, false) => 1 << 26,
-        (true, _) => 1 << 24,
-        (_, true) => 1 << 22,
+    let (entries, side): (usize, usize) = match (runs_on_cpu(device), opened.software) {
+        (false, false) => (1 << 26, 2048),
+        (true, _) => (1 << 24, 256),
+        (_, true) => (1 << 22, 128),
     };
+    let mut products = vec![square(Precision::F32, side, args.repeats, device)?];
+    if Precision::Bf16.runs_on(device) {
+        products.push(square(Precision::Bf16, side, args.repeats, device)?);
+    }
     let long = Tensor::<1>::random([entries], Distribution::Uniform(-1.0, 1.0), device);
     let seconds = in_turns(device, &[&|| drop(long.clone() + 1.0)], args.repeats)?.remove(0);
     let copied_bytes = 4 * entries as u64;
     Ok(CeilingReport { products, copied_bytes, bytes_per_second: 2.0 * copied_bytes as f64 / seconds.best, seconds })
 }
 
-/// The largest product that does not take long.
-fn square(precision: Precision, repeats: usize, device: &Device) -> Result<Square> {
-    let [mut side, most] = SIDES;
+/// The largest product that does not take long, of at least `side`.
+fn square(precision: Precision, mut side: usize, repeats: usize, device: &Device) -> Result<Square> {
     loop {
         // Of random numbers: products of zeros can run faster than real ones.
         let random = || {
@@ -81,10 +81,9 @@ fn square(precision: Precision, repeats: usize, device: &Device) -> Result<Squar
         };
         let (x, y) = (random(), random());
         let product = || drop(x.clone().matmul(y.clone()));
-        let next_is_long = |seconds: &Seconds| 8.0 * seconds.best > LONGEST;
         let one = in_turns(device, &[&product], 1)?.remove(0);
-        if side < most && !next_is_long(&one) {
-            side *= 2;
+        if 4 * side <= MOST && 64.0 * one.best <= LONGEST {
+            side *= 4;
             continue;
         }
         let seconds = in_turns(device, &[&product], repeats)?.remove(0);
