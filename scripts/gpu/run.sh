@@ -89,7 +89,7 @@ shown() {
     word=$1
     shift
     case $word in
-      "$bonfire") words+=(bonfire) ;;
+      "$bonfire" | "${BONFIRE_VULKAN:-$bonfire}") words+=(bonfire) ;;
       --json) case ${1:-} in "$steps"/*) shift ;; *) words+=(--json) ;; esac ;;
       "$work"/*) words+=("${word##*/}") ;;
       "$here"/*) words+=("scripts/gpu/${word##*/}") ;;
@@ -187,7 +187,7 @@ bench gemm-bf16 60 "products of a step in bf16" gemm "${encoder[@]}" --steps "$s
 training() { # PRECISION STEPS NAME
   local precision=$1 count=$2 name=$3 tera=()
   mapfile -t tera < <(peak "$precision")
-  bench "$name" 90 "local training in $precision, $count steps" \
+  bench "$name" 90 "local training in $precision (steps: $count)" \
     step "${encoder[@]}" --steps "$count" --ways all-in-flight --repeats "$repeats" --precision "$precision" "${tera[@]}"
 }
 training bf16 "$long" step-bf16
@@ -243,12 +243,13 @@ cp "$work/run/summary.json" "$steps/train.json" 2>/dev/null
 bench in-flight 90 "clients in flight" scale "${flights[@]}" --clients "$flight" --examples 1 --repeats 1
 bench scale 90 "the same texts over more and more clients" \
   scale "${flights[@]}" --clients 1 --examples "$examples" --repeats 1
-vulkan=${BONFIRE_VULKAN:-}
-if [ -n "$vulkan" ]; then
-  step vulkan 60 "doctor on Vulkan" "$vulkan" doctor --device vulkan --json --quiet
-else
-  step vulkan 60 "doctor on wgpu" "$bonfire" doctor --device wgpu --json --quiet
-fi
+vulkan=("$bonfire" doctor --device wgpu --json --quiet)
+[ -z "${BONFIRE_VULKAN:-}" ] || vulkan=("$BONFIRE_VULKAN" doctor --device vulkan --json --quiet)
+case $device,${BONFIRE_VULKAN:-} in
+  cpu*) skip vulkan "doctor on Vulkan" "--device cpu asks for no GPU" "${vulkan[@]}" ;;
+  wgpu*,) skip vulkan "doctor on Vulkan" "the doctor above says it" "${vulkan[@]}" ;;
+  *) step vulkan 60 "doctor on Vulkan" "${vulkan[@]}" ;;
+esac
 mapfile -t tera < <(peak f32)
 bench decoder-f32 60 "a decoder's local training in f32" \
   step "${decoder[@]}" --ways all-in-flight --precision f32 "${tera[@]}"

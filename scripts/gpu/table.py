@@ -14,6 +14,8 @@ import sys
 from pathlib import Path
 
 NOT_MEASURED = "not measured"
+# Exit statuses of `timeout`.
+STOPPED = {"124": "the time limit", "137": "killed"}
 
 
 def load(path):
@@ -52,24 +54,24 @@ class Step:
         self.json = load(folder / f"{name}.json") or load(folder / f"{name}.out")
 
     def last_line(self):
-        """The last line that was said, complaints first."""
+        """The last line that was said; of a mistake, the one that says what it is."""
         for kind in ("log", "out"):
             try:
                 text = (self.folder / f"{self.name}.{kind}").read_text(encoding="utf-8", errors="replace")
             except OSError:
                 continue
             lines = [line.strip() for line in text.splitlines() if line.strip()]
-            # A mistake's first line says what it is; hints follow it.
-            told = [line for line in lines if line.startswith("error")] or lines
-            if told:
-                return told[-1]
+            # Hints follow a mistake; where a step was stopped, drivers may have complained long before.
+            told = [line for line in lines if line.startswith("error") and self.status not in STOPPED]
+            if told or lines:
+                return (told or lines)[-1]
         return ""
 
     def why(self):
         """Why there is no figure."""
         if not self.status.lstrip("-").isdigit():
             return self.status
-        word = {"124": "the time limit", "137": "killed"}.get(self.status, f"rc {self.status}")
+        word = STOPPED.get(self.status, f"rc {self.status}")
         return f"{word}: {self.last_line()}" if self.last_line() else word
 
     def device(self):

@@ -72,9 +72,11 @@ impl Attention {
     fn case(self) -> Exact {
         let Attention { heads, kv_heads, width, .. } = self;
         let (sequences, tokens) = (self.lengths.len(), self.lengths.iter().sum::<usize>());
-        let longest = self.lengths.iter().max().copied().unwrap_or(0);
-        let shape =
-            format!("{sequences} texts of 1 to {longest}, {tokens} tokens, {heads}/{kv_heads} heads of {width}");
+        let [shortest, longest] =
+            [self.lengths.iter().min(), self.lengths.iter().max()].map(|n| n.copied().unwrap_or(0));
+        let shape = format!(
+            "{sequences} texts of {shortest} to {longest}, {tokens} tokens, {heads}/{kv_heads} heads of {width}"
+        );
         let operation = if self.causal { "attention, causal" } else { "attention" };
         let run = move |device: &Device, format| {
             let problem = self.problem(format);

@@ -58,6 +58,8 @@ pub(super) fn real(tokens: usize, seed: u64) -> Vec<Exact> {
         .map(|c| (mean * (0.5 + (c * 7 % CLIENTS) as f64 / (CLIENTS - 1) as f64)).round() as usize)
         .collect();
     (lengths[3], lengths[11]) = (1, 0);
+    // The first has what is left over.
+    lengths[0] += tokens.saturating_sub(lengths.iter().sum());
     let base = Linear {
         lengths,
         d: 768,
