@@ -130,10 +130,12 @@ bench() { # NAME LIMIT WHAT PARTS-AND-OPTIONS...
   step "$name" "$limit" "$what" "$bonfire" bench "$@" --device "$device" --json "$steps/$name.json"
 }
 
-# What the card does at most in a precision, as was measured at the start.
+# Sets `tera` to the option that says what the card does at most in a precision, as was measured at the start.
+tera=()
 peak() {
-  local tera
-  tera=$(table --peak "$1" 2>/dev/null) && [ -n "$tera" ] && printf '%s\n' --peak-tflops "$tera"
+  local found
+  tera=()
+  found=$(table --peak "$1" 2>/dev/null) && [ -n "$found" ] && tera=(--peak-tflops "$found")
 }
 
 # --- sizes -------------------------------------------------------------------------------------------------------------
@@ -176,17 +178,17 @@ else
 fi
 own_ceiling() { bench ceiling 60 "the ceilings of Burn's own operations" ceiling --repeats 3; }
 # What PyTorch's products reach stands beside every rate; where there is no PyTorch, Burn's own.
-peak f32 >/dev/null || own_ceiling
+peak f32 || own_ceiling
 step doctor 90 "doctor" "$bonfire" doctor --device "$device" --json --quiet
 step self-test 90 "operations and small models against f64 and PyTorch" \
   "$bonfire" self-test --quick --device "$device" --json --seconds $((80 * patience))
-mapfile -t tera < <(peak bf16)
+peak bf16
 bench gemm-bf16 60 "products of a step in bf16" gemm "${encoder[@]}" --steps "$short" --precision bf16 "${tera[@]}"
 
 # A round's own cost is the difference between many local steps and few.
 training() { # PRECISION STEPS NAME
-  local precision=$1 count=$2 name=$3 tera=()
-  mapfile -t tera < <(peak "$precision")
+  local precision=$1 count=$2 name=$3
+  peak "$precision"
   bench "$name" 90 "local training in $precision (steps: $count)" \
     step "${encoder[@]}" --steps "$count" --ways all-in-flight --repeats "$repeats" --precision "$precision" "${tera[@]}"
 }
@@ -218,7 +220,7 @@ step self-test-real 90 "operations at real shapes against f64" \
 training bf16 "$short" step-bf16-short
 peers peer-bf16-sliced 40 "the peer in bf16, four slices of like length" --dtype bf16 --slices 4
 peers peer-bf16-packed 40 "the peer in bf16, padding-free" --dtype bf16 --padding-free
-mapfile -t tera < <(peak bf16)
+peak bf16
 bench decoder-bf16 90 "a decoder's local training in bf16" \
   step "${decoder[@]}" --ways all-in-flight --precision bf16 "${tera[@]}"
 for precision in f32 tf32; do
@@ -250,7 +252,7 @@ case $device,${BONFIRE_VULKAN:-} in
   wgpu*,) skip vulkan "doctor on Vulkan" "the doctor above says it" "${vulkan[@]}" ;;
   *) step vulkan 60 "doctor on Vulkan" "${vulkan[@]}" ;;
 esac
-mapfile -t tera < <(peak f32)
+peak f32
 bench decoder-f32 60 "a decoder's local training in f32" \
   step "${decoder[@]}" --ways all-in-flight --precision f32 "${tera[@]}"
 
