@@ -5,6 +5,8 @@
 //! register, rows that belong to nobody, fewer key heads than query heads.
 
 mod cases;
+pub mod devices;
+pub mod exact;
 
 use burn::tensor::{Device, Tensor, TensorData};
 

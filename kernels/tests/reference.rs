@@ -2,6 +2,7 @@
 //! shapes with empty clients, single tokens and empty slot lists. `BONFIRE_TEST_DEVICE=wgpu` runs the same on a GPU.
 #![allow(clippy::unwrap_used)]
 
+use bonfire_kernels::check::exact::{self, Format};
 use bonfire_kernels::check::{self, Way, numbers};
 use bonfire_kernels::{
     AdamW, AttentionLayout, Grouped, LowRank, Moving, Segments, SlotCounts, adamw_step, adamw_step_composed,
@@ -13,14 +14,7 @@ use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 
 fn device() -> Device {
-    match std::env::var("BONFIRE_TEST_DEVICE").as_deref() {
-        Err(_) | Ok("cpu") => Device::flex(),
-        #[cfg(feature = "wgpu")]
-        Ok("wgpu") => Device::wgpu(burn::tensor::DeviceKind::DefaultDevice),
-        #[cfg(feature = "cuda")]
-        Ok("cuda") => Device::cuda(0),
-        Ok(other) => panic!("BONFIRE_TEST_DEVICE={other}; expected cpu, wgpu or cuda, compiled in"),
-    }
+    check::devices::asked_for().unwrap_or_else(Device::flex)
 }
 
 /// A frozen tensor.
@@ -83,6 +77,23 @@ fn config() -> ProptestConfig {
         Some(_) => {
             let seed = std::env::var("BONFIRE_TEST_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or(1);
             ProptestConfig { cases: 3, rng_seed: RngSeed::Fixed(seed), ..common }
+        }
+    }
+}
+
+/// The small part of what `bonfire self-test` runs, in f32.
+#[test]
+fn operations_against_loops_in_f64() {
+    for case in exact::small(1) {
+        for off in case.measure(&device(), Format::F32).unwrap() {
+            let allowed = Format::F32.allowed();
+            let exact::Off { name, off } = off;
+            assert!(
+                off <= allowed,
+                "{}, {}: {name} is off by {off}, allowed are {allowed}",
+                case.operation,
+                case.shape
+            );
         }
     }
 }

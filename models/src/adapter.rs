@@ -34,7 +34,17 @@ impl Matrix {
 
     /// Rows and columns exchanged.
     pub fn transposed(&self) -> Matrix {
-        let data = (0..self.cols).flat_map(|c| (0..self.rows).map(move |r| self.data[r * self.cols + c])).collect();
+        // Block by block: a column at a time would read a cache line for every number of a large matrix.
+        const BLOCK: usize = 32;
+        let mut data = vec![0.0; self.data.len()];
+        let blocks = (0..self.rows).step_by(BLOCK).flat_map(|r| (0..self.cols).step_by(BLOCK).map(move |c| (r, c)));
+        for (top, left) in blocks {
+            for r in top..self.rows.min(top + BLOCK) {
+                for c in left..self.cols.min(left + BLOCK) {
+                    data[c * self.rows + r] = self.data[r * self.cols + c];
+                }
+            }
+        }
         Matrix { rows: self.cols, cols: self.rows, data }
     }
 

@@ -2,6 +2,8 @@
 //! step makes of them. Held against the CPU's, it tells whether a device trains right; on the CPU itself, the losses on
 //! either side of a point tell whether the gradient there is theirs.
 
+pub mod torch;
+
 use bonfire_kernels::check::{Part, numbers, part};
 use bonfire_kernels::{AdamW, LowRank, Moving, adamw_step};
 use burn::tensor::{Device, Gradients, Tensor, TensorData};

@@ -28,6 +28,17 @@ impl Part {
 /// On a GPU one step in so many is clocked.
 const CLOCKED: usize = 16;
 
+/// Which steps are clocked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum When {
+    /// All: the device has done its work when a call returns.
+    Always,
+    /// A few: the device is handed work and does it later.
+    Sometimes,
+    /// None.
+    Never,
+}
+
 /// Clocks the steps of one pass on one device.
 ///
 /// The CPU has done its work when a call returns, so every step is clocked. A GPU is handed work and does it later: there
@@ -37,8 +48,7 @@ const CLOCKED: usize = 16;
 #[derive(Clone, Debug)]
 pub struct Clock {
     device: Device,
-    /// Whether work is queued.
-    queues: bool,
+    when: When,
     step: usize,
     start: Instant,
     last: Instant,
@@ -50,14 +60,19 @@ pub struct Clock {
 impl Clock {
     /// Starts the pass and its first step.
     pub fn start(device: &Device) -> Clock {
-        Clock::new(device, !runs_on_cpu(device))
+        Clock::new(device, if runs_on_cpu(device) { When::Always } else { When::Sometimes })
     }
 
-    fn new(device: &Device, queues: bool) -> Clock {
+    /// A clock that is never read and never waits for the device: for steps that are timed from outside.
+    pub fn stopped(device: &Device) -> Clock {
+        Clock::new(device, When::Never)
+    }
+
+    fn new(device: &Device, when: When) -> Clock {
         let now = Instant::now();
         let mut clock = Clock {
             device: device.clone(),
-            queues,
+            when,
             step: 0,
             start: now,
             last: now,
@@ -73,7 +88,8 @@ impl Clock {
         if self.is_clocked() {
             let before = self.last;
             self.wait();
-            let seconds = if self.queues && self.step == 0 { &mut self.first } else { &mut self.seconds };
+            let queues = self.when == When::Sometimes;
+            let seconds = if queues && self.step == 0 { &mut self.first } else { &mut self.seconds };
             seconds[part as usize] += (self.last - before).as_secs_f64();
         }
     }
@@ -87,23 +103,28 @@ impl Clock {
         }
     }
 
-    /// Seconds of every part since the start, by `Part as usize`.
+    /// Seconds of every part since the start, by `Part as usize`; all zero where nothing is clocked.
     pub fn seconds(&self) -> [f64; Part::COUNT] {
         let sum = |seconds: &[f64]| seconds.iter().sum::<f64>();
-        let clocked = if self.queues && sum(&self.seconds) == 0.0 { self.first } else { self.seconds };
-        match self.queues && sum(&clocked) > 0.0 {
+        let queues = self.when == When::Sometimes;
+        let clocked = if queues && sum(&self.seconds) == 0.0 { self.first } else { self.seconds };
+        match queues && sum(&clocked) > 0.0 {
             true => clocked.map(|s| s / sum(&clocked) * self.start.elapsed().as_secs_f64()),
             false => clocked,
         }
     }
 
     fn is_clocked(&self) -> bool {
-        !self.queues || self.step == 0 || self.step % CLOCKED == 1
+        match self.when {
+            When::Always => true,
+            When::Sometimes => self.step == 0 || self.step % CLOCKED == 1,
+            When::Never => false,
+        }
     }
 
     /// Waits for the device, where it lags behind, and reads the clock.
     fn wait(&mut self) {
-        if self.queues {
+        if self.when == When::Sometimes {
             // A device that fails says so where its numbers are read.
             let _ = self.device.sync();
         }
@@ -131,7 +152,7 @@ mod tests {
     #[test]
     fn where_work_is_done_on_return_every_step_is_clocked() {
         let mut clock = Clock::start(&Device::flex());
-        assert!(!clock.queues);
+        assert_eq!(clock.when, When::Always);
         steps(&mut clock, 4);
         let seconds = clock.seconds();
         assert!(seconds[Part::Forward as usize] >= 4.0 * MOMENT.as_secs_f64(), "{seconds:?}");
@@ -140,7 +161,7 @@ mod tests {
 
     #[test]
     fn where_work_is_queued_shares_stand_for_the_whole_pass() {
-        let mut clock = Clock::new(&Device::flex(), true);
+        let mut clock = Clock::new(&Device::flex(), When::Sometimes);
         // Compiling, which says nothing of the steps to come.
         sleep(MOMENT * 10);
         clock.lap(Part::Backward);
@@ -154,8 +175,15 @@ mod tests {
 
     #[test]
     fn a_single_queued_step_counts() {
-        let mut clock = Clock::new(&Device::flex(), true);
+        let mut clock = Clock::new(&Device::flex(), When::Sometimes);
         steps(&mut clock, 1);
         assert!(clock.seconds()[Part::Forward as usize] > 0.0);
+    }
+
+    #[test]
+    fn a_stopped_clock_says_nothing() {
+        let mut clock = Clock::stopped(&Device::flex());
+        steps(&mut clock, 3);
+        assert_eq!(clock.seconds(), [0.0; Part::COUNT]);
     }
 }

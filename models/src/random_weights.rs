@@ -5,7 +5,11 @@ use half::f16;
 use rand::{Rng, RngExt};
 use safetensors::tensor::{Dtype, TensorView};
 
-use crate::{Architecture, ModelError, ModelInfo, TargetKind, Task, Transformer};
+use crate::{Architecture, DecoderInfo, ModelError, ModelInfo, Rope, RopeScaling, TargetKind, Task, Transformer};
+
+/// Weights are taken from a pool of at most so many draws, round and round: a billion of them would take long to draw. A prime, so
+/// that no two rows of a matrix are alike.
+const POOL: usize = 1_000_003;
 
 impl ModelInfo {
     /// The shape of RoBERTa-base: 12 layers of 768 features.
@@ -16,6 +20,56 @@ impl ModelInfo {
     /// The shape of all-MiniLM-L6 in RoBERTa layout: 6 layers of 384 features.
     pub fn minilm() -> Self {
         Self::roberta_of([6, 384, 12, 1536], 30_522)
+    }
+
+    /// The shape of Llama-3.2-1B: 16 layers of 2,048 features, 8 key heads for 32, tied embeddings of 128,256 tokens.
+    pub fn llama_1b() -> Self {
+        let scaling = RopeScaling::Llama3 { factor: 32.0, low: 1.0, high: 4.0, original: 8192.0 };
+        let rope = Rope { theta: 500_000.0, scaling };
+        Self::llama_of([16, 2048, 32, 8, 8192], 128_256, 131_072, rope)
+    }
+
+    /// The shape of SmolLM2-135M: 30 layers of 576 features, 3 key heads for 9, tied embeddings of 49,152 tokens.
+    pub fn smollm2_135m() -> Self {
+        let rope = Rope { theta: 100_000.0, scaling: RopeScaling::Default };
+        Self::llama_of([30, 576, 9, 3, 1536], 49_152, 8192, rope)
+    }
+
+    /// A decoder of no time at all: 2 layers of 32 features, 2 key heads for 4, tied embeddings of 257 tokens.
+    pub fn tiny_decoder() -> Self {
+        let rope = Rope { theta: 10_000.0, scaling: RopeScaling::Default };
+        Self::llama_of([2, 32, 4, 2, 64], 257, 512, rope)
+    }
+
+    fn llama_of(
+        [layers, hidden, heads, kv_heads, intermediate]: [usize; 5],
+        vocab: usize,
+        positions: usize,
+        rope: Rope,
+    ) -> Self {
+        ModelInfo {
+            architecture: Architecture::Llama,
+            hidden,
+            layers,
+            heads,
+            kv_heads,
+            head_width: hidden / heads,
+            intermediate,
+            vocab,
+            positions,
+            token_types: 0,
+            first_position: 0,
+            eps: 1e-5,
+            initializer_range: 0.02,
+            decoder: Some(DecoderInfo {
+                rope,
+                tied: true,
+                qkv_bias: false,
+                output_bias: false,
+                mlp_bias: false,
+                eos: vec![2],
+            }),
+        }
     }
 
     fn roberta_of([layers, hidden, heads, intermediate]: [usize; 4], vocab: usize) -> Self {
@@ -55,8 +109,22 @@ impl Transformer {
     }
 }
 
-/// Name and shape of every tensor of the encoder, as Hugging Face stores them.
+/// Name and shape of every tensor, as Hugging Face stores them.
 fn tensors(info: &ModelInfo) -> Vec<(String, Vec<usize>)> {
+    let mut list = match &info.decoder {
+        None => encoder_tables_and_norms(info),
+        Some(decoder) => decoder_tables_and_norms(info, decoder.tied),
+    };
+    for target in info.targets(&TargetKind::all()) {
+        list.push((format!("{}.weight", target.name), vec![target.d_out, target.d_in]));
+        if info.has_bias(target.kind) {
+            list.push((format!("{}.bias", target.name), vec![target.d_out]));
+        }
+    }
+    list
+}
+
+fn encoder_tables_and_norms(info: &ModelInfo) -> Vec<(String, Vec<usize>)> {
     let (d, prefix) = (info.hidden, info.architecture.name());
     let mut list = Vec::new();
     let mut push = |name: String, shape: &[usize]| list.push((format!("{prefix}.{name}"), shape.to_vec()));
@@ -74,25 +142,57 @@ fn tensors(info: &ModelInfo) -> Vec<(String, Vec<usize>)> {
         push("pooler.dense.weight".into(), &[d, d]);
         push("pooler.dense.bias".into(), &[d]);
     }
-    for target in info.targets(&TargetKind::all()) {
-        list.push((format!("{}.weight", target.name), vec![target.d_out, target.d_in]));
-        list.push((format!("{}.bias", target.name), vec![target.d_out]));
-    }
     list
+}
+
+fn decoder_tables_and_norms(info: &ModelInfo, tied: bool) -> Vec<(String, Vec<usize>)> {
+    let table = |name: &str| (name.to_string(), vec![info.vocab, info.hidden]);
+    let norm = |name: String| (format!("model.{name}.weight"), vec![info.hidden]);
+    let layers = (0..info.layers)
+        .flat_map(|l| ["input_layernorm", "post_attention_layernorm"].map(|norm| format!("layers.{l}.{norm}")));
+    let output = (!tied).then(|| table("lm_head.weight"));
+    let norms = layers.chain(["norm".to_string()]).map(norm);
+    [table("model.embed_tokens.weight")].into_iter().chain(output).chain(norms).collect()
+}
+
+/// Numbers in f16 that come round and round.
+struct Pool {
+    bytes: Vec<u8>,
+    at: usize,
+}
+
+impl Pool {
+    /// `size` numbers uniform below `bound`.
+    fn new(size: usize, bound: f32, rng: &mut impl Rng) -> Pool {
+        let bytes = (0..size).flat_map(|_| f16::from_f32(rng.random_range(-bound..bound)).to_le_bytes()).collect();
+        Pool { bytes, at: 0 }
+    }
+
+    /// The next `count` of them.
+    fn take(&mut self, count: usize) -> Vec<u8> {
+        let mut taken = Vec::with_capacity(2 * count);
+        while taken.len() < 2 * count {
+            let piece = (2 * count - taken.len()).min(self.bytes.len() - self.at);
+            taken.extend_from_slice(&self.bytes[self.at..self.at + piece]);
+            self.at = (self.at + piece) % self.bytes.len();
+        }
+        taken
+    }
 }
 
 /// A checkpoint in f16, as published ones are: weights uniform with deviation `initializer_range`, gains one, biases
 /// zero.
 fn checkpoint(info: &ModelInfo, rng: &mut impl Rng) -> Vec<u8> {
-    let bound = (info.initializer_range * 3f64.sqrt()) as f32;
-    let parts: Vec<(String, Vec<usize>, Vec<u8>)> = tensors(info)
+    let tensors = tensors(info);
+    let numbers: usize = tensors.iter().map(|(_, shape)| shape.iter().product::<usize>()).sum();
+    let mut pool = Pool::new(numbers.min(POOL), (info.initializer_range * 3f64.sqrt()) as f32, rng);
+    let parts: Vec<(String, Vec<usize>, Vec<u8>)> = tensors
         .into_iter()
         .map(|(name, shape)| {
-            let mut value = || match (shape.len(), name.ends_with(".weight")) {
-                (1, gain) => f16::from_f32(f32::from(u8::from(gain))),
-                _ => f16::from_f32(rng.random_range(-bound..bound)),
+            let bytes = match (shape.len(), name.ends_with(".weight")) {
+                (1, gain) => f16::from_f32(f32::from(u8::from(gain))).to_le_bytes().repeat(shape[0]),
+                _ => pool.take(shape.iter().product()),
             };
-            let bytes = (0..shape.iter().product()).flat_map(|_: usize| value().to_le_bytes()).collect();
             (name, shape, bytes)
         })
         .collect();
@@ -114,6 +214,8 @@ mod tests {
         assert_eq!(ModelInfo::roberta_base().backbone_params(), 124_055_040);
         assert_eq!(ModelInfo::roberta_base().max_tokens(), 512);
         assert_eq!(ModelInfo::minilm().matmul_params(), 10_616_832);
+        assert_eq!(ModelInfo::llama_1b().backbone_params(), 1_235_814_400);
+        assert_eq!(ModelInfo::smollm2_135m().backbone_params(), 134_515_008);
     }
 
     #[test]
@@ -126,5 +228,29 @@ mod tests {
                 .expect("loads");
             assert_eq!((model.targets().len(), model.head().len()), (12, tensors));
         }
+    }
+
+    #[test]
+    #[cfg(feature = "flex")]
+    fn random_decoders_load_for_both_tasks() {
+        let mut untied = ModelInfo::tiny_decoder();
+        untied.decoder.iter_mut().for_each(|d| (d.tied, d.qkv_bias) = (false, true));
+        for info in [ModelInfo::tiny_decoder(), untied] {
+            for (task, head) in [(Task::Causal, 0), (Task::Classify(3), 1)] {
+                let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(1);
+                let model = Transformer::random(info.clone(), task, &TargetKind::all(), &mut rng, &Device::flex())
+                    .expect("loads");
+                assert_eq!((model.targets().len(), model.head().len()), (14, head));
+            }
+        }
+    }
+
+    #[test]
+    fn the_pool_goes_round() {
+        let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(1);
+        let mut pool = Pool::new(5, 0.5, &mut rng);
+        let first = pool.take(8);
+        assert_eq!((first.len(), pool.at), (16, 6));
+        assert_eq!((&first[10..], &pool.take(2)[..]), (&first[..6], &first[6..10]));
     }
 }

@@ -9,16 +9,10 @@ use bonfire_models::{ModelSource, TargetKind, Task, Transformer};
 use burn::tensor::Device;
 use rand::SeedableRng;
 
-/// The device that tests run on: the CPU backend, or what `BONFIRE_TEST_DEVICE` names (`cpu`, `wgpu`, `cuda`).
+/// The device that tests run on: the CPU backend, or what `BONFIRE_TEST_DEVICE` names (`cpu`, `wgpu`, `vulkan`, `cuda`; a GPU
+/// also with its number: `cuda:1`).
 pub fn device() -> Device {
-    match std::env::var("BONFIRE_TEST_DEVICE").as_deref() {
-        Err(_) | Ok("cpu") => Device::flex(),
-        #[cfg(feature = "wgpu")]
-        Ok("wgpu") => Device::wgpu(burn::tensor::DeviceKind::DefaultDevice),
-        #[cfg(feature = "cuda")]
-        Ok("cuda") => Device::cuda(0),
-        Ok(other) => panic!("BONFIRE_TEST_DEVICE={other}; expected cpu, wgpu or cuda, compiled in"),
-    }
+    bonfire_kernels::check::devices::asked_for().unwrap_or_else(Device::flex)
 }
 
 /// A fixture's path in the repository.

@@ -12,6 +12,7 @@ use crate::commands::config::ConfigArgs;
 use crate::commands::cost::CostArgs;
 use crate::commands::doctor::DoctorArgs;
 use crate::commands::manual::{CompletionsArgs, ManArgs};
+use crate::commands::self_test::SelfTestArgs;
 use crate::device::Devices;
 use crate::examples;
 use crate::log::LogFormat;
@@ -102,6 +103,9 @@ pub enum Command {
     /// Show what devices are there, and check that each computes right
     #[command(after_help = examples::DOCTOR)]
     Doctor(DoctorArgs),
+    /// Check a device thoroughly: operations against f64, small models against PyTorch
+    #[command(after_help = examples::SELF_TEST)]
+    SelfTest(SelfTestArgs),
     /// Check a configuration and show it with all defaults; write one with every key; print its schema
     #[command(after_help = examples::CONFIG)]
     Config(ConfigArgs),

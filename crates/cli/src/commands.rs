@@ -11,4 +11,5 @@ pub mod generate;
 pub mod manual;
 pub mod partition;
 pub mod report;
+pub mod self_test;
 pub mod train;

@@ -72,6 +72,7 @@ pub const BENCH: &str = "\
 Examples:
   bonfire bench
   bonfire bench kernels --device wgpu
+  bonfire bench ceiling gemm step --shape llama-1b --precision bf16 --tokens 4096 --peak-tflops 990 --device cuda
   bonfire bench step scale --shape minilm --clients 20 --devices cpu,wgpu --json bench.json --svg bench.svg";
 
 /// After `bonfire doctor --help`.
@@ -81,6 +82,14 @@ Examples:
   bonfire doctor --device cuda:0
   bonfire doctor --list
   bonfire doctor --json --quiet";
+
+/// After `bonfire self-test --help`.
+pub const SELF_TEST: &str = "\
+Examples:
+  bonfire self-test --device cuda
+  bonfire self-test --device wgpu:1 --quick
+  bonfire self-test --device cuda --real --seed 7
+  bonfire self-test --device cuda --json";
 
 /// After `bonfire config --help`.
 pub const CONFIG: &str = "\

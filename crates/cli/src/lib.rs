@@ -51,6 +51,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> u8 {
         Command::Report(args) => commands::report::run(args, &cli.common),
         Command::Bench(args) => commands::bench::run(args, &cli.common),
         Command::Doctor(args) => commands::doctor::run(args, &cli.common),
+        Command::SelfTest(args) => commands::self_test::run(args, &cli.common),
         Command::Config(args) => commands::config::run(args, &cli.common),
         Command::Completions(args) => commands::manual::completions(args),
         Command::Man(args) => commands::manual::man(args),

@@ -70,6 +70,7 @@ pub struct Engine {
     in_flight: InFlight,
     /// Bytes of the smallest device that tells.
     memory: Option<u64>,
+    pub(crate) clocked: bool,
 }
 
 impl Engine {
@@ -81,7 +82,13 @@ impl Engine {
     pub fn new(models: Vec<Box<dyn Model>>, train: Split, settings: TrainSettings, in_flight: InFlight) -> Self {
         assert!(!models.is_empty(), "an engine has a device");
         let memory = models.iter().filter_map(|m| device_memory(m.device())).min();
-        Engine { models, train, settings, in_flight, memory }
+        Engine { models, train, settings, in_flight, memory, clocked: true }
+    }
+
+    /// The same without clocks in its steps, for who times them from outside: on a GPU each clocked step waits for the
+    /// device five times. What [`Trained`] says of times is zero then.
+    pub fn without_clock(self) -> Self {
+        Engine { clocked: false, ..self }
     }
 
     /// The backbone (on the first device).

@@ -60,6 +60,8 @@ pub(crate) struct Flight<'f> {
     pub plan: &'f Plan,
     pub jobs: &'f [Job<'f>],
     pub wanted: Wanted,
+    /// Whether the steps' parts are timed.
+    pub clocked: bool,
 }
 
 impl Flight<'_> {
@@ -73,7 +75,7 @@ impl Flight<'_> {
         let device = self.model.device().clone().inner();
         let mut losses = Tensor::<1>::zeros([places], &device);
         let itinerary = Itinerary::new(self.jobs, self.train, self.settings, self.plan.round, places);
-        let mut clock = Clock::start(&device);
+        let mut clock = if self.clocked { Clock::start(&device) } else { Clock::stopped(&device) };
         std::thread::scope(|scope| {
             let (packed, steps) = sync_channel(AHEAD);
             // Ends by itself: with the last step, or when the receiver below is dropped.

@@ -160,8 +160,15 @@ impl Pass<'_> {
         let slots = (!chosen.is_empty()).then_some(slots.as_slice());
         let device = self.model.device().clone().inner();
         let parameters = Parameters::new(self.plan, self.global, settings, places, slots, wanted.scores, &device);
-        let flight =
-            Flight { model: self.model, train: &self.engine.train, settings, plan: self.plan, jobs: &jobs, wanted };
+        let flight = Flight {
+            model: self.model,
+            train: &self.engine.train,
+            settings,
+            plan: self.plan,
+            jobs: &jobs,
+            wanted,
+            clocked: self.engine.clocked,
+        };
         flight.run(parameters, places, &mut |event| match event {
             Happened::Step { clients, tokens } => count(clients, tokens),
             Happened::Done(outcome) => {

@@ -12,7 +12,7 @@ use std::ops::Range;
 
 use burn::backend::TensorMetadata;
 use burn::backend::ops::FloatTensorOps;
-use burn::tensor::{Device, TensorData};
+use burn::tensor::TensorData;
 use burn_cubecl::tensor::CubeTensor;
 use burn_cubecl::{CubeBackend, CubeDevice};
 
@@ -20,18 +20,10 @@ use crate::Segments;
 
 /// The device to test on, its free memory full of NaN so that what a kernel forgets to write shows.
 fn device() -> Option<CubeDevice> {
-    let device = match std::env::var("BONFIRE_TEST_DEVICE").as_deref() {
-        #[cfg(feature = "wgpu")]
-        Ok("wgpu") => Device::wgpu(burn::tensor::DeviceKind::DefaultDevice),
-        #[cfg(feature = "cuda")]
-        Ok("cuda") => Device::cuda(0),
-        _ => {
-            println!("SKIPPED: set BONFIRE_TEST_DEVICE to wgpu or cuda, whichever is compiled in");
-            return None;
-        }
-    };
-    let burn::backend::DispatchDevice::Cube(device) = device.as_dispatch().clone() else {
-        panic!("a CubeCL device");
+    let asked = crate::check::devices::asked_for();
+    let Some(burn::backend::DispatchDevice::Cube(device)) = asked.map(|device| device.as_dispatch().clone()) else {
+        println!("SKIPPED: set BONFIRE_TEST_DEVICE to wgpu, vulkan or cuda, whichever is compiled in");
+        return None;
     };
     let dirty: Vec<_> = (4..19).map(|n| upload(&vec![f32::NAN; 1 << n], &[1 << n], &device)).collect();
     drop(dirty);

@@ -2,6 +2,7 @@
 
 mod args;
 mod burn_lora;
+mod ceiling;
 mod chart;
 mod gemm;
 mod kernels;
@@ -29,7 +30,7 @@ use crate::device::{Devices, Opened, names};
 use crate::memory::keep_freed_awhile;
 use crate::mistake::Mistake;
 use crate::run_folder::replace;
-use args::{Method, Part};
+use args::{Method, Part, WayName};
 use report::{DeviceReport, ModelFacts, Report};
 use work::Work;
 
@@ -38,10 +39,12 @@ use work::Work;
 /// # Errors
 /// Options that cannot be, a device, model or data that cannot be used, an operation whose results are wrong.
 pub fn run(args: &BenchArgs, common: &Common) -> Result<()> {
+    let args = &with_batch(args);
     check(args, common)?;
     keep_freed_awhile();
     let bench = Bench { args, quiet: common.quiet, parts: parts(args) };
     let work = Work::new(args, bench.texts_wanted())?;
+    check_ways(args, &work)?;
     let mut report = Report::new(args, facts(args, &work));
     for devices in devices(args, common) {
         let opened = devices.open()?;
@@ -50,6 +53,15 @@ pub fn run(args: &BenchArgs, common: &Common) -> Result<()> {
     }
     write(args, &report)?;
     refuse_wrong(&report)
+}
+
+/// The options with the batch that belongs to the tokens asked for.
+fn with_batch(args: &BenchArgs) -> BenchArgs {
+    let batch = args.tokens.map(|tokens| {
+        let texts = tokens as f64 / args.made_up_lengths().mean() / args.clients as f64;
+        (texts.round() as usize).max(1)
+    });
+    BenchArgs { batch: batch.unwrap_or(args.batch), ..args.clone() }
 }
 
 /// Fails when an operation's results disagree with its reference: speed means nothing then.
@@ -92,6 +104,17 @@ fn check_method(args: &BenchArgs) -> Result<(), Mistake> {
             Err(Mistake::new(what).help(format!("use 1 to {}", args.rank)))
         }
         None => Ok(()),
+    }
+}
+
+/// The way by Burn's own modules is an encoder.
+fn check_ways(args: &BenchArgs, work: &Work) -> Result<(), Mistake> {
+    match args.ways.contains(&WayName::BurnApplyLora) && work.info.architecture.is_decoder() {
+        true => {
+            Err(Mistake::new(format!("--ways burn-apply-lora trains an encoder, and --shape {} is none", args.shape))
+                .help("leave it out, or use --shape builtin, minilm or roberta-base"))
+        }
+        false => Ok(()),
     }
 }
 
@@ -151,10 +174,16 @@ impl Bench<'_> {
         let (args, device) = (self.args, &opened[0].device);
         say(format!("device: {}", names(opened)));
         let mut report = DeviceReport { device: names(opened), count: opened.len(), ..Default::default() };
+        if self.wants(Part::Ceiling) {
+            self.progress("ceilings");
+            let ceiling = ceiling::measure(args, &opened[0])?;
+            say(format!("\n{}", ceiling.table()));
+            report.ceiling = Some(ceiling);
+        }
         // The floor under a step is counted with the products' rate of the same minute.
         if self.wants(Part::Gemm) || self.wants(Part::Step) {
             self.progress("matrix products");
-            let gemm = gemm::measure(&work.info, tokens_a_step(args, work), args.repeats, args.precision(), device)?;
+            let gemm = gemm::measure(&work.info, tokens_a_step(args, work), args, device)?;
             say(format!("\n{}", gemm.table()));
             report.gemm = Some(gemm);
         }
@@ -203,7 +232,8 @@ fn facts(args: &BenchArgs, work: &Work) -> ModelFacts {
         intermediate: info.intermediate,
         vocab: info.vocab,
         matmul_params: info.matmul_params(),
-        classes: work.classes,
+        classes: work.classes(),
+        flops_a_token: work.flops_a_token(),
         tokens_a_step: tokens_a_step(args, work),
     }
 }

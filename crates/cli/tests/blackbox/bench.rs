@@ -69,6 +69,51 @@ fn the_other_parts_give_their_figures() {
 }
 
 #[test]
+fn decoders_are_measured_by_what_their_vocabulary_costs_too() {
+    let room = Room::new();
+    let decoder =
+        ["bench", "step", "--shape", "tiny-decoder", "--clients", "2", "--rank", "2", "--steps", "1", "--repeats", "1"];
+    let last = ["--lengths", "8", "--tokens", "64", "--peak-tflops", "0.5", "--json", "a.json"];
+    let said = room.succeed(&[&decoder[..], &last].concat());
+    assert!(said.out.contains("of the peak") && !said.out.contains("apply_lora"), "{}", said.out);
+    let report = room.json("a.json");
+    assert_eq!(report["options"]["batch"], 4, "64 tokens of two clients are four texts of eight");
+    let device = &report["devices"][0];
+    // Two layers of 9,216 parameters; a vocabulary of 257 x 32 for seven of eight tokens.
+    let flops = 4.0 * (2.0 * 9216.0 + 257.0 * 32.0 * 7.0 / 8.0);
+    assert_eq!(device["step"]["flops_a_token"], flops);
+    for row in device["step"]["rows"].as_array().expect("rows") {
+        let rate = row["tokens_per_second"].as_f64().expect("a rate");
+        let share = row["peak_fraction"].as_f64().expect("a share");
+        assert!((share - rate * flops / 0.5e12).abs() < 1e-9 * share, "{row}");
+    }
+    let gemm = &device["gemm"];
+    let of = |value: &Value, key: &str| value[key].as_f64().expect("a number");
+    assert!((of(gemm, "peak_fraction") - of(gemm, "flops_per_second") / 0.5e12).abs() < 1e-12, "{gemm}");
+
+    let classify = ["--task", "classify", "--lengths", "4-9", "--batch", "2", "--json", "b.json"];
+    room.succeed(&[&decoder[..], &classify].concat());
+    let report = room.json("b.json");
+    assert_eq!(
+        (&report["model"]["classes"], &report["devices"][0]["step"]["flops_a_token"]),
+        (&77.into(), &73728.0.into())
+    );
+}
+
+#[test]
+fn ceilings_are_of_what_the_device_computes_in() {
+    let room = Room::new();
+    room.succeed(&bench(&["ceiling", "--quiet"], &["--json", "a.json"]));
+    let ceiling = room.json("a.json")["devices"][0]["ceiling"].clone();
+    let products = ceiling["products"].as_array().expect("products");
+    assert_eq!((products.len(), &products[0]["precision"]), (1, &"f32".into()), "a CPU computes in f32 alone");
+    let side = products[0]["side"].as_f64().expect("a side");
+    let rate = 2.0 * side.powi(3) / products[0]["seconds"]["best"].as_f64().expect("seconds");
+    assert!((products[0]["flops_per_second"].as_f64().expect("a rate") / rate - 1.0).abs() < 1e-9);
+    assert!(positive(&ceiling["bytes_per_second"]), "{ceiling}");
+}
+
+#[test]
 fn texts_of_a_folder_are_trained_on_by_the_rows_given() {
     let room = Room::new();
     room.data(&[], &[]);
@@ -100,6 +145,14 @@ fn mistakes_are_named() {
     refuse(&["--budget", "1 to 8"], &["bench", "round", "--budget", "9"]);
     refuse(&["100 tokens", "at most 64"], &["bench", "step", "--lengths", "100"]);
     refuse(&["tokenizer", "minilm"], &["bench", "step", "--shape", "minilm", "--data", "x"]);
+    refuse(&["--task causal", "encoder"], &["bench", "step", "--task", "causal"]);
+    refuse(
+        &["burn-apply-lora", "tiny-decoder"],
+        &["bench", "step", "--shape", "tiny-decoder", "--ways", "burn-apply-lora"],
+    );
+    refuse(&["--data", "language model"], &["bench", "step", "--shape", "tiny-decoder", "--data", "x"]);
+    refuse(&["--tokens", "--batch"], &["bench", "step", "--tokens", "9", "--batch", "2"]);
+    refuse(&["--precision", "f8"], &["bench", "step", "--precision", "f8"]);
     refuse(&["--set"], &["bench", "step", "--set", "train.rounds=2"]);
     refuse(&["--json", "no folder"], &["bench", "step", "--json", "no/such/a.json"]);
     refuse(&["--device and --devices"], &["bench", "step", "--devices", "cpu"]);

@@ -15,12 +15,14 @@ mod hub;
 #[cfg(unix)]
 mod interrupt;
 mod kill;
+mod kit;
 mod logs;
 mod numbers;
 mod partition;
 mod quickstart;
 mod repeat;
 mod report;
+mod self_test;
 mod support;
 #[cfg(target_os = "linux")]
 mod tui;

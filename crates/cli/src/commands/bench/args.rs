@@ -7,7 +7,8 @@ use std::str::FromStr;
 
 use bonfire_models::{Precision, TargetKind};
 use clap::{Args, ValueEnum};
-use serde::Serialize;
+use serde::de::IntoDeserializer;
+use serde::{Deserialize, Serialize};
 
 use crate::device::DeviceChoice;
 
@@ -20,15 +21,21 @@ pub struct BenchArgs {
     /// Devices to measure one after another, such as cpu,wgpu [default: the one of --device]
     #[arg(long, value_name = "DEVICES", value_delimiter = ',')]
     pub devices: Vec<DeviceChoice>,
-    /// builtin, minilm or roberta-base (random weights), or a model folder
+    /// builtin, or a model folder; random weights: minilm, roberta-base, the decoders llama-1b, smollm2-135m, tiny-decoder
     #[arg(long, value_name = "SHAPE", default_value = "builtin")]
     pub shape: Shape,
+    /// What is trained [default: classify with an encoder, causal with a decoder]
+    #[arg(long, value_enum, value_name = "TASK")]
+    pub task: Option<TaskName>,
     /// Virtual clients
     #[arg(long, value_name = "N", default_value = "10", value_parser = at_least_one)]
     pub clients: usize,
     /// Texts of one client in a step
     #[arg(long, value_name = "N", default_value = "32", value_parser = at_least_one)]
     pub batch: usize,
+    /// Real tokens of a step with all clients in flight, about; gives --batch by the mean length of made-up texts
+    #[arg(long, value_name = "N", conflicts_with_all = ["batch", "data"], value_parser = at_least_one)]
+    pub tokens: Option<usize>,
     /// Local steps of a client
     #[arg(long, value_name = "N", default_value = "4", value_parser = at_least_one)]
     pub steps: usize,
@@ -44,9 +51,15 @@ pub struct BenchArgs {
     /// Whether clients train the classifier head
     #[arg(long, value_enum, default_value_t = Head::Trained)]
     pub head: Head,
-    /// Compute in bfloat16 (`train.precision = "bf16"`), where the device can
-    #[arg(long)]
+    /// What the backbone computes in, as `train.precision` [default: f32]
+    #[arg(long, value_name = "PRECISION", value_parser = precision)]
+    pub precision: Option<Precision>,
+    /// Short for --precision bf16
+    #[arg(long, conflicts_with = "precision")]
     pub bf16: bool,
+    /// What the device is said to do at most, in TFLOP/s in this precision: its share stands beside every rate
+    #[arg(long, value_name = "X", value_parser = positive)]
+    pub peak_tflops: Option<f64>,
     /// Keep each block's input alone and compute the block again (`train.checkpoint = "block"`)
     #[arg(long)]
     pub checkpoint: bool,
@@ -59,7 +72,7 @@ pub struct BenchArgs {
     /// Slots a client may train, per target on average; lora-a2 alone reads it [default: 1]
     #[arg(long, value_name = "N", value_parser = at_least_one)]
     pub budget: Option<usize>,
-    /// Length of the made-up texts in tokens: banking77, or a number for all [default: banking77]
+    /// Length of the made-up texts in tokens: banking77, a number for all, or a range such as 16-64 [default: banking77]
     #[arg(long, value_name = "LENGTHS", conflicts_with = "data")]
     pub lengths: Option<Lengths>,
     /// Train on the texts of this folder instead of made-up ones; needs a shape with a tokenizer
@@ -102,6 +115,18 @@ pub enum Part {
     Round,
     /// The same work for more and more clients
     Scale,
+    /// What the device can do at most: a large square product in each precision, and memory copied
+    Ceiling,
+}
+
+/// What can be trained.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TaskName {
+    /// A class for every text
+    Classify,
+    /// Every token from those before it
+    Causal,
 }
 
 /// Ways to train the same clients.
@@ -178,6 +203,12 @@ pub enum Shape {
     MiniLm,
     /// RoBERTa-base's sizes with random weights.
     RobertaBase,
+    /// Llama-3.2-1B's sizes with random weights.
+    Llama1b,
+    /// SmolLM2-135M's sizes with random weights.
+    SmolLm2,
+    /// A decoder for tests, with random weights.
+    TinyDecoder,
     /// A folder in Hugging Face layout.
     Folder(PathBuf),
 }
@@ -190,6 +221,9 @@ impl FromStr for Shape {
             "builtin" => Shape::Builtin,
             "minilm" => Shape::MiniLm,
             "roberta-base" => Shape::RobertaBase,
+            "llama-1b" => Shape::Llama1b,
+            "smollm2-135m" => Shape::SmolLm2,
+            "tiny-decoder" => Shape::TinyDecoder,
             folder => Shape::Folder(folder.into()),
         })
     }
@@ -201,6 +235,9 @@ impl fmt::Display for Shape {
             Shape::Builtin => f.write_str("builtin"),
             Shape::MiniLm => f.write_str("minilm"),
             Shape::RobertaBase => f.write_str("roberta-base"),
+            Shape::Llama1b => f.write_str("llama-1b"),
+            Shape::SmolLm2 => f.write_str("smollm2-135m"),
+            Shape::TinyDecoder => f.write_str("tiny-decoder"),
             Shape::Folder(folder) => write!(f, "{}", folder.display()),
         }
     }
@@ -220,16 +257,23 @@ pub enum Lengths {
     Banking77,
     /// All the same.
     Constant(usize),
+    /// Any length from one to another, each as likely.
+    Between(usize, usize),
 }
 
 impl FromStr for Lengths {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let expected = || format!("\"{text}\"; expected banking77 or a whole number from 2");
-        match text {
-            "banking77" => Ok(Lengths::Banking77),
-            number => number.parse().ok().filter(|&n| n >= 2).map(Lengths::Constant).ok_or_else(expected),
+        let expected = || format!("\"{text}\"; expected banking77, a whole number from 2, or a range such as 16-64");
+        let number = |text: &str| text.parse().ok().filter(|n| (2..=MOST).contains(n)).ok_or_else(expected);
+        match (text, text.split_once('-')) {
+            ("banking77", _) => Ok(Lengths::Banking77),
+            (_, None) => number(text).map(Lengths::Constant),
+            (_, Some((from, to))) => match (number(from)?, number(to)?) {
+                (from, to) if from <= to => Ok(Lengths::Between(from, to)),
+                _ => Err(expected()),
+            },
         }
     }
 }
@@ -237,7 +281,17 @@ impl FromStr for Lengths {
 impl BenchArgs {
     /// What the backbone computes in.
     pub fn precision(&self) -> Precision {
-        if self.bf16 { Precision::Bf16 } else { Precision::F32 }
+        self.precision.unwrap_or(if self.bf16 { Precision::Bf16 } else { Precision::F32 })
+    }
+
+    /// What the device is said to do at most, in FLOP/s.
+    pub fn peak(&self) -> Option<f64> {
+        self.peak_tflops.map(|tera| tera * 1e12)
+    }
+
+    /// How long made-up texts are.
+    pub fn made_up_lengths(&self) -> Lengths {
+        self.lengths.unwrap_or(Lengths::Banking77)
     }
 }
 
@@ -246,8 +300,14 @@ impl From<Lengths> for String {
         match lengths {
             Lengths::Banking77 => "banking77".into(),
             Lengths::Constant(n) => n.to_string(),
+            Lengths::Between(from, to) => format!("{from}-{to}"),
         }
     }
+}
+
+/// A precision by the name it has in configurations.
+fn precision(text: &str) -> Result<Precision, String> {
+    Precision::deserialize(text.into_deserializer()).map_err(|error: serde::de::value::Error| error.to_string())
 }
 
 /// More than this is a slip of the finger, not a benchmark.
@@ -271,13 +331,15 @@ mod tests {
 
     #[test]
     fn values_read_as_they_are_written() {
-        for text in ["builtin", "minilm", "roberta-base", "some/folder"] {
+        for text in ["builtin", "minilm", "roberta-base", "llama-1b", "smollm2-135m", "tiny-decoder", "some/folder"] {
             assert_eq!(text.parse::<Shape>().map(String::from), Ok(text.to_string()));
         }
-        for text in ["banking77", "16"] {
+        for text in ["banking77", "16", "16-64"] {
             assert_eq!(text.parse::<Lengths>().map(String::from), Ok(text.to_string()));
         }
-        assert!(["1", "0", "x", "-3"].iter().all(|text| text.parse::<Lengths>().is_err()));
+        assert!(["1", "0", "x", "-3", "5-4", "4-", "1-4"].iter().all(|text| text.parse::<Lengths>().is_err()));
+        assert_eq!(precision("bf16"), Ok(Precision::Bf16));
+        assert!(precision("f8").is_err_and(|error| error.contains("f32")));
         assert!(["0", "-1", "1.5", "", "10000001"].iter().all(|text| at_least_one(text).is_err()));
     }
 }

@@ -144,7 +144,7 @@ impl PaddedBatch {
 /// The way for the `step` part.
 pub fn way<'w>(args: &'w BenchArgs, work: &'w Work, device: &Device) -> Way<'w> {
     let device = device.clone().autodiff();
-    let base = PlainEncoder::new(&work.info, work.classes, &device);
+    let base = PlainEncoder::new(&work.info, work.classes(), &device);
     let run = move || {
         let mut done = Done::default();
         for rows in &work.shards {

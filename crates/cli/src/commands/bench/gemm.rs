@@ -5,9 +5,12 @@ use bonfire_models::{ModelInfo, Precision, TargetKind};
 use burn::tensor::{Device, Distribution, Tensor};
 use serde::Serialize;
 
+use super::args::BenchArgs;
+use super::ceiling::word;
 use super::chart::{Bars, Panel};
 use super::stopwatch::{Seconds, in_turns};
 use super::table::{aligned, milliseconds, row, three};
+use crate::console::percent;
 use crate::job;
 
 /// Products of every shape of the model, and their rate together.
@@ -15,10 +18,15 @@ use crate::job;
 pub struct GemmReport {
     /// Rows of the left side: tokens of a step with all clients in flight.
     pub tokens: usize,
+    /// What the products are computed in.
+    pub precision: Precision,
     /// One entry a shape and direction.
     pub shapes: Vec<Product>,
     /// FLOPs of all the model's products over the seconds they take: the harmonic mean weighted by FLOPs.
     pub flops_per_second: f64,
+    /// The same over what the device is said to do at most, where that was given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub peak_fraction: Option<f64>,
 }
 
 /// One product.
@@ -36,6 +44,9 @@ pub struct Product {
     pub seconds: Seconds,
     /// Its rate by the best reading.
     pub flops_per_second: f64,
+    /// The same over what the device is said to do at most, where that was given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub peak_fraction: Option<f64>,
 }
 
 /// `(d_in, d_out, how many)` of the model's linears.
@@ -54,13 +65,9 @@ fn shapes(info: &ModelInfo) -> Vec<(usize, usize, usize)> {
 ///
 /// # Errors
 /// The device failed.
-pub fn measure(
-    info: &ModelInfo,
-    tokens: usize,
-    repeats: usize,
-    precision: Precision,
-    device: &Device,
-) -> Result<GemmReport> {
+pub fn measure(info: &ModelInfo, tokens: usize, args: &BenchArgs, device: &Device) -> Result<GemmReport> {
+    let (repeats, precision) = (args.repeats, args.precision());
+    let of_peak = |rate: f64| args.peak().map(|peak| rate / peak);
     job::check_precision(precision, device)?;
     let random = |shape| {
         let numbers = Tensor::<2>::random(shape, Distribution::Uniform(-1.0, 1.0), device);
@@ -74,12 +81,14 @@ pub fn measure(
         let seconds = in_turns(device, &[&forward, &backward], repeats)?;
         for (direction, seconds) in ["forward", "backward"].into_iter().zip(seconds) {
             let flops_per_second = flops(tokens, d_in, d_out) / seconds.best;
-            products.push(Product { direction, d_in, d_out, count, seconds, flops_per_second });
+            let peak_fraction = of_peak(flops_per_second);
+            products.push(Product { direction, d_in, d_out, count, seconds, flops_per_second, peak_fraction });
         }
     }
     let work: f64 = products.iter().map(|p| p.count as f64 * flops(tokens, p.d_in, p.d_out)).sum();
     let time: f64 = products.iter().map(|p| p.count as f64 * p.seconds.best).sum();
-    Ok(GemmReport { tokens, shapes: products, flops_per_second: work / time })
+    let rate = work / time;
+    Ok(GemmReport { tokens, precision, shapes: products, flops_per_second: rate, peak_fraction: of_peak(rate) })
 }
 
 fn flops(tokens: usize, d_in: usize, d_out: usize) -> f64 {
@@ -90,16 +99,21 @@ impl GemmReport {
     /// The table.
     pub fn table(&self) -> String {
         let mut rows = vec![row(["product", "linears", "ms", "median ms", "GFLOP/s"])];
+        rows[0].extend(self.peak_fraction.map(|_| "of the peak".into()));
         for p in &self.shapes {
-            rows.push(row([
+            let mut cells = row([
                 &self.label(p),
                 &p.count.to_string(),
                 &milliseconds(p.seconds.best),
                 &milliseconds(p.seconds.median),
                 &three(p.flops_per_second / 1e9),
-            ]));
+            ]);
+            cells.extend(p.peak_fraction.map(percent));
+            rows.push(cells);
         }
-        rows.push(row(["all linears, forward and backward", "", "", "", &three(self.flops_per_second / 1e9)]));
+        let mut all = row(["all linears, forward and backward", "", "", "", &three(self.flops_per_second / 1e9)]);
+        all.extend(self.peak_fraction.map(percent));
+        rows.push(all);
         aligned(&rows)
     }
 
@@ -121,7 +135,7 @@ impl GemmReport {
             (device.to_string(), rates.map(|rate| Some(rate / 1e9)).collect())
         });
         Some(Panel::bars(
-            "Matrix products of the device, f32",
+            format!("Matrix products of the device, {}", word(first.precision)),
             Bars { labels, series: series.collect(), unit: "GFLOP/s", mark: None },
         ))
     }

@@ -2,7 +2,7 @@
 
 use bonfire_data::random::{Use, stream};
 use bonfire_engine::Split;
-use bonfire_models::Goal;
+use bonfire_models::{Goal, Task};
 use rand::{Rng, RngExt};
 
 use super::args::Lengths;
@@ -20,20 +20,48 @@ const BANKING77: [u32; 61] = [
 const SHORTEST: usize = 4;
 
 /// Length of the longest text that the table knows.
-pub const LONGEST: usize = SHORTEST + BANKING77.len() - 1;
+const LONGEST: usize = SHORTEST + BANKING77.len() - 1;
 
-/// `count` texts of random tokens below `vocab`, each between the ids that start and end a text, with random labels.
-pub fn made_up(count: usize, lengths: Lengths, vocab: usize, classes: usize, seed: u64) -> Split {
+impl Lengths {
+    /// The longest there can be.
+    pub fn longest(self) -> usize {
+        match self {
+            Lengths::Banking77 => LONGEST,
+            Lengths::Constant(n) | Lengths::Between(_, n) => n,
+        }
+    }
+
+    /// What they are on average.
+    pub fn mean(self) -> f64 {
+        match self {
+            Lengths::Banking77 => {
+                let texts: u32 = BANKING77.iter().sum();
+                let tokens: usize = (SHORTEST..).zip(&BANKING77).map(|(n, &texts)| n * texts as usize).sum();
+                tokens as f64 / f64::from(texts)
+            }
+            Lengths::Constant(n) => n as f64,
+            Lengths::Between(from, to) => (from + to) as f64 / 2.0,
+        }
+    }
+}
+
+/// `count` texts of random tokens below `vocab`, each between the ids that start and end a text, with random labels or,
+/// for a language model, every token asked for that has one before it.
+pub fn made_up(count: usize, lengths: Lengths, vocab: usize, task: Task, seed: u64) -> Split {
     let mut rng = stream(seed, Use::Benchmark, 0, 0, 0);
     let mut split = Split::default();
     for _ in 0..count {
         let length = match lengths {
             Lengths::Constant(n) => n,
+            Lengths::Between(from, to) => rng.random_range(from..=to),
             Lengths::Banking77 => draw(&mut rng),
         };
         let inside = (2..length).map(|_| rng.random_range(0..vocab as u32));
         split.ids.push(std::iter::once(0).chain(inside).chain([2]).collect());
-        split.goals.push(Goal::Class(rng.random_range(0..classes)));
+        split.goals.push(match task {
+            Task::Classify(classes) => Goal::Class(rng.random_range(0..classes)),
+            Task::Causal => Goal::Next(1),
+        });
     }
     split
 }
@@ -56,18 +84,29 @@ mod tests {
     #[test]
     fn the_table_is_the_data_sets() {
         assert_eq!(BANKING77.iter().sum::<u32>(), 10_003);
-        let texts = made_up(20_000, Lengths::Banking77, 1000, 77, 1);
+        let texts = made_up(20_000, Lengths::Banking77, 1000, Task::Classify(77), 1);
         let mean = texts.ids.iter().map(Vec::len).sum::<usize>() as f64 / 20_000.0;
         assert!((15.9..16.5).contains(&mean), "{mean}");
+        assert!((Lengths::Banking77.mean() - mean).abs() < 0.2, "{}", Lengths::Banking77.mean());
         assert!(texts.ids.iter().all(|ids| (4..=64).contains(&ids.len()) && ids[0] == 0 && ids.ends_with(&[2])));
         assert!(texts.goals.iter().all(|goal| matches!(goal, Goal::Class(label) if *label < 77)));
     }
 
     #[test]
     fn the_same_seed_gives_the_same_texts() {
-        let of = |seed| made_up(10, Lengths::Constant(16), 100, 3, seed);
+        let of = |seed| made_up(10, Lengths::Constant(16), 100, Task::Classify(3), seed);
         assert_eq!(of(1), of(1));
         assert_ne!(of(1), of(2));
         assert!(of(1).ids.iter().all(|ids| ids.len() == 16));
+    }
+
+    #[test]
+    fn a_language_model_is_asked_for_every_token() {
+        let texts = made_up(200, Lengths::Between(3, 5), 100, Task::Causal, 1);
+        assert!(texts.goals.iter().all(|&goal| goal == Goal::Next(1)));
+        let mut lengths: Vec<usize> = texts.ids.iter().map(Vec::len).collect();
+        lengths.sort_unstable();
+        lengths.dedup();
+        assert_eq!((lengths, Lengths::Between(3, 5).mean()), (vec![3, 4, 5], 4.0));
     }
 }

@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use super::args::BenchArgs;
+use super::ceiling::CeilingReport;
 use super::chart::{Panel, draw};
 use super::gemm::GemmReport;
 use super::kernels::KernelsReport;
@@ -64,8 +65,10 @@ pub struct ModelFacts {
     pub vocab: usize,
     /// Parameters of the backbone's products (N).
     pub matmul_params: u64,
-    /// Classes (K).
+    /// Classes (K); 0 for a language model.
     pub classes: usize,
+    /// FLOPs that a step cannot do without, a real token.
+    pub flops_a_token: f64,
     /// Real tokens of a step with all clients in flight.
     pub tokens_a_step: usize,
 }
@@ -77,6 +80,9 @@ pub struct DeviceReport {
     pub device: String,
     /// How many they are.
     pub count: usize,
+    /// What the device can do at most.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ceiling: Option<CeilingReport>,
     /// The device's products.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub gemm: Option<GemmReport>,

@@ -9,7 +9,8 @@ use bonfire_federation::{
     AdapterSettings, AdapterStart, Budget, ClientSettings, Control, EvaluateSettings, Event, HeadMode, RoundMetrics,
     Run, ServerSettings, Settings, StrategySettings,
 };
-use bonfire_models::{Task, Transformer};
+use bonfire_kernels::device_memory_reserved;
+use bonfire_models::Transformer;
 use burn::tensor::Device;
 use clap::ValueEnum;
 use serde::Serialize;
@@ -20,7 +21,7 @@ use super::peak::Watch;
 use super::table::{aligned, row, size, three, whole};
 use super::ways::boxed;
 use super::work::{Work, settings};
-use crate::console::note;
+use crate::console::{bytes, note};
 
 /// The rounds of one run.
 #[derive(Clone, Debug, Serialize)]
@@ -56,6 +57,8 @@ pub struct RoundRow {
     pub server_seconds: f64,
     /// Real tokens a second over the whole round.
     pub tokens_per_second: f64,
+    /// What the device's pools hold at the round's end; nothing is given back between rounds. `None` on the CPU.
+    pub reserved_memory_bytes: Option<u64>,
 }
 
 /// Measures on the model's device.
@@ -71,8 +74,7 @@ pub fn measure(
 ) -> Result<RoundReport> {
     let method = args.strategy.unwrap_or(Method::LoraA2);
     let settings = run_settings(args, method);
-    let data =
-        TokenizedData { train: work.texts.clone(), test: Default::default(), task: Task::Classify(work.classes) };
+    let data = TokenizedData { train: work.texts.clone(), test: Default::default(), task: work.task };
     let shards = Shards { train: work.shards.clone(), test: vec![Vec::new(); work.shards.len()] };
     let probe_steps = if selects(args, method) { work.shards.len() * args.steps } else { 0 };
     let mut run = Run::new(settings, boxed(models), data, shards)?;
@@ -89,7 +91,8 @@ pub fn measure(
                 let warm_up = rounds.iter().all(|r| r.phase != metrics.phase);
                 // The first round is watched and not timed.
                 peak = watch.take().map_or(peak, |watch| watch.peak());
-                rounds.push(round_row(metrics, probed, warm_up));
+                let reserved = device_memory_reserved(device);
+                rounds.push(RoundRow { reserved_memory_bytes: reserved, ..round_row(metrics, probed, warm_up) });
                 if !quiet {
                     note(format!("round {} ({}): {:.2} s", metrics.round, metrics.phase, metrics.seconds));
                 }
@@ -111,6 +114,7 @@ fn round_row(metrics: &RoundMetrics, probe_seconds: f64, warm_up: bool) -> Round
         train_seconds: (metrics.train_seconds - probe_seconds).max(0.0),
         server_seconds: (metrics.seconds - metrics.train_seconds).max(0.0),
         tokens_per_second: metrics.tokens as f64 / metrics.seconds.max(1e-9),
+        reserved_memory_bytes: None,
     }
 }
 
@@ -146,7 +150,8 @@ fn run_settings(args: &BenchArgs, method: Method) -> Settings {
 impl RoundReport {
     /// The table.
     pub fn table(&self) -> String {
-        let mut rows = vec![row(["round", "trains", "tokens/s", "seconds", "probe", "train", "server", ""])];
+        let head = ["round", "trains", "tokens/s", "seconds", "probe", "train", "server", "reserved", ""];
+        let mut rows = vec![row(head)];
         for r in &self.rounds {
             rows.push(row([
                 &r.round.to_string(),
@@ -156,6 +161,7 @@ impl RoundReport {
                 &three(r.probe_seconds),
                 &three(r.train_seconds),
                 &three(r.server_seconds),
+                &r.reserved_memory_bytes.map_or("-".into(), bytes),
                 if r.warm_up { "warm-up" } else { "" },
             ]));
         }

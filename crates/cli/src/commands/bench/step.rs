@@ -21,8 +21,13 @@ pub struct StepReport {
     pub strategy: Method,
     /// Parameters of the backbone's products (N).
     pub matmul_params: u64,
+    /// FLOPs that a step cannot do without, a real token: 4·N, and for a language model the output embeddings' too.
+    pub flops_a_token: f64,
     /// The rate that the floor is counted with.
     pub gemm_flops_per_second: f64,
+    /// What the device is said to do at most, where that was given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub peak_flops_per_second: Option<f64>,
     /// One a way.
     pub rows: Vec<StepRow>,
 }
@@ -45,9 +50,11 @@ pub struct StepRow {
     pub tokens_per_second_median: f64,
     /// Local steps of clients a second, by the best reading.
     pub client_steps_per_second: f64,
-    /// The floor's share of the time, counted as 4 FLOPs a token and parameter: 1 is as fast as the device's products
-    /// alone.
+    /// The floor's share of the time: 1 is as fast as the device's products alone.
     pub floor_fraction: f64,
+    /// The floor's FLOPs a second over what the device is said to do at most.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub peak_fraction: Option<f64>,
     /// Rate over that of the way with one client in flight, where that is measured.
     pub against_one: Option<f64>,
 }
@@ -68,10 +75,17 @@ pub fn measure(
     let (ids, mut ways): (Vec<_>, Vec<_>) = ways(args, work, models, device, method).into_iter().unzip();
     let measured = in_turns(&mut ways, device, args.repeats, quiet)?;
     let one = ids.iter().position(|&id| id == WayName::OneInFlight).map(|i| measured[i].tokens_per_second());
-    let n = work.info.matmul_params();
+    let mut report = StepReport {
+        strategy: method,
+        matmul_params: work.info.matmul_params(),
+        flops_a_token: work.flops_a_token(),
+        gemm_flops_per_second: rate,
+        peak_flops_per_second: args.peak().map(|peak| peak * models.len() as f64),
+        rows: Vec::new(),
+    };
     let found = ids.into_iter().zip(ways).zip(measured);
-    let rows = found.map(|((id, way), measured)| step_row(id, way, measured, [n as f64, rate], one)).collect();
-    Ok(StepReport { strategy: method, matmul_params: n, gemm_flops_per_second: rate, rows })
+    report.rows = found.map(|((id, way), measured)| step_row(id, way, measured, &report, one)).collect();
+    Ok(report)
 }
 
 /// The ways asked for; without a list those that differ from each other.
@@ -99,14 +113,16 @@ fn ways<'w>(
         ways.push((WayName::OneInFlight, engine("one client in flight", InFlight::Count(1))));
     }
     // Burn's LoRA trains both factors; beside a strategy that freezes one it would be another computation.
-    if wanted(WayName::BurnApplyLora, method == Method::FedIt) {
+    let comparable = method == Method::FedIt && !work.info.architecture.is_decoder();
+    if wanted(WayName::BurnApplyLora, comparable) {
         ways.push((WayName::BurnApplyLora, burn_lora::way(args, work, device)));
     }
     ways
 }
 
-fn step_row(id: WayName, way: Way, measured: Measured, [params, rate]: [f64; 2], one: Option<f64>) -> StepRow {
+fn step_row(id: WayName, way: Way, measured: Measured, report: &StepReport, one: Option<f64>) -> StepRow {
     let tokens_per_second = measured.tokens_per_second();
+    let flops = tokens_per_second * report.flops_a_token;
     StepRow {
         id,
         name: way.name,
@@ -114,7 +130,8 @@ fn step_row(id: WayName, way: Way, measured: Measured, [params, rate]: [f64; 2],
         tokens_per_second,
         tokens_per_second_median: measured.done.tokens as f64 / measured.seconds.median,
         client_steps_per_second: measured.done.steps as f64 / measured.seconds.best,
-        floor_fraction: tokens_per_second * 4.0 * params / rate,
+        floor_fraction: flops / report.gemm_flops_per_second,
+        peak_fraction: report.peak_flops_per_second.map(|peak| flops / peak),
         against_one: one.map(|one| tokens_per_second / one),
         measured,
     }
@@ -125,8 +142,9 @@ impl StepReport {
     pub fn table(&self) -> String {
         let head = ["local training", "tokens/s", "median", "client steps/s", "of the floor", "vs one", "peak memory"];
         let mut rows = vec![row(head)];
+        rows[0].extend(self.peak_flops_per_second.map(|_| "of the peak".into()));
         for r in &self.rows {
-            rows.push(row([
+            let mut cells = row([
                 &r.name,
                 &whole(r.tokens_per_second),
                 &whole(r.tokens_per_second_median),
@@ -134,14 +152,16 @@ impl StepReport {
                 &percent(r.floor_fraction),
                 &r.against_one.map_or("-".into(), |ratio| format!("{ratio:.2}x")),
                 &size(r.measured.peak_memory_bytes),
-            ]));
+            ]);
+            cells.extend(r.peak_fraction.map(percent));
+            rows.push(cells);
         }
         aligned(&rows)
     }
 
     /// Tokens a second of a run that does the products and nothing else.
     fn floor_rate(&self) -> f64 {
-        self.gemm_flops_per_second / (4.0 * self.matmul_params as f64)
+        self.gemm_flops_per_second / self.flops_a_token
     }
 
     /// The picture of several devices' reports.

@@ -43,6 +43,9 @@ pub struct Measured {
     pub seconds: Seconds,
     /// Peak of a run. On the CPU of one that gives freed memory back at once, elsewhere the smallest of the runs' peaks.
     pub peak_memory_bytes: Option<u64>,
+    /// What the device's pools hold after each of the runs; empty on the CPU. What is not in use is given back before
+    /// each, so that growth is memory that cannot be given back.
+    pub reserved_memory_bytes: Vec<u64>,
 }
 
 impl Measured {
@@ -82,6 +85,7 @@ pub fn in_turns(ways: &mut [Way], device: &Device, repeats: usize, quiet: bool) 
 struct Readings {
     seconds: Vec<f64>,
     peak: Option<u64>,
+    reserved: Vec<u64>,
     done: Done,
 }
 
@@ -93,6 +97,7 @@ impl Readings {
         let (time, done) = reading(device, &mut way.run)?;
         let used = watch.and_then(|watch| watch.peak());
         self.peak = [self.peak, used].into_iter().flatten().min();
+        self.reserved.extend(used);
         self.done = done;
         Ok(time)
     }
@@ -109,7 +114,12 @@ impl Readings {
     }
 
     fn sum(self) -> Measured {
-        Measured { done: self.done, seconds: Seconds::of(self.seconds), peak_memory_bytes: self.peak }
+        Measured {
+            done: self.done,
+            seconds: Seconds::of(self.seconds),
+            peak_memory_bytes: self.peak,
+            reserved_memory_bytes: self.reserved,
+        }
     }
 }
 
@@ -162,7 +172,8 @@ impl<'w> EngineWay<'w> {
         let init = AdapterInit::default();
         let server = Server::new(Adapter::fresh(model.targets(), args.rank, args.alpha, init, head, &mut rng));
         let plan = strategy(args, method, shards.len()).plan(&server);
-        let engine = Engine::new(boxed(models), texts.clone(), settings(args, batch), in_flight);
+        // Its clocks would wait for the device inside the steps that are timed here as a whole.
+        let engine = Engine::new(boxed(models), texts.clone(), settings(args, batch), in_flight).without_clock();
         let places = engine.places(shards.len().div_ceil(models.len()), plan.scalars(&server.adapter)) * models.len();
         let run = move || {
             let mut steps = 0;

@@ -10,8 +10,8 @@ use bonfire_models::{Goal, ModelInfo, ModelSource, Task, Transformer};
 use burn::tensor::Device;
 use rand::seq::SliceRandom;
 
-use super::args::{BenchArgs, Head, Lengths, Shape};
-use super::lengths::{LONGEST, made_up};
+use super::args::{BenchArgs, Head, Shape, TaskName};
+use super::lengths::made_up;
 use crate::job;
 use crate::mistake::Mistake;
 
@@ -22,8 +22,8 @@ const CLASSES: usize = 77;
 pub struct Work {
     /// The model's sizes.
     pub info: ModelInfo,
-    /// Number of classes (K).
-    pub classes: usize,
+    /// What is trained.
+    pub task: Task,
     /// All texts.
     pub texts: Split,
     /// Rows of each client of the `step` and `round` parts: `steps · batch` of them.
@@ -44,9 +44,13 @@ impl Work {
                 .help(format!("use 1 to {}", info.hidden))
                 .into());
         }
-        let (texts, classes) = match &args.data {
+        let causal = is_causal(args, &info)?;
+        let (texts, task) = match &args.data {
             Some(folder) => read(args, folder, &info)?,
-            None => (invent(args, texts_wanted, &info)?, CLASSES),
+            None => {
+                let task = if causal { Task::Causal } else { Task::Classify(CLASSES) };
+                (invent(args, texts_wanted, &info, task)?, task)
+            }
         };
         if texts.len() < texts_wanted {
             return Err(too_few(texts.len(), texts_wanted).into());
@@ -59,7 +63,27 @@ impl Work {
             Some(file) => listed(args, file, texts.len())?,
             None => deal(&rows, args.clients, args.steps * args.batch),
         };
-        Ok(Work { info, classes, texts, shards, rows })
+        Ok(Work { info, task, texts, shards, rows })
+    }
+
+    /// Number of classes (K); none where a language model is trained.
+    pub fn classes(&self) -> usize {
+        if let Task::Classify(classes) = self.task { classes } else { 0 }
+    }
+
+    /// FLOPs that a step cannot do without, a real token: 4 a parameter of the linears (2 forward, 2 for the gradient of
+    /// the activations; frozen weights need none), and for a language model as many a number of the output embeddings
+    /// for every token that is asked for.
+    pub fn flops_a_token(&self) -> f64 {
+        let answers = || -> usize {
+            let rows = self.shards.iter().flatten();
+            rows.map(|&row| self.texts.goals[row].answers(self.texts.ids[row].len())).sum()
+        };
+        let vocabulary = match self.task {
+            Task::Causal => (self.info.vocab * self.info.hidden) as f64 * answers() as f64 / self.tokens() as f64,
+            Task::Classify(_) => 0.0,
+        };
+        4.0 * (self.info.matmul_params() as f64 + vocabulary)
     }
 
     /// Real tokens in one pass over all shards.
@@ -118,10 +142,9 @@ pub fn trains_head(args: &BenchArgs) -> bool {
 pub fn model(args: &BenchArgs, work: &Work, device: &Device) -> Result<Transformer> {
     let mut rng = stream(args.seed, Use::HeadInit, 0, 0, 0);
     let (kinds, device) = (args.targets.kinds(), device.clone().autodiff());
-    let task = Task::Classify(work.classes);
     let loaded = match source(&args.shape) {
-        Some(source) => Transformer::load(&source, task, &kinds, &mut rng, &device),
-        None => Transformer::random(work.info.clone(), task, &kinds, &mut rng, &device),
+        Some(source) => Transformer::load(&source, work.task, &kinds, &mut rng, &device),
+        None => Transformer::random(work.info.clone(), work.task, &kinds, &mut rng, &device),
     };
     let model = loaded.context("cannot load the model")?;
     job::check_precision(args.precision(), &device)?;
@@ -133,7 +156,23 @@ fn source(shape: &Shape) -> Option<ModelSource> {
     match shape {
         Shape::Builtin => Some(ModelSource::Builtin),
         Shape::Folder(folder) => Some(ModelSource::Folder(folder.clone())),
-        Shape::MiniLm | Shape::RobertaBase => None,
+        Shape::MiniLm | Shape::RobertaBase | Shape::Llama1b | Shape::SmolLm2 | Shape::TinyDecoder => None,
+    }
+}
+
+/// Whether a language model is trained.
+fn is_causal(args: &BenchArgs, info: &ModelInfo) -> Result<bool, Mistake> {
+    let decoder = info.architecture.is_decoder();
+    match args.task {
+        Some(TaskName::Causal) if !decoder => {
+            Err(Mistake::new(format!("--task causal needs a decoder, and --shape {} is an encoder", args.shape))
+                .help("use --shape llama-1b, smollm2-135m or tiny-decoder, or a decoder's folder"))
+        }
+        Some(TaskName::Causal) | None if decoder && args.data.is_some() => {
+            Err(Mistake::new("--data holds texts with labels, which a language model is not trained on here")
+                .help("add --task classify, or leave --data out"))
+        }
+        task => Ok(task.map_or(decoder, |task| task == TaskName::Causal)),
     }
 }
 
@@ -141,9 +180,15 @@ fn info(shape: &Shape) -> Result<ModelInfo> {
     match shape {
         Shape::MiniLm => Ok(ModelInfo::minilm()),
         Shape::RobertaBase => Ok(ModelInfo::roberta_base()),
+        Shape::Llama1b => Ok(ModelInfo::llama_1b()),
+        Shape::SmolLm2 => Ok(ModelInfo::smollm2_135m()),
+        Shape::TinyDecoder => Ok(ModelInfo::tiny_decoder()),
         Shape::Folder(folder) if !folder.is_dir() => {
             Err(Mistake::new(format!("--shape {shape}: there is no such shape and no folder of this name"))
-                .help("use builtin, minilm, roberta-base, or a folder with config.json and model.safetensors")
+                .help(
+                    "use builtin, minilm, roberta-base, llama-1b, smollm2-135m, tiny-decoder, or a folder with \
+                     config.json and model.safetensors",
+                )
                 .into())
         }
         Shape::Builtin => Ok(ModelSource::Builtin.info()?),
@@ -151,22 +196,19 @@ fn info(shape: &Shape) -> Result<ModelInfo> {
     }
 }
 
-fn invent(args: &BenchArgs, count: usize, info: &ModelInfo) -> Result<Split> {
-    let lengths = args.lengths.unwrap_or(Lengths::Banking77);
-    let longest = match lengths {
-        Lengths::Banking77 => LONGEST,
-        Lengths::Constant(n) => n,
-    };
+fn invent(args: &BenchArgs, count: usize, info: &ModelInfo, task: Task) -> Result<Split> {
+    let lengths = args.made_up_lengths();
+    let longest = lengths.longest();
     if longest > info.max_tokens() {
         return Err(Mistake::new(format!("texts of {longest} tokens are more than the model can read"))
             .help(format!("use --lengths N with N at most {}", info.max_tokens()))
             .into());
     }
-    Ok(made_up(count, lengths, info.vocab, CLASSES, args.seed))
+    Ok(made_up(count, lengths, info.vocab, task, args.seed))
 }
 
-/// The training texts of a data folder as token ids, and the number of classes.
-fn read(args: &BenchArgs, folder: &Path, info: &ModelInfo) -> Result<(Split, usize)> {
+/// The training texts of a data folder as token ids, and their labels as the task.
+fn read(args: &BenchArgs, folder: &Path, info: &ModelInfo) -> Result<(Split, Task)> {
     let Some(source) = source(&args.shape) else {
         return Err(Mistake::new(format!("--data needs a tokenizer, and --shape {} has none", args.shape))
             .help("use --shape builtin or a model folder, or leave --data out")
@@ -187,7 +229,7 @@ fn read(args: &BenchArgs, folder: &Path, info: &ModelInfo) -> Result<(Split, usi
     let texts: Vec<&str> = data.train.iter().map(|example| example.text()).collect();
     let ids = tokenizer.encode(&texts, args.max_length)?;
     let goals = data.train.iter().map(|example| Goal::Class(example.label)).collect();
-    Ok((Split { ids, goals }, data.labels.len()))
+    Ok((Split { ids, goals }, Task::Classify(data.labels.len())))
 }
 
 fn too_few(found: usize, wanted: usize) -> Mistake {

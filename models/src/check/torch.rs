@@ -1,0 +1,280 @@
+//! What PyTorch, Transformers and PEFT compute for a small random model (`scripts/make_fixtures.py`), held against what a
+//! device computes: scores, loss, and the gradients of adapters and head.
+
+use std::collections::HashMap;
+
+use bonfire_kernels::LowRank;
+use bonfire_kernels::check::{Part, part};
+use burn::tensor::{Device, FloatDType, Tensor, TensorData};
+use rand::Rng;
+use safetensors::{Dtype, SafeTensors};
+use serde::Deserialize;
+
+use super::{apart, furthest};
+use crate::{
+    Adapter, AdapterInit, ClientAdapter, Goal, HeadTensor, Matrix, Model, ModelInfo, PackedBatch, Precision, Rounding,
+    TargetKind, Task, Transformer,
+};
+
+/// The files of one case.
+#[derive(Clone, Copy, Debug)]
+pub struct Files {
+    /// Its name.
+    pub name: &'static str,
+    /// The model's `config.json`.
+    pub config: &'static [u8],
+    /// The model's `model.safetensors`.
+    pub weights: &'static [u8],
+    /// Inputs and PyTorch's numbers, as safetensors.
+    pub numbers: &'static [u8],
+    /// Rank, rates and losses, as JSON.
+    pub settings: &'static [u8],
+}
+
+/// What is said beside the numbers.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Settings {
+    /// Rank of the adapter.
+    pub rank: usize,
+    /// LoRA's alpha.
+    pub lora_alpha: f64,
+    /// The linears that carry an adapter.
+    pub targets: Vec<TargetKind>,
+    /// Learning rate of the adapter.
+    pub lr: f64,
+    /// Learning rate of the head.
+    pub head_lr: f64,
+    /// Decoupled weight decay.
+    #[serde(default)]
+    pub weight_decay: f64,
+    /// The loss of the first batch.
+    pub batch0_loss: f64,
+    /// The losses of ten AdamW steps, one client's, over the four batches in turn.
+    pub losses_10_steps: Vec<f64>,
+}
+
+/// Shape and numbers of tensors by their names.
+type Tensors = HashMap<String, (Vec<usize>, Vec<f32>)>;
+
+/// A model with PyTorch's numbers.
+pub struct TorchCase {
+    /// What is said beside the numbers.
+    pub settings: Settings,
+    /// The model in f32.
+    pub model: Transformer,
+    /// The adapter at the start.
+    pub adapter: Adapter,
+    numbers: Tensors,
+}
+
+impl TorchCase {
+    /// Reads the files onto `device`, which has autodiff; `rng` draws what they then replace.
+    ///
+    /// # Errors
+    /// Files that do not belong together, in words.
+    ///
+    /// # Panics
+    /// Where the backend panics.
+    pub fn new(files: &Files, rng: &mut impl Rng, device: &Device) -> Result<TorchCase, String> {
+        let bad = |error: &dyn std::fmt::Display| format!("{}: {error}", files.name);
+        let settings: Settings = serde_json::from_slice(files.settings).map_err(|e| bad(&e))?;
+        let numbers = read(files.numbers).map_err(|e| bad(&e))?;
+        let info = ModelInfo::parse(files.config, files.name).map_err(|e| bad(&e))?;
+        let shape = |name: &str| numbers.get(name).map(|(shape, _)| shape).ok_or_else(|| bad(&format!("no {name}")));
+        // A label a text, or one for every token.
+        let task = match shape("batch0.labels")?.len() {
+            1 => Task::Classify(shape("batch0.logits")?[1]),
+            _ => Task::Causal,
+        };
+        let weights = [(files.weights.to_vec(), files.name.to_string())];
+        let model = Transformer::from_checkpoint(info, &weights, task, &settings.targets, rng, device);
+        let model = model.map_err(|e| bad(&e))?;
+        let (rank, alpha) = (settings.rank, settings.lora_alpha);
+        let blank = Adapter::fresh(model.targets(), rank, alpha, AdapterInit::Kaiming, vec![], rng);
+        let mut case = TorchCase { settings, model, adapter: blank, numbers };
+        case.adapter = case.stage("init.")?;
+        Ok(case)
+    }
+
+    /// The adapter at a stage: `init.` or `after10.`.
+    ///
+    /// # Errors
+    /// A tensor is missing.
+    pub fn stage(&self, stage: &str) -> Result<Adapter, String> {
+        let mut adapter = self.adapter.clone();
+        let head = self.model.head().iter();
+        let head =
+            head.map(|t| Ok(HeadTensor { name: t.name.clone(), value: self.ours(&format!("{stage}{}", t.name))? }));
+        adapter.head = head.collect::<Result<_, String>>()?;
+        for (i, t) in self.model.targets().iter().enumerate() {
+            adapter.a[i] = self.ours(&format!("{stage}{}.lora_A.weight", t.name))?;
+            adapter.b[i] = self.ours(&format!("{stage}{}.lora_B.weight", t.name))?;
+        }
+        Ok(adapter)
+    }
+
+    /// A batch's texts as token ids, with what is asked of each.
+    ///
+    /// # Errors
+    /// A tensor is missing.
+    pub fn texts(&self, batch: usize) -> Result<Vec<(Vec<u32>, Goal)>, String> {
+        let of = |part: &str| self.tensor(&format!("batch{batch}.{part}"));
+        let (ids, mask, labels) = (of("input_ids")?, of("attention_mask")?, of("labels")?);
+        let width = ids.0[1];
+        let goal = |i: usize| match labels.0[..] {
+            [_] => Goal::Class(labels.1[i] as usize),
+            // Everything from the first token that is not -100 on.
+            _ => Goal::Next(labels.1[i * width..(i + 1) * width].iter().position(|&l| l >= 0.0).unwrap_or(width)),
+        };
+        let text = |i: usize| {
+            let places = (i * width..(i + 1) * width).filter(|&at| mask.1[at] == 1.0);
+            (places.map(|at| ids.1[at] as u32).collect(), goal(i))
+        };
+        Ok((0..ids.0[0]).map(text).collect())
+    }
+
+    /// How far scores (with the adapter beside the weights, and folded into them), loss and the gradient that is furthest off
+    /// are from PyTorch's, each with its name: see [`apart`].
+    ///
+    /// # Errors
+    /// The device failed, in words.
+    ///
+    /// # Panics
+    /// Where the backend panics.
+    pub fn step(&self, precision: Precision) -> Result<Vec<(String, f64)>, String> {
+        let model = self.model.clone().computing_in(precision);
+        let client = self.client(true);
+        let batch = self.batch(0)?.to_device(model.info(), Rounding::Exact, model.device());
+        let expected = Part { name: "scores".into(), values: self.tensor("batch0.logits")?.1.clone() };
+        let scores = part("scores", model.logits(&client, &batch).cast(FloatDType::F32))?;
+        let bare = ClientAdapter::new(vec![], self.client(false).head);
+        let folded = part("folded", model.folded(&self.adapter).logits(&bare, &batch).cast(FloatDType::F32))?;
+        let loss = model.loss(&client, &batch);
+        let grads = loss.clone().sum().backward();
+        let loss = f64::from(part("loss", loss)?.values[0]);
+        let (mut found, mut wanted) = (Vec::new(), Vec::new());
+        let leaves =
+            client.updates.iter().flatten().flat_map(|u| [u.a.clone(), u.b.clone()]).chain(client.head.clone());
+        for (leaf, name) in leaves.zip(self.leaf_names()) {
+            let gradient = leaf.grad(&grads).ok_or_else(|| format!("{name} got no gradient"))?;
+            found.push(part(&name, gradient)?);
+            let ours = self.ours(&format!("grad.{name}"))?;
+            // A lies slot by slot there as here.
+            let values = if name.ends_with("lora_A.weight") { ours.transposed().data } else { ours.data };
+            wanted.push(Part { name, values });
+        }
+        let (gradients, which) = furthest(&found, &wanted);
+        let apart_by = (loss - self.settings.batch0_loss).abs() / self.settings.batch0_loss.abs();
+        let loss = if apart_by.is_finite() { apart_by } else { f64::INFINITY };
+        Ok(vec![
+            ("scores".into(), apart(&scores, &expected)),
+            ("scores, adapter folded".into(), apart(&folded, &expected)),
+            ("loss".into(), loss),
+            (format!("gradient of {which}"), gradients),
+        ])
+    }
+
+    /// How far the scores of texts in one batch, of one client or of two, are from those of each text alone.
+    ///
+    /// # Errors
+    /// The device failed, in words.
+    ///
+    /// # Panics
+    /// Where the backend panics.
+    pub fn packed(&self) -> Result<f64, String> {
+        let (texts, client) = (self.texts(1)?, self.client(false));
+        let all: Vec<(&[u32], Goal)> = texts.iter().map(|(ids, goal)| (ids.as_slice(), *goal)).collect();
+        let scores = |clients: &[Vec<(&[u32], Goal)>]| {
+            let batch = PackedBatch::pack(clients).to_device(self.model.info(), Rounding::Exact, self.model.device());
+            part("scores", self.model.logits(&client, &batch))
+        };
+        let mut alone = Part { name: "scores".into(), values: Vec::new() };
+        for &text in &all {
+            alone.values.extend(scores(&[vec![text]])?.values);
+        }
+        let (first, second) = all.split_at(2);
+        let (one, two) = (scores(std::slice::from_ref(&all))?, scores(&[first.to_vec(), second.to_vec()])?);
+        Ok(apart(&one, &alone).max(apart(&two, &alone)))
+    }
+
+    /// How far the scores of a text that is read token by token, with keys and values kept, are from those of the whole text.
+    /// For decoders.
+    ///
+    /// # Errors
+    /// The device failed, in words.
+    ///
+    /// # Panics
+    /// Where the backend panics; without output embeddings.
+    pub fn continued(&self) -> Result<f64, String> {
+        const PROMPT: usize = 5;
+        let (texts, model) = (self.texts(0)?, self.model.with_folded(&self.adapter));
+        let ids = texts.iter().map(|(ids, _)| ids).max_by_key(|ids| ids.len()).ok_or("no texts")?;
+        let batch = PackedBatch::pack(&[vec![(ids.as_slice(), Goal::Next(1))]]);
+        let batch = batch.to_device(self.model.info(), Rounding::Exact, self.model.device());
+        let whole = part("scores", model.logits(&ClientAdapter::new(vec![], vec![]), &batch))?;
+        let vocab = self.model.info().vocab;
+        let (mut text, mut off) = (model.begin(&ids[..PROMPT]), 0.0f64);
+        for at in PROMPT..ids.len() {
+            let there = |values: &[f32]| Part { name: "scores".into(), values: values.to_vec() };
+            off = off.max(apart(&there(text.scores()), &there(&whole.values[(at - 1) * vocab..at * vocab])));
+            text.push(&ids[at..=at]);
+        }
+        Ok(off)
+    }
+
+    fn batch(&self, batch: usize) -> Result<PackedBatch, String> {
+        let texts = self.texts(batch)?;
+        Ok(PackedBatch::pack(&[texts.iter().map(|(ids, goal)| (ids.as_slice(), *goal)).collect()]))
+    }
+
+    /// The adapter as one client's, its tensors tracked or not.
+    fn client(&self, track: bool) -> ClientAdapter {
+        let put = |m: &Matrix| {
+            let data = TensorData::new(m.data.clone(), [1, m.rows, m.cols]);
+            let tensor = Tensor::<3>::from_data(data, self.model.device());
+            if track { tensor.require_grad() } else { tensor }
+        };
+        let scale = self.adapter.scale() as f32;
+        let updates = self.adapter.a.iter().zip(&self.adapter.b);
+        let updates = updates.map(|(a, b)| Some(LowRank { a: put(&a.transposed()), b: put(b), used: None, scale }));
+        ClientAdapter::new(updates.collect(), self.adapter.head.iter().map(|t| put(&t.value)).collect())
+    }
+
+    /// PEFT's names of what trains, in the order of [`Self::client`].
+    fn leaf_names(&self) -> impl Iterator<Item = String> {
+        let factors = self.model.targets().iter();
+        let factors = factors.flat_map(|t| ["lora_A", "lora_B"].map(|factor| format!("{}.{factor}.weight", t.name)));
+        factors.chain(self.model.head().iter().map(|t| t.name.clone()))
+    }
+
+    fn tensor(&self, name: &str) -> Result<&(Vec<usize>, Vec<f32>), String> {
+        self.numbers.get(name).ok_or_else(|| format!("there is no {name} among PyTorch's numbers"))
+    }
+
+    /// A matrix in our orientation: weights transposed, biases as rows.
+    fn ours(&self, name: &str) -> Result<Matrix, String> {
+        let (shape, data) = self.tensor(name)?;
+        match shape[..] {
+            [n] => Ok(Matrix::new(1, n, data.clone())),
+            [rows, cols] => Ok(Matrix::new(rows, cols, data.clone()).transposed()),
+            _ => Err(format!("{name} has shape {shape:?}")),
+        }
+    }
+}
+
+/// The tensors of a safetensors file; whole numbers as floats.
+fn read(bytes: &[u8]) -> Result<Tensors, String> {
+    let file = SafeTensors::deserialize(bytes).map_err(|error| error.to_string())?;
+    let mut numbers = HashMap::new();
+    for (name, view) in file.tensors() {
+        let values = match view.dtype() {
+            Dtype::I64 => {
+                let (eights, _) = view.data().as_chunks::<8>();
+                eights.iter().map(|&bytes| i64::from_le_bytes(bytes) as f32).collect()
+            }
+            dtype => crate::weights::floats(dtype, view.data()).ok_or_else(|| format!("{name} is in {dtype:?}"))?,
+        };
+        numbers.insert(name.to_string(), (view.shape().to_vec(), values));
+    }
+    Ok(numbers)
+}
