@@ -15,7 +15,16 @@ pub enum Fault {
     NanAtStep(usize),
     /// The device breaks off in the middle of the n-th step.
     BreaksAtStep(usize),
+    /// The device's memory does not hold the n-th step.
+    NoRoomAtStep(usize),
+    /// The device's memory holds at most so many clients in flight.
+    NoRoomAbove(usize),
+    /// The device's memory holds at most so many tokens of texts that are judged.
+    NoRoomToJudge(usize),
 }
+
+/// What CubeCL's error says where an allocation fails, as Burn hands it on.
+pub const NO_ROOM: &str = "An IO error happened\nCaused by:\n  out of device memory allocating 1048576 bytes\n";
 
 /// `inner` with a fault.
 pub struct Faulty {
@@ -71,6 +80,9 @@ impl Model for Faulty {
         self.inner.layer_states(adapter, batch)
     }
     fn logits(&self, adapter: &ClientAdapter, batch: &DeviceBatch) -> Tensor<2> {
+        if let Fault::NoRoomToJudge(tokens) = self.fault {
+            assert!(batch.client_tokens.rows() <= tokens, "{NO_ROOM}");
+        }
         self.inner.logits(adapter, batch)
     }
     fn loss(&self, adapter: &ClientAdapter, batch: &DeviceBatch) -> Tensor<1> {
@@ -84,6 +96,15 @@ impl Model for Faulty {
                 assert!(step != n, "the device is lost");
                 None
             }
+            Fault::NoRoomAtStep(n) => {
+                assert!(step != n, "{NO_ROOM}");
+                None
+            }
+            Fault::NoRoomAbove(most) => {
+                assert!(places <= most, "{NO_ROOM}");
+                None
+            }
+            Fault::NoRoomToJudge(_) => None,
         };
         let factors = (0..places).map(|p| if Some(p) == wrong { f32::NAN } else { 1.0 }).collect();
         losses * Tensor::from_data(TensorData::new::<f32, _>(factors, [places]), self.device())

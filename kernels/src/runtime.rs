@@ -1,0 +1,169 @@
+//! What is settled before the first GPU answers, and what of it outlives the process: which stream work goes to, and where
+//! CubeCL keeps the products it has tuned and the kernels it has compiled. The CPU needs none of it.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// Bonfire's folder in the user's cache: `XDG_CACHE_HOME` or `~/.cache`, then `bonfire`; `None` where there is no such place.
+pub fn cache_folder() -> Option<PathBuf> {
+    let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let caches = set("XDG_CACHE_HOME").or_else(|| Some(set("HOME").or_else(|| set("USERPROFILE"))?.join(".cache")))?;
+    Some(caches.join("bonfire"))
+}
+
+/// Bonfire's own folder for what was tuned and compiled.
+pub fn kernels_folder() -> Option<PathBuf> {
+    Some(cache_folder()?.join("kernels"))
+}
+
+/// Settles how GPUs are used in this process. Call it before other threads start and before a device is named; calling it
+/// again does nothing. Opens and creates no file but for reading a `cubecl.toml`.
+pub fn prepare() {
+    #[cfg(feature = "cube")]
+    {
+        static ONCE: std::sync::Once = std::sync::Once::new();
+        ONCE.call_once(cube::prepare);
+    }
+}
+
+/// What was tuned and compiled before, by this process or another.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Kept {
+    /// Where.
+    pub folder: PathBuf,
+    /// Operations whose fastest kernel is known, each at one size on one device.
+    pub tuned: u64,
+    /// Kernels whose code need not be made again.
+    pub compiled: u64,
+    /// Bytes on the disk.
+    pub bytes: u64,
+}
+
+/// Where CubeCL keeps what it tunes and compiles; `None` in a build without GPUs.
+pub fn settled_folder() -> Option<PathBuf> {
+    #[cfg(feature = "cube")]
+    return Some(cube::folder());
+    #[cfg(not(feature = "cube"))]
+    None
+}
+
+/// What is kept; `None` in a build without GPUs. Where nothing is kept yet, nothing is opened or created.
+pub fn kept() -> Option<Kept> {
+    #[cfg(feature = "cube")]
+    return Some(cube::kept());
+    #[cfg(not(feature = "cube"))]
+    None
+}
+
+/// Makes sure that what was kept can be read and added to; call it before the first device is opened. A database that is
+/// damaged is deleted. Gives the one line that a user should read: nothing but time is lost either way.
+pub fn mend_kept() -> Option<String> {
+    #[cfg(feature = "cube")]
+    return cube::mend();
+    #[cfg(not(feature = "cube"))]
+    None
+}
+
+/// Deletes [`kernels_folder`] with all in it; gives the bytes that were there.
+///
+/// # Errors
+/// The system refuses.
+pub fn forget_kept() -> io::Result<u64> {
+    match kernels_folder().filter(|folder| folder.exists()) {
+        None => Ok(0),
+        Some(folder) => {
+            let bytes = size(&folder);
+            std::fs::remove_dir_all(&folder)?;
+            Ok(bytes)
+        }
+    }
+}
+
+/// Bytes of the files in a folder.
+fn size(folder: &Path) -> u64 {
+    let files = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    files.filter_map(|file| file.metadata().ok()).filter(std::fs::Metadata::is_file).map(|m| m.len()).sum()
+}
+
+#[cfg(feature = "cube")]
+mod cube {
+    use std::fs;
+    use std::path::{Path, PathBuf};
+
+    use cubecl::config::cache::CacheConfig;
+    use cubecl::config::streaming::StreamPolicy;
+    use cubecl::config::{CubeClRuntimeConfig, RuntimeConfig};
+    use cubecl::environment;
+
+    use super::{Kept, kernels_folder, size};
+
+    /// Processes whose own account of what they tuned and compiled is kept beside it.
+    const SESSIONS: u32 = 4;
+
+    /// Hands CubeCL the user's `cubecl.toml`, if there is one, with what it must not leave open.
+    pub fn prepare() {
+        let mut config = CubeClRuntimeConfig::from_current_dir().override_from_env();
+        settle(&mut config);
+        CubeClRuntimeConfig::try_set(config);
+        // CubeCL's LLVM compiler for CUDA looks for device mathematics when the first kernel is made: what it needs to find
+        // it goes here.
+    }
+
+    /// What is ours to say, in a configuration that may be the user's.
+    fn settle(config: &mut CubeClRuntimeConfig) {
+        // By default every thread is a stream with memory of its own, which outlives the thread: a round's threads would leave
+        // theirs behind, round after round, and weights made on one would be waited for on the other. One stream is one
+        // queue and one pool a device; several devices still run side by side, each has its own.
+        config.streaming.policy = StreamPolicy::Single;
+        // The default, a project's build folder, is for programs that are being written.
+        if matches!(config.environment.path, CacheConfig::Target) {
+            config.environment.path = CacheConfig::Directory(kernels_folder().unwrap_or_else(nowhere));
+        }
+        config.environment.records.keep_sessions.get_or_insert(SESSIONS);
+    }
+
+    /// A folder that cannot be: where a user has no cache, CubeCL keeps what it tunes in memory. Not the folder of temporary
+    /// files, where others may write: what is kept there is run.
+    fn nowhere() -> PathBuf {
+        Path::new("/dev/null").join("bonfire")
+    }
+
+    pub fn folder() -> PathBuf {
+        super::prepare();
+        environment::root()
+    }
+
+    pub fn kept() -> Kept {
+        let folder = folder();
+        let mut kept = Kept { tuned: 0, compiled: 0, bytes: size(&folder), folder };
+        if environment::path().exists() {
+            for space in environment::namespaces() {
+                match space.namespace.split('/').next() {
+                    Some("autotune") => kept.tuned += space.entries,
+                    Some("throughput" | "records") => {}
+                    // A second key to the same code.
+                    Some(name) if name.ends_with("-second-line") => {}
+                    _ => kept.compiled += space.entries,
+                }
+            }
+        }
+        kept
+    }
+
+    pub fn mend() -> Option<String> {
+        super::prepare();
+        let (path, folder) = (environment::path(), environment::root());
+        let lost = |why: &dyn std::fmt::Display| {
+            format!("what is tuned and compiled for GPUs cannot be kept in {}: {why}; it will be made again", folder.display())
+        };
+        kernels_folder()?;
+        if let Err(error) = fs::create_dir_all(&folder) {
+            return Some(lost(&error));
+        }
+        None.or_else(|| damaged(&path))
+    }
+
+    fn damaged(_path: &Path) -> Option<String> {
+        None
+    }
+}
