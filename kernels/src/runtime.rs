@@ -88,12 +88,15 @@ fn size(folder: &Path) -> u64 {
 #[cfg(feature = "cube")]
 mod cube {
     use std::fs;
+    use std::io;
+    use std::panic::catch_unwind;
     use std::path::{Path, PathBuf};
 
     use cubecl::config::cache::CacheConfig;
     use cubecl::config::streaming::StreamPolicy;
     use cubecl::config::{CubeClRuntimeConfig, RuntimeConfig};
     use cubecl::environment;
+    use cubecl_environment::persistence::{Access, Database};
 
     use super::{Kept, kernels_folder, size};
 
@@ -151,19 +154,74 @@ mod cube {
     }
 
     pub fn mend() -> Option<String> {
-        super::prepare();
-        let (path, folder) = (environment::path(), environment::root());
-        let lost = |why: &dyn std::fmt::Display| {
-            format!("what is tuned and compiled for GPUs cannot be kept in {}: {why}; it will be made again", folder.display())
-        };
+        let folder = folder();
+        // Without a cache folder of the user's there is nothing to mend, and nobody expects anything to be kept.
         kernels_folder()?;
-        if let Err(error) = fs::create_dir_all(&folder) {
-            return Some(lost(&error));
+        let lost = |why: String| {
+            let folder = folder.display();
+            Some(format!("what is tuned for GPUs cannot be kept in {folder} ({why}) and will be tuned again"))
+        };
+        if let Err(error) = writable(&folder) {
+            return lost(error.to_string());
         }
-        None.or_else(|| damaged(&path))
+        let path = environment::path();
+        let why = match path.exists().then(|| read(&path)) {
+            None | Some(Found::Whole) => return None,
+            Some(Found::Damaged(why)) => why,
+            Some(Found::Fatal) => {
+                // Its engine holds it open, damage and all: in this process everything is kept in memory.
+                environment::set_root(nowhere());
+                "it cannot be read".into()
+            }
+        };
+        match delete(&path) {
+            Ok(()) => Some(format!("{} was damaged ({why}); what is tuned for GPUs is tuned again", path.display())),
+            Err(error) => lost(error.to_string()),
+        }
     }
 
-    fn damaged(_path: &Path) -> Option<String> {
-        None
+    /// Whether a file can be made there.
+    fn writable(folder: &Path) -> io::Result<()> {
+        fs::create_dir_all(folder)?;
+        let probe = folder.join(format!("probe-{}", std::process::id()));
+        fs::write(&probe, "")?;
+        fs::remove_file(probe)
+    }
+
+    /// What a database turned out to be.
+    enum Found {
+        /// All of it can be read, or another process is at it.
+        Whole,
+        /// It cannot be opened.
+        Damaged(String),
+        /// Reading it breaks its engine.
+        Fatal,
+    }
+
+    /// Reads all that a database holds, so that damage shows here and not in the middle of training.
+    fn read(path: &Path) -> Found {
+        let all = || {
+            let database = Database::open_at(path, Access::ReadWrite)?;
+            database.namespaces().iter().for_each(|space| database.scan(space, &mut |_, _| ()));
+            Ok::<(), String>(())
+        };
+        match catch_unwind(all) {
+            Ok(Ok(())) => Found::Whole,
+            Ok(Err(why)) if ["busy", "locked"].iter().any(|word| why.to_lowercase().contains(word)) => Found::Whole,
+            Ok(Err(why)) => Found::Damaged(why),
+            Err(_) => Found::Fatal,
+        }
+    }
+
+    /// Deletes a database and what its engine keeps beside it under longer names.
+    fn delete(path: &Path) -> io::Result<()> {
+        let name = path.file_name().unwrap_or_default().as_encoded_bytes();
+        for file in fs::read_dir(path.parent().unwrap_or(path))? {
+            let file = file?;
+            if file.file_name().as_encoded_bytes().starts_with(name) {
+                fs::remove_file(file.path())?;
+            }
+        }
+        Ok(())
     }
 }

@@ -146,9 +146,13 @@ mod tests {
             "ERROR_OUT_OF_DEVICE_MEMORY",
         ] {
             let found = failed(words.into());
-            assert!(matches!(&found, EngineError::OutOfMemory { words: line, .. } if words.contains(line)), "{found:?}");
+            assert!(
+                matches!(&found, EngineError::OutOfMemory { words: line, .. } if words.contains(line)),
+                "{found:?}"
+            );
         }
-        for words in ["the device is lost", "an illegal memory access was encountered", "shared memory exceeds maximum"] {
+        for words in ["the device is lost", "an illegal memory access was encountered", "shared memory exceeds maximum"]
+        {
             assert!(matches!(failed(words.into()), EngineError::Device(said) if said == words), "{words}");
         }
     }

@@ -15,9 +15,7 @@ use crate::evaluate::{TOKENS, judge_within};
 use crate::fit::{Estimate, check_pieces, clients_in_a_buffer};
 use crate::pass::Pass;
 use crate::room::Room;
-use crate::{
-    Active, EngineError, InFlight, Judged, Named, Plan, Split, Start, StepTimes, TrainSettings, Upload,
-};
+use crate::{Active, EngineError, InFlight, Judged, Named, Plan, Split, Start, StepTimes, TrainSettings, Upload};
 
 /// Tokens a step should hold for the device to be busy, by kind of device.
 const TOKENS_A_STEP_CPU: usize = 4_096;

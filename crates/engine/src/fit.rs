@@ -242,7 +242,10 @@ mod tests {
         // Embeddings, 16 layers of their linears and two norms, one last norm; and the linears again, folded.
         let linears = 16 * (2048 * 3072 + 2048 * 2048 + 3 * 2048 * 8192);
         let weights = 128_256 * 2048 + linears + 16 * 2 * 2048 + 2048;
-        assert_eq!((of("").backbone, of("precision = \"bf16\"").backbone), (4 * (weights + linears), 2 * (weights + linears)));
+        assert_eq!(
+            (of("").backbone, of("precision = \"bf16\"").backbone),
+            (4 * (weights + linears), 2 * (weights + linears))
+        );
     }
 
     #[test]
