@@ -98,7 +98,7 @@ mod cube {
     use cubecl::environment;
     use cubecl_environment::persistence::{Access, Database};
 
-    use super::{Kept, kernels_folder, size};
+    use super::{Kept, kernels_folder};
 
     /// Processes whose own account of what they tuned and compiled is kept beside it.
     const SESSIONS: u32 = 4;
@@ -113,7 +113,7 @@ mod cube {
     }
 
     /// What is ours to say, in a configuration that may be the user's.
-    fn settle(config: &mut CubeClRuntimeConfig) {
+    pub fn settle(config: &mut CubeClRuntimeConfig) {
         // By default every thread is a stream with memory of its own, which outlives the thread: a round's threads would leave
         // theirs behind, round after round, and weights made on one would be waited for on the other. One stream is one
         // queue and one pool a device; several devices still run side by side, each has its own.
@@ -138,8 +138,10 @@ mod cube {
 
     pub fn kept() -> Kept {
         let folder = folder();
-        let mut kept = Kept { tuned: 0, compiled: 0, bytes: size(&folder), folder };
-        if environment::path().exists() {
+        let path = environment::path();
+        let bytes = files_of(&path).filter_map(|file| Some(file.metadata().ok()?.len())).sum();
+        let mut kept = Kept { tuned: 0, compiled: 0, bytes, folder };
+        if path.exists() {
             for space in environment::namespaces() {
                 match space.namespace.split('/').next() {
                     Some("autotune") => kept.tuned += space.entries,
@@ -159,7 +161,7 @@ mod cube {
         kernels_folder()?;
         let lost = |why: String| {
             let folder = folder.display();
-            Some(format!("what is tuned for GPUs cannot be kept in {folder} ({why}) and will be tuned again"))
+            Some(format!("what is newly tuned for GPUs cannot be kept in {folder} ({why}); it will be tuned again"))
         };
         if let Err(error) = writable(&folder) {
             return lost(error.to_string());
@@ -174,7 +176,7 @@ mod cube {
                 "it cannot be read".into()
             }
         };
-        match delete(&path) {
+        match files_of(&path).try_for_each(|file| fs::remove_file(file.path())) {
             Ok(()) => Some(format!("{} was damaged ({why}); what is tuned for GPUs is tuned again", path.display())),
             Err(error) => lost(error.to_string()),
         }
@@ -213,15 +215,48 @@ mod cube {
         }
     }
 
-    /// Deletes a database and what its engine keeps beside it under longer names.
-    fn delete(path: &Path) -> io::Result<()> {
-        let name = path.file_name().unwrap_or_default().as_encoded_bytes();
-        for file in fs::read_dir(path.parent().unwrap_or(path))? {
-            let file = file?;
-            if file.file_name().as_encoded_bytes().starts_with(name) {
-                fs::remove_file(file.path())?;
-            }
-        }
-        Ok(())
+    /// A database's file, and those that its engine keeps beside it under longer names.
+    fn files_of(path: &Path) -> impl Iterator<Item = fs::DirEntry> {
+        let name = path.file_name().unwrap_or_default().to_owned();
+        let beside = path.parent().map(fs::read_dir).into_iter().flatten().flatten().flatten();
+        beside.filter(move |file| file.file_name().as_encoded_bytes().starts_with(name.as_encoded_bytes()))
+    }
+}
+
+#[cfg(all(test, feature = "cube"))]
+mod tests {
+    use cubecl::config::CubeClRuntimeConfig;
+    use cubecl::config::autotune::AutotuneLevel;
+    use cubecl::config::cache::CacheConfig;
+    use cubecl::config::streaming::StreamPolicy;
+
+    use super::*;
+
+    #[test]
+    fn a_users_own_settings_stand() {
+        let mut config = CubeClRuntimeConfig::default();
+        config.environment.path = CacheConfig::Global;
+        config.environment.records.keep_sessions = Some(9);
+        config.autotune.level = AutotuneLevel::Full;
+        cube::settle(&mut config);
+        assert!(matches!(config.environment.path, CacheConfig::Global));
+        assert_eq!(config.environment.records.keep_sessions, Some(9));
+        assert!(matches!(config.autotune.level, AutotuneLevel::Full));
+        assert_eq!(config.streaming.policy, StreamPolicy::Single);
+
+        let mut config = CubeClRuntimeConfig::default();
+        cube::settle(&mut config);
+        assert!(
+            matches!(&config.environment.path, CacheConfig::Directory(folder) if Some(folder) == kernels_folder().as_ref())
+        );
+        assert_eq!(config.streaming.policy, StreamPolicy::Single);
+    }
+
+    #[test]
+    fn every_thread_is_on_the_one_stream() {
+        prepare();
+        let stream = || cubecl_environment::stream::StreamId::current().value;
+        let other = std::thread::spawn(stream).join().expect("no panic");
+        assert_eq!((stream(), other), (0, 0));
     }
 }

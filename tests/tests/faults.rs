@@ -223,13 +223,13 @@ fn texts_that_are_judged_are_halved_too() {
 #[test]
 fn where_memory_is_not_known_steps_begin_small_and_grow() {
     let mut settings = settings("[strategy]\nname = \"fedit\"");
-    // A mean batch is counted as 512 texts of 6 or 7 tokens, though no client holds as many: more than half of 4,096 tokens.
+    // A mean batch is counted as 512 texts of 8 tokens, though no client holds as many: 4,096 tokens.
     (settings.train.batch_size, settings.in_flight) = (512, InFlight::Auto);
     let (rounds, _) = train(&mut toy::run(settings));
     let device = bonfire_tests::device();
     let expected = match bonfire_kernels::device_memory(&device).is_none() {
-        true => [2, 3, 4],
-        false if runs_on_cpu(&device) => [2, 2, 2],
+        true => [1, 2, 4],
+        false if runs_on_cpu(&device) => [1, 1, 1],
         false => [4, 4, 4],
     };
     assert_eq!(rounds.iter().map(|round| round.in_flight).collect::<Vec<_>>(), expected);

@@ -192,6 +192,16 @@ mod tests {
     }
 
     #[test]
+    fn panics_of_devices_threads_are_left_to_others() {
+        let on = |name: &str| {
+            let thread = std::thread::Builder::new().name(name.into()).spawn(|| left_to_others("a probe overflowed"));
+            thread.expect("a thread").join().expect("no panic")
+        };
+        assert!(on("DSD-0-0") && on("DSU-2-1") && on(bonfire_engine::DEVICE_THREAD));
+        assert!(!on("rayon-3") && !on("DSD") && !on("main"));
+    }
+
+    #[test]
     fn a_panic_in_a_quiet_attempt_is_an_answer() {
         assert_eq!(quietly(|| 3), Some(3));
         assert_eq!(quietly(|| -> u8 { panic!("no driver") }), None);

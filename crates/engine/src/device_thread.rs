@@ -64,11 +64,15 @@ pub(crate) fn end<T>(worker: ScopedJoinHandle<'_, Result<T, EngineError>>) -> Re
     worker.join().unwrap_or_else(|panic| Err(failed(words(panic.as_ref()))))
 }
 
-/// What a device meant by these words: that its memory does not hold what was asked of it, or that it is broken. Words are
-/// all that Burn hands on.
+/// What a device meant by these words, and by what was overheard before.
 pub(crate) fn failed(words: String) -> EngineError {
-    let words = match heard().take() {
-        Some(first) if !words.contains(&first) => format!("{words}\nfirst: {first}"),
+    meaning(words, overheard())
+}
+
+/// Whether its memory does not hold what was asked of it, or it is broken. Words are all that Burn hands on.
+fn meaning(words: String, first: Option<String>) -> EngineError {
+    let words = match first {
+        Some(first) if !words.contains(&first) => format!("{words}\n{first}"),
         _ => words,
     };
     match words.lines().find(|line| speaks_of_memory(line)) {
@@ -145,7 +149,7 @@ mod tests {
             "Not enough memory left.",
             "ERROR_OUT_OF_DEVICE_MEMORY",
         ] {
-            let found = failed(words.into());
+            let found = meaning(words.into(), None);
             assert!(
                 matches!(&found, EngineError::OutOfMemory { words: line, .. } if words.contains(line)),
                 "{found:?}"
@@ -153,8 +157,14 @@ mod tests {
         }
         for words in ["the device is lost", "an illegal memory access was encountered", "shared memory exceeds maximum"]
         {
-            assert!(matches!(failed(words.into()), EngineError::Device(said) if said == words), "{words}");
+            assert!(matches!(meaning(words.into(), None), EngineError::Device(said) if said == words), "{words}");
         }
+        // wgpu says it on a thread of CubeCL's, and whoever reads the tensor learns that it was never written.
+        let torn = "The work writing this buffer was torn down before it could say what went wrong";
+        let found = meaning(torn.into(), Some("wgpu error: Out of Memory".into()));
+        assert!(matches!(found, EngineError::OutOfMemory { words, .. } if words == "wgpu error: Out of Memory"));
+        let found = meaning(torn.into(), Some("wgpu error: Validation".into())).to_string();
+        assert!(found.contains(torn) && found.ends_with("\nwgpu error: Validation"), "{found}");
     }
 
     #[test]
