@@ -96,7 +96,7 @@ mod cube {
     use cubecl::config::streaming::StreamPolicy;
     use cubecl::config::{CubeClRuntimeConfig, RuntimeConfig};
     use cubecl::environment;
-    use cubecl_environment::persistence::{Access, Database};
+    use cubecl_environment::persistence::{Access, Database, Insertion, Origin};
 
     use super::{Kept, kernels_folder};
 
@@ -202,17 +202,35 @@ mod cube {
 
     /// Reads all that a database holds, so that damage shows here and not in the middle of training.
     fn read(path: &Path) -> Found {
-        let all = || {
-            let database = Database::open_at(path, Access::ReadWrite)?;
-            database.namespaces().iter().for_each(|space| database.scan(space, &mut |_, _| ()));
-            Ok::<(), String>(())
-        };
-        match catch_unwind(all) {
-            Ok(Ok(())) => Found::Whole,
-            Ok(Err(why)) if ["busy", "locked"].iter().any(|word| why.to_lowercase().contains(word)) => Found::Whole,
-            Ok(Err(why)) => Found::Damaged(why),
+        let busy = |why: &str| ["busy", "locked"].iter().any(|word| why.to_lowercase().contains(word));
+        match catch_unwind(|| read_all(path)) {
+            Ok(Err(why)) if !busy(&why) => Found::Damaged(why),
+            Ok(_) => Found::Whole,
             Err(_) => Found::Fatal,
         }
+    }
+
+    /// The engine says of what it cannot read that it is not there: what it counts is held against what it gives, and a file
+    /// of some size in which there is nothing must at least take something.
+    fn read_all(path: &Path) -> Result<(), String> {
+        const PROBE: &str = "bonfire/probe";
+        // More than an empty database and its log take.
+        const SOME: u64 = 1 << 16;
+        let database = Database::open_at(path, Access::ReadWrite)?;
+        let (spaces, mut given) = (database.summary(), 0);
+        spaces.iter().for_each(|space| database.scan(&space.namespace, &mut |_, _| given += 1));
+        if given < spaces.iter().map(|space| space.entries).sum() {
+            return Err("entries are missing".into());
+        }
+        let log = path.with_extension("db-wal");
+        let size = |file: &Path| fs::metadata(file).map_or(0, |data| data.len());
+        if spaces.is_empty() && size(path) + size(&log) > SOME {
+            if let Insertion::Failed(why) = database.replace(PROBE, b"", b"", Origin::Local) {
+                return Err(why);
+            }
+            database.purge(PROBE);
+        }
+        Ok(())
     }
 
     /// A database's file, and those that its engine keeps beside it under longer names.
