@@ -9,6 +9,7 @@ use burn::tensor::Device;
 /// A device that is not compiled in, or not there.
 pub fn asked_for() -> Option<Device> {
     let name = std::env::var("BONFIRE_TEST_DEVICE").ok()?;
+    crate::runtime::prepare();
     Some(named(&name).unwrap_or_else(|why| panic!("BONFIRE_TEST_DEVICE={name}: {why}")))
 }
 

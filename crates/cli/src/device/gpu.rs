@@ -1,8 +1,15 @@
 //! Finding GPUs that answer. Devices are tried with a small sum: a driver that lists an adapter may still not run on it.
 
+use std::sync::Once;
+
+use bonfire_engine::{EngineError, on_device};
+use bonfire_kernels::runtime;
+#[cfg(feature = "cuda")]
+use bonfire_kernels::{CudaFault, cuda_driver};
 use burn::tensor::{Device, DeviceType, Tensor};
 
 use super::{DeviceChoice, Opened};
+use crate::console::note;
 use crate::mistake::{Mistake, quietly};
 
 #[cfg(any(feature = "wgpu", feature = "vulkan"))]
@@ -35,8 +42,8 @@ pub fn best() -> Option<Opened> {
         return None;
     }
     candidates().into_iter().find_map(|(backend, device)| {
-        let part = part(&device)?;
-        (!part.software && answers(&device)).then(|| opened(backend, device, &part))
+        let part = part(&device).ok()?;
+        (!part.software && answers(&device).is_ok()).then(|| opened(backend, device, &part))
     })
 }
 
@@ -44,7 +51,12 @@ pub fn best() -> Option<Opened> {
 pub fn every() -> Vec<DeviceChoice> {
     let mut found: Vec<DeviceChoice> = Vec::new();
     #[cfg(feature = "cuda")]
-    found.extend((0..list(DeviceType::Cuda).len()).map(|n| DeviceChoice::Cuda(Some(n))));
+    match cuda_driver() {
+        Ok(()) => found.extend((0..cuda_devices().len()).map(|n| DeviceChoice::Cuda(Some(n)))),
+        Err(CudaFault::NoDriver) => {}
+        // Opening it says why it is of no use.
+        Err(_) => found.push(DeviceChoice::Cuda(None)),
+    }
     #[cfg(feature = "wgpu")]
     found.extend((0..list(DeviceType::Wgpu).len()).map(|n| DeviceChoice::Wgpu(Some(n))));
     #[cfg(feature = "vulkan")]
@@ -56,7 +68,7 @@ pub fn every() -> Vec<DeviceChoice> {
 fn candidates() -> Vec<(&'static str, Device)> {
     let mut found = Vec::new();
     #[cfg(feature = "cuda")]
-    found.extend(list(DeviceType::Cuda).into_iter().map(|device| ("cuda", device)));
+    found.extend(cuda_devices().into_iter().map(|device| ("cuda", device)));
     #[cfg(feature = "wgpu")]
     found.extend(real("wgpu", &list(DeviceType::Wgpu), gpu_kinds(Device::wgpu)));
     // With the feature `wgpu` beside it, the same adapters are found above.
@@ -86,7 +98,34 @@ pub fn open_vulkan(index: Option<usize>) -> Result<Opened, Mistake> {
 /// Opens CUDA device `index`, or the first.
 #[cfg(feature = "cuda")]
 pub fn open_cuda(index: Option<usize>) -> Result<Opened, Mistake> {
+    cuda_can_run()?;
     open_listed("cuda", list(DeviceType::Cuda), Vec::new(), index)
+}
+
+/// What stands against CUDA on this machine, asked before anything is compiled for a card.
+#[cfg(feature = "cuda")]
+fn cuda_can_run() -> Result<(), Mistake> {
+    cuda_driver().map_err(|fault| {
+        let way_out = match fault {
+            CudaFault::NoDriver => "install NVIDIA's driver, or use --device cpu",
+            CudaFault::NotStarted(_) => {
+                "check that a card is there and its driver loaded (nvidia-smi), or use --device cpu"
+            }
+            CudaFault::TooOld { .. } => "install a newer NVIDIA driver, or use --device cpu",
+        };
+        Mistake::new(fault.to_string()).help(way_out)
+    })?;
+    runtime::prepare();
+    runtime::device_math().map(drop).map_err(|why| {
+        Mistake::new(format!("kernels for CUDA lack their mathematical functions, which cannot be written: {why}"))
+            .help("set XDG_CACHE_HOME to a folder that can be written, or CUDA_PATH to a CUDA toolkit")
+    })
+}
+
+/// CUDA's devices; none where it cannot run.
+#[cfg(feature = "cuda")]
+fn cuda_devices() -> Vec<Device> {
+    if cuda_can_run().is_ok() { list(DeviceType::Cuda) } else { Vec::new() }
 }
 
 /// Takes device `index` of those listed; without an index the first preferred one that is listed, else the first.
@@ -103,11 +142,27 @@ fn open_listed(
     let Some(device) = listed.get(place).cloned() else {
         return Err(missing(backend, place, listed.len()));
     };
-    match part(&device).filter(|_| answers(&device)) {
-        Some(part) => Ok(opened(backend, device, &part)),
-        None => Err(Mistake::new(format!("`{backend}` device {place} is listed but does not answer"))
-            .help("check its driver, or use --device cpu")),
+    match part(&device).and_then(|part| answers(&device).map(|()| part)) {
+        Ok(part) => Ok(opened(backend, device, &part)),
+        Err(error) => Err(unusable(&format!("`{backend}` device {place}"), &error)),
     }
+}
+
+/// The message for a device that is there and of no use.
+fn unusable(device: &str, error: &EngineError) -> Mistake {
+    match error {
+        EngineError::OutOfMemory { words, .. } => Mistake::new(format!("{device} has no free memory ({words})"))
+            .help("see what else is on it (nvidia-smi), wait for that, take another device, or use --device cpu"),
+        EngineError::Device(words) => Mistake::new(format!("{device} is listed but does not answer: {}", cause(words)))
+            .help("check its driver, or use --device cpu"),
+        other => Mistake::new(format!("{device} is of no use: {other}")),
+    }
+}
+
+/// What came first of an error of many lines: what stands below its last "Caused by".
+fn cause(words: &str) -> &str {
+    let after = words.rsplit("Caused by:").next().unwrap_or(words);
+    after.lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or("it gave no reason")
 }
 
 /// The message for a device that is not there.
@@ -126,22 +181,46 @@ struct Part {
     software: bool,
 }
 
-/// Asks a device who it is; `None` when it cannot be opened.
-fn part(device: &Device) -> Option<Part> {
-    let identity = quietly(|| device.identity())??;
+/// Asks a device who it is.
+///
+/// # Errors
+/// It cannot be opened.
+fn part(device: &Device) -> Result<Part, EngineError> {
+    mend_kept_kernels();
+    let unnamed = || EngineError::Device("it does not say what it is".into());
+    let identity = on_device(|| device.identity().ok_or_else(unnamed))?;
     let lower = identity.name.to_lowercase();
     let software = identity.physical.is_none() || SOFTWARE.iter().any(|name| lower.contains(name));
-    Some(Part { name: identity.name, software })
+    Ok(Part { name: identity.name, software })
 }
 
-/// Whether the device can add up a few numbers.
-fn answers(device: &Device) -> bool {
-    let sum = quietly(|| Tensor::<1>::ones([8], device).sum().into_data().try_to_vec::<f32>());
-    sum.is_some_and(|read| read.is_ok_and(|values| values == [8.0]))
+/// Has the device add up a few numbers.
+///
+/// # Errors
+/// It fails, or adds wrongly.
+fn answers(device: &Device) -> Result<(), EngineError> {
+    let sum = on_device(|| {
+        let read = Tensor::<1>::ones([8], device).sum().into_data().try_to_vec::<f32>();
+        read.map_err(|error| EngineError::Device(format!("{error:?}")))
+    })?;
+    let wrong = || EngineError::Device(format!("eight ones are {sum:?} to it"));
+    if sum == [8.0] { Ok(()) } else { Err(wrong()) }
+}
+
+/// Makes sure, once and before the first GPU is opened, that what was tuned before can be used.
+fn mend_kept_kernels() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        // The database's engine is given damaged files here, and nobody should hear what it makes of them.
+        if let Some(line) = quietly(runtime::mend_kept).flatten() {
+            note(line);
+        }
+    });
 }
 
 /// Every device of a type; none when asking fails.
 fn list(kind: DeviceType) -> Vec<Device> {
+    runtime::prepare();
     quietly(|| Device::enumerate(kind).into_vec()).unwrap_or_default()
 }
 
@@ -156,4 +235,19 @@ fn opened(backend: &str, device: Device, part: &Part) -> Opened {
         format!("{} is a software rasteriser, much slower than --device cpu; it is used because you asked", part.name)
     });
     Opened { device, name: format!("{backend} ({})", part.name), notice, software: part.software }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_of_no_use_is_told_with_its_reason() {
+        let full = EngineError::OutOfMemory { what: "one batch", words: "CUDA_ERROR_OUT_OF_MEMORY".into() };
+        let said = unusable("`cuda` device 0", &full);
+        assert_eq!(said.what, "`cuda` device 0 has no free memory (CUDA_ERROR_OUT_OF_MEMORY)");
+        let words = "A launch error happened\nCaused by:\n  A compilation error\nCaused by:\n\n  no such function\nBacktrace:\n none";
+        let said = unusable("`wgpu` device 1", &EngineError::Device(words.into()));
+        assert_eq!(said.what, "`wgpu` device 1 is listed but does not answer: no such function");
+    }
 }
