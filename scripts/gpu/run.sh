@@ -262,6 +262,7 @@ echo "seconds	$((SECONDS - began))" >>"$steps/machine.tsv"
 if table; then
   tar -czf "$out/logs.tar.gz" -C "$out" steps && rm -rf "$steps"
 else
-  echo "no python3 that makes a table of it: the steps are in $steps" >&2
+  tar -czf "$out/logs.tar.gz" -C "$out" steps
   cat "$steps/steps.tsv"
+  echo "no table without python3: where there is one, unpack logs.tar.gz in OUT and run scripts/gpu/table.py OUT" >&2
 fi
