@@ -10,7 +10,7 @@
 # works; its figures mean nothing.
 set -u
 
-usage() { sed -n '2,11p' "$0" | cut -c3-; exit "${1:-0}"; }
+usage() { sed -n '2,10p' "$0" | cut -c3-; exit "${1:-0}"; }
 fail() { echo "error: $*" >&2; exit 2; }
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
