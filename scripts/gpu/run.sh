@@ -1,26 +1,27 @@
 #!/usr/bin/env bash
 # One reading of a GPU, in at most eight minutes, the most telling figures first:
 #
-#   scripts/gpu/run.sh OUT [--tiny] [--device D] [--peer FILE.py] [--data DIR] [--seconds N]
+#   scripts/gpu/run.sh OUT [--tiny] [--device D] [--peer FILE.py] [--data DIR] [--seconds N] [--only STEP,STEP]
 #
 # Takes the program from BONFIRE=path, else the one beside this script (scripts/gpu/pack.sh puts it there), else builds it.
 # Needs no network; uses python3 for the table, PyTorch for the card's ceilings and the peer where they are there. Every step has
 # a time limit and a log of its own, and what fails does not stop the rest. OUT/table.md, OUT/results.json and OUT/logs.tar.gz
-# come out. --tiny takes tiny sizes, on any device, to see that all of it works; its figures mean nothing.
+# come out. --only names steps to take, and leaves out the rest. --tiny takes tiny sizes, on any device, to see that all of it
+# works; its figures mean nothing.
 set -u
 
 usage() { sed -n '2,10p' "$0" | cut -c3-; exit "${1:-0}"; }
 fail() { echo "error: $*" >&2; exit 2; }
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-out='' tiny='' device=auto peer='' data='' seconds=480
+out='' tiny='' device=auto peer='' data='' seconds=480 only=''
 while [ $# -gt 0 ]; do
   case $1 in
     -h | --help) usage ;;
     --tiny) tiny=1 ;;
-    --device | --peer | --data | --seconds)
+    --device | --peer | --data | --seconds | --only)
       [ $# -gt 1 ] || fail "$1 needs a value"
-      case $1 in --device) device=$2 ;; --peer) peer=$2 ;; --data) data=$2 ;; *) seconds=$2 ;; esac
+      case $1 in --device) device=$2 ;; --peer) peer=$2 ;; --data) data=$2 ;; --only) only=$2 ;; *) seconds=$2 ;; esac
       shift ;;
     -*) fail "$1 is no option; see $0 --help" ;;
     *) [ -z "$out" ] || fail "OUT is given twice: $out, $1"; out=$1 ;;
@@ -45,6 +46,7 @@ trap clean EXIT
 steps=$out/steps
 rm -rf "$steps" "$out/table.md" "$out/results.json" "$out/logs.tar.gz"
 mkdir -p "$steps"
+: >"$steps/steps.tsv"
 
 # --- the program -------------------------------------------------------------------------------------------------------
 
@@ -99,9 +101,12 @@ shown() {
   printf '%s' "${words[*]}"
 }
 
+wanted() { [[ -z $only || ,$only, == *",$1,"* ]]; }
+
 skip() { # NAME WHAT WHY COMMAND...
   local name=$1 what=$2 why=$3
   shift 3
+  wanted "$name" || return 0
   note "$name" "$why" 0 "$what" "$(shown "$@")"
   echo "-- $name: skipped, $why"
 }
@@ -109,6 +114,7 @@ skip() { # NAME WHAT WHY COMMAND...
 step() { # NAME LIMIT WHAT COMMAND...
   local name=$1 limit=$2 what=$3 start=$SECONDS rc spare
   shift 3
+  wanted "$name" || return 0
   spare=$(left)
   if [ "$spare" -lt 5 ]; then
     skip "$name" "$what" "the time was up" "$@"
@@ -262,6 +268,7 @@ echo "seconds	$((SECONDS - began))" >>"$steps/machine.tsv"
 if table; then
   tar -czf "$out/logs.tar.gz" -C "$out" steps && rm -rf "$steps"
 else
-  echo "no python3 that makes a table of it: the steps are in $steps" >&2
+  tar -czf "$out/logs.tar.gz" -C "$out" steps
   cat "$steps/steps.tsv"
+  echo "no table without python3: where there is one, unpack logs.tar.gz in OUT and run scripts/gpu/table.py OUT" >&2
 fi
