@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 use bonfire_federation::{ClientMetrics, Control, Event, FederationError, RoundMetrics, Run, Summary};
 use bonfire_models::peft::{self, Layout, PeftMeta};
-use bonfire_models::{Adapter, ModelFolder, ModelInfo};
+use bonfire_models::{Adapter, ModelFolder};
 
 use crate::config::RunConfig;
 use crate::console::{is_json, percent, say, say_row};
@@ -47,11 +47,10 @@ impl Recorder {
         folder: RunFolder,
         config: &RunConfig,
         device: &str,
-        model: &ModelInfo,
         run: &Run,
         interrupt: Arc<Interrupt>,
     ) -> Result<Recorder> {
-        let mut recorder = Recorder::over(folder, config, device, model, run, &[], interrupt)?;
+        let mut recorder = Recorder::over(folder, config, device, run, &[], interrupt)?;
         recorder.write_state(&run.server().model())?;
         recorder.save(run)?;
         Ok(recorder)
@@ -66,14 +65,13 @@ impl Recorder {
         folder: RunFolder,
         config: &RunConfig,
         device: &str,
-        model: &ModelInfo,
         run: &Run,
         notes: Notes,
         interrupt: Arc<Interrupt>,
     ) -> Result<Recorder> {
         folder.cut(notes.lengths)?;
         let past = folder.rounds()?;
-        let mut recorder = Recorder::over(folder, config, device, model, run, &past, interrupt)?;
+        let mut recorder = Recorder::over(folder, config, device, run, &past, interrupt)?;
         replace(&recorder.folder.path().join(CONFIG), recorder.config.as_bytes())?;
         (recorder.tally, recorder.saved) = (notes.tally, Some(run.server().round));
         recorder.write_state(&run.server().model())?;
@@ -84,14 +82,13 @@ impl Recorder {
         folder: RunFolder,
         config: &RunConfig,
         device: &str,
-        model: &ModelInfo,
         run: &Run,
         past: &[RoundMetrics],
         interrupt: Arc<Interrupt>,
     ) -> Result<Recorder> {
         let meta = PeftMeta { base_model: config.model.path.base_model() };
         let (identity, rounds) =
-            (Identity::of(config, device, model, run.server(), run.trainable_params()), config.train.rounds);
+            (Identity::of(config, device, run.model(), run.server(), run.trainable_params()), config.train.rounds);
         let trains_all = !run.server().adapter.weights.is_empty();
         let whole = match trains_all {
             true => Some(ModelFolder::of(run.model(), &job::source(config)?)?),

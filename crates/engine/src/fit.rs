@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use bonfire_models::{ModelInfo, Precision, Task};
+use bonfire_models::{ModelInfo, Task};
 
 use crate::{Checkpoint, TrainSettings};
 
@@ -41,7 +41,7 @@ impl Estimate {
     ) -> Self {
         let memory = settings.memory_gb.map(|gb| (gb * 1e9) as u64).or(memory);
         let (all, linears) = (info.backbone_params(), info.matmul_params());
-        let number = if settings.precision == Precision::F32 { SCALAR } else { SCALAR / 2 };
+        let number = if settings.precision.dtype().is_none() { SCALAR } else { SCALAR / 2 };
         let backbone = number * (all + linears);
         // Kept for backward by each layer, half as much again for the gradients that pass.
         let layer = number * kept(info) * 3 / 2;

@@ -1,6 +1,7 @@
 //! The device's own matrix products on the shapes of a step: the rate that the floor under a step is counted with.
 
 use anyhow::Result;
+use bonfire_kernels::{product, product_kernel};
 use bonfire_models::{ModelInfo, Precision, TargetKind};
 use burn::tensor::{Device, Distribution, Tensor};
 use serde::Serialize;
@@ -15,6 +16,8 @@ use crate::job;
 pub struct GemmReport {
     /// Rows of the left side: tokens of a step with all clients in flight.
     pub tokens: usize,
+    /// What computes them, and in what.
+    pub products: &'static str,
     /// One entry a shape and direction.
     pub shapes: Vec<Product>,
     /// FLOPs of all the model's products over the seconds they take: the harmonic mean weighted by FLOPs.
@@ -32,6 +35,8 @@ pub struct Product {
     pub d_out: usize,
     /// How many linears of the model have this shape.
     pub count: usize,
+    /// The kernel that computes it, as far as it is known.
+    pub kernel: String,
     /// Seconds of one product.
     pub seconds: Seconds,
     /// Its rate by the best reading.
@@ -66,20 +71,23 @@ pub fn measure(
         let numbers = Tensor::<2>::random(shape, Distribution::Uniform(-1.0, 1.0), device);
         precision.dtype().map_or(numbers.clone(), |dtype| numbers.cast(dtype))
     };
-    let mut products = Vec::new();
+    let (mut products, arithmetic) = (Vec::new(), precision.arithmetic());
     for (d_in, d_out, count) in shapes(info) {
         let (x, dy, w) = (random([tokens, d_in]), random([tokens, d_out]), random([d_in, d_out]));
-        let forward = || drop(x.clone().matmul(w.clone()));
-        let backward = || drop(dy.clone().matmul(w.clone().transpose()));
+        let sides = [("forward", x, w.clone()), ("backward", dy, w.transpose())];
+        let [forward, backward] =
+            sides.each_ref().map(|(_, left, right)| move || drop(product(left.clone(), right.clone(), arithmetic)));
         let seconds = in_turns(device, &[&forward, &backward], repeats)?;
-        for (direction, seconds) in ["forward", "backward"].into_iter().zip(seconds) {
+        for ((direction, left, right), seconds) in sides.iter().zip(seconds) {
+            let kernel = product_kernel(left, right, arithmetic);
             let flops_per_second = flops(tokens, d_in, d_out) / seconds.best;
-            products.push(Product { direction, d_in, d_out, count, seconds, flops_per_second });
+            products.push(Product { direction, d_in, d_out, count, kernel, seconds, flops_per_second });
         }
     }
     let work: f64 = products.iter().map(|p| p.count as f64 * flops(tokens, p.d_in, p.d_out)).sum();
     let time: f64 = products.iter().map(|p| p.count as f64 * p.seconds.best).sum();
-    Ok(GemmReport { tokens, shapes: products, flops_per_second: work / time })
+    let by = precision.products(device);
+    Ok(GemmReport { tokens, products: by, shapes: products, flops_per_second: work / time })
 }
 
 fn flops(tokens: usize, d_in: usize, d_out: usize) -> f64 {
@@ -100,7 +108,15 @@ impl GemmReport {
             ]));
         }
         rows.push(row(["all linears, forward and backward", "", "", "", &three(self.flops_per_second / 1e9)]));
-        aligned(&rows)
+        format!("{}\n{}", aligned(&rows), self.by())
+    }
+
+    /// What computed the products: the arithmetic, and the kernels where they are known.
+    fn by(&self) -> String {
+        let mut kernels: Vec<&str> = self.shapes.iter().map(|p| p.kernel.as_str()).collect();
+        kernels.sort_unstable();
+        kernels.dedup();
+        format!("products: {}; {}", self.products, kernels.join(", "))
     }
 
     fn label(&self, p: &Product) -> String {
