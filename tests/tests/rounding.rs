@@ -52,7 +52,7 @@ struct Composed {
 }
 
 impl Composed {
-    fn new(model: &Transformer, rounded: Rounded, device: &Device) -> Composed {
+    fn new(model: &Transformer, rounded: Rounded, seed: u64, device: &Device) -> Composed {
         let put = |data: Vec<f32>, shape: [usize; 2]| Tensor::<2>::from_data(TensorData::new(data, shape), device);
         let named = model.weights().into_iter().map(|w| {
             let name = w.name.strip_prefix("roberta.").unwrap().to_string();
@@ -64,15 +64,15 @@ impl Composed {
             put(numbers(shape[0] * shape[1], seed).into_iter().map(|v| size * v).collect(), shape)
         };
         let factors = model.targets().iter().zip(0..).map(|(t, i)| {
-            let a = made([t.d_in, RANK], 2 * i + 1, 0.1).require_grad();
-            let b = made([RANK, t.d_out], 2 * i + 2, 0.1).require_grad();
+            let a = made([t.d_in, RANK], 2 * i + 1 + 100 * seed, 0.1).require_grad();
+            let b = made([RANK, t.d_out], 2 * i + 2 + 100 * seed, 0.1).require_grad();
             (t.name.strip_prefix("roberta.").unwrap().to_string(), [a, b])
         });
         let info = model.info();
         Composed {
             weights,
             factors: factors.collect(),
-            head: made([info.hidden, CLASSES], 999, 0.3),
+            head: made([info.hidden, CLASSES], 999 + seed, 0.3),
             layers: info.layers,
             heads: info.heads,
             eps: info.eps,
@@ -137,9 +137,14 @@ impl Composed {
     }
 }
 
-/// Losses of made-up texts, and the gradients of their sum, all in one.
-fn step(model: &Transformer, rounded: Rounded, device: &Device) -> (Vec<f64>, Vec<Part>) {
-    let composed = Composed::new(model, rounded, device);
+/// Losses of made-up texts, and the gradients of their sum.
+struct Step {
+    losses: Vec<f64>,
+    gradients: Vec<Part>,
+}
+
+fn step(model: &Transformer, rounded: Rounded, seed: u64, device: &Device) -> Step {
+    let composed = Composed::new(model, rounded, seed, device);
     let text = |i: u32| -> Vec<u32> { (0..5 + i % 17).map(|t| 3 + (17 * i + 7 * t * t + t) % 1190).collect() };
     let first = model.info().first_position;
     let losses = (0..24).map(|i| composed.loss(&text(i), i as usize % CLASSES, first));
@@ -152,41 +157,51 @@ fn step(model: &Transformer, rounded: Rounded, device: &Device) -> (Vec<f64>, Ve
             values: factor.grad(&grads).unwrap().into_data().try_to_vec().unwrap(),
         })
     });
-    let gradients = gradients.collect();
-    (losses.into_data().iter::<f64>().collect(), gradients)
+    Step { gradients: gradients.collect(), losses: losses.into_data().iter::<f64>().collect() }
 }
 
-/// How far losses and gradients are from those in f32: the largest and the mean share of a loss, the furthest gradient and
-/// all of them as one.
-fn off((losses, gradients): &(Vec<f64>, Vec<Part>), exact: &(Vec<f64>, Vec<Part>)) -> [f64; 4] {
-    let shares: Vec<f64> = losses.iter().zip(&exact.0).map(|(x, y)| (x - y).abs() / y).collect();
-    let furthest = gradients.iter().zip(&exact.1).map(|(x, y)| apart(x, y)).fold(0.0, f64::max);
-    let all =
-        |parts: &[Part]| Part { name: String::new(), values: parts.iter().flat_map(|p| p.values.clone()).collect() };
-    let mean = shares.iter().sum::<f64>() / shares.len() as f64;
-    [shares.iter().copied().fold(0.0, f64::max), mean, furthest, apart(&all(gradients), &all(&exact.1))]
+/// How far a step is from that in f32: the largest and the mean difference of a loss over the mean loss, the gradient that is
+/// furthest off, and all of them as one.
+fn off(found: &Step, exact: &Step) -> [f64; 4] {
+    let n = exact.losses.len() as f64;
+    let size = exact.losses.iter().sum::<f64>() / n;
+    let shares: Vec<f64> = found.losses.iter().zip(&exact.losses).map(|(x, y)| (x - y).abs() / size).collect();
+    let furthest = found.gradients.iter().zip(&exact.gradients).map(|(x, y)| apart(x, y)).fold(0.0, f64::max);
+    let all = |step: &Step| {
+        let values = step.gradients.iter().flat_map(|part| part.values.clone()).collect();
+        Part { name: "all".into(), values }
+    };
+    let largest = shares.iter().copied().fold(0.0, f64::max);
+    [largest, shares.iter().sum::<f64>() / n, furthest, apart(&all(found), &all(exact))]
 }
 
 #[test]
 fn what_a_residual_stream_in_bf16_costs() {
+    const SEEDS: u64 = 4;
     let device = Device::flex().autodiff();
     let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(1);
     let task = Task::Classify(CLASSES);
     let model = Transformer::load(&ModelSource::Builtin, task, &TargetKind::all(), &mut rng, &device).unwrap();
-    let exact = step(&model, Rounded::Nowhere, &device);
     println!("{:<34}{:>12}{:>12}{:>12}{:>12}", "held in bf16", "worst loss", "mean loss", "worst grad", "all grads");
+    let exact: Vec<Step> = (0..SEEDS).map(|seed| step(&model, Rounded::Nowhere, seed, &device)).collect();
     let [products, everything] = [Rounded::Products, Rounded::Everything].map(|rounded| {
-        let found = off(&step(&model, rounded, &device), &exact);
+        let mut mean = [0.0; 4];
+        for (seed, exact) in (0..).zip(&exact) {
+            let found = off(&step(&model, rounded, seed, &device), exact);
+            mean.iter_mut().zip(found).for_each(|(sum, share)| *sum += share / SEEDS as f64);
+        }
         let words = match rounded {
             Rounded::Products => "products, GELU, attention",
             _ => "these, residual sums and norms",
         };
-        println!("{words:<34}{}", found.map(|share| format!("{share:>12.2e}")).concat());
-        found
+        println!("{words:<34}{}", mean.map(|share| format!("{share:>12.1e}")).concat());
+        mean
     });
     let allowed = Allowed::of(Precision::Bf16);
     for [worst_loss, mean_loss, worst_gradient, gradients] in [products, everything] {
         assert!(mean_loss > 1e-5 && gradients > 1e-4, "nothing was rounded");
         assert!(worst_loss < allowed.losses && worst_gradient < allowed.gradients);
     }
+    // What `precision = "bf16"` rests on: the stream in bf16 adds less than the products lose anyway.
+    assert!(everything[3] < 1.5 * products[3], "{everything:?}, without the stream {products:?}");
 }

@@ -1,8 +1,8 @@
 //! Tensors held in 16 bits. This CPU gains nothing by them, so users are offered none; tests compute in them here as GPUs
 //! do: each operation in f32, its result rounded.
 
+use burn::backend::DType;
 use burn::backend::ops::FloatTensorOps;
-use burn::backend::{DType, TensorMetadata};
 use burn_flex::{Flex, FlexTensor};
 
 /// The numbers in f32.

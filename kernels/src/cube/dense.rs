@@ -1,6 +1,9 @@
 //! Products of whole matrices. CubeK's kernels for matrix units turn f32 operands into TF32 wherever the device has it, and
 //! both Burn's tuner and CubeK's own choice take them; so products that are to be f32 are tuned here, among the kernels
 //! that need no matrix unit and multiply what they are given. All others are Burn's.
+//!
+//! A kernel in TF32 shows it: its id names the type (`TF32`), and its PTX has `tf32` in `mma`, `wmma` and `cvt`. In a run in
+//! f32 no kernel has.
 
 use burn::backend::ops::FloatTensorOps;
 use burn::backend::{DType, Shape, TensorMetadata};
@@ -52,7 +55,7 @@ pub(crate) fn product(lhs: CubeTensor, rhs: CubeTensor, arithmetic: Arithmetic, 
 }
 
 /// The shape of a product.
-fn result(lhs: &Shape, rhs: &Shape) -> Shape {
+pub(super) fn result(lhs: &Shape, rhs: &Shape) -> Shape {
     let axes = lhs.num_dims();
     assert!(axes >= 2 && axes == rhs.num_dims() && lhs[axes - 1] == rhs[axes - 2], "{lhs:?} x {rhs:?}");
     let size = |axis: usize| match axes - axis {
@@ -128,7 +131,7 @@ fn candidates() -> Candidates {
     })
 }
 
-fn key(lhs: &CubeTensor, rhs: &CubeTensor) -> MatmulAutotuneKey {
+pub(super) fn key(lhs: &CubeTensor, rhs: &CubeTensor) -> MatmulAutotuneKey {
     let (l, r) = (&lhs.meta, &rhs.meta);
     let elem = elem(lhs);
     MatmulAutotuneKey::generate(

@@ -55,13 +55,16 @@ impl Small {
     fn load(self, device: &Device) -> Result<Transformer, String> {
         let (mut rng, device) = (stream(0, Use::HeadInit, 0, 0, 0), device.clone().autodiff());
         let (kinds, classes) = (TargetKind::all(), Task::Classify(CLASSES));
-        let mut load = |source, task| Transformer::load(&source, task, &kinds, &mut rng, &device);
+        let (source, task) = match self {
+            Small::Roberta => (Some(ModelSource::Builtin), classes),
+            Small::Llama => (Some(ModelSource::BuiltinLlama), Task::Causal),
+            Small::LlamaClasses => (Some(ModelSource::BuiltinLlama), classes),
+            Small::Bert => (None, classes),
+        };
         answer(|| {
-            let loaded = match self {
-                Small::Roberta => load(ModelSource::Builtin, classes),
-                Small::Llama => load(ModelSource::BuiltinLlama, Task::Causal),
-                Small::LlamaClasses => load(ModelSource::BuiltinLlama, classes),
-                Small::Bert => Transformer::random(small_bert(), classes, &kinds, &mut rng, &device),
+            let loaded = match source {
+                Some(source) => Transformer::load(&source, task, &kinds, &mut rng, &device),
+                None => Transformer::random(small_bert(), task, &kinds, &mut rng, &device),
             };
             loaded.map_err(|e| e.to_string())
         })
@@ -210,6 +213,28 @@ mod tests {
             (Architecture::Qwen2, TaskKind::Classification, Small::LlamaClasses),
         ] {
             assert_eq!(Small::like(&of(architecture), task), model);
+        }
+    }
+
+    /// The CPU rounds where a GPU does, so what it finds is what a right GPU would: allowed with room to spare.
+    #[cfg(feature = "flex")]
+    #[test]
+    fn what_rounding_alone_does_is_allowed() {
+        let cpu = Device::flex();
+        for small in Small::ALL {
+            let model = small.load(&cpu).expect("the small models load");
+            let (leaves, batch) = (check::leaves(&model), check::batch(&model));
+            let step = check::step(&model, &leaves, &batch).expect("the CPU works");
+            let reference = Reference { of: small, model, leaves, batch, step };
+            for precision in [Precision::Tf32, Precision::Bf16, Precision::F16] {
+                let model = reference.model.clone().computing_in(precision);
+                let found = check::step(&model, &reference.leaves, &reference.batch).expect("the CPU works");
+                for finding in reference.rounded(&found, precision) {
+                    let off = finding.off.expect("numbers");
+                    println!("{}: off by {off:.1e}, allowed {:.1e}", finding.what, finding.allowed);
+                    assert!(off > 0.0 && off < 0.7 * finding.allowed, "{finding:?}");
+                }
+            }
         }
     }
 }

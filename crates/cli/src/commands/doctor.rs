@@ -107,7 +107,9 @@ fn visit(choice: DeviceChoice, opened: Result<Opened, Mistake>, quiet: bool) -> 
     // The CPU is the reference, which `train` does not ask about.
     if !runs_on_cpu(&opened.device) {
         let of = |purpose| (purpose, checkup::verdict(&checks, Some(purpose), opened.software));
-        let said: Vec<_> = Purpose::every(&opened.device).into_iter().map(of).collect();
+        // After a failure the rest was not looked at.
+        let seen = |purpose: &Purpose| checks.iter().any(|check| check.purpose == Some(*purpose));
+        let said: Vec<_> = Purpose::every(&opened.device).into_iter().filter(seen).map(of).collect();
         admit::remember(&opened.name, &said);
     }
     let mut patient = Patient::new(choice, &opened, verdict, checks);

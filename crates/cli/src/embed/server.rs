@@ -7,7 +7,7 @@ use bonfire_data::Dataset;
 use bonfire_engine::{Evaluation, Split, TokenizedData, evaluate};
 use bonfire_federation::{ClientMetrics, Coordinator, RoundMetrics, Summary};
 use bonfire_models::peft::{self, PeftTensor};
-use bonfire_models::{Model, ModelInfo, Transformer};
+use bonfire_models::{Model, Transformer};
 
 use super::{Loaded, fingerprint, weights_of, write_adapter};
 use crate::checkup::Purpose;

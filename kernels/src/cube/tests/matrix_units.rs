@@ -156,7 +156,8 @@ impl MemoryLayoutPolicy for Rows {
     ) -> (Handle, Vec<MemoryLayout>) {
         let [one] = wanted else { panic!("tensors are made one by one") };
         let handle = Handle::new(service, stream, (one.shape.num_elements() * one.elem_size) as u64);
-        (handle.clone(), vec![MemoryLayout::new(handle, [1])])
+        let steps = (0..one.shape.num_dims()).map(|axis| one.shape[axis + 1..].iter().product());
+        (handle.clone(), vec![MemoryLayout::new(handle, steps.collect::<Vec<usize>>())])
     }
 }
 

@@ -47,6 +47,9 @@ pub struct BenchArgs {
     /// Compute in bfloat16 (`train.precision = "bf16"`), where the device can
     #[arg(long)]
     pub bf16: bool,
+    /// Compute in TF32 (`train.precision = "tf32"`), where the device can
+    #[arg(long, conflicts_with = "bf16")]
+    pub tf32: bool,
     /// Keep each block's input alone and compute the block again (`train.checkpoint = "block"`)
     #[arg(long)]
     pub checkpoint: bool,
@@ -237,7 +240,11 @@ impl FromStr for Lengths {
 impl BenchArgs {
     /// What the backbone computes in.
     pub fn precision(&self) -> Precision {
-        if self.bf16 { Precision::Bf16 } else { Precision::F32 }
+        match (self.bf16, self.tf32) {
+            (true, _) => Precision::Bf16,
+            (_, true) => Precision::Tf32,
+            _ => Precision::F32,
+        }
     }
 }
 

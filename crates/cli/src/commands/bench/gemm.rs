@@ -137,7 +137,7 @@ impl GemmReport {
             (device.to_string(), rates.map(|rate| Some(rate / 1e9)).collect())
         });
         Some(Panel::bars(
-            "Matrix products of the device, f32",
+            format!("Matrix products of the device, {}", first.products.split(' ').next().unwrap_or_default()),
             Bars { labels, series: series.collect(), unit: "GFLOP/s", mark: None },
         ))
     }
