@@ -4,8 +4,8 @@
 use burn::backend::Dispatch;
 use burn::tensor::{Int, Tensor, TensorData, activation::softmax};
 
-use crate::Segments;
 use crate::ops::PackedOps;
+use crate::{Arithmetic, Segments, product};
 
 /// Where the sequences of a batch lie and how attention runs over them. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -58,12 +58,13 @@ pub fn packed_attention_composed(qkv: Tensor<2>, layout: &AttentionLayout) -> Te
             part.swap_dims(0, 1).select(0, Tensor::<1, Int>::from_data(TensorData::new(serves, [heads]), &device))
         };
         let [q, k, v] = [of(0, heads), of(heads, kv_heads), of(heads + kv_heads, kv_heads)];
-        let mut scores = q.matmul(k.swap_dims(1, 2)) / (width as f64).sqrt();
+        let mut scores = product(q, k.swap_dims(1, 2), Arithmetic::F32) / (width as f64).sqrt();
         if layout.causal {
             let later = Tensor::<2>::ones([length, length], &device).triu(1) * -1e9;
             scores = scores + later.unsqueeze_dim(0);
         }
-        parts.push(softmax(scores, 2).matmul(v).swap_dims(0, 1).reshape([length, heads * width]));
+        let mixed = product(softmax(scores, 2), v, Arithmetic::F32);
+        parts.push(mixed.swap_dims(0, 1).reshape([length, heads * width]));
     }
     if layout.sequences.rows() < tokens {
         parts.push(Tensor::zeros([tokens - layout.sequences.rows(), heads * width], &device));

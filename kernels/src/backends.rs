@@ -6,7 +6,7 @@ use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, TensorMetadata};
 
 use crate::attention::AttentionLayout;
-use crate::{Segments, SlotCounts};
+use crate::{Arithmetic, Segments, SlotCounts};
 
 /// Where the adapters of one linear act.
 #[derive(Clone, Debug)]
@@ -19,6 +19,8 @@ pub struct LinearLayout {
     pub(crate) columns: Vec<Range<usize>>,
     /// For each adapter the slots that each client has of those in the tensor, the first ones; `None`: all.
     pub(crate) used: Vec<Option<SlotCounts>>,
+    /// What the product with the frozen weight is computed in; what adapters add is f32.
+    pub(crate) arithmetic: Arithmetic,
 }
 
 /// The factors of one adapter, slot by slot.

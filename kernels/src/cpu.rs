@@ -4,14 +4,18 @@
 mod adamw;
 mod attention;
 mod gelu;
+mod halves;
 mod linear;
 mod micro;
 mod norm;
+mod tf32;
 
 use burn::backend::TensorMetadata;
 use burn::tensor::Shape;
 use burn_flex::{Flex, FlexTensor, Layout};
 
+use self::halves::{narrow, wide};
+pub(crate) use self::tf32::in_tf32;
 use crate::attention::AttentionLayout;
 use crate::backends::{Kernels, LinearGradients, LinearLayout, LinearSaved, Pair, Wanted};
 
@@ -63,6 +67,7 @@ pub(crate) fn split(mut data: &mut [f32], lengths: impl Iterator<Item = usize>, 
         .collect()
 }
 
+// All of them compute in f32; tensors held in 16 bits are widened before and rounded after, as on GPUs.
 impl Kernels for Flex {
     fn linear_forward(
         x: &FlexTensor,
@@ -71,7 +76,9 @@ impl Kernels for Flex {
         pairs: &[Pair<Self>],
         layout: &LinearLayout,
     ) -> (FlexTensor, Vec<FlexTensor>) {
-        linear::forward(x, w, bias, pairs, layout)
+        let held = x.dtype();
+        let (y, h) = linear::forward(&wide(x.clone()), &wide(w.clone()), wide(bias), pairs, layout);
+        (narrow(y, held), h)
     }
 
     fn linear_backward(
@@ -80,7 +87,10 @@ impl Kernels for Flex {
         wanted: &Wanted,
         layout: &LinearLayout,
     ) -> LinearGradients<Self> {
-        linear::backward(saved, dy, wanted, layout)
+        let held = dy.dtype();
+        let saved = LinearSaved { x: saved.x.map(wide), w: wide(saved.w), ..saved };
+        let found = linear::backward(saved, wide(dy), wanted, layout);
+        LinearGradients { x: found.x.map(|dx| narrow(dx, held)), ..found }
     }
 
     fn add_norm_rows(
@@ -90,23 +100,28 @@ impl Kernels for Flex {
         beta: FlexTensor,
         eps: f64,
     ) -> (FlexTensor, FlexTensor) {
-        norm::forward(x, r, gamma, beta, eps)
+        let held = x.dtype();
+        let (y, sum) = norm::forward(wide(x), wide(r), wide(gamma), wide(beta), eps);
+        (narrow(y, held), narrow(sum, held))
     }
 
     fn add_norm_backward(sum: FlexTensor, gamma: FlexTensor, dy: FlexTensor, eps: f64) -> FlexTensor {
-        norm::backward(sum, gamma, dy, eps)
+        let held = dy.dtype();
+        narrow(norm::backward(wide(sum), wide(gamma), wide(dy), eps), held)
     }
 
     fn gelu_elements(x: &FlexTensor) -> FlexTensor {
-        gelu::forward(x)
+        narrow(gelu::forward(&wide(x.clone())), x.dtype())
     }
 
     fn gelu_elements_backward(x: &FlexTensor, dy: FlexTensor) -> FlexTensor {
-        gelu::backward(x, dy)
+        let held = dy.dtype();
+        narrow(gelu::backward(&wide(x.clone()), wide(dy)), held)
     }
 
     fn attention_forward(qkv: &FlexTensor, layout: &AttentionLayout) -> (FlexTensor, Vec<FlexTensor>) {
-        attention::forward(qkv, layout)
+        let (out, kept) = attention::forward(&wide(qkv.clone()), layout);
+        (narrow(out, qkv.dtype()), kept)
     }
 
     fn attention_backward(
@@ -115,6 +130,7 @@ impl Kernels for Flex {
         dy: FlexTensor,
         layout: &AttentionLayout,
     ) -> FlexTensor {
-        attention::backward(qkv, &kept[0], dy, layout)
+        let held = dy.dtype();
+        narrow(attention::backward(&wide(qkv.clone()), &kept[0], wide(dy), layout), held)
     }
 }

@@ -10,6 +10,7 @@ mod adamw;
 mod attention;
 mod attention_backward;
 mod attention_softmax;
+mod dense;
 mod glue;
 mod lowrank;
 mod norm;
@@ -22,4 +23,5 @@ mod tiles;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use dense::{has_tf32, product, product_kernel};
 pub(crate) use tiles::{RankTables, Tables};

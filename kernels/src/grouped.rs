@@ -4,7 +4,7 @@
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
-use crate::Segments;
+use crate::{Arithmetic, Segments, product};
 
 /// How the rows of a batch go into the block and back.
 #[derive(Clone, Debug)]
@@ -63,17 +63,17 @@ impl Grouped {
         x.reshape([self.clients.len(), self.longest, width])
     }
 
-    /// `x_c·w_c + bias_c` for the rows of every client: `[S, K] -> [S, N]`, without the surplus rows of `x`.
+    /// `x_c·w_c + bias_c` in f32 for the rows of every client: `[S, K] -> [S, N]`, without the surplus rows of `x`.
     ///
     /// # Shapes
     /// `w` `[C, K, N]` and `bias` `[C, 1, N]`, or first axis 1 where all clients share them.
     pub fn linear(&self, x: Tensor<2>, w: Tensor<3>, bias: Tensor<3>) -> Tensor<2> {
         let [count, _, width] = w.dims();
         if count == 1 {
-            let y = x.matmul(w.squeeze_dim(0)) + bias.squeeze_dim::<2>(0);
+            let y = product(x, w.squeeze_dim(0), Arithmetic::F32) + bias.squeeze_dim::<2>(0);
             return y.narrow(0, 0, self.clients.rows());
         }
-        let y = (self.block(x).matmul(w) + bias).reshape([self.clients.len() * self.longest, width]);
+        let y = (product(self.block(x), w, Arithmetic::F32) + bias).reshape([self.clients.len() * self.longest, width]);
         match &self.back {
             Some(back) => y.select(0, back.clone()),
             None => y,

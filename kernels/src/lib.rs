@@ -24,10 +24,10 @@ mod loss;
 mod memory;
 mod ops;
 mod pointwise;
+mod product;
 pub mod runtime;
 mod scores;
 mod segments;
-mod untuned;
 
 pub use adamw::{AdamW, Moving, adamw_step, adamw_step_composed};
 pub use attention::{AttentionLayout, packed_attention, packed_attention_composed};
@@ -40,6 +40,7 @@ pub use linear::{LowRank, adapted_linear, adapted_linear_composed};
 pub use loss::cross_entropy;
 pub use memory::{device_buffer_limit, device_memory, device_memory_reserved};
 pub use pointwise::{add_norm, gelu};
+pub use product::{Arithmetic, has_tf32, product, product_kernel};
 pub use scores::slot_scores;
 pub use segments::{Segments, SlotCounts};
 

@@ -8,7 +8,7 @@ use burn::tensor::Tensor;
 
 use crate::backends::LinearLayout;
 use crate::ops::{Factors, PackedOps};
-use crate::{Segments, SlotCounts};
+use crate::{Arithmetic, Segments, SlotCounts, product};
 
 /// The factors of one target for the clients in flight. Both lie slot by slot: row `i` of A is what slot `i` reads, row
 /// `i` of B what it writes.
@@ -29,7 +29,8 @@ pub struct LowRank {
 ///
 /// # Shapes
 /// `x` `[T, d_in]`, `weight` `[d_in, N]`, `bias` `[N]` -> `[T, N]`; `clients` are the token ranges of the `C` clients.
-/// Tokens after the last client's belong to nobody: they meet the frozen weight alone.
+/// Tokens after the last client's belong to nobody: they meet the frozen weight alone. `arithmetic` is that of the products
+/// with the weight; what adapters add is f32.
 ///
 /// # Panics
 /// When `weight` or `bias` is tracked, when scales differ (a model has one), or an adapter has no slots at all.
@@ -39,6 +40,7 @@ pub fn adapted_linear(
     bias: Tensor<1>,
     adapters: &[(&LowRank, Range<usize>)],
     clients: &Segments,
+    arithmetic: Arithmetic,
 ) -> Tensor<2> {
     let scale = adapters.first().map_or(1.0, |(f, _)| f.scale);
     assert!(adapters.iter().all(|(f, _)| f.scale == scale), "one scale a model");
@@ -48,6 +50,7 @@ pub fn adapted_linear(
         scale,
         columns: adapters.iter().map(|(_, columns)| columns.clone()).collect(),
         used: adapters.iter().map(|(f, _)| f.used.clone()).collect(),
+        arithmetic,
     };
     let pairs = adapters.iter().map(|(f, _)| [f.a.clone().into_dispatch(), f.b.clone().into_dispatch()]);
     Tensor::from_dispatch(<Dispatch as PackedOps>::adapted_linear(
@@ -67,9 +70,10 @@ pub fn adapted_linear_composed(
     bias: Tensor<1>,
     adapters: &[(&LowRank, Range<usize>)],
     clients: &Segments,
+    arithmetic: Arithmetic,
 ) -> Tensor<2> {
     let [tokens, _] = x.dims();
-    let frozen = x.clone().matmul(weight) + bias.unsqueeze_dim(0);
+    let frozen = product(x.clone(), weight, arithmetic) + bias.unsqueeze_dim(0);
     if adapters.is_empty() {
         return frozen;
     }
@@ -85,7 +89,8 @@ pub fn adapted_linear_composed(
                 let client = if t.dims()[0] == 1 { 0 } else { c };
                 t.clone().narrow(0, client, 1).squeeze_dim::<2>(0).narrow(0, 0, used)
             };
-            let update = x.clone().matmul(of(&factors.a).transpose()).matmul(of(&factors.b)) * factors.scale;
+            let h = product(x.clone(), of(&factors.a).transpose(), Arithmetic::F32);
+            let update = product(h, of(&factors.b), Arithmetic::F32) * factors.scale;
             let here = [0..range.len(), columns.clone()];
             let old = y.clone().slice(here.clone());
             y = y.slice_assign(here, old + update);

@@ -5,9 +5,9 @@
 use bonfire_kernels::check::exact::{self, Format};
 use bonfire_kernels::check::{self, Way, numbers};
 use bonfire_kernels::{
-    AdamW, AttentionLayout, Grouped, LowRank, Moving, Segments, SlotCounts, adamw_step, adamw_step_composed,
-    adapted_linear, adapted_linear_composed, add_norm, cross_entropy, gelu, packed_attention,
-    packed_attention_composed, slot_scores,
+    AdamW, Arithmetic, AttentionLayout, Grouped, LowRank, Moving, Segments, SlotCounts, adamw_step,
+    adamw_step_composed, adapted_linear, adapted_linear_composed, add_norm, cross_entropy, gelu, packed_attention,
+    packed_attention_composed, product, slot_scores,
 };
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use proptest::prelude::*;
@@ -133,8 +133,8 @@ proptest! {
                 let adapters: Vec<_> =
                     parts.iter().map(|&i| (lowrank(i, (i != 1).then(|| used(8 * i))), i * width..(i + 1) * width)).collect();
                 let adapters: Vec<_> = adapters.iter().map(|(f, columns)| (f, columns.clone())).collect();
-                let found = adapted_linear(x.clone(), weight.clone(), bias.clone(), &adapters, &clients);
-                let reference = adapted_linear_composed(x.clone(), weight.clone(), bias.clone(), &adapters, &clients);
+                let found = adapted_linear(x.clone(), weight.clone(), bias.clone(), &adapters, &clients, Arithmetic::F32);
+                let reference = adapted_linear_composed(x.clone(), weight.clone(), bias.clone(), &adapters, &clients, Arithmetic::F32);
                 let weights = fixed(found.dims(), 99);
                 close("linear", values(found.clone()), values(reference.clone()));
                 let [one, two] = [found, reference].map(|y| (y * weights.clone()).sum().backward());
@@ -151,6 +151,43 @@ proptest! {
     }
 
     #[test]
+    fn products_and_their_gradients(
+        m in 1usize..20, k in 1usize..30, n in 1usize..20, stacks in prop::sample::select(vec![[1, 1], [3, 3], [1, 4], [4, 1]]),
+        transposed in any::<bool>(),
+    ) {
+        let [left, right] = stacks;
+        let lhs = tensor([left, m, k], 1);
+        let stored = tensor(if transposed { [right, n, k] } else { [right, k, n] }, 2);
+        let rhs = if transposed { stored.clone().swap_dims(1, 2) } else { stored.clone() };
+        let y = product(lhs.clone(), rhs, Arithmetic::F32);
+        let s = left.max(right);
+        let weights = numbers(s * m * n, 99);
+        let grads = (y.clone() * fixed([s, m, n], 99)).sum().backward();
+        // By hand, in f64.
+        let (a, b) = (values(lhs.clone()), values(stored.clone()));
+        let b_at = |stack: usize, x: usize, j: usize| {
+            stack.min(right - 1) * k * n + if transposed { j * k + x } else { x * n + j }
+        };
+        let (mut expected, mut da, mut db) = (vec![0.0; s * m * n], vec![0.0; a.len()], vec![0.0; b.len()]);
+        for stack in 0..s {
+            for (i, j, x) in (0..m).flat_map(|i| (0..n).flat_map(move |j| (0..k).map(move |x| (i, j, x)))) {
+                let (y_at, a_at, b_at) = ((stack * m + i) * n + j, (stack.min(left - 1) * m + i) * k + x, b_at(stack, x, j));
+                expected[y_at] += f64::from(a[a_at]) * f64::from(b[b_at]);
+                da[a_at] += f64::from(weights[y_at]) * f64::from(b[b_at]);
+                db[b_at] += f64::from(weights[y_at]) * f64::from(a[a_at]);
+            }
+        }
+        for (what, found, expected) in [
+            ("product", values(y), expected),
+            ("gradient of the left side", lhs.gradient(&grads), da),
+            ("gradient of the right side", stored.gradient(&grads), db),
+        ] {
+            let off = found.iter().zip(&expected).map(|(f, e)| (f64::from(*f) - e).abs()).fold(0.0, f64::max);
+            prop_assert!(found.len() == expected.len() && off < 2e-6 * (k + m + n) as f64, "{what} is off by {off}");
+        }
+    }
+
+    #[test]
     fn only_the_gradients_asked_for(lengths in ragged(), active_a in any::<bool>()) {
         let clients = Segments::from_lengths(lengths.clone());
         let c = lengths.len();
@@ -161,8 +198,8 @@ proptest! {
         let factors = LowRank { a: a.clone(), b: b.clone(), used: None, scale: 2.0 };
         let (weight, bias) = (fixed([5, 4], 4), fixed([4], 5));
         let adapters = [(&factors, 0..4)];
-        let found = || adapted_linear(x.clone(), weight.clone(), bias.clone(), &adapters, &clients);
-        let reference = adapted_linear_composed(x.clone(), weight.clone(), bias.clone(), &adapters, &clients);
+        let found = || adapted_linear(x.clone(), weight.clone(), bias.clone(), &adapters, &clients, Arithmetic::F32);
+        let reference = adapted_linear_composed(x.clone(), weight.clone(), bias.clone(), &adapters, &clients, Arithmetic::F32);
         agree("active factor", [&leaf], found(), reference);
         let grads = found().sum().backward();
         let frozen = if active_a { b } else { a };

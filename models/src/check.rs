@@ -8,18 +8,38 @@ use bonfire_kernels::check::{Part, numbers, part};
 use bonfire_kernels::{AdamW, LowRank, Moving, adamw_step};
 use burn::tensor::{Device, Gradients, Tensor, TensorData};
 
-use crate::{ClientAdapter, Goal, Model, PackedBatch, Rounding, Task, Transformer};
+use crate::{ClientAdapter, Goal, Model, PackedBatch, Precision, Rounding, Task, Transformer};
 
 /// Largest [`apart`] of a device's f32 gradients and the CPU's.
 pub const GRADIENTS_ALLOWED: f64 = 1e-4;
 /// The same of what an optimizer step moved.
 pub const MOVEMENTS_ALLOWED: f64 = 1e-2;
-/// Largest share by which a loss in half the bits is off.
-pub const ROUNDED_LOSS_ALLOWED: f64 = 0.02;
-/// Largest [`apart`] of gradients in half the bits.
-pub const ROUNDED_GRADIENTS_ALLOWED: f64 = 0.05;
 /// Largest share by which the slope of the losses differs from the gradient's length.
 pub const SLOPE_ALLOWED: f64 = 0.01;
+
+/// How far a training step in a rounded precision may be from the same in f32.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Allowed {
+    /// Largest share by which a loss is off.
+    pub losses: f64,
+    /// Largest [`apart`] of a gradient.
+    pub gradients: f64,
+}
+
+impl Allowed {
+    /// Goes by the format's unit roundoff, 2⁻¹¹ for TF32 and f16, 2⁻⁸ for bfloat16.
+    ///
+    /// # Panics
+    /// For f32, which is held to another order of summation alone.
+    pub fn of(precision: Precision) -> Allowed {
+        match precision {
+            Precision::F32 => panic!("f32 is not rounded"),
+            Precision::Tf32 => Allowed { losses: 1e-3, gradients: 5e-3 },
+            Precision::F16 => Allowed { losses: 5e-3, gradients: 1e-2 },
+            Precision::Bf16 => Allowed { losses: 4e-2, gradients: 8e-2 },
+        }
+    }
+}
 
 /// Clients of a check: two with texts, one without.
 const CLIENTS: usize = 3;

@@ -1,5 +1,6 @@
 //! Texts continued token by token, with keys and values kept.
 
+use bonfire_kernels::Arithmetic;
 use burn::tensor::FloatDType;
 
 use crate::body::Body;
@@ -13,7 +14,8 @@ impl Transformer {
     /// For a classifier.
     pub fn begin(&self, tokens: &[u32]) -> Continuation<'_> {
         let Body::Llama(net) = self.body() else { panic!("an encoder does not generate") };
-        let mut continuation = Continuation { info: self.info(), net, cache: net.cache(), scores: Vec::new() };
+        let (info, arithmetic) = (self.info(), self.precision().arithmetic());
+        let mut continuation = Continuation { info, net, arithmetic, cache: net.cache(), scores: Vec::new() };
         continuation.push(tokens);
         continuation
     }
@@ -23,6 +25,7 @@ impl Transformer {
 pub struct Continuation<'m> {
     info: &'m ModelInfo,
     net: &'m Llama,
+    arithmetic: Arithmetic,
     cache: Cache,
     scores: Vec<f32>,
 }
@@ -35,7 +38,7 @@ impl Continuation<'_> {
 
     /// Appends tokens.
     pub fn push(&mut self, tokens: &[u32]) {
-        let scores = self.net.feed(self.info, tokens, &mut self.cache).cast(FloatDType::F32);
+        let scores = self.net.feed(self.info, tokens, &mut self.cache, self.arithmetic).cast(FloatDType::F32);
         self.scores = scores.into_data().try_to_vec().expect("f32 scores");
     }
 }

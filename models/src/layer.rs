@@ -2,7 +2,9 @@
 //! them, and norms. Two ways forward: over frozen weights by operations that compute no gradient for them, and over
 //! weights that train by operations composed of Burn's.
 
-use bonfire_kernels::{AttentionLayout, LowRank, Segments, adapted_linear, adapted_linear_composed, add_norm};
+use bonfire_kernels::{
+    Arithmetic, AttentionLayout, LowRank, Segments, adapted_linear, adapted_linear_composed, add_norm, product,
+};
 use burn::tensor::module::layer_norm;
 use burn::tensor::{Device, FloatDType, Int, Tensor, TensorData};
 
@@ -79,8 +81,8 @@ impl Linear {
     }
 
     /// `x·W + b`, without adapters.
-    pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
-        x.matmul(self.weight.clone()) + self.bias.clone().unsqueeze_dim(0)
+    pub fn forward(&self, x: Tensor<2>, arithmetic: Arithmetic) -> Tensor<2> {
+        product(x, self.weight.clone(), arithmetic) + self.bias.clone().unsqueeze_dim(0)
     }
 }
 
@@ -124,10 +126,10 @@ impl Group {
         let update = |(part, columns)| added(part).update.map(|update| (update, columns));
         let updates: Vec<_> = self.columns().filter_map(update).collect();
         let linear = if pass.trained { adapted_linear_composed } else { adapted_linear };
-        let y = linear(x.clone(), weight.clone(), bias.clone(), &updates, rows.clients);
+        let y = linear(x.clone(), weight.clone(), bias.clone(), &updates, rows.clients, pass.arithmetic);
         let Some(owners) = &rows.owners else { return y };
         let noise = self.parts.iter().map(|part| match added(part).noise {
-            Some((bank, signs)) => perturbed(x.clone(), bank.clone(), signs, owners),
+            Some((bank, signs)) => perturbed(x.clone(), bank.clone(), signs, owners, pass.arithmetic),
             None => Tensor::zeros([y.dims()[0], part.width], (&y.device(), y.dtype())),
         });
         y.clone() + Tensor::cat(noise.collect(), 1)
@@ -211,6 +213,8 @@ pub(crate) struct Pass<'p> {
     pub eps: f64,
     /// Whether gradients reach the weights.
     pub trained: bool,
+    /// Of the products with the weights.
+    pub arithmetic: Arithmetic,
     pub attention: &'p AttentionLayout,
     pub tokens: &'p Rows<'p>,
     /// What this layer's linears add, by [`TargetKind`].

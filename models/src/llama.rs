@@ -1,8 +1,8 @@
 //! LLaMA-style decoders (LLaMA, Mistral, Qwen2), whole: embeddings, RMS norms, rotary positions, grouped-query causal
 //! attention, gated feed-forward blocks, output embeddings. Shapes: `H` query heads, `G` key heads, `w` features a head.
 
-use bonfire_kernels::packed_attention;
-use burn::tensor::activation::silu;
+use bonfire_kernels::{Arithmetic, packed_attention, product};
+use burn::tensor::activation::{silu, softmax};
 use burn::tensor::{Device, Int, Tensor};
 
 use crate::layer::{Layer, Norm, Pass, Visit, matrix};
@@ -145,22 +145,22 @@ impl Llama {
 
     /// Feeds the next tokens of the sequence; gives the scores of what follows the last of them `[1, V]`. No adapters:
     /// what is to be generated with is folded into the weights.
-    pub fn feed(&self, info: &ModelInfo, tokens: &[u32], cache: &mut Cache) -> Tensor<2> {
+    pub fn feed(&self, info: &ModelInfo, tokens: &[u32], cache: &mut Cache, arithmetic: Arithmetic) -> Tensor<2> {
         let (device, n) = (self.words.device(), tokens.len());
         let ints = |values: Vec<i32>| Tensor::<1, Int>::from_ints(values.as_slice(), &device);
         let positions = ints((cache.length..cache.length + n).map(|p| p as i32).collect());
         let mut x = self.embed(&ints(tokens.iter().map(|&t| t as i32).collect()));
         for (layer, kept) in self.layers.iter().zip(&mut cache.layers) {
             let Layer { groups, norms } = layer;
-            let qkv = groups[0].linear.forward(norms[0].rms(x.clone(), info.eps));
+            let qkv = groups[0].linear.forward(norms[0].rms(x.clone(), info.eps), arithmetic);
             let attended = attend(info, self.rotary.turn(qkv, &positions), kept);
-            x = x + groups[1].linear.forward(attended);
-            let wide = groups[2].linear.forward(norms[1].rms(x.clone(), info.eps));
-            x = x + groups[3].linear.forward(gated(wide));
+            x = x + groups[1].linear.forward(attended, arithmetic);
+            let wide = groups[2].linear.forward(norms[1].rms(x.clone(), info.eps), arithmetic);
+            x = x + groups[3].linear.forward(gated(wide), arithmetic);
         }
         cache.length += n;
         let last = self.finish(x.narrow(0, n - 1, 1), info.eps);
-        last.matmul(self.vocabulary().clone().transpose())
+        product(last, self.vocabulary().clone().transpose(), arithmetic)
     }
 }
 
@@ -178,13 +178,13 @@ fn attend(info: &ModelInfo, qkv: Tensor<2>, kept: &mut Option<[Tensor<3>; 2]>) -
     let (all, served) = (keys.dims()[1], info.heads / groups);
     // The query heads that share a key head go through one product, one below the other: [G, served·n, w].
     let queries = part(0, info.heads).reshape([groups, served * n, width]);
-    let mut scores = queries.matmul(keys.clone().swap_dims(1, 2)) / (width as f64).sqrt();
+    let mut scores = product(queries, keys.clone().swap_dims(1, 2), Arithmetic::F32) / (width as f64).sqrt();
     if n > 1 {
         // The i-th new token sees what came before and the new ones up to itself.
         let later = Tensor::<2>::ones([n, all], &qkv.device()).triu((all - n + 1) as i64) * -1e9;
         scores = scores + later.cast(qkv.dtype()).repeat_dim(0, served).unsqueeze_dim(0);
     }
-    let attended = burn::tensor::activation::softmax(scores, 2).matmul(values.clone());
+    let attended = product(softmax(scores, 2), values.clone(), Arithmetic::F32);
     *kept = Some([keys, values]);
     attended.reshape([info.heads, n, width]).swap_dims(0, 1).reshape([n, info.heads * width])
 }

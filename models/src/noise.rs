@@ -7,6 +7,7 @@
 //! those of different clients and steps are uncorrelated (not independent: their sizes agree). And for rows of all
 //! clients, `x·ε = σ·((x∘u)·E)∘v` is one product.
 
+use bonfire_kernels::{Arithmetic, product};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use rand::{Rng, RngExt};
 
@@ -93,9 +94,15 @@ pub(crate) fn bank(weight: Tensor<2>, normals: Vec<f32>) -> Tensor<2> {
 
 /// What noise adds to a linear's result: `((x∘u_k)·E)∘v_k` with `k` the client a row belongs to, `[T, d_in] -> [T, d_out]`.
 /// `owners` `[T]` names the client; rows of nobody may name any.
-pub(crate) fn perturbed(x: Tensor<2>, bank: Tensor<2>, signs: &NoiseSigns, owners: &Tensor<1, Int>) -> Tensor<2> {
+pub(crate) fn perturbed(
+    x: Tensor<2>,
+    bank: Tensor<2>,
+    signs: &NoiseSigns,
+    owners: &Tensor<1, Int>,
+    arithmetic: Arithmetic,
+) -> Tensor<2> {
     let of = |signs: &Tensor<2>| signs.clone().select(0, owners.clone());
-    (x * of(&signs.input)).matmul(bank) * of(&signs.output)
+    product(x * of(&signs.input), bank, arithmetic) * of(&signs.output)
 }
 
 #[cfg(all(test, feature = "flex"))]
@@ -119,7 +126,7 @@ mod tests {
     fn noise(bank: &Tensor<2>, signs: &NoiseSigns) -> Vec<f64> {
         let device = bank.device();
         let owners = Tensor::<1, Int>::zeros([bank.dims()[0]], &device);
-        numbers(perturbed(Tensor::eye(bank.dims()[0], &device), bank.clone(), signs, &owners))
+        numbers(perturbed(Tensor::eye(bank.dims()[0], &device), bank.clone(), signs, &owners, Arithmetic::F32))
     }
 
     #[test]
@@ -178,7 +185,7 @@ mod tests {
             );
             let x = random(3, target.d_in).require_grad();
             let owners = Tensor::<1, Int>::from_data([1, 0, 1], &device);
-            let y = perturbed(x.clone(), bank.clone(), &together[t], &owners);
+            let y = perturbed(x.clone(), bank.clone(), &together[t], &owners, Arithmetic::F32);
             let weighting = random(3, target.d_out);
             let grads = (y.clone() * weighting.clone()).sum().backward();
             let gradient = numbers(x.grad(&grads).expect("x is tracked"));

@@ -2,7 +2,7 @@
 //! causal language model. Every linear sees one dense matrix `[T, D]` for the whole cohort; only attention looks at
 //! sequence boundaries. What an architecture does in a layer is in `encoder.rs` and `llama.rs`.
 
-use bonfire_kernels::{AttentionLayout, Segments};
+use bonfire_kernels::{Arithmetic, AttentionLayout, Segments, product};
 use burn::tensor::{Device, FloatDType, Gradients, Int, Tensor, TensorData};
 use rand::Rng;
 
@@ -104,11 +104,11 @@ impl Transformer {
     /// ([`Precision::runs_on`]).
     ///
     /// # Panics
-    /// From one rounded precision to another: what was rounded off is lost.
+    /// From weights in 16 bits to others: what was rounded off is lost.
     pub fn computing_in(mut self, precision: Precision) -> Self {
         // Weights already rounded to it stay as they are, shared by all clones.
         if self.precision != precision {
-            assert!(self.precision == Precision::F32, "weights are rounded from f32");
+            assert!(self.precision.dtype().is_none(), "weights are rounded from f32");
             self.precision = precision;
             if let Some(dtype) = precision.dtype() {
                 self.backbone = self.backbone.map(&self.info, &mut |_, _, t: Tensor<2>| t.cast(dtype));
@@ -151,6 +151,10 @@ struct Sight<'s> {
 }
 
 impl Transformer {
+    pub(crate) fn precision(&self) -> Precision {
+        self.precision
+    }
+
     pub(crate) fn body(&self) -> &Body {
         &self.backbone
     }
@@ -192,6 +196,7 @@ impl Transformer {
         let pass = Pass {
             eps: self.info.eps,
             trained: self.trained,
+            arithmetic: self.precision.arithmetic(),
             attention: &sight.attention,
             tokens: &sight.tokens,
             added,
@@ -242,14 +247,15 @@ impl Transformer {
     }
 
     fn in_f32(&self, x: Tensor<2>) -> Tensor<2> {
-        if self.precision == Precision::F32 { x } else { x.cast(FloatDType::F32) }
+        if self.precision.dtype().is_none() { x } else { x.cast(FloatDType::F32) }
     }
 
     /// Every target's `W + s·A·B` in f32, in target order.
     fn starts<'s>(&'s self, adapter: &'s Adapter) -> impl Iterator<Item = (&'s Target, Tensor<2>)> {
         let factors = adapter.a.iter().zip(&adapter.b);
         adapter.targets.iter().zip(factors).map(|(target, (a, b))| {
-            let product = matrix(a.clone(), &self.device).matmul(matrix(b.clone(), &self.device));
+            let [a, b] = [a, b].map(|factor| matrix(factor.clone(), &self.device));
+            let product = product(a, b, Arithmetic::F32);
             let weight = self.backbone.layers()[target.layer].weight(target.kind);
             (target, self.in_f32(weight) + product * adapter.scale())
         })
@@ -267,10 +273,10 @@ impl Transformer {
     fn scores(&self, hidden: Tensor<2>, adapter: &ClientAdapter, batch: &DeviceBatch) -> Tensor<2> {
         if self.task == Task::Causal {
             let hidden = hidden.narrow(0, 0, batch.client_read.rows());
-            return vocabulary::logits(hidden, self.vocabulary());
+            return vocabulary::logits(hidden, self.vocabulary(), self.precision.arithmetic());
         }
         let pooled = match &self.backbone {
-            Body::Encoder(Encoder { pooler: Some(pooler), .. }) => pooler.forward(hidden).tanh(),
+            Body::Encoder(Encoder { pooler: Some(pooler), .. }) => pooler.forward(hidden, Arithmetic::F32).tanh(),
             _ => hidden,
         };
         head::logits(pooled, &head::linears(&self.info, self.task), &adapter.head, batch)
@@ -280,8 +286,9 @@ impl Transformer {
     fn losses(&self, hidden: Tensor<2>, adapter: &ClientAdapter, batch: &DeviceBatch) -> Tensor<1> {
         let n = batch.client_read.rows();
         let labels = batch.labels.clone().narrow(0, 0, n);
+        let arithmetic = self.precision.arithmetic();
         match self.task == Task::Causal && !self.trained {
-            true => vocabulary::losses(hidden.narrow(0, 0, n), self.vocabulary(), labels),
+            true => vocabulary::losses(hidden.narrow(0, 0, n), self.vocabulary(), labels, arithmetic),
             false => bonfire_kernels::cross_entropy(self.scores(hidden, adapter, batch), labels),
         }
     }
@@ -371,7 +378,8 @@ impl Model for Transformer {
         let hidden = self.hidden(adapter, batch, &mut |_| ());
         let labels = batch.labels.clone().narrow(0, 0, batch.client_read.rows());
         if self.task == Task::Causal {
-            return vocabulary::judge(hidden.narrow(0, 0, labels.dims()[0]), self.vocabulary(), labels);
+            let hidden = hidden.narrow(0, 0, labels.dims()[0]);
+            return vocabulary::judge(hidden, self.vocabulary(), labels, self.precision.arithmetic());
         }
         let logits = self.scores(hidden, adapter, batch);
         (bonfire_kernels::cross_entropy(logits.clone(), labels), logits.argmax(1).squeeze_dim(1))

@@ -1,6 +1,6 @@
 //! Scores over a whole vocabulary, a few rows at a time, so that no tensor `[N, V]` of a step ever exists.
 
-use bonfire_kernels::cross_entropy;
+use bonfire_kernels::{Arithmetic, cross_entropy, product};
 use burn::tensor::{FloatDType, Int, Tensor};
 
 /// Numbers in one block of scores.
@@ -12,8 +12,8 @@ pub fn vocabulary_block(words: usize) -> usize {
 }
 
 /// All scores `[N, V]` in f32 of hidden states `[N, D]`; `words` are the output embeddings `[V, D]`.
-pub(crate) fn logits(hidden: Tensor<2>, words: &Tensor<2>) -> Tensor<2> {
-    hidden.cast(words.dtype()).matmul(words.clone().transpose()).cast(FloatDType::F32)
+pub(crate) fn logits(hidden: Tensor<2>, words: &Tensor<2>, arithmetic: Arithmetic) -> Tensor<2> {
+    product(hidden.cast(words.dtype()), words.clone().transpose(), arithmetic).cast(FloatDType::F32)
 }
 
 /// Hidden states and answers block by block.
@@ -28,18 +28,23 @@ fn blocks(hidden: &Tensor<2>, words: &Tensor<2>, labels: &Tensor<1, Int>) -> Vec
 ///
 /// The output embeddings are frozen, so a row's gradient `(softmax - onehot)·words` is known in the forward pass and
 /// `[N, D]` of it is all that backward needs.
-pub(crate) fn losses(hidden: Tensor<2>, words: &Tensor<2>, labels: Tensor<1, Int>) -> Tensor<1> {
+pub(crate) fn losses(
+    hidden: Tensor<2>,
+    words: &Tensor<2>,
+    labels: Tensor<1, Int>,
+    arithmetic: Arithmetic,
+) -> Tensor<1> {
     let plain = hidden.clone().detach();
     let (mut losses, mut slopes) = (Vec::new(), Vec::new());
     for (block, labels) in blocks(&plain, words, &labels) {
         // Softmax by hand: one exponential serves the loss and its gradient.
-        let scores = logits(block, words);
+        let scores = logits(block, words, arithmetic);
         let scores = scores.clone() - scores.max_dim(1);
         let right = scores.clone().gather(1, labels.clone().unsqueeze_dim::<2>(1));
         let weights = scores.exp();
         let total = weights.clone().sum_dim(1);
         losses.push((total.clone().log() - right).squeeze_dim::<1>(1));
-        let expected = (weights / total).cast(words.dtype()).matmul(words.clone());
+        let expected = product((weights / total).cast(words.dtype()), words.clone(), arithmetic);
         slopes.push((expected - words.clone().select(0, labels)).cast(FloatDType::F32));
     }
     // Zero, with the gradient that the losses have.
@@ -48,9 +53,14 @@ pub(crate) fn losses(hidden: Tensor<2>, words: &Tensor<2>, labels: Tensor<1, Int
 }
 
 /// Cross-entropy of every row `[N]` and its likeliest token `[N]`.
-pub(crate) fn judge(hidden: Tensor<2>, words: &Tensor<2>, labels: Tensor<1, Int>) -> (Tensor<1>, Tensor<1, Int>) {
+pub(crate) fn judge(
+    hidden: Tensor<2>,
+    words: &Tensor<2>,
+    labels: Tensor<1, Int>,
+    arithmetic: Arithmetic,
+) -> (Tensor<1>, Tensor<1, Int>) {
     let one = |(block, labels): (Tensor<2>, Tensor<1, Int>)| {
-        let scores = logits(block, words);
+        let scores = logits(block, words, arithmetic);
         (cross_entropy(scores.clone(), labels), scores.argmax(1).squeeze_dim::<1>(1))
     };
     let (losses, best) = blocks(&hidden, words, &labels).into_iter().map(one).unzip();

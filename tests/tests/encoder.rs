@@ -2,7 +2,7 @@
 //! written as a checkpoint.
 #![allow(clippy::unwrap_used)]
 
-use bonfire_kernels::LowRank;
+use bonfire_kernels::{Arithmetic, LowRank, product};
 use bonfire_models::{
     Adapter, AdapterInit, ClientAdapter, DeviceBatch, Matrix, Model, NamedWeight, NoiseSigns, PackedBatch, Rounding,
     TargetKind, Transformer, checkpoint, normals,
@@ -252,11 +252,11 @@ fn layer_states_are_the_first_tokens() {
         let logits = model.logits(&adapter, &batch);
         let mut read = states[1].clone();
         for w in model.pooler().chunks(2) {
-            read = (read.matmul(tensor(&model, &w[0].value)) + tensor(&model, &w[1].value)).tanh();
+            read = (product(read, tensor(&model, &w[0].value), Arithmetic::F32) + tensor(&model, &w[1].value)).tanh();
         }
         for (i, pair) in adapter.head.chunks(2).enumerate() {
             let [w, b] = [&pair[0], &pair[1]].map(|t| t.clone().squeeze_dim::<2>(0));
-            read = if i > 0 { read.tanh() } else { read }.matmul(w) + b;
+            read = product(if i > 0 { read.tanh() } else { read }, w, Arithmetic::F32) + b;
         }
         assert!(apart(&numbers(&read), &numbers(&logits)) < 1e-5, "{name}");
     }

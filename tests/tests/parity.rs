@@ -8,7 +8,7 @@ use std::path::Path;
 
 use bonfire_engine::{Active, Engine, InFlight, Member, Plan, Split, Start, TrainSettings};
 use bonfire_federation::{Norm, average};
-use bonfire_kernels::LowRank;
+use bonfire_kernels::{Arithmetic, LowRank, product};
 use bonfire_models::DeltaLog;
 use bonfire_models::{
     Adapter, AdapterInit, ClientAdapter, Clock, DeviceBatch, Factor, Goal, HeadTensor, Matrix, Model, PackedBatch,
@@ -221,8 +221,9 @@ impl Case {
             let at = weights.iter().position(|w| w.name == format!("{}.weight", t.name)).unwrap();
             let gradient = leaves[at].grad(&grads).unwrap() * self.adapter.scale();
             let (a, b) = (two(&self.adapter.a[i]).inner(), two(&self.adapter.b[i]).inner());
-            let a_gradient = gradient.clone().matmul(b.transpose());
-            for (factor, found) in [("lora_A", a_gradient), ("lora_B", a.transpose().matmul(gradient))] {
+            let a_gradient = product(gradient.clone(), b.transpose(), Arithmetic::F32);
+            let b_gradient = product(a.transpose(), gradient, Arithmetic::F32);
+            for (factor, found) in [("lora_A", a_gradient), ("lora_B", b_gradient)] {
                 let name = format!("grad.{}.{factor}.weight", t.name);
                 close(&name, &values(found), &floats(&ours(&self.numbers, &name)), 1e-4);
             }

@@ -4,13 +4,60 @@
 pub mod admit;
 mod model;
 
+use std::fmt;
+
+use anyhow::Result;
 use bonfire_kernels::check::{self, Case, Way};
+use bonfire_models::Precision;
 use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
 
+pub use self::model::Small;
 use crate::commands::bench::table::three;
+use crate::config::RunConfig;
 use crate::device::Opened;
+use crate::job;
 use crate::mistake::{Mistake, quietly};
+
+/// What a device is to train. A verdict on one says nothing of another: an encoder uses none of a decoder's operations.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Purpose {
+    /// The small model that computes as the run's does.
+    pub model: Small,
+    /// What the run computes in.
+    pub precision: Precision,
+}
+
+impl Purpose {
+    /// What `config` trains.
+    ///
+    /// # Errors
+    /// The model's `config.json` cannot be had or read.
+    pub fn of(config: &RunConfig) -> Result<Purpose> {
+        let model = Small::like(&job::info(config)?, config.model.task);
+        Ok(Purpose { model, precision: config.train.precision })
+    }
+
+    /// Everything that can be trained on `device`.
+    pub fn every(device: &Device) -> Vec<Purpose> {
+        let precisions = model::precisions(device);
+        Small::ALL
+            .iter()
+            .flat_map(|&model| precisions.iter().map(move |&precision| Purpose { model, precision }))
+            .collect()
+    }
+
+    /// Whether a finding on `other` counts: adapters and head are f32 in every precision.
+    fn asks(self, other: Purpose) -> bool {
+        self.model == other.model && [Precision::F32, self.precision].contains(&other.precision)
+    }
+}
+
+impl fmt::Display for Purpose {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} in {}", self.model.name(), self.precision.name())
+    }
+}
 
 /// How much is checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,7 +65,7 @@ pub enum Depth {
     /// Everything.
     Full,
     /// Some operations and one model: a few seconds on a GPU.
-    Short,
+    Short(Purpose),
 }
 
 /// One thing that was checked.
@@ -34,6 +81,9 @@ pub struct Finding {
     pub furthest: String,
     /// Whether training does this; what it does not do decides nothing.
     pub used: bool,
+    /// What does this; `None`: whatever is trained.
+    #[serde(skip)]
+    pub purpose: Option<Purpose>,
     /// Why nothing came back.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub failure: Option<String>,
@@ -68,8 +118,8 @@ impl Verdict {
     }
 }
 
-impl std::fmt::Display for Verdict {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Verdict::Good => write!(f, "good"),
             Verdict::Slow => write!(f, "slow: software rasteriser"),
@@ -83,11 +133,12 @@ impl std::fmt::Display for Verdict {
 impl Finding {
     fn new(what: impl Into<String>, (off, furthest): (f64, String), allowed: f64) -> Finding {
         let off = Some(off).filter(|off| off.is_finite());
-        Finding { what: what.into(), off, allowed, furthest, used: true, failure: None }
+        Finding { what: what.into(), off, allowed, furthest, used: true, purpose: None, failure: None }
     }
 
     fn failed(what: impl Into<String>, allowed: f64, why: String) -> Finding {
-        Finding { what: what.into(), off: None, allowed, furthest: String::new(), used: true, failure: Some(why) }
+        let (what, furthest) = (what.into(), String::new());
+        Finding { what, off: None, allowed, furthest, used: true, purpose: None, failure: Some(why) }
     }
 
     /// Whether it is near enough.
@@ -105,9 +156,13 @@ impl Finding {
     }
 }
 
-/// The verdict on a device of which these are all the findings.
-pub fn verdict(findings: &[Finding], software: bool) -> Verdict {
-    let deciding = || findings.iter().filter(|finding| finding.used);
+/// The verdict on a device of which these are all the findings: for one purpose, or for all.
+pub fn verdict(findings: &[Finding], purpose: Option<Purpose>, software: bool) -> Verdict {
+    let counts = |finding: &&Finding| match (purpose, finding.purpose) {
+        (Some(purpose), Some(found)) => finding.used && purpose.asks(found),
+        _ => finding.used,
+    };
+    let deciding = || findings.iter().filter(counts);
     if let Some((finding, why)) = deciding().find_map(|f| Some((f, f.failure.as_ref()?))) {
         return Verdict::Silent { because: format!("{}: {why}", finding.what) };
     }
@@ -187,9 +242,9 @@ mod tests {
         let right = Finding::new("norm", check::largest(&expected, &expected), check::ALLOWED);
         let wrong = Finding::new("linear", check::largest(&found, &expected), check::ALLOWED);
         assert!(right.is_good() && !wrong.is_good());
-        assert_eq!(verdict(std::slice::from_ref(&right), false), Verdict::Good);
-        assert_eq!(verdict(std::slice::from_ref(&right), true), Verdict::Slow);
-        let said = verdict(&[right.clone(), wrong], true);
+        assert_eq!(verdict(std::slice::from_ref(&right), None, false), Verdict::Good);
+        assert_eq!(verdict(std::slice::from_ref(&right), None, true), Verdict::Slow);
+        let said = verdict(&[right.clone(), wrong], None, true);
         assert!(!said.is_fit());
         assert_eq!(said.to_string(), "WRONG: linear: gradient of A 0 differs by 0.500, allowed are 1.0e-4");
 
@@ -198,20 +253,50 @@ mod tests {
             check::largest(&[part("result", f32::NAN), part("gradient of A 0", 0.25)], &expected),
             check::ALLOWED,
         );
-        assert!(verdict(&[nothing], false).to_string().contains("result differs by not a number"));
+        assert!(verdict(&[nothing], None, false).to_string().contains("result differs by not a number"));
         let failed = Finding::failed("norm", check::ALLOWED, "the device failed: lost".into());
         let aside = Finding { used: false, ..failed.clone() };
-        assert_eq!(verdict(&[right.clone(), aside], false), Verdict::Good);
-        assert_eq!(verdict(&[right, failed], false).to_string(), "does not answer: norm: the device failed: lost");
+        assert_eq!(verdict(&[right.clone(), aside], None, false), Verdict::Good);
+        assert_eq!(
+            verdict(&[right, failed], None, false).to_string(),
+            "does not answer: norm: the device failed: lost"
+        );
     }
 
     #[cfg(feature = "flex")]
     #[test]
     fn the_cpu_is_found_good() {
         let opened = crate::device::open(crate::device::DeviceChoice::Cpu).expect("the CPU");
-        let short = examine(&opened, Depth::Short, &|_| ()).expect("compiled in");
         let full = examine(&opened, Depth::Full, &|_| ()).expect("compiled in");
-        assert!(short.len() < full.len());
-        assert_eq!(verdict(&full, false), Verdict::Good, "{full:?}");
+        assert_eq!(verdict(&full, None, false), Verdict::Good, "{full:?}");
+        for purpose in Purpose::every(&opened.device) {
+            let short = examine(&opened, Depth::Short(purpose), &|_| ()).expect("compiled in");
+            assert!(short.len() < full.len());
+            let of: Vec<Purpose> = short.iter().filter_map(|finding| finding.purpose).collect();
+            assert_eq!(of, [purpose], "the model of the run and no other");
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_in_one_purpose_is_no_verdict_on_another() {
+        let of = |model, precision| Purpose { model, precision };
+        let finding = |purpose: Purpose, off: f64| Finding {
+            purpose: Some(purpose),
+            ..Finding::new(purpose.to_string(), (off, "gradients".into()), 0.1)
+        };
+        let findings = [
+            finding(of(Small::Roberta, Precision::F32), 0.0),
+            finding(of(Small::Roberta, Precision::Bf16), 0.5),
+            finding(of(Small::Llama, Precision::F32), 0.5),
+            finding(of(Small::Llama, Precision::Bf16), 0.0),
+        ];
+        let good = |model, precision| verdict(&findings, Some(of(model, precision)), false) == Verdict::Good;
+        assert!(good(Small::Roberta, Precision::F32) && !good(Small::Roberta, Precision::Bf16));
+        // Half precision needs f32 beside it.
+        assert!(!good(Small::Llama, Precision::F32) && !good(Small::Llama, Precision::Bf16));
+        assert!(!verdict(&findings, None, false).is_fit());
+        // What is no model's is everybody's.
+        let common = [Finding::new("AdamW", (0.5, "movement".into()), 0.1)];
+        assert!(!verdict(&common, Some(of(Small::Bert, Precision::F32)), false).is_fit());
     }
 }

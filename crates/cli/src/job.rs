@@ -15,6 +15,7 @@ use burn::tensor::Device;
 
 use crate::config::{Loaded, RunConfig, Source, TaskKind};
 use crate::console::note;
+use crate::device::Opened;
 use crate::hub;
 use crate::mistake::Mistake;
 
@@ -206,16 +207,29 @@ pub fn federation_error(loaded: &Loaded, error: FederationError) -> anyhow::Erro
     }
 }
 
+/// Refuses a precision that one of the devices does not compute in.
+///
+/// # Errors
+/// As said.
+pub fn refuse_precision(loaded: &Loaded, opened: &[Opened]) -> Result<(), Mistake> {
+    let (precision, place) = (loaded.config.train.precision, || Some(loaded.place_of("train.precision")));
+    opened.iter().try_for_each(|o| check_precision(precision, &o.device).map_err(|mistake| mistake.at(place())))
+}
+
 /// Refuses a precision that `device` does not compute in.
 ///
 /// # Errors
 /// As said.
 pub fn check_precision(precision: Precision, device: &Device) -> Result<(), Mistake> {
-    match precision.runs_on(device) {
-        true => Ok(()),
-        false => Err(Mistake::new("train.precision = \"bf16\", which this device does not compute in")
-            .help("use \"f32\", or a device with bfloat16 arithmetic (recent NVIDIA GPUs, by --device cuda)")),
+    if precision.runs_on(device) {
+        return Ok(());
     }
+    let has = match precision {
+        Precision::Tf32 => "a device with TF32 arithmetic (NVIDIA GPUs since Ampere, by --device cuda)",
+        _ => "a device with bfloat16 arithmetic (recent NVIDIA GPUs, by --device cuda)",
+    };
+    let what = format!("train.precision = \"{}\", which this device does not compute in", precision.name());
+    Err(Mistake::new(what).help(format!("use \"f32\", or {has}")))
 }
 
 /// Turns both splits into token ids for `model`.

@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use bonfire_engine::Estimate;
 use bonfire_federation::{ClientMetrics, Control, Event, FederationError, MemoryUse, RoundMetrics, Run, Summary};
 use bonfire_models::peft::{self, Layout, PeftMeta};
-use bonfire_models::{Adapter, ModelFolder, ModelInfo};
+use bonfire_models::{Adapter, ModelFolder};
 
 use crate::config::RunConfig;
 use crate::console::{bytes, is_json, percent, say, say_row};
@@ -51,11 +51,10 @@ impl Recorder {
         folder: RunFolder,
         config: &RunConfig,
         device: &str,
-        model: &ModelInfo,
         run: &Run,
         interrupt: Arc<Interrupt>,
     ) -> Result<Recorder> {
-        let mut recorder = Recorder::over(folder, config, device, model, run, &[], interrupt)?;
+        let mut recorder = Recorder::over(folder, config, device, run, &[], interrupt)?;
         recorder.write_state(&run.server().model())?;
         recorder.save(run)?;
         Ok(recorder)
@@ -70,14 +69,13 @@ impl Recorder {
         folder: RunFolder,
         config: &RunConfig,
         device: &str,
-        model: &ModelInfo,
         run: &Run,
         notes: Notes,
         interrupt: Arc<Interrupt>,
     ) -> Result<Recorder> {
         folder.cut(notes.lengths)?;
         let past = folder.rounds()?;
-        let mut recorder = Recorder::over(folder, config, device, model, run, &past, interrupt)?;
+        let mut recorder = Recorder::over(folder, config, device, run, &past, interrupt)?;
         replace(&recorder.folder.path().join(CONFIG), recorder.config.as_bytes())?;
         (recorder.tally, recorder.saved) = (notes.tally, Some(run.server().round));
         recorder.write_state(&run.server().model())?;
@@ -88,14 +86,13 @@ impl Recorder {
         folder: RunFolder,
         config: &RunConfig,
         device: &str,
-        model: &ModelInfo,
         run: &Run,
         past: &[RoundMetrics],
         interrupt: Arc<Interrupt>,
     ) -> Result<Recorder> {
         let meta = PeftMeta { base_model: config.model.path.base_model() };
         let (identity, rounds) =
-            (Identity::of(config, device, model, run.server(), run.trainable_params()), config.train.rounds);
+            (Identity::of(config, device, run.model(), run.server(), run.trainable_params()), config.train.rounds);
         let trains_all = !run.server().adapter.weights.is_empty();
         let whole = match trains_all {
             true => Some(ModelFolder::of(run.model(), &job::source(config)?)?),

@@ -1,7 +1,7 @@
 //! Sums over a run's rounds: what `summary.json` says and what the last lines compare.
 
 use bonfire_federation::{RoundMetrics, Server, Summary};
-use bonfire_models::ModelInfo;
+use bonfire_models::Model;
 use serde::{Deserialize, Serialize};
 
 use crate::config::RunConfig;
@@ -19,6 +19,8 @@ pub struct Identity {
     pub seed: u64,
     /// The device, in words.
     pub device: String,
+    /// What computes products with frozen weights, and in what.
+    pub products: &'static str,
     /// Clients in the federation.
     pub clients: usize,
     /// Scalars of the global adapter, and of the head if trained: what plain LoRA at this rank uploads.
@@ -30,17 +32,18 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// Of a run of `config` on `device`, whose server trains so many scalars.
-    pub fn of(config: &RunConfig, device: &str, model: &ModelInfo, server: &Server, trainable: u64) -> Identity {
+    /// Of a run of `config` with `model` on `device`, whose server trains so many scalars.
+    pub fn of(config: &RunConfig, device: &str, model: &dyn Model, server: &Server, trainable: u64) -> Identity {
         let head = if config.settings().trains_head() { server.adapter.head_params() } else { 0 };
         Identity {
             name: config.name().to_string(),
             strategy: config.strategy.name().to_string(),
             seed: config.train.seed,
             device: device.to_string(),
+            products: config.train.precision.products(model.device()),
             clients: config.clients.count,
             trainable_params: trainable,
-            full_params: model.backbone_params() + head,
+            full_params: model.info().backbone_params() + head,
             rank: config.adapter.rank,
         }
     }
@@ -98,6 +101,7 @@ impl Tally {
             strategy: run.strategy.clone(),
             seed: run.seed,
             device: run.device.clone(),
+            products: run.products.into(),
             rounds: self.rounds,
             clients: run.clients,
             final_perplexity: self.perplexities.last().copied(),
@@ -214,6 +218,7 @@ pub mod tests {
             strategy: "lora-a2".into(),
             seed: 1,
             device: "cpu".into(),
+            products: "f32 by gemm (Flex)",
             clients: 2,
             trainable_params: 100,
             full_params: 10_000,

@@ -95,7 +95,7 @@ pub(crate) fn size(bytes: u64) -> String {
 
 /// Bytes of a number that the backbone computes with.
 fn number(precision: Precision) -> u64 {
-    if precision == Precision::F32 { SCALAR } else { SCALAR / 2 }
+    if precision.dtype().is_none() { SCALAR } else { SCALAR / 2 }
 }
 
 /// Numbers a token of all queries, keys and values, and of what attention gives.

@@ -163,6 +163,9 @@ pub struct Summary {
     pub seed: u64,
     /// The device, in words.
     pub device: String,
+    /// What computed products with frozen weights, and in what: `f32 by gemm (Flex)`. Empty in a run of an older version.
+    #[serde(default)]
+    pub products: String,
     /// Rounds done.
     pub rounds: usize,
     /// Clients in the federation.

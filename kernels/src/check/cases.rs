@@ -6,23 +6,23 @@ use burn::tensor::activation::log_softmax;
 use burn::tensor::{Device, Gradients, Int, Tensor, TensorData};
 
 use super::{Case, Outcome, Part, Way, numbers, part, tensor};
-use crate::untuned::product_untuned;
+use crate::product::product_untuned;
 use crate::{
-    AdamW, AttentionLayout, Grouped, LowRank, Moving, Segments, SlotCounts, adamw_step, adamw_step_composed,
-    adapted_linear, adapted_linear_composed, add_norm, cross_entropy, gelu, packed_attention,
-    packed_attention_composed, slot_scores,
+    AdamW, Arithmetic, AttentionLayout, Grouped, LowRank, Moving, Segments, SlotCounts, adamw_step,
+    adamw_step_composed, adapted_linear, adapted_linear_composed, add_norm, cross_entropy, gelu, packed_attention,
+    packed_attention_composed, product, slot_scores,
 };
 
 pub(super) fn all() -> Vec<Case> {
     let case = |operation, shape, short, run| Case { operation, shape, short, used: true, run };
     vec![
-        case("matrix product, tuned", "37 x 40 x 24", true, |device, way| product(device, way, true)),
+        case("matrix product, tuned", "37 x 40 x 24", true, |device, way| matrices(device, way, true)),
         Case {
             operation: "matrix product, untuned",
             shape: "37 x 40 x 24",
             short: false,
             used: false,
-            run: |device, way| product(device, way, false),
+            run: |device, way| matrices(device, way, false),
         },
         case("linear, A and B train", "an empty client, rank 3", true, |device, way| {
             linear(device, way, &Linear { rank: 3, own: [true, true], chosen: false })
@@ -73,11 +73,11 @@ fn gradient<const D: usize>(name: String, leaf: &Tensor<D>, grads: &Gradients, w
 }
 
 /// A product as the forward pass and as the gradient of activations meets it.
-fn product(device: &Device, way: Way, tuned: bool) -> Outcome {
+fn matrices(device: &Device, way: Way, tuned: bool) -> Outcome {
     let (x, w) = (tensor([37, 40], 1, device), tensor([40, 24], 2, device));
     let of = |x: Tensor<2>, w: Tensor<2>| match (way, tuned) {
         (Way::Operation, false) => product_untuned(x, w),
-        _ => x.matmul(w),
+        _ => product(x, w, Arithmetic::F32),
     };
     let y = of(x, w.clone());
     Ok(vec![part("x·W", y.clone())?, part("dy·Wᵀ", of(y, w.transpose()))?])
@@ -110,8 +110,8 @@ fn linear(device: &Device, way: Way, shape: &Linear) -> Outcome {
         .collect();
     let adapters: Vec<_> = factors.iter().enumerate().map(|(i, f)| (f, i * width..(i + 1) * width)).collect();
     let result = match way {
-        Way::Operation => adapted_linear(x.clone(), weight, bias, &adapters, &clients),
-        Way::Reference => adapted_linear_composed(x.clone(), weight, bias, &adapters, &clients),
+        Way::Operation => adapted_linear(x.clone(), weight, bias, &adapters, &clients, Arithmetic::F32),
+        Way::Reference => adapted_linear_composed(x.clone(), weight, bias, &adapters, &clients, Arithmetic::F32),
     };
     let grads = gradients(&result);
     let mut parts = vec![part("result", result)?, gradient("x".into(), &x, &grads, way)?];
@@ -192,7 +192,7 @@ fn losses(device: &Device, way: Way) -> Outcome {
                 0 => Tensor::zeros([1], device),
                 n => {
                     let own = |t: &Tensor<3>| t.clone().narrow(0, client, 1).squeeze_dim::<2>(0);
-                    let logits = x.clone().narrow(0, range.start, n).matmul(own(&w)) + own(&bias);
+                    let logits = product(x.clone().narrow(0, range.start, n), own(&w), Arithmetic::F32) + own(&bias);
                     let labels = labels.clone().narrow(0, range.start, n).unsqueeze_dim::<2>(1);
                     log_softmax(logits, 1).gather(1, labels).mean().neg()
                 }

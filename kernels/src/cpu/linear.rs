@@ -10,9 +10,9 @@ use burn_flex::{Flex, FlexTensor};
 use rayon::prelude::*;
 
 use super::micro::{Accumulate, Dots, run};
-use super::{dense, split, tensor, unwritten, values};
-use crate::SlotCounts;
+use super::{dense, in_tf32, split, tensor, unwritten, values};
 use crate::backends::{LinearGradients, LinearLayout, LinearSaved, Pair, Wanted};
+use crate::{Arithmetic, SlotCounts};
 
 /// Rows a thread takes at a time; with the widest results that is a few MiB.
 const ROWS_A_TASK: usize = 256;
@@ -70,6 +70,12 @@ fn product(out: &mut [f32], x: &Matrix, w: &Matrix, add: bool) {
             threads,
         );
     }
+}
+
+/// Both sides of the product with the frozen weight, as they are multiplied.
+fn operands(x: &FlexTensor, w: &FlexTensor, arithmetic: Arithmetic) -> [FlexTensor; 2] {
+    let sides = [x.clone(), w.clone()];
+    if arithmetic == Arithmetic::Tf32 { sides.map(in_tf32) } else { sides }
 }
 
 /// A run of rows of one client; `None`: they belong to nobody.
@@ -156,11 +162,12 @@ pub(super) fn forward(
     let (x, w, bias, pairs) = (dense(x.clone()), dense(w.clone()), dense(bias), dense_pairs(pairs));
     let [tokens, width] = x.shape().dims();
     let n = w.shape()[1];
-    let (xs, ws, bias) = (values(&x), values(&w), values(&bias));
+    let (xs, bias) = (values(&x), values(&bias));
     let mut y = unwritten(tokens * n);
     y.par_chunks_mut(ROWS_A_TASK * n.max(1))
         .for_each(|rows| rows.chunks_mut(n).for_each(|row| row.copy_from_slice(bias)));
-    product(&mut y, &Matrix::new(xs, width), &Matrix::new(ws, n), true);
+    let [left, right] = operands(&x, &w, layout.arithmetic);
+    product(&mut y, &Matrix::new(values(&left), width), &Matrix::new(values(&right), n), true);
     let adapters = adapters(&pairs, layout);
     let total: usize = adapters.iter().map(|a| a.rank).sum();
     if total == 0 {
@@ -239,7 +246,8 @@ pub(super) fn backward(
     let dys = values(&dy);
     let mut dx = wanted.x.then(|| {
         let mut dx = unwritten(tokens * width);
-        product(&mut dx, &Matrix::new(dys, n), &Matrix::new(values(&w), n).transposed(), false);
+        let [left, right] = operands(&dy, &w, layout.arithmetic);
+        product(&mut dx, &Matrix::new(values(&left), n), &Matrix::new(values(&right), n).transposed(), false);
         dx
     });
     let adapters = adapters(&pairs, layout);

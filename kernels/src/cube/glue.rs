@@ -1,4 +1,4 @@
-//! The crate's operations on CubeCL devices: products through Burn's tuned matrix multiplication, everything else
+//! The crate's operations on CubeCL devices: products of whole matrices through `dense.rs`, everything else
 //! through the kernels of this folder.
 
 use std::f64::consts::{FRAC_1_SQRT_2, FRAC_2_SQRT_PI};
@@ -15,7 +15,7 @@ use super::attention_backward::attend_backward;
 use super::lowrank::{down, up_add};
 use super::outer::outer;
 use super::tiles::{RankTable, TileTable};
-use super::{adamw, norm, scores};
+use super::{adamw, dense, norm, scores};
 use crate::adamw::{AdamW, OptimizerOps};
 use crate::attention::AttentionLayout;
 use crate::backends::{Kernels, LinearGradients, LinearLayout, LinearSaved, Pair, Wanted};
@@ -51,7 +51,7 @@ impl Kernels for CubeBackend {
     ) -> (FloatTensor<Self>, Vec<FloatTensor<Self>>) {
         let [inputs, outputs] = w.shape().dims();
         let bias = Self::float_reshape(bias, Shape::from([1, outputs]));
-        let mut y = Self::float_add(Self::float_matmul(x.clone(), w.clone()), bias);
+        let mut y = Self::float_add(dense::product(x.clone(), w.clone(), layout.arithmetic, true), bias);
         let tiles = tiles(layout, x);
         let mut kept = Vec::new();
         for Place { pair, columns, ranks } in places(pairs, layout, x) {
@@ -69,7 +69,8 @@ impl Kernels for CubeBackend {
         layout: &LinearLayout,
     ) -> LinearGradients<Self> {
         let [inputs, _] = saved.w.shape().dims();
-        let mut dx = wanted.x.then(|| Self::float_matmul(dy.clone(), Self::float_transpose(saved.w)));
+        let mut dx =
+            wanted.x.then(|| dense::product(dy.clone(), Self::float_transpose(saved.w), layout.arithmetic, true));
         let tiles = tiles(layout, &dy);
         let mut pairs = Vec::new();
         let mut kept = saved.h.into_iter();

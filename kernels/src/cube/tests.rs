@@ -4,7 +4,9 @@
 
 mod adamw;
 mod attention;
+mod dense;
 mod lowrank;
+mod matrix_units;
 mod norm;
 mod scores;
 

@@ -1,5 +1,6 @@
-//! Before the first training on a GPU a short check runs, once for each device, driver and version of this program; what
-//! it said is kept in the user's cache folder. A device that computes wrong is refused.
+//! Before the first training on a GPU a short check runs, once for each device, driver and version of this program, and for
+//! each kind of model and precision; what it said is kept in the user's cache folder. A device that computes wrong is
+//! refused.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -10,7 +11,7 @@ use bonfire_kernels::runs_on_cpu;
 use bonfire_kernels::runtime::cache_folder;
 use serde::{Deserialize, Serialize};
 
-use super::{Depth, Verdict, examine, verdict};
+use super::{Depth, Purpose, Verdict, examine, verdict};
 use crate::console::note;
 use crate::device::Opened;
 use crate::mistake::Mistake;
@@ -23,15 +24,15 @@ struct Verdicts {
     devices: BTreeMap<String, Verdict>,
 }
 
-/// Lets training start on `opened`: GPUs that were not checked before are checked now.
+/// Lets training for `purpose` start on `opened`: GPUs that were not checked for it before are checked now.
 ///
 /// # Errors
 /// A device computes wrong or fails, with what was found and the way out.
-pub fn admit(opened: &[Opened], quiet: bool) -> Result<()> {
+pub fn admit(opened: &[Opened], purpose: Purpose, quiet: bool) -> Result<()> {
     for device in opened.iter().filter(|opened| !runs_on_cpu(&opened.device)) {
-        let said = match remembered(&device.name) {
+        let said = match remembered(&device.name, purpose) {
             Some(said) => said,
-            None => first_time(device, quiet)?,
+            None => first_time(device, purpose, quiet)?,
         };
         refuse(&device.name, &said)?;
     }
@@ -39,12 +40,13 @@ pub fn admit(opened: &[Opened], quiet: bool) -> Result<()> {
 }
 
 /// Checks and remembers.
-fn first_time(device: &Opened, quiet: bool) -> Result<Verdict, Mistake> {
+fn first_time(device: &Opened, purpose: Purpose, quiet: bool) -> Result<Verdict, Mistake> {
     if !quiet {
-        note(format!("the first training on {}: checking that it computes right", device.name));
+        note(format!("the first such training on {}: checking that it computes {purpose} right", device.name));
     }
-    let said = verdict(&examine(device, Depth::Short, &|_| ())?, device.software);
-    remember(&device.name, &said);
+    let found = examine(device, Depth::Short(purpose), &|_| ())?;
+    let said = verdict(&found, Some(purpose), device.software);
+    remember(&device.name, &[(purpose, said.clone())]);
     Ok(said)
 }
 
@@ -57,21 +59,31 @@ fn refuse(name: &str, said: &Verdict) -> Result<()> {
     Err(anyhow!("{said}").context(format!("nothing is trained on {name}; {WAY_OUT}")))
 }
 
-/// What was said of the device before, with this driver and this program.
-pub fn remembered(name: &str) -> Option<Verdict> {
+/// What was said of the device before, for this purpose, with this driver and this program.
+pub fn remembered(name: &str, purpose: Purpose) -> Option<Verdict> {
     let path = file()?;
-    read(&path).devices.remove(&key(name))
+    read(&path).devices.remove(&key(name, purpose))
 }
 
-/// Keeps a verdict for the next training. A device that failed may answer the next time, so that is not kept.
-pub fn remember(name: &str, said: &Verdict) {
+/// Of what was said of the device for any of these purposes, the first thing that speaks against it, else that it is fit.
+pub fn remembered_of(name: &str, purposes: &[Purpose]) -> Option<Verdict> {
+    let mut verdicts = read(&file()?).devices;
+    let mut said: Vec<Verdict> = purposes.iter().filter_map(|&p| verdicts.remove(&key(name, p))).collect();
+    let worst = said.iter().position(|verdict| !verdict.is_fit()).unwrap_or(0);
+    (!said.is_empty()).then(|| said.swap_remove(worst))
+}
+
+/// Keeps verdicts for the next training. A device that failed may answer the next time, so that is not kept.
+pub fn remember(name: &str, said: &[(Purpose, Verdict)]) {
     let Some(path) = file() else { return };
     // Whoever asked before was told of damage.
     let mut verdicts = parse(&path).unwrap_or_default();
-    match said {
-        Verdict::Silent { .. } => verdicts.devices.remove(&key(name)),
-        _ => verdicts.devices.insert(key(name), said.clone()),
-    };
+    for (purpose, said) in said {
+        match said {
+            Verdict::Silent { .. } => verdicts.devices.remove(&key(name, *purpose)),
+            _ => verdicts.devices.insert(key(name, *purpose), said.clone()),
+        };
+    }
     if let Err(error) = write(&path, &verdicts) {
         note(format!("{error:#}; the device will be checked again"));
     }
@@ -113,9 +125,9 @@ fn file() -> Option<PathBuf> {
     Some(cache_folder()?.join("doctor.json"))
 }
 
-/// What a verdict holds for: program, device, and drivers as far as the system tells.
-fn key(name: &str) -> String {
-    format!("bonfire {}, {name}, {}", env!("CARGO_PKG_VERSION"), drivers())
+/// What a verdict holds for: program, device, drivers as far as the system tells, and what was checked.
+fn key(name: &str, purpose: Purpose) -> String {
+    format!("bonfire {}, {name}, {}; {purpose}", env!("CARGO_PKG_VERSION"), drivers())
 }
 
 /// The versions of what drives GPUs here: the kernel, NVIDIA's module, and the Vulkan drivers, of which no version can be
@@ -142,6 +154,9 @@ fn stamp(entry: &fs::DirEntry) -> String {
 
 #[cfg(test)]
 mod tests {
+    use bonfire_models::Precision;
+
+    use super::super::Small;
     use super::*;
 
     #[test]
@@ -162,7 +177,9 @@ mod tests {
         let path = folder.path().join("deep/doctor.json");
         assert_eq!(read(&path), Verdicts::default());
         let wrong = Verdict::Wrong { because: "x".into() };
-        let kept = Verdicts { devices: BTreeMap::from([(key("a"), Verdict::Good), (key("b"), wrong)]) };
+        let purpose = Purpose { model: Small::Llama, precision: Precision::Bf16 };
+        let kept =
+            Verdicts { devices: BTreeMap::from([(key("a", purpose), Verdict::Good), (key("b", purpose), wrong)]) };
         write(&path, &kept).expect("written");
         assert_eq!(read(&path), kept);
         fs::write(&path, "{ \"devices\": ").expect("written");
@@ -173,6 +190,24 @@ mod tests {
     #[test]
     fn the_cpu_is_the_reference_and_not_checked() {
         let cpu = crate::device::open(crate::device::DeviceChoice::Cpu).expect("the CPU");
-        assert!(admit(&[cpu], true).is_ok());
+        for model in Small::ALL {
+            assert!(admit(std::slice::from_ref(&cpu), Purpose { model, precision: Precision::F32 }, true).is_ok());
+        }
+    }
+
+    #[test]
+    fn a_verdict_names_what_was_checked() {
+        let of = |model, precision| key("cuda (Some GPU)", Purpose { model, precision });
+        let encoder = of(Small::Roberta, Precision::F32);
+        assert!(encoder.ends_with("; tiny-roberta in f32"), "{encoder}");
+        assert!(encoder.starts_with(&format!("bonfire {}, cuda (Some GPU), ", env!("CARGO_PKG_VERSION"))), "{encoder}");
+        let others = [
+            of(Small::Llama, Precision::F32),
+            of(Small::LlamaClasses, Precision::F32),
+            of(Small::Bert, Precision::F32),
+            of(Small::Roberta, Precision::Bf16),
+            of(Small::Roberta, Precision::Tf32),
+        ];
+        assert!(others.iter().all(|other| *other != encoder), "{others:?}");
     }
 }

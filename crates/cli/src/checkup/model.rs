@@ -1,25 +1,103 @@
-//! A training step of the built-in models, with adapters over a frozen backbone, against the CPU's. On the CPU the losses
-//! on either side of the same point judge the gradients.
+//! A training step of small models, with adapters over a frozen backbone, against the CPU's. On the CPU the losses on
+//! either side of the same point judge the gradients.
 
 use bonfire_data::random::{Use, stream};
 use bonfire_kernels::check as operations;
 use bonfire_kernels::check::Part;
 use bonfire_kernels::runs_on_cpu;
-use bonfire_models::check::{self, Leaves, Step};
-use bonfire_models::{ModelSource, PackedBatch, Precision, TargetKind, Task, Transformer};
+use bonfire_models::check::{self, Allowed, Leaves, Step};
+use bonfire_models::{Architecture, ModelInfo, ModelSource, PackedBatch, Precision, TargetKind, Task, Transformer};
 use burn::tensor::Device;
 
-use super::{Depth, Finding, answer};
+use super::{Depth, Finding, Purpose, answer};
+use crate::config::TaskKind;
 
-/// A small model and what it is trained for.
-const MODELS: [(&str, ModelSource, Task); 2] = [
-    ("tiny-llama", ModelSource::BuiltinLlama, Task::Causal),
-    ("tiny-roberta", ModelSource::Builtin, Task::Classify(5)),
-];
+/// The small models that are checked. Whatever a run trains computes as one of them does, on larger matrices.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Small {
+    /// The built-in encoder.
+    Roberta,
+    /// An encoder of random weights with BERT's pooler and embeddings.
+    Bert,
+    /// The built-in decoder as a language model. Mistral's and Qwen2's layers are LLaMA's.
+    Llama,
+    /// The built-in decoder with a classifier's head.
+    LlamaClasses,
+}
+
+/// Classes of a classifier.
+const CLASSES: usize = 5;
+
+impl Small {
+    /// All of them.
+    pub const ALL: [Small; 4] = [Small::Llama, Small::LlamaClasses, Small::Bert, Small::Roberta];
+
+    /// The one that computes as a model of this shape does.
+    pub fn like(info: &ModelInfo, task: TaskKind) -> Small {
+        match (info.architecture, task) {
+            (Architecture::Roberta, _) => Small::Roberta,
+            (Architecture::Bert, _) => Small::Bert,
+            (_, TaskKind::CausalLm) => Small::Llama,
+            (_, TaskKind::Classification) => Small::LlamaClasses,
+        }
+    }
+
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Small::Roberta => "tiny-roberta",
+            Small::Bert => "small bert",
+            Small::Llama => "tiny-llama",
+            Small::LlamaClasses => "tiny-llama, classes",
+        }
+    }
+
+    fn load(self, device: &Device) -> Result<Transformer, String> {
+        let (mut rng, device) = (stream(0, Use::HeadInit, 0, 0, 0), device.clone().autodiff());
+        let (kinds, classes) = (TargetKind::all(), Task::Classify(CLASSES));
+        let (source, task) = match self {
+            Small::Roberta => (Some(ModelSource::Builtin), classes),
+            Small::Llama => (Some(ModelSource::BuiltinLlama), Task::Causal),
+            Small::LlamaClasses => (Some(ModelSource::BuiltinLlama), classes),
+            Small::Bert => (None, classes),
+        };
+        answer(|| {
+            let loaded = match source {
+                Some(source) => Transformer::load(&source, task, &kinds, &mut rng, &device),
+                None => Transformer::random(small_bert(), task, &kinds, &mut rng, &device),
+            };
+            loaded.map_err(|e| e.to_string())
+        })
+    }
+}
+
+fn small_bert() -> ModelInfo {
+    ModelInfo {
+        architecture: Architecture::Bert,
+        hidden: 40,
+        layers: 2,
+        heads: 4,
+        kv_heads: 4,
+        head_width: 10,
+        intermediate: 88,
+        vocab: 120,
+        positions: 64,
+        token_types: 2,
+        first_position: 0,
+        initializer_range: 0.2,
+        ..ModelInfo::minilm()
+    }
+}
+
+/// What is checked on `device`: f32, TF32 where it has that, and one 16-bit type of those it has.
+pub(super) fn precisions(device: &Device) -> Vec<Precision> {
+    let halves = [Precision::Bf16, Precision::F16].into_iter().find(|half| half.runs_on(device));
+    [Precision::F32, Precision::Tf32].into_iter().filter(|p| p.runs_on(device)).chain(halves).collect()
+}
 
 /// A model's step on the CPU, and what is needed to do it elsewhere.
 struct Reference {
-    name: &'static str,
+    of: Small,
     model: Transformer,
     leaves: Leaves,
     batch: PackedBatch,
@@ -28,76 +106,85 @@ struct Reference {
 
 /// Adds what is found on `device`; stops at the first failure.
 pub fn examine(device: &Device, cpu: &Device, depth: Depth, progress: &dyn Fn(&str), findings: &mut Vec<Finding>) {
-    let models = MODELS.into_iter().filter(|(name, ..)| depth == Depth::Full || *name == "tiny-roberta");
-    for (name, source, task) in models {
-        progress(name);
-        if let Err(why) = one(name, &source, task, device, cpu, findings) {
-            findings.push(Finding::failed(name, check::GRADIENTS_ALLOWED, why));
+    let (models, precisions) = match depth {
+        Depth::Full => (Small::ALL.to_vec(), precisions(device)),
+        // The adapters' own part is f32 whatever the backbone is.
+        Depth::Short(Purpose { model, precision: Precision::F32 }) => (vec![model], vec![Precision::F32]),
+        Depth::Short(Purpose { model, precision }) => (vec![model], vec![Precision::F32, precision]),
+    };
+    for model in models {
+        progress(model.name());
+        if let Err(why) = one(model, &precisions, device, cpu, findings) {
+            let failed = Finding::failed(model.name(), check::GRADIENTS_ALLOWED, why);
+            findings.push(Finding { purpose: Some(Purpose { model, precision: Precision::F32 }), ..failed });
             return;
         }
     }
 }
 
 fn one(
-    name: &'static str,
-    source: &ModelSource,
-    task: Task,
+    of: Small,
+    precisions: &[Precision],
     device: &Device,
     cpu: &Device,
     findings: &mut Vec<Finding>,
 ) -> Result<(), String> {
-    let model = load(source, task, cpu)?;
+    let model = of.load(cpu)?;
     let (leaves, batch) = (check::leaves(&model), check::batch(&model));
     let step = answer(|| check::step(&model, &leaves, &batch))?;
-    let reference = Reference { name, model, leaves, batch, step };
+    let reference = Reference { of, model, leaves, batch, step };
     if runs_on_cpu(device) {
         findings.push(reference.slope()?);
         return Ok(());
     }
-    let model = load(source, task, device)?;
-    let found = answer(|| check::step(&model, &reference.leaves, &reference.batch))?;
-    findings.extend(reference.exact(&found));
-    if let Some(precision) = [Precision::Bf16, Precision::F16].into_iter().find(|p| p.runs_on(device)) {
-        let found = answer(|| check::step(&model.computing_in(precision), &reference.leaves, &reference.batch))?;
-        findings.extend(reference.rounded(&found, precision));
+    let model = of.load(device)?;
+    for &precision in precisions {
+        let model = model.clone().computing_in(precision);
+        let found = answer(|| check::step(&model, &reference.leaves, &reference.batch))?;
+        findings.extend(match precision {
+            Precision::F32 => reference.exact(&found),
+            _ => reference.rounded(&found, precision),
+        });
     }
     Ok(())
 }
 
-fn load(source: &ModelSource, task: Task, device: &Device) -> Result<Transformer, String> {
-    let mut rng = stream(0, Use::HeadInit, 0, 0, 0);
-    let device = device.clone().autodiff();
-    answer(|| Transformer::load(source, task, &TargetKind::all(), &mut rng, &device).map_err(|e| e.to_string()))
-}
-
 impl Reference {
+    /// A finding on this model in `precision`.
+    fn finding(&self, precision: Precision, what: &str, off: (f64, String), allowed: f64) -> Finding {
+        let purpose = Purpose { model: self.of, precision };
+        let name = if precision == Precision::F32 { self.of.name().into() } else { purpose.to_string() };
+        Finding { purpose: Some(purpose), ..Finding::new(format!("{name}: {what}"), off, allowed) }
+    }
+
     fn slope(&self) -> Result<Finding, String> {
         let slope = answer(|| check::slope(&self.model, &self.leaves, &self.batch, &self.step))?;
-        let what = format!("{}: gradients against losses", self.name);
-        Ok(Finding::new(what, ((slope - 1.0).abs(), "slope".into()), check::SLOPE_ALLOWED))
+        let off = ((slope - 1.0).abs(), "slope".into());
+        Ok(self.finding(Precision::F32, "gradients against losses", off, check::SLOPE_ALLOWED))
     }
 
     /// What a device's step in f32 says.
-    fn exact(&self, found: &Step) -> [Finding; 3] {
+    fn exact(&self, found: &Step) -> Vec<Finding> {
         let Step { losses, gradients, movements } = &self.step;
         let loss = (operations::difference(&found.losses.values, &losses.values), "losses".to_string());
         let gradient = check::furthest(&found.gradients, gradients);
         let movement = check::furthest(&found.movements, movements);
-        [
-            Finding::new(format!("{}: losses", self.name), loss, operations::ALLOWED),
-            Finding::new(format!("{}: gradients", self.name), gradient, check::GRADIENTS_ALLOWED),
-            Finding::new(format!("{}: optimizer step", self.name), movement, check::MOVEMENTS_ALLOWED),
+        let finding = |what, off, allowed| self.finding(Precision::F32, what, off, allowed);
+        vec![
+            finding("losses", loss, operations::ALLOWED),
+            finding("gradients", gradient, check::GRADIENTS_ALLOWED),
+            finding("optimizer step", movement, check::MOVEMENTS_ALLOWED),
         ]
     }
 
-    /// What a device's step in half the bits says.
-    fn rounded(&self, found: &Step, precision: Precision) -> [Finding; 2] {
-        let word = format!("{precision:?}").to_lowercase();
+    /// What a device's step says whose products or numbers are rounded.
+    fn rounded(&self, found: &Step, precision: Precision) -> Vec<Finding> {
+        let allowed = Allowed::of(precision);
         let loss = (relative(&found.losses, &self.step.losses), "losses".to_string());
         let gradient = check::furthest(&found.gradients, &self.step.gradients);
-        [
-            Finding::new(format!("{} in {word}: losses", self.name), loss, check::ROUNDED_LOSS_ALLOWED),
-            Finding::new(format!("{} in {word}: gradients", self.name), gradient, check::ROUNDED_GRADIENTS_ALLOWED),
+        vec![
+            self.finding(precision, "losses", loss, allowed.losses),
+            self.finding(precision, "gradients", gradient, allowed.gradients),
         ]
     }
 }
@@ -109,4 +196,45 @@ fn relative(found: &Part, expected: &Part) -> f64 {
         if off.is_finite() { off } else { f64::INFINITY }
     };
     found.values.iter().zip(&expected.values).map(off).fold(0.0, f64::max)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_is_like_the_model_of_its_body_and_task() {
+        let of = |architecture| ModelInfo { architecture, ..ModelInfo::minilm() };
+        for (architecture, task, model) in [
+            (Architecture::Roberta, TaskKind::Classification, Small::Roberta),
+            (Architecture::Bert, TaskKind::Classification, Small::Bert),
+            (Architecture::Llama, TaskKind::CausalLm, Small::Llama),
+            (Architecture::Mistral, TaskKind::CausalLm, Small::Llama),
+            (Architecture::Qwen2, TaskKind::Classification, Small::LlamaClasses),
+        ] {
+            assert_eq!(Small::like(&of(architecture), task), model);
+        }
+    }
+
+    /// The CPU rounds where a GPU does, so what it finds is what a right GPU would: allowed with room to spare.
+    #[cfg(feature = "flex")]
+    #[test]
+    fn what_rounding_alone_does_is_allowed() {
+        let cpu = Device::flex();
+        for small in Small::ALL {
+            let model = small.load(&cpu).expect("the small models load");
+            let (leaves, batch) = (check::leaves(&model), check::batch(&model));
+            let step = check::step(&model, &leaves, &batch).expect("the CPU works");
+            let reference = Reference { of: small, model, leaves, batch, step };
+            for precision in [Precision::Tf32, Precision::Bf16, Precision::F16] {
+                let model = reference.model.clone().computing_in(precision);
+                let found = check::step(&model, &reference.leaves, &reference.batch).expect("the CPU works");
+                for finding in reference.rounded(&found, precision) {
+                    let off = finding.off.expect("numbers");
+                    println!("{}: off by {off:.1e}, allowed {:.1e}", finding.what, finding.allowed);
+                    assert!(off > 0.0 && off < 0.7 * finding.allowed, "{finding:?}");
+                }
+            }
+        }
+    }
 }

@@ -12,7 +12,7 @@ use clap::Args;
 use self::report::{Patient, Report};
 use self::system::System;
 use crate::args::Common;
-use crate::checkup::{self, Depth, Verdict, admit};
+use crate::checkup::{self, Depth, Purpose, Verdict, admit};
 use crate::console::{note, put, say};
 use crate::device::{self, DeviceChoice, Opened, Tried};
 use crate::mistake::{Mistake, quietly};
@@ -91,7 +91,7 @@ fn list(choice: DeviceChoice, opened: Result<Opened, Mistake>) -> Patient {
         Ok(opened) => opened,
         Err(mistake) => return Patient::silent(choice, mistake.what),
     };
-    let known = admit::remembered(&opened.name).unwrap_or(Verdict::Unchecked);
+    let known = admit::remembered_of(&opened.name, &Purpose::every(&opened.device)).unwrap_or(Verdict::Unchecked);
     Patient { memory_bytes: memory(&opened), ..Patient::new(choice, &opened, known, Vec::new()) }
 }
 
@@ -114,10 +114,14 @@ fn visit(choice: DeviceChoice, opened: Result<Opened, Mistake>, quiet: bool) -> 
         note(format!("{choice}: a software rasteriser; the first check compiles and tunes kernels for minutes"));
     }
     let checks = checkup::examine(&opened, Depth::Full, &progress)?;
-    let verdict = checkup::verdict(&checks, opened.software);
+    let verdict = checkup::verdict(&checks, None, opened.software);
     // The CPU is the reference, which `train` does not ask about.
     if !runs_on_cpu(&opened.device) {
-        admit::remember(&opened.name, &verdict);
+        let of = |purpose| (purpose, checkup::verdict(&checks, Some(purpose), opened.software));
+        // After a failure the rest was not looked at.
+        let seen = |purpose: &Purpose| checks.iter().any(|check| check.purpose == Some(*purpose));
+        let said: Vec<_> = Purpose::every(&opened.device).into_iter().filter(seen).map(of).collect();
+        admit::remember(&opened.name, &said);
     }
     let mut patient = Patient::new(choice, &opened, verdict, checks);
     // A device that failed may hang at the next question.

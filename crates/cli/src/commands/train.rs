@@ -12,6 +12,7 @@ use bonfire_federation::{RoundMetrics, Run, StrategySettings, Summary};
 use bonfire_models::{Model, ModelInfo, Task};
 
 use crate::args::{Common, TrainArgs};
+use crate::checkup::Purpose;
 use crate::checkup::admit::admit;
 use crate::config::{self, Loaded};
 use crate::console::{bytes, note, percent, say, say_row};
@@ -53,7 +54,7 @@ fn record(loaded: &Loaded, place: &Path, ready: &Ready) -> Result<Recorder> {
     log::to_file(place)?;
     ready.holdings.write(place)?;
     let keys = Arc::clone(&ready.interrupt);
-    Recorder::new(folder, &loaded.config, &ready.devices, &ready.info, &ready.run, keys)
+    Recorder::new(folder, &loaded.config, &ready.devices, &ready.run, keys)
 }
 
 /// The command for another front end: nothing is printed, `hear` is told every round, `interrupt` ends it. Gives the run's
@@ -90,7 +91,6 @@ fn load(file: Option<&Path>, common: &Common) -> Result<Loaded> {
 struct Ready {
     run: Run,
     holdings: Holdings,
-    info: ModelInfo,
     devices: String,
     interrupt: Arc<Interrupt>,
 }
@@ -105,7 +105,8 @@ fn prepare(
     let config = &loaded.config;
     let opened = config.engine.device.open()?;
     opened.iter().filter_map(|o| o.notice.as_ref()).for_each(note);
-    admit(&opened, quiet)?;
+    job::refuse_precision(loaded, &opened)?;
+    admit(&opened, Purpose::of(config)?, quiet)?;
     let devices = device::names(&opened);
     let interrupt = interrupt()?;
     interrupt.goes_on_with(command(place));
@@ -126,7 +127,7 @@ fn prepare(
     if !quiet {
         say(format!("memory      {}\n", memory_words(&run.estimate())));
     }
-    Ok(Ready { run, holdings, info, devices, interrupt })
+    Ok(Ready { run, holdings, devices, interrupt })
 }
 
 /// The command that goes on with the run in `place`.

@@ -7,9 +7,10 @@ use bonfire_data::Dataset;
 use bonfire_engine::{Evaluation, Split, TokenizedData, evaluate};
 use bonfire_federation::{ClientMetrics, Coordinator, RoundMetrics, Summary};
 use bonfire_models::peft::{self, PeftTensor};
-use bonfire_models::{Model, ModelInfo, Transformer};
+use bonfire_models::{Model, Transformer};
 
 use super::{Loaded, fingerprint, weights_of, write_adapter};
+use crate::checkup::Purpose;
 use crate::checkup::admit::admit;
 use crate::config::Source;
 use crate::device;
@@ -38,7 +39,8 @@ pub struct OpenServer {
 pub fn server(loaded: &Loaded) -> Result<OpenServer> {
     let config = &loaded.config;
     let opened = device::open(config.engine.device.first())?;
-    admit(std::slice::from_ref(&opened), true)?;
+    job::refuse_precision(loaded, std::slice::from_ref(&opened))?;
+    admit(std::slice::from_ref(&opened), Purpose::of(config)?, true)?;
     let data = match &config.data.path {
         Source::Folder(folder) if !has_training_rows(folder) => job::part(loaded, folder)?,
         _ => job::dataset(loaded)?,
@@ -48,9 +50,8 @@ pub fn server(loaded: &Loaded) -> Result<OpenServer> {
     let TokenizedData { test, .. } = job::tokens(loaded, &Dataset { train: Vec::new(), ..data }, model.info())?;
     let coordinator = Coordinator::new(config.settings(), &model, config.clients.count)
         .map_err(|e| job::federation_error(loaded, e))?;
-    let info: &ModelInfo = model.info();
     let trainable = coordinator.trainable_params();
-    let identity = Identity::of(config, &opened.name, info, coordinator.server(), trainable);
+    let identity = Identity::of(config, &opened.name, &model, coordinator.server(), trainable);
     Ok(OpenServer {
         fingerprint,
         config: config.to_toml(),

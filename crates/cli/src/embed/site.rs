@@ -10,6 +10,7 @@ use bonfire_federation::Site;
 use bonfire_models::{Adapter, Model, Precision, Task, Transformer};
 
 use super::{Loaded, fingerprint, weights_of, write_adapter};
+use crate::checkup::Purpose;
 use crate::checkup::admit::admit;
 use crate::device;
 use crate::job;
@@ -61,7 +62,8 @@ pub fn site(loaded: &Loaded, holding: &Holding) -> Result<OpenSite> {
     }
     let opened = config.engine.device.open()?;
     opened.iter().filter_map(|o| o.notice.as_ref()).for_each(crate::console::note);
-    admit(&opened, true)?;
+    job::refuse_precision(loaded, &opened)?;
+    admit(&opened, Purpose::of(config)?, true)?;
     let weights = weights_of(loaded)?;
     let fingerprint = fingerprint(loaded, &data, &weights)?;
     let task = job::task(config, data.labels.len());
@@ -69,7 +71,7 @@ pub fn site(loaded: &Loaded, holding: &Holding) -> Result<OpenSite> {
     let mut models: Vec<Transformer> = Vec::new();
     for device in &opened {
         models.push(match config.train.precision {
-            Precision::F32 => {
+            Precision::F32 | Precision::Tf32 => {
                 let backbone = backbone(loaded, task, device, &weights)?;
                 let model = job::model_again(&backbone, loaded)?;
                 backbones.push(backbone);

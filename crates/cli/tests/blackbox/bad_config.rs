@@ -152,6 +152,13 @@ fn a_precision_that_the_device_lacks_is_refused() {
         "rounds = 2\nprecision = \"bf16\"",
         &["train.precision = \"bf16\", which this device does not compute in", "run.toml, line 17", "use \"f32\""],
     );
+    let tf32 = ["train", "--device", "cpu", "--set", "train.precision=\"tf32\""];
+    let said =
+        ["train.precision = \"tf32\", which this device does not compute in", "--set train.precision", "use \"f32\""];
+    let room = Room::new();
+    room.refuse(2, &said, &tf32);
+    assert!(!room.path("runs").exists(), "nothing was begun");
+    room.refuse(2, &said, &["compare", "--device", "cpu", "--set", "train.precision=\"tf32\""]);
 }
 
 #[test]

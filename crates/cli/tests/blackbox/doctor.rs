@@ -14,7 +14,15 @@ fn the_cpu_is_good() {
     let room = Room::new();
     let said = run(&room, &["doctor"]);
     assert_eq!(said.code, Some(0), "{said:?}");
-    for words in ["burn#5257", "backends  flex", "linear, A and B train", "tiny-roberta", "GB/s", "GFLOP/s"] {
+    for words in [
+        "burn#5257",
+        "backends  flex",
+        "linear, A and B train",
+        "tiny-roberta",
+        "tiny-llama, classes",
+        "GB/s",
+        "GFLOP/s",
+    ] {
         assert!(said.out.contains(words), "no {words:?} in {}", said.out);
     }
     assert!(said.out.ends_with("cpu  good\n"), "{}", said.out);
@@ -26,6 +34,8 @@ fn the_cpu_is_good() {
     assert!(said.err.is_empty(), "{}", said.err);
     let device = &report["devices"][0];
     assert_eq!((&device["device"], &device["verdict"]), (&"cpu".into(), &"good".into()));
+    assert_eq!(device["products"], serde_json::json!(["f32 by gemm (Flex)"]), "the CPU is offered nothing else");
+    assert_eq!(device["speed"]["kernel"], "gemm");
     assert!(device["speed"]["flops_per_second"].as_f64().is_some_and(|rate| rate > 0.0), "{device}");
     for check in device["checks"].as_array().expect("checks") {
         assert!(check["off"].as_f64() <= check["allowed"].as_f64(), "{check}");
@@ -180,7 +190,8 @@ fn a_device_known_to_be_wrong_is_refused() {
     assert_eq!(report["devices"][0]["verdict"], "unchecked");
     let text = |value: &Value| value.as_str().expect("text").to_string();
     let (version, drivers) = (text(&report["bonfire"]), text(&report["drivers"]));
-    let key = format!("bonfire {version}, {}, {drivers}", text(&report["devices"][0]["name"]));
+    // Both commands below train the built-in encoder in f32.
+    let key = format!("bonfire {version}, {}, {drivers}; tiny-roberta in f32", text(&report["devices"][0]["name"]));
     let because = "linear: gradient of A 0 differs by 0.5, allowed are 1.0e-4";
     let kept = serde_json::json!({ "devices": { key: { "verdict": "wrong", "because": because } } });
     std::fs::create_dir_all(room.path("cache/bonfire")).expect("made");

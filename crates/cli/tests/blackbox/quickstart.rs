@@ -69,6 +69,7 @@ fn a_run_leaves_the_promised_files_with_the_promised_fields() {
     }
     assert_eq!((summary["name"].as_str(), summary["strategy"].as_str()), (Some("quickstart"), Some("lora-a2")));
     assert_eq!(summary["rounds"], 2);
+    assert_eq!(summary["products"], "f32 by gemm (Flex)");
     assert!(summary["device"].as_str().is_some_and(|device| device.starts_with("cpu")));
     let sum: u64 = metrics.iter().map(|row| row["upload_bytes"].as_u64().expect("a count")).sum();
     assert_eq!(summary["upload_bytes"].as_u64(), Some(sum));

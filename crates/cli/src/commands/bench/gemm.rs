@@ -1,6 +1,7 @@
 //! The device's own matrix products on the shapes of a step: the rate that the floor under a step is counted with.
 
 use anyhow::Result;
+use bonfire_kernels::{product, product_kernel};
 use bonfire_models::{ModelInfo, Precision, TargetKind};
 use burn::tensor::{Device, Distribution, Tensor};
 use serde::Serialize;
@@ -20,6 +21,8 @@ pub struct GemmReport {
     pub tokens: usize,
     /// What the products are computed in.
     pub precision: Precision,
+    /// What computes them, and in what.
+    pub products: &'static str,
     /// One entry a shape and direction.
     pub shapes: Vec<Product>,
     /// FLOPs of all the model's products over the seconds they take: the harmonic mean weighted by FLOPs.
@@ -40,6 +43,8 @@ pub struct Product {
     pub d_out: usize,
     /// How many linears of the model have this shape.
     pub count: usize,
+    /// The kernel that computes it, as far as it is known.
+    pub kernel: String,
     /// Seconds of one product.
     pub seconds: Seconds,
     /// Its rate by the best reading.
@@ -73,22 +78,25 @@ pub fn measure(info: &ModelInfo, tokens: usize, args: &BenchArgs, device: &Devic
         let numbers = Tensor::<2>::random(shape, Distribution::Uniform(-1.0, 1.0), device);
         precision.dtype().map_or(numbers.clone(), |dtype| numbers.cast(dtype))
     };
-    let mut products = Vec::new();
+    let (mut products, arithmetic) = (Vec::new(), precision.arithmetic());
     for (d_in, d_out, count) in shapes(info) {
         let (x, dy, w) = (random([tokens, d_in]), random([tokens, d_out]), random([d_in, d_out]));
-        let forward = || drop(x.clone().matmul(w.clone()));
-        let backward = || drop(dy.clone().matmul(w.clone().transpose()));
+        let sides = [("forward", x, w.clone()), ("backward", dy, w.transpose())];
+        let [forward, backward] =
+            sides.each_ref().map(|(_, left, right)| move || drop(product(left.clone(), right.clone(), arithmetic)));
         let seconds = in_turns(device, &[&forward, &backward], repeats)?;
-        for (direction, seconds) in ["forward", "backward"].into_iter().zip(seconds) {
+        for ((direction, left, right), seconds) in sides.iter().zip(seconds) {
+            let kernel = product_kernel(left, right, arithmetic);
             let flops_per_second = flops(tokens, d_in, d_out) / seconds.best;
             let peak_fraction = of_peak(flops_per_second);
-            products.push(Product { direction, d_in, d_out, count, seconds, flops_per_second, peak_fraction });
+            products.push(Product { direction, d_in, d_out, count, kernel, seconds, flops_per_second, peak_fraction });
         }
     }
     let work: f64 = products.iter().map(|p| p.count as f64 * flops(tokens, p.d_in, p.d_out)).sum();
     let time: f64 = products.iter().map(|p| p.count as f64 * p.seconds.best).sum();
-    let rate = work / time;
-    Ok(GemmReport { tokens, precision, shapes: products, flops_per_second: rate, peak_fraction: of_peak(rate) })
+    let (rate, by) = (work / time, precision.products(device));
+    let peak_fraction = of_peak(rate);
+    Ok(GemmReport { tokens, precision, products: by, shapes: products, flops_per_second: rate, peak_fraction })
 }
 
 fn flops(tokens: usize, d_in: usize, d_out: usize) -> f64 {
@@ -114,7 +122,15 @@ impl GemmReport {
         let mut all = row(["all linears, forward and backward", "", "", "", &three(self.flops_per_second / 1e9)]);
         all.extend(self.peak_fraction.map(percent));
         rows.push(all);
-        aligned(&rows)
+        format!("{}\n{}", aligned(&rows), self.by())
+    }
+
+    /// What computed the products: the arithmetic, and the kernels where they are known.
+    fn by(&self) -> String {
+        let mut kernels: Vec<&str> = self.shapes.iter().map(|p| p.kernel.as_str()).collect();
+        kernels.sort_unstable();
+        kernels.dedup();
+        format!("products: {}; {}", self.products, kernels.join(", "))
     }
 
     fn label(&self, p: &Product) -> String {

@@ -8,10 +8,11 @@ use anyhow::{Context, Result};
 use bonfire_data::Shards;
 use bonfire_engine::TokenizedData;
 use bonfire_federation::Run;
-use bonfire_models::{Model, ModelInfo, Transformer};
+use bonfire_models::{Model, Transformer};
 
 use super::grid::Grid;
 use super::results::{Measured, Outcome};
+use crate::checkup::Purpose;
 use crate::checkup::admit::admit;
 use crate::config::RunConfig;
 use crate::console::{is_quiet, note};
@@ -49,7 +50,11 @@ impl<'g> Workplace<'g> {
         let base = &grid.base;
         let opened = base.config.engine.device.open()?;
         opened.iter().filter_map(|o| o.notice.as_ref()).for_each(note);
-        admit(&opened, is_quiet())?;
+        for &cell in cells {
+            let loaded = &grid.cells[cell].loaded;
+            job::refuse_precision(loaded, &opened).map_err(|mistake| grid.explain(cell, mistake.into()))?;
+            admit(&opened, Purpose::of(&loaded.config)?, is_quiet())?;
+        }
         let interrupt = interrupt()?;
         let data = job::dataset(base)?;
         let mut shards = HashMap::new();
@@ -60,10 +65,6 @@ impl<'g> Workplace<'g> {
                 let cut = cut.map_err(|error| grid.explain(cell, error))?;
                 let holdings = Holdings::of(&data, &cut);
                 place.insert((cut, holdings));
-            }
-            for device in &opened {
-                let precision = job::check_precision(loaded.config.train.precision, &device.device);
-                precision.map_err(|mistake| grid.explain(cell, mistake.into()))?;
             }
         }
         let load = |o: &device::Opened| job::model_as_read(base, job::task(&base.config, data.labels.len()), &o.device);
@@ -120,7 +121,7 @@ impl<'g> Workplace<'g> {
         files.cut(save.notes.lengths)?;
         run.resume(save.checkpoint).with_context(|| format!("cannot go on from {}", save.path.display()))?;
         let interrupt = Arc::clone(&self.interrupt);
-        Recorder::resumed(files, config, &self.devices, self.info(), run, save.notes, interrupt)
+        Recorder::resumed(files, config, &self.devices, run, save.notes, interrupt)
     }
 
     /// Makes the folder anew, whatever an earlier run of the same configuration left there.
@@ -130,11 +131,7 @@ impl<'g> Workplace<'g> {
                 .with_context(|| format!("cannot remove the unfinished run {}", folder.display()))?;
         }
         let files = RunFolder::create(folder, &config.to_toml())?;
-        Recorder::new(files, config, &self.devices, self.info(), run, Arc::clone(&self.interrupt))
-    }
-
-    fn info(&self) -> &ModelInfo {
-        self.models[0].info()
+        Recorder::new(files, config, &self.devices, run, Arc::clone(&self.interrupt))
     }
 }
 

@@ -1,5 +1,6 @@
 //! What was found, as a table and as JSON.
 
+use bonfire_models::Precision;
 use serde::Serialize;
 
 use super::kernels::Kernels;
@@ -8,6 +9,7 @@ use super::system::System;
 use crate::checkup::{Finding, Verdict};
 use crate::commands::bench::table::{aligned, row, size, three};
 use crate::device::{DeviceChoice, Opened};
+use crate::mistake::quietly;
 
 /// The whole of `--json`.
 #[derive(Debug, Serialize)]
@@ -33,6 +35,8 @@ pub struct Patient {
     pub software: bool,
     /// Memory, where the device tells.
     pub memory_bytes: Option<u64>,
+    /// What computes products with frozen weights, in each precision that can be trained in there.
+    pub products: Vec<&'static str>,
     /// What is to be made of it.
     #[serde(flatten)]
     pub verdict: Verdict,
@@ -50,6 +54,7 @@ impl Patient {
             name: Some(opened.name.clone()),
             software: opened.software,
             memory_bytes: None,
+            products: products(opened),
             verdict,
             checks,
             speed: None,
@@ -63,6 +68,7 @@ impl Patient {
             name: None,
             software: false,
             memory_bytes: None,
+            products: Vec::new(),
             verdict: Verdict::Silent { because },
             checks: Vec::new(),
             speed: None,
@@ -86,10 +92,19 @@ impl Patient {
         }
         if self.name.is_some() {
             lines.push(format!("memory            {}", size(self.memory_bytes)));
+            let heads = std::iter::once("products").chain(std::iter::repeat(""));
+            lines.extend(heads.zip(&self.products).map(|(head, by)| format!("{head:<18}{by}")));
         }
         lines.extend(self.speed.as_ref().map(Speed::words));
         lines.join("\n")
     }
+}
+
+/// What can be trained in on a device, in words; asking may wake a driver that panics.
+fn products(opened: &Opened) -> Vec<&'static str> {
+    let offered = [Precision::F32, Precision::Tf32, Precision::Bf16];
+    let of = || offered.into_iter().filter(|p| p.runs_on(&opened.device)).map(|p| p.products(&opened.device)).collect();
+    quietly(of).unwrap_or_default()
 }
 
 impl Report {

@@ -1,6 +1,6 @@
 //! Two figures that place a device: memory bandwidth and one matrix product. `bonfire bench` measures properly.
 
-use bonfire_kernels::runs_on_cpu;
+use bonfire_kernels::{Arithmetic, product, product_kernel, runs_on_cpu};
 use burn::tensor::{Device, Distribution, Tensor};
 use serde::Serialize;
 
@@ -18,6 +18,8 @@ pub struct Speed {
     pub flops_per_second: f64,
     /// Rows and columns of the matrices.
     pub size: usize,
+    /// The kernel that computed the product.
+    pub kernel: String,
 }
 
 /// Measures; `None` when the device fails.
@@ -34,12 +36,14 @@ pub fn measure(opened: &Opened) -> Option<Speed> {
 fn figures(device: &Device, entries: usize, size: usize) -> Option<Speed> {
     let long = Tensor::<1>::ones([entries], device);
     let square = Tensor::<2>::random([size, size], Distribution::Uniform(-1.0, 1.0), device);
-    let (add, product) = (|| drop(long.clone() + 1.0), || drop(square.clone().matmul(square.clone())));
-    let [add, product] = [in_turns(device, &[&add], 3).ok()?, in_turns(device, &[&product], 3).ok()?];
+    let (add, multiply) =
+        (|| drop(long.clone() + 1.0), || drop(product(square.clone(), square.clone(), Arithmetic::F32)));
+    let [add, product] = [in_turns(device, &[&add], 3).ok()?, in_turns(device, &[&multiply], 3).ok()?];
     Some(Speed {
         bytes_per_second: 8.0 * entries as f64 / add[0].best,
         flops_per_second: 2.0 * (size as f64).powi(3) / product[0].best,
         size,
+        kernel: product_kernel(&square, &square, Arithmetic::F32),
     })
 }
 
@@ -47,6 +51,11 @@ impl Speed {
     /// A line each.
     pub fn words(&self) -> String {
         let (bytes, flops, n) = (three(self.bytes_per_second / 1e9), three(self.flops_per_second / 1e9), self.size);
-        format!("memory bandwidth  {bytes} GB/s\nmatrix products   {flops} GFLOP/s, [{n}, {n}] x [{n}, {n}] in f32")
+        let kernel = &self.kernel;
+        format!(
+            "memory bandwidth  {bytes} GB/s\nmatrix products   {flops} GFLOP/s, [{n}, {n}] x [{n}, {n}] in f32\n\
+             {:18}by {kernel}",
+            ""
+        )
     }
 }

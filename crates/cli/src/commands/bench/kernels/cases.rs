@@ -4,8 +4,8 @@ use std::ops::Range;
 
 use anyhow::{Result, anyhow};
 use bonfire_kernels::{
-    AdamW, AttentionLayout, LowRank, Moving, Segments, adamw_step, adamw_step_composed, adapted_linear,
-    adapted_linear_composed, add_norm, gelu, packed_attention,
+    AdamW, Arithmetic, AttentionLayout, LowRank, Moving, Segments, adamw_step, adamw_step_composed, adapted_linear,
+    adapted_linear_composed, add_norm, gelu, packed_attention, product,
 };
 use bonfire_models::{PackedBatch, Rounding};
 use burn::tensor::activation::softmax;
@@ -115,7 +115,7 @@ impl Ground {
             let (adapters, clients) = (adapters.clone(), clients.clone());
             Box::new(move || {
                 let parts = adapters.iter().enumerate().map(|(i, factors)| (factors, i * width..(i + 1) * width));
-                linear(x.clone(), weight.clone(), bias.clone(), &parts.collect::<Vec<_>>(), &clients)
+                linear(x.clone(), weight.clone(), bias.clone(), &parts.collect::<Vec<_>>(), &clients, Arithmetic::F32)
             })
         };
         let (ours, composed) = (side(adapted_linear), side(adapted_linear_composed));
@@ -241,7 +241,7 @@ impl Ground {
 }
 
 /// An adapted linear, ours or composed.
-type Linear = fn(Tensor<2>, Tensor<2>, Tensor<1>, &[(&LowRank, Range<usize>)], &Segments) -> Tensor<2>;
+type Linear = fn(Tensor<2>, Tensor<2>, Tensor<1>, &[(&LowRank, Range<usize>)], &Segments, Arithmetic) -> Tensor<2>;
 
 /// Sequences gathered into rows of one length, as without packing.
 struct Padding {
@@ -281,8 +281,9 @@ impl Padding {
             let part = padded.clone().narrow(1, i * features, features);
             part.reshape([self.sequences, self.longest, heads, width]).swap_dims(1, 2)
         };
-        let scores = part(0).matmul(part(1).swap_dims(2, 3)) / (width as f64).sqrt() + self.bias.clone();
-        let mixed = softmax(scores, 3).matmul(part(2)).swap_dims(1, 2);
+        let scores =
+            product(part(0), part(1).swap_dims(2, 3), Arithmetic::F32) / (width as f64).sqrt() + self.bias.clone();
+        let mixed = product(softmax(scores, 3), part(2), Arithmetic::F32).swap_dims(1, 2);
         mixed.reshape([self.sequences * self.longest, features]).select(0, self.back.clone())
     }
 }
