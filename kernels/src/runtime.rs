@@ -237,7 +237,7 @@ mod cube {
         let database = Database::open_at(path, Access::ReadWrite)?;
         let (spaces, mut given) = (database.summary(), 0);
         spaces.iter().for_each(|space| database.scan(&space.namespace, &mut |_, _| given += 1));
-        if given < spaces.iter().map(|space| space.entries).sum() {
+        if given < spaces.iter().map(|space| space.entries).sum::<u64>() {
             return Err("entries are missing".into());
         }
         let log = path.with_extension("db-wal");

@@ -4,7 +4,7 @@ use burn::tensor::Device;
 
 use super::threads::each;
 use super::{Exact, Format, Off, add, backward, compare, dot, gradient, read, rows};
-use crate::{LowRank, Segments, SlotCounts, adapted_linear};
+use crate::{Arithmetic, LowRank, Segments, SlotCounts, adapted_linear};
 
 /// A scale that no format rounds.
 const SCALE: f32 = 0.5;
@@ -172,7 +172,7 @@ impl Problem {
         let updates: Vec<LowRank> = self.factors.iter().map(lowrank).collect();
         let columns = self.factors.iter().map(|(start, _)| *start..start + of.width);
         let adapters: Vec<_> = updates.iter().zip(columns).collect();
-        let y = adapted_linear(x.clone(), w, bias, &adapters, &self.clients);
+        let y = adapted_linear(x.clone(), w, bias, &adapters, &self.clients, Arithmetic::F32);
         let grads = backward(&y, format.put(&self.dy, [t, n], device));
         let factors = updates.iter().map(|u| Ok([gradient("A", &u.a, &grads)?, gradient("B", &u.b, &grads)?]));
         let factors = factors.collect::<Result<_, String>>()?;

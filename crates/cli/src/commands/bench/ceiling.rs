@@ -2,7 +2,7 @@
 //! What a step reaches is only worth saying beside these.
 
 use anyhow::Result;
-use bonfire_kernels::runs_on_cpu;
+use bonfire_kernels::{product, runs_on_cpu};
 use bonfire_models::Precision;
 use burn::tensor::{Device, Distribution, Tensor};
 use serde::Serialize;
@@ -61,10 +61,8 @@ pub fn measure(args: &BenchArgs, opened: &Opened) -> Result<CeilingReport> {
         (true, _) => (1 << 24, 256),
         (_, true) => (1 << 22, 128),
     };
-    let mut products = vec![square(Precision::F32, side, args.repeats, device)?];
-    if Precision::Bf16.runs_on(device) {
-        products.push(square(Precision::Bf16, side, args.repeats, device)?);
-    }
+    let offered = [Precision::F32, Precision::Tf32, Precision::Bf16].into_iter().filter(|p| p.runs_on(device));
+    let products = offered.map(|p| square(p, side, args.repeats, device)).collect::<Result<_>>()?;
     let long = Tensor::<1>::random([entries], Distribution::Uniform(-1.0, 1.0), device);
     let seconds = in_turns(device, &[&|| drop(long.clone() + 1.0)], args.repeats)?.remove(0);
     let copied_bytes = 4 * entries as u64;
@@ -80,13 +78,13 @@ fn square(precision: Precision, mut side: usize, repeats: usize, device: &Device
             precision.dtype().map_or(numbers.clone(), |dtype| numbers.cast(dtype))
         };
         let (x, y) = (random(), random());
-        let product = || drop(x.clone().matmul(y.clone()));
-        let one = in_turns(device, &[&product], 1)?.remove(0);
+        let once = || drop(product(x.clone(), y.clone(), precision.arithmetic()));
+        let one = in_turns(device, &[&once], 1)?.remove(0);
         if 4 * side <= MOST && 64.0 * one.best <= LONGEST {
             side *= 4;
             continue;
         }
-        let seconds = in_turns(device, &[&product], repeats)?.remove(0);
+        let seconds = in_turns(device, &[&once], repeats)?.remove(0);
         let flops_per_second = 2.0 * (side as f64).powi(3) / seconds.best;
         return Ok(Square { precision, side, seconds, flops_per_second });
     }
