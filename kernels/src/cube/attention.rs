@@ -9,9 +9,10 @@ use burn_cubecl::cubecl::prelude::*;
 use burn_cubecl::tensor::CubeTensor;
 
 use super::attention_softmax::{Softmax, rescale, write_scores};
-use super::product::{Side, Slices, Tile, UNITS, accumulate, col_of, load, multiply, row_of, slices, zeros};
-use super::tensors::{elem, empty, room};
+use super::product::{Side, Slices, Tile, UNITS, accumulate, agreed, col_of, load, multiply, row_of, slices, zeros};
+use super::tensors::{elem, empty, groups, room};
 use super::tiles::{TileTable, place};
+use crate::attention::WIDEST_HEAD;
 
 /// Queries by keys, and also queries by columns of a head: one tile size for every product.
 pub(crate) const TILE: Tile = Tile::new(32, 32);
@@ -57,7 +58,7 @@ impl Qkv {
             assert_eq!(tensor.dtype, parts[0].0.dtype, "one type for queries, keys and values");
         }
         let form = Form { width: features / heads, causal };
-        assert!(form.width <= 128, "heads of at most 128 columns: a unit's sums live in registers");
+        assert!(form.width <= WIDEST_HEAD, "heads of at most {WIDEST_HEAD} columns, not {}", form.width);
         Qkv { parts, heads, form }
     }
 
@@ -84,16 +85,23 @@ impl Qkv {
 /// -> the output `[T, D]` with `T = tokens`, zero for tokens of no sequence, and for the backward the logarithm of each softmax's denominator `[T, heads]` in f32.
 pub(crate) fn attend(qkv: &Qkv, tokens: usize, tiles: &TileTable) -> (CubeTensor, CubeTensor) {
     qkv.check(tiles);
+    let q = &qkv.parts[0].0;
+    let out = room(q, [tokens, qkv.features()], tokens > tiles.segments.rows());
+    let lse = empty(q, [tokens, qkv.heads], DType::F32);
+    attend_into(qkv, tiles, &out, &lse);
+    (out, lse)
+}
+
+/// [`attend`] into tensors that are there.
+pub(super) fn attend_into(qkv: &Qkv, tiles: &TileTable, out: &CubeTensor, lse: &CubeTensor) {
     let [(q, at_q), (k, at_k), (v, at_v)] = qkv.parts.clone();
-    let out = room(&q, [tokens, qkv.features()], tokens > tiles.segments.rows());
-    let lse = empty(&q, [tokens, qkv.heads], DType::F32);
     if tiles.count > 0 {
         let element = elem(&q);
         // SAFETY: the kernel reads and writes inside the shapes checked above.
         unsafe {
             attend_kernel::launch_unchecked(
                 &out.client,
-                CubeCount::Static(tiles.count as u32, qkv.heads as u32, 1),
+                groups(tiles.count * qkv.heads),
                 CubeDim::new_1d(UNITS),
                 q.into_tensor_arg(),
                 k.into_tensor_arg(),
@@ -101,6 +109,7 @@ pub(crate) fn attend(qkv: &Qkv, tokens: usize, tiles: &TileTable) -> (CubeTensor
                 tiles.tiles.clone().into_buffer_arg(),
                 out.clone().into_tensor_arg(),
                 lse.clone().into_tensor_arg(),
+                tiles.count,
                 at_q,
                 at_k,
                 at_v,
@@ -110,7 +119,6 @@ pub(crate) fn attend(qkv: &Qkv, tokens: usize, tiles: &TileTable) -> (CubeTensor
             );
         }
     }
-    (out, lse)
 }
 
 #[cube(launch_unchecked)]
@@ -121,6 +129,7 @@ fn attend_kernel<E: Float>(
     tiles: &[u32],
     out: &mut Tensor<E>,
     lse: &mut Tensor<f32>,
+    count: usize,
     at_q: usize,
     at_k: usize,
     at_v: usize,
@@ -128,15 +137,21 @@ fn attend_kernel<E: Float>(
     #[comptime] form: Form,
     #[define(E)] _element: ElemType,
 ) {
-    let here = place(tiles, CUBE_POS_X as usize);
-    let head = CUBE_POS_Y as usize * form.width;
+    let number = CUBE_POS / count;
+    if number >= lse.shape(1) {
+        terminate!();
+    }
+    let head = number * form.width;
+    let here = place(tiles, CUBE_POS % count);
     let mut slices = slices(TILE);
     let mut weights = Shared::<[f32]>::new_slice(SHARED);
     let mut softmax = Softmax::new();
     let mut sums = zeros(comptime!(form.blocks() * TILE.each()));
     let queries = rows_at::<E>(q, here.first, at_q + head, here.rows);
     let end = if comptime!(form.causal) { here.first + here.rows } else { here.end };
-    for first in range_stepped(here.start, end, TILE.cols) {
+    let steps = agreed((end - here.start).div_ceil(TILE.cols));
+    for step in 0..steps {
+        let first = here.start + step * TILE.cols;
         let mut scores = zeros(comptime!(TILE.each()));
         let keys = rows_at::<E>(k, first, at_k + head, end - first);
         accumulate::<E, E>(&mut scores, &mut slices, q, queries, k, keys, form.width, (true, true), TILE);
@@ -153,7 +168,7 @@ fn attend_kernel<E: Float>(
             let base = (here.first + row) * out.stride(0);
             write_row::<E>(out, &sums, base, head, 1.0 / total, i, form);
             if col_of(0usize, TILE) == 0 {
-                let at = (here.first + row) * lse.stride(0) + CUBE_POS_Y as usize;
+                let at = (here.first + row) * lse.stride(0) + number * lse.stride(1);
                 lse[at] = softmax.highest[row] + total.ln();
             }
         }
