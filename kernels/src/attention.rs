@@ -7,7 +7,7 @@ use burn::tensor::{Device, Int, Tensor, TensorData, activation::softmax};
 use crate::ops::PackedOps;
 use crate::{Segments, runs_on_cpu};
 
-/// Features of the widest head that the GPU kernels take: a unit keeps its share of a head's sums in registers.
+/// Features of the widest head that the GPU kernels take and are tested with.
 pub(crate) const WIDEST_HEAD: usize = 256;
 
 /// Features that a head of a model on `device` may have at most.

@@ -38,9 +38,15 @@ pub(crate) struct Form {
 }
 
 impl Form {
-    /// Tiles side by side that cover a head.
+    /// Workgroups that share out a head's columns: one computes 128 of them at most, so that its units' sums stay in
+    /// registers. Each of them computes the scores, over all of the head, again.
+    pub(super) fn parts(&self) -> usize {
+        self.width.div_ceil(4 * TILE.cols)
+    }
+
+    /// Tiles side by side that cover a part.
     pub(super) fn blocks(&self) -> usize {
-        self.width.div_ceil(TILE.cols)
+        self.width.div_ceil(TILE.cols).div_ceil(self.parts())
     }
 }
 
@@ -101,7 +107,7 @@ pub(super) fn attend_into(qkv: &Qkv, tiles: &TileTable, out: &CubeTensor, lse: &
         unsafe {
             attend_kernel::launch_unchecked(
                 &out.client,
-                groups(tiles.count * qkv.heads),
+                groups(tiles.count * qkv.heads * qkv.form.parts()),
                 CubeDim::new_1d(UNITS),
                 q.into_tensor_arg(),
                 k.into_tensor_arg(),
@@ -137,7 +143,7 @@ fn attend_kernel<E: Float>(
     #[comptime] form: Form,
     #[define(E)] _element: ElemType,
 ) {
-    let number = CUBE_POS / count;
+    let (number, own) = share(count, form);
     if number >= lse.shape(1) {
         terminate!();
     }
@@ -158,7 +164,7 @@ fn attend_kernel<E: Float>(
         write_scores(&mut weights, &scores, here, first, end, scale, form);
         softmax.step(&mut weights, &mut slices);
         rescale(&mut sums, &softmax, form);
-        add_blocks::<E>(&mut sums, &weights, &mut slices, v, at_v + head, first, end, form);
+        add_blocks::<E>(&mut sums, &weights, &mut slices, v, at_v + head, own, first, end, form);
     }
     #[unroll]
     for i in 0..TILE.unit_rows {
@@ -166,12 +172,24 @@ fn attend_kernel<E: Float>(
         if row < here.rows {
             let total = softmax.total[row];
             let base = (here.first + row) * out.stride(0);
-            write_row::<E>(out, &sums, base, head, 1.0 / total, i, form);
-            if col_of(0usize, TILE) == 0 {
+            write_row::<E>(out, &sums, base, head, own, 1.0 / total, i, form);
+            if own == 0 && col_of(0usize, TILE) == 0 {
                 let at = (here.first + row) * lse.stride(0) + number * lse.stride(1);
                 lse[at] = softmax.highest[row] + total.ln();
             }
         }
+    }
+}
+
+/// The head that a workgroup computes a part of, and the first of the head's columns that are its own. `count`: tiles.
+#[cube]
+pub(super) fn share(count: usize, #[comptime] form: Form) -> (usize, usize) {
+    let number = CUBE_POS / count;
+    let parts = comptime!(form.parts());
+    if comptime!(parts == 1) {
+        (number, 0usize.runtime())
+    } else {
+        (number / parts, number % parts * comptime!(form.blocks() * TILE.cols))
     }
 }
 
@@ -186,8 +204,8 @@ pub(super) fn rows_at<E: Float>(tensor: &Tensor<E>, first: usize, column: usize,
     }
 }
 
-/// `sums += W · X` with `W` in shared memory and `X` the rows `first..end` of a tensor, one head's columns, two blocks of
-/// them at a time: both slices are free here. A barrier between writing `W` and reading it is included.
+/// `sums += W · X` with `W` in shared memory and `X` the rows `first..end` of a tensor, one head's columns from its `own`
+/// on, two blocks of them at a time: both slices are free here. A barrier between writing `W` and reading it is included.
 #[cube]
 pub(super) fn add_blocks<E: Float>(
     sums: &mut Array<f32>,
@@ -195,6 +213,7 @@ pub(super) fn add_blocks<E: Float>(
     slices: &mut Slices,
     from: &Tensor<E>,
     column: usize,
+    own: usize,
     first: usize,
     end: usize,
     #[comptime] form: Form,
@@ -203,9 +222,9 @@ pub(super) fn add_blocks<E: Float>(
     for pair in 0..comptime!(form.blocks().div_ceil(2)) {
         let one = comptime!(2 * pair);
         let two = comptime!(2 * pair + 1);
-        load_block::<E>(&mut slices.left, from, column, first, end, one, form);
+        load_block::<E>(&mut slices.left, from, column, own, first, end, one, form);
         if comptime!(two < form.blocks()) {
-            load_block::<E>(&mut slices.right, from, column, first, end, two, form);
+            load_block::<E>(&mut slices.right, from, column, own, first, end, two, form);
         }
         sync_cube();
         multiply(sums, weights, &slices.left, comptime!(one * TILE.each()), TILE);
@@ -222,28 +241,31 @@ fn load_block<E: Float>(
     shared: &mut Shared<[f32]>,
     from: &Tensor<E>,
     column: usize,
+    own: usize,
     first: usize,
     end: usize,
     #[comptime] block: usize,
     #[comptime] form: Form,
 ) {
-    let done = comptime!(block * TILE.cols);
+    let done = own + comptime!(block * TILE.cols);
     let side = Side {
         base: (column + done) * from.stride(1),
-        count: comptime!(form.width - done).runtime(),
+        // A head's last part may need fewer blocks than the others.
+        count: done.max(form.width) - done,
         step: from.stride(1),
         depth_step: from.stride(0),
     };
     load::<E>(shared, from, side, first, end, TILE.cols, TILE.depth, false);
 }
 
-/// Writes a unit's `i`-th row of sums over all blocks, times `factor`.
+/// Writes a unit's `i`-th row of sums over all blocks, times `factor`, into one head's columns from its `own` on.
 #[cube]
 pub(super) fn write_row<E: Float>(
     out: &mut Tensor<E>,
     sums: &Array<f32>,
     base: usize,
     column: usize,
+    own: usize,
     factor: f32,
     #[comptime] i: usize,
     #[comptime] form: Form,
@@ -252,7 +274,7 @@ pub(super) fn write_row<E: Float>(
     for block in 0..comptime!(form.blocks()) {
         #[unroll]
         for j in 0..TILE.unit_cols {
-            let col = col_of(j, TILE) + comptime!(block * TILE.cols);
+            let col = own + col_of(j, TILE) + comptime!(block * TILE.cols);
             if col < form.width {
                 let sum = sums[comptime!(block * TILE.each() + i * TILE.unit_cols + j)];
                 let at = base + (column + col) * out.stride(1);

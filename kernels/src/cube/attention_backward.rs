@@ -8,7 +8,7 @@ use burn_cubecl::cubecl;
 use burn_cubecl::cubecl::prelude::*;
 use burn_cubecl::tensor::CubeTensor;
 
-use super::attention::{Form, Qkv, SHARED, TILE, add_blocks, rows_at, write_row};
+use super::attention::{Form, Qkv, SHARED, TILE, add_blocks, rows_at, share, write_row};
 use super::product::{UNITS, accumulate, agreed, col_of, row_of, slices, zeros};
 use super::tensors::{elem, empty, groups, room};
 use super::tiles::{TileTable, place};
@@ -105,7 +105,7 @@ fn launch(qkv: &Qkv, dy: &CubeTensor, stats: &CubeTensor, tiles: &TileTable, gra
     unsafe {
         kernel(
             &grads.client,
-            groups(tiles.count * qkv.heads),
+            groups(tiles.count * qkv.heads * qkv.form.parts()),
             CubeDim::new_1d(UNITS),
             q.into_tensor_arg(),
             k.into_tensor_arg(),
@@ -181,7 +181,7 @@ fn dq_kernel<E: Float, G: Float>(
     #[comptime] form: Form,
     #[define(E, G)] _types: [ElemType; 2],
 ) {
-    let number = CUBE_POS / count;
+    let (number, own) = share(count, form);
     if number >= stats.shape(1) {
         terminate!();
     }
@@ -213,14 +213,14 @@ fn dq_kernel<E: Float, G: Float>(
             }
         }
         write_left(&mut left, &wgrads);
-        add_blocks::<E>(&mut sums, &left, &mut slices, k, at_k + head, first, end, form);
+        add_blocks::<E>(&mut sums, &left, &mut slices, k, at_k + head, own, first, end, form);
     }
     #[unroll]
     for i in 0..TILE.unit_rows {
         let row = row_of(i, TILE);
         if row < here.rows {
             let base = (here.first + row) * grads.stride(0);
-            write_row::<G>(grads, &sums, base, head, 1.0, i, form);
+            write_row::<G>(grads, &sums, base, head, own, 1.0, i, form);
         }
     }
 }
@@ -243,7 +243,7 @@ fn dkv_kernel<E: Float, G: Float>(
     #[comptime] form: Form,
     #[define(E, G)] _types: [ElemType; 2],
 ) {
-    let number = CUBE_POS / count;
+    let (number, own) = share(count, form);
     if number >= stats.shape(1) {
         terminate!();
     }
@@ -276,9 +276,9 @@ fn dkv_kernel<E: Float, G: Float>(
             }
         }
         write_left(&mut left, &scores);
-        add_blocks::<G>(&mut dv, &left, &mut slices, dy, head, first, here.end, form);
+        add_blocks::<G>(&mut dv, &left, &mut slices, dy, head, own, first, here.end, form);
         write_left(&mut left, &wgrads);
-        add_blocks::<E>(&mut dk, &left, &mut slices, q, at_q + head, first, here.end, form);
+        add_blocks::<E>(&mut dk, &left, &mut slices, q, at_q + head, own, first, here.end, form);
     }
     let features = stats.shape(1) * form.width;
     #[unroll]
@@ -286,8 +286,8 @@ fn dkv_kernel<E: Float, G: Float>(
         let row = row_of(i, TILE);
         if row < here.rows {
             let base = (here.first + row) * grads.stride(0);
-            write_row::<G>(grads, &dk, base, features + head, 1.0, i, form);
-            write_row::<G>(grads, &dv, base, 2 * features + head, 1.0, i, form);
+            write_row::<G>(grads, &dk, base, features + head, own, 1.0, i, form);
+            write_row::<G>(grads, &dv, base, 2 * features + head, own, 1.0, i, form);
         }
     }
 }

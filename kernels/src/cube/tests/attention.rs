@@ -114,7 +114,7 @@ impl Problem {
         close(&format!("output {what}"), &values(out.clone()), &reference.out);
         close(&format!("denominators {what}"), &values(lse.clone()), &reference.lse);
         attend_backward_into(&qkv, out.clone(), lse.clone(), dy, &table, &grads);
-        [&out, &lse, &grads].map(nothing_between);
+        [&out, &lse, &grads].into_iter().for_each(nothing_between);
         let grads = values(grads);
         for (i, name) in ["dq", "dk", "dv"].into_iter().enumerate() {
             let cols = i * features..(i + 1) * features;
@@ -140,11 +140,11 @@ pub(super) fn causal() {
     }
 }
 
-/// Heads of several blocks of columns, the last one not full, and the widest.
+/// Heads whose columns workgroups share, evenly or not, up to the widest.
 #[test]
-pub(super) fn wide_heads() {
+fn wide_heads() {
     let Some(device) = device() else { return };
-    for (seed, width) in [130, 160, 192, 256].into_iter().enumerate() {
+    for (seed, width) in [160, 192, 256].into_iter().enumerate() {
         Problem::new(seed as u64 + 20, 1, width, seed % 2 == 0).run(&device);
     }
 }
