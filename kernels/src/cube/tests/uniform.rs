@@ -113,7 +113,7 @@ fn every_kernel() {
     let written =
         |kernel: &&str| std::fs::read_to_string(&log).is_ok_and(|text| text.contains(&format!("fn {kernel}")));
     let begun = Instant::now();
-    while begun.elapsed() < Duration::from_secs(20) && !KERNELS.iter().all(|kernel| written(&kernel)) {
+    while begun.elapsed() < Duration::from_secs(20) && !KERNELS.iter().all(&written) {
         std::thread::sleep(Duration::from_millis(200));
     }
 }
