@@ -108,6 +108,8 @@ mod cube {
     use cubecl_environment::persistence::{Access, Database, Insertion, Origin};
 
     use super::{Kept, kernels_folder};
+    #[cfg(feature = "cuda")]
+    use crate::device_math::{DeviceMath, install};
 
     /// Processes whose own account of what they tuned and compiled is kept beside it.
     const SESSIONS: u32 = 4;
