@@ -109,13 +109,11 @@ fn check_method(args: &BenchArgs) -> Result<(), Mistake> {
 
 /// The way by Burn's own modules is an encoder.
 fn check_ways(args: &BenchArgs, work: &Work) -> Result<(), Mistake> {
-    match args.ways.contains(&WayName::BurnApplyLora) && work.info.architecture.is_decoder() {
-        true => {
-            Err(Mistake::new(format!("--ways burn-apply-lora trains an encoder, and --shape {} is none", args.shape))
-                .help("leave it out, or use --shape builtin, minilm or roberta-base"))
-        }
-        false => Ok(()),
+    if args.ways.contains(&WayName::BurnApplyLora) && work.info.architecture.is_decoder() {
+        let what = format!("--ways burn-apply-lora trains an encoder, and --shape {} is none", args.shape);
+        return Err(Mistake::new(what).help("leave it out, or use --shape builtin, minilm or roberta-base"));
     }
+    Ok(())
 }
 
 /// Folders that are missing are said now, not after minutes of measuring.

@@ -130,9 +130,10 @@ pub fn run(args: &SelfTestArgs, common: &Common) -> Result<()> {
     for device in &opened {
         report.devices.push(one(args, device, shown));
     }
-    match args.json {
-        true => put(serde_json::to_string_pretty(&report)?),
-        false => report.devices.iter().for_each(|device| say(device.words())),
+    if args.json {
+        put(serde_json::to_string_pretty(&report)?);
+    } else {
+        report.devices.iter().for_each(|device| say(device.words()));
     }
     match report.devices.iter().filter(|device| !device.is_good()).count() {
         0 => Ok(()),
@@ -254,9 +255,9 @@ mod tests {
             shape: "[5, 7]".into(),
             format: "f32",
             allowed: 0.5,
-            run: Box::new(move |_| match off < 0.0 {
-                true => Err("the device failed: lost".into()),
-                false => Ok(vec![("result".into(), 0.25), ("gradient".into(), off)]),
+            run: Box::new(move |_| {
+                let parts = vec![("result".into(), 0.25), ("gradient".into(), off)];
+                if off < 0.0 { Err("the device failed: lost".into()) } else { Ok(parts) }
             }),
         }
     }
