@@ -27,7 +27,7 @@ static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 #define LOCKED(body) do { pthread_mutex_lock(&lock); body; pthread_mutex_unlock(&lock); } while (0)
 
 static struct {
-  long long launches, streams, waits, events, syncs, modules, bad;
+  long long launches, streams, streams_used, waits, events, syncs, modules, bad;
   long long to_device, to_device_bytes, to_host, to_host_bytes, on_device, fills;
   long long allocations, frees, live, peak, refused;
 } count;
@@ -58,11 +58,11 @@ static void report(void) {
   FILE *file = path && *path ? fopen(path, "w") : NULL;
   if (!file) return;
   fprintf(file,
-          "{\"launches\": %lld, \"streams\": %lld, \"stream_waits\": %lld, \"events\": %lld, \"syncs\": %lld, \"modules\": %lld,\n"
+          "{\"launches\": %lld, \"streams\": %lld, \"streams_used\": %lld, \"stream_waits\": %lld, \"events\": %lld, \"syncs\": %lld, \"modules\": %lld,\n"
           " \"bad_launches\": %lld, \"to_device\": %lld, \"to_device_bytes\": %lld, \"to_host\": %lld, \"to_host_bytes\": %lld,\n"
           " \"on_device\": %lld, \"fills\": %lld, \"allocations\": %lld, \"frees\": %lld, \"live\": %lld, \"peak\": %lld,\n"
           " \"refused\": %lld, \"kernels\": {",
-          count.launches, count.streams, count.waits, count.events, count.syncs, count.modules, count.bad, count.to_device,
+          count.launches, count.streams, count.streams_used, count.waits, count.events, count.syncs, count.modules, count.bad, count.to_device,
           count.to_device_bytes, count.to_host, count.to_host_bytes, count.on_device, count.fills, count.allocations,
           count.frees, count.live, count.peak, count.refused);
   const char *between = "";
@@ -127,9 +127,12 @@ Result cuCtxPopCurrent_v2(void **c) { *c = &context; return OK; }
 Result cuCtxSynchronize(void) { LOCKED(count.syncs++); return OK; }
 Result cuCtxGetStreamPriorityRange(int *least, int *greatest) { *least = 0; *greatest = -5; return OK; }
 
+/* Streams are numbers; those that were launched on are marked. */
+enum { STREAMS = 4096 };
+static char used[STREAMS];
 Result cuStreamCreate(void **stream, unsigned flags) {
   (void)flags;
-  LOCKED(*stream = (void *)(uintptr_t)(0x1000 + 16 * ++count.streams));
+  LOCKED(*stream = (void *)(uintptr_t)++count.streams);
   return OK;
 }
 Result cuStreamCreateWithPriority(void **stream, unsigned flags, int priority) { (void)priority; return cuStreamCreate(stream, flags); }
@@ -275,12 +278,13 @@ Result cuFuncSetAttribute(void *function, int attribute, int value) {
 Result cuFuncGetAttribute(int *value, int attribute, void *function) { (void)attribute; (void)function; *value = 0; return OK; }
 Result cuLaunchKernel(void *function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz,
                       unsigned shared, void *stream, void **arguments, void **extra) {
-  (void)stream; (void)arguments; (void)extra;
+  (void)arguments; (void)extra;
   Kernel *kernel = function;
+  size_t on = (uintptr_t)stream % STREAMS;
   int bad = !gx || !gy || !gz || gx > 2147483647u || gy > 65535 || gz > 65535 || !bx || !by || !bz || bx > 1024 || by > 1024 ||
             bz > 64 || (unsigned long long)bx * by * bz > 1024 || shared > shared_limit() ||
             (shared > 49152 && shared > kernel->shared);
-  LOCKED(count.launches++; kernel->launches++; count.bad += bad; clock_ms += 0.005);
+  LOCKED(count.launches++; kernel->launches++; count.bad += bad; clock_ms += 0.005; count.streams_used += !used[on]; used[on] = 1);
   if (bad)
     fprintf(stderr, "stand-in: refused launch of %s: grid %u %u %u, block %u %u %u, shared memory %u\n", kernel->name, gx, gy, gz,
             bx, by, bz, shared);

@@ -277,13 +277,15 @@ impl Recorder {
             return say(format!("{}: accuracy {accuracy}{upload}; {path}", self.identity.name));
         }
         say("");
-        self.tally.accuracy_line().into_iter().chain(upload).chain(self.memory.map(memory_line)).for_each(say);
+        let memory = self.memory.map(|memory| memory_line(memory, &self.identity.device));
+        self.tally.accuracy_line().into_iter().chain(upload).chain(memory).for_each(say);
         say(format!("run folder: {path}"));
     }
 }
 
-/// What was expected and what was taken, side by side.
-fn memory_line(memory: MemoryUse) -> String {
-    let taken = memory.peak.map_or("not known here".into(), bytes);
-    format!("memory: about {} estimated, at most {taken} taken", bytes(memory.estimated))
+/// What was expected of `device` and what was taken, side by side.
+fn memory_line(memory: MemoryUse, device: &str) -> String {
+    let whose = if device.starts_with("cpu") { " by the whole process" } else { "" };
+    let taken = memory.peak.map(|peak| format!(", at most {} taken{whose}", bytes(peak))).unwrap_or_default();
+    format!("memory: about {} estimated{taken}", bytes(memory.estimated))
 }
