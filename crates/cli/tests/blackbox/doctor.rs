@@ -133,14 +133,15 @@ fn what_is_tuned_outlives_the_process() {
     assert_eq!(kept(&room).0, tuned, "nothing was tuned again");
 
     // What is no database, one with a log that is riddled, and one whose log was cut short: one line, and it tunes again.
-    for (file, spoil) in [
-        ("default.db", (|_| b"this is no database".to_vec()) as fn(Vec<u8>) -> Vec<u8>),
+    let damages: [(&str, fn(Vec<u8>) -> Vec<u8>); 3] = [
+        ("default.db", |_| b"this is no database".to_vec()),
         ("default.db-wal", |mut log| {
             log.iter_mut().skip(4_096).step_by(7).for_each(|byte| *byte = !*byte);
             log
         }),
         ("default.db-wal", |log| log[..log.len() / 2 + 13].to_vec()),
-    ] {
+    ];
+    for (file, spoil) in damages {
         let path = room.path("cache/bonfire/kernels").join(file);
         std::fs::write(&path, spoil(std::fs::read(&path).expect("a file"))).expect("written");
         let said = done(products(&room));
