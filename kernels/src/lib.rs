@@ -20,6 +20,7 @@ mod loss;
 mod memory;
 mod ops;
 mod pointwise;
+pub mod runtime;
 mod scores;
 mod segments;
 mod untuned;
@@ -29,7 +30,7 @@ pub use attention::{AttentionLayout, packed_attention, packed_attention_composed
 pub use grouped::Grouped;
 pub use linear::{LowRank, adapted_linear, adapted_linear_composed};
 pub use loss::cross_entropy;
-pub use memory::{device_memory, device_memory_reserved};
+pub use memory::{device_buffer_limit, device_memory, device_memory_reserved};
 pub use pointwise::{add_norm, gelu};
 pub use scores::slot_scores;
 pub use segments::{Segments, SlotCounts};

@@ -11,6 +11,8 @@ pub trait MemoryOps: Backend {
     fn capacity(on: FloatTensor<Self>) -> u64;
     /// Bytes taken from the system so far.
     fn reserved(on: FloatTensor<Self>) -> u64;
+    /// Bytes of the largest tensor it can hold.
+    fn largest(on: FloatTensor<Self>) -> u64;
 }
 
 fn ask(
@@ -32,6 +34,12 @@ pub fn device_memory_reserved(device: &Device) -> Option<u64> {
     ask(device, <Dispatch as MemoryOps>::reserved)
 }
 
+/// Bytes of the largest tensor that `device` can hold, whatever else is free; not known for the CPU. On WebGPU it is the
+/// adapter's limit of a buffer or of one bound to a kernel, on CUDA what CubeCL takes from the driver at once.
+pub fn device_buffer_limit(device: &Device) -> Option<u64> {
+    ask(device, <Dispatch as MemoryOps>::largest)
+}
+
 #[cfg(feature = "flex")]
 impl MemoryOps for burn_flex::Flex {
     fn capacity(_: FloatTensor<Self>) -> u64 {
@@ -41,6 +49,10 @@ impl MemoryOps for burn_flex::Flex {
     }
 
     fn reserved(_: FloatTensor<Self>) -> u64 {
+        0
+    }
+
+    fn largest(_: FloatTensor<Self>) -> u64 {
         0
     }
 }
@@ -54,5 +66,9 @@ impl MemoryOps for burn_cubecl::CubeBackend {
     fn reserved(on: FloatTensor<Self>) -> u64 {
         use burn_cubecl::cubecl::MemoryScope;
         on.client.memory_report(MemoryScope::Device).usage().bytes_reserved
+    }
+
+    fn largest(on: FloatTensor<Self>) -> u64 {
+        on.client.properties().memory.max_page_size
     }
 }

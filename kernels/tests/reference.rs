@@ -13,6 +13,7 @@ use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 
 fn device() -> Device {
+    bonfire_kernels::runtime::prepare();
     match std::env::var("BONFIRE_TEST_DEVICE").as_deref() {
         Err(_) | Ok("cpu") => Device::flex(),
         #[cfg(feature = "wgpu")]

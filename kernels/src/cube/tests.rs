@@ -20,6 +20,7 @@ use crate::Segments;
 
 /// The device to test on, its free memory full of NaN so that what a kernel forgets to write shows.
 fn device() -> Option<CubeDevice> {
+    crate::runtime::prepare();
     let device = match std::env::var("BONFIRE_TEST_DEVICE").as_deref() {
         #[cfg(feature = "wgpu")]
         Ok("wgpu") => Device::wgpu(burn::tensor::DeviceKind::DefaultDevice),
