@@ -50,3 +50,4 @@ pub use precision::Precision;
 pub use source::{ModelSource, shard_names};
 pub use target::{Factor, Target, TargetKind, Targets};
 pub use transformer::Transformer;
+pub use vocabulary::vocabulary_block;

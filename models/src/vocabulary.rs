@@ -6,6 +6,11 @@ use burn::tensor::{FloatDType, Int, Tensor};
 /// Numbers in one block of scores.
 const BLOCK: usize = 1 << 22;
 
+/// Numbers in the largest block of scores over a vocabulary of `words`.
+pub fn vocabulary_block(words: usize) -> usize {
+    BLOCK.max(words)
+}
+
 /// All scores `[N, V]` in f32 of hidden states `[N, D]`; `words` are the output embeddings `[V, D]`.
 pub(crate) fn logits(hidden: Tensor<2>, words: &Tensor<2>) -> Tensor<2> {
     hidden.cast(words.dtype()).matmul(words.clone().transpose()).cast(FloatDType::F32)

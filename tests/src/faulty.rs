@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use bonfire_kernels::device_buffer_limit;
 use bonfire_models::{Adapter, ClientAdapter, DeviceBatch, HeadTensor, Model, ModelInfo, NamedWeight, Target, Task};
 use burn::tensor::{Device, Tensor, TensorData};
 
@@ -15,7 +16,18 @@ pub enum Fault {
     NanAtStep(usize),
     /// The device breaks off in the middle of the n-th step.
     BreaksAtStep(usize),
+    /// The device's memory does not hold the n-th step.
+    NoRoomAtStep(usize),
+    /// The device's memory holds at most so many clients in flight.
+    NoRoomAbove(usize),
+    /// Above so many clients in flight the device is asked for a tensor that it cannot hold, if it has a limit.
+    TooLargeAbove(usize),
+    /// The device's memory holds at most so many tokens of texts that are judged.
+    NoRoomToJudge(usize),
 }
+
+/// What CubeCL's error says where an allocation fails, as Burn hands it on.
+pub const NO_ROOM: &str = "An IO error happened\nCaused by:\n  out of device memory allocating 1048576 bytes\n";
 
 /// `inner` with a fault.
 pub struct Faulty {
@@ -71,6 +83,9 @@ impl Model for Faulty {
         self.inner.layer_states(adapter, batch)
     }
     fn logits(&self, adapter: &ClientAdapter, batch: &DeviceBatch) -> Tensor<2> {
+        if let Fault::NoRoomToJudge(tokens) = self.fault {
+            assert!(batch.client_tokens.rows() <= tokens, "{NO_ROOM}");
+        }
         self.inner.logits(adapter, batch)
     }
     fn loss(&self, adapter: &ClientAdapter, batch: &DeviceBatch) -> Tensor<1> {
@@ -84,6 +99,23 @@ impl Model for Faulty {
                 assert!(step != n, "the device is lost");
                 None
             }
+            Fault::NoRoomAtStep(n) => {
+                assert!(step != n, "{NO_ROOM}");
+                None
+            }
+            Fault::NoRoomAbove(most) => {
+                assert!(places <= most, "{NO_ROOM}");
+                None
+            }
+            Fault::TooLargeAbove(most) => {
+                let limit = device_buffer_limit(self.device()).filter(|_| places > most);
+                if let Some(bytes) = limit {
+                    let huge = Tensor::<1>::zeros([bytes as usize / 4 + 1_024], self.device());
+                    return losses + huge.narrow(0, 0, places);
+                }
+                None
+            }
+            Fault::NoRoomToJudge(_) => None,
         };
         let factors = (0..places).map(|p| if Some(p) == wrong { f32::NAN } else { 1.0 }).collect();
         losses * Tensor::from_data(TensorData::new::<f32, _>(factors, [places]), self.device())

@@ -11,6 +11,7 @@ use rand::SeedableRng;
 
 /// The device that tests run on: the CPU backend, or what `BONFIRE_TEST_DEVICE` names (`cpu`, `wgpu`, `cuda`).
 pub fn device() -> Device {
+    bonfire_kernels::runtime::prepare();
     match std::env::var("BONFIRE_TEST_DEVICE").as_deref() {
         Err(_) | Ok("cpu") => Device::flex(),
         #[cfg(feature = "wgpu")]

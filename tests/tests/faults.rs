@@ -3,9 +3,10 @@
 
 use bonfire_engine::{DEVICE_THREAD, InFlight, NotFinite};
 use bonfire_federation::{Control, Event, RoundMetrics, Run, Settings};
-use bonfire_kernels::runs_on_cpu;
+use bonfire_kernels::{device_buffer_limit, runs_on_cpu};
 use bonfire_tests::faulty::{Fault, Faulty};
 use bonfire_tests::toy;
+use std::sync::Once;
 
 fn settings(more: &str) -> Settings {
     toy::settings(&format!("[train]\nrounds = 3\nbatch_size = 4\nlr_a = 1e-3\n{more}"))
@@ -37,6 +38,19 @@ fn assert_same(found: &[(usize, f64)], expected: &[(usize, f64)]) {
     for ((client, loss), (other, wanted)) in found.iter().zip(expected) {
         assert!(client == other && (loss - wanted).abs() <= allowed * wanted, "{found:?}, expected {expected:?}");
     }
+}
+
+/// What the test harness prints of them is of no interest.
+fn keep_panics_of_devices_quiet() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let hook = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            if std::thread::current().name() != Some(DEVICE_THREAD) {
+                hook(info);
+            }
+        }));
+    });
 }
 
 #[test]
@@ -96,13 +110,7 @@ fn a_round_in_which_everybody_diverges_ends_the_run() {
 
 #[test]
 fn a_device_that_breaks_is_an_error_and_the_last_round_is_kept() {
-    // What the test harness prints of the panic is of no interest.
-    let hook = std::panic::take_hook();
-    std::panic::set_hook(Box::new(move |info| {
-        if std::thread::current().name() != Some(DEVICE_THREAD) {
-            hook(info);
-        }
-    }));
+    keep_panics_of_devices_quiet();
     let (whole, _) = train(&mut toy::run(settings("")));
     for step in [0, 5, 10] {
         let mut run = faulty(settings(""), Fault::BreaksAtStep(step));
@@ -126,4 +134,120 @@ fn a_device_that_breaks_is_an_error_and_the_last_round_is_kept() {
             whole[before..].iter().map(numbers).collect::<Vec<_>>()
         );
     }
+}
+
+/// Methods that probe first, that keep a part with the client, that send a second vector, and plain ones.
+const METHODS: [&str; 4] = [
+    "[strategy]\nname = \"lora-a2\"\n[clients]\ncount = 4\nbudget = 1",
+    "[strategy]\nname = \"fedsa-lora\"",
+    "scaffold = true\n[strategy]\nname = \"fedit\"",
+    "[strategy]\nname = \"fedit\"",
+];
+
+/// With so many clients in flight.
+fn in_flight(method: &str, count: usize) -> Settings {
+    Settings { in_flight: InFlight::Count(count), ..settings(method) }
+}
+
+/// What must not depend on what failed on the way.
+fn numbers(r: &RoundMetrics) -> (usize, f64, Option<f64>, u64, u64) {
+    (r.round, r.train_loss, r.test_loss, r.upload_bytes, r.download_bytes)
+}
+
+#[test]
+fn memory_that_runs_out_halves_the_clients_in_flight() {
+    keep_panics_of_devices_quiet();
+    // The second step is in the middle of a probe, or of the first round's training.
+    let on_cpu = runs_on_cpu(&bonfire_tests::device());
+    // Software GPUs are slow.
+    let methods = if on_cpu { &METHODS[..] } else { &METHODS[3..] };
+    for fault in [Fault::NoRoomAbove(2), Fault::NoRoomAtStep(1)] {
+        for method in methods {
+            let (expected, clients) = train(&mut toy::run(in_flight(method, 2)));
+            let (found, same) = train(&mut faulty(in_flight(method, 100), fault.clone()));
+            // Four clients are the whole cohort.
+            assert_eq!((found[0].in_flight, &found[0].no_room_for[..]), (2, &[4][..]), "{method} {fault:?}");
+            for (round, wanted) in found.iter().zip(&expected) {
+                assert_eq!(round.in_flight, 2, "{method} {fault:?}");
+                assert!(round.round == 1 || round.no_room_for.is_empty(), "what failed is not tried again");
+                if on_cpu {
+                    assert_eq!(numbers(round), numbers(wanted), "{method} {fault:?}");
+                }
+            }
+            clients.iter().zip(&same).for_each(|(wanted, found)| assert_same(found, wanted));
+        }
+    }
+}
+
+#[test]
+fn a_tensor_that_a_device_refuses_counts_as_memory_that_ran_out() {
+    if device_buffer_limit(&bonfire_tests::device()).is_none() {
+        println!("SKIPPED: the CPU has no limit; set BONFIRE_TEST_DEVICE");
+        return;
+    }
+    keep_panics_of_devices_quiet();
+    // The words are the device's own.
+    let (found, clients) = train(&mut faulty(in_flight(METHODS[3], 100), Fault::TooLargeAbove(2)));
+    let (_, expected) = train(&mut toy::run(in_flight(METHODS[3], 2)));
+    assert_eq!((found[0].in_flight, &found[0].no_room_for[..]), (2, &[4][..]));
+    clients.iter().zip(&expected).for_each(|(found, wanted)| assert_same(found, wanted));
+}
+
+#[test]
+fn one_device_of_two_that_runs_out_of_memory_halves_both() {
+    keep_panics_of_devices_quiet();
+    let settings = in_flight(METHODS[0], 100);
+    let fault = |most| -> Box<dyn bonfire_models::Model> {
+        Box::new(Faulty::new(toy::model(&settings), Fault::NoRoomAbove(most)))
+    };
+    let shards = toy::shards(settings.clients.count);
+    let (found, clients) = train(&mut toy::run_of(vec![fault(100), fault(1)], settings.clone(), shards.clone()));
+    let (_, expected) = train(&mut toy::run_on(2, in_flight(METHODS[0], 1), shards));
+    assert_eq!((found[0].in_flight, &found[0].no_room_for[..]), (1, &[2][..]));
+    clients.iter().zip(&expected).for_each(|(found, wanted)| assert_same(found, wanted));
+}
+
+#[test]
+fn a_device_that_holds_not_even_one_client_ends_the_run_in_words() {
+    keep_panics_of_devices_quiet();
+    for (method, tried) in [(METHODS[0], 100), (METHODS[3], 1), ("[strategy]\nname = \"full\"", 100)] {
+        let mut run = faulty(in_flight(method, tried), Fault::NoRoomAbove(0));
+        let error = run.train(&mut |_| Control::Continue).unwrap_err().to_string();
+        for words in ["even one client in flight", "allocating 1048576 bytes)", "train.batch_size", "data.max_length"] {
+            assert!(error.contains(words), "no {words:?} in {error}");
+        }
+        assert!(error.contains("checkpoint = \"block\"") && error.contains("\"bf16\""), "{error}");
+        assert_eq!((run.server().round, error.lines().count()), (0, 1), "{error}");
+    }
+}
+
+#[test]
+fn texts_that_are_judged_are_halved_too() {
+    keep_panics_of_devices_quiet();
+    // Twenty texts of 4 to 9 tokens, judged after every round.
+    let (expected, _) = train(&mut toy::run(settings("")));
+    let (found, _) = train(&mut faulty(settings(""), Fault::NoRoomToJudge(40)));
+    for (found, wanted) in found.iter().zip(&expected) {
+        let (found_loss, wanted_loss) = (found.test_loss.unwrap(), wanted.test_loss.unwrap());
+        assert!((found_loss - wanted_loss).abs() < 1e-6 * wanted_loss, "{found_loss}, expected {wanted_loss}");
+        assert_eq!(found.test_accuracy, wanted.test_accuracy);
+    }
+    let mut run = faulty(settings(""), Fault::NoRoomToJudge(3));
+    let error = run.train(&mut |_| Control::Continue).unwrap_err().to_string();
+    assert!(error.contains("one text to be judged") && error.contains("data.max_length"), "{error}");
+}
+
+#[test]
+fn where_memory_is_not_known_steps_begin_small_and_grow() {
+    let mut settings = settings("[strategy]\nname = \"fedit\"");
+    // A mean batch is counted as 512 texts of 8 tokens, though no client holds as many: 4,096 tokens.
+    (settings.train.batch_size, settings.in_flight) = (512, InFlight::Auto);
+    let (rounds, _) = train(&mut toy::run(settings));
+    let device = bonfire_tests::device();
+    let expected = match bonfire_kernels::device_memory(&device).is_none() {
+        true => [1, 2, 4],
+        false if runs_on_cpu(&device) => [1, 1, 1],
+        false => [4, 4, 4],
+    };
+    assert_eq!(rounds.iter().map(|round| round.in_flight).collect::<Vec<_>>(), expected);
 }

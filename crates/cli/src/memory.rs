@@ -1,5 +1,8 @@
 //! The process's memory: how its allocator treats what is freed, and the peak, where the system tells it.
 
+use bonfire_kernels::{device_memory_reserved, runs_on_cpu};
+use burn::tensor::Device;
+
 /// `mi_option_purge_delay` of mimalloc's `mi_option_e`, which the bindings do not name: milliseconds after which freed
 /// memory goes back to the system; -1 is "never".
 const PURGE_DELAY: libmimalloc_sys::mi_option_t = 15;
@@ -36,6 +39,13 @@ pub fn keep_freed_awhile() {
 /// Largest resident size so far, in bytes; Linux only.
 pub fn peak_bytes() -> Option<u64> {
     row_in("VmHWM:", &std::fs::read_to_string("/proc/self/status").ok()?)
+}
+
+/// The most that is taken of one of `devices` for this process so far: on the CPU the process's own peak, on GPUs what their
+/// pools hold, which grow with the work and shrink only when memory has run out. `None` where nobody tells.
+pub fn taken<'d>(devices: impl Iterator<Item = &'d Device>) -> Option<u64> {
+    let of = |device: &Device| if runs_on_cpu(device) { peak_bytes() } else { device_memory_reserved(device) };
+    devices.filter_map(of).max()
 }
 
 /// Resident size now, in bytes; Linux only.

@@ -281,6 +281,9 @@ fn extras(metrics: &RoundMetrics) -> String {
     if !metrics.skipped.is_empty() {
         text += &format!("  {} skipped", metrics.skipped.len());
     }
+    if !metrics.no_room_for.is_empty() {
+        text += &format!("  {} in flight", metrics.in_flight);
+    }
     if let Some(slots) = metrics.live_slots {
         text += &format!("  {slots} slots live");
     }

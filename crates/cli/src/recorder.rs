@@ -4,14 +4,16 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use bonfire_federation::{ClientMetrics, Control, Event, FederationError, RoundMetrics, Run, Summary};
+use bonfire_engine::Estimate;
+use bonfire_federation::{ClientMetrics, Control, Event, FederationError, MemoryUse, RoundMetrics, Run, Summary};
 use bonfire_models::peft::{self, Layout, PeftMeta};
 use bonfire_models::{Adapter, ModelFolder, ModelInfo};
 
 use crate::config::RunConfig;
-use crate::console::{is_json, percent, say, say_row};
+use crate::console::{bytes, is_json, percent, say, say_row};
 use crate::interrupt::Interrupt;
 use crate::job;
+use crate::memory;
 use crate::progress::Progress;
 use crate::run_folder::{CONFIG, RunFolder, client_folder, replace};
 use crate::saves::{self, Notes};
@@ -34,6 +36,8 @@ pub struct Recorder {
     every: usize,
     /// The round of the last checkpoint.
     saved: Option<usize>,
+    /// Of the rounds that this process ran.
+    memory: Option<MemoryUse>,
     interrupt: Arc<Interrupt>,
 }
 
@@ -110,6 +114,7 @@ impl Recorder {
             config: config_text,
             every,
             saved: None,
+            memory: None,
             interrupt,
         })
     }
@@ -162,7 +167,15 @@ impl Recorder {
 
     /// The run in one object.
     pub fn summary(&self) -> Summary {
-        self.tally.summary(&self.identity)
+        Summary { memory: self.memory, ..self.tally.summary(&self.identity) }
+    }
+
+    /// What the round needed of the devices' memory.
+    fn weigh(&mut self, metrics: &RoundMetrics, run: &Run) {
+        let estimated = Estimate { places: metrics.in_flight, ..run.estimate() }.total();
+        let before = self.memory.unwrap_or(MemoryUse { estimated: 0, peak: None });
+        let peak = before.peak.max(memory::taken(run.devices()));
+        self.memory = Some(MemoryUse { estimated: before.estimated.max(estimated), peak });
     }
 
     /// The rounds done so far, as they were written.
@@ -201,6 +214,7 @@ impl Recorder {
         let interrupt = Arc::clone(&self.interrupt);
         let _writing = interrupt.writing();
         self.tally.add(metrics, clients.len());
+        self.weigh(metrics, run);
         self.folder.append(metrics, clients)?;
         self.trackers.round(metrics, clients)?;
         self.write_state(&run.server().model())?;
@@ -266,7 +280,15 @@ impl Recorder {
             return say(format!("{}: accuracy {accuracy}{upload}; {path}", self.identity.name));
         }
         say("");
-        self.tally.accuracy_line().into_iter().chain(upload).for_each(say);
+        let memory = self.memory.map(|memory| memory_line(memory, &self.identity.device));
+        self.tally.accuracy_line().into_iter().chain(upload).chain(memory).for_each(say);
         say(format!("run folder: {path}"));
     }
+}
+
+/// What was expected of `device` and what was taken, side by side.
+fn memory_line(memory: MemoryUse, device: &str) -> String {
+    let whose = if device.starts_with("cpu") { " by the whole process" } else { "" };
+    let taken = memory.peak.map(|peak| format!(", at most {} taken{whose}", bytes(peak))).unwrap_or_default();
+    format!("memory: about {} estimated{taken}", bytes(memory.estimated))
 }

@@ -114,6 +114,7 @@ impl Tally {
             tokens_trained: self.tokens,
             tokens_per_second: if self.train_seconds > 0.0 { self.tokens as f64 / self.train_seconds } else { 0.0 },
             peak_memory_bytes: memory::peak_bytes(),
+            memory: None,
         }
     }
 
@@ -195,6 +196,8 @@ pub mod tests {
             lost_download_bytes: 0,
             dropped: vec![],
             skipped: vec![],
+            in_flight: 2,
+            no_room_for: vec![],
             personal_accuracy: None,
             live_slots: None,
             epsilon: None,

@@ -6,13 +6,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Sender, channel};
 
 use bonfire_data::random::{Use, stream};
-use bonfire_kernels::{device_memory, runs_on_cpu};
-use bonfire_models::{Model, normals};
+use bonfire_kernels::{device_buffer_limit, device_memory, runs_on_cpu};
+use bonfire_models::{Adapter, Model, normals};
+use burn::tensor::Device;
 
-use crate::device_thread;
-use crate::fit::Estimate;
+use crate::device_thread::{self, EndsAll, give_back};
+use crate::evaluate::{TOKENS, judge_within};
+use crate::fit::{Estimate, check_pieces, clients_in_a_buffer};
 use crate::pass::Pass;
-use crate::{EngineError, InFlight, Named, Plan, Split, Start, StepTimes, TrainSettings, Upload};
+use crate::room::Room;
+use crate::{Active, EngineError, InFlight, Judged, Named, Plan, Split, Start, StepTimes, TrainSettings, Upload};
 
 /// Tokens a step should hold for the device to be busy, by kind of device.
 const TOKENS_A_STEP_CPU: usize = 4_096;
@@ -59,7 +62,14 @@ pub struct Trained {
     pub uploads: Vec<Upload>,
     /// Where the time went.
     pub times: StepTimes,
+    /// Clients that were on a device together.
+    pub in_flight: usize,
+    /// Clients in flight that were tried before and that a device's memory did not hold.
+    pub no_room_for: Vec<usize>,
 }
+
+/// What came of one device's share, or of all: uploads and where the time went.
+type Share = (Vec<Upload>, StepTimes);
 
 /// Trains cohorts over one frozen backbone, on one device or several.
 pub struct Engine {
@@ -70,6 +80,9 @@ pub struct Engine {
     in_flight: InFlight,
     /// Bytes of the smallest device that tells.
     memory: Option<u64>,
+    /// Bytes of a tensor that the least of the devices holds in one piece.
+    buffer: Option<u64>,
+    room: Room,
 }
 
 impl Engine {
@@ -80,13 +93,19 @@ impl Engine {
     /// Without a model.
     pub fn new(models: Vec<Box<dyn Model>>, train: Split, settings: TrainSettings, in_flight: InFlight) -> Self {
         assert!(!models.is_empty(), "an engine has a device");
-        let memory = models.iter().filter_map(|m| device_memory(m.device())).min();
-        Engine { models, train, settings, in_flight, memory }
+        let least = |of: fn(&Device) -> Option<u64>| models.iter().filter_map(|m| of(m.device())).min();
+        let (memory, buffer) = (least(device_memory), least(device_buffer_limit));
+        Engine { models, train, settings, in_flight, memory, buffer, room: Room::new(TOKENS) }
     }
 
     /// The backbone (on the first device).
     pub fn model(&self) -> &dyn Model {
         self.models[0].as_ref()
+    }
+
+    /// The devices that train.
+    pub fn devices(&self) -> impl Iterator<Item = &Device> {
+        self.models.iter().map(|model| model.device())
     }
 
     /// How many clients are on a device together, of `cohort` that share it and train `scalars` numbers each.
@@ -102,21 +121,39 @@ impl Engine {
         let wanted = match self.in_flight {
             InFlight::Count(n) => n,
             InFlight::Auto => {
-                let usual = if runs_on_cpu(self.model().device()) { TOKENS_A_STEP_CPU } else { TOKENS_A_STEP_GPU };
-                let goal = settings.tokens_per_step.unwrap_or(usual).div_ceil(a_client[0] as usize);
-                goal.min(estimate.clients().unwrap_or(goal))
+                let tokens = if self.grows() { self.room.tokens() } else { self.goal() };
+                let goal = tokens.div_ceil(a_client[0] as usize);
+                let piece = |limit| clients_in_a_buffer(model.info(), settings.precision, a_client[0], limit);
+                goal.min(estimate.clients().unwrap_or(goal)).min(self.buffer.map_or(goal, piece))
             }
         };
-        estimate.places = wanted.clamp(1, cohort.max(1));
+        estimate.places = wanted.min(self.room.most()).clamp(1, cohort.max(1));
         estimate
     }
 
-    /// Refuses clients that do not fit on the device even one by one. A number of clients in flight that the user has
-    /// set is taken as it is.
+    /// Tokens of a step that the user or the kind of device likes.
+    fn goal(&self) -> usize {
+        let usual = if runs_on_cpu(self.model().device()) { TOKENS_A_STEP_CPU } else { TOKENS_A_STEP_GPU };
+        self.settings.tokens_per_step.unwrap_or(usual)
+    }
+
+    /// Whether steps begin small and grow from round to round: nothing is known of a GPU's memory.
+    fn grows(&self) -> bool {
+        let known = self.memory.is_some() || self.settings.memory_gb.is_some();
+        let said = self.in_flight != InFlight::Auto || self.settings.tokens_per_step.is_some();
+        !known && !said && !runs_on_cpu(self.model().device())
+    }
+
+    /// Refuses clients that do not fit on the device even one by one, and tensors larger than its buffers. A number of clients
+    /// in flight that the user has set is taken as it is.
     ///
     /// # Errors
     /// As said.
     pub fn check_memory(&self, scalars: u64) -> Result<(), EngineError> {
+        let (model, settings) = (self.model(), &self.settings);
+        if let Some(limit) = self.buffer {
+            check_pieces(model.info(), model.task(), settings.precision, self.mean_batch()[0], limit)?;
+        }
         let estimate = self.estimate(1, scalars);
         match self.in_flight == InFlight::Count(1) || estimate.fits() {
             true => Ok(()),
@@ -132,13 +169,23 @@ impl Engine {
         [tokens, answers].map(|n| (self.settings.batch_size * n.div_ceil(train.len().max(1)).max(1)) as u64)
     }
 
+    /// Judges `rows` of `split` by the global `adapter` on the first device: see [`crate::judge`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn judge(&self, adapter: &Adapter, split: &Split, rows: &[usize]) -> Result<Vec<Option<Judged>>, EngineError> {
+        judge_within(&self.room, self.model(), adapter, split, rows)
+    }
+
     /// Trains every client of `cohort` from `start` by the `plan`; uploads come in the order of the cohort. Where the
-    /// settings say so, clients whose loss or update is not finite are left out.
+    /// settings say so, clients whose loss or update is not finite are left out. Where a device's memory does not hold the
+    /// clients in flight, it begins anew with half of them, and never tries as many again.
     ///
     /// `on` hears of progress and may end the round by returning `false`.
     ///
     /// # Errors
-    /// A loss or update that is not finite (round and client named), an empty shard, a stop.
+    /// A loss or update that is not finite (round and client named), an empty shard, a stop, a device that fails or does not
+    /// even hold one client.
     pub fn train(
         &self,
         plan: &Plan,
@@ -149,17 +196,61 @@ impl Engine {
         if let Some(empty) = cohort.iter().find(|m| m.rows.is_empty()) {
             return Err(EngineError::EmptyShard { client: empty.client });
         }
+        let shares = self.shares(cohort);
+        let share = shares.iter().map(Vec::len).max().unwrap_or(0);
+        let mut no_room_for = Vec::new();
+        loop {
+            let in_flight = self.places_of(plan, start.adapter, share);
+            let words = match self.try_to_train(plan, start, &shares, on) {
+                Err(EngineError::OutOfMemory { words, .. }) => words,
+                Err(other) => return Err(other),
+                Ok(found) => {
+                    if self.grows() && in_flight < share {
+                        self.room.grow(self.goal());
+                    }
+                    let (uploads, times) = in_order(cohort, found);
+                    return Ok(Trained { uploads, times, in_flight, no_room_for });
+                }
+            };
+            self.models.iter().for_each(|model| give_back(model.device()));
+            let Some(next) = self.room.halve(in_flight) else {
+                return Err(EngineError::OutOfMemory { what: "even one client in flight", words });
+            };
+            tracing::info!(
+                "the device's memory does not hold {in_flight} clients in flight ({words}); round {} begins anew with {next}",
+                plan.round
+            );
+            no_room_for.push(in_flight);
+        }
+    }
+
+    /// How many of `jobs` clients that train by the `plan` are on a device together.
+    pub(crate) fn places_of(&self, plan: &Plan, global: &Adapter, jobs: usize) -> usize {
+        match plan.active {
+            // Weights have no client axis.
+            Active::Full => 1,
+            _ => self.places(jobs, plan.scalars(global)),
+        }
+    }
+
+    /// Every device's share, all at once, with as many clients in flight as there is room for.
+    fn try_to_train(
+        &self,
+        plan: &Plan,
+        start: Start<'_>,
+        shares: &[Vec<Member<'_>>],
+        on: &mut dyn FnMut(Progress) -> bool,
+    ) -> Result<Vec<Share>, EngineError> {
         let steps = |m: &Member| self.probe_steps(plan, m) + self.local_steps(m);
-        let total = cohort.iter().map(steps).sum();
+        let total = shares.iter().flatten().map(steps).sum();
         let (mut done, mut tokens) = (0, 0);
         let stop = AtomicBool::new(false);
-        let shares = self.shares(cohort);
         let (tell, told) = channel();
         let results = std::thread::scope(|scope| {
             let workers: Vec<_> = self
                 .models
                 .iter()
-                .zip(&shares)
+                .zip(shares)
                 .map(|(model, share)| {
                     let (tell, stop, model) = (tell.clone(), &stop, model.as_ref());
                     device_thread::start(scope, move || self.train_share(plan, start, model, share, &tell, stop))
@@ -174,7 +265,7 @@ impl Engine {
             }
             workers.into_iter().map(|worker| device_thread::end(worker?)).collect::<Vec<_>>()
         });
-        self.in_order(cohort, results)
+        all_or_worst(results)
     }
 
     /// The cohort dealt out to the devices, each client to the one that has least to do so far.
@@ -197,7 +288,8 @@ impl Engine {
         share: &Cohort,
         tell: &Sender<(usize, u64)>,
         stop: &AtomicBool,
-    ) -> Result<Trained, EngineError> {
+    ) -> Result<Share, EngineError> {
+        let _ends = EndsAll(stop);
         // What was merged belongs to the backbone. Where one factor alone moves, the round's start is the same for all
         // and goes there too.
         let merged = (!start.merged.is_empty()).then(|| model.merged(start.merged));
@@ -219,7 +311,7 @@ impl Engine {
         if uploads.is_err() {
             stop.store(true, Ordering::Relaxed);
         }
-        Ok(Trained { uploads: uploads?, times: pass.times.get() })
+        Ok((uploads?, pass.times.get()))
     }
 
     /// The model with the round's banks for Flat-LoRA's noise, the same on every device.
@@ -230,21 +322,6 @@ impl Engine {
             normals(target.d_in * target.d_out, &mut rng)
         };
         model.noisy(&start.adapter.plain(), &mut { draw })
-    }
-
-    /// All devices' uploads in the order of the cohort, or what went wrong; a stop only where nothing else did.
-    fn in_order(&self, cohort: &Cohort, results: Vec<Result<Trained, EngineError>>) -> Result<Trained, EngineError> {
-        let (found, mut errors): (Vec<_>, Vec<_>) = results.into_iter().partition(Result::is_ok);
-        errors.sort_by_key(|e| matches!(e, Err(EngineError::Stopped { .. })));
-        if let Some(Err(error)) = errors.into_iter().next() {
-            return Err(error);
-        }
-        let found: Vec<Trained> = found.into_iter().flatten().collect();
-        let times = found.iter().map(|trained| trained.times).sum::<StepTimes>().over(found.len());
-        let mut uploads: HashMap<usize, Upload> =
-            found.into_iter().flat_map(|trained| trained.uploads).map(|u| (u.client, u)).collect();
-        let in_order = cohort.iter().filter_map(|m| uploads.remove(&m.client));
-        Ok(Trained { uploads: in_order.collect(), times })
     }
 
     /// Steps of `epochs` local epochs over `rows` examples.
@@ -264,4 +341,22 @@ impl Engine {
         let epochs = self.steps(member.rows.len(), selection.probe.epochs.unwrap_or(1));
         selection.probe.batches.map_or(epochs, |b| b.min(epochs))
     }
+}
+
+/// What all devices found, or what went wrong; a stop only where nothing else did.
+fn all_or_worst(results: Vec<Result<Share, EngineError>>) -> Result<Vec<Share>, EngineError> {
+    let (found, mut errors): (Vec<_>, Vec<_>) = results.into_iter().partition(Result::is_ok);
+    errors.sort_by_key(|e| matches!(e, Err(EngineError::Stopped { .. })));
+    match errors.into_iter().next() {
+        Some(Err(error)) => Err(error),
+        _ => Ok(found.into_iter().flatten().collect()),
+    }
+}
+
+/// All devices' uploads in the order of the cohort.
+fn in_order(cohort: &Cohort, found: Vec<Share>) -> Share {
+    let times = found.iter().map(|(_, times)| *times).sum::<StepTimes>().over(found.len());
+    let mut uploads: HashMap<usize, Upload> =
+        found.into_iter().flat_map(|(uploads, _)| uploads).map(|u| (u.client, u)).collect();
+    (cohort.iter().filter_map(|m| uploads.remove(&m.client)).collect(), times)
 }

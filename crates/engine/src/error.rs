@@ -1,5 +1,7 @@
 //! What can go wrong while clients train.
 
+use crate::fit::size;
+
 /// Local training or evaluation that cannot go on.
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
@@ -36,6 +38,28 @@ pub enum EngineError {
     EmptyShard {
         /// Client, from 0.
         client: usize,
+    },
+    /// A tensor that the device cannot hold in one piece, however few clients are in flight.
+    #[error("{tensor} takes {} in one piece, and this device holds at most {} in one; {way_out}", size(*.bytes), size(*.limit))]
+    Unbreakable {
+        /// Which.
+        tensor: &'static str,
+        /// What it takes.
+        bytes: u64,
+        /// What the device allows.
+        limit: u64,
+        /// What can be done.
+        way_out: &'static str,
+    },
+    /// The device ran out of memory, and there is nothing left to halve.
+    #[error(
+        "the device's memory does not hold {what} ({words}); lower train.batch_size or data.max_length, set train.checkpoint = \"block\" or train.precision = \"bf16\", or leave the device to this run alone"
+    )]
+    OutOfMemory {
+        /// The least that was tried.
+        what: &'static str,
+        /// What the device said.
+        words: String,
     },
     /// A device that does not answer as it should.
     #[error("the device failed in the middle of its work: {0}")]

@@ -4,11 +4,12 @@ use bonfire_models::{Adapter, ClientAdapter, HeadTensor, Model, PackedBatch, Rou
 use burn::tensor::{Device, Tensor, TensorData};
 use serde::Serialize;
 
-use crate::device_thread::on_device;
+use crate::device_thread::{failed, give_back, on_device};
+use crate::room::Room;
 use crate::{EngineError, Split};
 
-/// Tokens of one evaluation batch.
-const TOKENS: usize = 4_096;
+/// Tokens of one evaluation batch, to begin with.
+pub(crate) const TOKENS: usize = 4_096;
 
 /// How good a model is on some examples.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
@@ -44,25 +45,52 @@ pub(crate) fn shared_head(adapter: &Adapter, device: &Device) -> ClientAdapter {
     ClientAdapter::new(Vec::new(), adapter.head.iter().map(put).collect())
 }
 
-/// Judges `rows` of `split` by the global `adapter`; `None` for a row means it was not asked for.
+/// Judges `rows` of `split` by the global `adapter`; `None` for a row means it was not asked for. Batches that the device's
+/// memory does not hold are halved.
 ///
 /// # Errors
-/// The device fails.
+/// The device fails, or does not even hold one text.
 pub fn judge(
     model: &dyn Model,
     adapter: &Adapter,
     split: &Split,
     rows: &[usize],
 ) -> Result<Vec<Option<Judged>>, EngineError> {
-    on_device(|| judge_here(model, adapter, split, rows))
+    judge_within(&Room::new(TOKENS), model, adapter, split, rows)
 }
 
-/// [`judge`], on this thread.
+/// [`judge`] in batches that the devices turned out to hold.
+pub(crate) fn judge_within(
+    room: &Room,
+    model: &dyn Model,
+    adapter: &Adapter,
+    split: &Split,
+    rows: &[usize],
+) -> Result<Vec<Option<Judged>>, EngineError> {
+    let longest = rows.iter().map(|&row| split.ids[row].len()).max().unwrap_or(0);
+    loop {
+        let tokens = room.judged();
+        let words = match on_device(|| judge_here(model, adapter, split, rows, tokens)) {
+            Err(EngineError::OutOfMemory { words, .. }) => words,
+            other => return other,
+        };
+        give_back(model.device());
+        let Some(next) = room.halve_judged(tokens, longest) else {
+            return Err(EngineError::OutOfMemory { what: "one text to be judged", words });
+        };
+        tracing::info!(
+            "the device's memory does not hold {tokens} tokens of texts to be judged ({words}); trying {next}"
+        );
+    }
+}
+
+/// [`judge`], on this thread, in batches of at most so many tokens.
 fn judge_here(
     model: &dyn Model,
     adapter: &Adapter,
     split: &Split,
     rows: &[usize],
+    most: usize,
 ) -> Result<Vec<Option<Judged>>, EngineError> {
     let shared = shared_head(adapter, model.device());
     let model = model.folded(adapter);
@@ -76,14 +104,14 @@ fn judge_here(
         let mut tokens = 0;
         let fits = rest.iter().take_while(|&&r| {
             tokens += split.ids[r].len();
-            tokens <= TOKENS
+            tokens <= most
         });
         let (now, later) = rest.split_at(fits.count().max(1));
         rest = later;
         let packed = PackedBatch::pack(&[now.iter().map(|&r| split.example(r)).collect()]);
         let batch = packed.to_device(model.info(), Rounding::of(device), device);
         let (losses, best) = model.judge(&shared, &batch);
-        let broken = |e: burn::tensor::DataError| EngineError::Device(e.to_string());
+        let broken = |e: burn::tensor::DataError| failed(e.to_string());
         let losses: Vec<f32> = losses.inner().into_data().try_to_vec().map_err(broken)?;
         let [best, labels] = [best, batch.labels].map(|t| t.into_data());
         let mut rows = losses.into_iter().zip(best.iter::<i64>().zip(labels.iter::<i64>()));

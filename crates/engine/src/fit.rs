@@ -2,9 +2,9 @@
 
 use std::fmt;
 
-use bonfire_models::{ModelInfo, Precision, Task};
+use bonfire_models::{ModelInfo, Precision, Task, vocabulary_block};
 
-use crate::{Checkpoint, TrainSettings};
+use crate::{Checkpoint, EngineError, TrainSettings};
 
 /// Share of the device's memory that a run plans with; the rest is for the system, for tuning and for slack between
 /// allocations.
@@ -41,10 +41,10 @@ impl Estimate {
     ) -> Self {
         let memory = settings.memory_gb.map(|gb| (gb * 1e9) as u64).or(memory);
         let (all, linears) = (info.backbone_params(), info.matmul_params());
-        let number = if settings.precision == Precision::F32 { SCALAR } else { SCALAR / 2 };
+        let number = number(settings.precision);
         let backbone = number * (all + linears);
         // Kept for backward by each layer, half as much again for the gradients that pass.
-        let layer = number * kept(info) * 3 / 2;
+        let layer = kept(info, number) * 3 / 2;
         let layers = info.layers as u64;
         let token = match settings.checkpoint {
             Checkpoint::None => layers * layer,
@@ -76,28 +76,119 @@ impl Estimate {
 
 impl fmt::Display for Estimate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let gb = |bytes: u64| match bytes {
-            0..1_000_000_000 => format!("{:.1} MB", bytes as f64 / 1e6),
-            _ => format!("{:.2} GB", bytes as f64 / 1e9),
-        };
-        write!(f, "the backbone takes about {}, a client in flight about {}", gb(self.backbone), gb(self.client))?;
+        let (backbone, client) = (size(self.backbone), size(self.client));
+        write!(f, "the backbone takes about {backbone}, a client in flight about {client}")?;
         match self.available {
-            Some(bytes) => write!(f, ", and {} may be used", gb(bytes)),
+            Some(bytes) => write!(f, ", and {} may be used", size(bytes)),
             None => Ok(()),
         }
     }
 }
 
-/// Numbers a token that a layer keeps for its backward pass.
-fn kept(info: &ModelInfo) -> u64 {
-    let (d, wide) = (info.hidden as u64, info.intermediate as u64);
-    let qkv = ((info.heads + 2 * info.kv_heads) * info.head_width) as u64;
+/// `12.3 MB`, `1.23 GB`.
+pub(crate) fn size(bytes: u64) -> String {
+    match bytes {
+        0..1_000_000_000 => format!("{:.1} MB", bytes as f64 / 1e6),
+        _ => format!("{:.2} GB", bytes as f64 / 1e9),
+    }
+}
+
+/// Bytes of a number that the backbone computes with.
+fn number(precision: Precision) -> u64 {
+    if precision == Precision::F32 { SCALAR } else { SCALAR / 2 }
+}
+
+/// Numbers a token of all queries, keys and values, and of what attention gives.
+fn attention(info: &ModelInfo) -> [u64; 2] {
+    [(info.heads + 2 * info.kv_heads) * info.head_width, info.heads * info.head_width].map(|n| n as u64)
+}
+
+/// Bytes a token that a layer keeps for its backward pass: what each operation reads there, in the type it is in, where A
+/// trains (where B alone does, the linears keep less). `number` is the size of what the backbone computes with.
+fn kept(info: &ModelInfo, number: u64) -> u64 {
+    let (d, wide, heads) = (info.hidden as u64, info.intermediate as u64, info.heads as u64);
+    let [qkv, attended] = attention(info);
+    // Attention reads queries, keys and values again, and of every head the logarithm of the softmax's denominator.
+    let attention = number * qkv + SCALAR * heads;
     match info.architecture.is_decoder() {
-        // Queries, keys, values, attended, two sums, two norms and the widened activations before and after GELU.
-        false => 8 * d + 2 * wide,
-        // Two RMS norms of several operations each, queries and keys before and after they are turned, attended, two
-        // sums, the gates before and after SiLU, the widened activations, and the product of both.
-        true => 8 * d + 2 * qkv + 4 * wide,
+        // The linears their inputs, the norms the sums they were taken of, GELU its input.
+        false => attention + number * ((2 * d + attended + wide) + 2 * d + wide),
+        true => {
+            // An RMS norm computes in f32: its input (where that is f32 already, the layer's own), and of every token mean,
+            // root and inverse.
+            let norms = 2 * SCALAR * (d + 3);
+            let linears = 2 * d + attended + wide;
+            // Cosine and sine of every position's angles.
+            let turned = info.head_width as u64;
+            // The gate, its sigmoid, SiLU of it, and what that meets.
+            let gated = 4 * wide;
+            attention + norms + number * (linears + turned + gated)
+        }
+    }
+}
+
+/// Room for the rounding of a batch's rows and for texts longer than the mean, in parts of what a buffer holds.
+const RAGGED: u64 = 4;
+
+/// A tensor that has to lie in one piece of the device's memory: its name and bytes.
+type Piece = (&'static str, u64);
+
+/// The largest tensor of weights; they are read in f32 whatever they are computed in.
+fn largest_weight(info: &ModelInfo, task: Task) -> Piece {
+    let (d, wide) = (info.hidden as u64, info.intermediate as u64);
+    let inside = if info.architecture.is_decoder() { 2 * wide } else { wide };
+    let tied = info.decoder.as_ref().is_none_or(|decoder| decoder.tied);
+    let mut pieces = vec![
+        (if tied { "the table of word embeddings" } else { "a table of word embeddings" }, info.vocab as u64 * d),
+        ("the widest linear of a layer", d * inside),
+        ("the linear of queries, keys and values", d * attention(info)[0]),
+    ];
+    if task == Task::Causal {
+        pieces.push(("a block of scores over the vocabulary", vocabulary_block(info.vocab) as u64));
+    }
+    let (name, numbers) = pieces.into_iter().max_by_key(|(_, numbers)| *numbers).expect("every model has weights");
+    (name, SCALAR * numbers)
+}
+
+/// The widest tensor of a layer's activations, a token.
+fn widest_activation(info: &ModelInfo, precision: Precision) -> Piece {
+    let (d, wide) = (info.hidden as u64, info.intermediate as u64);
+    let inside = if info.architecture.is_decoder() { 2 * wide } else { wide };
+    let number = number(precision);
+    let pieces = [
+        ("the widened activations of one client's step", number * inside),
+        ("queries, keys and values of one client's step", number * attention(info)[0]),
+        ("the hidden states of one client's step", SCALAR * d),
+    ];
+    pieces.into_iter().max_by_key(|(_, bytes)| *bytes).expect("three pieces")
+}
+
+/// How many clients of `tokens` a step may be in flight on a device whose buffers hold at most `limit` bytes.
+pub(crate) fn clients_in_a_buffer(info: &ModelInfo, precision: Precision, tokens: u64, limit: u64) -> usize {
+    let (_, token) = widest_activation(info, precision);
+    usize::try_from(limit / RAGGED * (RAGGED - 1) / (token * tokens).max(1)).unwrap_or(usize::MAX).max(1)
+}
+
+/// Refuses a model or a step of one client, of `tokens`, with a tensor larger than the `limit` of the device's buffers.
+///
+/// # Errors
+/// As said, naming the tensor.
+pub(crate) fn check_pieces(
+    info: &ModelInfo,
+    task: Task,
+    precision: Precision,
+    tokens: u64,
+    limit: u64,
+) -> Result<(), EngineError> {
+    let (weight, bytes) = largest_weight(info, task);
+    let (activation, token) = widest_activation(info, precision);
+    let pieces = [
+        (weight, bytes, "train this model on another device: --device cuda or --device cpu"),
+        (activation, token * tokens, "lower train.batch_size or data.max_length, or set train.precision = \"bf16\""),
+    ];
+    match pieces.into_iter().find(|(_, bytes, _)| *bytes > limit) {
+        Some((tensor, bytes, way_out)) => Err(EngineError::Unbreakable { tensor, bytes, limit, way_out }),
+        None => Ok(()),
     }
 }
 
@@ -120,6 +211,65 @@ mod tests {
         assert_eq!(of(1 << 20).clients(), Some(1));
         let capped = Estimate::new(&info, task, &settings("memory_gb = 1.0"), 1_300_000, [450, 32], Some(80 << 30));
         assert!(!capped.fits() && capped.to_string().contains("700.0 MB may be used"), "{capped}");
+    }
+
+    /// LLaMA-3.2-1B.
+    fn llama_1b() -> ModelInfo {
+        let json = r#"{"model_type": "llama", "hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16,
+            "num_attention_heads": 32, "num_key_value_heads": 8, "vocab_size": 128256, "max_position_embeddings": 131072,
+            "rms_norm_eps": 1e-5, "rope_theta": 500000.0, "tie_word_embeddings": true}"#;
+        ModelInfo::parse(json.as_bytes(), "config.json").expect("a decoder")
+    }
+
+    #[test]
+    fn a_layer_keeps_what_was_counted_by_hand() {
+        let (roberta, llama) = (ModelInfo::roberta_base(), llama_1b());
+        // x, queries, keys, values, attended, sum, normed, sum: 8 of 768; before and after GELU: 2 of 3072; 12 heads.
+        assert_eq!(kept(&roberta, 4), 8 * 768 * 4 + 2 * 3072 * 4 + 12 * 4);
+        assert_eq!(kept(&roberta, 2), 24_624);
+        // In f32: queries, keys and values 3072; two layer inputs, two normed and what attention gave, of 2048; cosine and sine
+        // 64; gate, sigmoid, SiLU, up and their product, of 8192; 32 heads, and 3 numbers a norm.
+        assert_eq!(kept(&llama, 4), 4 * (3072 + 5 * 2048 + 64 + 5 * 8192) + 4 * 32 + 4 * 6);
+        // In bf16 the norms' two inputs stay in f32.
+        assert_eq!(kept(&llama, 2), 2 * (3072 + 3 * 2048 + 64 + 5 * 8192) + 4 * 2 * 2048 + 4 * 32 + 4 * 6);
+        assert_eq!((kept(&llama, 4), kept(&llama, 2)), (217_496, 117_016));
+
+        // The same through the estimate: 16 layers, half as much again for gradients, and four hidden states an answer.
+        let of = |more: &str| Estimate::new(&llama, Task::Causal, &settings(more), 1_000, [100, 10], None);
+        let client = |layer: u64| 6 * 4 * 1_000 + 100 * 16 * (layer * 3 / 2) + 10 * 4 * 4 * 2048;
+        assert_eq!(of("").client, client(217_496));
+        assert_eq!(of("precision = \"bf16\"").client, client(117_016));
+        // Embeddings, 16 layers of their linears and two norms, one last norm; and the linears again, folded.
+        let linears = 16 * (2048 * 3072 + 2048 * 2048 + 3 * 2048 * 8192);
+        let weights = 128_256 * 2048 + linears + 16 * 2 * 2048 + 2048;
+        assert_eq!(
+            (of("").backbone, of("precision = \"bf16\"").backbone),
+            (4 * (weights + linears), 2 * (weights + linears))
+        );
+    }
+
+    #[test]
+    fn tensors_larger_than_a_buffer_are_named() {
+        let (llama, f32) = (llama_1b(), Precision::F32);
+        let check = |tokens, limit| check_pieces(&llama, Task::Causal, f32, tokens, limit).map_err(|e| e.to_string());
+        let embeddings = 128_256 * 2048 * 4;
+        assert_eq!(check(100, embeddings), Ok(()));
+        let said = check(100, embeddings - 1).expect_err("refused");
+        assert!(said.starts_with("the table of word embeddings takes 1.05 GB in one piece, and this device"), "{said}");
+        assert!(said.contains("1.05 GB in one; ") && said.ends_with("--device cuda or --device cpu"), "{said}");
+        // 17,000 tokens of 2·8192 widened f32 activations: 1.11 GB.
+        let said = check(17_000, embeddings).expect_err("refused");
+        assert!(said.starts_with("the widened activations of one client's step takes 1.11 GB"), "{said}");
+        assert!(said.contains("train.batch_size") && said.contains("data.max_length"), "{said}");
+        assert!(check_pieces(&llama, Task::Causal, Precision::Bf16, 17_000, embeddings).is_ok());
+
+        // RoBERTa-base on WebGPU's promise of 128 MiB: its 50,265 word embeddings do not fit, as the promise stands.
+        let promise = 128 << 20;
+        assert!(check_pieces(&ModelInfo::roberta_base(), Task::Classify(2), f32, 450, promise).is_err());
+        // Three quarters of 128 MiB by 3072 f32 a token are 8,192 tokens: 18 clients of 450.
+        assert_eq!(clients_in_a_buffer(&ModelInfo::roberta_base(), f32, 450, promise), 18);
+        assert_eq!(clients_in_a_buffer(&ModelInfo::roberta_base(), Precision::Bf16, 450, promise), 36);
+        assert_eq!(clients_in_a_buffer(&ModelInfo::roberta_base(), f32, 1 << 20, promise), 1);
     }
 
     #[test]

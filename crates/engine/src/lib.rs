@@ -19,6 +19,7 @@ mod parameters;
 mod pass;
 mod plan;
 mod receive;
+mod room;
 mod scores;
 mod select;
 mod send;
@@ -28,7 +29,7 @@ mod times;
 mod upload;
 
 pub use data::{Split, TokenizedData};
-pub use device_thread::DEVICE_THREAD;
+pub use device_thread::{DEVICE_THREAD, is_told_elsewhere, overhear, overheard};
 pub use engine::{Cohort, Engine, Member, Progress, Trained};
 pub use error::EngineError;
 pub use evaluate::{Evaluation, Judged, evaluate, judge, summarise};

@@ -11,7 +11,7 @@ use crate::flight::{Flight, Happened, Outcome, Wanted};
 use crate::itinerary::Job;
 use crate::parameters::{Parameters, Role};
 use crate::send::{self, Learnt, resume, role_zeros};
-use crate::{Active, EngineError, Plan, Score, Selection, StepTimes, Upload, layer_score, top_slots};
+use crate::{EngineError, Plan, Score, Selection, StepTimes, Upload, layer_score, top_slots};
 
 /// What a client knows after its probe.
 #[derive(Default)]
@@ -149,11 +149,7 @@ impl Pass<'_> {
             return Ok(outcomes);
         }
         let settings = &self.engine.settings;
-        let places = match self.plan.active {
-            // Weights have no client axis.
-            Active::Full => 1,
-            _ => self.engine.places(jobs.len(), self.plan.scalars(self.global)),
-        };
+        let places = self.engine.places_of(self.plan, self.global, jobs.len());
         let chosen: Vec<&Vec<Vec<usize>>> = jobs.iter().filter_map(|j| j.slots.as_ref()).collect();
         let most = |t: usize| chosen.iter().map(|slots| slots[t].len()).max().unwrap_or(0);
         let slots: Vec<usize> = (0..self.global.targets.len()).map(most).collect();

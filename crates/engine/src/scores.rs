@@ -2,6 +2,7 @@
 
 use bonfire_models::{Adapter, ClientAdapter, Matrix, Model, PackedBatch, Rounding};
 
+use crate::device_thread::failed;
 use crate::evaluate::shared_head;
 use crate::{EngineError, Split};
 
@@ -28,7 +29,7 @@ impl Scorer {
         let batch = packed.to_device(self.model.info(), Rounding::of(device), device);
         let scores = self.model.logits(&self.head, &batch).inner();
         let cols = scores.dims()[1];
-        let all: Vec<f32> = scores.into_data().try_to_vec().map_err(|e| EngineError::Device(e.to_string()))?;
+        let all: Vec<f32> = scores.into_data().try_to_vec().map_err(|e| failed(e.to_string()))?;
         let mut rest = all.as_slice();
         let one = |&row: &usize| {
             let answers = split.goals[row].answers(split.ids[row].len());

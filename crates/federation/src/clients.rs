@@ -7,7 +7,7 @@ use bonfire_data::Shards;
 use bonfire_data::random::{Use, stream};
 use bonfire_engine::{
     Engine, EngineError, Evaluation, Judged, Member, Named, Plan, Private, Progress, Split, Start, TokenizedData,
-    Trained, Upload, judge, personal, summarise,
+    Trained, Upload, personal, summarise,
 };
 use bonfire_models::{Adapter, Model};
 use rand::RngExt;
@@ -83,13 +83,13 @@ impl Clients {
 
     /// Some rows of the test split by the global model.
     pub fn judge_rows(&self, server: &Server, rows: &[usize]) -> Result<Vec<Option<Judged>>, EngineError> {
-        judge(self.engine.model(), &server.model(), &self.test, rows)
+        self.engine.judge(&server.model(), &self.test, rows)
     }
 
     /// A client's test rows by its own model.
     pub fn judge_person(&self, server: &Server, client: usize) -> Result<Evaluation, EngineError> {
         let rows = &self.shards.test[client];
-        Ok(summarise(&judge(self.engine.model(), &self.person(server, client), &self.test, rows)?, rows))
+        Ok(summarise(&self.engine.judge(&self.person(server, client), &self.test, rows)?, rows))
     }
 
     /// The share of all test examples that their own clients' models get right.

@@ -172,6 +172,8 @@ impl Coordinator {
             lost_download_bytes: traffic.lost_download_bytes,
             dropped: Vec::new(),
             skipped: Vec::new(),
+            in_flight: 0,
+            no_room_for: Vec::new(),
             personal_accuracy: None,
             live_slots: self.server.live().map(|live| live.iter().map(Vec::len).sum()),
             epsilon: self.settings.epsilon(self.server.round),

@@ -29,7 +29,7 @@ pub use download::{Download, DownloadError};
 pub use error::FederationError;
 pub use forecast::{Forecast, forecast};
 pub use ledger::{Ledger, Traffic};
-pub use records::{ClientMetrics, RoundMetrics, Summary, Times};
+pub use records::{ClientMetrics, MemoryUse, RoundMetrics, Summary, Times};
 pub use run::{Control, Event, Run};
 pub use server::{Named, Server};
 pub use settings::{

@@ -50,6 +50,13 @@ pub struct RoundMetrics {
     /// Clients whose upload was left out because it was not finite, where `train.not_finite` says so.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub skipped: Vec<usize>,
+    /// Clients that were on a device together; 0 in rows of versions that did not say, and of a server whose clients are
+    /// elsewhere.
+    #[serde(default)]
+    pub in_flight: usize,
+    /// Clients in flight that were tried before and that a device's memory did not hold.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub no_room_for: Vec<usize>,
     /// Where clients keep a part of the model for themselves: the share of all test examples that the models of the
     /// clients that hold them get right, 0 to 1.
     #[serde(skip_serializing_if = "Option::is_none", default)]
@@ -189,7 +196,21 @@ pub struct Summary {
     pub tokens_trained: u64,
     /// `tokens_trained / train_seconds`.
     pub tokens_per_second: f64,
-    /// Peak memory of the process or device, where known.
+    /// Peak memory of the process, where known.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub peak_memory_bytes: Option<u64>,
+    /// The devices' memory, where it is known; absent where the clients are elsewhere.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub memory: Option<MemoryUse>,
+}
+
+/// What a run was expected to need of a device's memory, and what it took.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct MemoryUse {
+    /// Bytes, from above, of the round with most clients in flight.
+    pub estimated: u64,
+    /// On the CPU the largest size of the whole process, texts and program included; on GPUs the most that was taken from the
+    /// device after a round, memory kept for reuse included.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub peak: Option<u64>,
 }

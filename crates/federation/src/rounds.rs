@@ -37,7 +37,7 @@ impl Run {
             let clock = Instant::now();
             let mut listen = |progress| on(Event::Progress(progress)) == Control::Continue;
             let trained = self.clients.train(&plan, self.server().start(), &stays, &mut listen);
-            let Trained { mut uploads, times: steps } = match trained {
+            let Trained { mut uploads, times: steps, in_flight, no_room_for } = match trained {
                 Err(EngineError::Stopped { .. }) => return Ok(()),
                 other => other?,
             };
@@ -56,6 +56,7 @@ impl Run {
             let mut metrics = self.coordinator.row(phase, &uploads, traffic, judged.as_deref().map(summarise_all));
             metrics.dropped = dropped;
             metrics.skipped = skipped;
+            (metrics.in_flight, metrics.no_room_for) = (in_flight, no_room_for);
             metrics.personal_accuracy = persons;
             metrics.train_seconds = train_seconds;
             metrics.seconds = start.elapsed().as_secs_f64();

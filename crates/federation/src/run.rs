@@ -3,6 +3,7 @@
 use bonfire_data::Shards;
 use bonfire_engine::{Estimate, Progress, TokenizedData};
 use bonfire_models::{Adapter, Model};
+use burn::tensor::Device;
 
 use crate::clients::Clients;
 use crate::{ClientMetrics, Coordinator, FederationError, RoundMetrics, Server, Settings};
@@ -78,6 +79,11 @@ impl Run {
     /// The model (on the first device), as it was read.
     pub fn model(&self) -> &dyn Model {
         self.clients.engine.model()
+    }
+
+    /// The devices that train.
+    pub fn devices(&self) -> impl Iterator<Item = &Device> {
+        self.clients.engine.devices()
     }
 
     /// The strategy's name.

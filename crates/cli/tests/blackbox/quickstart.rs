@@ -15,6 +15,7 @@ fn a_run_leaves_the_promised_files_with_the_promised_fields() {
         "accuracy ",
         "uploaded ",
         "full fine-tuning",
+        "memory: about ",
     ] {
         assert!(said.out.contains(words), "no {words:?} in: {}", said.out);
     }
@@ -32,6 +33,7 @@ fn a_run_leaves_the_promised_files_with_the_promised_fields() {
         "download_bytes",
         "seconds",
         "tokens",
+        "in_flight",
     ];
     for (row, (round, phase)) in metrics.iter().zip([(1, "B"), (2, "A")]) {
         assert_eq!((row["round"].as_u64(), row["phase"].as_str()), (Some(round), Some(phase)));
@@ -69,6 +71,8 @@ fn a_run_leaves_the_promised_files_with_the_promised_fields() {
     }
     assert_eq!((summary["name"].as_str(), summary["strategy"].as_str()), (Some("quickstart"), Some("lora-a2")));
     assert_eq!(summary["rounds"], 2);
+    assert!(summary["memory"]["estimated"].is_number(), "{summary}");
+    assert_eq!(summary["memory"]["peak"].is_number(), cfg!(target_os = "linux"), "{summary}");
     assert!(summary["device"].as_str().is_some_and(|device| device.starts_with("cpu")));
     let sum: u64 = metrics.iter().map(|row| row["upload_bytes"].as_u64().expect("a count")).sum();
     assert_eq!(summary["upload_bytes"].as_u64(), Some(sum));
