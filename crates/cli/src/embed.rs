@@ -42,7 +42,9 @@ pub enum Given {
 pub fn begin() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
+        bonfire_kernels::runtime::prepare();
         memory::keep_freed_awhile();
+        mistake::overhear_devices();
         log::init(LogFormat::Text, true);
     });
 }

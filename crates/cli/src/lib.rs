@@ -36,6 +36,7 @@ use args::{Cli, Command};
 /// The program: runs the command that `args` name (the first is the program's own name) and says what went wrong. Gives the
 /// exit code.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> u8 {
+    bonfire_kernels::runtime::prepare();
     memory::keep_freed();
     mistake::install_panic_hook();
     let cli = Cli::read(args);
@@ -58,7 +59,9 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> u8 {
     match outcome {
         Ok(Ok(())) => 0,
         Ok(Err(error)) => mistake::report(&error),
-        // The panic hook has said it.
-        Err(_) => 1,
+        Err(_) => {
+            mistake::say_if_unsaid();
+            1
+        }
     }
 }

@@ -4,7 +4,7 @@
 use std::fmt::Display;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use bonfire_engine::DEVICE_THREAD;
+use bonfire_engine::{is_told_elsewhere, overhear, overheard};
 use thiserror::Error;
 
 use crate::{console, tui};
@@ -100,16 +100,27 @@ fn row(label: &str, text: impl Display) -> String {
 /// While set, panics say nothing: a device is being tried, and a failure is an answer.
 static TRYING: AtomicBool = AtomicBool::new(false);
 
+/// Whether the panic hook has told of a panic.
+static SAID: AtomicBool = AtomicBool::new(false);
+
+/// The program ends by a panic: says it where the hook has left that to others. One of a device's own threads is handed on
+/// to whoever asked the device, without a word.
+pub fn say_if_unsaid() {
+    if !SAID.load(Ordering::Relaxed) {
+        let words = overheard().unwrap_or_else(|| "it broke off without a word".into());
+        report(&anyhow::anyhow!("the device failed in the middle of its work: {words}"));
+    }
+}
+
 /// Replaces the panic message by one line that asks for a report.
 pub fn install_panic_hook() {
     std::panic::set_hook(Box::new(|info| {
-        // What breaks on a device's thread is told as the round's error.
-        let told = std::thread::current().name() == Some(DEVICE_THREAD);
-        if TRYING.load(Ordering::Relaxed) || bonfire_data::is_contained() || told {
+        let text = info.payload_as_str().unwrap_or("no message");
+        if TRYING.load(Ordering::Relaxed) || bonfire_data::is_contained() || left_to_others(text) {
             return;
         }
+        SAID.store(true, Ordering::Relaxed);
         tui::leave();
-        let text = info.payload_as_str().unwrap_or("no message");
         let place = info.location().map(|l| format!("{}:{}", file_name(l.file()), l.line())).unwrap_or_default();
         let what = format!("internal error in bonfire {} at {place}: {text}", env!("CARGO_PKG_VERSION"));
         let help = "this is a fault of the program; please report it with the command you ran";
@@ -118,6 +129,27 @@ pub fn install_panic_hook() {
             eprintln!("error: {what}\n{}", row("help", help));
         }
     }));
+}
+
+/// In somebody else's process: of panics on devices' threads alone, which the run tells as its error, nothing more is said.
+pub fn overhear_devices() {
+    let others = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        if !left_to_others(info.payload_as_str().unwrap_or("no message")) {
+            others(info);
+        }
+    }));
+}
+
+/// Whether a panic on this thread is told elsewhere, to where its `text` is then handed.
+fn left_to_others(text: &str) -> bool {
+    let thread = std::thread::current();
+    let elsewhere = is_told_elsewhere(thread.name());
+    if elsewhere {
+        tracing::debug!("a device's thread broke off: {text}");
+        overhear(thread.name(), text);
+    }
+    elsewhere
 }
 
 /// The last part of a source path; the rest belongs to the machine that built the binary.
@@ -157,6 +189,16 @@ mod tests {
         assert_eq!(block(&error), "error: cannot write runs/a\n  because: disk full");
         let doubled: anyhow::Result<()> = Err(anyhow::anyhow!("disk full")).context("cannot write: disk full");
         assert_eq!(block(&doubled.expect_err("an error")), "error: cannot write: disk full");
+    }
+
+    #[test]
+    fn panics_of_devices_threads_are_left_to_others() {
+        let on = |name: &str| {
+            let thread = std::thread::Builder::new().name(name.into()).spawn(|| left_to_others("a probe overflowed"));
+            thread.expect("a thread").join().expect("no panic")
+        };
+        assert!(on("DSD-0-0") && on("DSU-2-1") && on(bonfire_engine::DEVICE_THREAD));
+        assert!(!on("rayon-3") && !on("DSD") && !on("main"));
     }
 
     #[test]

@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Result, anyhow};
+use anyhow::{Context, Result, anyhow};
 use bonfire_kernels::runs_on_cpu;
+use bonfire_kernels::runtime::cache_folder;
 use serde::{Deserialize, Serialize};
 
 use super::{Depth, Verdict, examine, verdict};
@@ -52,7 +53,7 @@ fn refuse(name: &str, said: &Verdict) -> Result<()> {
     if said.is_fit() {
         return Ok(());
     }
-    const WAY_OUT: &str = "`bonfire doctor` checks it again, all of it; --device cpu trains on the CPU";
+    const WAY_OUT: &str = "`bonfire doctor` checks it again, all of it; `bonfire doctor --forget` also lets it be tuned anew; --device cpu trains on the CPU";
     Err(anyhow!("{said}").context(format!("nothing is trained on {name}; {WAY_OUT}")))
 }
 
@@ -74,6 +75,17 @@ pub fn remember(name: &str, said: &Verdict) {
     if let Err(error) = write(&path, &verdicts) {
         note(format!("{error:#}; the device will be checked again"));
     }
+}
+
+/// Deletes all verdicts; gives how many there were.
+///
+/// # Errors
+/// The file cannot be deleted.
+pub fn forget() -> Result<usize> {
+    let Some(path) = file().filter(|path| path.exists()) else { return Ok(0) };
+    let known = parse(&path).unwrap_or_default().devices.len();
+    fs::remove_file(&path).with_context(|| format!("cannot delete {}", path.display()))?;
+    Ok(known)
 }
 
 /// Reads the file; one that is damaged counts as empty.
@@ -98,9 +110,7 @@ fn write(path: &Path, verdicts: &Verdicts) -> Result<()> {
 
 /// `doctor.json` in the user's cache folder, if there is such a folder.
 fn file() -> Option<PathBuf> {
-    let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    let folder = set("XDG_CACHE_HOME").or_else(|| Some(set("HOME").or_else(|| set("USERPROFILE"))?.join(".cache")))?;
-    Some(folder.join("bonfire").join("doctor.json"))
+    Some(cache_folder()?.join("doctor.json"))
 }
 
 /// What a verdict holds for: program, device, and drivers as far as the system tells.

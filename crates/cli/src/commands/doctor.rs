@@ -1,5 +1,6 @@
 //! `bonfire doctor`: what devices are there, whether each computes right, and about how fast it is.
 
+mod kernels;
 mod report;
 mod speed;
 mod system;
@@ -22,6 +23,9 @@ pub struct DoctorArgs {
     /// Say what is there, and of GPUs what was found before; check nothing
     #[arg(long)]
     pub list: bool,
+    /// Delete what was tuned and compiled for GPUs and what was said of devices before, and check nothing
+    #[arg(long, conflicts_with = "list")]
+    pub forget: bool,
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,
@@ -37,13 +41,16 @@ pub fn run(args: &DoctorArgs, common: &Common) -> Result<()> {
             .help("leave it out")
             .into());
     }
+    if args.forget {
+        return kernels::forget(args.json);
+    }
     let devices = devices(common)?;
     let system = System::ask();
     let shown = !args.json && !common.quiet;
     if shown {
         say(system.words());
     }
-    let mut report = Report { system, devices: Vec::new() };
+    let mut report = Report { system, devices: Vec::new(), kernels: None };
     for (choice, opened) in devices {
         let patient = match args.list {
             true => list(choice, opened),
@@ -53,6 +60,10 @@ pub fn run(args: &DoctorArgs, common: &Common) -> Result<()> {
             say(format!("\n{}", patient.words()));
         }
         report.devices.push(patient);
+    }
+    report.kernels = kernels::kept();
+    if let Some(kernels) = report.kernels.as_ref().filter(|_| shown) {
+        say(format!("\n{}", kernels.words()));
     }
     match args.json {
         true => put(serde_json::to_string_pretty(&report)?),

@@ -1,8 +1,12 @@
 //! Finding GPUs that answer. Devices are tried with a small sum: a driver that lists an adapter may still not run on it.
 
+use std::sync::Once;
+
+use bonfire_kernels::runtime;
 use burn::tensor::{Device, DeviceType, Tensor};
 
 use super::{DeviceChoice, Opened};
+use crate::console::note;
 use crate::mistake::{Mistake, quietly};
 
 #[cfg(any(feature = "wgpu", feature = "vulkan"))]
@@ -128,6 +132,7 @@ struct Part {
 
 /// Asks a device who it is; `None` when it cannot be opened.
 fn part(device: &Device) -> Option<Part> {
+    mend_kept_kernels();
     let identity = quietly(|| device.identity())??;
     let lower = identity.name.to_lowercase();
     let software = identity.physical.is_none() || SOFTWARE.iter().any(|name| lower.contains(name));
@@ -140,8 +145,20 @@ fn answers(device: &Device) -> bool {
     sum.is_some_and(|read| read.is_ok_and(|values| values == [8.0]))
 }
 
+/// Makes sure, once and before the first GPU is opened, that what was tuned before can be used.
+fn mend_kept_kernels() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        // The database's engine is given damaged files here, and nobody should hear what it makes of them.
+        if let Some(line) = quietly(runtime::mend_kept).flatten() {
+            note(line);
+        }
+    });
+}
+
 /// Every device of a type; none when asking fails.
 fn list(kind: DeviceType) -> Vec<Device> {
+    runtime::prepare();
     quietly(|| Device::enumerate(kind).into_vec()).unwrap_or_default()
 }
 

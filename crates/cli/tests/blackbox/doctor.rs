@@ -37,6 +37,127 @@ fn the_cpu_is_good() {
 }
 
 #[test]
+fn the_cpu_opens_and_keeps_no_kernels() {
+    let room = Room::new();
+    let said = run(&room, &short(&["train", "--out", "run"], &[]));
+    assert_eq!(said.code, Some(0), "{said:?}");
+    assert!(!room.path("cache").exists());
+    let said = run(&room, &["doctor", "--list", "--json"]);
+    let report: Value = serde_json::from_str(&said.out).expect("one JSON object");
+    let kernels = &report["kernels"];
+    assert_eq!((&kernels["tuned"], &kernels["compiled"], &kernels["bytes"]), (&0.into(), &0.into(), &0.into()));
+    assert!(!room.path("cache").exists());
+}
+
+#[test]
+fn what_was_kept_is_forgotten() {
+    let room = Room::new();
+    std::fs::create_dir_all(room.path("cache/bonfire/kernels")).expect("made");
+    let fill = || {
+        room.write("cache/bonfire/kernels/default.db", &"x".repeat(1_500));
+        room.write("cache/bonfire/kernels/default.db-wal", &"x".repeat(500));
+        let good = serde_json::json!({ "verdict": "good" });
+        room.write(
+            "cache/bonfire/doctor.json",
+            &serde_json::json!({ "devices": { "a": good, "b": good } }).to_string(),
+        );
+    };
+    fill();
+    room.write("cache/bonfire/other", "not ours to forget");
+    let said = run(&room, &["doctor", "--forget"]);
+    assert_eq!(said.out, "forgot 2.0 kB of tuned and compiled kernels and the verdicts on 2 devices\n", "{said:?}");
+    let left = || room.path("cache/bonfire/kernels").exists() || room.path("cache/bonfire/doctor.json").exists();
+    assert!(said.code == Some(0) && !left() && room.path("cache/bonfire/other").exists());
+    assert_eq!(run(&room, &["doctor", "--forget"]).out, "there was nothing to forget\n");
+
+    std::fs::create_dir_all(room.path("cache/bonfire/kernels")).expect("made");
+    fill();
+    let said: Value = serde_json::from_str(&run(&room, &["doctor", "--forget", "--json"]).out).expect("an object");
+    assert_eq!(said, serde_json::json!({ "deleted_bytes": 2_000, "deleted_verdicts": 2 }));
+    assert!(!left());
+    room.refuse(2, &["--list"], &["doctor", "--forget", "--list"]);
+}
+
+/// A measurement on wgpu's first device that tunes a handful of products, with the room's cache folder.
+fn products(room: &Room) -> std::process::Command {
+    let args =
+        ["bench", "gemm", "--shape", "builtin", "--clients", "2", "--batch", "2", "--steps", "1", "--repeats", "1"];
+    let mut command = room.command(&[&args[..], &["--device", "wgpu", "--json", "a.json"]].concat());
+    command.env("XDG_CACHE_HOME", room.path("cache")).env("XDG_RUNTIME_DIR", room.path(""));
+    command
+}
+
+/// What the doctor says is kept: tuned operations and bytes.
+fn kept(room: &Room) -> (u64, u64) {
+    let report: Value = serde_json::from_str(&run(room, &["doctor", "--list", "--json"]).out).expect("an object");
+    let of = |name: &str| report["kernels"][name].as_u64().expect("a number");
+    (of("tuned"), of("bytes"))
+}
+
+fn done(mut command: std::process::Command) -> Said {
+    let said: Said = command.output().expect("the binary starts").into();
+    assert_eq!(said.code, Some(0), "{said:?}");
+    for word in ["panicked", "internal error"] {
+        assert!(!said.err.contains(word), "{word:?} in: {}", said.err);
+    }
+    said
+}
+
+#[test]
+fn what_is_tuned_outlives_the_process() {
+    let room = Room::new();
+    if run(&room, &["doctor", "--list", "--device", "wgpu"]).code != Some(0) {
+        println!("SKIPPED: no wgpu device answers, so nothing can be tuned");
+        return;
+    }
+    // Two processes at once, in an empty folder.
+    let both = [products(&room), products(&room)].map(|mut command| command.spawn().expect("the binary starts"));
+    for mut child in both {
+        assert!(child.wait().expect("it ends").success());
+    }
+    let (tuned, bytes) = kept(&room);
+    assert!(tuned > 0 && bytes > 0);
+    // A third finds all of it.
+    let said = done(products(&room));
+    assert!(!said.err.contains("tuned"), "{}", said.err);
+    assert_eq!(kept(&room).0, tuned, "nothing was tuned again");
+
+    // What is no database, one with a log that is riddled, and one whose log was cut short: one line, and it tunes again.
+    let damages: [(&str, fn(Vec<u8>) -> Vec<u8>); 3] = [
+        ("default.db", |_| b"this is no database".to_vec()),
+        ("default.db-wal", |mut log| {
+            log.iter_mut().skip(4_096).step_by(7).for_each(|byte| *byte = !*byte);
+            log
+        }),
+        ("default.db-wal", |log| log[..log.len() / 2 + 13].to_vec()),
+    ];
+    for (file, spoil) in damages {
+        let path = room.path("cache/bonfire/kernels").join(file);
+        std::fs::write(&path, spoil(std::fs::read(&path).expect("a file"))).expect("written");
+        let said = done(products(&room));
+        assert_eq!(said.err.lines().filter(|line| line.contains("was damaged")).count(), 1, "{}", said.err);
+        assert_eq!(kept(&room).0, tuned);
+        let said = done(products(&room));
+        assert!(!said.err.contains("was damaged"), "{}", said.err);
+    }
+
+    // A place where no folder can be.
+    assert!(run(&room, &["doctor", "--forget"]).out.contains("of tuned and compiled kernels"));
+    room.write("cache/bonfire/kernels", "a file");
+    let said = done(products(&room));
+    assert_eq!(said.err.lines().filter(|line| line.contains("cannot be kept")).count(), 1, "{}", said.err);
+    std::fs::remove_file(room.path("cache/bonfire/kernels")).expect("removed");
+
+    // Where the user's own file says.
+    room.write("cubecl.toml", "[environment]\npath = { directory = \"mine\" }\n[autotune]\nlevel = \"minimal\"\n");
+    done(products(&room));
+    assert!(room.path("mine").is_dir() && !room.path("cache/bonfire/kernels").exists());
+    let said = run(&room, &["doctor", "--forget"]);
+    assert!(said.err.contains("mine is left alone"), "{said:?}");
+    assert!(room.path("mine/default.db").exists());
+}
+
+#[test]
 fn devices_that_are_not_there_are_said() {
     let room = Room::new();
     room.refuse(2, &["no `cuda` device", "--features cuda"], &["doctor", "--device", "cuda"]);

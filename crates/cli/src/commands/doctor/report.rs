@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use super::kernels::Kernels;
 use super::speed::Speed;
 use super::system::System;
 use crate::checkup::{Finding, Verdict};
@@ -16,6 +17,9 @@ pub struct Report {
     pub system: System,
     /// One entry a device.
     pub devices: Vec<Patient>,
+    /// What was tuned and compiled; absent in a build without GPUs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kernels: Option<Kernels>,
 }
 
 /// One device.
