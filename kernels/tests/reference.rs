@@ -125,10 +125,9 @@ fn attention_agrees(layout: AttentionLayout, width: usize, surplus: usize) {
 
 #[test]
 fn attention_of_wide_heads() {
-    for (kv_heads, group, width, causal) in
-        [(1, 2, 160, true), (2, 1, 192, false), (1, 1, 256, true), (1, 2, 256, false)]
-    {
-        let sequences = Segments::from_lengths([33, 1, 5, 64]);
+    // Few shapes: on a GPU the reference tunes its products for each.
+    for (kv_heads, group, width, causal) in [(1, 2, 160, true), (2, 1, 192, false), (1, 1, 256, true)] {
+        let sequences = Segments::from_lengths([33, 5]);
         attention_agrees(AttentionLayout { sequences, heads: kv_heads * group, kv_heads, causal }, width, 1);
     }
     let gpu = device() != Device::flex();

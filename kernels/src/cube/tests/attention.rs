@@ -6,13 +6,13 @@ use crate::cube::attention_backward::{attend_backward, attend_backward_into};
 
 /// The reference: output, logarithmic denominators and gradients, each `[T, D]` (the denominators `[T, heads]`).
 pub(super) struct Reference {
-    out: Vec<f64>,
-    lse: Vec<f64>,
+    pub(super) out: Vec<f64>,
+    pub(super) lse: Vec<f64>,
     grads: [Vec<f64>; 3],
 }
 
 pub(super) struct Problem {
-    sequences: Segments,
+    pub(super) sequences: Segments,
     heads: usize,
     width: usize,
     causal: bool,
@@ -89,20 +89,20 @@ impl Problem {
     }
 
     /// Queries, keys and values side by side.
-    fn fused(&self, put: Put, device: &CubeDevice) -> CubeTensor {
+    pub(super) fn fused(&self, put: Put, device: &CubeDevice) -> CubeTensor {
         let (tokens, features) = (self.sequences.rows(), self.features());
         let rows =
             (0..tokens).flat_map(|t| (0..3).flat_map(move |i| columns(&self.parts[i], features, t, &(0..features))));
         put(&rows.copied().collect::<Vec<_>>(), &[tokens, 3 * features], device)
     }
 
-    pub(super) fn run(&self, device: &CubeDevice) {
+    fn run(&self, device: &CubeDevice) {
         let reference = self.reference();
         LAYOUTS.into_iter().for_each(|put| self.check(&reference, put, device));
     }
 
     /// Inputs and results in one layout: the zeros that Burn makes for results may be pitched too.
-    pub(super) fn check(&self, reference: &Reference, put: Put, device: &CubeDevice) {
+    fn check(&self, reference: &Reference, put: Put, device: &CubeDevice) {
         let what = format!("{}x{} causal {}", self.heads, self.width, self.causal);
         let (tokens, features) = (self.sequences.rows(), self.features());
         let place = |columns: usize| put(&vec![f32::NAN; tokens * columns], &[tokens, columns], device);

@@ -179,9 +179,9 @@ fn verdicts(folder: &Path, shaders: &[String]) -> Option<String> {
         .spawn()
         .ok()?;
     std::thread::spawn(move || tell.send(serve(listener, page)));
-    let said = told.recv_timeout(Duration::from_secs(120)).expect("Chromium opens a page");
+    let said = told.recv_timeout(Duration::from_secs(120));
     chromium.kill().and_then(|()| chromium.wait()).unwrap();
-    said.filter(|said| !said.contains("NO ADAPTER"))
+    said.expect("Chromium opens a page").filter(|said| !said.contains("NO ADAPTER"))
 }
 
 #[test]
