@@ -2,10 +2,18 @@
 //! matrix of scores outlives a tile of queries, forward or backward.
 
 use burn::backend::Dispatch;
-use burn::tensor::{Int, Tensor, TensorData, activation::softmax};
+use burn::tensor::{Device, Int, Tensor, TensorData, activation::softmax};
 
-use crate::Segments;
 use crate::ops::PackedOps;
+use crate::{Segments, runs_on_cpu};
+
+/// Features of the widest head that the GPU kernels take and are tested with.
+pub(crate) const WIDEST_HEAD: usize = 256;
+
+/// Features that a head of a model on `device` may have at most.
+pub fn widest_head(device: &Device) -> usize {
+    if runs_on_cpu(device) { usize::MAX } else { WIDEST_HEAD }
+}
 
 /// Where the sequences of a batch lie and how attention runs over them. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -37,6 +45,9 @@ impl AttentionLayout {
 ///
 /// # Shapes
 /// `qkv` `[T, (heads + 2·kv_heads)·width]`: a token's queries, then its keys, then its values -> `[T, heads·width]`.
+///
+/// # Panics
+/// For heads wider than [`widest_head`] says.
 pub fn packed_attention(qkv: Tensor<2>, layout: &AttentionLayout) -> Tensor<2> {
     Tensor::from_dispatch(<Dispatch as PackedOps>::attend(qkv.into_dispatch(), layout.clone()))
 }

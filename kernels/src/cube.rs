@@ -3,7 +3,8 @@
 //! put behind the crate's operations.
 //!
 //! All of them read strides, so views need no copy; sum in f32 whatever the tensors hold; stay within what WebGPU
-//! promises (8 tensors a kernel, 256 units a workgroup, 16 KiB of shared memory) and use no subgroup operations.
+//! promises (8 tensors a kernel, 256 units a workgroup, 16 KiB of shared memory, 65,535 workgroups a side) and use no
+//! subgroup operations; barriers stand where a WGSL front end can prove that all units of a workgroup come.
 #![allow(clippy::too_many_arguments)] // a kernel's arguments are its tensors and sizes, one by one
 
 mod adamw;

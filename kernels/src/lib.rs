@@ -25,7 +25,7 @@ mod segments;
 mod untuned;
 
 pub use adamw::{AdamW, Moving, adamw_step, adamw_step_composed};
-pub use attention::{AttentionLayout, packed_attention, packed_attention_composed};
+pub use attention::{AttentionLayout, packed_attention, packed_attention_composed, widest_head};
 pub use grouped::Grouped;
 pub use linear::{LowRank, adapted_linear, adapted_linear_composed};
 pub use loss::cross_entropy;

@@ -7,7 +7,7 @@ use burn_cubecl::cubecl::prelude::*;
 use burn_cubecl::tensor::CubeTensor;
 
 use super::product::UNITS;
-use super::tensors::{LONGEST, elem, owned, stack};
+use super::tensors::{elem, groups, owned, stack};
 use crate::AdamW;
 
 /// One step, returning movement and both moments; in place where nothing else holds them.
@@ -35,13 +35,12 @@ pub(super) fn adamw_step(
     }
     let start = stack(start, false);
     let types = [elem(&movement), elem(&first), elem(&second), elem(&start), elem(&grad)];
-    // A table of embeddings has more groups than some devices allow in a row.
-    let groups = (shape[1] * shape[2]).div_ceil(UNITS as usize);
+    let each = (shape[1] * shape[2]).div_ceil(UNITS as usize);
     // SAFETY: the kernel reads and writes inside the shapes checked above.
     unsafe {
         adamw_kernel::launch_unchecked(
             &movement.client,
-            CubeCount::Static(groups.min(LONGEST) as u32, groups.div_ceil(LONGEST) as u32, shape[0] as u32),
+            groups(shape[0] * each),
             CubeDim::new_1d(UNITS),
             movement.clone().into_tensor_arg(),
             first.clone().into_tensor_arg(),
@@ -49,6 +48,7 @@ pub(super) fn adamw_step(
             start.into_tensor_arg(),
             grad.into_tensor_arg(),
             clients.into_tensor_arg(),
+            each,
             constants.lr as f32,
             constants.betas[0] as f32,
             constants.betas[1] as f32,
@@ -60,7 +60,7 @@ pub(super) fn adamw_step(
     [movement, first, second]
 }
 
-/// One unit an element, one layer of workgroups a client.
+/// One unit an element, `each` workgroups a client.
 #[cube(launch_unchecked)]
 fn adamw_kernel<M: Float, F: Float, S: Float, W: Float, G: Float>(
     movement: &mut Tensor<M>,
@@ -69,6 +69,7 @@ fn adamw_kernel<M: Float, F: Float, S: Float, W: Float, G: Float>(
     start: &Tensor<W>,
     grad: &Tensor<G>,
     clients: &Tensor<f32>,
+    each: usize,
     lr: f32,
     beta1: f32,
     beta2: f32,
@@ -76,12 +77,11 @@ fn adamw_kernel<M: Float, F: Float, S: Float, W: Float, G: Float>(
     weight_decay: f32,
     #[define(M, F, S, W, G)] _types: [ElemType; 5],
 ) {
-    let client = CUBE_POS_Z as usize;
-    let group = CUBE_POS_Y as usize * CUBE_COUNT_X as usize + CUBE_POS_X as usize;
-    let index = group * comptime!(UNITS as usize) + UNIT_POS as usize;
+    let client = CUBE_POS / each;
+    let index = CUBE_POS % each * comptime!(UNITS as usize) + UNIT_POS as usize;
     let cols = movement.shape(2);
     let (row, col) = (index / cols, index % cols);
-    if row < movement.shape(1) {
+    if client < movement.shape(0) && row < movement.shape(1) {
         let own = client * clients.stride(0);
         let rate = lr * clients[own];
         let correct_first = clients[own + clients.stride(1)];

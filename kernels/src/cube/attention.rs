@@ -9,9 +9,10 @@ use burn_cubecl::cubecl::prelude::*;
 use burn_cubecl::tensor::CubeTensor;
 
 use super::attention_softmax::{Softmax, rescale, write_scores};
-use super::product::{Side, Slices, Tile, UNITS, accumulate, col_of, load, multiply, row_of, slices, zeros};
-use super::tensors::{elem, empty, room};
+use super::product::{Side, Slices, Tile, UNITS, accumulate, agreed, col_of, load, multiply, row_of, slices, zeros};
+use super::tensors::{elem, empty, groups, room};
 use super::tiles::{TileTable, place};
+use crate::attention::WIDEST_HEAD;
 
 /// Queries by keys, and also queries by columns of a head: one tile size for every product.
 pub(crate) const TILE: Tile = Tile::new(32, 32);
@@ -37,9 +38,15 @@ pub(crate) struct Form {
 }
 
 impl Form {
-    /// Tiles side by side that cover a head.
+    /// Workgroups that share out a head's columns: one computes 128 of them at most, so that its units' sums stay in
+    /// registers. Each of them computes the scores, over all of the head, again.
+    pub(super) fn parts(&self) -> usize {
+        self.width.div_ceil(4 * TILE.cols)
+    }
+
+    /// Tiles side by side that cover a part.
     pub(super) fn blocks(&self) -> usize {
-        self.width.div_ceil(TILE.cols)
+        self.width.div_ceil(TILE.cols).div_ceil(self.parts())
     }
 }
 
@@ -57,7 +64,7 @@ impl Qkv {
             assert_eq!(tensor.dtype, parts[0].0.dtype, "one type for queries, keys and values");
         }
         let form = Form { width: features / heads, causal };
-        assert!(form.width <= 128, "heads of at most 128 columns: a unit's sums live in registers");
+        assert!(form.width <= WIDEST_HEAD, "heads of at most {WIDEST_HEAD} columns, not {}", form.width);
         Qkv { parts, heads, form }
     }
 
@@ -84,16 +91,23 @@ impl Qkv {
 /// -> the output `[T, D]` with `T = tokens`, zero for tokens of no sequence, and for the backward the logarithm of each softmax's denominator `[T, heads]` in f32.
 pub(crate) fn attend(qkv: &Qkv, tokens: usize, tiles: &TileTable) -> (CubeTensor, CubeTensor) {
     qkv.check(tiles);
+    let q = &qkv.parts[0].0;
+    let out = room(q, [tokens, qkv.features()], tokens > tiles.segments.rows());
+    let lse = empty(q, [tokens, qkv.heads], DType::F32);
+    attend_into(qkv, tiles, &out, &lse);
+    (out, lse)
+}
+
+/// [`attend`] into tensors that are there.
+pub(super) fn attend_into(qkv: &Qkv, tiles: &TileTable, out: &CubeTensor, lse: &CubeTensor) {
     let [(q, at_q), (k, at_k), (v, at_v)] = qkv.parts.clone();
-    let out = room(&q, [tokens, qkv.features()], tokens > tiles.segments.rows());
-    let lse = empty(&q, [tokens, qkv.heads], DType::F32);
     if tiles.count > 0 {
         let element = elem(&q);
         // SAFETY: the kernel reads and writes inside the shapes checked above.
         unsafe {
             attend_kernel::launch_unchecked(
                 &out.client,
-                CubeCount::Static(tiles.count as u32, qkv.heads as u32, 1),
+                groups(tiles.count * qkv.heads * qkv.form.parts()),
                 CubeDim::new_1d(UNITS),
                 q.into_tensor_arg(),
                 k.into_tensor_arg(),
@@ -101,6 +115,7 @@ pub(crate) fn attend(qkv: &Qkv, tokens: usize, tiles: &TileTable) -> (CubeTensor
                 tiles.tiles.clone().into_buffer_arg(),
                 out.clone().into_tensor_arg(),
                 lse.clone().into_tensor_arg(),
+                tiles.count,
                 at_q,
                 at_k,
                 at_v,
@@ -110,7 +125,6 @@ pub(crate) fn attend(qkv: &Qkv, tokens: usize, tiles: &TileTable) -> (CubeTensor
             );
         }
     }
-    (out, lse)
 }
 
 #[cube(launch_unchecked)]
@@ -121,6 +135,7 @@ fn attend_kernel<E: Float>(
     tiles: &[u32],
     out: &mut Tensor<E>,
     lse: &mut Tensor<f32>,
+    count: usize,
     at_q: usize,
     at_k: usize,
     at_v: usize,
@@ -128,22 +143,28 @@ fn attend_kernel<E: Float>(
     #[comptime] form: Form,
     #[define(E)] _element: ElemType,
 ) {
-    let here = place(tiles, CUBE_POS_X as usize);
-    let head = CUBE_POS_Y as usize * form.width;
+    let (number, own) = share(count, form);
+    if number >= lse.shape(1) {
+        terminate!();
+    }
+    let head = number * form.width;
+    let here = place(tiles, CUBE_POS % count);
     let mut slices = slices(TILE);
     let mut weights = Shared::<[f32]>::new_slice(SHARED);
     let mut softmax = Softmax::new();
     let mut sums = zeros(comptime!(form.blocks() * TILE.each()));
     let queries = rows_at::<E>(q, here.first, at_q + head, here.rows);
     let end = if comptime!(form.causal) { here.first + here.rows } else { here.end };
-    for first in range_stepped(here.start, end, TILE.cols) {
+    let steps = agreed((end - here.start).div_ceil(TILE.cols));
+    for step in 0..steps {
+        let first = here.start + step * TILE.cols;
         let mut scores = zeros(comptime!(TILE.each()));
         let keys = rows_at::<E>(k, first, at_k + head, end - first);
         accumulate::<E, E>(&mut scores, &mut slices, q, queries, k, keys, form.width, (true, true), TILE);
         write_scores(&mut weights, &scores, here, first, end, scale, form);
         softmax.step(&mut weights, &mut slices);
         rescale(&mut sums, &softmax, form);
-        add_blocks::<E>(&mut sums, &weights, &mut slices, v, at_v + head, first, end, form);
+        add_blocks::<E>(&mut sums, &weights, &mut slices, v, at_v + head, own, first, end, form);
     }
     #[unroll]
     for i in 0..TILE.unit_rows {
@@ -151,12 +172,24 @@ fn attend_kernel<E: Float>(
         if row < here.rows {
             let total = softmax.total[row];
             let base = (here.first + row) * out.stride(0);
-            write_row::<E>(out, &sums, base, head, 1.0 / total, i, form);
-            if col_of(0usize, TILE) == 0 {
-                let at = (here.first + row) * lse.stride(0) + CUBE_POS_Y as usize;
+            write_row::<E>(out, &sums, base, head, own, 1.0 / total, i, form);
+            if own == 0 && col_of(0usize, TILE) == 0 {
+                let at = (here.first + row) * lse.stride(0) + number * lse.stride(1);
                 lse[at] = softmax.highest[row] + total.ln();
             }
         }
+    }
+}
+
+/// The head that a workgroup computes a part of, and the first of the head's columns that are its own. `count`: tiles.
+#[cube]
+pub(super) fn share(count: usize, #[comptime] form: Form) -> (usize, usize) {
+    let number = CUBE_POS / count;
+    let parts = comptime!(form.parts());
+    if comptime!(parts == 1) {
+        (number, 0usize.runtime())
+    } else {
+        (number / parts, number % parts * comptime!(form.blocks() * TILE.cols))
     }
 }
 
@@ -171,8 +204,8 @@ pub(super) fn rows_at<E: Float>(tensor: &Tensor<E>, first: usize, column: usize,
     }
 }
 
-/// `sums += W · X` with `W` in shared memory and `X` the rows `first..end` of a tensor, one head's columns, two blocks of
-/// them at a time: both slices are free here. A barrier between writing `W` and reading it is included.
+/// `sums += W · X` with `W` in shared memory and `X` the rows `first..end` of a tensor, one head's columns from its `own`
+/// on, two blocks of them at a time: both slices are free here. A barrier between writing `W` and reading it is included.
 #[cube]
 pub(super) fn add_blocks<E: Float>(
     sums: &mut Array<f32>,
@@ -180,6 +213,7 @@ pub(super) fn add_blocks<E: Float>(
     slices: &mut Slices,
     from: &Tensor<E>,
     column: usize,
+    own: usize,
     first: usize,
     end: usize,
     #[comptime] form: Form,
@@ -188,9 +222,9 @@ pub(super) fn add_blocks<E: Float>(
     for pair in 0..comptime!(form.blocks().div_ceil(2)) {
         let one = comptime!(2 * pair);
         let two = comptime!(2 * pair + 1);
-        load_block::<E>(&mut slices.left, from, column, first, end, one, form);
+        load_block::<E>(&mut slices.left, from, column, own, first, end, one, form);
         if comptime!(two < form.blocks()) {
-            load_block::<E>(&mut slices.right, from, column, first, end, two, form);
+            load_block::<E>(&mut slices.right, from, column, own, first, end, two, form);
         }
         sync_cube();
         multiply(sums, weights, &slices.left, comptime!(one * TILE.each()), TILE);
@@ -207,28 +241,31 @@ fn load_block<E: Float>(
     shared: &mut Shared<[f32]>,
     from: &Tensor<E>,
     column: usize,
+    own: usize,
     first: usize,
     end: usize,
     #[comptime] block: usize,
     #[comptime] form: Form,
 ) {
-    let done = comptime!(block * TILE.cols);
+    let done = own + comptime!(block * TILE.cols);
     let side = Side {
         base: (column + done) * from.stride(1),
-        count: comptime!(form.width - done).runtime(),
+        // A head's last part may need fewer blocks than the others.
+        count: done.max(form.width) - done,
         step: from.stride(1),
         depth_step: from.stride(0),
     };
     load::<E>(shared, from, side, first, end, TILE.cols, TILE.depth, false);
 }
 
-/// Writes a unit's `i`-th row of sums over all blocks, times `factor`.
+/// Writes a unit's `i`-th row of sums over all blocks, times `factor`, into one head's columns from its `own` on.
 #[cube]
 pub(super) fn write_row<E: Float>(
     out: &mut Tensor<E>,
     sums: &Array<f32>,
     base: usize,
     column: usize,
+    own: usize,
     factor: f32,
     #[comptime] i: usize,
     #[comptime] form: Form,
@@ -237,7 +274,7 @@ pub(super) fn write_row<E: Float>(
     for block in 0..comptime!(form.blocks()) {
         #[unroll]
         for j in 0..TILE.unit_cols {
-            let col = col_of(j, TILE) + comptime!(block * TILE.cols);
+            let col = own + col_of(j, TILE) + comptime!(block * TILE.cols);
             if col < form.width {
                 let sum = sums[comptime!(block * TILE.each() + i * TILE.unit_cols + j)];
                 let at = base + (column + col) * out.stride(1);

@@ -8,9 +8,9 @@ use burn_cubecl::cubecl;
 use burn_cubecl::cubecl::prelude::*;
 use burn_cubecl::tensor::CubeTensor;
 
-use super::attention::{Form, Qkv, SHARED, TILE, add_blocks, rows_at, write_row};
-use super::product::{UNITS, accumulate, col_of, row_of, slices, zeros};
-use super::tensors::{elem, empty, room};
+use super::attention::{Form, Qkv, SHARED, TILE, add_blocks, rows_at, share, write_row};
+use super::product::{UNITS, accumulate, agreed, col_of, row_of, slices, zeros};
+use super::tensors::{elem, empty, groups, room};
 use super::tiles::{TileTable, place};
 
 /// Gradients of [`attend`](super::attention::attend) for queries, keys and values, side by side.
@@ -24,18 +24,31 @@ pub(crate) fn attend_backward(
     dy: CubeTensor,
     tiles: &TileTable,
 ) -> CubeTensor {
+    let tokens = dy.meta.shape()[0];
+    let grads = room(&dy, [tokens, 3 * qkv.features()], tokens > tiles.segments.rows());
+    attend_backward_into(qkv, out, lse, dy, tiles, &grads);
+    grads
+}
+
+/// [`attend_backward`] into a tensor that is there.
+pub(super) fn attend_backward_into(
+    qkv: &Qkv,
+    out: CubeTensor,
+    lse: CubeTensor,
+    dy: CubeTensor,
+    tiles: &TileTable,
+    grads: &CubeTensor,
+) {
     qkv.check(tiles);
     let tokens = dy.meta.shape()[0];
     for tensor in [&out, &dy] {
         assert_eq!(tensor.meta.shape().as_slice(), [tokens, qkv.features()], "one row a token");
     }
-    let grads = room(&dy, [tokens, 3 * qkv.features()], tokens > tiles.segments.rows());
     if tiles.count > 0 {
         let stats = row_stats(qkv, out, lse, dy.clone(), tokens);
-        launch(qkv, &dy, &stats, tiles, &grads, true);
-        launch(qkv, &dy, &stats, tiles, &grads, false);
+        launch(qkv, &dy, &stats, tiles, grads, true);
+        launch(qkv, &dy, &stats, tiles, grads, false);
     }
-    grads
 }
 
 /// For every token and head the softmax's logarithmic denominator, then `Σ dy · out`: `[T, heads, 2]`.
@@ -46,7 +59,7 @@ fn row_stats(qkv: &Qkv, out: CubeTensor, lse: CubeTensor, dy: CubeTensor, tokens
     unsafe {
         stats_kernel::launch_unchecked(
             &stats.client,
-            CubeCount::Static((tokens * qkv.heads).div_ceil(UNITS as usize) as u32, 1, 1),
+            groups((tokens * qkv.heads).div_ceil(UNITS as usize)),
             CubeDim::new_1d(UNITS),
             out.into_tensor_arg(),
             lse.into_tensor_arg(),
@@ -69,7 +82,8 @@ fn stats_kernel<E: Float, G: Float>(
     #[define(E, G)] _types: [ElemType; 2],
 ) {
     let heads = stats.shape(1);
-    let (token, head) = (ABSOLUTE_POS / heads, ABSOLUTE_POS % heads);
+    let unit = CUBE_POS * comptime!(UNITS as usize) + UNIT_POS as usize;
+    let (token, head) = (unit / heads, unit % heads);
     if token < stats.shape(0) {
         let mut sum = 0f32;
         for i in 0..width {
@@ -91,7 +105,7 @@ fn launch(qkv: &Qkv, dy: &CubeTensor, stats: &CubeTensor, tiles: &TileTable, gra
     unsafe {
         kernel(
             &grads.client,
-            CubeCount::Static(tiles.count as u32, qkv.heads as u32, 1),
+            groups(tiles.count * qkv.heads * qkv.form.parts()),
             CubeDim::new_1d(UNITS),
             q.into_tensor_arg(),
             k.into_tensor_arg(),
@@ -100,6 +114,7 @@ fn launch(qkv: &Qkv, dy: &CubeTensor, stats: &CubeTensor, tiles: &TileTable, gra
             stats.clone().into_tensor_arg(),
             tiles.tiles.clone().into_buffer_arg(),
             grads.clone().into_tensor_arg(),
+            tiles.count,
             at_q,
             at_k,
             at_v,
@@ -116,6 +131,7 @@ fn differentiate(
     scores: &mut Array<f32>,
     grads: &mut Array<f32>,
     stats: &Tensor<f32>,
+    number: usize,
     query: usize,
     key: usize,
     seen: bool,
@@ -126,7 +142,7 @@ fn differentiate(
     let mut weight = 0f32;
     let mut grad = 0f32;
     if seen && (comptime!(!form.causal) || key <= query) {
-        let stat = query * stats.stride(0) + CUBE_POS_Y as usize * stats.stride(1);
+        let stat = query * stats.stride(0) + number * stats.stride(1);
         weight = (scale * scores[at] - stats[stat]).exp();
         grad = scale * weight * (grads[at] - stats[stat + 1]);
     }
@@ -157,6 +173,7 @@ fn dq_kernel<E: Float, G: Float>(
     stats: &Tensor<f32>,
     tiles: &[u32],
     grads: &mut Tensor<G>,
+    count: usize,
     at_q: usize,
     at_k: usize,
     at_v: usize,
@@ -164,15 +181,21 @@ fn dq_kernel<E: Float, G: Float>(
     #[comptime] form: Form,
     #[define(E, G)] _types: [ElemType; 2],
 ) {
-    let here = place(tiles, CUBE_POS_X as usize);
-    let head = CUBE_POS_Y as usize * form.width;
+    let (number, own) = share(count, form);
+    if number >= stats.shape(1) {
+        terminate!();
+    }
+    let head = number * form.width;
+    let here = place(tiles, CUBE_POS % count);
     let mut slices = slices(TILE);
     let mut left = Shared::<[f32]>::new_slice(SHARED);
     let mut sums = zeros(comptime!(form.blocks() * TILE.each()));
     let queries = rows_at::<E>(q, here.first, at_q + head, here.rows);
     let arriving = rows_at::<G>(dy, here.first, head, here.rows);
     let end = if comptime!(form.causal) { here.first + here.rows } else { here.end };
-    for first in range_stepped(here.start, end, TILE.cols) {
+    let steps = agreed((end - here.start).div_ceil(TILE.cols));
+    for step in 0..steps {
+        let first = here.start + step * TILE.cols;
         let mut scores = zeros(comptime!(TILE.each()));
         let mut wgrads = zeros(comptime!(TILE.each()));
         let keys = rows_at::<E>(k, first, at_k + head, end - first);
@@ -186,18 +209,18 @@ fn dq_kernel<E: Float, G: Float>(
                 let (row, key) = (row_of(i, TILE), first + col_of(j, TILE));
                 let seen = row < here.rows && key < end;
                 let at = comptime!(i * TILE.unit_cols + j);
-                differentiate(&mut scores, &mut wgrads, stats, here.first + row, key, seen, scale, at, form);
+                differentiate(&mut scores, &mut wgrads, stats, number, here.first + row, key, seen, scale, at, form);
             }
         }
         write_left(&mut left, &wgrads);
-        add_blocks::<E>(&mut sums, &left, &mut slices, k, at_k + head, first, end, form);
+        add_blocks::<E>(&mut sums, &left, &mut slices, k, at_k + head, own, first, end, form);
     }
     #[unroll]
     for i in 0..TILE.unit_rows {
         let row = row_of(i, TILE);
         if row < here.rows {
             let base = (here.first + row) * grads.stride(0);
-            write_row::<G>(grads, &sums, base, head, 1.0, i, form);
+            write_row::<G>(grads, &sums, base, head, own, 1.0, i, form);
         }
     }
 }
@@ -212,6 +235,7 @@ fn dkv_kernel<E: Float, G: Float>(
     stats: &Tensor<f32>,
     tiles: &[u32],
     grads: &mut Tensor<G>,
+    count: usize,
     at_q: usize,
     at_k: usize,
     at_v: usize,
@@ -219,8 +243,12 @@ fn dkv_kernel<E: Float, G: Float>(
     #[comptime] form: Form,
     #[define(E, G)] _types: [ElemType; 2],
 ) {
-    let here = place(tiles, CUBE_POS_X as usize);
-    let head = CUBE_POS_Y as usize * form.width;
+    let (number, own) = share(count, form);
+    if number >= stats.shape(1) {
+        terminate!();
+    }
+    let head = number * form.width;
+    let here = place(tiles, CUBE_POS % count);
     let mut slices = slices(TILE);
     let mut left = Shared::<[f32]>::new_slice(SHARED);
     let mut dk = zeros(comptime!(form.blocks() * TILE.each()));
@@ -228,7 +256,9 @@ fn dkv_kernel<E: Float, G: Float>(
     let keys = rows_at::<E>(k, here.first, at_k + head, here.rows);
     let values = rows_at::<E>(v, here.first, at_v + head, here.rows);
     let start = if comptime!(form.causal) { here.first } else { here.start };
-    for first in range_stepped(start, here.end, TILE.cols) {
+    let steps = agreed((here.end - start).div_ceil(TILE.cols));
+    for step in 0..steps {
+        let first = start + step * TILE.cols;
         let mut scores = zeros(comptime!(TILE.each()));
         let mut wgrads = zeros(comptime!(TILE.each()));
         let queries = rows_at::<E>(q, first, at_q + head, here.end - first);
@@ -242,22 +272,22 @@ fn dkv_kernel<E: Float, G: Float>(
                 let (row, query) = (row_of(i, TILE), first + col_of(j, TILE));
                 let seen = row < here.rows && query < here.end;
                 let at = comptime!(i * TILE.unit_cols + j);
-                differentiate(&mut scores, &mut wgrads, stats, query, here.first + row, seen, scale, at, form);
+                differentiate(&mut scores, &mut wgrads, stats, number, query, here.first + row, seen, scale, at, form);
             }
         }
         write_left(&mut left, &scores);
-        add_blocks::<G>(&mut dv, &left, &mut slices, dy, head, first, here.end, form);
+        add_blocks::<G>(&mut dv, &left, &mut slices, dy, head, own, first, here.end, form);
         write_left(&mut left, &wgrads);
-        add_blocks::<E>(&mut dk, &left, &mut slices, q, at_q + head, first, here.end, form);
+        add_blocks::<E>(&mut dk, &left, &mut slices, q, at_q + head, own, first, here.end, form);
     }
-    let features = CUBE_COUNT_Y as usize * form.width;
+    let features = stats.shape(1) * form.width;
     #[unroll]
     for i in 0..TILE.unit_rows {
         let row = row_of(i, TILE);
         if row < here.rows {
             let base = (here.first + row) * grads.stride(0);
-            write_row::<G>(grads, &dk, base, features + head, 1.0, i, form);
-            write_row::<G>(grads, &dv, base, 2 * features + head, 1.0, i, form);
+            write_row::<G>(grads, &dk, base, features + head, own, 1.0, i, form);
+            write_row::<G>(grads, &dv, base, 2 * features + head, own, 1.0, i, form);
         }
     }
 }

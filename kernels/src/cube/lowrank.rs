@@ -8,8 +8,8 @@ use burn_cubecl::cubecl;
 use burn_cubecl::cubecl::prelude::*;
 use burn_cubecl::tensor::CubeTensor;
 
-use super::product::{Side, Tile, UNITS, accumulate, col_of, row_of, side, slices, zeros};
-use super::tensors::{elem, empty, owned, runs_along, stack};
+use super::product::{Side, Tile, UNITS, accumulate, agreed, col_of, row_of, side, slices, zeros};
+use super::tensors::{elem, empty, groups, owned, runs_along, stack};
 use super::tiles::{RankTable, TileTable, place};
 
 /// `h[t, r] = scale · Σₖ x[t, x_cols.start + k] · a[c, k, r]` with `c` the client of token `t`; exactly 0 for slots the
@@ -41,13 +41,14 @@ pub(crate) fn down(
     unsafe {
         down_kernel::launch_unchecked(
             &h.client,
-            CubeCount::Static(tiles.count as u32, slots.div_ceil(tile.cols) as u32, 1),
+            groups(tiles.count * slots.div_ceil(tile.cols)),
             CubeDim::new_1d(UNITS),
             x.into_tensor_arg(),
             a.into_tensor_arg(),
             tiles.tiles.clone().into_buffer_arg(),
             ranks.unwrap_or(&tiles.unlimited).0.clone().into_buffer_arg(),
             h.clone().into_tensor_arg(),
+            tiles.count,
             x_cols.start,
             scale,
             along,
@@ -65,33 +66,37 @@ fn down_kernel<E: Float, W: Float>(
     tiles: &[u32],
     ranks: &[u32],
     h: &mut Tensor<W>,
+    count: usize,
     column: usize,
     scale: f32,
     #[comptime] along: (bool, bool),
     #[comptime] tile: Tile,
     #[define(E, W)] _types: [ElemType; 2],
 ) {
-    let here = place(tiles, CUBE_POS_X as usize);
-    let first = CUBE_POS_Y as usize * tile.cols;
+    let first = CUBE_POS / count * tile.cols;
     let slots = h.shape(1);
+    if first >= slots {
+        terminate!();
+    }
+    let here = place(tiles, CUBE_POS % count);
     let rank = (ranks[here.segment] as usize).min(slots);
     let mut slices = slices(tile);
     let mut sums = zeros(comptime!(tile.each()));
-    if first < rank {
-        let rows = Side {
-            base: here.first * x.stride(0) + column * x.stride(1),
-            count: here.rows,
-            step: x.stride(0),
-            depth_step: x.stride(1),
-        };
-        let cols = Side {
-            base: here.segment * a.stride(0) + first * a.stride(2),
-            count: rank - first,
-            step: a.stride(2),
-            depth_step: a.stride(1),
-        };
-        accumulate::<E, W>(&mut sums, &mut slices, x, rows, a, cols, a.shape(1), along, tile);
-    }
+    // Slots that the client does not have are sums of nothing.
+    let depth = agreed(select(first < rank, a.shape(1), 0));
+    let rows = Side {
+        base: here.first * x.stride(0) + column * x.stride(1),
+        count: here.rows,
+        step: x.stride(0),
+        depth_step: x.stride(1),
+    };
+    let cols = Side {
+        base: here.segment * a.stride(0) + first * a.stride(2),
+        count: rank.max(first) - first,
+        step: a.stride(2),
+        depth_step: a.stride(1),
+    };
+    accumulate::<E, W>(&mut sums, &mut slices, x, rows, a, cols, depth, along, tile);
     #[unroll]
     for i in 0..tile.unit_rows {
         #[unroll]
@@ -137,13 +142,14 @@ pub(crate) fn up_add(
     unsafe {
         up_kernel::launch_unchecked(
             &y.client,
-            CubeCount::Static(tiles.count as u32, y_cols.len().div_ceil(tile.cols) as u32, 1),
+            groups(tiles.count * y_cols.len().div_ceil(tile.cols)),
             CubeDim::new_1d(UNITS),
             h.into_tensor_arg(),
             b.into_tensor_arg(),
             tiles.tiles.clone().into_buffer_arg(),
             ranks.unwrap_or(&tiles.unlimited).0.clone().into_buffer_arg(),
             y.clone().into_tensor_arg(),
+            tiles.count,
             y_cols.start,
             scale,
             along,
@@ -161,16 +167,20 @@ fn up_kernel<E: Float, H: Float, W: Float>(
     tiles: &[u32],
     ranks: &[u32],
     y: &mut Tensor<E>,
+    count: usize,
     column: usize,
     scale: f32,
     #[comptime] along: (bool, bool),
     #[comptime] tile: Tile,
     #[define(E, H, W)] _types: [ElemType; 3],
 ) {
-    let here = place(tiles, CUBE_POS_X as usize);
-    let first = CUBE_POS_Y as usize * tile.cols;
+    let first = CUBE_POS / count * tile.cols;
     let features = b.shape(2);
-    let rank = (ranks[here.segment] as usize).min(b.shape(1));
+    if first >= features {
+        terminate!();
+    }
+    let here = place(tiles, CUBE_POS % count);
+    let rank = agreed((ranks[here.segment] as usize).min(b.shape(1)));
     let mut slices = slices(tile);
     let mut sums = zeros(comptime!(tile.each()));
     let rows = Side { base: here.first * h.stride(0), count: here.rows, step: h.stride(0), depth_step: h.stride(1) };

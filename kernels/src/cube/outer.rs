@@ -8,8 +8,8 @@ use burn_cubecl::cubecl::prelude::*;
 use burn_cubecl::tensor::CubeTensor;
 
 use super::lowrank::check;
-use super::product::{Side, Tile, UNITS, accumulate, col_of, row_of, side, slices, zeros};
-use super::tensors::{elem, empty, runs_along};
+use super::product::{Side, Tile, UNITS, accumulate, agreed, col_of, row_of, side, slices, zeros};
+use super::tensors::{elem, empty, groups, runs_along};
 use super::tiles::{RankTable, TileTable};
 
 /// `out[c, k, n] = scale · Σ left[t, left_cols.start + k] · right[t, right_cols.start + n]` over the tokens `t` of client
@@ -44,7 +44,7 @@ pub(crate) fn outer(
     unsafe {
         outer_kernel::launch_unchecked(
             &out.client,
-            CubeCount::Static(rows.div_ceil(tile.rows) as u32, cols.div_ceil(tile.cols) as u32, matrices as u32),
+            groups(matrices * rows.div_ceil(tile.rows) * cols.div_ceil(tile.cols)),
             CubeDim::new_1d(UNITS),
             left.clone().into_tensor_arg(),
             right.clone().into_tensor_arg(),
@@ -80,30 +80,35 @@ fn outer_kernel<L: Float, R: Float, O: Float>(
     #[comptime] tile: Tile,
     #[define(L, R, O)] _types: [ElemType; 3],
 ) {
-    let client = CUBE_POS_Z as usize;
+    let across = out.shape(1).div_ceil(tile.rows);
+    let down = out.shape(2).div_ceil(tile.cols);
+    let client = CUBE_POS / (across * down);
+    if client >= out.shape(0) {
+        terminate!();
+    }
     let start = if comptime!(shared) { 0usize.runtime() } else { offsets[client] as usize };
     let end = if comptime!(shared) { tokens } else { offsets[client + 1] as usize };
     let rank = ranks[client] as usize;
     let (rows, cols) = (rank.min(out.shape(1)), out.shape(2));
-    let first_row = CUBE_POS_X as usize * tile.rows;
-    let first_col = CUBE_POS_Y as usize * tile.cols;
+    let first_row = CUBE_POS % across * tile.rows;
+    let first_col = CUBE_POS / across % down * tile.cols;
     let mut slices = slices(tile);
     let mut sums = zeros(comptime!(tile.each()));
-    if first_row < rows && first_col < cols {
-        let at_left = Side {
-            base: start * left.stride(0) + (left_column + first_row) * left.stride(1),
-            count: rows - first_row,
-            step: left.stride(1),
-            depth_step: left.stride(0),
-        };
-        let at_right = Side {
-            base: start * right.stride(0) + (right_column + first_col) * right.stride(1),
-            count: cols - first_col,
-            step: right.stride(1),
-            depth_step: right.stride(0),
-        };
-        accumulate::<L, R>(&mut sums, &mut slices, left, at_left, right, at_right, end - start, along, tile);
-    }
+    // Slots that the client does not have are sums of nothing.
+    let depth = agreed(select(first_row < rows, end - start, 0));
+    let at_left = Side {
+        base: start * left.stride(0) + (left_column + first_row) * left.stride(1),
+        count: rows.max(first_row) - first_row,
+        step: left.stride(1),
+        depth_step: left.stride(0),
+    };
+    let at_right = Side {
+        base: start * right.stride(0) + (right_column + first_col) * right.stride(1),
+        count: cols - first_col,
+        step: right.stride(1),
+        depth_step: right.stride(0),
+    };
+    accumulate::<L, R>(&mut sums, &mut slices, left, at_left, right, at_right, depth, along, tile);
     #[unroll]
     for i in 0..tile.unit_rows {
         #[unroll]

@@ -112,6 +112,18 @@ pub(crate) fn col_of(#[comptime] j: usize, #[comptime] tile: Tile) -> usize {
     UNIT_POS as usize % comptime!(tile.across()) + comptime!(j * tile.across())
 }
 
+/// The number that the first unit of the workgroup has, for all of them. For the bounds of loops with barriers inside:
+/// units of a workgroup read the same bound from a table, but a WGSL front end (Tint, in browsers) does not know that, and
+/// refuses a barrier behind a number out of a buffer that some kernel may write. Once a kernel, all units together.
+#[cube]
+pub(crate) fn agreed(number: usize) -> usize {
+    let mut shared = Shared::<[u32]>::new_slice(1usize);
+    if UNIT_POS == 0 {
+        shared[0] = number as u32;
+    }
+    workgroup_uniform_load(&shared[0]) as usize
+}
+
 /// Brings a slice of one side into shared memory, zeros where there is nothing. `along_depth`: neighbours in memory
 /// are neighbours in depth.
 #[cube]
@@ -169,7 +181,8 @@ pub(crate) fn multiply(
 }
 
 /// Adds `L · R` over the whole depth to a unit's sums. All units of a workgroup call it together; the slices are free
-/// again when it returns. `along` says for each side whether memory runs along the depth.
+/// again when it returns. `along` says for each side whether memory runs along the depth. A `depth` out of a table must
+/// be [`agreed`].
 #[cube]
 pub(crate) fn accumulate<L: Float, R: Float>(
     sums: &mut Array<f32>,

@@ -8,7 +8,7 @@ use burn_cubecl::cubecl::prelude::*;
 use burn_cubecl::tensor::CubeTensor;
 
 use super::product::UNITS;
-use super::tensors::{elem, empty, stack};
+use super::tensors::{elem, empty, groups, stack};
 
 /// Slots a workgroup scores, and units that share one.
 const SLOTS: usize = 16;
@@ -30,7 +30,7 @@ pub(crate) fn slot_scores(a: CubeTensor, b: CubeTensor) -> CubeTensor {
         unsafe {
             scores_kernel::launch_unchecked(
                 &scores.client,
-                CubeCount::Static(slots.div_ceil(SLOTS) as u32, clients as u32, 1),
+                groups(clients * slots.div_ceil(SLOTS)),
                 CubeDim::new_1d(UNITS),
                 stack(a, false).into_tensor_arg(),
                 stack(b, false).into_tensor_arg(),
@@ -50,8 +50,12 @@ fn scores_kernel<A: Float, B: Float>(
     scores: &mut Tensor<f32>,
     #[define(A, B)] _types: [ElemType; 2],
 ) {
-    let (client, slots) = (CUBE_POS_Y as usize, scores.shape(1));
-    let first = CUBE_POS_X as usize * SLOTS;
+    let slots = scores.shape(1);
+    let blocks = slots.div_ceil(SLOTS);
+    let (client, first) = (CUBE_POS / blocks, CUBE_POS % blocks * SLOTS);
+    if client >= scores.shape(0) {
+        terminate!();
+    }
     let (major, minor) = (UNIT_POS as usize / SLOTS, UNIT_POS as usize % SLOTS);
     let mut squares_a = Shared::<[f32]>::new_slice(UNITS as usize);
     let mut squares_b = Shared::<[f32]>::new_slice(UNITS as usize);

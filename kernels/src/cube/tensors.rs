@@ -60,11 +60,53 @@ pub(crate) fn runs_along(tensor: &CubeTensor, axis: usize, other: usize) -> bool
     tensor.meta.strides()[axis] < tensor.meta.strides()[other]
 }
 
-/// Workgroups that every device allows in a row.
+/// Workgroups that every device allows in a row, and rows that it allows.
 pub(crate) const LONGEST: usize = 65_535;
 
-/// `count` workgroups in a row, folded where a device allows no longer row; a kernel counts them by `CUBE_POS`, which
-/// may come out beyond `count`.
+#[cfg(test)]
+thread_local! {
+    /// Shorter rows, so that small launches of a test fold too.
+    pub(super) static ROW: std::cell::Cell<usize> = const { std::cell::Cell::new(LONGEST) };
+}
+
+/// The grid of every launch of ours: `count` workgroups, in as many rows as they need. A kernel tells them apart by
+/// `CUBE_POS`, which comes out at `count` or a little above where rows do not come out even: those have nothing to do.
+///
+/// # Panics
+/// For more workgroups than fit a grid.
 pub(crate) fn groups(count: usize) -> CubeCount {
-    CubeCount::Static(count.min(LONGEST) as u32, count.div_ceil(LONGEST) as u32, 1)
+    #[cfg(not(test))]
+    let longest = LONGEST;
+    #[cfg(test)]
+    let longest = ROW.get();
+    let rows = count.div_ceil(longest).max(1);
+    assert!(rows <= LONGEST, "a launch of {count} workgroups is more than any device takes; fewer tokens a step");
+    CubeCount::Static(count.div_ceil(rows) as u32, rows as u32, 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The sides of a grid.
+    fn sides(count: usize) -> [usize; 3] {
+        let CubeCount::Static(x, y, z) = groups(count) else { panic!("a grid known to the host") };
+        [x, y, z].map(|side| side as usize)
+    }
+
+    #[test]
+    fn grids_have_room_and_no_side_too_long() {
+        for count in [1, 2, 65_534, LONGEST, LONGEST + 1, 70_000, 1 << 20, LONGEST * LONGEST - 1, LONGEST * LONGEST] {
+            let [x, y, z] = sides(count);
+            assert!(x <= LONGEST && y <= LONGEST && z == 1, "{count} in {x} x {y} x {z}");
+            assert!((count..count + y).contains(&(x * y)), "{count} in {x} x {y}");
+        }
+        assert_eq!(sides(LONGEST), [LONGEST, 1, 1], "what fits a row is one");
+    }
+
+    #[test]
+    #[should_panic = "more than any device takes"]
+    fn more_than_a_grid_holds_is_refused() {
+        groups(LONGEST * LONGEST + 1);
+    }
 }

@@ -6,17 +6,35 @@ mod adamw;
 mod attention;
 mod lowrank;
 mod norm;
+mod rows;
 mod scores;
+#[cfg(feature = "wgpu")]
+mod uniform;
 
+use std::collections::HashSet;
 use std::ops::Range;
 
 use burn::backend::TensorMetadata;
 use burn::backend::ops::FloatTensorOps;
-use burn::tensor::{Device, TensorData};
+use burn::tensor::{Device, Shape, TensorData};
+use burn_cubecl::cubecl::zspace::metadata::Metadata;
 use burn_cubecl::tensor::CubeTensor;
 use burn_cubecl::{CubeBackend, CubeDevice};
 
 use crate::Segments;
+
+/// Tests that together launch every kernel there is.
+const EVERY_KERNEL: [fn(); 9] = [
+    lowrank::tokens_down_to_slots,
+    lowrank::slots_up_to_features,
+    lowrank::gradients_of_factors,
+    attention::full,
+    attention::causal,
+    norm::sum_and_norm,
+    norm::gradient,
+    scores::norms_of_both_factors,
+    adamw::one_step,
+];
 
 /// The device to test on, its free memory full of NaN so that what a kernel forgets to write shows.
 fn device() -> Option<CubeDevice> {
@@ -74,6 +92,50 @@ impl Random {
 
 fn upload(values: &[f32], shape: &[usize], device: &CubeDevice) -> CubeTensor {
     CubeBackend::float_from_data(TensorData::new(values.to_vec(), shape.to_vec()), device)
+}
+
+/// How numbers of a shape come to lie on a device.
+type Put = fn(&[f32], &[usize], &CubeDevice) -> CubeTensor;
+
+/// The layouts that every kernel must take.
+const LAYOUTS: [Put; 2] = [upload, pitched];
+
+/// The numbers with more room on every axis but the first than they take, full of NaN: rows as CUDA pads them, stacks as
+/// parts of larger ones.
+fn pitched(values: &[f32], shape: &[usize], device: &CubeDevice) -> CubeTensor {
+    // Numbers of a single axis have room between them.
+    let last = if shape.len() == 1 { 3 } else { 1 };
+    let strides: Vec<usize> =
+        (1..=shape.len()).map(|axis| shape[axis..].iter().map(|n| n + 3).product::<usize>() * last).collect();
+    let mut room = vec![f32::NAN; shape[0] * strides[0]];
+    for (i, &value) in values.iter().enumerate() {
+        room[place(i, shape, &strides)] = value;
+    }
+    let mut tensor = upload(&room, &[room.len()], device);
+    tensor.meta = Box::new(Metadata::new(Shape::from(shape.to_vec()), strides));
+    assert!(shape[0] < 2 || values.is_empty() || !tensor.is_contiguous(), "rows further apart than they are wide");
+    tensor
+}
+
+/// Where element `i` of a shape lies.
+fn place(mut i: usize, shape: &[usize], strides: &[usize]) -> usize {
+    let mut at = 0;
+    for (size, stride) in shape.iter().zip(strides).rev() {
+        at += i % size * stride;
+        i /= size;
+    }
+    at
+}
+
+/// Fails where something was written into the room between a tensor's numbers.
+fn nothing_between(tensor: &CubeTensor) {
+    let (shape, strides) = (tensor.meta.shape().to_vec(), tensor.meta.strides().to_vec());
+    let taken: HashSet<usize> = (0..shape.iter().product()).map(|i| place(i, &shape, &strides)).collect();
+    let mut whole = tensor.clone();
+    whole.meta = Box::new(Metadata::new(Shape::from([shape[0] * strides[0]]), [1usize]));
+    for (at, value) in values(whole).into_iter().enumerate() {
+        assert!(taken.contains(&at) || value.is_nan(), "{value} at {at}, between rows");
+    }
 }
 
 fn values(tensor: CubeTensor) -> Vec<f32> {

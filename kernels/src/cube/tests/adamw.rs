@@ -32,20 +32,21 @@ fn identity(tensor: &CubeTensor) -> String {
 }
 
 #[test]
-fn one_step() {
+pub(super) fn one_step() {
     let Some(device) = device() else { return };
-    for stacked in [1, SHAPE[0]] {
+    for (put, stacked) in LAYOUTS.into_iter().flat_map(|put| [(put, 1), (put, SHAPE[0])]) {
         let mut random = Random::new(stacked as u64);
         let mut numbers = [0; 4].map(|_| random.numbers(SHAPE.iter().product()));
         numbers[2].iter_mut().for_each(|v| *v = v.abs());
         let start = random.numbers(stacked * SHAPE[1] * SHAPE[2]);
-        let [movement, first, second, grad] = numbers.each_ref().map(|v| upload(v, &SHAPE, &device));
-        let clients = upload(&CLIENTS.concat(), &[SHAPE[0], 3], &device);
+        let [movement, first, second, grad] = numbers.each_ref().map(|v| put(v, &SHAPE, &device));
+        let clients = put(&CLIENTS.concat(), &[SHAPE[0], 3], &device);
         let kept = first.clone();
         let memory = identity(&movement);
-        let put = upload(&start, &[stacked, SHAPE[1], SHAPE[2]], &device);
-        let found = adamw_step(&CONSTANTS, [movement, first, second], put, grad, clients);
+        let begun = put(&start, &[stacked, SHAPE[1], SHAPE[2]], &device);
+        let found = adamw_step(&CONSTANTS, [movement, first, second], begun, grad, clients);
         assert_eq!(identity(&found[0]), memory, "in place where nothing else holds it");
+        nothing_between(&found[0]);
         assert_eq!(values(kept), numbers[1], "a tensor held elsewhere is not written");
         let expected = reference(&numbers, &start);
         for ((name, found), expected) in ["movement", "first", "second"].into_iter().zip(found).zip(&expected) {

@@ -35,15 +35,20 @@ impl Case {
     fn rank(&self, client: usize) -> usize {
         self.ranks[client] as usize
     }
+}
 
-    /// Uploads a stack of matrices, stored as it is or transposed.
-    fn stack(&self, values: &[f32], dims: [usize; 3], transpose: bool, device: &CubeDevice) -> CubeTensor {
-        let [stack, rows, cols] = dims;
-        match transpose {
-            true => upload(&transposed(values, dims), &[stack, cols, rows], device),
-            false => upload(values, &dims, device),
-        }
+/// A stack of matrices on the device, stored as it is or transposed.
+fn stack(values: &[f32], dims: [usize; 3], transpose: bool, put: Put, device: &CubeDevice) -> CubeTensor {
+    let [stack, rows, cols] = dims;
+    match transpose {
+        true => put(&transposed(values, dims), &[stack, cols, rows], device),
+        false => put(values, &dims, device),
     }
+}
+
+/// Every layout, with the factor stored as it is and transposed.
+fn ways() -> impl Iterator<Item = (Put, bool)> {
+    LAYOUTS.into_iter().flat_map(|put| [(put, false), (put, true)])
 }
 
 /// The transpose of a matrix as a view.
@@ -55,7 +60,7 @@ fn swapped(mut matrix: CubeTensor) -> CubeTensor {
 const SIZES: [(usize, usize); 6] = [(1, 16), (7, 16), (16, 32), (21, 32), (40, 16), (70, 32)];
 
 #[test]
-fn tokens_down_to_slots() {
+pub(super) fn tokens_down_to_slots() {
     let Some(device) = device() else { return };
     for (seed, (slots, rows)) in SIZES.into_iter().enumerate() {
         let mut case = case(seed as u64, slots, rows, &device);
@@ -73,12 +78,12 @@ fn tokens_down_to_slots() {
                 }
             }
         }
-        for transpose in [false, true] {
-            let a = case.stack(&a, [case.stacked, cols.len(), slots], transpose, &device);
+        for (put, transpose) in ways() {
+            let a = stack(&a, [case.stacked, cols.len(), slots], transpose, put, &device);
             // A view with its columns apart in memory is as good.
             let x = match transpose {
-                true => swapped(upload(&transposed(&x, [1, tokens, wide]), &[wide, tokens], &device)),
-                false => upload(&x, &[tokens, wide], &device),
+                true => swapped(put(&transposed(&x, [1, tokens, wide]), &[wide, tokens], &device)),
+                false => put(&x, &[tokens, wide], &device),
             };
             let h = down(x, cols.clone(), a, transpose, 0.5, &case.table, case.rank_table.as_ref());
             assert_eq!(dims(&h), [tokens, slots]);
@@ -92,7 +97,7 @@ fn tokens_down_to_slots() {
 }
 
 #[test]
-fn slots_up_to_features() {
+pub(super) fn slots_up_to_features() {
     let Some(device) = device() else { return };
     for (seed, (slots, rows)) in SIZES.into_iter().enumerate() {
         let mut case = case(seed as u64, slots, rows, &device);
@@ -111,9 +116,9 @@ fn slots_up_to_features() {
                 }
             }
         }
-        for transpose in [false, true] {
-            let b = case.stack(&b, [case.stacked, slots, cols.len()], transpose, &device);
-            let [h, y] = [(&h, slots), (&y, wide)].map(|(v, n)| upload(v, &[tokens, n], &device));
+        for (put, transpose) in ways() {
+            let b = stack(&b, [case.stacked, slots, cols.len()], transpose, put, &device);
+            let [h, y] = [(&h, slots), (&y, wide)].map(|(v, n)| put(v, &[tokens, n], &device));
             let kept = y.clone();
             let before = values(kept.clone());
             let ranks = case.rank_table.as_ref();
@@ -123,13 +128,14 @@ fn slots_up_to_features() {
             let memory = format!("{:?}", kept.handle.memory);
             let sum = up_add(kept, cols.clone(), h, b, transpose, -1.5, &case.table, ranks);
             assert_eq!(format!("{:?}", sum.handle.memory), memory, "in place where nothing else holds it");
+            nothing_between(&sum);
             close(&format!("up in place, case {seed}"), &values(sum), &expected);
         }
     }
 }
 
 #[test]
-fn gradients_of_factors() {
+pub(super) fn gradients_of_factors() {
     let Some(device) = device() else { return };
     for (seed, (slots, rows)) in SIZES.into_iter().enumerate() {
         let mut case = case(seed as u64, slots, rows, &device);
@@ -149,11 +155,13 @@ fn gradients_of_factors() {
                 }
             }
         }
-        let [left, right] = [(&left, slots), (&right, width)].map(|(v, w)| upload(v, &[tokens, w], &device));
-        let ranks = case.rank_table.as_ref();
-        let found = outer(left, 0..slots, right, features.clone(), 2.0, &case.table, shared, ranks);
-        assert_eq!(dims(&found), [case.stacked, slots, features.len()]);
-        close(&format!("outer, case {seed}"), &values(found), &expected);
+        for put in LAYOUTS {
+            let [left, right] = [(&left, slots), (&right, width)].map(|(v, w)| put(v, &[tokens, w], &device));
+            let ranks = case.rank_table.as_ref();
+            let found = outer(left, 0..slots, right, features.clone(), 2.0, &case.table, shared, ranks);
+            assert_eq!(dims(&found), [case.stacked, slots, features.len()]);
+            close(&format!("outer, case {seed}"), &values(found), &expected);
+        }
     }
 }
 

@@ -4,6 +4,8 @@ use super::*;
 use crate::cube::norm::{add_norm, add_norm_backward};
 
 const EPS: f64 = 1e-5;
+/// Rows and their widths.
+const SIZES: [(usize, usize); 4] = [(0, 8), (5, 7), (3, 256), (4, 700)];
 
 /// Mean and inverse deviation of a row.
 fn moments(row: &[f64]) -> (f64, f64) {
@@ -18,9 +20,9 @@ fn f64s(values: &[f32]) -> Vec<f64> {
 }
 
 #[test]
-fn sum_and_norm() {
+pub(super) fn sum_and_norm() {
     let Some(device) = device() else { return };
-    for (tokens, width) in [(0, 8), (5, 7), (3, 256), (4, 700)] {
+    for (put, (tokens, width)) in LAYOUTS.into_iter().flat_map(|put| SIZES.map(|size| (put, size))) {
         let mut random = Random::new(width as u64);
         let [x, r] = [0, 1].map(|_| random.numbers(tokens * width));
         let [gamma, beta] = [0, 1].map(|_| random.numbers(width));
@@ -33,8 +35,8 @@ fn sum_and_norm() {
                 line.map(move |((s, &g), &b)| (s - mean) * inverse * g as f64 + b as f64).collect::<Vec<_>>()
             })
             .collect();
-        let [x, r] = [x, r].map(|v| upload(&v, &[tokens, width], &device));
-        let [gamma, beta] = [gamma, beta].map(|v| upload(&v, &[width], &device));
+        let [x, r] = [x, r].map(|v| put(&v, &[tokens, width], &device));
+        let [gamma, beta] = [gamma, beta].map(|v| put(&v, &[width], &device));
         let (out, sum) = add_norm(x, r, gamma, beta, EPS);
         close("sum", &values(sum), &sums);
         close("norm", &values(out), &expected);
@@ -42,9 +44,9 @@ fn sum_and_norm() {
 }
 
 #[test]
-fn gradient() {
+pub(super) fn gradient() {
     let Some(device) = device() else { return };
-    for (tokens, width) in [(0, 8), (5, 7), (3, 256), (4, 700)] {
+    for (put, (tokens, width)) in LAYOUTS.into_iter().flat_map(|put| SIZES.map(|size| (put, size))) {
         let mut random = Random::new(width as u64 + 1);
         let [x, dy] = [0, 1].map(|_| random.numbers(tokens * width));
         let gamma = random.numbers(width);
@@ -58,8 +60,8 @@ fn gradient() {
             let mean_gh = g.iter().zip(&hat).map(|(g, h)| g * h).sum::<f64>() / width as f64;
             expected.extend(g.iter().zip(&hat).map(|(g, h)| (g - mean_g - h * mean_gh) * inverse));
         }
-        let [x, dy] = [x, dy].map(|v| upload(&v, &[tokens, width], &device));
-        let dx = add_norm_backward(x, upload(&gamma, &[width], &device), dy, EPS);
+        let [x, dy] = [x, dy].map(|v| put(&v, &[tokens, width], &device));
+        let dx = add_norm_backward(x, put(&gamma, &[width], &device), dy, EPS);
         close("gradient", &values(dx), &expected);
     }
 }

@@ -4,7 +4,7 @@ use super::*;
 use crate::cube::scores::slot_scores;
 
 #[test]
-fn norms_of_both_factors() {
+pub(super) fn norms_of_both_factors() {
     let Some(device) = device() else { return };
     for (ca, cb, d_in, slots, d_out) in [(1, 3, 50, 5, 33), (3, 1, 7, 16, 90), (3, 3, 20, 35, 20), (1, 1, 1, 1, 1)] {
         let mut random = Random::new(slots as u64);
@@ -19,7 +19,9 @@ fn norms_of_both_factors() {
                 expected.push((squares_a * squares_b).sqrt());
             }
         }
-        let found = slot_scores(upload(&a, &[ca, slots, d_in], &device), upload(&b, &[cb, slots, d_out], &device));
-        close(&format!("{slots} slots"), &values(found), &expected);
+        for put in LAYOUTS {
+            let found = slot_scores(put(&a, &[ca, slots, d_in], &device), put(&b, &[cb, slots, d_out], &device));
+            close(&format!("{slots} slots"), &values(found), &expected);
+        }
     }
 }

@@ -1,0 +1,205 @@
+//! Barriers stand where all units of a workgroup come: Tint, which reads shaders in Chromium and refuses what it cannot
+//! prove, must accept every kernel as CubeCL writes it. It writes buffers as writable here, read or not, which makes the
+//! proof harder than in a browser.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use burn_cubecl::cubecl::dry_run::DryRun;
+
+use super::*;
+use crate::AdamW;
+use crate::cube::adamw::adamw_step;
+use crate::cube::attention::{Qkv, attend};
+use crate::cube::attention_backward::attend_backward;
+use crate::cube::lowrank::{down, up_add};
+use crate::cube::norm::{add_norm, add_norm_backward};
+use crate::cube::outer::outer;
+use crate::cube::scores::slot_scores;
+use crate::cube::tiles::TileTable;
+
+/// The kernels of this folder, as their shaders are named.
+const KERNELS: [&str; 11] = [
+    "adamw_kernel",
+    "add_norm_kernel",
+    "attend_kernel",
+    "backward_kernel",
+    "dkv_kernel",
+    "down_kernel",
+    "dq_kernel",
+    "outer_kernel",
+    "scores_kernel",
+    "stats_kernel",
+    "up_kernel",
+];
+/// What must be refused: a barrier behind a number that another unit may write.
+const REFUSED: &str = "
+@group(0) @binding(0) var<storage, read_write> bounds: array<u32>;
+@compute @workgroup_size(64) fn refused(@builtin(workgroup_id) id: vec3<u32>) {
+    for (var i = 0u; i < bounds[id.x]; i++) { workgroupBarrier(); }
+}";
+/// Hands every shader to Tint and sends back what it thinks of them.
+const PAGE: &str = "<!doctype html><script>
+(async () => {
+    const said = [];
+    try {
+        const adapter = await navigator.gpu?.requestAdapter();
+        const device = await adapter?.requestDevice();
+        if (!device) said.push('NO ADAPTER');
+        for (const shader of device ? document.querySelectorAll('script.shader') : []) {
+            const module = device.createShaderModule({ code: shader.textContent });
+            const found = (await module.getCompilationInfo()).messages.filter(m => m.type != 'info');
+            said.push((found.length ? 'REFUSED ' : 'ACCEPTED ') + shader.id);
+            said.push(...found.map(m => '    line ' + m.lineNum + ': ' + m.message));
+        }
+    } catch (error) { said.push('FAILED ' + error); }
+    fetch('/', { method: 'POST', body: said.join('\\n') });
+})()
+</script>";
+
+/// A folder that goes away with the test.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new() -> Self {
+        let folder = std::env::temp_dir().join(format!("bonfire-shaders-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        Folder(folder)
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        std::fs::remove_dir_all(&self.0).ok();
+    }
+}
+
+/// Where CubeCL writes shaders, in the process that [`every_kernel`] runs in.
+const LOG: &str = "CUBECL_DEBUG_LOG";
+
+/// Compiles every kernel in its forms without running it.
+#[test]
+#[ignore = "run by `browsers_accept_every_kernel`, in a process of its own"]
+fn every_kernel() {
+    let (Some(log), Some(device)) = (std::env::var_os(LOG).map(PathBuf::from), device()) else { return };
+    let _nothing_runs = DryRun::new();
+    let zeros = |shape: &[usize]| upload(&vec![0.0; shape.iter().product()], shape, &device);
+    let rows = Segments::from_lengths([3, 2]);
+    for (slots, tile) in [(1, 16), (20, 32), (70, 32)] {
+        let table = TileTable::new(&rows, tile, &device);
+        for a in [zeros(&[2, 9, slots]), zeros(&[1, 9, slots])] {
+            let h = down(zeros(&[5, 9]), 0..9, a.clone(), false, 1.0, &table, None);
+            up_add(zeros(&[5, 9]), 0..9, h.clone(), a.clone(), true, 1.0, &table, None);
+            outer(h, 0..slots, zeros(&[5, 9]), 0..9, 1.0, &table, a.shape()[0] == 1, None);
+        }
+    }
+    for (width, causal) in [8, 100, 256].into_iter().flat_map(|width| [(width, false), (width, true)]) {
+        let table = rows.tables().for_sequences(&rows, &device);
+        let qkv = Qkv::fused(zeros(&[5, 3 * width]), 1, causal);
+        let (out, lse) = attend(&qkv, 5, &table);
+        attend_backward(&qkv, out, lse, zeros(&[5, width]), &table);
+    }
+    add_norm(zeros(&[2, 9]), zeros(&[2, 9]), zeros(&[9]), zeros(&[9]), 1e-5);
+    add_norm_backward(zeros(&[2, 9]), zeros(&[9]), zeros(&[2, 9]), 1e-5);
+    slot_scores(zeros(&[1, 2, 9]), zeros(&[2, 2, 9]));
+    let constants = AdamW { lr: 0.1, betas: [0.9, 0.9], eps: 1e-8, weight_decay: 0.1 };
+    let [movement, first, second, grad] = [0; 4].map(|_| zeros(&[2, 3, 4]));
+    adamw_step(&constants, [movement, first, second], zeros(&[1, 3, 4]), grad, zeros(&[2, 3]));
+    // Everything before this read is compiled, and the log is written by a thread of its own.
+    values(zeros(&[1]));
+    let written =
+        |kernel: &&str| std::fs::read_to_string(&log).is_ok_and(|text| text.contains(&format!("fn {kernel}")));
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_secs(20) && !KERNELS.iter().all(|kernel| written(&kernel)) {
+        std::thread::sleep(Duration::from_millis(200));
+    }
+}
+
+/// The shaders that CubeCL makes in [`every_kernel`].
+fn shaders(folder: &Path) -> Vec<String> {
+    let log = folder.join("log");
+    let test = concat!(module_path!(), "::every_kernel").split_once("::").unwrap().1;
+    let ran = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", test, "--ignored"])
+        .env(LOG, &log)
+        .output()
+        .unwrap();
+    assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stdout));
+    let log = std::fs::read_to_string(log).unwrap();
+    let all = log.split("```wgsl\n").skip(1).filter_map(|rest| rest.split_once("\n```\n")).map(|(shader, _)| shader);
+    all.filter(|shader| KERNELS.iter().any(|kernel| shader.contains(&format!("fn {kernel}")))).map(Into::into).collect()
+}
+
+/// Gives the page to whoever asks for it, until somebody sends something back: that.
+fn serve(listener: TcpListener, page: String) -> Option<String> {
+    for stream in listener.incoming() {
+        let mut stream = BufReader::new(stream.ok()?);
+        let (mut first, mut length) = (String::new(), 0);
+        stream.read_line(&mut first).ok()?;
+        loop {
+            let mut line = String::new();
+            stream.read_line(&mut line).ok()?;
+            if let Some(bytes) = line.to_lowercase().strip_prefix("content-length:") {
+                length = bytes.trim().parse().ok()?;
+            }
+            if line.trim().is_empty() {
+                break;
+            }
+        }
+        if first.starts_with("POST") {
+            let mut said = vec![0; length];
+            stream.read_exact(&mut said).ok()?;
+            return String::from_utf8(said).ok();
+        }
+        let page = if first.starts_with("GET / ") { page.as_str() } else { "" };
+        let head = format!("HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: {}", page.len());
+        write!(stream.get_mut(), "{head}\r\nConnection: close\r\n\r\n{page}").ok()?;
+    }
+    None
+}
+
+/// What Chromium says of the shaders, one after the other; nothing where there is none or it has no WebGPU.
+fn verdicts(folder: &Path, shaders: &[String]) -> Option<String> {
+    let scripts = shaders.iter().map(|shader| {
+        let name = shader.split_once("fn ").and_then(|(_, rest)| rest.split_once('(')).unwrap().0;
+        format!("<script class=shader type=text/plain id={name}>{shader}</script>\n")
+    });
+    // The shaders stand before what reads them.
+    let page = PAGE.replacen("<script>", &format!("{}<script>", scripts.collect::<String>()), 1);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("http://{}/", listener.local_addr().unwrap());
+    let (tell, told) = std::sync::mpsc::channel();
+    let mut chromium = Command::new(std::env::var_os("BONFIRE_CHROMIUM").unwrap_or("chromium".into()))
+        .args(["--headless=new", "--no-sandbox", "--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader"])
+        .args(["--enable-features=Vulkan", &format!("--user-data-dir={}", folder.join("profile").display()), &address])
+        .stderr(Stdio::null())
+        .spawn()
+        .ok()?;
+    std::thread::spawn(move || tell.send(serve(listener, page)));
+    let said = told.recv_timeout(Duration::from_secs(120));
+    chromium.kill().and_then(|()| chromium.wait()).unwrap();
+    said.expect("Chromium opens a page").filter(|said| !said.contains("NO ADAPTER"))
+}
+
+#[test]
+fn browsers_accept_every_kernel() {
+    if std::env::var("BONFIRE_TEST_DEVICE").as_deref() != Ok("wgpu") {
+        println!("SKIPPED: set BONFIRE_TEST_DEVICE=wgpu");
+        return;
+    }
+    let folder = Folder::new();
+    let mut shaders = shaders(&folder.0);
+    for kernel in KERNELS {
+        assert!(shaders.iter().any(|shader| shader.contains(&format!("fn {kernel}"))), "no shader of {kernel}");
+    }
+    shaders.push(REFUSED.into());
+    let Some(said) = verdicts(&folder.0, &shaders) else {
+        println!("SKIPPED: no Chromium with WebGPU here; BONFIRE_CHROMIUM names one");
+        return;
+    };
+    assert_eq!(said.matches("ACCEPTED").count(), shaders.len() - 1, "{said}");
+    assert!(said.contains("REFUSED refused"), "Tint proves that barriers are reached together: {said}");
+}
