@@ -91,6 +91,16 @@ pub enum ModelError {
         /// The architecture.
         architecture: &'static str,
     },
+    /// Heads wider than the device's kernels take.
+    #[error(
+        "the model's attention heads have {width} features, and GPUs take at most {most}; run it with --device cpu"
+    )]
+    WideHeads {
+        /// Features of a head.
+        width: usize,
+        /// Features that a head may have on this device.
+        most: usize,
+    },
     /// An adapter folder that does not fit the model.
     #[error("adapter {path}: {problem}")]
     Adapter {

@@ -2,7 +2,7 @@
 //! causal language model. Every linear sees one dense matrix `[T, D]` for the whole cohort; only attention looks at
 //! sequence boundaries. What an architecture does in a layer is in `encoder.rs` and `llama.rs`.
 
-use bonfire_kernels::{AttentionLayout, Segments};
+use bonfire_kernels::{AttentionLayout, Segments, widest_head};
 use burn::tensor::{Device, FloatDType, Gradients, Int, Tensor, TensorData};
 use rand::Rng;
 
@@ -43,8 +43,8 @@ impl Transformer {
     /// Reads a model; a head that the checkpoint lacks is drawn from `rng`. Give an autodiff device to train.
     ///
     /// # Errors
-    /// A file that cannot be read, a configuration we do not know or that cannot do the task, a tensor that is missing,
-    /// surplus or misshapen.
+    /// A file that cannot be read, a configuration we do not know or that cannot do the task or run on the device, a tensor
+    /// that is missing, surplus or misshapen.
     pub fn load(
         source: &ModelSource,
         task: Task,
@@ -65,6 +65,10 @@ impl Transformer {
         rng: &mut impl Rng,
         device: &Device,
     ) -> Result<Self, ModelError> {
+        let (width, most) = (info.head_width, widest_head(device));
+        if width > most {
+            return Err(ModelError::WideHeads { width, most });
+        }
         let mut weights = Weights::open_all(files.iter().map(|(bytes, file)| (bytes.as_slice(), file.as_str())))?;
         let from = &mut Loader { weights: &mut weights, info: &info, device };
         let backbone = match (info.architecture.is_decoder(), task) {

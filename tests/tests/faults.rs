@@ -3,9 +3,11 @@
 
 use bonfire_engine::{DEVICE_THREAD, InFlight, NotFinite};
 use bonfire_federation::{Control, Event, RoundMetrics, Run, Settings};
-use bonfire_kernels::runs_on_cpu;
+use bonfire_kernels::{runs_on_cpu, widest_head};
+use bonfire_models::{ModelInfo, TargetKind, Task, Transformer};
 use bonfire_tests::faulty::{Fault, Faulty};
 use bonfire_tests::toy;
+use rand::SeedableRng;
 
 fn settings(more: &str) -> Settings {
     toy::settings(&format!("[train]\nrounds = 3\nbatch_size = 4\nlr_a = 1e-3\n{more}"))
@@ -125,5 +127,25 @@ fn a_device_that_breaks_is_an_error_and_the_last_round_is_kept() {
             rest.iter().map(numbers).collect::<Vec<_>>(),
             whole[before..].iter().map(numbers).collect::<Vec<_>>()
         );
+    }
+}
+
+/// For GPUs, whose kernels have a limit; `.ci/run` runs it on wgpu.
+#[test]
+fn on_any_device_heads_too_wide_for_it_are_refused_before_a_weight_is_read() {
+    let device = bonfire_tests::device();
+    let load = |head_width: usize| {
+        let sizes = ModelInfo { layers: 1, intermediate: 8, vocab: 20, ..ModelInfo::minilm() };
+        let info = ModelInfo { hidden: head_width, heads: 1, kv_heads: 1, head_width, ..sizes };
+        let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(0);
+        Transformer::random(info, Task::Classify(2), &TargetKind::all(), &mut rng, &device)
+    };
+    load(256).expect("heads of 256 features run everywhere");
+    match load(257) {
+        Ok(_) => assert!(runs_on_cpu(&device) && widest_head(&device) == usize::MAX),
+        Err(error) => {
+            let (error, gpu) = (error.to_string(), !runs_on_cpu(&device));
+            assert!(gpu && error.contains("257 features") && error.contains("--device cpu"), "{error}");
+        }
     }
 }
