@@ -8,15 +8,18 @@
 use std::collections::HashMap;
 
 use bonfire_kernels::check::{Part, numbers};
-use bonfire_kernels::cross_entropy;
+use bonfire_kernels::{LowRank, cross_entropy};
 use bonfire_models::check::{Allowed, apart};
-use bonfire_models::{Model, ModelSource, Precision, TargetKind, Task, Transformer};
+use bonfire_models::{
+    ClientAdapter, Goal, Model, ModelSource, PackedBatch, Precision, Rounding, TargetKind, Task, Transformer,
+};
 use burn::tensor::activation::softmax;
 use burn::tensor::{Device, FloatDType, Int, Tensor, TensorData};
 use rand::SeedableRng;
 
 const CLASSES: usize = 5;
 const RANK: usize = 8;
+const SCALE: f64 = 0.5;
 
 /// Where numbers are rounded.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -90,7 +93,7 @@ impl Composed {
         let y = r.passing(x.clone().matmul(self.weight(&format!("{name}.weight"))));
         let y = r.passing(y + self.weight(&format!("{name}.bias")));
         let [a, b] = self.factors[name].clone();
-        r.passing(y + x.matmul(a).matmul(b) * 0.5)
+        r.passing(y + x.matmul(a).matmul(b) * SCALE)
     }
 
     fn norm(&self, name: &str, x: Tensor<2>) -> Tensor<2> {
@@ -113,8 +116,8 @@ impl Composed {
         self.rounded.passing(softmax(scores, 2).matmul(v).swap_dims(0, 1).reshape([tokens, features]))
     }
 
-    /// The loss of one text, whose class is `class`.
-    fn loss(&self, ids: &[u32], class: usize, first_position: usize) -> Tensor<1> {
+    /// What a text's first token is after the last layer `[1, D]`.
+    fn hidden(&self, ids: &[u32], first_position: usize) -> Tensor<2> {
         let device = self.head.device();
         let ints = |values: Vec<i32>| Tensor::<1, Int>::from_ints(values.as_slice(), &device);
         let words =
@@ -133,7 +136,13 @@ impl Composed {
             let narrow = self.linear(&format!("{layer}.output.dense"), self.rounded.passing(wide));
             x = self.norm(&format!("{layer}.output.LayerNorm"), x + narrow);
         }
-        cross_entropy(x.narrow(0, 0, 1).matmul(self.head.clone()), ints(vec![class as i32]))
+        x.narrow(0, 0, 1)
+    }
+
+    /// The loss of one text, whose class is `class`.
+    fn loss(&self, ids: &[u32], class: usize, first_position: usize) -> Tensor<1> {
+        let class = Tensor::<1, Int>::from_ints([class as i32], &self.head.device());
+        cross_entropy(self.hidden(ids, first_position).matmul(self.head.clone()), class)
     }
 }
 
@@ -143,9 +152,38 @@ struct Step {
     gradients: Vec<Part>,
 }
 
+/// Made-up tokens.
+fn text(i: u32) -> Vec<u32> {
+    (0..5 + i % 17).map(|t| 3 + (17 * i + 7 * t * t + t) % 1190).collect()
+}
+
+fn encoder(device: &Device) -> Transformer {
+    let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(1);
+    let task = Task::Classify(CLASSES);
+    Transformer::load(&ModelSource::Builtin, task, &TargetKind::all(), &mut rng, device).unwrap()
+}
+
+#[test]
+fn unrounded_it_is_the_model() {
+    let device = Device::flex().autodiff();
+    let model = encoder(&device);
+    let composed = Composed::new(&model, Rounded::Nowhere, 0, &device);
+    let updates = model.targets().iter().map(|t| {
+        let [a, b] = composed.factors[t.name.strip_prefix("roberta.").unwrap()].clone().map(|factor| factor.detach());
+        Some(LowRank { a: a.transpose().unsqueeze(), b: b.unsqueeze(), used: None, scale: SCALE as f32 })
+    });
+    let adapter = ClientAdapter::new(updates.collect(), vec![]);
+    let texts: Vec<Vec<u32>> = (0..6).map(text).collect();
+    let batch = PackedBatch::pack(&[texts.iter().map(|ids| (ids.as_slice(), Goal::Class(0))).collect()]);
+    let states = model.layer_states(&adapter, &batch.to_device(model.info(), Rounding::Exact, &device));
+    let part = |t: Tensor<2>| Part { name: "hidden".into(), values: t.into_data().try_to_vec().unwrap() };
+    let each = texts.iter().map(|ids| composed.hidden(ids, model.info().first_position));
+    let off = apart(&part(Tensor::cat(each.collect(), 0)), &part(states.last().unwrap().clone()));
+    assert!(off < 1e-5, "{off}");
+}
+
 fn step(model: &Transformer, rounded: Rounded, seed: u64, device: &Device) -> Step {
     let composed = Composed::new(model, rounded, seed, device);
-    let text = |i: u32| -> Vec<u32> { (0..5 + i % 17).map(|t| 3 + (17 * i + 7 * t * t + t) % 1190).collect() };
     let first = model.info().first_position;
     let losses = (0..24).map(|i| composed.loss(&text(i), i as usize % CLASSES, first));
     let losses = Tensor::cat(losses.collect(), 0);
@@ -179,9 +217,7 @@ fn off(found: &Step, exact: &Step) -> [f64; 4] {
 fn what_a_residual_stream_in_bf16_costs() {
     const SEEDS: u64 = 4;
     let device = Device::flex().autodiff();
-    let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(1);
-    let task = Task::Classify(CLASSES);
-    let model = Transformer::load(&ModelSource::Builtin, task, &TargetKind::all(), &mut rng, &device).unwrap();
+    let model = encoder(&device);
     println!("{:<34}{:>12}{:>12}{:>12}{:>12}", "held in bf16", "worst loss", "mean loss", "worst grad", "all grads");
     let exact: Vec<Step> = (0..SEEDS).map(|seed| step(&model, Rounded::Nowhere, seed, &device)).collect();
     let [products, everything] = [Rounded::Products, Rounded::Everything].map(|rounded| {

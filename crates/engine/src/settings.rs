@@ -59,7 +59,7 @@ pub struct TrainSettings {
     /// What the forward pass keeps for the backward pass.
     #[serde(default)]
     pub checkpoint: Checkpoint,
-    /// Numbers that the frozen weights and the activations are held in.
+    /// Numbers that the frozen weights and the activations are held in, and multiplied in.
     #[serde(default)]
     pub precision: Precision,
     /// FedProx (arXiv 1812.06127): adds `(prox/2)·‖θ − θᵗ‖²` over what trains to the local objective.
