@@ -133,7 +133,8 @@ fn what_is_tuned_outlives_the_process() {
     assert_eq!(kept(&room).0, tuned, "nothing was tuned again");
 
     // What is no database, one with a log that is riddled, and one whose log was cut short: one line, and it tunes again.
-    let damages: [(&str, fn(Vec<u8>) -> Vec<u8>); 3] = [
+    type Damage = fn(Vec<u8>) -> Vec<u8>;
+    let damages: [(&str, Damage); 3] = [
         ("default.db", |_| b"this is no database".to_vec()),
         ("default.db-wal", |mut log| {
             log.iter_mut().skip(4_096).step_by(7).for_each(|byte| *byte = !*byte);
