@@ -151,7 +151,7 @@ if [ -n "$tiny" ]; then
   decoder=(--shape tiny-decoder --clients 2 --rank 2 --tokens 64 --lengths 8-24 --steps 1 --repeats 1)
   flight=4 flights=(--shape builtin --batch 2 --rank 4 --steps 1 --precision f32) examples=8
   real=(--tokens 128) rounds=(--shape builtin --clients 3 --batch 2 --rank 4 --steps 1 --repeats 1)
-  train=(--set train.rounds=2 --set train.epochs=1 --set clients.count=4 --set data.labels=4 --set data.min_shard=4)
+  train=(--set train.rounds=1 --set train.epochs=1 --set clients.count=2 --set data.labels=2 --set data.min_shard=4)
   # A software GPU compiles slowly.
   patience=4
 else

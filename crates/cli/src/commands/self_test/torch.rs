@@ -37,8 +37,8 @@ const CASES: [Files; 6] = [
 fn allowed(format: Format) -> f64 {
     match format {
         Format::F32 => 1e-4,
-        // What a few layers make of roundings of 1 in 256.
-        Format::Bf16 => 0.05,
+        // What a few layers make of roundings of 1 in 256: eight times the 0.007 seen in half precision, and room.
+        Format::Bf16 => 0.08,
         Format::F16 => 0.02,
     }
 }
