@@ -220,7 +220,7 @@ mod tests {
     #[cfg(feature = "flex")]
     #[test]
     fn what_rounding_alone_does_is_allowed() {
-        let cpu = Device::flex();
+        let (cpu, mut tight) = (Device::flex(), Vec::new());
         for small in Small::ALL {
             let model = small.load(&cpu).expect("the small models load");
             let (leaves, batch) = (check::leaves(&model), check::batch(&model));
@@ -232,9 +232,10 @@ mod tests {
                 for finding in reference.rounded(&found, precision) {
                     let off = finding.off.expect("numbers");
                     println!("{}: off by {off:.1e}, allowed {:.1e}", finding.what, finding.allowed);
-                    assert!(off > 0.0 && off < 0.7 * finding.allowed, "{finding:?}");
+                    tight.extend((off == 0.0 || off > 0.7 * finding.allowed).then_some(finding));
                 }
             }
         }
+        assert!(tight.is_empty(), "{tight:?}");
     }
 }
