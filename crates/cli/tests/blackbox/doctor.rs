@@ -135,8 +135,10 @@ fn what_is_tuned_outlives_the_process() {
         let path = room.path("cache/bonfire/kernels").join(file);
         std::fs::write(&path, spoil(std::fs::read(&path).expect("a file"))).expect("written");
         let said = done(products(&room));
-        assert_eq!(said.err.lines().filter(|line| line.contains("was damaged")).count(), 1, "{}", said.err);
-        assert_eq!(kept(&room).0, tuned);
+        let lines = said.err.lines().filter(|line| line.contains("was damaged")).count();
+        // A log that was cut is whole up to the cut, as far as its reader can tell.
+        assert!(lines == 1 || (lines == 0 && file == "default.db-wal"), "{file}: {}", said.err);
+        assert!(lines == 0 || kept(&room).0 == tuned, "{file}");
         let said = done(products(&room));
         assert!(!said.err.contains("was damaged"), "{}", said.err);
     }
