@@ -105,6 +105,7 @@ fn done(mut command: std::process::Command) -> Said {
 
 #[test]
 fn what_is_tuned_outlives_the_process() {
+    type Spoil = fn(Vec<u8>) -> Vec<u8>;
     let room = Room::new();
     if run(&room, &["doctor", "--list", "--device", "wgpu"]).code != Some(0) {
         println!("SKIPPED: no wgpu device answers, so nothing can be tuned");
@@ -123,7 +124,7 @@ fn what_is_tuned_outlives_the_process() {
     assert_eq!(kept(&room).0, tuned, "nothing was tuned again");
 
     // What is no database, one with a log that is riddled, and one whose log was cut short: one line, and it tunes again.
-    let damages: [(&str, fn(Vec<u8>) -> Vec<u8>); 3] = [
+    let damages: [(&str, Spoil); 3] = [
         ("default.db", |_| b"this is no database".to_vec()),
         ("default.db-wal", |mut log| {
             log.iter_mut().skip(4_096).step_by(7).for_each(|byte| *byte = !*byte);
