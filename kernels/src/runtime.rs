@@ -230,26 +230,20 @@ mod cube {
         }
     }
 
-    /// The engine says of what it cannot read that it is not there: what it counts is held against what it gives, and a file
-    /// of some size in which there is nothing must at least take something.
+    /// The engine says of what it cannot read that it is not there: what it counts is held against what it gives, and the
+    /// database must take something, which one whose log was cut short does not.
     fn read_all(path: &Path) -> Result<(), String> {
         const PROBE: &str = "bonfire/probe";
-        // More than an empty database and its log take.
-        const SOME: u64 = 1 << 16;
         let database = Database::open_at(path, Access::ReadWrite)?;
         let (spaces, mut given) = (database.summary(), 0);
         spaces.iter().for_each(|space| database.scan(&space.namespace, &mut |_, _| given += 1));
         if given < spaces.iter().map(|space| space.entries).sum::<u64>() {
             return Err("entries are missing".into());
         }
-        let log = path.with_extension("db-wal");
-        let size = |file: &Path| fs::metadata(file).map_or(0, |data| data.len());
-        if spaces.is_empty() && size(path) + size(&log) > SOME {
-            if let Insertion::Failed(why) = database.replace(PROBE, b"", b"", Origin::Local) {
-                return Err(why);
-            }
-            database.purge(PROBE);
+        if let Insertion::Failed(why) = database.replace(PROBE, b"", b"", Origin::Local) {
+            return Err(why);
         }
+        database.purge(PROBE);
         Ok(())
     }
 

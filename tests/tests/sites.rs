@@ -102,7 +102,8 @@ fn rows_of(run: &mut Run) -> Vec<RoundMetrics> {
 fn without_tests(row: &RoundMetrics) -> RoundMetrics {
     let none = (None, None, None);
     let (test_loss, test_accuracy, personal_accuracy) = none;
-    let clock = RoundMetrics { seconds: 0.0, train_seconds: 0.0, times: None, ..row.clone() };
+    // Nor does a server know how many clients its sites had in flight.
+    let clock = RoundMetrics { seconds: 0.0, train_seconds: 0.0, times: None, in_flight: 0, ..row.clone() };
     RoundMetrics { test_loss, test_accuracy, personal_accuracy, ..clock }
 }
 
