@@ -1,6 +1,7 @@
 """Runs a `bonfire` that was built with the feature `cuda` on a stand-in for the driver, and counts: see README.md."""
 
 import argparse
+import itertools
 import json
 import os
 import re
@@ -31,6 +32,11 @@ SMALL_RUN = ["--set", "clients.count=4", "--set", "train.epochs=1", "--set", "da
 RUNS = {"encoder": TINY_ENCODER + SMALL_RUN, "decoder": TINY_DECODER + SMALL_RUN}
 BASE = ["bench", "round", "--shape", "roberta-base", "--clients", "30", "--batch", "32", "--rank", "16", "--bf16"]
 BUILTIN = ["bench", "round", "--shape", "builtin", "--clients", "4", "--batch", "8", "--rank", "4"]
+# What is compiled for every card: an encoder and a decoder, one method that trains both factors and one that alternates.
+COMPILED = [
+    ["bench", "round", "--shape", "builtin", "--clients", "2", "--batch", "2", "--rank", "4", "--strategy", "fedit"],
+    ["bench", "round", "--shape", "tiny-decoder", "--clients", "2", "--batch", "2", "--rank", "4", "--strategy", "lora-a2"],
+]
 # Launches and copies a step and a round.
 COUNTED = {
     "tiny encoder, fedit, f32": BUILTIN + ["--strategy", "fedit"],
@@ -53,7 +59,7 @@ class Card:
     """A stand-in card, in a folder of its own."""
 
     def __init__(self, folder: Path, bonfire: Path) -> None:
-        self.folder, self.bonfire, self.runs = folder, bonfire, 0
+        self.folder, self.bonfire, self.runs = folder, bonfire, itertools.count(1)
         compiler = os.environ.get("CC", "cc")
         library = folder / "libcuda.so.1"
         command = [compiler, "-O2", "-shared", "-fPIC", "-o", library, HERE / "stand_in.c", "-lpthread"]
@@ -61,13 +67,13 @@ class Card:
         (folder / "libcuda.so").symlink_to(library.name)
 
     def run(self, arguments: list[str], sm: int = 90, ptx: Path | None = None, limit: int = 900, **more: str) -> "Ran":
-        self.runs += 1
-        report, out = self.folder / f"report-{self.runs}.json", self.folder / f"run-{self.runs}"
+        number = next(self.runs)
+        report, out = self.folder / f"report-{number}.json", self.folder / f"run-{number}"
         environment = os.environ | {
             "LD_LIBRARY_PATH": str(self.folder),
             "STAND_IN_REPORT": str(report),
             "STAND_IN_SM": str(sm),
-            "STAND_IN_RUN": str(self.runs),
+            "STAND_IN_RUN": str(number),
             "XDG_CACHE_HOME": str(self.folder / "cache"),
             # A machine with a driver alone.
             "CUDA_PATH": str(self.folder / "no-toolkit"),
@@ -213,27 +219,32 @@ def messages(card: Card, faults: Faults) -> None:
             faults.note(f"{name}: not told in words: {said[-400:]}")
 
 
+def compiled(card: Card, sm: int, ptxas: str, faults: Faults) -> tuple[list["Assembled"], int]:
+    """All that is compiled for a card in every precision, through ptxas; and how many modules of f32 runs compute in TF32."""
+    rows, tf32 = [], 0
+    for precision in ("f32", "bf16", "tf32"):
+        folder = card.folder / f"ptx-{sm}-{precision}"
+        folder.mkdir()
+        # A cache of its own: kernels that were compiled before would not be seen otherwise.
+        cache = {"XDG_CACHE_HOME": str(card.folder / f"cache-{sm}-{precision}")}
+        for run in COMPILED:
+            card.run([*run, "--steps", "1", "--repeats", "1", "--precision", precision], sm, folder, **cache).good(faults)
+        files = sorted(folder.glob("*.ptx"))
+        rows += [assemble(ptxas, file) for file in files]
+        if precision == "f32":
+            tf32 = sum(".tf32" in file.read_text() for file in files)
+        shutil.rmtree(folder)
+    return rows, tf32
+
+
 def modules(card: Card, ptxas: str, quick: bool, faults: Faults) -> None:
     """Every kernel that is compiled on the way, through ptxas."""
-    precisions = ("f32", "bf16", "tf32")
+    cards = (90,) if quick else ARCHITECTURES
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        found = dict(zip(cards, pool.map(lambda sm: compiled(card, sm, ptxas, faults), cards), strict=True))
     print("\n| card | kernels | of ours | refused | ours that spill | most shared memory | TF32 in f32 runs |\n|" + "---|" * 7)
-    own_rows: dict[tuple[str, str], str] = {}
-    for sm in (90,) if quick else ARCHITECTURES:
-        rows, tf32 = [], 0
-        for precision in precisions:
-            folder = card.folder / f"ptx-{sm}-{precision}"
-            folder.mkdir()
-            for run in RUNS.values():
-                # A cache of its own: kernels that were compiled before would not be seen otherwise.
-                cache = {"XDG_CACHE_HOME": str(card.folder / f"cache-{sm}-{precision}")}
-                ran = card.run([*run, "--set", "train.rounds=2", "--set", f"train.precision={precision}"], sm, folder, **cache)
-                ran.good(faults)
-            files = sorted(folder.glob("*.ptx"))
-            with ThreadPoolExecutor(os.cpu_count()) as pool:
-                rows += pool.map(lambda file: assemble(ptxas, file), files)
-            if precision == "f32":
-                tf32 = sum(".tf32" in file.read_text() for file in files)
-            shutil.rmtree(folder)
+    own_rows: dict[tuple[str, int], str] = {}
+    for sm, (rows, tf32) in found.items():
         ours = [row for row in rows if row.name.startswith(OWN)]
         for row in rows:
             if row.error:
@@ -247,16 +258,16 @@ def modules(card: Card, ptxas: str, quick: bool, faults: Faults) -> None:
             faults.note(f"sm_{sm}: {tf32} modules of f32 runs compute in TF32")
         if not ours:
             faults.note(f"sm_{sm}: none of Bonfire's own kernels was seen")
-        for row in ours:
-            kernel = re.sub(r"_[0-9a-f]{8}$", "", row.name)
-            own_rows[kernel, f"sm_{sm}"] = f"{row.registers}/{row.spilled}"
+        # Of a kernel's forms for different sizes the one with the most registers.
+        for row in sorted(ours, key=lambda row: row.registers):
+            own_rows[re.sub(r"_[0-9a-f]{8}$", "", row.name), sm] = f"{row.registers}/{row.spilled}"
         refused = sum(bool(row.error) for row in rows)
         most = max((row.shared for row in rows), default=0)
         print(f"| sm_{sm} | {len(rows)} | {len(ours)} | {refused} | {len(spilling)} | {most} | {tf32} |", flush=True)
-    cards = sorted({card for _, card in own_rows}, key=lambda c: int(c[3:]))
-    print("\nBonfire's own kernels, registers / bytes spilled:\n\n| kernel | " + " | ".join(cards) + " |\n|---|" + "---|" * len(cards))
+    head = " | ".join(f"sm_{sm}" for sm in cards)
+    print(f"\nBonfire's own kernels, most registers / bytes spilled:\n\n| kernel | {head} |\n|---|" + "---|" * len(cards))
     for kernel in sorted({kernel for kernel, _ in own_rows}):
-        print(f"| `{kernel}` | " + " | ".join(own_rows.get((kernel, c), "-") for c in cards) + " |")
+        print(f"| `{kernel}` | " + " | ".join(own_rows.get((kernel, sm), "–") for sm in cards) + " |")
 
 
 class Assembled:

@@ -24,6 +24,9 @@ pub struct System {
     pub autotune: &'static str,
     /// What the system tells of its drivers.
     pub drivers: String,
+    /// What stands against CUDA here, or where its kernels take mathematical functions from; absent in builds without it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cuda: Option<String>,
 }
 
 /// Every backend by its Cargo feature.
@@ -35,6 +38,18 @@ const BACKENDS: [(&str, bool); 4] = [
 ];
 
 const FUSION: &str = "not compiled in: with autotune it computes wrong on wgpu (burn#5257)";
+
+#[cfg(feature = "cuda")]
+fn cuda() -> Option<String> {
+    use bonfire_kernels::{cuda_driver, runtime};
+    let math = || runtime::device_math().map(|math| format!("mathematical functions: {math}"));
+    Some(cuda_driver().map_err(|fault| fault.to_string()).and_then(|()| math()).unwrap_or_else(|why| why))
+}
+
+#[cfg(not(feature = "cuda"))]
+fn cuda() -> Option<String> {
+    None
+}
 
 impl System {
     /// Asks.
@@ -50,6 +65,7 @@ impl System {
             fusion: FUSION,
             autotune: if gpus { "on, on GPUs; products are checked with it and without" } else { "not compiled in" },
             drivers: drivers(),
+            cuda: cuda(),
         }
     }
 
@@ -79,6 +95,7 @@ impl System {
         if !vulkan.is_empty() {
             lines.push(format!("{:<10}Vulkan: {}", "", vulkan.join(", ")));
         }
+        lines.extend(self.cuda.iter().map(|cuda| format!("{:<10}{cuda}", "cuda")));
         lines.join("\n")
     }
 }
