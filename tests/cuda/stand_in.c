@@ -29,7 +29,7 @@ static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static struct {
   long long launches, streams, streams_used, waits, events, syncs, modules, bad;
   long long to_device, to_device_bytes, to_host, to_host_bytes, on_device, fills;
-  long long allocations, frees, live, peak, refused;
+  long long allocations, frees, live, peak, refused, most_shared;
 } count;
 static double clock_ms; /* virtual */
 
@@ -61,10 +61,10 @@ static void report(void) {
           "{\"launches\": %lld, \"streams\": %lld, \"streams_used\": %lld, \"stream_waits\": %lld, \"events\": %lld, \"syncs\": %lld, \"modules\": %lld,\n"
           " \"bad_launches\": %lld, \"to_device\": %lld, \"to_device_bytes\": %lld, \"to_host\": %lld, \"to_host_bytes\": %lld,\n"
           " \"on_device\": %lld, \"fills\": %lld, \"allocations\": %lld, \"frees\": %lld, \"live\": %lld, \"peak\": %lld,\n"
-          " \"refused\": %lld, \"kernels\": {",
+          " \"refused\": %lld, \"most_shared\": %lld, \"kernels\": {",
           count.launches, count.streams, count.streams_used, count.waits, count.events, count.syncs, count.modules, count.bad, count.to_device,
           count.to_device_bytes, count.to_host, count.to_host_bytes, count.on_device, count.fills, count.allocations,
-          count.frees, count.live, count.peak, count.refused);
+          count.frees, count.live, count.peak, count.refused, count.most_shared);
   const char *between = "";
   for (int i = 0; i < kernels_known; i++) {
     if (!kernels[i].launches) continue;
@@ -284,6 +284,7 @@ Result cuLaunchKernel(void *function, unsigned gx, unsigned gy, unsigned gz, uns
   int bad = !gx || !gy || !gz || gx > 2147483647u || gy > 65535 || gz > 65535 || !bx || !by || !bz || bx > 1024 || by > 1024 ||
             bz > 64 || (unsigned long long)bx * by * bz > 1024 || shared > shared_limit() ||
             (shared > 49152 && shared > kernel->shared);
+  LOCKED(if (shared > count.most_shared) count.most_shared = shared);
   LOCKED(count.launches++; kernel->launches++; count.bad += bad; clock_ms += 0.005; count.streams_used += !used[on]; used[on] = 1);
   if (bad)
     fprintf(stderr, "stand-in: refused launch of %s: grid %u %u %u, block %u %u %u, shared memory %u\n", kernel->name, gx, gy, gz,
