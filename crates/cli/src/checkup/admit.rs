@@ -24,12 +24,18 @@ struct Verdicts {
     devices: BTreeMap<String, Verdict>,
 }
 
-/// Lets training for `purpose` start on `opened`: GPUs that were not checked for it before are checked now.
+/// Lets training for a purpose start on `opened`: GPUs that were not checked for it before are checked now. `purpose` is
+/// asked where there is a GPU alone, since it may have to fetch the model's shape.
 ///
 /// # Errors
-/// A device computes wrong or fails, with what was found and the way out.
-pub fn admit(opened: &[Opened], purpose: Purpose, quiet: bool) -> Result<()> {
-    for device in opened.iter().filter(|opened| !runs_on_cpu(&opened.device)) {
+/// A device computes wrong or fails, with what was found and the way out; what `purpose` says.
+pub fn admit(opened: &[Opened], purpose: impl FnOnce() -> Result<Purpose>, quiet: bool) -> Result<()> {
+    let gpus: Vec<&Opened> = opened.iter().filter(|opened| !runs_on_cpu(&opened.device)).collect();
+    if gpus.is_empty() {
+        return Ok(());
+    }
+    let purpose = purpose()?;
+    for device in gpus {
         let said = match remembered(&device.name, purpose) {
             Some(said) => said,
             None => first_time(device, purpose, quiet)?,
@@ -190,9 +196,7 @@ mod tests {
     #[test]
     fn the_cpu_is_the_reference_and_not_checked() {
         let cpu = crate::device::open(crate::device::DeviceChoice::Cpu).expect("the CPU");
-        for model in Small::ALL {
-            assert!(admit(std::slice::from_ref(&cpu), Purpose { model, precision: Precision::F32 }, true).is_ok());
-        }
+        assert!(admit(&[cpu], || panic!("no model is looked at"), true).is_ok());
     }
 
     #[test]

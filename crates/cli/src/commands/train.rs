@@ -106,7 +106,7 @@ fn prepare(
     let opened = config.engine.device.open()?;
     opened.iter().filter_map(|o| o.notice.as_ref()).for_each(note);
     job::refuse_precision(loaded, &opened)?;
-    admit(&opened, Purpose::of(config)?, quiet)?;
+    admit(&opened, || Purpose::of(config), quiet)?;
     let devices = device::names(&opened);
     let interrupt = interrupt()?;
     interrupt.goes_on_with(command(place));

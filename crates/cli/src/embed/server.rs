@@ -40,7 +40,7 @@ pub fn server(loaded: &Loaded) -> Result<OpenServer> {
     let config = &loaded.config;
     let opened = device::open(config.engine.device.first())?;
     job::refuse_precision(loaded, std::slice::from_ref(&opened))?;
-    admit(std::slice::from_ref(&opened), Purpose::of(config)?, true)?;
+    admit(std::slice::from_ref(&opened), || Purpose::of(config), true)?;
     let data = match &config.data.path {
         Source::Folder(folder) if !has_training_rows(folder) => job::part(loaded, folder)?,
         _ => job::dataset(loaded)?,

@@ -63,7 +63,7 @@ pub fn site(loaded: &Loaded, holding: &Holding) -> Result<OpenSite> {
     let opened = config.engine.device.open()?;
     opened.iter().filter_map(|o| o.notice.as_ref()).for_each(crate::console::note);
     job::refuse_precision(loaded, &opened)?;
-    admit(&opened, Purpose::of(config)?, true)?;
+    admit(&opened, || Purpose::of(config), true)?;
     let weights = weights_of(loaded)?;
     let fingerprint = fingerprint(loaded, &data, &weights)?;
     let task = job::task(config, data.labels.len());

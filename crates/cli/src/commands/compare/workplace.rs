@@ -53,7 +53,7 @@ impl<'g> Workplace<'g> {
         for &cell in cells {
             let loaded = &grid.cells[cell].loaded;
             job::refuse_precision(loaded, &opened).map_err(|mistake| grid.explain(cell, mistake.into()))?;
-            admit(&opened, Purpose::of(&loaded.config)?, is_quiet())?;
+            admit(&opened, || Purpose::of(&loaded.config), is_quiet())?;
         }
         let interrupt = interrupt()?;
         let data = job::dataset(base)?;
