@@ -119,6 +119,8 @@ mod cube {
         let mut config = CubeClRuntimeConfig::from_current_dir().override_from_env();
         settle(&mut config);
         CubeClRuntimeConfig::try_set(config);
+        // Holds also where something has read CubeCL's own configuration before.
+        cubecl_environment::stream::set_policy(StreamPolicy::Single);
         #[cfg(feature = "cuda")]
         device_math();
     }
