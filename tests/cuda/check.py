@@ -23,6 +23,10 @@ OWN = tuple(
     sorted(set(re.findall(r"\bfn (\w+_kernel)\b", "\n".join(f.read_text() for f in (ROOT / "kernels/src/cube").glob("*.rs")))))
 )
 
+# Bytes that a kernel of ours is known to spill on some card, by the start of its name: few enough registers are left for
+# the threads that such a card holds (1,536 a multiprocessor).
+KNOWN_SPILLS = {"attend_kernel_e_bf16": 12}
+
 TINY_ENCODER = ["train", str(ROOT / "configs/quickstart.toml")]
 TINY_DECODER = ["train", str(ROOT / "configs/llama-quickstart.toml")]
 SMALL_RUN = ["--set", "clients.count=4", "--set", "train.epochs=1", "--set", "data.labels=8", "--set", "save.every=100"]
@@ -252,13 +256,15 @@ def modules(card: Card, ptxas: str, quick: bool, faults: Faults) -> None:
                 faults.note(f"sm_{sm}: ptxas refuses {row.name}: {row.error}")
         spilling = [row for row in ours if row.spilled]
         for row in spilling:
-            faults.note(f"sm_{sm}: {row.name} spills {row.spilled} bytes")
+            known = max((n for name, n in KNOWN_SPILLS.items() if row.name.startswith(name)), default=0)
+            if row.spilled > known:
+                faults.note(f"sm_{sm}: {row.name} spills {row.spilled} bytes")
         if tf32:
             faults.note(f"sm_{sm}: {tf32} modules of f32 runs compute in TF32")
         if not ours:
             faults.note(f"sm_{sm}: none of Bonfire's own kernels was seen")
-        # Of a kernel's forms for different sizes the one with the most registers.
-        for row in sorted(ours, key=lambda row: row.registers):
+        # Of a kernel's forms for different sizes the one that spills or has the most registers.
+        for row in sorted(ours, key=lambda row: (row.spilled, row.registers)):
             own_rows[re.sub(r"_[0-9a-f]{8}$", "", row.name), sm] = f"{row.registers}/{row.spilled}"
         refused = sum(bool(row.error) for row in rows)
         # A launch that asks for more than the card has is one that the stand-in refuses.

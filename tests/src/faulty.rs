@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use bonfire_kernels::device_buffer_limit;
 use bonfire_models::{Adapter, ClientAdapter, DeviceBatch, HeadTensor, Model, ModelInfo, NamedWeight, Target, Task};
 use burn::tensor::{Device, Tensor, TensorData};
 
@@ -20,8 +19,6 @@ pub enum Fault {
     NoRoomAtStep(usize),
     /// The device's memory holds at most so many clients in flight.
     NoRoomAbove(usize),
-    /// Above so many clients in flight the device is asked for a tensor that it cannot hold, if it has a limit.
-    TooLargeAbove(usize),
     /// The device's memory holds at most so many tokens of texts that are judged.
     NoRoomToJudge(usize),
 }
@@ -105,14 +102,6 @@ impl Model for Faulty {
             }
             Fault::NoRoomAbove(most) => {
                 assert!(places <= most, "{NO_ROOM}");
-                None
-            }
-            Fault::TooLargeAbove(most) => {
-                let limit = device_buffer_limit(self.device()).filter(|_| places > most);
-                if let Some(bytes) = limit {
-                    let huge = Tensor::<1>::zeros([bytes as usize / 4 + 1_024], self.device());
-                    return losses + huge.narrow(0, 0, places);
-                }
                 None
             }
             Fault::NoRoomToJudge(_) => None,

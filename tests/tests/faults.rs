@@ -3,7 +3,7 @@
 
 use bonfire_engine::{DEVICE_THREAD, InFlight, NotFinite};
 use bonfire_federation::{Control, Event, RoundMetrics, Run, Settings};
-use bonfire_kernels::{device_buffer_limit, runs_on_cpu, widest_head};
+use bonfire_kernels::{runs_on_cpu, widest_head};
 use bonfire_models::{ModelInfo, TargetKind, Task, Transformer};
 use bonfire_tests::faulty::{Fault, Faulty};
 use bonfire_tests::toy;
@@ -179,20 +179,6 @@ fn memory_that_runs_out_halves_the_clients_in_flight() {
             clients.iter().zip(&same).for_each(|(wanted, found)| assert_same(found, wanted));
         }
     }
-}
-
-#[test]
-fn a_tensor_that_a_device_refuses_counts_as_memory_that_ran_out() {
-    if device_buffer_limit(&bonfire_tests::device()).is_none() {
-        println!("SKIPPED: the CPU has no limit; set BONFIRE_TEST_DEVICE");
-        return;
-    }
-    keep_panics_of_devices_quiet();
-    // The words are the device's own.
-    let (found, clients) = train(&mut faulty(in_flight(METHODS[3], 100), Fault::TooLargeAbove(2)));
-    let (_, expected) = train(&mut toy::run(in_flight(METHODS[3], 2)));
-    assert_eq!((found[0].in_flight, &found[0].no_room_for[..]), (2, &[4][..]));
-    clients.iter().zip(&expected).for_each(|(found, wanted)| assert_same(found, wanted));
 }
 
 #[test]
