@@ -161,6 +161,11 @@ def work(room: Path, only: str | None) -> None:
         with (room / "log.txt").open("a") as log:
             print(f"{time.strftime('%F %T')} {cell.name}", file=log, flush=True)
             code = subprocess.run(command(cell, run, options, frozen), stdout=log, stderr=log, check=False).returncode
+            metrics = run / "metrics.jsonl"
+            rounds = len(metrics.read_text().splitlines()) if metrics.exists() else 0
+            if code == 0 and rounds < cell.rounds:
+                # Stopped by a signal, in peace: the next start goes on with it.
+                return
             if code == 0:
                 write(CELLS / f"{cell.name}.json", digest(cell, run, room))
                 shutil.rmtree(run)
