@@ -17,7 +17,8 @@ pub fn kernels_folder() -> Option<PathBuf> {
 }
 
 /// Settles how GPUs are used in this process. Call it before other threads start and before a device is named; calling it
-/// again does nothing. Opens and creates no file but for reading a `cubecl.toml`.
+/// again does nothing. Reads a `cubecl.toml` if there is one; a build with CUDA lays out mathematical functions in the cache where
+/// no toolkit has them, since `CUDA_PATH` can be set only before other threads start. Nothing else is opened or created.
 pub fn prepare() {
     #[cfg(feature = "cube")]
     {

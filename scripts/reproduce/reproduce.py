@@ -163,16 +163,16 @@ def work(room: Path, only: str | None) -> None:
             code = subprocess.run(command(cell, run, options, frozen), stdout=log, stderr=log, check=False).returncode
             metrics = run / "metrics.jsonl"
             rounds = len(metrics.read_text().splitlines()) if metrics.exists() else 0
-            if code == 0 and rounds < cell.rounds:
-                # Stopped by a signal, in peace: the next start goes on with it.
-                return
-            if code == 0:
-                write(CELLS / f"{cell.name}.json", digest(cell, run, room))
-                shutil.rmtree(run)
-            else:
+            if code != 0:
                 # A setting that this program does not have, or a full disk: the next one is tried.
                 print(f"{cell.name} ended with {code}", file=log, flush=True)
                 failed.add(cell.name)
+            elif rounds < cell.rounds:
+                # Stopped by a signal, in peace: the next start goes on with it.
+                return
+            else:
+                write(CELLS / f"{cell.name}.json", digest(cell, run, room))
+                shutil.rmtree(run)
 
 
 def worker(room: Path) -> int | None:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -99,7 +100,7 @@ class Card:
             done = once()
         shutil.rmtree(out, ignore_errors=True)
         counts = json.loads(report.read_text()) if report.exists() else {}
-        return Ran(done.returncode, done.stdout, done.stderr, counts, " ".join(arguments))
+        return Ran(done.returncode, done.stderr, counts, " ".join(arguments))
 
 
 def admitted(cache: Path) -> bool:
@@ -115,9 +116,14 @@ def admitted(cache: Path) -> bool:
     return bool(wrong)
 
 
+@dataclass(frozen=True)
 class Ran:
-    def __init__(self, code: int, out: str, err: str, counts: dict, what: str) -> None:
-        self.code, self.out, self.err, self.counts, self.what = code, out, err, counts, what
+    """What came of a run: exit code, what it said, the stand-in's counts, the command."""
+
+    code: int
+    err: str
+    counts: dict
+    what: str
 
     def good(self, faults: Faults) -> bool:
         """Whether it ended well; more than one stream and launches that are refused are noted."""
@@ -282,9 +288,14 @@ def modules(card: Card, ptxas: str, quick: bool, faults: Faults) -> None:
         print(f"| `{kernel}` | " + " | ".join(own_rows.get((kernel, sm), "–") for sm in cards) + " |")
 
 
+@dataclass(frozen=True)
 class Assembled:
-    def __init__(self, name: str, error: str, registers: int, spilled: int) -> None:
-        self.name, self.error, self.registers, self.spilled = name, error, registers, spilled
+    """What ptxas made of a kernel; `error` is empty where it took it."""
+
+    name: str
+    error: str
+    registers: int
+    spilled: int
 
 
 def assemble(ptxas: str, file: Path) -> Assembled:

@@ -16,6 +16,7 @@ use crate::commands::self_test::SelfTestArgs;
 use crate::device::Devices;
 use crate::examples;
 use crate::log::LogFormat;
+use crate::mistake::Mistake;
 
 /// GPU-native federated LoRA fine-tuning: many virtual clients train side by side on one device.
 #[derive(Debug, Parser)]
@@ -68,6 +69,22 @@ pub struct Common {
     /// What is printed: lines for people, or a JSON object a line
     #[arg(long, global = true, value_enum, value_name = "FORMAT", default_value_t = LogFormat::Text)]
     pub log_format: LogFormat,
+}
+
+impl Common {
+    /// For a command without a configuration to override.
+    ///
+    /// # Errors
+    /// There is a `--set`; `way_out` says what to do instead.
+    pub fn refuse_sets(&self, command: &str, way_out: &str) -> Result<(), Mistake> {
+        match self.sets.first() {
+            Some(set) => {
+                let what = format!("{command} reads no configuration, so `--set {set}` changes nothing");
+                Err(Mistake::new(what).help(way_out))
+            }
+            None => Ok(()),
+        }
+    }
 }
 
 /// The commands.

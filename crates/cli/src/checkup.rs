@@ -224,7 +224,10 @@ fn operation(case: &Case, device: &Device, cpu: &Device) -> Finding {
 }
 
 /// Runs what may panic inside a driver.
-fn answer<T>(work: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
+///
+/// # Errors
+/// The work's own, or that it panicked.
+pub fn answer<T>(work: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
     quietly(work).unwrap_or_else(|| Err("the backend gave up".into()))
 }
 

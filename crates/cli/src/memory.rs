@@ -44,8 +44,12 @@ pub fn peak_bytes() -> Option<u64> {
 /// The most that is taken of one of `devices` for this process so far: on the CPU the process's own peak, on GPUs what their
 /// pools hold, which grow with the work and shrink only when memory has run out. `None` where nobody tells.
 pub fn taken<'d>(devices: impl Iterator<Item = &'d Device>) -> Option<u64> {
-    let of = |device: &Device| if runs_on_cpu(device) { peak_bytes() } else { device_memory_reserved(device) };
-    devices.filter_map(of).max()
+    devices.filter_map(taken_of).max()
+}
+
+/// The same of one device.
+pub fn taken_of(device: &Device) -> Option<u64> {
+    if runs_on_cpu(device) { peak_bytes() } else { device_memory_reserved(device) }
 }
 
 /// Resident size now, in bytes; Linux only.

@@ -77,10 +77,7 @@ fn refuse_wrong(report: &Report) -> Result<()> {
 
 /// Mistakes that no single option shows.
 fn check(args: &BenchArgs, common: &Common) -> Result<(), Mistake> {
-    if let Some(set) = common.sets.first() {
-        return Err(Mistake::new(format!("bench reads no configuration, so `--set {set}` changes nothing"))
-            .help("use its own options; `bonfire bench --help` lists them"));
-    }
+    common.refuse_sets("bench", "use its own options; `bonfire bench --help` lists them")?;
     if !args.devices.is_empty() && common.device.is_some() {
         return Err(Mistake::new("--device and --devices are both given").help("give one of them"));
     }

@@ -36,11 +36,7 @@ pub struct DoctorArgs {
 /// # Errors
 /// A device is not compiled in; or one of those checked computes wrong or does not answer.
 pub fn run(args: &DoctorArgs, common: &Common) -> Result<()> {
-    if let Some(set) = common.sets.first() {
-        return Err(Mistake::new(format!("doctor reads no configuration, so `--set {set}` changes nothing"))
-            .help("leave it out")
-            .into());
-    }
+    common.refuse_sets("doctor", "leave it out")?;
     if args.forget {
         return kernels::forget(args.json);
     }

@@ -14,9 +14,9 @@ use serde::Serialize;
 use self::checks::Check;
 use super::bench::table::three;
 use crate::args::Common;
+use crate::checkup::answer;
 use crate::console::{note, put, say};
 use crate::device::Opened;
-use crate::mistake::{Mistake, quietly};
 
 /// Options of `self-test`.
 #[derive(Debug, Args)]
@@ -118,11 +118,7 @@ struct Report {
 /// # Errors
 /// A device that cannot be opened, or that computes something wrong.
 pub fn run(args: &SelfTestArgs, common: &Common) -> Result<()> {
-    if let Some(set) = common.sets.first() {
-        return Err(Mistake::new(format!("self-test reads no configuration, so `--set {set}` changes nothing"))
-            .help("leave it out")
-            .into());
-    }
+    common.refuse_sets("self-test", "leave it out")?;
     let opened = common.device.clone().unwrap_or_default().open()?;
     let shown = !args.json && !common.quiet;
     let mut report =
@@ -183,7 +179,7 @@ fn one(args: &SelfTestArgs, opened: &Opened, shown: bool) -> DeviceReport {
 /// Makes one check, which may panic inside a driver.
 fn ask(check: &Check, opened: &Opened) -> Line {
     let start = Instant::now();
-    let found = quietly(|| (check.run)(&opened.device)).unwrap_or_else(|| Err("the backend gave up".into()));
+    let found = answer(|| (check.run)(&opened.device));
     let (verdict, off, furthest, failure) = match found {
         Err(why) => (Verdict::Failed, None, String::new(), Some(why)),
         Ok(parts) => {

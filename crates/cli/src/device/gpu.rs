@@ -52,9 +52,9 @@ pub fn every() -> Vec<DeviceChoice> {
     let mut found: Vec<DeviceChoice> = Vec::new();
     #[cfg(feature = "cuda")]
     match cuda_driver() {
-        Ok(()) => found.extend((0..cuda_devices().len()).map(|n| DeviceChoice::Cuda(Some(n)))),
+        Ok(()) => found.extend((0..list(DeviceType::Cuda).len()).map(|n| DeviceChoice::Cuda(Some(n)))),
         Err(CudaFault::NoDriver) => {}
-        // Opening it says why it is of no use.
+        // Opening it says what stands against it.
         Err(_) => found.push(DeviceChoice::Cuda(None)),
     }
     #[cfg(feature = "wgpu")]
@@ -68,7 +68,9 @@ pub fn every() -> Vec<DeviceChoice> {
 fn candidates() -> Vec<(&'static str, Device)> {
     let mut found = Vec::new();
     #[cfg(feature = "cuda")]
-    found.extend(cuda_devices().into_iter().map(|device| ("cuda", device)));
+    if cuda_can_run().is_ok() {
+        found.extend(list(DeviceType::Cuda).into_iter().map(|device| ("cuda", device)));
+    }
     #[cfg(feature = "wgpu")]
     found.extend(real("wgpu", &list(DeviceType::Wgpu), gpu_kinds(Device::wgpu)));
     // With the feature `wgpu` beside it, the same adapters are found above.
@@ -120,12 +122,6 @@ fn cuda_can_run() -> Result<(), Mistake> {
         Mistake::new(format!("kernels for CUDA lack their mathematical functions, which cannot be written: {why}"))
             .help("set XDG_CACHE_HOME to a folder that can be written, or CUDA_PATH to a CUDA toolkit")
     })
-}
-
-/// CUDA's devices; none where it cannot run.
-#[cfg(feature = "cuda")]
-fn cuda_devices() -> Vec<Device> {
-    if cuda_can_run().is_ok() { list(DeviceType::Cuda) } else { Vec::new() }
 }
 
 /// Takes device `index` of those listed; without an index the first preferred one that is listed, else the first.

@@ -44,11 +44,6 @@ pub struct Square {
     pub flops_per_second: f64,
 }
 
-/// The name of a precision in configurations.
-pub fn word(precision: Precision) -> String {
-    format!("{precision:?}").to_lowercase()
-}
-
 /// Measures on a device without autodiff.
 ///
 /// # Errors
@@ -95,7 +90,7 @@ impl CeilingReport {
     pub fn table(&self) -> String {
         let mut rows = vec![row(["ceiling", "ms", "median ms", ""])];
         for p in &self.products {
-            let (name, n) = (word(p.precision), p.side);
+            let (name, n) = (p.precision.name(), p.side);
             rows.push(row([
                 &format!("product in {name}, [{n}, {n}] x [{n}, {n}]"),
                 &milliseconds(p.seconds.best),

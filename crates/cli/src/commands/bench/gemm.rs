@@ -7,7 +7,6 @@ use burn::tensor::{Device, Distribution, Tensor};
 use serde::Serialize;
 
 use super::args::BenchArgs;
-use super::ceiling::word;
 use super::chart::{Bars, Panel};
 use super::stopwatch::{Seconds, in_turns};
 use super::table::{aligned, milliseconds, row, three};
@@ -151,7 +150,7 @@ impl GemmReport {
             (device.to_string(), rates.map(|rate| Some(rate / 1e9)).collect())
         });
         Some(Panel::bars(
-            format!("Matrix products of the device, {}", word(first.precision)),
+            format!("Matrix products of the device, {}", first.precision.name()),
             Bars { labels, series: series.collect(), unit: "GFLOP/s", mark: None },
         ))
     }

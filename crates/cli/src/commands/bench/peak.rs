@@ -1,15 +1,15 @@
 //! Peak memory of one piece of work: of the process on the CPU, of the device's pools elsewhere. The pools' is an upper
 //! bound: what they keep of earlier work counts too.
 
-use bonfire_kernels::{device_memory_reserved, runs_on_cpu};
+use bonfire_kernels::runs_on_cpu;
 use burn::tensor::Device;
 
-use crate::memory::{give_back_freed, keep_freed_awhile, peak_bytes};
+use crate::memory::{give_back_freed, keep_freed_awhile, taken_of};
 
 /// A watch over the memory of one piece of work, which is slow on the CPU while it is watched.
 pub struct Watch<'d> {
     device: &'d Device,
-    /// Whether the process's mark could be put back before the work.
+    /// Whether what is told counts from the start: the process's mark could be put back, or the device's pools were emptied.
     fresh: bool,
 }
 
@@ -24,7 +24,7 @@ impl<'d> Watch<'d> {
             }
             false => {
                 device.memory_cleanup();
-                false
+                true
             }
         };
         Watch { device, fresh }
@@ -33,10 +33,7 @@ impl<'d> Watch<'d> {
     /// The peak since the start in bytes; nothing where the system does not tell. A device tells what its pools hold
     /// now: they grow with the work and are not given back before the next cleanup.
     pub fn peak(&self) -> Option<u64> {
-        match runs_on_cpu(self.device) {
-            true => peak_bytes().filter(|_| self.fresh),
-            false => device_memory_reserved(self.device),
-        }
+        taken_of(self.device).filter(|_| self.fresh)
     }
 }
 
