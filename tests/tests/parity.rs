@@ -3,165 +3,82 @@
 //! pretrained weights.
 #![allow(clippy::unwrap_used)]
 
-use std::collections::HashMap;
 use std::path::Path;
 
 use bonfire_engine::{Active, Engine, InFlight, Member, Plan, Split, Start, TrainSettings};
 use bonfire_federation::{Norm, average};
-use bonfire_kernels::{Arithmetic, LowRank, product};
+use bonfire_kernels::{Arithmetic, product};
 use bonfire_models::DeltaLog;
-use bonfire_models::{
-    Adapter, AdapterInit, ClientAdapter, Clock, DeviceBatch, Factor, Goal, HeadTensor, Matrix, Model, PackedBatch,
-    Rounding, TargetKind, Task, Transformer,
-};
+use bonfire_models::check::torch::TorchCase;
+use bonfire_models::{Adapter, ClientAdapter, Clock, DeviceBatch, Factor, Goal, Matrix, Model, PackedBatch, Rounding};
 use bonfire_tests::{fixture, load_for, shared};
 use burn::tensor::{Gradients, Tensor, TensorData};
 use rand::SeedableRng;
-use safetensors::SafeTensors;
-
-type Numbers = HashMap<String, (Vec<usize>, Vec<f64>)>;
-
-fn read(path: &Path) -> Numbers {
-    let bytes = std::fs::read(path).unwrap();
-    let file = SafeTensors::deserialize(&bytes).unwrap();
-    let of = |view: &safetensors::tensor::TensorView| -> Vec<f64> {
-        match view.dtype() {
-            safetensors::Dtype::F32 => {
-                view.data().chunks(4).map(|c| f64::from(f32::from_le_bytes(c.try_into().unwrap()))).collect()
-            }
-            safetensors::Dtype::I64 => {
-                view.data().chunks(8).map(|c| i64::from_le_bytes(c.try_into().unwrap()) as f64).collect()
-            }
-            other => panic!("{other:?} in {path:?}"),
-        }
-    };
-    file.tensors().into_iter().map(|(name, view)| (name, (view.shape().to_vec(), of(&view)))).collect()
-}
 
 struct Case {
-    numbers: Numbers,
-    settings: serde_json::Value,
-    model: Transformer,
-    adapter: Adapter,
-}
-
-/// A matrix from the file in our orientation: weights transposed, biases as rows.
-fn ours(numbers: &Numbers, name: &str) -> Matrix {
-    let (shape, data) = numbers.get(name).unwrap_or_else(|| panic!("{name} in the fixture"));
-    let data = data.iter().map(|&v| v as f32).collect();
-    match shape[..] {
-        [n] => Matrix::new(1, n, data),
-        [rows, cols] => Matrix::new(rows, cols, data).transposed(),
-        _ => panic!("{name} has shape {shape:?}"),
-    }
+    torch: TorchCase,
 }
 
 impl Case {
     fn new(dir: &Path, case: &str, model_dir: &Path) -> Case {
-        let numbers = read(&dir.join(format!("{case}.safetensors")));
-        let settings: serde_json::Value =
-            serde_json::from_slice(&std::fs::read(dir.join(format!("{case}.json"))).unwrap()).unwrap();
-        let kinds: Vec<TargetKind> = serde_json::from_value(settings["targets"].clone()).unwrap();
-        // A label a text, or one for every token.
-        let task = match numbers["batch0.labels"].0.len() {
-            1 => Task::Classify(numbers["batch0.logits"].0[1]),
-            _ => Task::Causal,
-        };
-        let model = load_for(task, model_dir, &kinds);
-        let adapter = Self::adapter(&numbers, &settings, &model, "init.");
-        Case { numbers, settings, model, adapter }
-    }
-
-    fn adapter(numbers: &Numbers, settings: &serde_json::Value, model: &Transformer, stage: &str) -> Adapter {
-        let rank = settings["rank"].as_u64().unwrap() as usize;
-        let alpha = settings["lora_alpha"].as_f64().unwrap();
-        let head: Vec<HeadTensor> = model
-            .head()
-            .iter()
-            .map(|t| HeadTensor { name: t.name.clone(), value: ours(numbers, &format!("{stage}{}", t.name)) })
-            .collect();
+        let file = |ending: &str| std::fs::read(dir.join(format!("{case}.{ending}"))).unwrap();
         let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(0);
-        let mut adapter = Adapter::fresh(model.targets(), rank, alpha, AdapterInit::Kaiming, head, &mut rng);
-        for (i, t) in model.targets().iter().enumerate() {
-            adapter.a[i] = ours(numbers, &format!("{stage}{}.lora_A.weight", t.name));
-            adapter.b[i] = ours(numbers, &format!("{stage}{}.lora_B.weight", t.name));
-        }
-        adapter
+        let torch = TorchCase::over(case, &file("json"), &file("safetensors"), &mut rng, |task, kinds, _| {
+            Ok(load_for(task, model_dir, kinds))
+        });
+        Case { torch: torch.unwrap() }
     }
 
-    fn texts(&self, batch: usize) -> Split {
-        let of = |part: &str| &self.numbers[&format!("batch{batch}.{part}")];
-        let (ids, mask, labels) = (of("input_ids"), of("attention_mask"), of("labels"));
-        let rows = ids.1.chunks(ids.0[1]).zip(mask.1.chunks(ids.0[1]));
-        let ids =
-            rows.map(|(row, keep)| row.iter().zip(keep).filter(|(_, k)| **k == 1.0).map(|(&v, _)| v as u32).collect());
-        let goals = match labels.0[..] {
-            [_] => labels.1.iter().map(|&l| Goal::Class(l as usize)).collect(),
-            // Everything from the first token that is not -100 on.
-            _ => {
-                let rows = labels.1.chunks(labels.0[1]);
-                rows.map(|row| Goal::Next(row.iter().position(|&l| l >= 0.0).unwrap())).collect()
-            }
-        };
-        Split { ids: ids.collect(), goals }
+    /// One of PyTorch's tensors.
+    fn numbers(&self, name: &str) -> Vec<f64> {
+        wide(&self.torch.tensor(name).unwrap().1)
     }
 
-    fn packed(&self, batch: usize) -> PackedBatch {
-        let texts = self.texts(batch);
-        PackedBatch::pack(&[texts.ids.iter().zip(&texts.goals).map(|(ids, &l)| (ids.as_slice(), l)).collect()])
-    }
-
-    fn tensor(&self, m: &Matrix) -> Tensor<3> {
-        Tensor::from_data(TensorData::new(m.data.clone(), [1, m.rows, m.cols]), self.model.device())
-    }
-
-    /// Logits with the adapter unfolded, factors given as tensors.
-    fn client(&self, adapter: &Adapter, track: bool) -> ClientAdapter {
-        let put = |m: &Matrix| if track { self.tensor(m).require_grad() } else { self.tensor(m) };
-        let scale = adapter.scale() as f32;
-        let updates = adapter.a.iter().zip(&adapter.b);
-        let updates = updates.map(|(a, b)| Some(LowRank { a: put(&a.transposed()), b: put(b), used: None, scale }));
-        ClientAdapter::new(updates.collect(), adapter.head.iter().map(|t| put(&t.value)).collect())
+    /// One of PyTorch's matrices, turned as ours lie.
+    fn ours(&self, name: &str) -> Vec<f64> {
+        wide(&self.torch.ours(name).unwrap().data)
     }
 
     fn logits_and_gradients_agree(&self) {
-        let batch = self.packed(0).to_device(self.model.info(), Rounding::Exact, self.model.device());
-        let client = self.client(&self.adapter, true);
-        let logits = self.model.logits(&client, &batch);
-        close("logits", &values(logits), &self.numbers["batch0.logits"].1, 1e-4);
+        let batch =
+            self.torch.batch(0).unwrap().to_device(self.torch.model.info(), Rounding::Exact, self.torch.model.device());
+        let client = self.torch.client(true);
+        let logits = self.torch.model.logits(&client, &batch);
+        close("logits", &values(logits), &self.numbers("batch0.logits"), 1e-4);
 
-        let folded = self.model.folded(&self.adapter);
-        let bare = ClientAdapter::new(vec![], self.client(&self.adapter, false).head);
-        close("folded logits", &values(folded.logits(&bare, &batch)), &self.numbers["batch0.logits"].1, 1e-4);
+        let folded = self.torch.model.folded(&self.torch.adapter);
+        let bare = ClientAdapter::new(vec![], self.torch.client(false).head);
+        close("folded logits", &values(folded.logits(&bare, &batch)), &self.numbers("batch0.logits"), 1e-4);
 
-        let loss = self.model.loss(&client, &batch);
-        let expected = self.settings["batch0_loss"].as_f64().unwrap();
+        let loss = self.torch.model.loss(&client, &batch);
+        let expected = self.torch.settings.batch0_loss;
         let found = values(loss.clone())[0];
         assert!((found - expected).abs() < 1e-4 * expected.abs().max(1.0), "loss {found}, PyTorch {expected}");
 
         let grads = loss.sum().backward();
         self.recomputing_changes_nothing(&client, &batch, found, &grads);
-        for (update, t) in client.updates.iter().flatten().zip(self.model.targets()) {
+        for (update, t) in client.updates.iter().flatten().zip(self.torch.model.targets()) {
             for (factor, gradient) in [("lora_A", update.a.grad(&grads)), ("lora_B", update.b.grad(&grads))] {
                 let name = format!("grad.{}.{factor}.weight", t.name);
                 let gradient = gradient.unwrap().squeeze_dim::<2>(0);
                 let gradient = if factor == "lora_A" { gradient.transpose() } else { gradient };
-                close(&name, &values(gradient), &floats(&ours(&self.numbers, &name)), 1e-4);
+                close(&name, &values(gradient), &self.ours(&name), 1e-4);
             }
         }
         self.weights_gradients_agree(folded.as_ref(), &bare, &batch);
-        for (tensor, t) in client.head.iter().zip(self.model.head()) {
+        for (tensor, t) in client.head.iter().zip(self.torch.model.head()) {
             let name = format!("grad.{}", t.name);
-            close(&name, &values(tensor.grad(&grads).unwrap()), &floats(&ours(&self.numbers, &name)), 1e-4);
+            close(&name, &values(tensor.grad(&grads).unwrap()), &self.ours(&name), 1e-4);
         }
     }
 
     /// The backward pass that computes layers again gives the same loss and gradients, in parts.
     fn recomputing_changes_nothing(&self, client: &ClientAdapter, batch: &DeviceBatch, loss: f64, grads: &Gradients) {
-        let client_again = self.client(&self.adapter, true);
-        let (losses, parts) = self.model.gradients(&client_again, batch, true, &mut Clock::start(self.model.device()));
+        let client_again = self.torch.client(true);
+        let (losses, parts) =
+            self.torch.model.gradients(&client_again, batch, true, &mut Clock::start(self.torch.model.device()));
         assert!((values(losses)[0] - loss).abs() < 1e-5 * loss);
-        assert_eq!(parts.len(), self.model.info().layers);
+        assert_eq!(parts.len(), self.torch.model.info().layers);
         let tensors = |client: &ClientAdapter| {
             let updates = client.updates.iter().flatten().flat_map(|u| [u.a.clone(), u.b.clone()]);
             updates.chain(client.head.clone()).collect::<Vec<_>>()
@@ -174,14 +91,14 @@ impl Case {
 
     /// Texts in one batch, of one client or several, are scored as each of them alone.
     fn packed_is_unpacked(&self) {
-        let texts = self.texts(1);
-        let (device, info) = (self.model.device(), self.model.info());
-        let client = self.client(&self.adapter, false);
+        let texts = self.torch.texts(1).unwrap();
+        let (device, info) = (self.torch.model.device(), self.torch.model.info());
+        let client = self.torch.client(false);
         let scores = |clients: &[Vec<(&[u32], Goal)>]| {
             let batch = PackedBatch::pack(clients).to_device(info, Rounding::Exact, device);
-            values(self.model.logits(&client, &batch))
+            values(self.torch.model.logits(&client, &batch))
         };
-        let all: Vec<_> = texts.ids.iter().map(Vec::as_slice).zip(texts.goals.iter().copied()).collect();
+        let all: Vec<_> = texts.iter().map(|(ids, goal)| (ids.as_slice(), *goal)).collect();
         let alone: Vec<f64> = all.iter().flat_map(|&text| scores(&[vec![text]])).collect();
         close("packed", &scores(std::slice::from_ref(&all)), &alone, 1e-5);
         let (first, second) = all.split_at(2);
@@ -190,11 +107,11 @@ impl Case {
 
     /// Token by token with kept keys and values, the scores are those of the whole text at once.
     fn generation_agrees(&self) {
-        let texts = self.texts(0);
-        let model = self.model.with_folded(&self.adapter);
-        let (device, info) = (self.model.device(), self.model.info());
+        let texts = self.torch.texts(0).unwrap();
+        let model = self.torch.model.with_folded(&self.torch.adapter);
+        let (device, info) = (self.torch.model.device(), self.torch.model.info());
         let bare = ClientAdapter::new(vec![], vec![]);
-        let ids = texts.ids.iter().max_by_key(|ids| ids.len()).unwrap();
+        let ids = texts.iter().map(|(ids, _)| ids).max_by_key(|ids| ids.len()).unwrap();
         let whole = PackedBatch::pack(&[vec![(ids.as_slice(), Goal::Next(1))]]);
         let whole = values(model.logits(&bare, &whole.to_device(info, Rounding::Exact, device)));
         let expected = |at: usize| &whole[at * info.vocab..(at + 1) * info.vocab];
@@ -214,18 +131,19 @@ impl Case {
     /// factors tell those of the weights: dA = s·dW·Bᵀ and dB = s·Aᵀ·dW.
     fn weights_gradients_agree(&self, folded: &dyn Model, bare: &ClientAdapter, batch: &DeviceBatch) {
         let weights = folded.weights();
-        let two = |m: &Matrix| self.tensor(m).squeeze_dim::<2>(0);
+        let device = self.torch.model.device();
+        let two = |m: &Matrix| Tensor::<2>::from_data(TensorData::new(m.data.clone(), [m.rows, m.cols]), device);
         let leaves: Vec<Tensor<2>> = weights.iter().map(|w| two(&w.value).require_grad()).collect();
         let grads = folded.with_weights(leaves.clone(), true).loss(bare, batch).sum().backward();
         for (i, t) in folded.targets().iter().enumerate() {
             let at = weights.iter().position(|w| w.name == format!("{}.weight", t.name)).unwrap();
-            let gradient = leaves[at].grad(&grads).unwrap() * self.adapter.scale();
-            let (a, b) = (two(&self.adapter.a[i]).inner(), two(&self.adapter.b[i]).inner());
+            let gradient = leaves[at].grad(&grads).unwrap() * self.torch.adapter.scale();
+            let (a, b) = (two(&self.torch.adapter.a[i]).inner(), two(&self.torch.adapter.b[i]).inner());
             let a_gradient = product(gradient.clone(), b.transpose(), Arithmetic::F32);
             let b_gradient = product(a.transpose(), gradient, Arithmetic::F32);
             for (factor, found) in [("lora_A", a_gradient), ("lora_B", b_gradient)] {
                 let name = format!("grad.{}.{factor}.weight", t.name);
-                close(&name, &values(found), &floats(&ours(&self.numbers, &name)), 1e-4);
+                close(&name, &values(found), &self.ours(&name), 1e-4);
             }
         }
     }
@@ -233,30 +151,25 @@ impl Case {
     /// Ten AdamW steps through the engine: one client whose shard is the batches in turn, in order. The loss of step n
     /// is what the n-th step adds to the sum of losses, so the first n batches are trained for every n.
     fn ten_steps_agree(&self) {
-        let (batch_size, turns): (usize, Vec<Split>) =
-            (self.texts(0).len(), (0..10).map(|i| self.texts(i % 4)).collect());
-        let train = Split {
-            ids: turns.iter().flat_map(|t| t.ids.clone()).collect(),
-            goals: turns.iter().flat_map(|t| t.goals.clone()).collect(),
-        };
+        let turns: Vec<_> = (0..10).map(|i| self.torch.texts(i % 4).unwrap()).collect();
+        let batch_size = turns[0].len();
+        let (ids, goals) = turns.into_iter().flatten().unzip();
+        let (train, given) = (Split { ids, goals }, &self.torch.settings);
         let rows: Vec<usize> = (0..train.len()).collect();
-        let lr = self.settings["lr"].as_f64().unwrap();
         let text = format!(
-            "rounds = 1\nbatch_size = {batch_size}\nshuffle = false\nlr_head = {}\nweight_decay = {}",
-            self.settings["head_lr"],
-            self.settings["weight_decay"].as_f64().unwrap_or(0.0)
+            "rounds = 1\nbatch_size = {batch_size}\nshuffle = false\nlr_head = {:?}\nweight_decay = {:?}",
+            given.head_lr, given.weight_decay
         );
         let settings: TrainSettings = toml::from_str(&text).unwrap();
-        let engine = Engine::new(vec![Box::new(self.model.clone())], train, settings, InFlight::Auto);
-        let plan = Plan { train_head: true, ..Plan::new(1, Active::Both, lr, lr) };
+        let engine = Engine::new(vec![Box::new(self.torch.model.clone())], train, settings, InFlight::Auto);
+        let plan = Plan { train_head: true, ..Plan::new(1, Active::Both, given.lr, given.lr) };
         let run = |steps: usize| {
             let member = [Member::new(0, &rows[..steps * batch_size])];
-            let start = Start { adapter: &self.adapter, merged: &DeltaLog::default() };
+            let start = Start { adapter: &self.torch.adapter, merged: &DeltaLog::default() };
             engine.train(&plan, start, &member, &mut |_| true).unwrap().uploads.remove(0)
         };
-        let expected: Vec<f64> = serde_json::from_value(self.settings["losses_10_steps"].clone()).unwrap();
         let mut before = 0.0;
-        for (i, expected) in expected.iter().enumerate() {
+        for (i, expected) in given.losses_10_steps.iter().enumerate() {
             let sum = run(i + 1).loss * (i + 1) as f64;
             let found = sum - before;
             assert!(
@@ -266,25 +179,25 @@ impl Case {
             );
             before = sum;
         }
-        let mut end = self.adapter.clone();
+        let mut end = self.torch.adapter.clone();
         average(&mut end, &[run(10)], Norm::All);
-        let wanted = Self::adapter(&self.numbers, &self.settings, &self.model, "after10.");
+        let wanted = self.torch.stage("after10.").unwrap();
         for i in 0..wanted.targets.len() {
             for factor in [Factor::A, Factor::B] {
                 let name = format!("{} {factor:?} after ten steps", wanted.targets[i].name);
-                let moved = |a: &Adapter| difference(&a.factor(factor)[i], &self.adapter.factor(factor)[i]);
+                let moved = |a: &Adapter| difference(&a.factor(factor)[i], &self.torch.adapter.factor(factor)[i]);
                 close(&name, &moved(&end), &moved(&wanted), 1e-2);
             }
         }
     }
 }
 
-fn difference(x: &Matrix, y: &Matrix) -> Vec<f64> {
-    x.data.iter().zip(&y.data).map(|(x, y)| f64::from(x - y)).collect()
+fn wide(numbers: &[f32]) -> Vec<f64> {
+    numbers.iter().map(|&v| f64::from(v)).collect()
 }
 
-fn floats(m: &Matrix) -> Vec<f64> {
-    m.data.iter().map(|&v| f64::from(v)).collect()
+fn difference(x: &Matrix, y: &Matrix) -> Vec<f64> {
+    x.data.iter().zip(&y.data).map(|(x, y)| f64::from(x - y)).collect()
 }
 
 fn values<const D: usize>(t: Tensor<D>) -> Vec<f64> {

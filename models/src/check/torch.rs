@@ -12,8 +12,8 @@ use serde::Deserialize;
 
 use super::{apart, furthest};
 use crate::{
-    Adapter, AdapterInit, ClientAdapter, Goal, HeadTensor, Matrix, Model, ModelInfo, PackedBatch, Precision, Rounding,
-    TargetKind, Task, Transformer,
+    Adapter, AdapterInit, ClientAdapter, Goal, HeadTensor, Matrix, Model, ModelError, ModelInfo, PackedBatch,
+    Precision, Rounding, TargetKind, Task, Transformer,
 };
 
 /// The files of one case.
@@ -76,19 +76,35 @@ impl TorchCase {
     /// # Panics
     /// Where the backend panics.
     pub fn new(files: &Files, rng: &mut impl Rng, device: &Device) -> Result<TorchCase, String> {
-        let bad = |error: &dyn std::fmt::Display| format!("{}: {error}", files.name);
-        let settings: Settings = serde_json::from_slice(files.settings).map_err(|e| bad(&e))?;
-        let numbers = read(files.numbers).map_err(|e| bad(&e))?;
-        let info = ModelInfo::parse(files.config, files.name).map_err(|e| bad(&e))?;
+        let load = |task, targets: &[TargetKind], rng: &mut _| {
+            let info = ModelInfo::parse(files.config, files.name)?;
+            let weights = [(files.weights.to_vec(), files.name.to_string())];
+            Transformer::from_checkpoint(info, &weights, task, targets, rng, device)
+        };
+        Self::over(files.name, files.settings, files.numbers, rng, load)
+    }
+
+    /// The same with a model that `load` gives for a task and the linears that carry an adapter.
+    ///
+    /// # Errors
+    /// Files that do not belong together, in words; what `load` says.
+    pub fn over<R: Rng>(
+        name: &str,
+        settings: &[u8],
+        numbers: &[u8],
+        rng: &mut R,
+        load: impl FnOnce(Task, &[TargetKind], &mut R) -> Result<Transformer, ModelError>,
+    ) -> Result<TorchCase, String> {
+        let bad = |error: &dyn std::fmt::Display| format!("{name}: {error}");
+        let settings: Settings = serde_json::from_slice(settings).map_err(|e| bad(&e))?;
+        let numbers = read(numbers).map_err(|e| bad(&e))?;
         let shape = |name: &str| numbers.get(name).map(|(shape, _)| shape).ok_or_else(|| bad(&format!("no {name}")));
         // A label a text, or one for every token.
         let task = match shape("batch0.labels")?.len() {
             1 => Task::Classify(shape("batch0.logits")?[1]),
             _ => Task::Causal,
         };
-        let weights = [(files.weights.to_vec(), files.name.to_string())];
-        let model = Transformer::from_checkpoint(info, &weights, task, &settings.targets, rng, device);
-        let model = model.map_err(|e| bad(&e))?;
+        let model = load(task, &settings.targets, rng).map_err(|e| bad(&e))?;
         let (rank, alpha) = (settings.rank, settings.lora_alpha);
         let blank = Adapter::fresh(model.targets(), rank, alpha, AdapterInit::Kaiming, vec![], rng);
         let mut case = TorchCase { settings, model, adapter: blank, numbers };
@@ -222,13 +238,17 @@ impl TorchCase {
         Ok(off)
     }
 
-    fn batch(&self, batch: usize) -> Result<PackedBatch, String> {
+    /// A batch's texts as one client's.
+    ///
+    /// # Errors
+    /// A tensor is missing.
+    pub fn batch(&self, batch: usize) -> Result<PackedBatch, String> {
         let texts = self.texts(batch)?;
         Ok(PackedBatch::pack(&[texts.iter().map(|(ids, goal)| (ids.as_slice(), *goal)).collect()]))
     }
 
-    /// The adapter as one client's, its tensors tracked or not.
-    fn client(&self, track: bool) -> ClientAdapter {
+    /// The adapter as one client's, beside the weights, its tensors tracked or not.
+    pub fn client(&self, track: bool) -> ClientAdapter {
         let put = |m: &Matrix| {
             let data = TensorData::new(m.data.clone(), [1, m.rows, m.cols]);
             let tensor = Tensor::<3>::from_data(data, self.model.device());
@@ -247,12 +267,19 @@ impl TorchCase {
         factors.chain(self.model.head().iter().map(|t| t.name.clone()))
     }
 
-    fn tensor(&self, name: &str) -> Result<&(Vec<usize>, Vec<f32>), String> {
+    /// One of PyTorch's tensors: its shape and its numbers, row-major.
+    ///
+    /// # Errors
+    /// There is none of that name.
+    pub fn tensor(&self, name: &str) -> Result<&(Vec<usize>, Vec<f32>), String> {
         self.numbers.get(name).ok_or_else(|| format!("there is no {name} among PyTorch's numbers"))
     }
 
     /// A matrix in our orientation: weights transposed, biases as rows.
-    fn ours(&self, name: &str) -> Result<Matrix, String> {
+    ///
+    /// # Errors
+    /// There is none of that name.
+    pub fn ours(&self, name: &str) -> Result<Matrix, String> {
         let (shape, data) = self.tensor(name)?;
         match shape[..] {
             [n] => Ok(Matrix::new(1, n, data.clone())),
