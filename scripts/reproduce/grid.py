@@ -85,7 +85,7 @@ class Cell:
         """The `--set` texts, data and model left out."""
         line = self.line
         # α/r as the paper: r is the table's rank for every method but LoRA-A², whose adapter has the global one.
-        rank = [16, line.rank] if self.method.chooses else [line.rank, line.rank]
+        rank = [16, line.rank] if self.method.chooses else [line.rank, "full"]
         return [
             *self.method.keys,
             f"data.partition={{kind='dirichlet',alpha={line.alpha}}}",

@@ -84,7 +84,7 @@ fn round(server: &mut Coordinator, sites: &mut [&mut Site], whole: bool) -> Roun
     let sent: Vec<usize> = uploads.iter().map(|u| u.client).collect();
     let dropped: Vec<usize> = asked.into_iter().filter(|client| !sent.contains(client)).collect();
     let (traffic, _) = server.aggregate(&plan, &uploads, &sent, &dropped).unwrap();
-    RoundMetrics { dropped, ..server.row(plan.active.name(), &uploads, traffic, None) }
+    RoundMetrics { dropped, ..server.row(&plan, &uploads, traffic, None) }
 }
 
 fn rows_of(run: &mut Run) -> Vec<RoundMetrics> {

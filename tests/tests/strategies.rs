@@ -203,6 +203,118 @@ fn scaffold_doubles_the_traffic_and_learns() {
     }
 }
 
+/// With all clients in every round, the server's variate is the mean of the clients' (arXiv 1910.06378, algorithm 1: both
+/// start at zero, and `c ← c + (1/K)·Σ (c_k⁺ − c_k)`), of the factor that is frozen in this round as well.
+#[test]
+fn the_servers_variate_is_the_mean_of_the_clients() {
+    for (strategy, parts) in
+        [("fedit", "ab"), ("rolora", "ab"), ("lora-a2", "ab"), ("ffa-lora", "b"), ("full", "weight")]
+    {
+        let budget = if strategy == "lora-a2" { "budget = [1, 2, 3, 4]" } else { "" };
+        let more = format!("[clients]\ncount = 4\n{budget}\n[train]\nrounds = 4\nlr_a = 1e-3\nscaffold = true");
+        let mut run = toy::run(settings(&format!("name = \"{strategy}\""), &more));
+        let mut rounds = 0;
+        run.train(&mut |event| {
+            let Event::RoundEnded { run, metrics, .. } = event else { return Control::Continue };
+            let controls = run.server().state.iter().filter(|(name, _)| name.starts_with("control/"));
+            for (name, server) in controls.clone() {
+                let of =
+                    |client| run.memory(client).and_then(|memory| memory.get(name)).expect("every client keeps it");
+                let mean = |i: usize| (0..4).map(|client| f64::from(of(client).data[i])).sum::<f64>() / 4.0;
+                let size = server.data.iter().map(|v| v.abs()).fold(0f32, f32::max);
+                for (i, c) in server.data.iter().enumerate() {
+                    let apart = (f64::from(*c) - mean(i)).abs();
+                    assert!(
+                        apart <= 1e-5 * f64::from(size),
+                        "{strategy}, round {}, {name}: {c} and {}",
+                        metrics.round,
+                        mean(i)
+                    );
+                }
+            }
+            let part = |name: &str| controls.clone().any(|(key, _)| key.starts_with(&format!("control/{name}/")));
+            let expected: Vec<String> = match parts {
+                "ab" if metrics.round == 1 && strategy != "fedit" => vec!["b".into()],
+                "weight" => vec!["weight".into()],
+                parts => parts.chars().map(String::from).collect(),
+            };
+            assert!(expected.iter().all(|name| part(name)), "{strategy}, round {}", metrics.round);
+            rounds += 1;
+            Control::Continue
+        })
+        .unwrap();
+        assert_eq!(rounds, 4);
+    }
+}
+
+/// FedProx pulls a part that clients keep towards where they began the round, not towards the run's start: with a pull so
+/// strong that nothing can move, what they have learnt of it stays.
+#[test]
+fn prox_holds_a_private_part_where_the_round_found_it() {
+    for strategy in ["name = \"fedsa-lora\"", "name = \"dfl\"", "name = \"fedpeptao\"\nlayers = 1"] {
+        let more = "[train]\nrounds = 3\nepochs = 3\nlr_a = 5e-3\nlr_head = 2e-2\nweight_decay = 0.0";
+        let mut free = settings(strategy, more);
+        let mut run = toy::run(free.clone());
+        run.train(&mut |event| match event {
+            Event::RoundEnded { metrics, .. } if metrics.round == 2 => Control::Stop,
+            _ => Control::Continue,
+        })
+        .unwrap();
+        let kept = |run: &Run| run.memory(1).expect("keeps something").clone();
+        let before = kept(&run);
+        assert!(before.values().any(|m| m.data.iter().any(|v| *v != 0.0)), "{strategy}: something was learnt");
+        free.train.prox = 1e6;
+        let bytes = run.checkpoint(&Default::default());
+        let mut held = toy::run(free);
+        held.resume(bonfire_federation::Checkpoint::read(&bytes).unwrap()).unwrap();
+        held.train(&mut |_| Control::Continue).unwrap();
+        // AdamW's steps have the size of the rate at any gradient, so the pull holds to about the rate: what is kept must not
+        // have been drawn towards zero by all its size.
+        let after = kept(&held);
+        let square = |of: &dyn Fn(&str, usize) -> f32| -> f64 {
+            let all = before.iter().flat_map(|(name, m)| (0..m.data.len()).map(move |i| (name.as_str(), i)));
+            all.map(|(name, i)| f64::from(of(name, i)).powi(2)).sum::<f64>().sqrt()
+        };
+        let moved = square(&|name, i| after[name].data[i] - before[name].data[i]);
+        let size = square(&|name, i| before[name].data[i]);
+        let drawn = square(&|name, i| after[name].data[i]) / size;
+        assert!(drawn > 0.9 && moved < 0.6 * size, "{strategy}: moved {moved} of {size}, {drawn} is left");
+    }
+}
+
+#[test]
+fn soras_default_keeps_slots_alive_and_what_kills_them_is_said() {
+    // Default rates, and as many steps as the paper's configurations have.
+    let sora = |more: &str| {
+        settings(
+            &format!("name = \"sora\"\n{more}"),
+            "[adapter]\nrank = 4\n[train]\nrounds = 12\nepochs = 12\nbatch_size = 4",
+        )
+    };
+    assert_eq!(sora("").warnings(), Vec::<String>::new());
+    let (rounds, ..) = finish(&mut toy::run(sora("")));
+    assert!(
+        rounds.iter().all(|r| r.live_slots.is_none_or(|live| live > 40)),
+        "{:?}",
+        rounds.last().unwrap().live_slots
+    );
+
+    // A threshold that empties the model: said before, and ended in words where the head is frozen.
+    let greedy = sora("xi = 0.05");
+    assert!(greedy.warnings()[0].contains("strategy.xi = 0.05"), "{:?}", greedy.warnings());
+    let mut run = toy::run(greedy.clone());
+    let error = run.train(&mut |_| Control::Continue).unwrap_err().to_string();
+    assert!(error.contains("nothing is left to train") && error.contains("strategy.xi"), "{error}");
+    assert!(run.server().round > 0 && run.server().live().unwrap().iter().all(Vec::is_empty));
+    assert!(run.server().adapter.is_finite());
+    // With a head that trains the run goes on with that alone.
+    let mut with_head = greedy;
+    with_head.adapter.head = bonfire_federation::HeadMode::Trained;
+    let (rounds, ..) = finish(&mut toy::run(with_head));
+    assert_eq!((rounds.len(), rounds[11].live_slots), (12, Some(0)));
+    assert!(rounds[11].train_loss < rounds[0].train_loss);
+}
+
 #[test]
 fn server_optimizers_and_robust_averages_compose() {
     for server in [
@@ -303,14 +415,15 @@ fn scoring_rules_choose_differently_and_as_many() {
         let text = format!("name = \"lora-a2\"\nscore = \"{score}\"");
         finish(&mut toy::run(settings(&text, "[clients]\ncount = 4\nbudget = 1\n[train]\nrounds = 4\nlr_a = 5e-3"))).1
     };
-    let (ours, size, importance) = (of("contribution"), of("magnitude"), of("importance"));
+    let ours = of("contribution");
     let slots = |rows: &[ClientMetrics]| rows.iter().map(|r| r.slots.clone().unwrap()).collect::<Vec<_>>();
     let count =
         |rows: &[ClientMetrics]| slots(rows).iter().map(|s| s.iter().map(Vec::len).sum::<usize>()).collect::<Vec<_>>();
-    assert_eq!(count(&ours), count(&size));
-    assert_eq!(count(&ours), count(&importance));
-    assert_ne!(slots(&ours), slots(&size));
-    assert_ne!(slots(&ours), slots(&importance));
+    for score in ["magnitude", "importance", "gradient", "fisher", "random", "contribution\"\nper = \"byte"] {
+        let other = of(score);
+        assert_eq!(count(&ours), count(&other), "{score}");
+        assert_ne!(slots(&ours), slots(&other), "{score}");
+    }
 }
 
 #[test]

@@ -125,7 +125,10 @@ fn check(mut document: Document, sets: &[String]) -> Result<Loaded, Mistake> {
     let mut config: RunConfig = check::read(&mut document, &mut notices)?;
     notices.extend(drop_budget(&mut config, &document));
     match config.problem() {
-        None => Ok(Loaded { config, notices, document }),
+        None => {
+            notices.extend(config.settings().warnings());
+            Ok(Loaded { config, notices, document })
+        }
         Some((key, what)) => {
             let place = document.place_of(&path_of(key));
             Err(Mistake::new(format!("`{key}` {what}")).at(Some(place)).help_for(key))

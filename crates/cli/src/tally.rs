@@ -202,6 +202,8 @@ pub mod tests {
             skipped: vec![],
             in_flight: 2,
             no_room_for: vec![],
+            slot_overlap: None,
+            slot_overlap_by_chance: None,
             personal_accuracy: None,
             live_slots: None,
             epsilon: None,

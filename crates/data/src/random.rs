@@ -44,6 +44,8 @@ pub enum Use {
     NoiseSigns = 21,
     /// The tokens of a generated text.
     Generate = 22,
+    /// Scores of slots where the choice is left to chance.
+    Selection = 23,
     /// Writing the built-in corpus.
     Corpus = 13,
     /// Made-up texts and weights that only measure speed.

@@ -203,6 +203,9 @@ impl Engine {
         if let Some(empty) = cohort.iter().find(|m| m.rows.is_empty()) {
             return Err(EngineError::EmptyShard { client: empty.client });
         }
+        if cohort.iter().any(|m| plan.trains_nothing(m.client, start.adapter)) {
+            return Err(EngineError::NothingTrains { round: plan.round });
+        }
         let shares = self.shares(cohort);
         let share = shares.iter().map(Vec::len).max().unwrap_or(0);
         let mut no_room_for = Vec::new();

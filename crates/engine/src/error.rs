@@ -33,6 +33,14 @@ pub enum EngineError {
         /// Round, from 1.
         round: usize,
     },
+    /// Nothing is left that could train.
+    #[error(
+        "round {round}: every slot has been removed and the head is frozen, so nothing is left to train; remove fewer of them (strategy.xi of sora, strategy.prune, strategy.least) or train the head too (adapter.head = \"trained\"); the state after round {} is kept", round - 1
+    )]
+    NothingTrains {
+        /// Round, from 1.
+        round: usize,
+    },
     /// A client without examples cannot train.
     #[error("client {client} has no training examples; raise data.min_shard or lower clients.count")]
     EmptyShard {

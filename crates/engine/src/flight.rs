@@ -11,12 +11,13 @@ use burn::tensor::{Device, Tensor, TensorData};
 use crate::itinerary::{End, Itinerary, Job, Step};
 use crate::optimize::Lanes;
 use crate::parameters::{Parameters, cleared};
-use crate::{Checkpoint, EngineError, NotFinite, Plan, Split, StepTimes, TrainSettings};
+use crate::{Checkpoint, EngineError, NotFinite, Plan, Score, Split, StepTimes, TrainSettings};
 
 /// Batches packed ahead of the device: one being read, one ready.
 const AHEAD: usize = 2;
 
 /// What came of a job.
+#[derive(Default)]
 pub(crate) struct Outcome {
     /// Which job, by its number in the pass.
     pub job: usize,
@@ -27,7 +28,7 @@ pub(crate) struct Outcome {
     /// Selection scores by target; empty when not asked for.
     pub scores: Vec<Vec<f32>>,
     /// What the plan wants besides, role by role: the mean gradient (SCAFFOLD), the highest second moment (FedLADA), or
-    /// the importance of every number (in a probe). Empty where nothing is.
+    /// what a probe watches of every number (importance, the mean gradient, the sum of squares). Empty where nothing is.
     pub extra: Vec<Matrix>,
     /// Local steps done.
     pub steps: usize,
@@ -135,7 +136,7 @@ impl Flight<'_> {
             let Some((job, own)) = lane else { return vec![0.0; NoiseSigns::numbers(targets)] };
             let (job, round) = (&self.jobs[*job], self.plan.round);
             let steps = self.settings.local_steps(job.rows.len());
-            let sigma = flat.sigma((round - 1) * steps + own, self.settings.rounds * steps);
+            let sigma = flat.sigma((round - 1) * steps + own - 1, self.settings.rounds * steps);
             let mut rng = stream(self.settings.seed, Use::NoiseSigns, round as u64, job.client as u64, *own as u64);
             NoiseSigns::draw(targets, sigma as f32, &mut rng)
         };
@@ -179,8 +180,11 @@ impl Flight<'_> {
             return broken("the update");
         }
         let extra = parameters.read_extra(end.place);
-        let extra =
-            if self.plan.terms.control.is_some() && !self.wanted.scores { mean(extra, end.steps) } else { extra };
+        let of_gradients = match self.wanted.scores {
+            true => self.plan.selection.as_ref().is_some_and(|s| s.score == Score::Gradient),
+            false => self.plan.terms.control.is_some(),
+        };
+        let extra = if of_gradients { mean(extra, end.steps) } else { extra };
         let scores = if self.wanted.scores { parameters.score_lane(end.place) } else { Vec::new() };
         let movement = if self.wanted.movement { movement } else { Vec::new() };
         let loss = f64::from(sum) / end.steps as f64;

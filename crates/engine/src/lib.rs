@@ -37,7 +37,7 @@ pub use fit::Estimate;
 pub use generate::{Sampling, generate};
 pub use layer_score::layer_score;
 pub use plan::{
-    Active, Branches, Guard, LocalOptimizer, Named, Plan, Private, Score, Selection, Start, Tail, Terms, Threshold,
+    Active, Branches, Guard, LocalOptimizer, Named, Per, Plan, Private, Score, Selection, Start, Tail, Terms, Threshold,
 };
 pub use receive::MessageError;
 pub use scores::Scorer;

@@ -1,6 +1,7 @@
 //! A local step: what the objective adds to the gradients, clipping, and the optimizer. What one client owns never
 //! touches another's: every sum here runs over one place of the client axis.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use bonfire_kernels::{AdamW, Moving, adamw_step};
@@ -21,21 +22,85 @@ pub(crate) struct Extra {
     control: Option<[Tensor<3>; 2]>,
     /// FedLADA: the highest second moment so far, and the federation's direction.
     amended: Option<[Tensor<3>; 2]>,
-    /// AdaLoRA's sensitivity, its uncertainty, and their product, while probing.
-    sensitivity: Option<[Tensor<3>; 3]>,
+    /// FedProx's centre where a client goes on from a part of its own: the movement it began the round with. Elsewhere that
+    /// is zero.
+    centre: Option<Tensor<3>>,
+    /// What a probe watches.
+    watched: Watched,
+}
+
+/// What a probe keeps of its gradients, by the score it is asked for; each `[C, rows, cols]`.
+#[derive(Default)]
+enum Watched {
+    /// Nothing.
+    #[default]
+    Nothing,
+    /// AdaLoRA's sensitivity, its uncertainty, and their product.
+    Sensitivity(Box<[Tensor<3>; 3]>),
+    /// Their sum.
+    Sum(Tensor<3>),
+    /// The sum of their squares.
+    Squares(Tensor<3>),
+}
+
+impl Watched {
+    fn new(score: Score, zeros: &dyn Fn() -> Tensor<3>) -> Watched {
+        match score {
+            Score::Contribution | Score::Magnitude | Score::Random => Watched::Nothing,
+            Score::Importance => Watched::Sensitivity(Box::new([zeros(), zeros(), zeros()])),
+            Score::Gradient => Watched::Sum(zeros()),
+            Score::Fisher => Watched::Squares(zeros()),
+        }
+    }
+
+    /// What becomes the score.
+    fn told(&self) -> Option<&Tensor<3>> {
+        match self {
+            Watched::Nothing => None,
+            Watched::Sensitivity(books) => Some(&books[2]),
+            Watched::Sum(sum) | Watched::Squares(sum) => Some(sum),
+        }
+    }
+
+    fn tensors(&mut self) -> &mut [Tensor<3>] {
+        match self {
+            Watched::Nothing => &mut [],
+            Watched::Sensitivity(books) => books.as_mut_slice(),
+            Watched::Sum(sum) | Watched::Squares(sum) => std::slice::from_mut(sum),
+        }
+    }
+
+    /// Takes in a step's `gradient` of cross-entropy; `weight` gives where it was taken.
+    fn observe(&mut self, weight: impl FnOnce() -> Tensor<3>, gradient: &Tensor<3>) {
+        match self {
+            Watched::Nothing => {}
+            Watched::Sensitivity(books) => observe(books, weight(), gradient.clone()),
+            Watched::Sum(sum) => *sum = sum.clone() + gradient.clone(),
+            Watched::Squares(sum) => *sum = sum.clone() + gradient.clone().square(),
+        }
+    }
 }
 
 impl Extra {
     /// What `plan` asks for, filled by `zeros`.
     pub fn new(plan: &Plan, probing: bool, zeros: &dyn Fn() -> Tensor<3>) -> Extra {
         if probing {
-            let wanted = plan.selection.as_ref().is_some_and(|s| s.score == Score::Importance);
-            return Extra { sensitivity: wanted.then(|| [zeros(), zeros(), zeros()]), ..Extra::default() };
+            let watched = plan.selection.as_ref().map(|s| Watched::new(s.score, zeros)).unwrap_or_default();
+            return Extra { watched, ..Extra::default() };
         }
+        let goes_on = plan.terms.prox > 0.0 && !plan.private.is_nothing();
         Extra {
             control: plan.terms.control.is_some().then(|| [zeros(), zeros()]),
             amended: matches!(plan.optimizer, LocalOptimizer::Amended { .. }).then(|| [zeros(), zeros()]),
-            sensitivity: None,
+            centre: goes_on.then(zeros),
+            watched: Watched::Nothing,
+        }
+    }
+
+    /// A client that begins at `place` goes on from `movement` of its own.
+    pub fn goes_on(&mut self, place: [Range<usize>; 3], movement: &Tensor<3>) {
+        if let Some(centre) = &mut self.centre {
+            *centre = centre.clone().slice_assign(place, movement.clone());
         }
     }
 
@@ -43,13 +108,13 @@ impl Extra {
     pub fn told(&self) -> Option<&Tensor<3>> {
         let control = self.control.as_ref().map(|[_, sum]| sum);
         let amended = self.amended.as_ref().map(|[highest, _]| highest);
-        control.or(amended).or(self.sensitivity.as_ref().map(|[_, _, product]| product))
+        control.or(amended).or(self.watched.told())
     }
 
     /// Makes the places of new clients zero.
     pub fn clear(&mut self, clear: &dyn Fn(Tensor<3>) -> Tensor<3>) {
         let pairs = self.control.iter_mut().flatten().chain(self.amended.iter_mut().flatten());
-        pairs.chain(self.sensitivity.iter_mut().flatten()).for_each(|t| *t = clear(t.clone()));
+        pairs.chain(&mut self.centre).chain(self.watched.tensors()).for_each(|t| *t = clear(t.clone()));
     }
 }
 
@@ -161,12 +226,14 @@ impl Parameters {
     fn with_terms(&mut self, mut gradients: Vec<Tensor<3>>) -> Vec<Tensor<3>> {
         let Terms { prox, ridge, tail, .. } = self.optimizer.terms;
         for (p, gradient) in self.trained.iter_mut().zip(&mut gradients) {
-            if let Some(books) = &mut p.extra.sensitivity {
-                observe(books, p.start.clone() + p.state.movement.clone(), gradient.clone());
-            }
+            p.extra.watched.observe(|| p.start.clone() + p.state.movement.clone(), gradient);
             let factor = matches!(p.role, Role::Factor(..));
             if prox > 0.0 {
-                *gradient = gradient.clone() + p.state.movement.clone() * prox;
+                let moved = match &p.extra.centre {
+                    Some(centre) => p.state.movement.clone() - centre.clone(),
+                    None => p.state.movement.clone(),
+                };
+                *gradient = gradient.clone() + moved * prox;
             }
             if ridge > 0.0 && factor {
                 *gradient = gradient.clone() + (p.start.clone() + p.state.movement.clone()) * (2.0 * ridge);

@@ -251,7 +251,9 @@ impl Parameters {
                 let Some(begin) = job.movement.as_ref().map(|list| &list[at]).filter(|m| m.rows > 0) else { continue };
                 let Moving { movement, first, second } = take(&mut p.state, &self.device);
                 let place = [*lane..lane + 1, 0..begin.rows, 0..begin.cols];
-                p.state = Moving { movement: movement.slice_assign(place, upload(begin, &self.device)), first, second };
+                let begin = upload(begin, &self.device);
+                p.extra.goes_on(place.clone(), &begin);
+                p.state = Moving { movement: movement.slice_assign(place, begin), first, second };
             }
         }
         self.fresh = false;

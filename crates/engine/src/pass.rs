@@ -2,16 +2,17 @@
 
 use std::cell::Cell;
 
-use bonfire_data::random::Use;
-use bonfire_models::{Adapter, ClientAdapter, Matrix, Model, PackedBatch, Rounding};
+use bonfire_data::random::{Use, stream};
+use bonfire_models::{Adapter, ClientAdapter, Factor, Matrix, Model, PackedBatch, Rounding};
 use burn::tensor::Tensor;
+use rand::RngExt;
 
 use crate::engine::{Cohort, Engine, Member};
 use crate::flight::{Flight, Happened, Outcome, Wanted};
 use crate::itinerary::Job;
 use crate::parameters::{Parameters, Role};
 use crate::send::{self, Learnt, resume, role_zeros};
-use crate::{EngineError, Plan, Score, Selection, StepTimes, Upload, layer_score, top_slots};
+use crate::{EngineError, Per, Plan, Score, Selection, StepTimes, Upload, layer_score, top_slots};
 
 /// What a client knows after its probe.
 #[derive(Default)]
@@ -68,21 +69,44 @@ impl Pass<'_> {
                 movement: None,
             })
         };
+        if selection.score == Score::Random && probe.reset {
+            let members = self.cohort.iter().zip(&given);
+            return Ok(members.map(|(m, given)| Some(self.choose(selection, m, given.as_deref(), None))).collect());
+        }
         let movement = !probe.reset || selection.score == Score::Magnitude;
         let outcomes = self.fly(job, Wanted { movement, scores: true }, count)?;
         let members = self.cohort.iter().zip(&given).zip(outcomes);
-        let chosen = members.map(|((m, given), outcome)| Some(self.choose(selection, m, given.as_deref(), outcome?)));
+        let chosen =
+            members.map(|((m, given), outcome)| Some(self.choose(selection, m, given.as_deref(), Some(outcome?))));
         Ok(chosen.collect())
     }
 
-    /// The slots of highest score of a client that has the slots `given`, or all.
-    fn choose(&self, selection: &Selection, member: &Member, given: Option<&[Vec<usize>]>, outcome: Outcome) -> Probed {
+    /// The slots of highest score of a client that has the slots `given`, or all; `probed` is what came of its probe, if it
+    /// made one.
+    fn choose(
+        &self,
+        selection: &Selection,
+        member: &Member,
+        given: Option<&[Vec<usize>]>,
+        probed: Option<Outcome>,
+    ) -> Probed {
         let targets = self.global.targets.len();
-        let scores = match selection.score {
+        let outcome = probed.unwrap_or_default();
+        let mut scores = match selection.score {
             Score::Contribution => outcome.scores,
-            Score::Magnitude => row_scores(&outcome.movement[..targets], |v| v * v, |sum, _| sum.sqrt()),
-            Score::Importance => row_scores(&outcome.extra[..targets], |v| v, |sum, n| sum / n as f64),
+            Score::Magnitude => row_scores(&outcome.movement[..targets], norm),
+            Score::Importance => row_scores(&outcome.extra[..targets], |row| sum(row, |v| v) / row.len() as f64),
+            Score::Gradient => self.rank_one(&row_scores(&outcome.extra[..targets], norm), given),
+            Score::Fisher => row_scores(&outcome.extra[..targets], |row| sum(row, |v| v)),
+            Score::Random => self.random_scores(member.client, given),
         };
+        if selection.per == Per::Byte {
+            let factor = self.plan.active.factors()[0];
+            for (row, target) in scores.iter_mut().zip(&self.global.targets) {
+                let width = if factor == Factor::A { target.d_in } else { target.d_out };
+                row.iter_mut().for_each(|score| *score /= size_of::<f32>() as f32 * width as f32);
+            }
+        }
         // Places among the slots the client has, then the slots themselves.
         let places = top_slots(&scores, selection.budgets[member.client] * targets);
         let slot = |(t, places): (usize, &Vec<usize>)| match given {
@@ -92,6 +116,29 @@ impl Pass<'_> {
         let slots = places.iter().enumerate().map(slot).collect();
         let movement = (!selection.probe.reset).then(|| self.keep(outcome.movement, &places));
         Probed { slots: Some(slots), movement, tokens: outcome.tokens }
+    }
+
+    /// Each slot's number times the norm of what the frozen factor holds of it.
+    fn rank_one(&self, norms: &[Vec<f32>], given: Option<&[Vec<usize>]>) -> Vec<Vec<f32>> {
+        let frozen = if self.plan.active.factors()[0] == Factor::A { Factor::B } else { Factor::A };
+        let of = |(t, own): (usize, &Vec<f32>)| {
+            let whole = self.global.slot_rows(frozen, t);
+            let slot = |place: usize| given.map_or(place, |given| given[t][place]);
+            let row = |place: usize| &whole.data[slot(place) * whole.cols..][..whole.cols];
+            own.iter().enumerate().map(|(place, v)| (f64::from(*v) * norm(row(place))) as f32).collect()
+        };
+        norms.iter().enumerate().map(of).collect()
+    }
+
+    /// A number for every slot, whoever has it, so that the draw does not depend on which slots are left.
+    fn random_scores(&self, client: usize, given: Option<&[Vec<usize>]>) -> Vec<Vec<f32>> {
+        let (seed, round) = (self.engine.settings.seed, self.plan.round as u64);
+        let mut rng = stream(seed, Use::Selection, round, client as u64, 0);
+        let mut of = |t: usize| {
+            let all: Vec<f32> = (0..self.global.rank).map(|_| rng.random()).collect();
+            given.map_or_else(|| all.clone(), |given| given[t].iter().map(|&slot| all[slot]).collect())
+        };
+        (0..self.global.targets.len()).map(&mut of).collect()
     }
 
     /// What the chosen slots, and the head, keep of a probe's movement.
@@ -218,8 +265,15 @@ impl Pass<'_> {
     }
 }
 
-/// One score a row: `end` of the sum of `each` number and of how many there are.
-fn row_scores(matrices: &[Matrix], each: impl Fn(f64) -> f64, end: impl Fn(f64, usize) -> f64) -> Vec<Vec<f32>> {
-    let row = |row: &[f32]| end(row.iter().map(|&v| each(f64::from(v))).sum(), row.len()) as f32;
-    matrices.iter().map(|m| m.data.chunks(m.cols.max(1)).map(row).collect()).collect()
+/// One score a row.
+fn row_scores(matrices: &[Matrix], score: impl Fn(&[f32]) -> f64) -> Vec<Vec<f32>> {
+    matrices.iter().map(|m| m.data.chunks(m.cols.max(1)).map(|row| score(row) as f32).collect()).collect()
+}
+
+fn sum(row: &[f32], each: impl Fn(f64) -> f64) -> f64 {
+    row.iter().map(|&v| each(f64::from(v))).sum()
+}
+
+fn norm(row: &[f32]) -> f64 {
+    sum(row, |v| v * v).sqrt()
 }

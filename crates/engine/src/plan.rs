@@ -136,6 +136,12 @@ impl Plan {
         factors + weights + if self.train_head { global.head_params() } else { 0 }
     }
 
+    /// Whether nothing at all trains on `client`: its last slot is gone, and the head is frozen.
+    pub(crate) fn trains_nothing(&self, client: usize, global: &Adapter) -> bool {
+        let gone = || self.slots_of(client, global).is_some_and(|slots| slots.iter().all(Vec::is_empty));
+        !self.train_head && !self.active.factors().is_empty() && gone()
+    }
+
     /// The slots of every target that `client` works with; `None`: all of them.
     pub fn slots_of(&self, client: usize, global: &Adapter) -> Option<Vec<Vec<usize>>> {
         if self.live.is_none() && self.ranks.is_none() {
@@ -157,11 +163,15 @@ pub struct Selection {
     pub probe: Probe,
     /// What the probe is asked for.
     pub score: Score,
+    /// What a score is divided by.
+    #[serde(default)]
+    pub per: Per,
     /// Slots per target on average, for every client of the federation (r_i).
     pub budgets: Vec<usize>,
 }
 
-/// What makes a slot worth training (LoRA-A², table 9).
+/// What makes a slot worth training: the first three are the rules of LoRA-A²'s table 9, the others ask what those could be
+/// measured against. With `i` a slot, X the factor that trains and F the one that is frozen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Score {
@@ -172,6 +182,26 @@ pub enum Score {
     Magnitude,
     /// Smoothed sensitivity `|w·∇w|` times its uncertainty, as in AdaLoRA (arXiv 2303.10512, eq. 8 to 11).
     Importance,
+    /// `‖ḡ_i‖·‖F_i‖` with ḡ the mean gradient of X over the probe's steps: the norm of the slot's rank-1 gradient. Unlike a
+    /// movement by AdamW, whose every number has the size of the learning rate, it knows large gradients from small ones.
+    Gradient,
+    /// `Σ g²` over the numbers of X_i and the probe's steps, g being the gradient of a step: the diagonal of the empirical
+    /// Fisher information.
+    Fisher,
+    /// A uniform number from the run's seed: the control. Nothing is probed, unless the slots are to keep what a probe
+    /// learnt.
+    Random,
+}
+
+/// What a slot's score is divided by before slots are ranked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Per {
+    /// Nothing: a slot is a slot.
+    #[default]
+    Slot,
+    /// The bytes its vector costs in an upload, so that wide linears do not win by their width.
+    Byte,
 }
 
 /// What a client's objective adds to cross-entropy. Gradients of these are added before clipping and moments.

@@ -124,7 +124,8 @@ fn twentieth() -> f64 {
 }
 
 impl Flat {
-    /// σ at a client's step `step` (from 1) of all `total` steps it would do in the run: `ρ·½(1 − cos(π·step/total))`.
+    /// σ at a client's step `step` (from 0) of all `total` steps it would do in the run: `ρ·½(1 − cos(π·step/total))`. As in
+    /// the published code, the first step has none.
     pub fn sigma(self, step: usize, total: usize) -> f64 {
         let done = step as f64 / total.max(1) as f64;
         self.rho * 0.5 * (1.0 - (std::f64::consts::PI * done).cos())
@@ -337,7 +338,7 @@ mod tests {
     #[test]
     fn noise_grows_from_nothing_to_rho() {
         let flat = Flat { rho: 0.2 };
-        assert!(flat.sigma(1, 1000) < 1e-5 && (flat.sigma(500, 1000) - 0.1).abs() < 1e-12);
+        assert!(flat.sigma(0, 1000) == 0.0 && (flat.sigma(500, 1000) - 0.1).abs() < 1e-12);
         assert!((flat.sigma(1000, 1000) - 0.2).abs() < 1e-12);
     }
 

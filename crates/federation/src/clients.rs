@@ -108,9 +108,12 @@ impl Clients {
         uploads.iter_mut().map(|u| (u.client, std::mem::take(&mut u.kept))).collect()
     }
 
-    /// Hands it back to the clients for their next round.
+    /// Hands it back to the clients for their next round. A round in which a factor is frozen says nothing of that factor, so
+    /// a client's memory is brought up to date tensor by tensor.
     pub fn remember(&mut self, kept: Vec<(usize, Named)>, private: &Private) {
-        self.memories.extend(kept.into_iter().filter(|(_, kept)| !kept.is_empty()));
+        for (client, kept) in kept.into_iter().filter(|(_, kept)| !kept.is_empty()) {
+            self.memories.entry(client).or_default().extend(kept);
+        }
         self.private.clone_from(private);
     }
 }

@@ -6,8 +6,9 @@ use bonfire_models::{Factor, Model, Task};
 use crate::download::{Download, Pushes};
 use crate::first::{begin_trained, first_adapter};
 use crate::ledger::Traffic;
+use crate::overlap::overlap;
 use crate::strategies::{Strategy, build};
-use crate::{FederationError, Ledger, RoundMetrics, Server, Settings};
+use crate::{FederationError, Ledger, RoundMetrics, Server, Settings, Weights};
 
 /// Strategy, state and ledger of a federation.
 pub struct Coordinator {
@@ -135,7 +136,13 @@ impl Coordinator {
         let (up, sizes) = ledger.upload(uploads);
         let mut next = self.server.clone();
         if !uploads.is_empty() {
-            self.strategy.aggregate(&mut next, uploads)?;
+            match self.settings.server.weights {
+                Weights::Examples => self.strategy.aggregate(&mut next, uploads)?,
+                Weights::Uniform => {
+                    let alike = |upload: &Upload| Upload { examples: 1, ..upload.clone() };
+                    self.strategy.aggregate(&mut next, &uploads.iter().map(alike).collect::<Vec<_>>())?;
+                }
+            }
         }
         if !next.adapter.is_finite() {
             return Err(FederationError::NotFinite { round });
@@ -150,13 +157,19 @@ impl Coordinator {
         Ok((up.with_downloads(down, lost), sizes))
     }
 
-    /// The row of the round that has just ended. What only the caller knows (who dropped out, times) is left empty.
-    pub fn row(&self, phase: &str, uploads: &[Upload], traffic: Traffic, test: Option<Evaluation>) -> RoundMetrics {
+    /// The row of the round of `plan`, which has just ended. What only the caller knows (who dropped out, times) is left empty.
+    pub fn row(&self, plan: &Plan, uploads: &[Upload], traffic: Traffic, test: Option<Evaluation>) -> RoundMetrics {
+        let adapter = &self.server.adapter;
+        let slots = match &plan.live {
+            Some(live) => live.iter().map(Vec::len).sum(),
+            None => adapter.rank * adapter.targets.len(),
+        };
         let examples: usize = uploads.iter().map(|u| u.examples).sum();
+        let overlap = overlap(uploads, slots);
         let spoken = test.filter(|_| self.task == Task::Causal);
         RoundMetrics {
             round: self.server.round,
-            phase: phase.to_string(),
+            phase: plan.active.name().to_string(),
             train_loss: uploads.iter().map(|u| u.loss * u.examples as f64).sum::<f64>() / examples.max(1) as f64,
             test_loss: test.map(|t| t.loss),
             test_perplexity: spoken.map(|t| t.loss.exp()),
@@ -175,6 +188,8 @@ impl Coordinator {
             in_flight: 0,
             no_room_for: Vec::new(),
             personal_accuracy: None,
+            slot_overlap: overlap.map(|o| o.found),
+            slot_overlap_by_chance: overlap.map(|o| o.by_chance),
             live_slots: self.server.live().map(|live| live.iter().map(Vec::len).sum()),
             epsilon: self.settings.epsilon(self.server.round),
             seconds: 0.0,

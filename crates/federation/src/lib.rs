@@ -12,6 +12,7 @@ mod error;
 mod first;
 mod forecast;
 mod ledger;
+mod overlap;
 mod products;
 mod records;
 mod rounds;
@@ -35,11 +36,12 @@ pub use server::{Named, Server};
 pub use settings::{
     AdapterSettings, AdapterStart, Aggregation, Budget, BudgetName, BudgetUse, ClientSettings, EvaluateSettings,
     HeadMode, Norm, PrivacySettings, Prune, ServerOptimizer, ServerSettings, Settings, Stragglers, StrategySettings,
+    Weights,
 };
 pub use site::Site;
 pub use strategies::{Common, FedIt, FfaLora, LoraA2, RoLora, Strategy};
 
 pub use bonfire_engine::{
-    Choice, InFlight, Probe, Progress, Rate, Schedule, Score, Split, TokenizedData, TrainSettings,
+    Choice, InFlight, Per, Probe, Progress, Rate, Schedule, Score, Split, TokenizedData, TrainSettings,
 };
 pub use bonfire_models::AdapterInit;

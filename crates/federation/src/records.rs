@@ -61,6 +61,13 @@ pub struct RoundMetrics {
     /// clients that hold them get right, 0 to 1.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub personal_accuracy: Option<f64>,
+    /// How alike clients chose their slots: the mean over pairs of clients of `|S_j ∩ S_k| / |S_j ∪ S_k|`, 0 to 1; absent where
+    /// nothing is chosen or one client chose.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub slot_overlap: Option<f64>,
+    /// What that is expected to be where as many slots are drawn by chance.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub slot_overlap_by_chance: Option<f64>,
     /// Slots of the whole model that still exist, where the server removes some.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub live_slots: Option<usize>,

@@ -53,7 +53,7 @@ impl Run {
             let clock = Instant::now();
             let (judged, persons) = (self.judge_if_due()?, self.judge_persons_if_due(&plan)?);
             let evaluate = clock.elapsed().as_secs_f64();
-            let mut metrics = self.coordinator.row(phase, &uploads, traffic, judged.as_deref().map(summarise_all));
+            let mut metrics = self.coordinator.row(&plan, &uploads, traffic, judged.as_deref().map(summarise_all));
             metrics.dropped = dropped;
             metrics.skipped = skipped;
             (metrics.in_flight, metrics.no_room_for) = (in_flight, no_room_for);

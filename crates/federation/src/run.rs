@@ -6,7 +6,7 @@ use bonfire_models::{Adapter, Model};
 use burn::tensor::Device;
 
 use crate::clients::Clients;
-use crate::{ClientMetrics, Coordinator, FederationError, RoundMetrics, Server, Settings};
+use crate::{ClientMetrics, Coordinator, FederationError, Named, RoundMetrics, Server, Settings};
 
 /// What happens in a run, as it happens.
 pub enum Event<'e> {
@@ -74,6 +74,12 @@ impl Run {
     /// untouched backbone. Clients that never took part have none.
     pub fn persons(&self) -> impl Iterator<Item = (usize, Adapter)> {
         self.clients.persons(self.server())
+    }
+
+    /// What a client keeps for itself from round to round, by name: its part of the model (`b/3`, `head/0`, as movements from
+    /// the global start), SCAFFOLD's variates (`control/b/3`). `None`: nothing yet.
+    pub fn memory(&self, client: usize) -> Option<&Named> {
+        self.clients.memories.get(&client)
     }
 
     /// The model (on the first device), as it was read.

@@ -21,7 +21,7 @@ use crate::{FederationError, accountant};
 pub use adapter_start::AdapterStart;
 pub use clients::{Budget, BudgetName, ClientSettings, Stragglers};
 pub use privacy::PrivacySettings;
-pub use server::{Aggregation, ServerOptimizer, ServerSettings};
+pub use server::{Aggregation, ServerOptimizer, ServerSettings, Weights};
 pub use strategy::{BudgetUse, Norm, Prune, StrategySettings};
 
 /// Everything a run is told.
@@ -44,6 +44,9 @@ pub struct Settings {
     /// Clients on the device together.
     pub in_flight: InFlight,
 }
+
+/// SoRA's ξ over the gates' learning rate, as in its published runs (3e-4 / 8e-4 on STS-B).
+const SORA_XI: f64 = 0.375;
 
 /// Clients that a federation may have: something is remembered of each.
 const MOST_CLIENTS: usize = 10_000_000;
@@ -173,6 +176,25 @@ impl Settings {
             ));
         }
         None
+    }
+
+    /// SoRA's threshold ξ and the learning rate of its gates; `None`: the strategy has no gates.
+    pub(crate) fn gates(&self) -> Option<(f64, f64)> {
+        let StrategySettings::Sora { xi, lr_gate, .. } = self.strategy else { return None };
+        let lr_gate = lr_gate.unwrap_or(self.train.lr_a);
+        Some((xi.unwrap_or(SORA_XI * lr_gate), lr_gate))
+    }
+
+    /// What works and will hardly be what the user wants, one line each.
+    pub fn warnings(&self) -> Vec<String> {
+        let gates = self.gates().filter(|(xi, lr_gate)| *xi > 0.0 && xi >= lr_gate);
+        let gates = gates.map(|(xi, lr_gate)| {
+            format!(
+                "strategy.xi = {xi} is not below the gates' learning rate of {lr_gate}: a step of AdamW moves a gate by about its rate, so every gate shrinks faster than it can grow, and in the end all slots go; left out it is {}",
+                SORA_XI * lr_gate
+            )
+        });
+        gates.into_iter().collect()
     }
 
     /// Whether clients train the head.

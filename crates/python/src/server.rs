@@ -95,7 +95,7 @@ impl Inner {
         let due = self.evaluates && self.open.coordinator.is_due();
         let test = if due { self.open.evaluate()? } else { None };
         let coordinator = &self.open.coordinator;
-        let mut row = coordinator.row(plan.orders.active.name(), &uploads, traffic, test);
+        let mut row = coordinator.row(&plan.orders, &uploads, traffic, test);
         row.dropped = dropped;
         row.seconds = self.began.take().map_or(0.0, |clock| clock.elapsed().as_secs_f64());
         let client = |(upload, &bytes): (&EngineUpload, &u64)| ClientMetrics::of(row.round, upload, bytes);

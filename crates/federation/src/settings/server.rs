@@ -13,6 +13,20 @@ pub struct ServerSettings {
     /// How the clients' values become one.
     #[serde(default)]
     pub aggregate: Aggregation,
+    /// What each client weighs in every mean over clients, whatever the strategy.
+    #[serde(default)]
+    pub weights: Weights,
+}
+
+/// What a client weighs in a mean.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Weights {
+    /// Its examples, `n_k / Σ n` (FedAvg, arXiv 1602.05629).
+    #[default]
+    Examples,
+    /// The same as any other, `1 / K`: so SCAFFOLD's and FedLADA's papers and FedEx-LoRA's published code.
+    Uniform,
 }
 
 /// What the server makes of an average movement.

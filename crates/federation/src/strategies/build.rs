@@ -27,10 +27,11 @@ use crate::{Settings, StrategySettings};
 pub(crate) fn build(settings: &Settings, budgets: Vec<usize>) -> Box<dyn Strategy> {
     let common = |ratio| Common::new(settings, &budgets, ratio);
     match &settings.strategy {
-        StrategySettings::LoraA2 { probe, score, norm, .. } => Box::new(LoraA2 {
+        StrategySettings::LoraA2 { probe, score, per, norm, .. } => Box::new(LoraA2 {
             common: common(5.0),
             probe: probe.clone(),
             score: *score,
+            per: *per,
             norm: *norm,
             budgets,
             rank: settings.adapter.rank,
@@ -61,11 +62,10 @@ pub(crate) fn build(settings: &Settings, budgets: Vec<usize>) -> Box<dyn Strateg
             let initiating = initiating.unwrap_or(settings.train.rounds.div_ceil(5));
             Box::new(SaFedLora { common: common(1.0), initiating, prox: *prox, least: *least })
         }
-        StrategySettings::Sora { xi, lr_gate, twice } => Box::new(Sora {
-            common: common(1.0),
-            lr_gate: lr_gate.unwrap_or(settings.train.lr_a),
-            threshold: Threshold { xi: *xi, twice: *twice },
-        }),
+        StrategySettings::Sora { twice, .. } => {
+            let (xi, lr_gate) = settings.gates().expect("sora has gates");
+            Box::new(Sora { common: common(1.0), lr_gate, threshold: Threshold { xi, twice: *twice } })
+        }
         StrategySettings::XgbLora { layers, ridge, shrinkage } => Box::new(XgbLora {
             common: common(1.0),
             layers: *layers,

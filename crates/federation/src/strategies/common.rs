@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use bonfire_data::random::{Use, stream};
-use bonfire_engine::{Active, Guard, Named, Plan, Terms, Upload};
+use bonfire_engine::{Active, Guard, Named, Plan, Schedule, Terms, Upload};
 use bonfire_models::{Adapter, AdapterInit, Matrix};
 
 use crate::aggregate::{CentralNoise, Rule};
@@ -36,6 +36,8 @@ pub struct Common {
     pub rule: Rule,
     /// Rank pruning.
     pub prune: Option<Prune>,
+    /// Shape of the learning rate over a client's steps, and the steps in which it rises.
+    pub schedule: (Schedule, usize),
     /// Rounds of the run.
     pub rounds: usize,
     /// Seed of the run.
@@ -56,6 +58,7 @@ impl Common {
             guard: Guard::Open,
             rule: Rule::default(),
             prune: None,
+            schedule: (Schedule::Constant, 0),
             rounds: 1,
             seed: 0,
         }
@@ -85,6 +88,7 @@ impl Common {
             guard,
             rule: Rule { aggregation, optimizer, noise },
             prune: settings.strategy.prune(),
+            schedule: (train.schedule, train.warmup_steps),
             rounds: train.rounds,
             seed,
             ..Common::plain(train.lr_a, lr_b, settings.trains_head())
@@ -102,6 +106,13 @@ impl Common {
             guard: self.guard,
             ..Plan::new(server.round + 1, active, self.lr_a, self.lr_b)
         }
+    }
+
+    /// What the rates of a client's `steps` add up to, in rates of the settings: `steps` where the rate is constant. A
+    /// movement over this is a mean gradient.
+    pub(crate) fn steps_at_full_rate(&self, steps: usize) -> f64 {
+        let (schedule, warmup) = self.schedule;
+        (0..steps).map(|step| schedule.factor(step, steps, warmup)).sum()
     }
 
     /// The average of every uploaded tensor, by the rule; then control variates and pruning.

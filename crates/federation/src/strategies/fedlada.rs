@@ -1,6 +1,7 @@
 //! FedLADA (Sun et al., TPAMI, arXiv 2308.00522) on adapters. Clients step by AMSGrad's moments, amended by the
 //! federation's last mean gradient: `x ← x − η(α·m/√v̂ + (1−α)·g)`. They start from the server's second moment and send
-//! theirs; the direction `g = mean (xᵗ − x_k)/(η·K_k)` needs nothing beyond the movement and the count of steps.
+//! theirs; the direction `g = mean (xᵗ − x_k)/Σ η_t`, over the rates of the client's steps, needs nothing beyond the movement
+//! and the count of steps.
 
 use std::sync::Arc;
 
@@ -58,7 +59,8 @@ impl Strategy for FedLada {
             let heads = upload.head.iter().enumerate().map(|(i, m)| (format!("head/{i}"), self.lr_head, m));
             let second = upload.aux.iter().find(|(name, _)| *name == "second").map(|(_, list)| list.as_slice());
             for (i, (name, lr, moved)) in factors.chain(heads).enumerate() {
-                let per_step = -share / (lr * upload.steps.max(1) as f64).max(f64::MIN_POSITIVE) as f32;
+                let rates = lr * self.common.steps_at_full_rate(upload.steps.max(1));
+                let per_step = -share / rates.max(f64::MIN_POSITIVE) as f32;
                 add(&mut sums, format!("{DIRECTION}{name}"), moved, per_step);
                 if let Some(second) = second.and_then(|list| list.get(i)) {
                     add(&mut sums, format!("{SECOND}{name}"), second, share);

@@ -67,7 +67,7 @@ impl Strategy for FedPepTao {
                     .map(|(u, &weight)| Moved {
                         client: u.client,
                         weight,
-                        scale: u.steps as f64 * rate,
+                        scale: rate * self.common.steps_at_full_rate(u.steps),
                         by: &u.factors[f].1[t],
                     })
                     .collect();
@@ -93,7 +93,7 @@ impl Strategy for FedPepTao {
 struct Moved<'m> {
     client: usize,
     weight: f64,
-    /// τ·η.
+    /// τ·η: the sum of the steps' rates.
     scale: f64,
     by: &'m Matrix,
 }

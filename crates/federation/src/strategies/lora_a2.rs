@@ -6,7 +6,7 @@
 //! product with the mean: aggregation is exact. When a client's budget is the whole rank, nothing is left to select
 //! and its probe is skipped only if that holds for every client.
 
-use bonfire_engine::{Plan, Probe, Score, Selection, Upload};
+use bonfire_engine::{Per, Plan, Probe, Score, Selection, Upload};
 
 use super::{Common, Strategy, alternate};
 use crate::{FederationError, Norm, Server};
@@ -20,6 +20,8 @@ pub struct LoraA2 {
     pub probe: Probe,
     /// What the probe is asked for.
     pub score: Score,
+    /// What a score is divided by.
+    pub per: Per,
     /// What the sparse average divides by.
     pub norm: Norm,
     /// Slots per target on average, for every client (r_i).
@@ -40,8 +42,8 @@ impl Strategy for LoraA2 {
     fn plan(&self, server: &Server) -> Plan {
         let plan = self.common.plan(server, alternate(server.round + 1));
         let selects = self.budgets.iter().any(|&budget| budget < self.rank);
-        let (probe, score, budgets) = (self.probe.clone(), self.score, self.budgets.clone());
-        let selection = selects.then_some(Selection { probe, score, budgets });
+        let (probe, budgets) = (self.probe.clone(), self.budgets.clone());
+        let selection = selects.then_some(Selection { probe, score: self.score, per: self.per, budgets });
         Plan { selection, ..plan }
     }
 

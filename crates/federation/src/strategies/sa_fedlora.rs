@@ -28,7 +28,8 @@ impl SaFedLora {
         let left = self.common.rounds.saturating_sub(self.initiating).max(1) as f64;
         let done = (round.saturating_sub(self.initiating) as f64 / left).min(1.0);
         let slots = self.least + (rank as f64 - self.least) * (1.0 - done).powi(3);
-        (slots * targets as f64).round() as usize
+        // At least one: a model without a slot cannot train.
+        ((slots * targets as f64).round() as usize).max(1)
     }
 }
 

@@ -3,7 +3,7 @@
 use anyhow::Result;
 use bonfire_data::random::{Use, stream};
 use bonfire_engine::{Engine, InFlight, Probe, Score};
-use bonfire_federation::{Common, FedIt, FfaLora, LoraA2, Norm, RoLora, Server, Strategy};
+use bonfire_federation::{Common, FedIt, FfaLora, LoraA2, Norm, Per, RoLora, Server, Strategy};
 use bonfire_kernels::runs_on_cpu;
 use bonfire_models::{Adapter, AdapterInit, Model, Transformer};
 use burn::tensor::Device;
@@ -134,6 +134,7 @@ pub fn strategy(args: &BenchArgs, method: Method, clients: usize) -> Box<dyn Str
             common,
             probe: Probe::default(),
             score: Score::default(),
+            per: Per::default(),
             norm: Norm::All,
             budgets: vec![args.budget.unwrap_or(1); clients],
             rank: args.rank,
