@@ -167,6 +167,21 @@ fn by_name(run: &Run) -> Vec<usize> {
     order
 }
 
+/// SCAFFOLD's variates of a kind of tensors. They lie as uploads do, a row a slot: those of A are turned.
+fn variates<'r>(run: &Run, part: &str, get: impl Fn(&str) -> Option<&'r Matrix>) -> Vec<Vec<f64>> {
+    let adapter = &run.server().adapter;
+    let order = match part {
+        "weight" => by_name(run),
+        "head" => (0..adapter.head.len()).collect(),
+        _ => (0..adapter.targets.len()).collect(),
+    };
+    let one = |i| {
+        let variate = get(&format!("{part}/{i}")).cloned().unwrap_or_default();
+        wide(&if part == "a" { variate.transposed() } else { variate })
+    };
+    order.into_iter().map(one).collect()
+}
+
 /// The tensors of a kind that the run holds: names and layouts are in the fixtures' README.md.
 fn held(run: &Run, clients: &[ClientMetrics], kind: &str) -> Vec<Vec<f64>> {
     let server = run.server();
@@ -190,18 +205,10 @@ fn held(run: &Run, clients: &[ClientMetrics], kind: &str) -> Vec<Vec<f64>> {
         ("norms", None) => norms(adapter),
         ("ranks", None) => vec![wide(&server.state["ranks"])],
         (kind, None) => of(adapter, kind),
-        // A variate lies as uploads do, a row a slot: that of A is turned.
-        ("control", Some(part)) => {
-            let variate = |i| &server.state[&format!("control/{part}/{i}")];
-            let order = match part {
-                "weight" => by_name(run),
-                "head" => (0..adapter.head.len()).collect(),
-                _ => (0..targets).collect(),
-            };
-            order
-                .into_iter()
-                .map(|i| if part == "a" { wide(&variate(i).transposed()) } else { wide(variate(i)) })
-                .collect()
+        ("control", Some(part)) => variates(run, part, |name| server.state.get(&format!("control/{name}"))),
+        ("variate", Some(client)) => {
+            let own = run.memory(client.parse().unwrap()).expect("it has taken part");
+            variates(run, parts.next().unwrap(), |name| own.get(&format!("control/{name}")))
         }
         ("chosen", Some(client)) => {
             let row = clients.iter().find(|row| row.client.to_string() == client).expect("it takes part");
