@@ -239,6 +239,9 @@ fn four_rounds_of_every_method_agree_with_float64() {
     let folder = fixture("rounds");
     let only = std::env::var("BONFIRE_ROUNDS").unwrap_or_default();
     let mut cases: Vec<Case> = read(&folder, "cases.json");
+    let ending =
+        |entry: std::io::Result<std::fs::DirEntry>| entry.unwrap().path().extension() == Some("safetensors".as_ref());
+    assert_eq!(std::fs::read_dir(&folder).unwrap().filter_map(|e| ending(e).then_some(())).count(), cases.len());
     cases.retain(|case| case.name.starts_with(&only));
     let mut wrong = Vec::new();
     for case in &cases {
