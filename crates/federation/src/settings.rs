@@ -115,7 +115,8 @@ impl Settings {
             ))
         };
         let averaging = self.strategy.averages();
-        if !averaging && self.server != ServerSettings::default() {
+        // What a client weighs is every mean's business.
+        if !averaging && self.server != (ServerSettings { weights: self.server.weights, ..ServerSettings::default() }) {
             return averages("server", "a server optimizer or a robust average");
         }
         if !averaging && self.train.scaffold {
