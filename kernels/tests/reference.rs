@@ -2,6 +2,9 @@
 //! shapes with empty clients, single tokens and empty slot lists. `BONFIRE_TEST_DEVICE=wgpu` runs the same on a GPU.
 #![allow(clippy::unwrap_used)]
 
+#[path = "../../tests/support/cases.rs"]
+mod cases;
+
 use bonfire_kernels::check::exact::{self, Format};
 use bonfire_kernels::check::{self, Way, numbers};
 use bonfire_kernels::{
@@ -71,12 +74,16 @@ fn ragged() -> impl Strategy<Value = Vec<usize>> {
 /// Random shapes on the CPU. On a GPU few, and the same every time unless `BONFIRE_TEST_SEED` says otherwise: kernels are
 /// compiled for each, and the references themselves run on Burn's operations there, not all of which can be trusted.
 fn config() -> ProptestConfig {
-    let common = ProptestConfig { failure_persistence: None, ..Default::default() };
     match std::env::var_os("BONFIRE_TEST_DEVICE") {
-        None => ProptestConfig { cases: 32, ..common },
+        None => cases::cases(32),
         Some(_) => {
             let seed = std::env::var("BONFIRE_TEST_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or(1);
-            ProptestConfig { cases: 3, rng_seed: RngSeed::Fixed(seed), ..common }
+            ProptestConfig {
+                cases: 3,
+                rng_seed: RngSeed::Fixed(seed),
+                failure_persistence: None,
+                ..ProptestConfig::default()
+            }
         }
     }
 }

@@ -2,6 +2,9 @@
 //! Test programs of several crates include this file.
 #![allow(dead_code)]
 
+#[path = "cases.rs"]
+mod cases;
+
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
@@ -10,11 +13,11 @@ use serde_json::{Map, Value, json};
 
 /// As many cases as `PROPTEST_CASES` says, then new ones every time; without it a few hundred, always the same.
 pub fn config() -> ProptestConfig {
-    let common = ProptestConfig { failure_persistence: None, max_shrink_iters: 200, ..ProptestConfig::default() };
-    match std::env::var_os("PROPTEST_CASES") {
-        Some(_) => common,
-        None => ProptestConfig { rng_seed: RngSeed::Fixed(1), ..common },
-    }
+    let common = match std::env::var_os("PROPTEST_CASES") {
+        Some(_) => cases::cases(0),
+        None => ProptestConfig { rng_seed: RngSeed::Fixed(1), failure_persistence: None, ..ProptestConfig::default() },
+    };
+    ProptestConfig { max_shrink_iters: 200, ..common }
 }
 
 /// One change to bytes.

@@ -354,7 +354,7 @@ fn the_tiny_run_keeps_its_golden_curve() {
     }
     let golden: Vec<[f64; 2]> = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
     for (round, (f, g)) in found.iter().zip(&golden).enumerate() {
-        assert!((f[0] - g[0]).abs() < 1e-3 && (f[1] - g[1]).abs() < 1e-3, "round {}: {f:?}, golden {g:?}", round + 1);
+        assert!((f[0] - g[0]).abs() < 2e-5 && (f[1] - g[1]).abs() < 2e-5, "round {}: {f:?}, golden {g:?}", round + 1);
     }
     assert!(found[5][1] < found[0][1], "the curve goes down");
 }

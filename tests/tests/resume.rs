@@ -1,6 +1,9 @@
 //! A run that was stopped and taken up again from its checkpoint is a run that never stopped, whatever the strategy keeps.
 #![allow(clippy::unwrap_used)]
 
+#[path = "../support/cases.rs"]
+mod cases;
+
 use std::collections::BTreeMap;
 
 use bonfire_federation::{Checkpoint, CheckpointError, ClientMetrics, Control, Event, RoundMetrics, Run, Settings};
@@ -150,7 +153,7 @@ fn seal(payload: &[u8]) -> Vec<u8> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(cases::cases(256))]
 
     #[test]
     fn any_bytes_are_an_error(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {

@@ -2,6 +2,9 @@
 //! server, the same ledger, whatever the strategy, though only messages cross.
 #![allow(clippy::unwrap_used)]
 
+#[path = "../support/cases.rs"]
+mod cases;
+
 use std::collections::BTreeMap;
 
 use bonfire_engine::{Plan, Slots, Trained, Upload};
@@ -295,7 +298,7 @@ fn uploads_that_were_tampered_with_are_refused() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, cases: 200, ..ProptestConfig::default() })]
+    #![proptest_config(cases::cases(200))]
 
     #[test]
     fn any_bytes_are_no_panic(head in any::<[u8; 16]>(), body in proptest::collection::vec(any::<u8>(), 0..300)) {

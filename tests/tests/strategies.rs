@@ -1,6 +1,8 @@
-//! Every strategy on a small real model: it learns, one client at a time equals all together, clients of different ranks
+//! Every strategy on a small real model: it learns as it did, one client at a time equals all together, clients of different ranks
 //! work where the method knows them, and what it counts as sent is what its shapes say.
 #![allow(clippy::unwrap_used)]
+
+use std::collections::BTreeMap;
 
 use bonfire_engine::{Checkpoint, InFlight};
 use bonfire_federation::{Choice, ClientMetrics, Control, Event, RoundMetrics, Run, Server, Settings, forecast};
@@ -29,23 +31,32 @@ fn settings(strategy: &str, more: &str) -> Settings {
     toy::settings(&format!("[strategy]\n{strategy}\n{head}\n{train}\n{more}"))
 }
 
+/// Formulas are held elsewhere, in `rounds.rs`, for four rounds; this is how each method goes on from there: the loss of the first
+/// round and of the last, as they were recorded (`BONFIRE_WRITE_GOLDEN=1` records them anew), and that it falls at all.
 #[test]
-fn every_strategy_learns() {
-    for strategy in STRATEGIES {
-        let (rounds, ..) = finish(&mut toy::run(settings(strategy, "")));
-        let (first, last) = (&rounds[0], rounds.last().unwrap());
-        assert!(
-            last.train_loss < 0.8 * first.train_loss,
-            "{strategy}: loss {} to {}",
-            first.train_loss,
-            last.train_loss
-        );
-        // Five classes: guessing gets a fifth. Where clients keep a part for themselves, what is shared is not meant to
-        // do without it, and a client's own model has seen a dozen texts: the loss is all to ask for.
-        if let (Some(accuracy), None) = (last.test_accuracy, last.personal_accuracy) {
-            assert!(accuracy > 0.35, "{strategy}: accuracy {accuracy}");
+fn every_strategy_learns_as_recorded() {
+    let path = bonfire_tests::fixture("golden-strategies.json");
+    let golden: BTreeMap<String, [f64; 2]> =
+        serde_json::from_slice(&std::fs::read(&path).unwrap_or_default()).unwrap_or_default();
+    let mut found = BTreeMap::new();
+    for strategy in STRATEGIES.iter().chain(&["name = \"full\""]) {
+        for (task, run) in [("classifier", toy::run as fn(Settings) -> Run), ("language model", toy::causal_run)] {
+            let (rounds, ..) = finish(&mut run(settings(strategy, "")));
+            let [first, last] = [&rounds[0], rounds.last().unwrap()].map(|round| round.train_loss);
+            assert!(last < first, "{strategy}, {task}: loss {first} to {last}");
+            let judged = rounds.last().unwrap();
+            assert!(judged.test_loss.is_some() || judged.personal_accuracy.is_some(), "{strategy}, {task}");
+            found.insert(format!("{}, {task}", strategy.replace('\n', ", ")), [first, last]);
         }
-        assert!(last.test_accuracy.or(last.personal_accuracy).is_some(), "{strategy}");
+    }
+    if std::env::var_os("BONFIRE_WRITE_GOLDEN").is_some() {
+        return std::fs::write(path, serde_json::to_vec_pretty(&found).unwrap()).unwrap();
+    }
+    assert!(found.keys().eq(golden.keys()));
+    for ((name, found), golden) in found.iter().zip(golden.values()) {
+        // Eight rounds on, what f32 rounds differently on another machine has grown.
+        let fine = found.iter().zip(golden).all(|(f, g)| (f - g).abs() < 1e-3 * g.abs().max(1.0));
+        assert!(fine, "{name}: {found:?}, recorded {golden:?}");
     }
 }
 
@@ -83,25 +94,6 @@ fn together_is_one_by_one(strategy: &str, ((one, _, first), (all, _, second)): (
             let moved = x.iter().zip(&start).map(|(x, y)| (x - y).abs()).fold(0.0, f64::max);
             assert!(apart <= 2e-2 * moved.max(1e-6), "{strategy}, target {t}: apart by {apart:.1e} of {moved:.1e}");
         }
-    }
-}
-
-#[test]
-fn every_strategy_teaches_a_language_model() {
-    for strategy in STRATEGIES.iter().chain(&["name = \"full\""]) {
-        let (rounds, ..) = finish(&mut toy::causal_run(settings(strategy, "")));
-        let (first, last) = (&rounds[0], rounds.last().unwrap());
-        assert!(
-            last.train_loss < 0.9 * first.train_loss,
-            "{strategy}: loss {} to {}",
-            first.train_loss,
-            last.train_loss
-        );
-        if let (Some(before), Some(after), None) = (first.test_perplexity, last.test_perplexity, last.personal_accuracy)
-        {
-            assert!(after < 0.8 * before, "{strategy}: perplexity {before} to {after}");
-        }
-        assert!(last.test_perplexity.or(last.personal_accuracy).is_some(), "{strategy}");
     }
 }
 
@@ -174,21 +166,7 @@ fn fedit(more: &str) -> (Vec<RoundMetrics>, Vec<ClientMetrics>, Vec<Server>) {
 }
 
 #[test]
-fn fedprox_holds_clients_back() {
-    let moved = |prox: f64| {
-        let (.., states) = fedit(&format!("[train]\nrounds = 1\nepochs = 5\nlr_a = 5e-3\nprox = {prox}"));
-        let (x, y) = (&states[0].adapter, &states[1].adapter);
-        x.a.iter()
-            .zip(&y.a)
-            .flat_map(|(x, y)| x.data.iter().zip(&y.data))
-            .map(|(x, y)| f64::from(x - y).powi(2))
-            .sum::<f64>()
-    };
-    assert!(moved(100.0) < 0.5 * moved(0.0));
-}
-
-#[test]
-fn scaffold_doubles_the_traffic_and_learns() {
+fn scaffold_doubles_the_traffic() {
     for strategy in ["name = \"fedit\"", "name = \"rolora\"", "name = \"lora-a2\""] {
         let budget = if strategy.contains("a2") { "[clients]\ncount = 4\nbudget = 2\n" } else { "" };
         let train = "[train]\nrounds = 8\nepochs = 3\nlr_a = 5e-3\nlr_head = 2e-2";
@@ -199,7 +177,6 @@ fn scaffold_doubles_the_traffic_and_learns() {
         }
         let down: u64 = with.iter().map(|r| r.download_params).sum();
         assert!(down > plain.iter().map(|r| r.download_params).sum::<u64>(), "{strategy}: c is sent too");
-        assert!(with.last().unwrap().train_loss < 0.8 * with[0].train_loss, "{strategy}");
     }
 }
 
@@ -313,22 +290,6 @@ fn soras_default_keeps_slots_alive_and_what_kills_them_is_said() {
     let (rounds, ..) = finish(&mut toy::run(with_head));
     assert_eq!((rounds.len(), rounds[11].live_slots), (12, Some(0)));
     assert!(rounds[11].train_loss < rounds[0].train_loss);
-}
-
-#[test]
-fn server_optimizers_and_robust_averages_compose() {
-    for server in [
-        "optimizer = { name = \"fedavgm\", momentum = 0.5 }",
-        "optimizer = { name = \"fedadam\", lr = 0.01 }",
-        "optimizer = { name = \"fedyogi\", lr = 0.01 }",
-        "aggregate = { name = \"median\" }",
-        "aggregate = { name = \"trimmed-mean\", trim = 0.25 }",
-    ] {
-        for strategy in ["name = \"fedit\"", "name = \"lora-a2\""] {
-            let (rounds, ..) = finish(&mut toy::run(settings(strategy, &format!("[server]\n{server}"))));
-            assert!(rounds.last().unwrap().train_loss < 0.8 * rounds[0].train_loss, "{strategy} {server}");
-        }
-    }
 }
 
 #[test]

@@ -1,6 +1,9 @@
 //! What every partition keeps, and what each kind promises.
 #![allow(clippy::unwrap_used)]
 
+#[path = "../../../tests/support/cases.rs"]
+mod cases;
+
 use std::collections::{BTreeSet, HashSet};
 use std::fs;
 
@@ -51,7 +54,7 @@ fn seeded_kinds() -> impl Strategy<Value = Partition> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 96, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(cases::cases(96))]
 
     #[test]
     fn rows_are_split_completely_and_by_seed(

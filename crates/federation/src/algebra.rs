@@ -140,6 +140,19 @@ impl Stack {
         Ok(to_matrix(&(scaled * (onto * residual.right().transpose()))))
     }
 
+    /// `Σ ‖a_j‖·‖b_j‖` over the slots: how large the sum could be.
+    fn size(&self) -> f64 {
+        let norm = |v: &[f64]| v.iter().map(|x| x * x).sum::<f64>().sqrt();
+        let slots = self.a.chunks_exact(self.d_in.max(1)).zip(self.b.chunks_exact(self.d_out.max(1)));
+        slots.map(|(a, b)| norm(a) * norm(b)).sum()
+    }
+
+    /// How much of the sum is no more than its terms' own rounding to f32: where large terms cancel, such as a mean and what it
+    /// is the mean of, singular values up to this say nothing.
+    pub fn f32_rounding(&self) -> f64 {
+        f64::from(f32::EPSILON) * self.size()
+    }
+
     /// A with the weights, `[d_in, n]`.
     fn left(&self) -> Mat<f64> {
         Mat::from_fn(self.d_in, self.slots(), |i, j| self.a[j * self.d_in + i])
@@ -160,10 +173,7 @@ impl Stack {
         let (left, right) = (self.left().qr(), self.right().qr());
         let middle = left.thin_R() * right.thin_R().transpose();
         // What rounding alone puts into the core: QR and the product are backward stable, slot by slot.
-        let norm = |v: &[f64]| v.iter().map(|x| x * x).sum::<f64>().sqrt();
-        let slots = self.a.chunks_exact(self.d_in.max(1)).zip(self.b.chunks_exact(self.d_out.max(1)));
-        let size: f64 = slots.map(|(a, b)| norm(a) * norm(b)).sum();
-        let noise = f64::EPSILON * (middle.nrows().max(middle.ncols()) as f64).sqrt() * size;
+        let noise = f64::EPSILON * (middle.nrows().max(middle.ncols()) as f64).sqrt() * self.size();
         Ok(Core { left: left.compute_thin_Q(), middle, right: right.compute_thin_Q(), noise })
     }
 }

@@ -192,6 +192,15 @@ function slots() {
   const have = runs.filter((run) => run.slots);
   if (!have.length) return;
   const place = gallery("Which slots were chosen", "slots");
+  const chance = (run) => (several ? `${run.label}, by chance` : "by chance");
+  const alike = [...curves("slot_overlap", "round", (run) => (several ? run.label : "chosen")), ...curves("slot_overlap_by_chance", "round", chance, true)];
+  if (alike.length) {
+    lines(place, {
+      title: "How alike clients choose", x: "round", y: "overlap (%)", show: words.percent, tick: hundredths, showX: words.number,
+      about: ["Slots that two clients both chose, of those that either did; the mean over pairs. Dashed: what as many slots drawn by chance would give. Near 100 %, all clients train the same slots.", thinned(alike)],
+      series: alike.sort((a, b) => a.run - b.run),
+    });
+  }
   for (const run of have) {
     const { targets, spans, choices } = run.slots;
     const names = spans.map(([from, to]) => (from === to ? String(from) : `${from}–${to}`));

@@ -48,6 +48,8 @@ pub const COLUMNS: &[Column] = &[
         (m.train_seconds > 0.0).then(|| m.tokens as f64 / m.train_seconds)
     }),
     column("dropped", "clients/dropped", |m, _| Some(m.dropped.len() as f64)),
+    column("slot_overlap", "clients/slot_overlap", |m, _| m.slot_overlap),
+    column("slot_overlap_by_chance", "clients/slot_overlap_by_chance", |m, _| m.slot_overlap_by_chance),
     column("live_slots", "server/live_slots", |m, _| m.live_slots.map(|n| n as f64)),
     column("epsilon", "privacy/epsilon", |m, _| m.epsilon),
 ];

@@ -40,6 +40,11 @@ impl Svd {
         self.s.iter().filter(|&&s| s > 0.0).count()
     }
 
+    /// Singular values above `floor`.
+    pub fn rank_above(&self, floor: f64) -> usize {
+        self.s.iter().filter(|&&s| s > floor).count()
+    }
+
     /// The fewest leading values that hold a share `tau` of the energy `Σ s²` (FLoRIST's threshold); all that are not
     /// zero for `tau ≥ 1`, none of a zero sum.
     pub fn rank_for_energy(&self, tau: f64) -> usize {

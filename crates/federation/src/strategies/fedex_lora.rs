@@ -1,6 +1,6 @@
 //! FedEx-LoRA (Singhal, Ponkshe, Vepakomma, ACL 2025, arXiv 2410.09432): A and B are averaged as in FedIT, and what the
 //! product of the means misses, `Σ w_k·A_k·B_k − Ā·B̄`, is merged into the backbone: aggregation is exact. The residual
-//! has rank up to K·r and is sent as factors; `rank` cuts it to its leading parts (the paper's truncated variant).
+//! equals `Σ w_k·(A_k − Ā)·(B_k − B̄)`, has rank up to (K − 1)·r and is sent as factors; `rank` cuts it to its leading parts (the paper's truncated variant).
 
 use bonfire_engine::{Active, Plan, Upload};
 
@@ -39,12 +39,16 @@ impl Strategy for FedExLora {
         let residuals = each_target(adapter, |t| {
             let mut residual = means[t].clone();
             residual.push(&adapter.a[t], &adapter.b[t], -1.0);
-            residual.scaled(adapter.scale()).svd()
+            let residual = residual.scaled(adapter.scale());
+            // The means were rounded to f32, and what that left in the residual is not worth a slot.
+            let svd = residual.svd()?;
+            let rank = svd.rank_above(residual.f32_rounding());
+            Ok((svd, rank))
         })?;
-        if residuals.iter().all(|svd| svd.rank() == 0) {
+        if residuals.iter().all(|(_, rank)| *rank == 0) {
             return Ok(());
         }
-        let kept = |svd: &Svd| svd.split(svd.rank().min(self.rank.unwrap_or(usize::MAX)).max(1));
+        let kept = |(svd, rank): &(Svd, usize)| svd.split((*rank).min(self.rank.unwrap_or(usize::MAX)).max(1));
         merge(server, residuals.iter().map(kept).collect())
     }
 }
@@ -72,6 +76,12 @@ mod tests {
         for (t, mean) in dense_mean_of_products(&before, &sent).iter().enumerate() {
             assert!(apart(mean, &product_of(&after.model(), t)) < 1e-5);
             assert!(apart(mean, &product_of(&means.model(), t)) > 0.1, "FedIT's is not");
+            let target = &before.adapter.targets[t];
+            assert_eq!(
+                after.merged.a[t].cols,
+                6.min(target.d_in).min(target.d_out),
+                "three clients of rank 3: two of them"
+            );
         }
     }
 

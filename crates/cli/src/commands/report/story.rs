@@ -189,13 +189,15 @@ impl ClientStory {
 /// All values over rounds that some of them have.
 fn curves(rows: &[RoundMetrics]) -> BTreeMap<&'static str, Curve> {
     type Value = fn(&RoundMetrics) -> Option<f64>;
-    let values: [(&'static str, Value); 6] = [
+    let values: [(&'static str, Value); 8] = [
         ("train_loss", |row| Some(row.train_loss)),
         ("test_loss", |row| row.test_loss),
         ("accuracy", |row| row.test_accuracy),
         ("perplexity", |row| row.test_perplexity),
         ("exact_match", |row| row.test_exact_match),
         ("personal_accuracy", |row| row.personal_accuracy),
+        ("slot_overlap", |row| row.slot_overlap),
+        ("slot_overlap_by_chance", |row| row.slot_overlap_by_chance),
     ];
     let curve = |(name, value): (&'static str, Value)| Some((name, Curve::of(rows, value)?));
     values.into_iter().filter_map(curve).collect()
