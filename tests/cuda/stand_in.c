@@ -307,6 +307,9 @@ Result cuTensorMapEncodeIm2colWide(void) { return NOT_SUPPORTED; }
 Result cuGetErrorName(Result error, const char **name) { *name = error == OUT_OF_MEMORY ? "CUDA_ERROR_OUT_OF_MEMORY" : "CUDA_ERROR"; return OK; }
 Result cuGetErrorString(Result error, const char **text) { *text = error == OUT_OF_MEMORY ? "out of memory" : "the stand-in refused"; return OK; }
 
+/* NVRTC asks the driver for what is in no header, and takes no for an answer. */
+Result cuGetExportTable(const void **table, const void *id) { (void)id; *table = NULL; return NOT_SUPPORTED; }
+
 /* Recording of launches is not offered. */
 Result cuStreamBeginCapture_v2(void *stream, int mode) { (void)stream; (void)mode; return NOT_SUPPORTED; }
 Result cuStreamEndCapture(void *stream, void **graph) { (void)stream; (void)graph; return NOT_SUPPORTED; }
