@@ -24,6 +24,8 @@ pub enum DeviceMath {
     Toolkit(PathBuf),
     /// The functions that this crate carries.
     Own,
+    /// The compiler of CUDA C++ has them built in.
+    Compiler,
 }
 
 impl std::fmt::Display for DeviceMath {
@@ -31,6 +33,7 @@ impl std::fmt::Display for DeviceMath {
         match self {
             DeviceMath::Toolkit(root) => write!(f, "libdevice of {}", root.display()),
             DeviceMath::Own => write!(f, "bonfire's own (no CUDA toolkit here)"),
+            DeviceMath::Compiler => write!(f, "NVRTC's own"),
         }
     }
 }
@@ -43,6 +46,10 @@ impl std::fmt::Display for DeviceMath {
 /// # Safety
 /// No other thread may read or write the environment other than through the standard library.
 pub(crate) unsafe fn install(cache: Option<&Path>) -> io::Result<DeviceMath> {
+    // `CUDA_PATH` is where NVRTC's headers are looked for, and must stay what it is.
+    if cfg!(feature = "cuda-cpp") {
+        return Ok(DeviceMath::Compiler);
+    }
     if let Some(root) = toolkit() {
         return Ok(DeviceMath::Toolkit(root));
     }

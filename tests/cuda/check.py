@@ -1,6 +1,7 @@
 """Runs a `bonfire` that was built with the feature `cuda` on a stand-in for the driver, and counts: see README.md."""
 
 import argparse
+import ctypes
 import itertools
 import json
 import os
@@ -26,9 +27,10 @@ OWN = tuple(
     sorted(set(re.findall(r"\bfn (\w+_kernel)\b", "\n".join(f.read_text() for f in (ROOT / "kernels/src/cube").glob("*.rs")))))
 )
 
-# Bytes that a kernel of ours is known to spill on some card, by the start of its name: few enough registers are left for
-# the threads that such a card holds (1,536 a multiprocessor).
-KNOWN_SPILLS = {"attend_kernel_e_bf16": 12}
+# Bytes that a kernel of ours is known to spill on some card, by what compiles it and the start of its name. `ptxas` gives
+# registers up for workgroups side by side, and stores few enough values for it outside the inner loops: of `attend` the number
+# of its first row, before all loops; of `dkv` that and a pointer, three times a tile of queries.
+KNOWN_SPILLS = {"LLVM": {"attend_kernel_e_bf16": 12}, "NVRTC": {"dkv_kernel_e_f32": 56}}
 
 TINY_ENCODER = ["train", str(ROOT / "configs/quickstart.toml")]
 TINY_DECODER = ["train", str(ROOT / "configs/llama-quickstart.toml")]
@@ -64,25 +66,28 @@ class Faults(list):
 class Card:
     """A stand-in card, in a folder of its own."""
 
-    def __init__(self, folder: Path, bonfire: Path) -> None:
-        self.folder, self.bonfire, self.runs = folder, bonfire, itertools.count(1)
+    def __init__(self, folder: Path, bonfire: Path, toolkit: Path | None) -> None:
+        self.folder, self.bonfire, self.toolkit, self.runs = folder, bonfire, toolkit, itertools.count(1)
         compiler = os.environ.get("CC", "cc")
         library = folder / "libcuda.so.1"
         command = [compiler, "-O2", "-shared", "-fPIC", "-o", library, HERE / "stand_in.c", "-lpthread"]
         subprocess.run(command, check=True)
         (folder / "libcuda.so").symlink_to(library.name)
+        # It stands in for NVRTC too, in a folder of its own: a machine may have a driver alone.
+        (folder / "nvrtc").mkdir()
+        (folder / "nvrtc/libnvrtc.so").symlink_to(library)
 
     def run(self, arguments: list[str], sm: int = 90, ptx: Path | None = None, limit: int = 900, **more: str) -> "Ran":
         number = next(self.runs)
         report, out = self.folder / f"report-{number}.json", self.folder / f"run-{number}"
         environment = os.environ | {
-            "LD_LIBRARY_PATH": str(self.folder),
+            "LD_LIBRARY_PATH": f"{self.folder}:{self.folder / 'nvrtc'}" if self.toolkit else str(self.folder),
             "STAND_IN_REPORT": str(report),
             "STAND_IN_SM": str(sm),
             "STAND_IN_RUN": str(number),
             "XDG_CACHE_HOME": str(self.folder / "cache"),
-            # A machine with a driver alone.
-            "CUDA_PATH": str(self.folder / "no-toolkit"),
+            # A machine with a driver alone, but for NVRTC's headers where it is to compile.
+            "CUDA_PATH": str(self.toolkit or self.folder / "no-toolkit"),
         }
         environment |= {"STAND_IN_PTX": str(ptx)} if ptx else {}
         environment |= more
@@ -226,6 +231,9 @@ def messages(card: Card, faults: Faults) -> None:
         "a driver too old": ({"STAND_IN_DRIVER": "10000"}, r"driver"),
         "a card that is full": ({"STAND_IN_MEMORY": "1000000"}, r"memory"),
     }
+    if card.toolkit:
+        cases["no NVRTC"] = ({"LD_LIBRARY_PATH": str(card.folder)}, r"libnvrtc.*\n.*pip install")
+        cases["NVRTC without headers"] = ({"CUDA_PATH": str(card.folder)}, r"cuda_bf16\.h.*\n.*pip install")
     for name, (environment, expected) in cases.items():
         ran = card.run([*RUNS["encoder"], "--set", "train.rounds=1"], **environment)
         said = ran.err.strip()
@@ -234,7 +242,7 @@ def messages(card: Card, faults: Faults) -> None:
             faults.note(f"{name}: not told in words: {said[-400:]}")
 
 
-def compiled(card: Card, sm: int, ptxas: str, faults: Faults) -> tuple[list["Assembled"], int, int]:
+def compiled(card: Card, sm: int, assemble: "Assembler", faults: Faults) -> tuple[list["Assembled"], int, int]:
     """All that is compiled for a card in every precision, through ptxas; how many modules of f32 runs compute in TF32; and the
     most shared memory that a launch asked for."""
     rows, tf32, most = [], 0, 0
@@ -248,28 +256,30 @@ def compiled(card: Card, sm: int, ptxas: str, faults: Faults) -> tuple[list["Ass
             if ran.good(faults):
                 most = max(most, ran.counts["most_shared"])
         files = sorted(folder.glob("*.ptx"))
-        rows += [assemble(ptxas, file) for file in files]
+        rows += [assemble(file) for file in files if assemble.wants(file)]
         if precision == "f32":
-            tf32 = sum(".tf32" in file.read_text() for file in files)
+            tf32 = sum(bool(re.search(r"\.tf32|precision::tf32", file.read_text())) for file in files)
         shutil.rmtree(folder)
     return rows, tf32, most
 
 
-def modules(card: Card, ptxas: str, quick: bool, faults: Faults) -> None:
+def modules(card: Card, assemble: "Assembler", quick: bool, faults: Faults) -> None:
     """Every kernel that is compiled on the way, through ptxas."""
     cards = (90,) if quick else ARCHITECTURES
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        found = dict(zip(cards, pool.map(lambda sm: compiled(card, sm, ptxas, faults), cards), strict=True))
+        found = dict(zip(cards, pool.map(lambda sm: compiled(card, sm, assemble, faults), cards), strict=True))
     print("\n| card | kernels | of ours | refused | ours that spill | most shared memory | TF32 in f32 runs |\n|" + "---|" * 7)
     own_rows: dict[tuple[str, int], str] = {}
+    known_spills = KNOWN_SPILLS["NVRTC" if assemble.compiler else "LLVM"]
     for sm, (rows, tf32, most) in found.items():
         ours = [row for row in rows if row.name.startswith(OWN)]
         for row in rows:
             if row.error:
                 faults.note(f"sm_{sm}: ptxas refuses {row.name}: {row.error}")
-        spilling = [row for row in ours if row.spilled]
-        for row in spilling:
-            known = max((n for name, n in KNOWN_SPILLS.items() if row.name.startswith(name)), default=0)
+        # The same kernel may be in runs of several precisions.
+        spilling = {row.name: row for row in ours if row.spilled}
+        for row in spilling.values():
+            known = max((n for name, n in known_spills.items() if row.name.startswith(name)), default=0)
             if row.spilled > known:
                 faults.note(f"sm_{sm}: {row.name} spills {row.spilled} bytes")
         if tf32:
@@ -298,22 +308,73 @@ class Assembled:
     spilled: int
 
 
-def assemble(ptxas: str, file: Path) -> Assembled:
-    """One module through ptxas, for the architecture that it names."""
-    text = file.read_text()
-    name = re.search(r"\.entry (\w+)", text)
-    target = re.search(r"^\.target (\w+)", text, re.MULTILINE)
-    arguments = ["-v", f"-arch={target.group(1) if target else 'sm_90'}", str(file), "-o", os.devnull]
-    done = subprocess.run([ptxas, *arguments], capture_output=True, text=True, check=False)
-    said = done.stdout + done.stderr
+def kernel(source: str) -> str:
+    """The kernel that a module of PTX or of CUDA C++ has."""
+    found = re.search(r"\.entry (\w+)|__global__ .*?\b([a-z]\w*)\(", source)
+    return (found.group(1) or found.group(2)) if found else "?"
 
-    def number(pattern: str) -> int:
-        found = re.search(pattern, said)
-        return int(found.group(1)) if found else 0
 
-    error = "" if done.returncode == 0 else said.strip()[:300]
-    spilled = number(r"(\d+) bytes spill stores") + number(r"(\d+) bytes spill loads")
-    return Assembled(name.group(1) if name else file.name, error, number(r"Used (\d+) registers"), spilled)
+class Compiler:
+    """NVRTC, which makes PTX of CUDA C++."""
+
+    def __init__(self, toolkit: Path) -> None:
+        self.library = ctypes.CDLL(str(next(toolkit.glob("lib*/libnvrtc.so*"))))
+
+    def __call__(self, source: str) -> tuple[str, str]:
+        """PTX, and what is wrong where there is none. The options are those of CubeCL, which the stand-in noted."""
+        lines = itertools.takewhile(lambda line: line.startswith("//-"), source.splitlines())
+        options = [line.removeprefix("//").encode() for line in lines]
+        program, nvrtc = ctypes.c_void_p(), self.library
+        nvrtc.nvrtcCreateProgram(ctypes.byref(program), source.encode(), None, 0, None, None)
+        failed = nvrtc.nvrtcCompileProgram(program, len(options), (ctypes.c_char_p * len(options))(*options))
+
+        def text(what: str) -> str:
+            size = ctypes.c_size_t()
+            getattr(nvrtc, f"nvrtcGet{what}Size")(program, ctypes.byref(size))
+            room = ctypes.create_string_buffer(size.value)
+            getattr(nvrtc, f"nvrtcGet{what}")(program, room)
+            return room.value.decode()
+
+        made = ("", text("ProgramLog") or f"error {failed}") if failed else (text("PTX"), "")
+        nvrtc.nvrtcDestroyProgram(ctypes.byref(program))
+        return made
+
+
+class Assembler:
+    """`ptxas`, after NVRTC where kernels are CUDA C++."""
+
+    def __init__(self, ptxas: str, toolkit: Path | None, every: bool) -> None:
+        self.ptxas, self.compiler, self.every = ptxas, Compiler(toolkit) if toolkit else None, every
+        # A kernel for one element type is the same in runs of several precisions.
+        self.known: dict[str, tuple[str, str]] = {}
+
+    def wants(self, file: Path) -> bool:
+        """NVRTC takes seconds for a module: of CUDA C++ only Bonfire's own kernels, unless all are asked for."""
+        return self.compiler is None or self.every or kernel(file.read_text()).startswith(OWN)
+
+    def __call__(self, file: Path) -> Assembled:
+        """One module, for the architecture that it names."""
+        if self.compiler:
+            source = file.read_text()
+            if source not in self.known:
+                self.known[source] = self.compiler(source)
+            ptx, error = self.known[source]
+            if error:
+                return Assembled(kernel(source), error.strip()[:300], 0, 0)
+            file.write_text(ptx)
+        text = file.read_text()
+        target = re.search(r"^\.target (\w+)", text, re.MULTILINE)
+        arguments = ["-v", f"-arch={target.group(1) if target else 'sm_90'}", str(file), "-o", os.devnull]
+        done = subprocess.run([self.ptxas, *arguments], capture_output=True, text=True, check=False)
+        said = done.stdout + done.stderr
+
+        def number(pattern: str) -> int:
+            found = re.search(pattern, said)
+            return int(found.group(1)) if found else 0
+
+        error = "" if done.returncode == 0 else said.strip()[:300]
+        spilled = number(r"(\d+) bytes spill stores") + number(r"(\d+) bytes spill loads")
+        return Assembled(kernel(text), error, number(r"Used (\d+) registers"), spilled)
 
 
 def find_ptxas() -> str | None:
@@ -323,11 +384,20 @@ def find_ptxas() -> str | None:
     return found or next((str(p) for p in wheels), None)
 
 
+def find_nvrtc() -> Path | None:
+    """The toolkit of the wheels nvidia-cuda-nvrtc, nvidia-cuda-runtime, nvidia-cuda-crt and nvidia-cuda-cccl, or installed."""
+    wheels = (p.parent.parent for folder in sys.path for p in Path(folder).glob("nvidia/*/lib/libnvrtc.so*"))
+    return next(wheels, Path(os.environ.get("CUDA_PATH", "/usr/local/cuda")))
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--bonfire", type=Path, required=True, help="a binary built with --features cuda")
     parser.add_argument("--ptxas", default=find_ptxas(), help="ptxas [default: on the path, or of the wheel nvidia-cuda-nvcc]")
     parser.add_argument("--quick", action="store_true", help="ptxas for one architecture only")
+    parser.add_argument("--nvrtc", type=Path, nargs="?", const=find_nvrtc(), metavar="TOOLKIT",
+                        help="the binary was built with cuda-cpp; NVRTC and its headers lie in TOOLKIT")
+    parser.add_argument("--every", action="store_true", help="with --nvrtc: compile also kernels that are not Bonfire's own")
     parser.add_argument("--update", action="store_true", help="write budgets.json")
     parser.add_argument("--only", choices=["memory", "counts", "messages", "ptxas"], help="one part")
     args = parser.parse_args()
@@ -337,7 +407,7 @@ def main() -> int:
         return args.only in (None, part)
 
     with tempfile.TemporaryDirectory() as folder:
-        card = Card(Path(folder), args.bonfire.resolve())
+        card = Card(Path(folder), args.bonfire.resolve(), args.nvrtc)
         if wanted("messages"):
             messages(card, faults)
         if wanted("memory"):
@@ -348,7 +418,7 @@ def main() -> int:
             compare(found, faults, args.update)
             host_time(card, faults)
         if wanted("ptxas") and args.ptxas:
-            modules(card, args.ptxas, args.quick, faults)
+            modules(card, Assembler(args.ptxas, args.nvrtc, args.every), args.quick, faults)
         elif wanted("ptxas"):
             print("SKIPPED: no ptxas; kernels were compiled to PTX and not further (pip install nvidia-cuda-nvcc)")
     print(f"\n{len(faults)} faults" if faults else "\nnothing wrong")

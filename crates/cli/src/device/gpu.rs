@@ -104,6 +104,12 @@ pub fn open_cuda(index: Option<usize>) -> Result<Opened, Mistake> {
     open_listed("cuda", list(DeviceType::Cuda), Vec::new(), index)
 }
 
+/// How to come by what a build with `cuda-cpp` compiles its kernels with.
+#[cfg(feature = "cuda")]
+const NVRTC: &str = "install the CUDA toolkit, or `pip install nvidia-cuda-nvrtc nvidia-cuda-runtime nvidia-cuda-crt \
+    nvidia-cuda-cccl` of a CUDA no newer than the driver's, with CUDA_PATH set to site-packages/nvidia/cu13 and LD_LIBRARY_PATH to \
+    its lib; a build with the feature `cuda` in place of `cuda-cpp` needs none of it";
+
 /// What stands against CUDA on this machine, asked before anything is compiled for a card.
 #[cfg(feature = "cuda")]
 fn cuda_can_run() -> Result<(), Mistake> {
@@ -114,6 +120,13 @@ fn cuda_can_run() -> Result<(), Mistake> {
                 "check that a card is there and its driver loaded (nvidia-smi), or use --device cpu"
             }
             CudaFault::TooOld { .. } => "install a newer NVIDIA driver, or use --device cpu",
+            CudaFault::NoCompiler(_) => NVRTC,
+            CudaFault::CompilerTooNew { .. } => {
+                "install a newer NVIDIA driver or an older NVRTC, or build with the feature `cuda` in place of `cuda-cpp`"
+            }
+            CudaFault::CompilerTooOld { .. } => {
+                "install a newer CUDA toolkit, or build with the feature `cuda` in place of `cuda-cpp`"
+            }
         };
         Mistake::new(fault.to_string()).help(way_out)
     })?;
