@@ -220,7 +220,7 @@ impl Adapter {
 }
 
 /// A standard normal number (Box-Muller).
-pub fn standard_normal(rng: &mut impl Rng) -> f64 {
+pub fn standard_normal(rng: &mut (impl Rng + ?Sized)) -> f64 {
     let u: f64 = 1.0 - rng.random::<f64>();
     let v: f64 = rng.random();
     (-2.0 * u.ln()).sqrt() * (std::f64::consts::TAU * v).cos()

@@ -23,7 +23,8 @@ const RUNS: &[&str] = &[
     "[strategy]\nname = \"lora-a2\"\n[clients]\ncount = 6\nper_round = 3\ndropout = 0.3\nbudget = 1",
     "[strategy]\nname = \"flora\"\n[clients]\ncount = 6\nper_round = 2",
     "[strategy]\nname = \"hetlora\"\nweight = 5.0\n[clients]\ncount = 4\nbudget = [1, 4, 2, 3]",
-    "[strategy]\nname = \"fedit\"\n[privacy]\nkind = \"laplace\"\nepsilon = 5.0\nclip = 1.0",
+    "[strategy]\nname = \"fedit\"\n[privacy]\nkind = \"laplace\"\nepsilon = 5.0\nclip = 1.0\nreproducible = true",
+    "[strategy]\nname = \"lora-a2\"\n[clients]\ncount = 4\nbudget = 2\nper_round = 3\n[privacy]\nkind = \"gaussian\"\nclip = 1.0\nnoise = 0.5\nreproducible = true",
 ];
 
 fn settings(sections: &str) -> Settings {

@@ -402,38 +402,6 @@ fn private_parts_stay_private() {
     assert!(rounds.iter().all(|r| r.test_accuracy.is_some() && r.personal_accuracy.is_some()));
 }
 
-#[test]
-fn privacy_noises_clips_and_composes() {
-    let train = "[train]\nrounds = 2\nlr_a = 1e-3\n[adapter]\nrank = 4";
-    let (plain, _, clean) = fedit(train);
-    let laplace =
-        |epsilon: f64| fedit(&format!("[privacy]\nkind = \"laplace\"\nepsilon = {epsilon}\nclip = 2.0\n{train}"));
-    let far = |x: &[Server], y: &[Server]| {
-        let of = |s: &[Server]| s[1].adapter.b.iter().flat_map(|m| m.data.clone()).collect::<Vec<f32>>();
-        of(x).iter().zip(of(y)).map(|(x, y)| f64::from((x - y).abs())).sum::<f64>()
-    };
-    let (weak, strong) = (laplace(6.0), laplace(1.0));
-    assert!(far(&clean, &strong.2) > 2.0 * far(&clean, &weak.2), "smaller epsilon, more noise");
-    assert_eq!(plain[0].upload_bytes, weak.0[0].upload_bytes);
-    // Uploads clipped to almost nothing, no noise: the model hardly moves.
-    let gaussian = |clip: f64, noise: f64| {
-        fedit(&format!("[privacy]\nkind = \"gaussian\"\nclip = {clip}\nnoise = {noise}\n{train}"))
-    };
-    let (_, _, tiny) = gaussian(1e-4, 0.0);
-    let moved: f64 = tiny[1].adapter.b.iter().flat_map(|m| &m.data).map(|v| f64::from(*v).powi(2)).sum::<f64>().sqrt();
-    assert!(moved > 0.0 && moved <= 1.0001e-4, "{moved}");
-    let same = gaussian(1.0, 0.5);
-    let epsilon = |rounds: &[RoundMetrics]| rounds.iter().map(|r| r.epsilon.unwrap()).collect::<Vec<_>>();
-    assert!(epsilon(&same.0)[1] > epsilon(&same.0)[0], "rounds compose: {:?}", epsilon(&same.0));
-    assert_eq!(epsilon(&weak.0), [6.0, 6.0], "a round's own");
-    assert!(plain[0].epsilon.is_none());
-    assert_eq!(
-        same.2.last().unwrap().adapter,
-        gaussian(1.0, 0.5).2.last().unwrap().adapter,
-        "the same seed, the same noise"
-    );
-}
-
 /// What a model does to the weights of a target.
 fn product(adapter: &bonfire_models::Adapter, t: usize) -> Vec<f64> {
     let product = adapter.a[t].matmul(&adapter.b[t]);

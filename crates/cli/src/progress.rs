@@ -287,8 +287,15 @@ fn extras(metrics: &RoundMetrics) -> String {
     if let Some(slots) = metrics.live_slots {
         text += &format!("  {slots} slots live");
     }
+    if metrics.simulated_privacy {
+        text += "  privacy simulated";
+    }
     if let Some(epsilon) = metrics.epsilon {
-        text += &format!("  ε {epsilon:.2}");
+        // Rounded up, never to nothing.
+        let shown =
+            if epsilon < 0.095 { format!("{epsilon:.1e}") } else { format!("{:.2}", (epsilon * 100.0).ceil() / 100.0) };
+        let delta = metrics.delta.filter(|delta| *delta > 0.0).map(|delta| format!(" at δ {delta:.0e}"));
+        text += &format!("  ε {shown}{}", delta.unwrap_or_default());
     }
     text
 }

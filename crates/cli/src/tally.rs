@@ -207,6 +207,8 @@ pub mod tests {
             personal_accuracy: None,
             live_slots: None,
             epsilon: None,
+            delta: None,
+            simulated_privacy: false,
             seconds: 2.0,
             train_seconds: 1.5,
             times: None,

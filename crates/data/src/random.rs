@@ -7,8 +7,8 @@
 //! counter-based, so streams with different keys are independent without any warm-up, and the same key gives
 //! the same numbers on every platform.
 
-use rand::SeedableRng;
-use rand_chacha::ChaCha8Rng;
+use rand::{Rng, SeedableRng};
+use rand_chacha::{ChaCha8Rng, ChaCha20Rng};
 
 /// What a stream is used for. Two uses never share numbers, even for the same seed, round and client.
 ///
@@ -67,10 +67,71 @@ pub fn stream(seed: u64, r#use: Use, round: u64, client: u64, epoch: u64) -> Cha
     stream
 }
 
+/// What privacy's noise and its draw of clients come from: nobody who knows the configuration may be able to compute them,
+/// or they could be taken off again.
+#[derive(Clone, PartialEq, Eq)]
+pub enum NoiseKey {
+    /// Drawn from the system's entropy, and kept to the side that adds the noise.
+    Secret([u8; 32]),
+    /// The run's seed, which everybody knows: noise for experiments, which protects nobody.
+    Seed(u64),
+}
+
+impl NoiseKey {
+    /// A fresh secret.
+    ///
+    /// # Panics
+    /// Where the system has no entropy to give.
+    pub fn secret() -> NoiseKey {
+        let mut key = [0; 32];
+        getrandom::fill(&mut key).expect("the system gives random bytes");
+        NoiseKey::Secret(key)
+    }
+
+    /// The stream of these coordinates. With a secret each is a ChaCha20 key of its own, derived coordinate by coordinate, so
+    /// that none tells anything of another.
+    pub fn stream(&self, r#use: Use, round: u64, client: u64, number: u64) -> Box<dyn Rng> {
+        match self {
+            NoiseKey::Seed(seed) => Box::new(stream(*seed, r#use, round, client, number)),
+            NoiseKey::Secret(key) => {
+                let derived = [r#use as u64, round, client, number].into_iter().fold(*key, |key, coordinate| {
+                    let mut stream = ChaCha20Rng::from_seed(key);
+                    stream.set_stream(coordinate);
+                    let mut next = [0; 32];
+                    stream.fill_bytes(&mut next);
+                    next
+                });
+                Box::new(ChaCha20Rng::from_seed(derived))
+            }
+        }
+    }
+}
+
+impl std::fmt::Debug for NoiseKey {
+    /// Without the secret: what is printed is read by others.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            NoiseKey::Secret(_) => f.write_str("Secret(..)"),
+            NoiseKey::Seed(seed) => write!(f, "Seed({seed})"),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rand::Rng;
+
+    #[test]
+    fn secrets_give_streams_of_their_own_and_are_not_printed() {
+        let (one, other) = (NoiseKey::secret(), NoiseKey::secret());
+        let first = |key: &NoiseKey, c: [u64; 3]| key.stream(Use::Privacy, c[0], c[1], c[2]).next_u64();
+        assert_eq!(first(&one, [1, 2, 3]), first(&one.clone(), [1, 2, 3]));
+        let all = [[1, 2, 3], [2, 2, 3], [1, 3, 3], [1, 2, 4], [2, 1, 3]].map(|c| first(&one, c));
+        assert!((1..5).all(|i| !all[..i].contains(&all[i])), "{all:?}");
+        assert_ne!(first(&one, [1, 2, 3]), first(&other, [1, 2, 3]));
+        assert_eq!(format!("{one:?}"), "Secret(..)");
+        assert_eq!(first(&NoiseKey::Seed(7), [1, 2, 3]), stream(7, Use::Privacy, 1, 2, 3).next_u64());
+    }
 
     fn first(seed: u64, r#use: Use, round: u64, client: u64, epoch: u64) -> [u64; 4] {
         let mut stream = stream(seed, r#use, round, client, epoch);

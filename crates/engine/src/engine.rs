@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Sender, channel};
 
-use bonfire_data::random::{Use, stream};
+use bonfire_data::random::{NoiseKey, Use, stream};
 use bonfire_kernels::{device_buffer_limit, device_memory, runs_on_cpu};
 use bonfire_models::{Adapter, Model, normals};
 use burn::tensor::Device;
@@ -84,6 +84,8 @@ pub struct Engine {
     /// Bytes of a tensor that the least of the devices holds in one piece.
     buffer: Option<u64>,
     room: Room,
+    /// What clients draw privacy's noise from.
+    pub(crate) noise: NoiseKey,
 }
 
 impl Engine {
@@ -96,7 +98,18 @@ impl Engine {
         assert!(!models.is_empty(), "an engine has a device");
         let least = |of: fn(&Device) -> Option<u64>| models.iter().filter_map(|m| of(m.device())).min();
         let (memory, buffer) = (least(device_memory), least(device_buffer_limit));
-        Engine { models, train, settings, in_flight, memory, clocked: true, buffer, room: Room::new(TOKENS) }
+        let noise = NoiseKey::Seed(settings.seed);
+        Engine { models, train, settings, in_flight, memory, clocked: true, buffer, room: Room::new(TOKENS), noise }
+    }
+
+    /// From now on clients draw privacy's noise from `key`; before, it is the run's seed, which protects nobody.
+    pub fn draw_noise_from(&mut self, key: NoiseKey) {
+        self.noise = key;
+    }
+
+    /// What clients draw privacy's noise from.
+    pub fn noise_key(&self) -> &NoiseKey {
+        &self.noise
     }
 
     /// The same without clocks in its steps, for who times them from outside: on a GPU each clocked step waits for the

@@ -261,7 +261,7 @@ impl Pass<'_> {
             steps: outcome.steps,
             tokens: probed.tokens + outcome.tokens,
         };
-        send::upload(self.plan, self.global, &self.engine.settings, member.memory, learnt)
+        send::upload(self.plan, self.global, &self.engine.settings, &self.engine.noise, member.memory, learnt)
     }
 }
 

@@ -1,7 +1,7 @@
 //! From what a client learnt to what leaves it: the private part stays, a shrinking tail is dropped, privacy is
 //! applied, and the rest becomes the upload.
 
-use bonfire_data::random::{Use, stream};
+use bonfire_data::random::{NoiseKey, Use};
 use bonfire_models::{Adapter, Factor, Matrix};
 use rand::{Rng, RngExt};
 
@@ -32,6 +32,7 @@ pub(crate) fn upload(
     plan: &Plan,
     global: &Adapter,
     settings: &TrainSettings,
+    noise: &NoiseKey,
     memory: Option<&Named>,
     mut learnt: Learnt,
 ) -> Upload {
@@ -88,7 +89,7 @@ pub(crate) fn upload(
         steps: learnt.steps,
         tokens: learnt.tokens,
     };
-    guard(plan, settings, &mut upload);
+    guard(plan, settings, noise, &mut upload);
     upload
 }
 
@@ -248,11 +249,11 @@ pub fn personal(private: &Private, global: &Adapter, memory: Option<&Named>) -> 
 }
 
 /// What privacy asks of an upload.
-fn guard(plan: &Plan, settings: &TrainSettings, upload: &mut Upload) {
+fn guard(plan: &Plan, settings: &TrainSettings, noise: &NoiseKey, upload: &mut Upload) {
     match plan.guard {
         Guard::Open => {}
         Guard::Laplace { epsilon, clip } => {
-            let mut rng = stream(settings.seed, Use::Privacy, plan.round as u64, upload.client as u64, 0);
+            let mut rng = noise.stream(Use::Privacy, plan.round as u64, upload.client as u64, 0);
             for (factor, list) in &mut upload.factors {
                 let lr = [plan.lr_a, plan.lr_b, plan.lr_core][crate::parameters::index(*factor)];
                 list.iter_mut().for_each(|m| add_laplace(m, 2.0 * clip * lr / epsilon, &mut rng));
@@ -260,15 +261,7 @@ fn guard(plan: &Plan, settings: &TrainSettings, upload: &mut Upload) {
             upload.weights.iter_mut().for_each(|m| add_laplace(m, 2.0 * clip * plan.lr_a / epsilon, &mut rng));
             upload.head.iter_mut().for_each(|m| add_laplace(m, 2.0 * clip * settings.lr_head / epsilon, &mut rng));
         }
-        Guard::Clip { clip } => {
-            let square = |m: &Matrix| m.data.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>();
-            let norm = upload.matrices().map(square).sum::<f64>().sqrt();
-            let factor = (clip / norm.max(f64::MIN_POSITIVE)).min(1.0);
-            let factors = upload.factors.iter_mut().flat_map(|(_, list)| list);
-            for m in factors.chain(&mut upload.weights).chain(&mut upload.head) {
-                m.data.iter_mut().for_each(|v| *v = (f64::from(*v) * factor) as f32);
-            }
-        }
+        Guard::Clip { clip } => upload.clip(clip),
     }
 }
 

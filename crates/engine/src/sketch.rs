@@ -1,6 +1,7 @@
 //! Uploads without training: the message a client would send by a plan, with made-up numbers in it. What a federation
 //! would send is known before anything is trained.
 
+use bonfire_data::random::NoiseKey;
 use bonfire_models::{Adapter, Matrix};
 
 use crate::parameters::Role;
@@ -58,7 +59,8 @@ pub(crate) fn sketch_of(
         steps: 1,
         tokens: 0,
     };
-    send::upload(plan, global, settings, None, learnt)
+    // What is made up needs no noise that nobody can know.
+    send::upload(plan, global, settings, &NoiseKey::Seed(settings.seed), None, learnt)
 }
 
 /// Layers that carry an adapter.

@@ -115,6 +115,28 @@ impl Upload {
         self.factors.iter().flat_map(|(_, targets)| targets).chain(&self.weights).chain(&self.head)
     }
 
+    /// Norm of the movement in this message.
+    pub fn norm(&self) -> f64 {
+        let square = |m: &Matrix| m.data.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>();
+        self.matrices().map(square).sum::<f64>().sqrt()
+    }
+
+    /// Scales the movement so that its norm is at most `most`.
+    pub fn clip(&mut self, most: f64) {
+        let factor = (most / self.norm().max(f64::MIN_POSITIVE)).min(1.0);
+        let factors = self.factors.iter_mut().flat_map(|(_, list)| list);
+        for m in factors.chain(&mut self.weights).chain(&mut self.head) {
+            m.data.iter_mut().for_each(|v| *v = (f64::from(*v) * factor) as f32);
+        }
+    }
+
+    /// The same message of a client that has not moved at all.
+    pub fn stilled(mut self) -> Upload {
+        self.matrices_mut().for_each(|m| m.data.fill(0.0));
+        self.kept.clear();
+        self
+    }
+
     /// Bytes of [`Self::encode`], without making them.
     pub fn encoded_len(&self) -> usize {
         HEADER

@@ -5,7 +5,10 @@
 //! differential privacy is that of Mironov, Talwar and Zhang (arXiv 1908.10530, section 3.3), rounds add up, and the
 //! conversion to (ε, δ) is the one of Balle et al. (arXiv 1905.09982, theorem 21) and Canonne, Kamath and Steinke
 //! (arXiv 2004.00010, proposition 12). Neighbours differ by one client added or removed. Sums are kept as logarithms;
-//! wherever something is left out, the result errs upwards.
+//! wherever something is left out, the result errs upwards. The privacy loss distribution gives a second bound, mostly 8 to 34 %
+//! lower; the smaller of the two counts.
+
+mod pld;
 
 use std::f64::consts::{PI, SQRT_2};
 
@@ -45,10 +48,20 @@ pub fn epsilon(q: f64, noise_multiplier: f64, rounds: usize, delta: f64) -> Resu
     check_sampling(q, delta)?;
     let positive = noise_multiplier.is_finite() && noise_multiplier > 0.0;
     within(positive, "noise_multiplier", noise_multiplier, "must be a positive number")?;
-    Ok(spent(q, noise_multiplier, rounds, delta))
+    Ok(least(q, noise_multiplier, rounds, delta))
 }
 
-/// The least noise, to a relative 10⁻⁶, with which `rounds` rounds stay within `(epsilon, delta)`.
+/// The smaller of both bounds.
+fn least(q: f64, noise: f64, rounds: usize, delta: f64) -> f64 {
+    let by_divergence = spent(q, noise, rounds, delta);
+    // Far from any privacy the grid would be wide and empty.
+    if rounds == 0 || delta < pld::LEAST_DELTA || by_divergence > 1e3 || u32::try_from(rounds).is_err() {
+        return by_divergence;
+    }
+    pld::epsilon(q, noise, rounds, delta).min(by_divergence)
+}
+
+/// The least noise, to a relative 10⁻⁵, with which `rounds` rounds stay within `(epsilon, delta)`.
 ///
 /// # Errors
 /// `q`, δ or ε out of range, or an ε that no noise reaches.
@@ -67,6 +80,12 @@ pub fn noise_multiplier(q: f64, rounds: usize, epsilon: f64, delta: f64) -> Resu
     while high - low > 1e-6 * high {
         let middle = 0.5 * (low + high);
         if private(middle) { high = middle } else { low = middle }
+    }
+    // From the bound by divergences down to where the closer one allows it.
+    let mut low = 0.5 * high;
+    while high - low > 1e-5 * high {
+        let middle = 0.5 * (low + high);
+        if least(q, middle, rounds, delta) <= epsilon { high = middle } else { low = middle }
     }
     Ok(high)
 }
@@ -169,18 +188,48 @@ mod tests {
         assert!((x - y).abs() <= relative * y.abs(), "{x} and {y}");
     }
 
+    /// What google/differential-privacy's accountant gives (dp-accounting 0.6.0, `from_gaussian_mechanism(noise,
+    /// sampling_prob=q, value_discretization_interval=1e-4)`, self-composed): `(q, noise, rounds, δ, ε)`.
+    #[test]
+    fn epsilons_of_dp_accounting() {
+        for (q, noise, rounds, delta, expected) in [
+            (1.0, 2.0, 1, 1e-5, 1.9930914079221091),
+            (1.0, 4.0, 20, 1e-5, 4.983306481069716),
+            (0.1, 1.0, 50, 1e-5, 5.1482625932726),
+            (0.5, 2.0, 30, 1e-3, 5.098116359064215),
+            (0.05, 0.7, 100, 1e-2, 3.4066002545908467),
+            (0.25, 0.5, 10, 1e-4, 17.56132457877419),
+            (0.01, 1.0, 1000, 1e-6, 2.1245225256759905),
+            (0.3, 1.5, 200, 1e-5, 17.932124447285965),
+            (0.2, 3.0, 500, 1e-7, 8.908526752844134),
+            (0.9, 5.0, 50, 1e-5, 5.839292074822341),
+            (0.05, 0.5, 20, 1e-5, 10.335964365438125),
+            (0.001, 0.8, 10_000, 1e-6, 0.9473238639737555),
+            (0.5, 10.0, 1, 1e-5, 0.17404543376224801),
+            (1.0, 1.0, 100, 1e-5, 91.81728981791781),
+        ] {
+            let ours = epsilon(q, noise, rounds, delta).unwrap();
+            println!(
+                "{q} {noise} {rounds} {delta}: {ours}, {expected}, by divergence {}",
+                spent(q, noise, rounds, delta)
+            );
+            close(ours, expected, 1e-3);
+            assert!(ours <= spent(q, noise, rounds, delta));
+        }
+    }
+
     /// Printed in the tests of two libraries; theirs take other sets of orders, with the best order in ours too.
     #[test]
     fn published_epsilons() {
         // pytorch/opacus, opacus/tests/accountants_test.py, test_rdp_accountant.
-        close(epsilon(0.04, 1.5, 2250, 1e-5).unwrap(), 7.32911117143, 1e-9);
+        close(spent(0.04, 1.5, 2250, 1e-5), 7.32911117143, 1e-9);
         // tensorflow/privacy, compute_dp_sgd_privacy_test.py, Test0 (best order 19) and Test1 (13).
-        close(epsilon(150.0 / 60_000.0, 1.3, 6000, 1e-5).unwrap(), 0.7242234026109595, 1e-9);
-        close(epsilon(1e-3, 1.0, 30_000, 1e-7).unwrap(), 1.4154988495444842, 1e-9);
+        close(spent(150.0 / 60_000.0, 1.3, 6000, 1e-5), 0.7242234026109595, 1e-9);
+        close(spent(1e-3, 1.0, 30_000, 1e-7), 1.4154988495444842, 1e-9);
         // Its Test2 is best at order 1.25, which is not among ours.
         close(to_epsilon(976_563.0 * rdp(1024.0 / 1e8, 0.1, 1.25), 1.25, 1e-7), 5907982.3113978775, 1e-9);
         // google/differential-privacy, rdp_privacy_accountant_test.py: exactly (1, 1e-6) for the plain Gaussian.
-        let plain = epsilon(1.0, 4.530877117, 1, 1e-6).unwrap();
+        let plain = spent(1.0, 4.530877117, 1, 1e-6);
         assert!((1.0..1.0001).contains(&plain), "{plain}");
     }
 
@@ -234,7 +283,8 @@ mod tests {
         close(rdp(1.0 - 1e-12, 2.0, 3.0), 3.0 / 8.0, 1e-9);
         close(rdp(1.0 - 1e-12, 2.0, 3.3), 3.3 / 8.0, 1e-9);
         // k rounds at σ are one at σ/√k.
-        close(epsilon(1.0, 8.0, 16, 1e-5).unwrap(), epsilon(1.0, 2.0, 1, 1e-5).unwrap(), 1e-12);
+        close(spent(1.0, 8.0, 16, 1e-5), spent(1.0, 2.0, 1, 1e-5), 1e-12);
+        close(epsilon(1.0, 8.0, 16, 1e-5).unwrap(), epsilon(1.0, 2.0, 1, 1e-5).unwrap(), 1e-4);
     }
 
     #[test]
@@ -254,9 +304,9 @@ mod tests {
             let reached = epsilon(q, noise, rounds, 1e-5).unwrap();
             assert!(reached <= target && reached > target * (1.0 - 1e-4), "{reached} for {target}");
         }
-        // pytorch/opacus, accountants_test.py, test_get_noise_multiplier: its search stops a little above the least noise.
+        // pytorch/opacus, accountants_test.py, test_get_noise_multiplier, by divergences: less is enough by losses.
         let least = noise_multiplier(0.04, 2250, 8.0, 1e-5).unwrap();
-        assert!(least <= 1.425307617 && least > 1.425307617 - 0.01, "{least}");
+        assert!(least < 1.425307617 && least > 0.8 * 1.425307617, "{least}");
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! From uploads to the next adapter, for every strategy that averages movements: how values of clients are combined
 //! (mean, median, trimmed mean), what the server's optimizer makes of it, and the noise of central privacy.
 
-use bonfire_data::random::{Use, stream};
+use bonfire_data::random::{NoiseKey, Use};
 use bonfire_engine::Upload;
 use bonfire_models::{Adapter, Factor, Matrix, standard_normal};
 
@@ -21,7 +21,7 @@ pub struct Rule {
 }
 
 /// Gaussian noise on the mean of clipped uploads (DP-FedAvg, McMahan et al., arXiv 1710.06963).
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct CentralNoise {
     /// Noise multiplier z.
     pub multiplier: f64,
@@ -29,8 +29,8 @@ pub struct CentralNoise {
     pub clip: f64,
     /// Clients expected in a round, m: every client weighs `1/m`, and the noise's deviation is `z·C/m`.
     pub expected: f64,
-    /// Seed of the run.
-    pub seed: u64,
+    /// What the noise is drawn from.
+    pub key: NoiseKey,
 }
 
 /// The average movement of one tensor, a row a slot, and which rows anybody moved.
@@ -99,7 +99,7 @@ impl Rule {
         norm: Norm,
     ) -> Moved {
         let weight = |u: &Upload| if self.noise.is_some() { 1.0 } else { u.examples as f64 };
-        let total = self.noise.map_or_else(|| uploads.iter().map(|u| weight(u)).sum(), |noise| noise.expected);
+        let total = self.noise.as_ref().map_or_else(|| uploads.iter().map(|u| weight(u)).sum(), |noise| noise.expected);
         let mut chosen = vec![Vec::new(); rank];
         for (upload, (slots, vectors)) in uploads.iter().zip(lists) {
             for (row, &slot) in slots.iter().enumerate() {
@@ -131,12 +131,13 @@ impl Rule {
     }
 
     fn add_noise(&self, moved: &mut Moved, round: usize, number: u64) {
-        let Some(noise) = self.noise else { return };
+        let Some(noise) = &self.noise else { return };
         let deviation = noise.multiplier * noise.clip / noise.expected;
-        let mut rng = stream(noise.seed, Use::Privacy, round as u64, u64::MAX, number);
+        let mut rng = noise.key.stream(Use::Privacy, round as u64, u64::MAX, number);
+        // Every row that exists, whoever moved it: the coordinator has seen to it that they all count as touched.
         for (row, touched) in moved.values.chunks_mut(moved.width.max(1)).zip(&moved.touched) {
             if *touched {
-                row.iter_mut().for_each(|v| *v += deviation * standard_normal(&mut rng));
+                row.iter_mut().for_each(|v| *v += deviation * standard_normal(rng.as_mut()));
             }
         }
     }

@@ -1,5 +1,7 @@
 //! A run's state after a complete round, as bytes: what is needed to go on as if the run had never stopped. Everything
-//! random is a function of seed and round, so no generator has a state to keep.
+//! random is a function of seed and round, so no generator has a state to keep. Where privacy's noise comes from a secret, that is
+//! in here, for the run that goes on to be the run that never stopped: **who has the file can take the noise off again**, so it is
+//! to be kept like a key.
 //!
 //! The format: `"BONFIRE\0"`, the format's version (u32), the payload's length in bytes (u64) and its SHA-256, all
 //! little-endian, then the payload: a safetensors file that holds every matrix in f32, with what is not a matrix as JSON in
@@ -9,6 +11,7 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 
 use bonfire_data::Shards;
+use bonfire_data::random::NoiseKey;
 use bonfire_engine::{Named, Private, TokenizedData};
 use bonfire_models::{Adapter, DeltaLog, Goal, HeadTensor, Matrix};
 use safetensors::SafeTensors;
@@ -71,6 +74,9 @@ struct Header {
     private: Private,
     /// Of the texts and of who holds them: see [`checksum_of_data`].
     data: String,
+    /// The secret that noise is drawn from, in hex, where there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    noise: Option<String>,
 }
 
 /// A state that was read back.
@@ -112,6 +118,7 @@ pub(crate) struct Written<'w> {
     pub private: &'w Private,
     pub memories: &'w BTreeMap<usize, Named>,
     pub data: &'w str,
+    pub noise: &'w NoiseKey,
 }
 
 /// What was read, and fits.
@@ -121,6 +128,7 @@ pub(crate) struct Read {
     pub restarted: usize,
     pub private: Private,
     pub memories: BTreeMap<usize, Named>,
+    pub noise: Option<NoiseKey>,
 }
 
 impl Written<'_> {
@@ -138,6 +146,10 @@ impl Written<'_> {
             restarted: self.restarted,
             private: self.private.clone(),
             data: self.data.into(),
+            noise: match self.noise {
+                NoiseKey::Secret(key) => Some(hex(key)),
+                NoiseKey::Seed(_) => None,
+            },
         };
         let mut all: Vec<(String, &Matrix)> = Vec::new();
         let lists = [
@@ -179,6 +191,7 @@ impl Run {
     pub fn resume(&mut self, checkpoint: Checkpoint) -> Result<(), CheckpointError> {
         let read = self.coordinator.resume_from(checkpoint, &self.clients.data_checksum)?;
         (self.clients.memories, self.clients.private) = read;
+        self.clients.engine.draw_noise_from(self.coordinator.protection.key.clone());
         Ok(())
     }
 }
@@ -200,7 +213,8 @@ impl Coordinator {
     fn written<'w>(&'w self, private: &'w Private, memories: &'w BTreeMap<usize, Named>, data: &'w str) -> Written<'w> {
         let Coordinator { server, ledger, restarted, .. } = self;
         let (strategy, restarted) = (self.strategy_name(), *restarted);
-        Written { server, strategy, ledger, restarted, private, memories, data }
+        let noise = &self.protection.key;
+        Written { server, strategy, ledger, restarted, private, memories, data, noise }
     }
 
     /// Sets the state; gives what the clients keep.
@@ -210,6 +224,11 @@ impl Coordinator {
         data: &str,
     ) -> Result<(BTreeMap<usize, Named>, Private), CheckpointError> {
         let read = checkpoint.fit(&self.server.adapter, self.strategy.name(), self.clients(), data)?;
+        // A run whose noise is everybody's goes on with that.
+        let protected = self.settings.privacy.is_some_and(|privacy| !privacy.reproducible());
+        if let Some(key) = read.noise.filter(|_| protected) {
+            self.draw_noise_from(key).map_err(|e| CheckpointError::Contents(e.to_string()))?;
+        }
         (self.server, self.ledger, self.restarted) = (read.server, read.ledger, read.restarted);
         self.pushes = Pushes::default();
         Ok((read.memories, read.private))
@@ -260,8 +279,10 @@ impl Checkpoint {
                 memories.entry(client).or_default().insert(name.into(), matrix);
             }
         }
-        let Header { round, ledger, restarted, private, .. } = header;
-        Ok(Read { server: Server { round, adapter, merged, state }, ledger, restarted, private, memories })
+        let Header { round, ledger, restarted, private, noise, .. } = header;
+        let secret = |text: String| unhex(&text).ok_or_else(|| CheckpointError::Contents("its secret is none".into()));
+        let noise = noise.map(secret).transpose()?.map(NoiseKey::Secret);
+        Ok(Read { server: Server { round, adapter, merged, state }, ledger, restarted, private, memories, noise })
     }
 }
 
@@ -407,5 +428,15 @@ pub(crate) fn checksum_of_data(data: &TokenizedData, shards: &Shards) -> String 
         put(rows.len());
         rows.iter().for_each(|&row| put(row));
     }
-    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    hex(&hash.finalize())
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn unhex(text: &str) -> Option<[u8; 32]> {
+    let digits: Vec<u8> = text.chars().map(|c| c.to_digit(16).map(|d| d as u8)).collect::<Option<_>>()?;
+    let bytes: Vec<u8> = digits.chunks_exact(2).map(|pair| pair[0] << 4 | pair[1]).collect();
+    bytes.try_into().ok().filter(|_| digits.len() == 64)
 }

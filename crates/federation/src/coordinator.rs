@@ -1,5 +1,6 @@
 //! The server of a federation, wherever its clients are: strategy, state and ledger. It trains nothing.
 
+use bonfire_data::random::NoiseKey;
 use bonfire_engine::{Evaluation, MessageError, Plan, Upload};
 use bonfire_models::{Factor, Model, Task};
 
@@ -7,6 +8,7 @@ use crate::download::{Download, Pushes};
 use crate::first::{begin_trained, first_adapter};
 use crate::ledger::Traffic;
 use crate::overlap::overlap;
+use crate::protection::Protection;
 use crate::strategies::{Strategy, build};
 use crate::{FederationError, Ledger, RoundMetrics, Server, Settings, Weights};
 
@@ -20,6 +22,8 @@ pub struct Coordinator {
     pub(crate) restarted: usize,
     /// Up to where sites know the log of what was merged.
     pub(crate) pushes: Pushes,
+    /// Secrets and accounts of privacy.
+    pub(crate) protection: Protection,
     task: Task,
 }
 
@@ -34,14 +38,15 @@ impl Coordinator {
             return Err(FederationError::Setting { key: key.into(), problem });
         }
         let global = first_adapter(&settings, model)?;
-        let strategy = build(&settings, settings.budgets(clients)?);
+        let protection = Protection::new(&settings, clients)?;
+        let strategy = build(&settings, &protection, settings.budgets(clients)?);
         let (mut server, mut ledger) = (Server::new(global), Ledger::new(clients));
         if settings.adapter.init.folder().is_some() {
             begin_trained(strategy.as_ref(), &settings, &mut server, &mut ledger);
         }
         strategy.begin(&mut server);
         let (pushes, task) = (Pushes::default(), model.task());
-        Ok(Coordinator { settings, strategy, server, ledger, restarted: 0, pushes, task })
+        Ok(Coordinator { settings, strategy, server, ledger, restarted: 0, pushes, protection, task })
     }
 
     /// What the federation was told.
@@ -79,9 +84,22 @@ impl Coordinator {
         self.strategy.plan(&self.server)
     }
 
-    /// The clients of the next round, ascending: see [`Settings::cohort`].
+    /// The clients of the next round, ascending: see [`Self::cohort_of`].
     pub fn cohort(&self) -> Vec<usize> {
-        self.settings.cohort(self.server.round + 1, self.clients())
+        self.cohort_of(self.server.round + 1)
+    }
+
+    /// The clients of `round`, ascending: see [`Settings::cohort`]. With noise on the mean each is drawn on its own, from a
+    /// secret: who takes part is then for nobody to know beforehand.
+    pub fn cohort_of(&self, round: usize) -> Vec<usize> {
+        self.protection.cohort(&self.settings, round, self.clients())
+    }
+
+    /// Noise of privacy comes from `key` from now on.
+    pub(crate) fn draw_noise_from(&mut self, key: NoiseKey) -> Result<(), FederationError> {
+        self.protection.key = key;
+        self.strategy = build(&self.settings, &self.protection, self.settings.budgets(self.clients())?);
+        Ok(())
     }
 
     /// Whether the global model is due to be evaluated after the last complete round.
@@ -113,7 +131,19 @@ impl Coordinator {
     /// # Errors
     /// As there.
     pub fn decode(&self, message: &[u8], plan: &Plan) -> Result<Upload, MessageError> {
-        Upload::decode(message, plan, &self.server.adapter, &self.settings.train, self.clients())
+        let upload = Upload::decode(message, plan, &self.server.adapter, &self.settings.train, self.clients())?;
+        match self.disbelieves(&upload) {
+            Some(problem) => Err(MessageError::Contents { client: upload.client, problem }),
+            None => Ok(upload),
+        }
+    }
+
+    /// Why an upload is left out of its round; `None`: it is not.
+    pub(crate) fn disbelieves(&self, upload: &Upload) -> Option<String> {
+        let most = self.settings.server.max_norm?;
+        let norm = upload.norm();
+        (norm.is_nan() || norm > most)
+            .then(|| format!("its movement has norm {norm:.3e}, above server.max_norm = {most}, and is left out"))
     }
 
     /// Ends the round of `plan`: counts what crossed, and brings the server to the round's end. The clients in `stayed` were
@@ -135,6 +165,8 @@ impl Coordinator {
         let lost = ledger.download(plan, &self.server, dropped);
         let (up, sizes) = ledger.upload(uploads);
         let mut next = self.server.clone();
+        let counted = self.protection.counted(plan, &self.server.adapter, &self.settings, uploads);
+        let uploads = counted.as_ref();
         if !uploads.is_empty() {
             match self.settings.server.weights {
                 Weights::Examples => self.strategy.aggregate(&mut next, uploads)?,
@@ -166,6 +198,7 @@ impl Coordinator {
         };
         let examples: usize = uploads.iter().map(|u| u.examples).sum();
         let overlap = overlap(uploads, slots);
+        let spent = self.protection.spent(&self.settings, self.server.round);
         let spoken = test.filter(|_| self.task == Task::Causal);
         RoundMetrics {
             round: self.server.round,
@@ -191,7 +224,9 @@ impl Coordinator {
             slot_overlap: overlap.map(|o| o.found),
             slot_overlap_by_chance: overlap.map(|o| o.by_chance),
             live_slots: self.server.live().map(|live| live.iter().map(Vec::len).sum()),
-            epsilon: self.settings.epsilon(self.server.round),
+            epsilon: spent.map(|spent| spent.epsilon),
+            delta: spent.map(|spent| spent.delta),
+            simulated_privacy: self.settings.privacy.is_some_and(|privacy| privacy.reproducible()),
             seconds: 0.0,
             train_seconds: 0.0,
             times: None,

@@ -25,8 +25,8 @@ pub enum FederationError {
         /// What is wrong.
         problem: String,
     },
-    /// Every client's update was left out because it was not finite.
-    #[error("round {round}: the loss or update of every client is not finite; lower train.lr_a, train.lr_b or train.lr_head, or set train.clip_norm; the state after round {} is kept", round - 1)]
+    /// Every client's update was left out because it was not finite, or too large to be believed.
+    #[error("round {round}: the loss or update of every client is not finite, or above server.max_norm; lower train.lr_a, train.lr_b or train.lr_head, or set train.clip_norm; the state after round {} is kept", round - 1)]
     NobodyLeft {
         /// Round, from 1.
         round: usize,

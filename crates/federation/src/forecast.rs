@@ -6,6 +6,7 @@ use bonfire_models::{Adapter, DeltaLog, ModelInfo, Task, blank_head};
 use rand::SeedableRng;
 
 use crate::first::begin_trained;
+use crate::protection::Protection;
 use crate::strategies::build;
 use crate::{FederationError, Ledger, Server, Settings, StrategySettings};
 
@@ -45,7 +46,8 @@ pub fn forecast(
         return Err(FederationError::Setting { key: key.into(), problem });
     }
     let clients = settings.clients.count;
-    let strategy = build(settings, settings.budgets(clients)?);
+    let protection = Protection::simulated(settings, clients)?;
+    let strategy = build(settings, &protection, settings.budgets(clients)?);
     // Full fine-tuning is counted with one weight that stands for all of them.
     let stands_for = if settings.strategy.is_full() { info.backbone_params() - 1 } else { 0 };
     let mut server = start(settings, info, task)?;
@@ -61,7 +63,7 @@ pub fn forecast(
         let mut plan = strategy.plan(&server);
         // As if no client pruned itself.
         plan.terms.tail = None;
-        let cohort = settings.cohort(round, clients);
+        let cohort = protection.cohort(settings, round, clients);
         let (stays, dropped) = settings.who_stays(round, &cohort);
         let clients: Vec<usize> = stays.iter().chain(&dropped).copied().collect();
         let down = downloads(&mut ledger, &plan, &server, &clients, stands_for);

@@ -14,6 +14,7 @@ mod forecast;
 mod ledger;
 mod overlap;
 mod products;
+mod protection;
 mod records;
 mod rounds;
 mod run;
@@ -35,8 +36,8 @@ pub use run::{Control, Event, Run};
 pub use server::{Named, Server};
 pub use settings::{
     AdapterSettings, AdapterStart, Aggregation, Budget, BudgetName, BudgetUse, ClientSettings, EvaluateSettings,
-    HeadMode, Norm, PrivacySettings, Prune, ServerOptimizer, ServerSettings, Settings, Stragglers, StrategySettings,
-    Weights,
+    HeadMode, Norm, PrivacySettings, Prune, Publish, ServerOptimizer, ServerSettings, Settings, Spent, Stragglers,
+    StrategySettings, Weights,
 };
 pub use site::Site;
 pub use strategies::{Common, FedIt, FfaLora, LoraA2, RoLora, Strategy};

@@ -11,7 +11,9 @@ pub struct RoundMetrics {
     pub round: usize,
     /// What trained: `"A"`, `"B"` or `"AB"`.
     pub phase: String,
-    /// Mean local training loss, weighted by examples, probes not counted.
+    /// Mean local training loss, weighted by examples, probes not counted; not a number (`null`) where it is kept back or could
+    /// not be computed.
+    #[serde(deserialize_with = "number_or_null")]
     pub train_loss: f64,
     /// Mean cross-entropy of the global model on the test split; absent when not evaluated this round.
     #[serde(skip_serializing_if = "Option::is_none", default)]
@@ -47,7 +49,8 @@ pub struct RoundMetrics {
     /// Clients of the cohort that dropped out.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub dropped: Vec<usize>,
-    /// Clients whose upload was left out because it was not finite, where `train.not_finite` says so.
+    /// Clients whose upload was left out because it was not finite, where `train.not_finite` says so, or above
+    /// `server.max_norm`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub skipped: Vec<usize>,
     /// Clients that were on a device together; 0 in rows of versions that did not say, and of a server whose clients are
@@ -71,9 +74,15 @@ pub struct RoundMetrics {
     /// Slots of the whole model that still exist, where the server removes some.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub live_slots: Option<usize>,
-    /// ε spent so far, where uploads are noised.
+    /// ε spent so far, where uploads are noised by what nobody can know.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub epsilon: Option<f64>,
+    /// The δ beside it.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub delta: Option<f64>,
+    /// Whether privacy is only simulated: its noise comes from the run's seed.
+    #[serde(skip_serializing_if = "std::ops::Not::not", default)]
+    pub simulated_privacy: bool,
     /// Wall time of the round, evaluation included.
     pub seconds: f64,
     /// Of it, wall time of local training, probes included.
@@ -83,6 +92,35 @@ pub struct RoundMetrics {
     pub times: Option<Times>,
     /// Real tokens through forward and backward, probes included.
     pub tokens: u64,
+}
+
+impl RoundMetrics {
+    /// Without what is of clients: see [`crate::Publish::Minimal`]. Counts of bytes and tokens would tell how many took part.
+    pub(crate) fn minimal(self) -> RoundMetrics {
+        RoundMetrics {
+            train_loss: f64::NAN,
+            upload_params: 0,
+            upload_head_params: 0,
+            upload_aux_params: 0,
+            upload_index_bytes: 0,
+            upload_bytes: 0,
+            download_params: 0,
+            download_bytes: 0,
+            lost_download_bytes: 0,
+            dropped: Vec::new(),
+            skipped: Vec::new(),
+            in_flight: 0,
+            no_room_for: Vec::new(),
+            personal_accuracy: None,
+            slot_overlap: None,
+            slot_overlap_by_chance: None,
+            seconds: 0.0,
+            train_seconds: 0.0,
+            times: None,
+            tokens: 0,
+            ..self
+        }
+    }
 }
 
 /// Where the wall time of a round goes, in seconds. Parts of training are means over the devices where there are several.
@@ -126,6 +164,7 @@ pub struct ClientMetrics {
     /// Local optimizer steps, probe not counted.
     pub steps: usize,
     /// Mean loss over its local steps.
+    #[serde(deserialize_with = "number_or_null")]
     pub train_loss: f64,
     /// Uploaded scalars.
     pub upload_params: u64,
@@ -157,6 +196,11 @@ impl ClientMetrics {
             test_accuracy: None,
         }
     }
+}
+
+/// JSON has no infinities and no NaN; they are written as `null`, and read back as NaN.
+fn number_or_null<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+    Ok(Option::<f64>::deserialize(deserializer)?.unwrap_or(f64::NAN))
 }
 
 /// `summary.json`: the run in one object.

@@ -7,9 +7,9 @@ use std::time::Instant;
 use bonfire_engine::{EngineError, Evaluation, Judged, Plan, Trained, Upload, summarise};
 
 use crate::clients::Clients;
-use crate::{ClientMetrics, Control, Event, FederationError, Run, Times};
+use crate::{ClientMetrics, Control, Event, FederationError, Publish, Run, Times};
 
-/// The clients of `stays` that sent nothing: what they learnt was not finite.
+/// The clients of `stays` that sent nothing that counts: what they learnt was not finite, or is not believed.
 fn skipped(round: usize, stays: &[usize], uploads: &[Upload]) -> Result<Vec<usize>, FederationError> {
     let sent: BTreeSet<usize> = uploads.iter().map(|u| u.client).collect();
     let skipped: Vec<usize> = stays.iter().copied().filter(|client| !sent.contains(client)).collect();
@@ -42,6 +42,7 @@ impl Run {
                 other => other?,
             };
             let train_seconds = clock.elapsed().as_secs_f64();
+            uploads.retain(|upload| self.coordinator.disbelieves(upload).is_none());
             let skipped = skipped(round, &stays, &uploads)?;
 
             let clock = Instant::now();
@@ -61,7 +62,10 @@ impl Run {
             metrics.train_seconds = train_seconds;
             metrics.seconds = start.elapsed().as_secs_f64();
             metrics.times = Some(Times::new(steps, aggregate, evaluate, metrics.seconds));
-            let clients = self.client_metrics(&uploads, &sizes, judged.as_deref());
+            let (metrics, clients) = match self.clients.settings.publish() {
+                Publish::All => (metrics, self.client_metrics(&uploads, &sizes, judged.as_deref())),
+                Publish::Minimal => (metrics.minimal(), Vec::new()),
+            };
             if on(Event::RoundEnded { metrics: &metrics, clients: &clients, run: self }) == Control::Stop {
                 return Ok(());
             }

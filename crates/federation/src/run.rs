@@ -60,7 +60,8 @@ impl Run {
         shards: Shards,
     ) -> Result<Self, FederationError> {
         let coordinator = Coordinator::new(settings, models[0].as_ref(), shards.train.len())?;
-        let clients = Clients::new(coordinator.settings(), models, data, shards);
+        let mut clients = Clients::new(coordinator.settings(), models, data, shards);
+        clients.engine.draw_noise_from(coordinator.protection.key.clone());
         clients.engine.check_memory(coordinator.trainable_params())?;
         Ok(Run { coordinator, clients })
     }
@@ -108,8 +109,8 @@ impl Run {
         self.clients.engine.estimate(cohort, self.trainable_params())
     }
 
-    /// The clients of `round`, ascending: see [`Settings::cohort`].
+    /// The clients of `round`, ascending: see [`Coordinator::cohort_of`].
     pub fn cohort(&self, round: usize) -> Vec<usize> {
-        self.coordinator.settings().cohort(round, self.coordinator.clients())
+        self.coordinator.cohort_of(round)
     }
 }

@@ -9,18 +9,19 @@ mod server;
 mod strategy;
 
 use bonfire_data::random::{Use, stream};
-use bonfire_engine::{Checkpoint, InFlight, TrainSettings};
+use bonfire_engine::{Checkpoint, Guard, InFlight, TrainSettings};
 use bonfire_models::{ModelInfo, Precision, TargetKind, Targets};
 use rand::RngExt;
 use rand::seq::SliceRandom;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{FederationError, accountant};
+use crate::FederationError;
 
 pub use adapter_start::AdapterStart;
 pub use clients::{Budget, BudgetName, ClientSettings, Stragglers};
-pub use privacy::PrivacySettings;
+pub(crate) use privacy::Mechanism;
+pub use privacy::{PrivacySettings, Publish, Spent};
 pub use server::{Aggregation, ServerOptimizer, ServerSettings, Weights};
 pub use strategy::{BudgetUse, Norm, Prune, StrategySettings};
 
@@ -84,7 +85,7 @@ impl Settings {
             .problem(self.adapter.rank)
             .or_else(|| self.budget_problem())
             .or_else(|| self.server.problem())
-            .or_else(|| self.privacy.as_ref().and_then(|p| p.problem()))
+            .or_else(|| self.privacy.as_ref().and_then(|p| p.problem(self.clients.count)))
             .or_else(|| self.composition_problem())
     }
 
@@ -115,8 +116,9 @@ impl Settings {
             ))
         };
         let averaging = self.strategy.averages();
-        // What a client weighs is every mean's business.
-        if !averaging && self.server != (ServerSettings { weights: self.server.weights, ..ServerSettings::default() }) {
+        // What a client weighs, and what is believed, is every method's business.
+        let ServerSettings { weights, max_norm, .. } = self.server;
+        if !averaging && self.server != (ServerSettings { weights, max_norm, ..ServerSettings::default() }) {
             return averages("server", "a server optimizer or a robust average");
         }
         if !averaging && self.train.scaffold {
@@ -127,6 +129,19 @@ impl Settings {
                 "sends control variates of all that trains, and {name} keeps a part of it private; leave it out"
             );
             return Some(("train.scaffold", what));
+        }
+        let secretive = self.publish() == Publish::Minimal;
+        if secretive && self.evaluate.per_client {
+            return Some((
+                "evaluate.per_client",
+                "tells of every client what privacy.publish = \"minimal\" keeps back; leave one of them out".into(),
+            ));
+        }
+        if secretive && self.strategy.keeps_private() {
+            return Some((
+                "privacy.publish",
+                format!("must be \"all\": of {name} every client's own model lies in the run folder"),
+            ));
         }
         let central = matches!(self.privacy, Some(PrivacySettings::Gaussian { .. }));
         if !averaging && central {
@@ -195,7 +210,23 @@ impl Settings {
                 SORA_XI * lr_gate
             )
         });
-        gates.into_iter().collect()
+        gates.into_iter().chain(self.privacy_warnings()).collect()
+    }
+
+    /// What `[privacy]` does not cover.
+    fn privacy_warnings(&self) -> Vec<String> {
+        let Some(privacy) = self.privacy else { return Vec::new() };
+        let mut all = Vec::new();
+        if privacy.reproducible() {
+            all.push("privacy is simulated: its noise comes from train.seed, so anybody can take it off again, and no ε is given; leave privacy.reproducible out to protect anybody".into());
+        }
+        if matches!(privacy, PrivacySettings::Laplace { .. }) && self.chooses() {
+            all.push("no ε is given: which slots a client chose crosses the wire as it is, and Laplace noise on their numbers does not hide it".into());
+        }
+        if privacy.publish() == Publish::All && !privacy.reproducible() {
+            all.push("the run folder holds who took part, losses, counts and label counts of clients, which no noise protects; privacy.publish = \"minimal\" leaves them out".into());
+        }
+        all
     }
 
     /// Whether clients train the head.
@@ -204,17 +235,12 @@ impl Settings {
     }
 
     /// The clients of `round`, of `count`, ascending: all of them, or a draw without repetition that depends on seed and
-    /// round alone. With noise on the mean every client is drawn on its own (Poisson sampling), as the accountant
-    /// assumes.
+    /// round alone. With noise on the mean it is the coordinator that draws: see [`crate::Coordinator::cohort`].
     pub fn cohort(&self, round: usize, count: usize) -> Vec<usize> {
         let mut clients: Vec<usize> = (0..count).collect();
         let size = self.cohort_size(count);
         if size < count {
             let mut rng = stream(self.train.seed, Use::Cohort, round as u64, 0, 0);
-            if matches!(self.privacy, Some(PrivacySettings::Gaussian { .. })) {
-                clients.retain(|_| rng.random_bool(size as f64 / count as f64));
-                return clients;
-            }
             clients.shuffle(&mut rng);
             clients.truncate(size);
             clients.sort_unstable();
@@ -231,18 +257,21 @@ impl Settings {
         cohort.iter().partition(|&&client| !drops(client))
     }
 
-    /// ε spent after `rounds` rounds: of noise on the mean by the accountant, for whole clients and the δ of the settings;
-    /// of Laplace noise that of a single round, which the mechanism does not compose. `None`: no privacy.
-    pub fn epsilon(&self, rounds: usize) -> Option<f64> {
-        match self.privacy? {
-            PrivacySettings::Laplace { epsilon, .. } => Some(epsilon),
-            PrivacySettings::Gaussian { noise, delta, .. } => {
-                let count = self.clients.count;
-                let q = self.cohort_size(count) as f64 / count as f64;
-                let delta = delta.unwrap_or((count as f64).powf(-1.1).min(0.5));
-                accountant::epsilon(q, noise, rounds, delta).ok().filter(|epsilon| epsilon.is_finite())
-            }
-        }
+    /// What clients do for privacy before an upload leaves.
+    pub fn guard(&self) -> Guard {
+        self.privacy.map_or(Guard::Open, |privacy| privacy.guard())
+    }
+
+    /// What the run folder holds of clients.
+    pub fn publish(&self) -> Publish {
+        self.privacy.map_or(Publish::All, |privacy| privacy.publish())
+    }
+
+    /// Whether clients choose the slots they train.
+    pub(crate) fn chooses(&self) -> bool {
+        let few = || self.clients.budget.resolve(self.clients.count, self.adapter.rank);
+        self.strategy.budgets() == BudgetUse::Slots
+            && few().is_ok_and(|budgets| budgets.iter().any(|&budget| budget < self.adapter.rank))
     }
 
     /// Clients in a round's cohort, of `count`.

@@ -37,7 +37,9 @@ impl Site {
         own: Vec<usize>,
     ) -> Result<Self, FederationError> {
         let start = Coordinator::new(settings.clone(), models[0].as_ref(), shards.train.len())?;
-        let clients = Clients::new(&settings, models, data, shards);
+        let mut clients = Clients::new(&settings, models, data, shards);
+        // A secret of its own: what the site's noise hides is hidden from the server too.
+        clients.engine.draw_noise_from(start.protection.key.clone());
         clients.engine.check_memory(start.trainable_params())?;
         let (strategy, fresh) = (start.strategy_name(), start.server);
         Ok(Site { clients, own, copy: fresh.clone(), fresh, strategy })
@@ -97,6 +99,13 @@ impl Site {
                 format!("the plan is of round {}, and the site holds the start of {}", plan.round, self.holds());
             return Err(misfit(problem));
         }
+        let guard = self.clients.settings.guard();
+        if plan.guard != guard {
+            return Err(misfit(format!(
+                "the plan would have uploads leave under the privacy {:?}, and this site's own settings say {guard:?}; nothing is trained",
+                plan.guard
+            )));
+        }
         if let Some(problem) = plan.misfit(&self.copy.adapter, self.clients.shards.train.len()) {
             return Err(misfit(problem));
         }
@@ -148,6 +157,7 @@ impl Site {
             private,
             memories,
             data: data_checksum,
+            noise: self.clients.engine.noise_key(),
         };
         written.to_bytes(&BTreeMap::new())
     }
@@ -160,6 +170,9 @@ impl Site {
         let clients = self.clients.shards.train.len();
         let read =
             Checkpoint::read(state)?.fit(&self.fresh.adapter, self.strategy, clients, &self.clients.data_checksum)?;
+        if let Some(key) = read.noise {
+            self.clients.engine.draw_noise_from(key);
+        }
         (self.copy, self.clients.memories, self.clients.private) = (read.server, read.memories, read.private);
         Ok(())
     }

@@ -52,6 +52,7 @@ pub const COLUMNS: &[Column] = &[
     column("slot_overlap_by_chance", "clients/slot_overlap_by_chance", |m, _| m.slot_overlap_by_chance),
     column("live_slots", "server/live_slots", |m, _| m.live_slots.map(|n| n as f64)),
     column("epsilon", "privacy/epsilon", |m, _| m.epsilon),
+    column("delta", "privacy/delta", |m, _| m.delta),
 ];
 
 const fn column(name: &'static str, tag: &'static str, value: fn(&RoundMetrics, &Totals) -> Option<f64>) -> Column {

@@ -1,49 +1,179 @@
 //! `[privacy]`: what is done so that an upload, or the model, tells little about one client.
 
+use bonfire_engine::Guard;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+
+use crate::accountant;
 
 /// What is done for privacy.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum PrivacySettings {
     /// Clients clip every gradient and add Laplace noise to their upload, as APPFL does and the LoRA-A² paper's table 4
-    /// uses. ε is that of one round; rounds are not composed.
+    /// uses. ε is that of one round; rounds are not composed, and which slots a client chose is not covered.
     Laplace {
         /// ε of a round.
         epsilon: f64,
         /// Largest norm of a gradient, C.
         clip: f64,
+        /// Noise from `train.seed`, for experiments that shall come out the same: everybody can compute it and take it off
+        /// again, so no ε is given.
+        #[serde(default)]
+        reproducible: bool,
+        /// What the run folder holds that no noise protects.
+        #[serde(default)]
+        publish: Publish,
     },
     /// DP-FedAvg: uploads are clipped to a norm, the server adds Gaussian noise to their mean (arXiv 1710.06963). The
-    /// guarantee is for whole clients, against everyone who sees the global model.
+    /// guarantee is for whole clients, against everyone who sees the global models and nothing else.
     Gaussian {
         /// Largest norm of an upload, C.
         clip: f64,
-        /// Deviation of the noise on the sum of uploads, in units of C.
-        noise: f64,
-        /// δ that ε is reported for; left out: `1 / clients.count^1.1`.
+        /// Deviation of the noise on the sum of uploads, in units of C. Give this, or `epsilon`.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        noise: Option<f64>,
+        /// ε that the whole run may spend: the noise is found for it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        epsilon: Option<f64>,
+        /// δ that ε is reported for; left out: `1e-5`, or `1 / clients.count²` where that is less.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         delta: Option<f64>,
+        /// Noise and cohorts from `train.seed`, for experiments that shall come out the same: everybody can compute them and
+        /// take the noise off again, so no ε is given.
+        #[serde(default)]
+        reproducible: bool,
+        /// What the run folder holds that no noise protects.
+        #[serde(default)]
+        publish: Publish,
     },
 }
 
+/// What a run folder holds of clients besides the noised models.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Publish {
+    /// Everything: who took part, losses, chosen slots, counts, label counts. No noise protects any of it. Since cohorts are
+    /// known, ε counts every client as if it took part in every round.
+    #[default]
+    All,
+    /// The models, their scores on the test split, and ε. Who took part stays secret, so that ε counts the draw of clients in
+    /// the guarantee's favour.
+    Minimal,
+}
+
+/// What was spent so far.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Spent {
+    /// ε.
+    pub epsilon: f64,
+    /// δ; 0 for Laplace noise.
+    pub delta: f64,
+}
+
+/// A Gaussian mechanism with its numbers found.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Mechanism {
+    /// Chance that a client is drawn in a round, as far as it may be counted.
+    pub q: f64,
+    /// Noise multiplier z.
+    pub noise: f64,
+    /// δ.
+    pub delta: f64,
+}
+
 impl PrivacySettings {
-    /// The first thing wrong, as `(key, what would be right)`.
-    pub fn problem(&self) -> Option<(&'static str, String)> {
+    /// Whether the noise is everybody's to compute.
+    pub fn reproducible(&self) -> bool {
+        let (PrivacySettings::Laplace { reproducible, .. } | PrivacySettings::Gaussian { reproducible, .. }) = self;
+        *reproducible
+    }
+
+    /// What the run folder holds.
+    pub fn publish(&self) -> Publish {
+        let (PrivacySettings::Laplace { publish, .. } | PrivacySettings::Gaussian { publish, .. }) = self;
+        *publish
+    }
+
+    /// What clients do before an upload leaves.
+    pub fn guard(&self) -> Guard {
+        match *self {
+            PrivacySettings::Laplace { epsilon, clip, .. } => Guard::Laplace { epsilon, clip },
+            PrivacySettings::Gaussian { clip, .. } => Guard::Clip { clip },
+        }
+    }
+
+    /// δ for `clients`.
+    fn delta(&self, clients: usize) -> f64 {
+        match *self {
+            PrivacySettings::Laplace { .. } => 0.0,
+            PrivacySettings::Gaussian { delta, .. } => delta.unwrap_or(1e-5f64.min((clients as f64).powi(-2))),
+        }
+    }
+
+    /// The Gaussian mechanism of `rounds` rounds in which `cohort` of `clients` are expected; `None`: the noise is not Gaussian.
+    ///
+    /// # Errors
+    /// An ε that no noise reaches.
+    pub(crate) fn mechanism(
+        &self,
+        clients: usize,
+        cohort: usize,
+        rounds: usize,
+    ) -> Result<Option<Mechanism>, accountant::AccountantError> {
+        let PrivacySettings::Gaussian { noise, epsilon, .. } = *self else { return Ok(None) };
+        let q = match self.publish() {
+            Publish::All => 1.0,
+            Publish::Minimal => cohort as f64 / clients as f64,
+        };
+        let delta = self.delta(clients);
+        let noise = match (noise, epsilon) {
+            (Some(noise), _) => noise,
+            (None, Some(epsilon)) => accountant::noise_multiplier(q, rounds, epsilon, delta)?,
+            (None, None) => 0.0,
+        };
+        Ok(Some(Mechanism { q, noise, delta }))
+    }
+
+    /// The first thing wrong in a federation of `clients`, as `(key, what would be right)`.
+    pub fn problem(&self, clients: usize) -> Option<(&'static str, String)> {
         let positive = |v: f64| v.is_finite() && v > 0.0;
         let checks = match *self {
-            PrivacySettings::Laplace { epsilon, clip } => [
-                ("privacy.epsilon", positive(epsilon), "a positive number"),
-                ("privacy.clip", positive(clip), "a positive number"),
-                ("privacy", true, ""),
+            PrivacySettings::Laplace { epsilon, clip, .. } => vec![
+                ("privacy.epsilon", positive(epsilon), "must be a positive number"),
+                ("privacy.clip", positive(clip), "must be a positive number"),
             ],
-            PrivacySettings::Gaussian { clip, noise, delta } => [
-                ("privacy.clip", positive(clip), "a positive number"),
-                ("privacy.noise", noise.is_finite() && noise >= 0.0, "a number, not negative"),
-                ("privacy.delta", delta.is_none_or(|d| d > 0.0 && d < 1.0), "a small probability, above 0"),
-            ],
+            PrivacySettings::Gaussian { clip, noise, epsilon, .. } => {
+                let delta = self.delta(clients);
+                vec![
+                    ("privacy.clip", positive(clip), "must be a positive number"),
+                    (
+                        "privacy.noise",
+                        noise.is_some() != epsilon.is_some(),
+                        "and privacy.epsilon: give one of them, the noise or what it is to come to",
+                    ),
+                    (
+                        "privacy.noise",
+                        noise.is_none_or(|z| z.is_finite() && z >= 0.0),
+                        "must be a number, not negative",
+                    ),
+                    ("privacy.epsilon", epsilon.is_none_or(positive), "must be a positive number"),
+                    (
+                        "privacy.delta",
+                        delta > 0.0 && delta < 1.0 / (clients as f64).max(2.0),
+                        "must be a probability above 0 and below 1 / clients.count: with more, giving one client away would be allowed",
+                    ),
+                ]
+            }
         };
-        checks.into_iter().find(|(_, fine, _)| !fine).map(|(key, _, want)| (key, format!("must be {want}")))
+        checks.into_iter().find(|(_, fine, _)| !fine).map(|(key, _, problem)| (key, problem.to_string()))
+    }
+}
+
+impl Mechanism {
+    /// What `rounds` rounds have spent; `None`: there is no noise.
+    pub fn spent(&self, rounds: usize) -> Option<Spent> {
+        let epsilon = accountant::epsilon(self.q, self.noise, rounds, self.delta).ok()?;
+        epsilon.is_finite().then_some(Spent { epsilon, delta: self.delta })
     }
 }

@@ -16,6 +16,10 @@ pub struct ServerSettings {
     /// What each client weighs in every mean over clients, whatever the strategy.
     #[serde(default)]
     pub weights: Weights,
+    /// Largest norm of a client's movement that is believed; left out: any. An upload above it is left out of the round, counted
+    /// and named, as one that is not finite is: one client alone cannot ruin the model.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_norm: Option<f64>,
 }
 
 /// What a client weighs in a mean.
@@ -138,6 +142,7 @@ impl ServerSettings {
         };
         let trim = !matches!(self.aggregate, Aggregation::TrimmedMean { trim } if !(0.0..0.5).contains(&trim));
         let checks = [
+            ("server.max_norm", self.max_norm.is_none_or(|norm| norm.is_finite() && norm > 0.0), "a positive number"),
             ("server.optimizer.lr", lr.is_finite() && lr > 0.0, "a positive number"),
             ("server.optimizer", decays, "given momentum and betas in [0, 1) and a tau above 0"),
             ("server.aggregate.trim", trim, "a share in [0, 0.5)"),

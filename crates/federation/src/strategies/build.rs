@@ -21,11 +21,12 @@ use super::sa_fedlora::SaFedLora;
 use super::sora::Sora;
 use super::xgblora::XgbLora;
 use super::{Common, FedIt, FfaLora, LoraA2, RoLora, Strategy};
+use crate::protection::Protection;
 use crate::{Settings, StrategySettings};
 
 /// The strategy that `settings` name; `budgets` are the clients' slots per target, or their ranks.
-pub(crate) fn build(settings: &Settings, budgets: Vec<usize>) -> Box<dyn Strategy> {
-    let common = |ratio| Common::new(settings, &budgets, ratio);
+pub(crate) fn build(settings: &Settings, protection: &Protection, budgets: Vec<usize>) -> Box<dyn Strategy> {
+    let common = |ratio| Common::new(settings, protection, &budgets, ratio);
     match &settings.strategy {
         StrategySettings::LoraA2 { probe, score, per, norm, .. } => Box::new(LoraA2 {
             common: common(5.0),

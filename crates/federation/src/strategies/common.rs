@@ -8,6 +8,7 @@ use bonfire_engine::{Active, Guard, Named, Plan, Schedule, Terms, Upload};
 use bonfire_models::{Adapter, AdapterInit, Matrix};
 
 use crate::aggregate::{CentralNoise, Rule};
+use crate::protection::Protection;
 use crate::{BudgetUse, Norm, PrivacySettings, Prune, Server, Settings};
 
 /// Name of the state that counts for how many rounds each slot has contributed little, `[targets, R]`.
@@ -65,17 +66,16 @@ impl Common {
     }
 
     /// `b_over_a` is the strategy's own ratio of learning rates, for when the user gave none for B.
-    pub(crate) fn new(settings: &Settings, budgets: &[usize], b_over_a: f64) -> Self {
+    pub(crate) fn new(settings: &Settings, protection: &Protection, budgets: &[usize], b_over_a: f64) -> Self {
         let train = &settings.train;
         let lr_b = train.lr_b.map_or(b_over_a * train.lr_a, |rate| rate.of(train.lr_a));
         let (clients, seed) = (settings.clients.count, train.seed);
-        let (guard, noise) = match settings.privacy {
-            None => (Guard::Open, None),
-            Some(PrivacySettings::Laplace { epsilon, clip }) => (Guard::Laplace { epsilon, clip }, None),
-            Some(PrivacySettings::Gaussian { clip, noise: multiplier, .. }) => {
+        let noise = match (settings.privacy, protection.mechanism) {
+            (Some(PrivacySettings::Gaussian { clip, .. }), Some(mechanism)) => {
                 let expected = settings.cohort_size(clients) as f64 * (1.0 - settings.clients.dropout);
-                (Guard::Clip { clip }, Some(CentralNoise { multiplier, clip, expected, seed }))
+                Some(CentralNoise { multiplier: mechanism.noise, clip, expected, key: protection.key.clone() })
             }
+            _ => None,
         };
         let (aggregation, optimizer) = (settings.server.aggregate, settings.server.optimizer);
         let differ =
@@ -85,7 +85,7 @@ impl Common {
             ranks: differ.then(|| budgets.to_vec()),
             prox: train.prox,
             scaffold: train.scaffold,
-            guard,
+            guard: settings.guard(),
             rule: Rule { aggregation, optimizer, noise },
             prune: settings.strategy.prune(),
             schedule: (train.schedule, train.warmup_steps),

@@ -1,0 +1,90 @@
+//! What privacy does at the server's side of a round: the secret that noise and cohorts are drawn from, what of the uploads is
+//! counted, and what has been spent.
+
+use std::borrow::Cow;
+
+use bonfire_data::random::{NoiseKey, Use};
+use bonfire_engine::{Choice, Guard, Plan, Upload, sketch};
+use bonfire_models::Adapter;
+use rand::RngExt;
+
+use crate::settings::{Mechanism, Spent};
+use crate::{FederationError, PrivacySettings, Settings};
+
+/// How far above the clip a norm may lie by f32's rounding alone.
+const ROUNDING: f64 = 1e-5;
+
+/// Privacy of a run.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Protection {
+    /// What noise and cohorts are drawn from.
+    pub key: NoiseKey,
+    /// The Gaussian mechanism, where noise is central.
+    pub mechanism: Option<Mechanism>,
+}
+
+impl Protection {
+    /// By `settings` for `clients`: with a fresh secret, unless nothing needs one.
+    ///
+    /// # Errors
+    /// An ε that no noise reaches.
+    pub fn new(settings: &Settings, clients: usize) -> Result<Self, FederationError> {
+        let seed = NoiseKey::Seed(settings.train.seed);
+        let Some(privacy) = settings.privacy else { return Ok(Protection { key: seed, mechanism: None }) };
+        let key = if privacy.reproducible() { seed } else { NoiseKey::secret() };
+        let mechanism = privacy.mechanism(clients, settings.cohort_size(clients), settings.train.rounds);
+        let unreachable = |e: crate::accountant::AccountantError| FederationError::Setting {
+            key: "privacy.epsilon".into(),
+            problem: format!("cannot be had: {e}"),
+        };
+        Ok(Protection { key, mechanism: mechanism.map_err(unreachable)? })
+    }
+
+    /// The same with nothing secret in it: for a forecast, which is to be the same every time.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn simulated(settings: &Settings, clients: usize) -> Result<Self, FederationError> {
+        Ok(Protection { key: NoiseKey::Seed(settings.train.seed), ..Protection::new(settings, clients)? })
+    }
+
+    /// The clients of `round`, of `count`, each drawn on its own (Poisson sampling), as the accountant assumes.
+    pub fn cohort(&self, settings: &Settings, round: usize, count: usize) -> Vec<usize> {
+        let size = settings.cohort_size(count);
+        if self.mechanism.is_none() || size == count {
+            return settings.cohort(round, count);
+        }
+        let mut rng = self.key.stream(Use::Cohort, round as u64, 0, 0);
+        (0..count).filter(|_| rng.random_bool(size as f64 / count as f64)).collect()
+    }
+
+    /// What `rounds` rounds by `settings` have spent; `None`: nothing is protected, or nothing can be said.
+    pub fn spent(&self, settings: &Settings, rounds: usize) -> Option<Spent> {
+        let privacy = settings.privacy.filter(|privacy| !privacy.reproducible())?;
+        match privacy {
+            // What a client chooses is seen as it is.
+            PrivacySettings::Laplace { .. } if settings.chooses() => None,
+            PrivacySettings::Laplace { epsilon, .. } => Some(Spent { epsilon, delta: 0.0 }),
+            PrivacySettings::Gaussian { .. } => self.mechanism?.spent(rounds),
+        }
+    }
+
+    /// The uploads as noise on their mean asks for them: none longer than the clip, whoever says he has seen to that; and with them
+    /// that of a client who has all slots and has not moved. It adds nothing, but every row counts as touched and is noised,
+    /// whoever chose it, and in a round without clients too: else it would show who took part.
+    pub fn counted<'u>(
+        &self,
+        plan: &Plan,
+        adapter: &Adapter,
+        settings: &Settings,
+        uploads: &'u [Upload],
+    ) -> Cow<'u, [Upload]> {
+        let (Guard::Clip { clip }, Some(_)) = (plan.guard, self.mechanism) else { return Cow::Borrowed(uploads) };
+        let mut all = uploads.to_vec();
+        all.iter_mut().filter(|u| u.norm() > clip * (1.0 + ROUNDING)).for_each(|upload| upload.clip(clip));
+        let everything = Plan { selection: None, ranks: None, ..plan.clone() };
+        let nobody = sketch(&everything, adapter, &settings.train, 0, Choice::Widest).stilled();
+        all.push(Upload { client: usize::MAX, ..nobody });
+        Cow::Owned(all)
+    }
+}
