@@ -71,6 +71,18 @@ pub enum ModelError {
         /// Its element type.
         dtype: String,
     },
+    /// A tensor of the backbone holds NaN or infinity.
+    #[error(
+        "{file}: tensor `{name}` holds {number}; the weights are damaged or of a training that failed, fetch them again"
+    )]
+    NotFinite {
+        /// The file.
+        file: String,
+        /// Its name in the checkpoint.
+        name: String,
+        /// What was found, in words.
+        number: &'static str,
+    },
     /// A tensor that no part of the model takes.
     #[error(
         "{file}: tensor `{name}` belongs to no part of a {architecture} model with {layers} layers; is config.json of another model?"

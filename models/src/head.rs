@@ -48,6 +48,7 @@ pub(crate) fn load(
                 Matrix::zeros(d_in, d_out)
             }
         };
+        weights.refuse_not_finite(&weight, &value.data)?;
         head.push(HeadTensor { name: weight, value });
         if !bias {
             continue;
@@ -57,6 +58,7 @@ pub(crate) fn load(
             true => Matrix::new(1, d_out, weights.take_with(&bias, &[d_out], HINT)?),
             false => Matrix::zeros(1, d_out),
         };
+        weights.refuse_not_finite(&bias, &value.data)?;
         head.push(HeadTensor { name: bias, value });
     }
     Ok((head, lacking))

@@ -31,12 +31,19 @@ impl Loader<'_, '_> {
     /// As [`Self::table`], by its full name.
     pub fn full_table(&mut self, name: &str, rows: usize) -> Result<Tensor<2>, ModelError> {
         let d = self.info.hidden;
-        Ok(matrix(Matrix::new(rows, d, self.weights.take(name, &[rows, d])?), self.device))
+        Ok(matrix(Matrix::new(rows, d, self.take(name, &[rows, d])?), self.device))
+    }
+
+    /// A tensor's numbers, each of which is one.
+    fn take(&mut self, name: &str, shape: &[usize]) -> Result<Vec<f32>, ModelError> {
+        let numbers = self.weights.take(name, shape)?;
+        self.weights.refuse_not_finite(name, &numbers)?;
+        Ok(numbers)
     }
 
     fn gamma(&mut self, bare: &str, part: &str) -> Result<Tensor<1>, ModelError> {
         let name = self.name(&format!("{bare}.{part}"));
-        Ok(vector(self.weights.take(&name, &[self.info.hidden])?, self.device))
+        Ok(vector(self.take(&name, &[self.info.hidden])?, self.device))
     }
 
     pub fn layer_norm(&mut self, bare: &str) -> Result<Norm, ModelError> {
@@ -49,9 +56,11 @@ impl Loader<'_, '_> {
 
     pub fn linear(&mut self, bare: &str, d_in: usize, d_out: usize, bias: bool) -> Result<Linear, ModelError> {
         let [weight, bias_name] = ["weight", "bias"].map(|part| self.name(&format!("{bare}.{part}")));
-        let weight = matrix(self.weights.take_linear(&weight, d_in, d_out)?, self.device);
+        let numbers = self.weights.take_linear(&weight, d_in, d_out)?;
+        self.weights.refuse_not_finite(&weight, &numbers.data)?;
+        let weight = matrix(numbers, self.device);
         let bias = match bias {
-            true => vector(self.weights.take(&bias_name, &[d_out])?, self.device),
+            true => vector(self.take(&bias_name, &[d_out])?, self.device),
             false => Tensor::zeros([d_out], self.device),
         };
         Ok(Linear { weight, bias })

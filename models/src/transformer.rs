@@ -13,7 +13,7 @@ use crate::llama::Llama;
 use crate::loader::Loader;
 use crate::model::{ClientAdapter, Model, at_once};
 use crate::source::WeightsFile;
-use crate::weights::Weights;
+use crate::weights::{Weights, shown};
 use crate::{
     Adapter, Clock, DeviceBatch, HeadTensor, ModelError, ModelInfo, ModelSource, NamedWeight, NoiseSigns, Part,
     Precision, Target, TargetKind, Task,
@@ -79,7 +79,7 @@ impl Transformer {
         let (mut head, lacking) = head::load(&mut weights, &info, task)?;
         head::draw(&mut head, &lacking, &info, rng);
         if let Some(name) = weights.surplus(|name| excused(name, &info)) {
-            let (file, name, architecture) = (weights.file_of(name).into(), name.into(), info.architecture.name());
+            let (file, name, architecture) = (weights.file_of(name).into(), shown(name), info.architecture.name());
             return Err(ModelError::SurplusTensor { file, name, architecture, layers: info.layers });
         }
         Ok(Transformer {

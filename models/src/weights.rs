@@ -29,7 +29,7 @@ impl<'a> Weights<'a> {
             let tensors = SafeTensors::deserialize(bytes).map_err(|e| bad(e.to_string()))?;
             for name in tensors.names() {
                 if place.insert(name.to_string(), opened.len()).is_some() {
-                    return Err(bad(format!("tensor `{name}` is in another shard too")));
+                    return Err(bad(format!("tensor `{}` is in another shard too", shown(name))));
                 }
             }
             opened.push((file.to_string(), tensors));
@@ -89,9 +89,29 @@ impl<'a> Weights<'a> {
         Ok(Matrix::new(d_out, d_in, data).transposed())
     }
 
+    /// Refuses numbers of the tensor `name` that are none: a model that has one learns nothing, and its loss does not say why.
+    pub fn refuse_not_finite(&self, name: &str, numbers: &[f32]) -> Result<(), ModelError> {
+        match numbers.iter().position(|number| !number.is_finite()) {
+            None => Ok(()),
+            Some(at) => {
+                let number = if numbers[at].is_nan() { "NaN" } else { "infinity" };
+                Err(ModelError::NotFinite { file: self.file_of(name).to_string(), name: name.to_string(), number })
+            }
+        }
+    }
+
     /// The first name that nobody asked for and `ignored` does not excuse.
     pub fn surplus(&self, ignored: impl Fn(&str) -> bool) -> Option<&str> {
         self.left.iter().map(String::as_str).find(|name| !ignored(name))
+    }
+}
+
+/// A tensor's name as a file gives it, cut to what can be read.
+pub(crate) fn shown(name: &str) -> String {
+    const MOST: usize = 200;
+    match name.char_indices().nth(MOST) {
+        Some((at, _)) => format!("{}…", &name[..at]),
+        None => name.to_string(),
     }
 }
 

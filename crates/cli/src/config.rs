@@ -10,6 +10,7 @@ mod sample;
 mod schema;
 mod sections;
 
+use std::io::Read;
 use std::path::Path;
 
 use bonfire_engine::TrainSettings;
@@ -243,9 +244,20 @@ fn stem(path: &Path) -> String {
     }
 }
 
+/// Bytes that a configuration may have; the largest of ours has a few thousand.
+const MOST: u64 = 16 << 20;
+
 fn read_text(path: &Path) -> Result<String, Mistake> {
-    std::fs::read_to_string(path)
-        .map_err(|error| Mistake::new(format!("cannot read the configuration {}: {error}", path.display())))
+    let cannot = |what: &dyn std::fmt::Display| {
+        Mistake::new(format!("cannot read the configuration {}: {what}", path.display()))
+    };
+    let mut text = Vec::new();
+    let read = std::fs::File::open(path).and_then(|file| file.take(MOST + 1).read_to_end(&mut text));
+    read.map_err(|error| cannot(&error))?;
+    if text.len() as u64 > MOST {
+        return Err(cannot(&format!("it has more than {MOST} bytes, which no configuration needs")));
+    }
+    String::from_utf8(text).map_err(|_| cannot(&"it is not UTF-8 text"))
 }
 
 /// A file's budgets were written for the file's strategy: with another one from `--set` they are left out like that

@@ -1,6 +1,8 @@
-//! Writing to the terminal. A closed pipe (`bonfire train | head`) must not stop a run, so write errors are dropped.
+//! Writing to the terminal. What is printed holds names and texts of others, so nothing in it can steer the terminal. A closed pipe (`bonfire train | head`) must not stop a run, so write errors are dropped.
 
+use std::borrow::Cow;
 use std::fmt::Display;
+use std::fmt::Write as _;
 use std::io::{self, IsTerminal, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -64,6 +66,7 @@ fn screen() -> MutexGuard<'static, Screen> {
 
 /// Prints lines where whoever watches sees them.
 fn print(lines: &str, mut to: impl Write) {
+    let lines = &*harmless(lines);
     // Flushed, so that a program reading a pipe sees each line when it comes.
     let mut write = || drop(writeln!(to, "{lines}").and_then(|()| to.flush()));
     match &*screen() {
@@ -71,6 +74,38 @@ fn print(lines: &str, mut to: impl Write) {
         Screen::Bars(bars) => bars.suspend(write),
         Screen::Dashboard(board) => board.log(lines),
     }
+}
+
+/// Whether a character steers a terminal, or makes text be read in another order than it is written in: control characters
+/// but for the end of a line and the tabulator, and the marks that override the direction.
+fn steers(c: char) -> bool {
+    (c.is_control() && c != '\n' && c != '\t') || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// `text` with every character that steers a terminal spelled out: `\u001b`, as JSON and TOML do, so that what was either
+/// stays what it is.
+pub fn harmless(text: &str) -> Cow<'_, str> {
+    if !text.contains(steers) {
+        return Cow::Borrowed(text);
+    }
+    let mut out = String::with_capacity(text.len() + 16);
+    for c in text.chars() {
+        match steers(c) {
+            true => write!(out, "\\u{:04x}", u32::from(c)).expect("text can be written"),
+            false => out.push(c),
+        }
+    }
+    Cow::Owned(out)
+}
+
+/// A name that somebody gave, as part of a line: [`harmless`], and without ends of lines.
+pub fn one_line(name: &str) -> String {
+    harmless(name).replace('\n', "\\n").replace('\t', " ")
+}
+
+/// Prints on stderr the block that ends the program. Above bars or on the dashboard it would be lost with them.
+pub fn complain(block: &str) {
+    let _ = writeln!(io::stderr(), "{}", harmless(block));
 }
 
 /// Prints a line on stdout.
@@ -207,6 +242,35 @@ mod tests {
         assert_eq!([950.0, 1234.0, 45_600.0, 2_000_000.0].map(short), ["950", "1.2k", "46k", "2.0M"]);
         assert_eq!([0.04, 59.4, 65.0, 7380.0].map(seconds), ["0.0 s", "59.4 s", "1 min 05 s", "2 h 03 min"]);
         assert_eq!(percent(0.8073), "80.7%");
+    }
+
+    #[test]
+    fn nothing_steers_the_terminal() {
+        for (text, shown) in [
+            ("\u{1b}]0;title\u{7}", "\\u001b]0;title\\u0007"),
+            ("\u{1b}[2Jgone", "\\u001b[2Jgone"),
+            ("\u{1b}]8;;http://x\u{1b}\\link", "\\u001b]8;;http://x\\u001b\\link"),
+            ("a\u{9b}2Jb\u{9d}0;x\u{9c}", "a\\u009b2Jb\\u009d0;x\\u009c"),
+            ("over\rwritten\u{8}\u{7f}", "over\\u000dwritten\\u0008\\u007f"),
+            ("abc\u{202e}txt.exe\u{2066}", "abc\\u202etxt.exe\\u2066"),
+        ] {
+            assert_eq!(harmless(text), shown);
+            let mut printed = Vec::new();
+            print(text, &mut printed);
+            assert_eq!(String::from_utf8(printed).expect("text"), format!("{shown}\n"));
+        }
+        for fine in ["a\tb\nc", "\u{5e9}\u{5dc}\u{5d5}\u{5dd} 中文 ü ▁▅█ 👩\u{200d}🔬", "\\u001b"] {
+            assert!(matches!(harmless(fine), Cow::Borrowed(_)), "{fine}");
+        }
+        assert_eq!(one_line("a\nb\tc\u{1b}"), "a\\nb c\\u001b");
+    }
+
+    #[test]
+    fn what_is_made_harmless_in_json_stays_the_same_json() {
+        let text = "\u{9b}2J \u{202e} \u{1b}";
+        let shown = harmless(&serde_json::to_string(text).expect("JSON")).into_owned();
+        assert!(!shown.contains(steers), "{shown}");
+        assert_eq!(serde_json::from_str::<String>(&shown).expect("JSON"), text);
     }
 
     #[test]

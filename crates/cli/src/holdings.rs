@@ -1,13 +1,12 @@
 //! `partition.json` of a run folder: how many examples of each label every client holds.
 
-use std::io::ErrorKind;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use bonfire_data::{Dataset, Shards, label_table};
 use serde::{Deserialize, Serialize};
 
-use crate::run_folder::replace;
+use crate::run_folder::{left, replace};
 
 /// The file's name.
 pub const PARTITION: &str = "partition.json";
@@ -45,11 +44,7 @@ impl Holdings {
     /// A file that cannot be read or is not as a run leaves it.
     pub fn read(run: &Path) -> Result<Option<Holdings>> {
         let path = run.join(PARTITION);
-        let text = match std::fs::read_to_string(&path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
-        };
+        let Some(text) = left::optional(&path)? else { return Ok(None) };
         let broken = || format!("{} is not as a run leaves it", path.display());
         let holdings: Holdings = serde_json::from_str(&text).with_context(broken)?;
         let width = holdings.labels.len().max(1);

@@ -1,4 +1,5 @@
-//! Ctrl-C: the first press lets the round finish its writing, the second leaves at once.
+//! Ctrl-C: the first press lets the round finish its writing, the second leaves at once. While nothing is there yet that could
+//! be finished, the first leaves.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -12,6 +13,8 @@ use crate::tui;
 /// What the run and the signal handler share.
 #[derive(Debug, Default)]
 pub struct Interrupt {
+    /// Data and models are being read or fetched: no run has begun that could be lost.
+    preparing: AtomicBool,
     pressed: AtomicBool,
     /// The round that runs is to be given up.
     gives_up: AtomicBool,
@@ -35,15 +38,17 @@ impl Interrupt {
 
     /// Ctrl-C, or what stands for it on the dashboard.
     pub fn press(&self) {
-        if self.pressed.swap(true, Ordering::SeqCst) {
+        let preparing = self.preparing.load(Ordering::SeqCst);
+        if self.pressed.swap(true, Ordering::SeqCst) || preparing {
             // Waits for files that are being written; nothing else may hold a run up now.
             let _written = self.writing();
             tui::leave();
             note_after_key(match self.round.load(Ordering::SeqCst) {
+                _ if preparing => "abandoned before the run began",
                 0 => "abandoned before round 1",
                 _ => "abandoned; the run folder holds the rounds that ended",
             });
-            if let Some(command) = self.go_on.get() {
+            if let Some(command) = self.go_on.get().filter(|_| !preparing) {
                 note(format!("go on with: {command}"));
             }
             std::process::exit(ABANDONED);
@@ -69,6 +74,14 @@ impl Interrupt {
     /// Whether the run should stop when the round's files are written.
     pub fn pressed(&self) -> bool {
         self.pressed.load(Ordering::SeqCst)
+    }
+
+    /// Data and models are being read or fetched while `work` goes on: a press leaves at once.
+    pub fn while_preparing<T>(&self, work: impl FnOnce() -> T) -> T {
+        self.preparing.store(true, Ordering::SeqCst);
+        let done = work();
+        self.preparing.store(false, Ordering::SeqCst);
+        done
     }
 
     /// Says which command goes on with the run that is beginning.

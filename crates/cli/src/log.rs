@@ -16,6 +16,7 @@ use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Metadata, Subscriber};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt as _};
 
+use crate::run_folder::own;
 use crate::{clock, console};
 
 /// The log's name in a run folder.
@@ -67,7 +68,7 @@ pub fn init(format: LogFormat, quiet: bool) {
 /// The file cannot be written.
 pub fn to_file(folder: &Path) -> Result<()> {
     let path = folder.join(FILE);
-    let opened = OpenOptions::new().create(true).append(true).open(&path);
+    let opened = own::write(&path, OpenOptions::new().append(true));
     let mut file = opened.with_context(|| format!("cannot write {}", path.display()))?;
     let mut place = PLACE.lock().unwrap_or_else(PoisonError::into_inner);
     if let Place::Later(lines) = &*place {
@@ -155,6 +156,8 @@ impl Entry {
             };
             written.expect("text can be written");
         }
+        // The file is looked at in terminals too.
+        let mut line = console::harmless(&line).into_owned();
         line.push('\n');
         line
     }
@@ -262,6 +265,13 @@ mod tests {
         found.sort_unstable();
         assert_eq!(found, fields);
         assert!(text.starts_with("2026-01-02T03:04:05.678Z WARN  two\\nlines ") && text.lines().count() == 1);
+    }
+
+    #[test]
+    fn the_log_does_not_steer_a_terminal() {
+        let mut entry = Entry::new(Level::INFO, "a \u{1b}[2J\rb".into());
+        entry.time = "t".into();
+        assert_eq!(entry.text(), "t INFO  a \\u001b[2J\\u000db\n");
     }
 
     #[test]

@@ -60,7 +60,7 @@ pub fn report(error: &anyhow::Error) -> u8 {
         "{error}"
     );
     if !console::is_json() {
-        eprintln!("{}", block(error));
+        console::complain(&block(error));
     }
     match error.chain().any(|cause| cause.is::<Mistake>()) {
         true => USAGE,
@@ -68,15 +68,24 @@ pub fn report(error: &anyhow::Error) -> u8 {
     }
 }
 
-/// The block: the error, its causes, its place and the way out.
+/// The block: the error, its causes, its place and the way out. Nothing in it steers a terminal.
 pub fn block(error: &anyhow::Error) -> String {
-    let mut lines = vec![format!("error: {error}")];
-    lines.extend(causes(error).iter().map(|cause| row("because", cause)));
+    let mut lines = vec![format!("error: {}", cut(error.to_string()))];
+    lines.extend(causes(error).into_iter().map(|cause| row("because", cut(cause))));
     if let Some(mistake) = error.chain().find_map(|cause| cause.downcast_ref::<Mistake>()) {
         lines.extend(mistake.place.as_ref().map(|place| row("at", place)));
         lines.extend(mistake.help.as_ref().map(|help| row("help", help)));
     }
-    lines.join("\n")
+    console::harmless(&lines.join("\n")).into_owned()
+}
+
+/// A text without what nobody reads: names in files of others can be of any length.
+fn cut(text: String) -> String {
+    const MOST: usize = 4000;
+    match text.char_indices().nth(MOST) {
+        Some((at, _)) => format!("{}… ({} bytes more)", &text[..at], text.len() - at),
+        None => text,
+    }
 }
 
 /// The causes of `error`, the last of them the first to happen.
@@ -126,7 +135,7 @@ pub fn install_panic_hook() {
         let help = "this is a fault of the program; please report it with the command you ran";
         tracing::error!(help, "{what}");
         if !console::is_json() {
-            eprintln!("error: {what}\n{}", row("help", help));
+            console::complain(&format!("error: {what}\n{}", row("help", help)));
         }
     }));
 }
@@ -179,6 +188,22 @@ mod tests {
         assert_eq!(
             text,
             "error: unknown key `rouns` in [train]\n  at:      x.toml, line 4\n  help:    did you mean `rounds`?"
+        );
+    }
+
+    #[test]
+    fn what_others_named_does_not_steer_the_terminal() {
+        let text = block(&Mistake::new("unknown `\u{1b}]0;x\u{7}`").at(Some("a\u{9b}2J.toml".into())).into());
+        assert_eq!(text, "error: unknown `\\u001b]0;x\\u0007`\n  at:      a\\u009b2J.toml");
+    }
+
+    #[test]
+    fn what_is_endless_is_cut() {
+        let text = block(&Mistake::new("ü".repeat(1_000_000)).into());
+        assert!(
+            text.chars().count() < 4100 && text.ends_with("ü… (1992000 bytes more)"),
+            "{}",
+            &text[text.len() - 40..]
         );
     }
 

@@ -15,7 +15,7 @@ use crate::interrupt::Interrupt;
 use crate::job;
 use crate::memory;
 use crate::progress::Progress;
-use crate::run_folder::{CONFIG, RunFolder, client_folder, replace};
+use crate::run_folder::{CLIENTS, CONFIG, RunFolder, client_folder, own, replace};
 use crate::saves::{self, Notes};
 use crate::tally::{Identity, Tally};
 use crate::track::Trackers;
@@ -36,6 +36,8 @@ pub struct Recorder {
     every: usize,
     /// The round of the last checkpoint.
     saved: Option<usize>,
+    /// The last round whose rows, adapter and summary are all there.
+    written: usize,
     /// Of the rounds that this process ran.
     memory: Option<MemoryUse>,
     interrupt: Arc<Interrupt>,
@@ -79,6 +81,7 @@ impl Recorder {
         replace(&recorder.folder.path().join(CONFIG), recorder.config.as_bytes())?;
         (recorder.tally, recorder.saved) = (notes.tally, Some(run.server().round));
         recorder.write_state(&run.server().model())?;
+        recorder.written = recorder.tally.rounds();
         Ok(recorder)
     }
 
@@ -111,6 +114,7 @@ impl Recorder {
             config: config_text,
             every,
             saved: None,
+            written: 0,
             memory: None,
             interrupt,
         })
@@ -132,12 +136,17 @@ impl Recorder {
             })
         });
         if let Some(error) = failure {
-            return Err(error);
+            // What cannot be written to a folder that is gone is not the disk's fault.
+            return Err(match self.folder.check_there() {
+                Err(gone) if gone.to_string() != error.to_string() => error.context(gone),
+                _ => error,
+            });
         }
         // The state after the last complete round is whole, also when the next one failed. Where its evaluation failed it has no
         // row, and the checkpoint before it is the one to go on from.
         let interrupt = Arc::clone(&self.interrupt);
         let _writing = interrupt.writing();
+        self.folder.check_there()?;
         let round = run.server().round;
         if self.tally.rounds() == round {
             if self.saved != Some(round) {
@@ -150,7 +159,12 @@ impl Recorder {
 
     /// Writes the clients' own adapters, where they keep a part for themselves.
     fn write_persons(&self, run: &Run) -> Result<()> {
+        let mut made = false;
         for (client, adapter) in run.persons() {
+            if !std::mem::replace(&mut made, true) {
+                let folder = self.folder.path().join(CLIENTS);
+                own::folder(&folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;
+            }
             peft::write(&client_folder(self.folder.path(), client), &adapter, &self.meta, Layout::Uniform)
                 .with_context(|| format!("cannot write the adapter of client {client}"))?;
         }
@@ -210,11 +224,13 @@ impl Recorder {
     fn write_round(&mut self, metrics: &RoundMetrics, clients: &[ClientMetrics], run: &Run) -> Result<()> {
         let interrupt = Arc::clone(&self.interrupt);
         let _writing = interrupt.writing();
+        self.folder.check_there()?;
+        self.folder.append(metrics, clients)?;
         self.tally.add(metrics, clients.len());
         self.weigh(metrics, run);
-        self.folder.append(metrics, clients)?;
         self.trackers.round(metrics, clients)?;
         self.write_state(&run.server().model())?;
+        self.written = metrics.round;
         match metrics.round.is_multiple_of(self.every) {
             true => self.save(run),
             false => Ok(()),
@@ -246,10 +262,18 @@ impl Recorder {
         self.folder.write_summary(&self.summary())
     }
 
+    /// Whether the folder is still the one that this run writes.
+    pub fn is_there(&self) -> bool {
+        self.folder.check_there().is_ok()
+    }
+
     /// What a failed run leaves behind.
     pub fn what_is_left(&self) -> String {
         let path = self.folder.path().display();
-        match self.tally.rounds() {
+        if !self.is_there() {
+            return format!("the run stopped: {path} is not the folder any more that it wrote");
+        }
+        match self.written {
             0 => {
                 let what = if self.whole.is_some() { "model" } else { "adapter" };
                 format!("the run stopped in its first round; {path} holds the untrained {what}")

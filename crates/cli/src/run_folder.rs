@@ -2,9 +2,11 @@
 //! Rows are appended and flushed round by round; whole files are written beside and renamed.
 
 pub mod left;
+mod lock;
+pub mod own;
 
-use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{ErrorKind, Write};
+use std::fs::{self, File, OpenOptions};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -14,6 +16,7 @@ use serde::Serialize;
 
 use crate::clock;
 use crate::mistake::Mistake;
+pub use lock::Lock;
 
 /// The configuration of the run, all defaults written out.
 pub const CONFIG: &str = "config.toml";
@@ -34,6 +37,8 @@ pub fn client_folder(run: &Path, client: usize) -> PathBuf {
 const LOCK: &str = ".lock";
 const METRICS: &str = "metrics.jsonl";
 const ROWS_OF_CLIENTS: &str = "clients.jsonl";
+/// The run in one object.
+pub const SUMMARY: &str = "summary.json";
 
 /// An open run folder. No other process can open it for writing while this one has it.
 #[derive(Debug)]
@@ -41,7 +46,7 @@ pub struct RunFolder {
     path: PathBuf,
     metrics: File,
     clients: File,
-    _lock: Lock,
+    lock: Lock,
 }
 
 /// Bytes of the files that rows are appended to.
@@ -87,7 +92,7 @@ pub fn holds_something(path: &Path) -> bool {
         entry.is_ok_and(|entry| {
             let name = entry.file_name();
             let name = name.to_string_lossy();
-            name != LOCK && !(name.starts_with('.') && name.ends_with(files::TEMPORARY))
+            name != LOCK && !files::is_left_over(&name)
         })
     };
     match fs::read_dir(path) {
@@ -123,14 +128,13 @@ impl RunFolder {
     pub fn with(path: &Path, lock: Lock) -> Result<RunFolder> {
         let append = |name: &str| -> Result<File> {
             let path = path.join(name);
-            OpenOptions::new()
-                .create(true)
-                .append(true)
-                .open(&path)
-                .with_context(|| format!("cannot write {}", path.display()))
+            let opened = own::write(&path, OpenOptions::new().append(true));
+            opened.with_context(|| format!("cannot write {}", path.display()))
         };
+        // The lock says that nobody is writing there.
+        left::sweep(path);
         let (metrics, clients) = (append(METRICS)?, append(ROWS_OF_CLIENTS)?);
-        Ok(RunFolder { metrics, clients, path: path.to_path_buf(), _lock: lock })
+        Ok(RunFolder { metrics, clients, path: path.to_path_buf(), lock })
     }
 
     /// Bytes written to the files of rows so far; they are on the disk when this returns.
@@ -175,6 +179,26 @@ impl RunFolder {
         Ok(all)
     }
 
+    /// Whether the folder is still the one that this run writes: it may have been renamed, deleted or replaced, by another
+    /// process or by hand.
+    ///
+    /// # Errors
+    /// What is not there any more.
+    pub fn check_there(&self) -> Result<()> {
+        let open = [(&self.metrics, METRICS), (&self.clients, ROWS_OF_CLIENTS), (self.lock.file(), LOCK)];
+        let gone =
+            open.into_iter().find(|(file, name)| !own::is_still(file, &self.path.join(name))).map(|(_, name)| name);
+        // It is not kept open, but nothing goes on without it.
+        let gone = gone.or_else(|| fs::symlink_metadata(self.path.join(CONFIG)).is_err().then_some(CONFIG));
+        match gone {
+            None => Ok(()),
+            Some(name) => anyhow::bail!(
+                "{} was deleted, renamed or replaced while the run went on",
+                self.path.join(name).display()
+            ),
+        }
+    }
+
     fn cannot_write(&self, name: &str) -> String {
         format!("cannot write {}", self.path.join(name).display())
     }
@@ -209,53 +233,11 @@ impl RunFolder {
     /// The system refuses the write.
     pub fn write_summary(&self, summary: &Summary) -> Result<()> {
         let text = serde_json::to_string_pretty(summary).context("cannot write summary.json")?;
-        replace(&self.path.join("summary.json"), format!("{text}\n").as_bytes())
+        replace(&self.path.join(SUMMARY), format!("{text}\n").as_bytes())
     }
 }
 
-/// Says that this process writes a folder, for as long as it lives: the system takes the lock back when the process ends,
-/// however it ends.
-#[derive(Debug)]
-pub struct Lock(#[expect(dead_code, reason = "held, not read")] File);
-
-impl Lock {
-    /// Locks the folder at `path`.
-    ///
-    /// # Errors
-    /// Another process has it, or the system refuses the file.
-    pub fn take(path: &Path) -> Result<Lock> {
-        let file = path.join(LOCK);
-        let mut open = OpenOptions::new();
-        let mut lock = open
-            .create(true)
-            .truncate(false)
-            .read(true)
-            .write(true)
-            .open(&file)
-            .with_context(|| format!("cannot write {}", file.display()))?;
-        match lock.try_lock() {
-            Ok(()) => {
-                // For the message of whoever comes next.
-                let process = std::process::id().to_string();
-                let said = lock.set_len(0).and_then(|()| lock.write_all(process.as_bytes()));
-                said.with_context(|| format!("cannot write {}", file.display()))?;
-                Ok(Lock(lock))
-            }
-            Err(TryLockError::WouldBlock) => {
-                let owner = fs::read_to_string(&file).unwrap_or_default();
-                let owner = if owner.is_empty() { String::new() } else { format!(" (process {owner})") };
-                Err(Mistake::new(format!("another bonfire{owner} is writing to {}", path.display()))
-                    .help("wait until it is done, or name another folder")
-                    .into())
-            }
-            // Some network file systems know no locks; then nobody can tell.
-            Err(TryLockError::Error(error)) if error.kind() == ErrorKind::Unsupported => Ok(Lock(lock)),
-            Err(TryLockError::Error(error)) => Err(error).with_context(|| format!("cannot lock {}", file.display())),
-        }
-    }
-}
-
-/// Appends JSON lines in one write, so that a killed run leaves whole lines.
+/// Appends JSON lines in one write. A kill in its middle, or a full disk, can leave a line that is cut; who reads them knows.
 fn append_rows<T: Serialize>(file: &mut File, rows: &[T]) -> Result<()> {
     let mut text = Vec::new();
     for row in rows {

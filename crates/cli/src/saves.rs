@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use bonfire_federation::Checkpoint;
 
-use crate::run_folder::{Lengths, replace};
+use crate::console::note;
+use crate::run_folder::{Lengths, left, own, replace};
 use crate::tally::Tally;
 
 /// The folder, below the run's.
@@ -76,13 +77,16 @@ pub struct Save {
 /// The system refuses a write; the checkpoints that were there are as they were.
 pub fn write(run: &Path, round: usize, bytes: &[u8]) -> Result<()> {
     let folder = run.join(CHECKPOINTS);
-    fs::create_dir_all(&folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;
+    own::folder(&folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;
     replace(&folder.join(format!("round-{round:06}{ENDING}")), bytes)?;
     let all = list(run)?;
     // One of a later round is of before the run was taken up again, and cannot be read or is not wanted.
     let (later, earlier): (Vec<_>, Vec<_>) = all.into_iter().partition(|(r, _)| *r > round);
     for (_, path) in later.into_iter().chain(earlier.into_iter().skip(KEPT)) {
-        fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?;
+        // The new one is safe: an old one that stays is no reason to stop.
+        if let Err(error) = fs::remove_file(&path) {
+            note(format!("the old checkpoint {} stays: {error}", path.display()));
+        }
     }
     Ok(())
 }
@@ -126,7 +130,7 @@ pub fn newest(run: &Path) -> Result<(Option<Save>, Vec<String>)> {
 
 /// Reads a checkpoint; errors go on from the file's name.
 fn read(path: &Path) -> Result<Save> {
-    let bytes = fs::read(path).context("cannot be read")?;
+    let bytes = left::whole(path).context("cannot be read")?;
     let checkpoint = Checkpoint::read(&bytes)?;
     let notes = Notes::from_map(&checkpoint.notes)?;
     Ok(Save { path: path.to_path_buf(), checkpoint, notes })
@@ -147,6 +151,16 @@ mod tests {
         assert_eq!(rounds(), [3, 2]);
         write(room.path(), 2, b"y").expect("written");
         assert_eq!(rounds(), [2]);
+    }
+
+    #[test]
+    fn an_old_checkpoint_that_cannot_be_removed_is_no_reason_to_stop() {
+        let room = tempfile::tempdir().expect("a folder");
+        // A folder is not removed like a file, whoever asks.
+        fs::create_dir_all(room.path().join(CHECKPOINTS).join("round-000000.bonfire/x")).expect("made");
+        (1..=4).for_each(|round| write(room.path(), round, b"x").expect("written"));
+        let rounds: Vec<usize> = list(room.path()).expect("readable").into_iter().map(|(round, _)| round).collect();
+        assert_eq!(rounds, [4, 3, 0]);
     }
 
     #[test]

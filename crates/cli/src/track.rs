@@ -13,12 +13,14 @@ use anyhow::{Context, Result};
 use bonfire_federation::{ClientMetrics, RoundMetrics};
 
 use crate::config::TrackSection;
-use crate::run_folder::replace;
+use crate::run_folder::{own, replace};
 use scalars::Totals;
 use tensorboard::TensorBoard;
 
 /// The file of `track.csv`.
-const CSV: &str = "metrics.csv";
+pub const CSV: &str = "metrics.csv";
+/// The folder of `track.tensorboard`.
+pub const TENSORBOARD: &str = "tensorboard";
 
 /// What follows a run.
 #[derive(Debug)]
@@ -73,7 +75,7 @@ impl Csv {
         let path = run.join(CSV);
         let heads = ["round", "phase"].into_iter().chain(scalars::COLUMNS.iter().map(|column| column.name));
         replace(&path, &line(heads.map(String::from))?)?;
-        let file = OpenOptions::new().append(true).open(&path);
+        let file = own::write(&path, OpenOptions::new().append(true));
         let file = file.with_context(|| format!("cannot write {}", path.display()))?;
         Ok(Csv { path, file })
     }

@@ -9,7 +9,7 @@ use safetensors::SafeTensors;
 use super::settings::{Settings, same};
 use super::{CONFIG, PREFIX, WEIGHTS, problem};
 use crate::head::HeadLinear;
-use crate::weights::Weights;
+use crate::weights::{Weights, shown};
 use crate::{Adapter, HeadTensor, Matrix, ModelError, ModelInfo, Target, TargetKind, Task, head};
 
 /// Reads an adapter that fits the model `info` trained for `task`; rank, alpha and targets come from the folder.
@@ -36,7 +36,7 @@ pub fn read(dir: &Path, info: &ModelInfo, task: Task) -> Result<Adapter, ModelEr
     }
     let head = read_head(&mut weights, info, task)?;
     if let Some(name) = weights.surplus(|_| false) {
-        return Err(problem(dir, format!("tensor `{name}` belongs to no part of this model")));
+        return Err(problem(dir, format!("tensor `{}` belongs to no part of this model", shown(name))));
     }
     let scales: Vec<f64> = targets.iter().map(|t| settings.scale(&t.name)).collect();
     let (rank, scale) = one_rank(&mut a, &mut b, &scales);

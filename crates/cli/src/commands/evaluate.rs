@@ -14,7 +14,7 @@ use crate::config::{self, Loaded, Source};
 use crate::console::{note, percent, put, say};
 use crate::device;
 use crate::job;
-use crate::run_folder::{ADAPTER, CONFIG, MODEL};
+use crate::run_folder::{ADAPTER, CONFIG, MODEL, left};
 
 /// Runs the command.
 ///
@@ -87,8 +87,9 @@ pub fn adapter(run: &Path, loaded: &Loaded, model: &Transformer) -> Result<Adapt
 /// The configuration in a run folder.
 ///
 /// # Errors
-/// `run` is not a run folder.
+/// `run` is not a run folder, or holds what no run makes.
 pub fn config_of(run: &Path) -> Result<std::path::PathBuf> {
+    left::check(run)?;
     let config = run.join(CONFIG);
     if !config.is_file() {
         bail!("{} is not a run folder: it has no {CONFIG}", run.display());

@@ -2,10 +2,11 @@
 //! its name.
 
 mod opened;
+mod publish;
 mod verify;
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context, Result};
 use bonfire_models::merged::{self, Merge};
@@ -17,6 +18,7 @@ use crate::console::say;
 use crate::mistake::Mistake;
 use crate::run_folder::{MODEL, refuse_occupied};
 use opened::{OpenedRun, Task};
+use publish::publish;
 use verify::Verifier;
 
 /// The file of a GGUF export.
@@ -108,33 +110,10 @@ fn export_whole(run: &OpenedRun, args: &ExportArgs) -> Result<()> {
     Ok(())
 }
 
-/// Lets `fill` write into a folder beside `out`, and gives it the name `out` when all is well; else nothing is left.
-fn publish(out: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
-    let beside = sibling(out);
-    let rename = |()| {
-        // Renaming onto an empty folder fails on some systems.
-        if out.exists() {
-            fs::remove_dir(out)?;
-        }
-        fs::rename(&beside, out).with_context(|| format!("cannot write {}", out.display()))
-    };
-    fs::create_dir_all(&beside)
-        .with_context(|| format!("cannot write {}", out.display()))
-        .and_then(|()| fill(&beside))
-        .and_then(rename)
-        .inspect_err(|_| drop(fs::remove_dir_all(&beside)))
-}
-
-/// A name beside `out`, on the same disk.
-fn sibling(out: &Path) -> PathBuf {
-    let mut name = out.file_name().unwrap_or("export".as_ref()).to_owned();
-    name.push(format!(".{}.tmp", std::process::id()));
-    out.with_file_name(name)
-}
-
 fn copy_files(from: &Path, to: &Path) -> std::io::Result<()> {
     for entry in fs::read_dir(from)? {
         let entry = entry?;
+        // Not what a link leads to.
         if entry.file_type()?.is_file() {
             fs::copy(entry.path(), to.join(entry.file_name()))?;
         }

@@ -110,6 +110,19 @@ fn prepare(
     let devices = device::names(&opened);
     let interrupt = interrupt()?;
     interrupt.goes_on_with(command(place));
+    let (run, holdings) = interrupt.while_preparing(|| federation(loaded, &opened, &devices, place, quiet))?;
+    Ok(Ready { run, holdings, devices, interrupt })
+}
+
+/// Reads data and model, and says what will run in `place`.
+fn federation(
+    loaded: &Loaded,
+    opened: &[device::Opened],
+    devices: &str,
+    place: &Path,
+    quiet: bool,
+) -> Result<(Run, Holdings)> {
+    let config = &loaded.config;
     let data = job::dataset(loaded)?;
     let shards = job::shards(loaded, &data)?;
     job::refuse_empty(&shards)?;
@@ -120,14 +133,14 @@ fn prepare(
     let tokens = job::tokens(loaded, &data, &info)?;
     if !quiet {
         say_row("configuration", config, config.to_toml());
-        describe(&config.strategy, &data, &tokens, &shards, &info, &devices, place);
+        describe(&config.strategy, &data, &tokens, &shards, &info, devices, place);
     }
     let models = models.into_iter().map(|m| Box::new(m) as Box<dyn Model>).collect();
     let run = Run::new(config.settings(), models, tokens, shards).map_err(|e| job::federation_error(loaded, e))?;
     if !quiet {
         say(format!("memory      {}\n", memory_words(&run.estimate())));
     }
-    Ok(Ready { run, holdings, devices, interrupt })
+    Ok((run, holdings))
 }
 
 /// The command that goes on with the run in `place`.
@@ -150,9 +163,10 @@ fn follow(args: &TrainArgs, loaded: &Loaded, ready: Ready, mut recorder: Recorde
     let outcome = recorder.train(&mut run, &mut progress);
     progress.finish();
     let go_on = command(recorder.path());
-    outcome
-        .and_then(|trained| Ok(trained?))
-        .with_context(|| format!("{}; go on with: {go_on}", recorder.what_is_left()))?;
+    outcome.and_then(|trained| Ok(trained?)).with_context(|| match recorder.is_there() {
+        true => format!("{}; go on with: {go_on}", recorder.what_is_left()),
+        false => recorder.what_is_left(),
+    })?;
     let done = recorder.tally().rounds();
     if done < rounds {
         note(format!("stopped after {done} of {rounds} rounds; go on with: {go_on}"));

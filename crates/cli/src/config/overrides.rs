@@ -49,9 +49,19 @@ fn value(raw: &str) -> Result<Value, String> {
     let parsed = toml::from_str::<Table>(&format!("value = {raw}"));
     match parsed {
         Ok(mut table) if table.len() == 1 && !raw.contains('\n') => Ok(table.remove("value").expect("its only key")),
+        // TOML's whole numbers have 64 bits and a sign.
+        Err(_) if is_whole(raw) && raw.replace('_', "").parse::<i64>().is_err() => {
+            Err(format!("{raw} is beyond the whole numbers of TOML, which end at {}", i64::MAX))
+        }
         Err(error) if raw.starts_with(['"', '\'', '[', '{']) => Err(format!("not a TOML value: {}", error.message())),
         _ => Ok(Value::String(raw.to_string())),
     }
+}
+
+/// Whether the text is a whole number of any size.
+fn is_whole(raw: &str) -> bool {
+    let digits = raw.strip_prefix(['-', '+']).unwrap_or(raw);
+    digits.starts_with(|c: char| c.is_ascii_digit()) && digits.chars().all(|c| c.is_ascii_digit() || c == '_')
 }
 
 #[cfg(test)]
@@ -73,6 +83,16 @@ mod tests {
         assert_eq!(value_of("a.b=[1, 2]"), Value::Array(vec![Value::Integer(1), Value::Integer(2)]));
         assert_eq!(value_of("a=x=y"), Value::String("x=y".into()));
         assert!(value_of("data.partition={ kind = \"iid\" }").is_table());
+    }
+
+    #[test]
+    fn whole_numbers_that_toml_does_not_have_are_told_so() {
+        assert_eq!(value_of("train.seed=9223372036854775807"), Value::Integer(i64::MAX));
+        assert_eq!(value_of("name=007"), Value::String("007".into()));
+        for number in ["18446744073709551615", "9_223_372_036_854_775_808", "-9223372036854775809"] {
+            let error = Override::parse(&format!("train.seed={number}")).expect_err("too large");
+            assert!(error.what.contains(number) && error.what.contains("which end at 9223372036854775807"), "{error}");
+        }
     }
 
     #[test]

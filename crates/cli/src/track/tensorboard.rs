@@ -8,8 +8,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result};
 use bonfire_federation::{ClientMetrics, RoundMetrics};
 
+use super::TENSORBOARD;
 use super::events::{Event, Histogram, Summary, VERSION, Value, record};
 use super::scalars::COLUMNS;
+use crate::run_folder::own;
 
 /// What our files begin and end with.
 const BEGINS: &str = "events.out.tfevents.";
@@ -34,9 +36,9 @@ impl TensorBoard {
     /// # Errors
     /// The system refuses a folder or file.
     pub fn create(run: &Path, past: &[RoundMetrics]) -> Result<TensorBoard> {
-        let folder = run.join("tensorboard");
+        let folder = run.join(TENSORBOARD);
         let failed = || format!("cannot write {}", folder.display());
-        fs::create_dir_all(&folder).with_context(failed)?;
+        own::folder(&folder).with_context(failed)?;
         for entry in fs::read_dir(&folder).with_context(failed)? {
             let entry = entry.with_context(failed)?;
             let name = entry.file_name();
@@ -47,7 +49,7 @@ impl TensorBoard {
         let opened = now();
         // Fractions keep apart two starts in one second.
         let path = folder.join(format!("{BEGINS}{opened:017.6}{ENDS}"));
-        let file = OpenOptions::new().create(true).append(true).open(&path).with_context(failed)?;
+        let file = own::write(&path, OpenOptions::new().append(true)).with_context(failed)?;
         let mut ago = 0.0;
         let before = |metrics: &RoundMetrics| {
             let ended = ago;

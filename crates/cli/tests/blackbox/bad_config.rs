@@ -174,3 +174,20 @@ fn a_column_that_the_built_in_data_lacks_is_named() {
     let wrong = ["train", "--set", "data.partition={ kind = \"natural\", column = \"speeker\" }"];
     room.refuse(2, &["no column `speeker`", "--set data.partition", "column = \"branch\""], &wrong);
 }
+
+#[cfg(unix)]
+#[test]
+fn what_is_endless_is_no_configuration() {
+    let room = Room::new();
+    room.refuse(2, &["/dev/zero", "more than 16777216 bytes"], &["config", "/dev/zero"]);
+    room.refuse(2, &["/dev/zero"], &["train", "/dev/zero", "--out", "run"]);
+}
+
+#[test]
+fn a_whole_number_beyond_toml_is_told_so() {
+    let room = Room::new();
+    let words =
+        ["18446744073709551615 is beyond the whole numbers of TOML", "9223372036854775807", "--set train.seed="];
+    room.refuse(2, &words, &["config", "--set", "train.seed=18446744073709551615"]);
+    room.succeed(&["config", "--set", "train.seed=9223372036854775807"]);
+}

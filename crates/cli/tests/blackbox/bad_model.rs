@@ -99,3 +99,54 @@ fn a_copy_of_the_built_in_model_trains_like_it() {
     };
     assert_eq!(run("a", "builtin"), run("b", "model"));
 }
+
+/// Changes the header of a safetensors file and the bytes after it.
+fn edit_weights(path: &Path, change: impl FnOnce(&mut Value, &mut Vec<u8>)) {
+    let bytes = fs::read(path).expect("readable");
+    let length = u64::from_le_bytes(bytes[..8].try_into().expect("eight bytes")) as usize;
+    let mut header: Value = serde_json::from_slice(&bytes[8..8 + length]).expect("JSON");
+    let mut data = bytes[8 + length..].to_vec();
+    change(&mut header, &mut data);
+    let header = header.to_string();
+    let whole = [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &data].concat();
+    fs::write(path, whole).expect("written");
+}
+
+#[test]
+fn weights_that_are_no_numbers_are_named() {
+    for (tensor, number, word) in [
+        ("roberta.encoder.layer.1.attention.self.key.weight", f32::NAN, "NaN"),
+        ("roberta.embeddings.word_embeddings.weight", f32::INFINITY, "infinity"),
+        ("roberta.encoder.layer.0.output.LayerNorm.bias", f32::NEG_INFINITY, "infinity"),
+        ("roberta.encoder.layer.0.output.dense.bias", f32::NAN, "NaN"),
+    ] {
+        let room = Room::new();
+        edit_weights(&room.model().join("model.safetensors"), |header, data| {
+            let ends = |at: usize| header[tensor]["data_offsets"][at].as_u64().expect("an offset") as usize;
+            // Half precision or single: the last number either way.
+            let end = ends(1);
+            match header[tensor]["dtype"].as_str() {
+                Some("F32") => data[end - 4..end].copy_from_slice(&number.to_le_bytes()),
+                Some("F16") => {
+                    data[end - 2..end].copy_from_slice(&if number.is_nan() { 0x7e00_u16 } else { 0x7c00 }.to_le_bytes())
+                }
+                Some("BF16") => data[end - 2..end].copy_from_slice(&number.to_le_bytes()[2..]),
+                other => panic!("{other:?}"),
+            }
+        });
+        room.refuse(1, &["model.safetensors", tensor, word, "damaged"], &TRAIN);
+        assert!(!room.path("run").exists());
+    }
+}
+
+#[test]
+fn an_endless_name_of_a_tensor_is_cut() {
+    let room = Room::new();
+    edit_weights(&room.model().join("model.safetensors"), |header, data| {
+        let end = data.len();
+        header["\u{1b}[2J".repeat(100_000)] = json!({"dtype": "F32", "shape": [1], "data_offsets": [end, end + 4]});
+        data.extend([0; 4]);
+    });
+    let said = room.refuse(1, &["model.safetensors", "belongs to no part"], &TRAIN);
+    assert!(said.err.len() < 3000 && !said.err.contains('\u{1b}'), "{} bytes", said.err.len());
+}

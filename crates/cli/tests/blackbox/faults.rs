@@ -191,3 +191,20 @@ fn a_read_only_disk_is_told_before_anything_trains() {
     assert!(said.err.contains("cannot make the run folder disk/run"), "{}", said.err);
     assert!(said.err.contains("Read-only file system"), "{}", said.err);
 }
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_round_whose_rows_do_not_fit_is_not_counted() {
+    let room = Room::new();
+    fs::create_dir(room.path("small")).expect("made");
+    room.succeed(&short(&["train", "--quiet", "--out", "run"], &["--set", "train.rounds=1"]));
+    // Rows of clients go to a file system of one page.
+    let script = "mount -t tmpfs -o size=4k none small && cp run/clients.jsonl small && mount --bind small/clients.jsonl run/clients.jsonl &&
+        \"$BONFIRE\" train --quiet --device cpu --resume run --set train.rounds=40 --accept-changes";
+    let Some(said) = in_namespace(&room, script) else { return };
+    assert_eq!(said.code, Some(1), "{said:?}");
+    assert!(said.err.contains("No space left on device") && said.err.contains("run/clients.jsonl"), "{}", said.err);
+    let whole = room.rows("run/metrics.jsonl").len();
+    assert!(whole > 1 && said.err.contains(&format!("holds the state after round {whole};")), "{whole}: {}", said.err);
+    assert_eq!(room.json("run/summary.json")["rounds"].as_u64(), Some(whole as u64));
+}

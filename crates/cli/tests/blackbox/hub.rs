@@ -1,15 +1,15 @@
 //! Models and data from the Hub: out of its cache, and over HTTP from a small server of our own.
 
+mod hostile;
+mod server;
+
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
-use std::net::{TcpListener, TcpStream};
 use std::path::Path;
+use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
 
 use crate::support::{Room, Said};
-
-const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
+use server::{COMMIT, Sent, Server};
 
 /// `train` for a second on a model and data from the Hub.
 const TRAIN: [&str; 6] = ["train", "--quiet", "--out", "run", "--set", "model.path=hf:some/model"];
@@ -46,16 +46,21 @@ fn room() -> Room {
 
 fn run(room: &Room, args: &[&str], envs: &[(&str, &str)]) -> Said {
     let args = [&[args[0], "run.toml"][..], &args[1..]].concat();
-    let mut command = room.command(&args);
-    for name in ["HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy", "HF_TOKEN"] {
+    command(room, &args, envs).output().expect("the binary starts").into()
+}
+
+/// The binary, as if the machine had no settings for the Hub and no proxy.
+fn command(room: &Room, args: &[&str], envs: &[(&str, &str)]) -> Command {
+    let mut command = room.command(args);
+    for name in ["HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"] {
         command.env_remove(name);
     }
-    for name in ["HF_HUB_CACHE", "HF_HUB_OFFLINE", "HF_ENDPOINT"] {
+    for name in ["HF_HUB_CACHE", "HF_HUB_OFFLINE", "HF_HUB_DOWNLOAD_TIMEOUT", "HF_TOKEN", "HF_TOKEN_PATH"] {
         command.env_remove(name);
     }
     // Port 9 takes no connections.
     command.env("HF_HOME", room.path("hf")).env("HF_ENDPOINT", "http://127.0.0.1:9").envs(envs.iter().copied());
-    command.output().expect("the binary starts").into()
+    command
 }
 
 fn refused(said: &Said, words: &[&str]) {
@@ -128,87 +133,33 @@ fn names_that_are_none_are_refused() {
     }
 }
 
-/// A Hub of one model: what it answered, and how often it breaks off the weights.
-struct Hub {
-    address: String,
-    asked: Arc<Mutex<Vec<String>>>,
-}
-
-impl Hub {
-    /// Serves `files`; the first `breaks` times it sends only half of the weights.
-    fn serve(files: Vec<(&'static str, Vec<u8>)>, breaks: usize) -> Hub {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-        let address = format!("http://{}", listener.local_addr().expect("an address"));
-        let asked = Arc::new(Mutex::new(Vec::new()));
-        let (log, breaks) = (asked.clone(), Arc::new(AtomicUsize::new(breaks)));
-        std::thread::spawn(move || {
-            for stream in listener.incoming().flatten() {
-                let _ = answer(stream, &files, &log, &breaks);
-            }
-        });
-        Hub { address, asked }
-    }
-
-    fn asked(&self) -> usize {
-        self.asked.lock().expect("not poisoned").len()
-    }
-}
-
-/// One request a connection.
-fn answer(
-    mut stream: TcpStream,
-    files: &[(&str, Vec<u8>)],
-    log: &Mutex<Vec<String>>,
-    breaks: &AtomicUsize,
-) -> std::io::Result<()> {
-    let mut lines = BufReader::new(stream.try_clone()?).lines();
-    let path = lines.next().transpose()?.unwrap_or_default().split(' ').nth(1).unwrap_or_default().to_owned();
-    let mut from = None;
-    for line in lines.map_while(Result::ok).take_while(|line| !line.is_empty()) {
-        if let Some(range) = line.to_lowercase().strip_prefix("range: bytes=") {
-            from = range.split_once('-').map(|(a, b)| (a.parse().unwrap_or(0), b.parse::<usize>().ok()));
+/// A Hub of one model; the first `breaks` times it sends only half of the weights.
+fn serve(files: Vec<(&'static str, Vec<u8>)>, breaks: usize) -> Server {
+    let breaks = AtomicUsize::new(breaks);
+    Server::start(move |asked| {
+        if asked.is_listing() {
+            return Sent::Once(server::listing(asked, &files.iter().map(|(name, _)| *name).collect::<Vec<_>>()));
         }
-    }
-    log.lock().expect("not poisoned").push(path.clone());
-    let info = "/api/models/some/model/revision/main";
-    if path == info {
-        let siblings: Vec<String> = files.iter().map(|(name, _)| format!("{{\"rfilename\": \"{name}\"}}")).collect();
-        let body = format!("{{\"sha\": \"{COMMIT}\", \"siblings\": [{}]}}", siblings.join(", "));
-        return write!(
-            stream,
-            "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
-            body.len()
-        );
-    }
-    let name = path.strip_prefix(&format!("/some/model/resolve/{COMMIT}/"));
-    let Some((name, bytes)) = name.and_then(|name| files.iter().find(|(of, _)| *of == name)) else {
-        return write!(stream, "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
-    };
-    let (first, last): (usize, Option<usize>) = from.unwrap_or((0, None));
-    let end = last.map_or(bytes.len(), |last| (last + 1).min(bytes.len()));
-    let part = &bytes[first.min(end)..end];
-    write!(
-        stream,
-        "HTTP/1.1 206 Partial Content\r\nETag: \"{name}-etag\"\r\nX-Repo-Commit: {COMMIT}\r\n\
-         Content-Range: bytes {first}-{}/{}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
-        end.saturating_sub(1),
-        bytes.len(),
-        part.len()
-    )?;
-    let whole = last.is_none() && name.ends_with(".safetensors");
-    let breaks_off =
-        whole && breaks.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok();
-    stream.write_all(if breaks_off { &part[..part.len() / 2] } else { part })
+        let Some((name, bytes)) = asked.file().and_then(|name| files.iter().find(|(of, _)| *of == name)) else {
+            return Sent::Once(server::reply(asked, "404 Not Found", "", b""));
+        };
+        let mut answer = server::file(asked, name, bytes);
+        let contents = !asked.head && name.ends_with(".safetensors");
+        if contents && breaks.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok() {
+            answer.truncate(answer.len() - bytes.len() / 2);
+        }
+        Sent::Once(answer)
+    })
 }
 
 #[test]
 fn a_model_is_fetched_once() {
     let room = room();
-    let hub = Hub::serve(model_files(), 0);
+    let hub = serve(model_files(), 0);
     let envs = [("HF_ENDPOINT", hub.address.as_str())];
     let said = run(&room, &TRAIN, &envs);
     assert_eq!((said.code, said.err.as_str()), (Some(0), ""), "{said:?}");
-    let asked = hub.asked();
+    let asked = hub.asked().len();
     assert!(asked >= 7, "{asked}");
     let snapshot = room.path("hf/hub/models--some--model/snapshots").join(COMMIT);
     for name in FILES {
@@ -217,13 +168,13 @@ fn a_model_is_fetched_once() {
     let again = run(&room, &["train", "--out", "again", "--set", "model.path=hf:some/model"], &envs);
     assert_eq!(again.code, Some(0), "{again:?}");
     assert!(!again.err.contains("fetching"), "{}", again.err);
-    assert_eq!(hub.asked(), asked, "the second run asked for the network");
+    assert_eq!(hub.asked().len(), asked, "the second run asked for the network");
 }
 
 #[test]
 fn a_repository_that_is_not_there_is_said() {
     let room = room();
-    let hub = Hub::serve(model_files(), 0);
+    let hub = serve(model_files(), 0);
     let said =
         run(&room, &["train", "--out", "run", "--set", "model.path=hf:some/other"], &[("HF_ENDPOINT", &hub.address)]);
     refused(&said, &["fetching the model hf:some/other", "the Hub does not give the model hf:some/other", "HF_TOKEN"]);
@@ -234,16 +185,16 @@ fn pickles_are_not_fetched() {
     let room = room();
     let pickled =
         vec![("config.json", b"{}".to_vec()), ("tokenizer.json", b"{}".to_vec()), ("pytorch_model.bin", vec![1])];
-    let hub = Hub::serve(pickled, 0);
+    let hub = serve(pickled, 0);
     let said = run(&room, &TRAIN, &[("HF_ENDPOINT", &hub.address)]);
     refused(&said, &["has no model.safetensors", "pickles, which are not read"]);
-    assert_eq!(hub.asked(), 1);
+    assert_eq!(hub.asked().len(), 1);
 }
 
 #[test]
 fn a_download_that_breaks_off_is_not_taken_for_whole() {
     let room = room();
-    let hub = Hub::serve(model_files(), 1);
+    let hub = serve(model_files(), 1);
     let envs = [("HF_ENDPOINT", hub.address.as_str())];
     refused(&run(&room, &TRAIN, &envs), &["model.safetensors of the model hf:some/model"]);
     let repo = room.path("hf/hub/models--some--model");
@@ -253,6 +204,9 @@ fn a_download_that_breaks_off_is_not_taken_for_whole() {
     // The next run goes on where it broke off.
     let said = run(&room, &TRAIN, &envs);
     assert_eq!(said.code, Some(0), "{said:?}");
+    let size = fs::metadata(assets().join("model.safetensors")).expect("there").len() as usize;
+    let from: Vec<usize> = hub.asked().iter().filter_map(|asked| asked.from).collect();
+    assert!(matches!(from.as_slice(), [from] if (size / 3..size).contains(from)), "{from:?} of {size}");
     let weights = fs::read(repo.join("snapshots").join(COMMIT).join("model.safetensors")).expect("readable");
     assert_eq!(weights, fs::read(assets().join("model.safetensors")).expect("readable"));
 }

@@ -19,10 +19,13 @@ mod kit;
 mod logs;
 mod numbers;
 mod partition;
+#[cfg(unix)]
+mod planted;
 mod quickstart;
 mod repeat;
 mod report;
 mod self_test;
 mod support;
+mod terminal;
 #[cfg(target_os = "linux")]
 mod tui;

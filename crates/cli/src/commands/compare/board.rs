@@ -12,7 +12,7 @@ use super::folder::{State, state};
 use super::grid::Grid;
 use super::results::{Group, Measured, Outcome};
 use super::{plots, table};
-use crate::run_folder::replace;
+use crate::run_folder::{left, replace};
 
 /// The outcomes of a grid's cells and where they are written.
 pub struct Board<'g> {
@@ -244,10 +244,7 @@ fn run_of(folder: &str) -> String {
 /// Messages of the cells that failed in an earlier call, by folder.
 fn failed_before(out: &Path) -> Result<HashMap<String, String>> {
     let path = out.join("compare.json");
-    if !path.exists() {
-        return Ok(HashMap::new());
-    }
-    let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    let Some(text) = left::optional(&path)? else { return Ok(HashMap::new()) };
     let earlier: Earlier = serde_json::from_str(&text)
         .with_context(|| format!("{} is not as `bonfire compare` leaves it", path.display()))?;
     Ok(earlier.cells.into_iter().filter_map(|cell| Some((cell.run, cell.error?))).collect())

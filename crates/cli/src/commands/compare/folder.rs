@@ -1,6 +1,5 @@
 //! A cell's run folder as it is found: absent, cut short, complete, or of another run.
 
-use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result};
@@ -9,7 +8,7 @@ use toml::Table;
 
 use crate::config::{Difference, differences};
 use crate::mistake::Mistake;
-use crate::run_folder::{CONFIG, holds_something};
+use crate::run_folder::{CONFIG, SUMMARY, holds_something, left};
 
 /// What a cell's folder holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,20 +24,24 @@ pub enum State {
 /// Looks at the folder of a cell whose configuration is `config`, written out, with `rounds` rounds.
 ///
 /// # Errors
-/// The folder holds something else: a run of another configuration, with what differs, or no run.
+/// The folder holds something else: a run of another configuration, with what differs, no run, or what no run makes.
 pub fn state(path: &Path, config: &str, rounds: usize) -> Result<State> {
+    // A link in place of the cell, or of all cells, would lead the run elsewhere.
+    if [Some(path), path.parent()].into_iter().flatten().any(Path::is_symlink) {
+        return Err(foreign(path).into());
+    }
     if !holds_something(path) {
         return Ok(State::Absent);
     }
-    let file = path.join(CONFIG);
-    let found = fs::read_to_string(&file).map_err(|_| foreign(path))?;
+    left::check(path)?;
+    let found = left::text(&path.join(CONFIG)).map_err(|_| foreign(path))?;
     let old: Table = found.parse().map_err(|_| foreign(path))?;
     let new: Table = config.parse().context("cannot read a configuration that was just written")?;
     match differences(&old, &new) {
         list if list.is_empty() => {}
         list => return Err(other_run(path, &list).into()),
     }
-    let summary = fs::read_to_string(path.join("summary.json")).ok();
+    let summary = left::text(&path.join(SUMMARY)).ok();
     let summary: Option<Summary> = summary.and_then(|text| serde_json::from_str(&text).ok());
     Ok(if summary.is_some_and(|s| s.rounds == rounds) { State::Complete } else { State::Cut })
 }
@@ -62,6 +65,8 @@ fn other_run(path: &Path, differences: &[Difference]) -> Mistake {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]

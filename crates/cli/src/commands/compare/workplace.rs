@@ -32,10 +32,12 @@ pub struct Workplace<'g> {
     devices: String,
     models: Vec<Transformer>,
     tokens: TokenizedData,
-    /// By what makes a partition.
-    shards: HashMap<String, (Shards, Holdings)>,
+    shards: Partitions,
     interrupt: Arc<Interrupt>,
 }
+
+/// The shards of each partition, by what makes it.
+type Partitions = HashMap<String, (Shards, Holdings)>;
 
 impl<'g> Workplace<'g> {
     /// Opens the devices, reads data and model, and makes the partitions of the cells that are to run.
@@ -56,20 +58,7 @@ impl<'g> Workplace<'g> {
             admit(&opened, || Purpose::of(&loaded.config), is_quiet())?;
         }
         let interrupt = interrupt()?;
-        let data = job::dataset(base)?;
-        let mut shards = HashMap::new();
-        for &cell in cells {
-            let loaded = &grid.cells[cell].loaded;
-            if let std::collections::hash_map::Entry::Vacant(place) = shards.entry(partition_of(&loaded.config)) {
-                let cut = job::shards(loaded, &data).and_then(|cut| job::refuse_empty(&cut).map(|()| cut));
-                let cut = cut.map_err(|error| grid.explain(cell, error))?;
-                let holdings = Holdings::of(&data, &cut);
-                place.insert((cut, holdings));
-            }
-        }
-        let load = |o: &device::Opened| job::model_as_read(base, job::task(&base.config, data.labels.len()), &o.device);
-        let models = opened.iter().map(load).collect::<Result<Vec<_>>>()?;
-        let tokens = job::tokens(base, &data, models[0].info())?;
+        let (models, tokens, shards) = interrupt.while_preparing(|| read(grid, cells, &opened))?;
         Ok(Workplace { grid, devices: device::names(&opened), models, tokens, shards, interrupt })
     }
 
@@ -133,6 +122,30 @@ impl<'g> Workplace<'g> {
         let files = RunFolder::create(folder, &config.to_toml())?;
         Recorder::new(files, config, &self.devices, run, Arc::clone(&self.interrupt))
     }
+}
+
+/// Reads data and models, and deals the data out as the cells ask for it.
+fn read(
+    grid: &Grid,
+    cells: &[usize],
+    opened: &[device::Opened],
+) -> Result<(Vec<Transformer>, TokenizedData, Partitions)> {
+    let base = &grid.base;
+    let data = job::dataset(base)?;
+    let mut shards = HashMap::new();
+    for &cell in cells {
+        let loaded = &grid.cells[cell].loaded;
+        if let std::collections::hash_map::Entry::Vacant(place) = shards.entry(partition_of(&loaded.config)) {
+            let cut = job::shards(loaded, &data).and_then(|cut| job::refuse_empty(&cut).map(|()| cut));
+            let cut = cut.map_err(|error| grid.explain(cell, error))?;
+            let holdings = Holdings::of(&data, &cut);
+            place.insert((cut, holdings));
+        }
+    }
+    let load = |o: &device::Opened| job::model_as_read(base, job::task(&base.config, data.labels.len()), &o.device);
+    let models = opened.iter().map(load).collect::<Result<Vec<_>>>()?;
+    let tokens = job::tokens(base, &data, models[0].info())?;
+    Ok((models, tokens, shards))
 }
 
 /// What a partition depends on, besides the data.

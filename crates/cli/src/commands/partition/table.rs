@@ -1,8 +1,11 @@
 //! The label distribution in a terminal: the full matrix when it fits, else a line of figures a client. Of a set without
 //! labels the sizes alone.
 
+use crate::console::one_line;
+
 /// The table for `counts[client][label]` in at most `width` columns where possible.
 pub fn render(labels: &[String], counts: &[Vec<usize>], tests: &[usize], width: usize) -> String {
+    let labels = &labels.iter().map(|label| one_line(label)).collect::<Vec<_>>();
     if labels.is_empty() {
         return format!("{}\n{}", aligned(&size_rows(counts, tests)), total(labels, counts));
     }

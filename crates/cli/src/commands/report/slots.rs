@@ -6,6 +6,7 @@ use bonfire_models::TargetKind;
 use serde::{Deserialize, Serialize};
 
 use super::thin::mean_spans;
+use crate::run_folder::left;
 
 /// Columns of the picture at most.
 const COLUMNS: usize = 120;
@@ -57,8 +58,8 @@ struct PeftConfig {
 /// The linears of a layer that carry adapters, by the run's adapter, in the order of the forward pass; none where there
 /// is no adapter that says.
 fn kinds(run: &Path) -> Vec<String> {
-    let text = std::fs::read(run.join("adapter/adapter_config.json")).unwrap_or_default();
-    let Ok(config) = serde_json::from_slice::<PeftConfig>(&text) else { return Vec::new() };
+    let config = left::json::<PeftConfig>(&run.join("adapter/adapter_config.json"));
+    let Ok(config) = config else { return Vec::new() };
     let kind = |name: String| Some((serde_json::from_value::<TargetKind>(name.clone().into()).ok()?, name));
     let known: Option<Vec<_>> = config.target_modules.into_iter().map(kind).collect();
     let mut known = known.unwrap_or_default();

@@ -14,15 +14,16 @@ use crate::interrupt::Interrupt;
 use crate::log;
 use crate::mistake::Mistake;
 use crate::recorder::Recorder;
-use crate::run_folder::{CONFIG, Lock, RunFolder};
+use crate::run_folder::{CONFIG, Lock, RunFolder, left};
 use crate::saves::{self, Save};
 
 /// Goes on with the run in `folder`.
 ///
 /// # Errors
-/// As training; no run or no usable checkpoint there; a configuration that is not the run's own and was not accepted; data or
+/// As training; no run or no usable checkpoint there, or what no run makes; a configuration that is not the run's own and was not accepted; data or
 /// a model that the checkpoint does not belong to.
 pub fn run(folder: &Path, args: &TrainArgs, common: &Common) -> Result<()> {
+    left::check(folder)?;
     let own = folder.join(CONFIG);
     if !own.is_file() {
         return Err(no_run(folder).into());
