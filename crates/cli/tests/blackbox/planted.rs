@@ -173,9 +173,12 @@ fn running(room: &Room) -> std::process::Child {
     child
 }
 
+/// How a folder goes.
+type Taking = fn(&Room);
+
 #[test]
 fn a_run_whose_folder_goes_stops() {
-    let takes: [(&str, fn(&Room)); 4] = [
+    let takes: [(&str, Taking); 4] = [
         ("all", |room| {
             while fs::remove_dir_all(room.path("run")).is_err() {
                 sleep(Duration::from_millis(1));
