@@ -2,7 +2,7 @@
 
 use std::collections::hash_map::RandomState;
 use std::ffi::OsString;
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::hash::{BuildHasher, Hasher};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -13,8 +13,24 @@ use std::path::{Path, PathBuf};
 /// # Errors
 /// The system refuses a write or the renaming, such as on a full disk; the old file is as it was.
 pub fn replace(path: &Path, contents: &[u8]) -> io::Result<()> {
+    replace_by(File::options().write(true).create_new(true), path, contents)
+}
+
+/// The same for what nobody but the user may read, from the first byte on.
+///
+/// # Errors
+/// As there.
+pub fn replace_secret(path: &Path, contents: &[u8]) -> io::Result<()> {
+    let mut options = File::options();
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    replace_by(options.write(true).create_new(true), path, contents)
+}
+
+fn replace_by(options: &OpenOptions, path: &Path, contents: &[u8]) -> io::Result<()> {
     let beside = beside(path);
-    let written = File::create_new(&beside)
+    let written = options
+        .open(&beside)
         .and_then(|mut file| file.write_all(contents).and_then(|()| file.sync_all()))
         .and_then(|()| fs::rename(&beside, path));
     if written.as_ref().is_err_and(|error| error.kind() != io::ErrorKind::AlreadyExists) {

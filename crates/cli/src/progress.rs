@@ -228,6 +228,11 @@ fn width() -> usize {
 fn round_line(metrics: &RoundMetrics, rounds: usize, uploaded: u64, width: usize) -> String {
     let digits = rounds.to_string().len();
     let (round, phase, loss) = (metrics.round, &metrics.phase, metrics.train_loss);
+    if loss.is_nan() {
+        // What is of clients is kept back: see `privacy.publish`.
+        let score = if width == usize::MAX { score(metrics) } else { short_score(metrics) };
+        return format!("round {round:>digits$}/{rounds}  {phase:<2}  {score}{}", extras(metrics));
+    }
     let (upload, time) = (bytes(metrics.upload_bytes), seconds(metrics.seconds));
     let full = format!(
         "round {round:>digits$}/{rounds}  {phase:<2}  train loss {loss:.4}  {}  upload {upload:>7} (sum {:>7})  {time}{}",

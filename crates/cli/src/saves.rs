@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use bonfire_federation::Checkpoint;
+use bonfire_models::files;
 
 use crate::console::note;
-use crate::run_folder::{Lengths, left, own, replace};
+use crate::run_folder::{Lengths, left, own};
 use crate::tally::Tally;
 
 /// The folder, below the run's.
@@ -78,7 +79,9 @@ pub struct Save {
 pub fn write(run: &Path, round: usize, bytes: &[u8]) -> Result<()> {
     let folder = run.join(CHECKPOINTS);
     own::folder(&folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;
-    replace(&folder.join(format!("round-{round:06}{ENDING}")), bytes)?;
+    // It may hold the secret that privacy's noise is drawn from.
+    let path = folder.join(format!("round-{round:06}{ENDING}"));
+    files::replace_secret(&path, bytes).with_context(|| format!("cannot write {}", path.display()))?;
     let all = list(run)?;
     // One of a later round is of before the run was taken up again, and cannot be read or is not wanted.
     let (later, earlier): (Vec<_>, Vec<_>) = all.into_iter().partition(|(r, _)| *r > round);

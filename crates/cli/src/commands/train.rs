@@ -8,7 +8,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 use bonfire_data::{Dataset, Shards};
 use bonfire_engine::{Estimate, Split, TokenizedData};
-use bonfire_federation::{RoundMetrics, Run, StrategySettings, Summary};
+use bonfire_federation::{Publish, RoundMetrics, Run, StrategySettings, Summary};
 use bonfire_models::{Model, ModelInfo, Task};
 
 use crate::args::{Common, TrainArgs};
@@ -52,7 +52,9 @@ fn begin(args: &TrainArgs, common: &Common) -> Result<()> {
 fn record(loaded: &Loaded, place: &Path, ready: &Ready) -> Result<Recorder> {
     let folder = RunFolder::create(place, &loaded.config.to_toml())?;
     log::to_file(place)?;
-    ready.holdings.write(place)?;
+    if loaded.config.settings().publish() == Publish::All {
+        ready.holdings.write(place)?;
+    }
     let keys = Arc::clone(&ready.interrupt);
     Recorder::new(folder, &loaded.config, &ready.devices, &ready.run, keys)
 }

@@ -27,7 +27,7 @@ pub const COLUMNS: &[Column] = &[
     column("test_perplexity", "test/perplexity", |m, _| m.test_perplexity),
     column("test_exact_match", "test/exact_match", |m, _| m.test_exact_match),
     column("personal_accuracy", "test/personal_accuracy", |m, _| m.personal_accuracy),
-    column("train_loss", "train/loss", |m, _| Some(m.train_loss)),
+    column("train_loss", "train/loss", |m, _| Some(m.train_loss).filter(|loss| loss.is_finite())),
     column("upload_bytes", "bytes/upload", |m, _| Some(m.upload_bytes as f64)),
     column("download_bytes", "bytes/download", |m, _| Some(m.download_bytes as f64)),
     column("upload_bytes_total", "bytes/upload_total", |_, t| Some(t.upload_bytes as f64)),

@@ -49,7 +49,7 @@ pub fn score(frame: &mut Frame, area: Rect, state: &State) {
 /// Losses in training and on the test split.
 pub fn loss(frame: &mut Frame, area: Rect, state: &State) {
     let curves = [
-        Curve::of("train", Color::Yellow, &state.rounds, |m| Some(m.train_loss)),
+        Curve::of("train", Color::Yellow, &state.rounds, |m| Some(m.train_loss).filter(|loss| loss.is_finite())),
         Curve::of("test", Color::Cyan, &state.rounds, |m| m.test_loss),
     ];
     chart(frame, area, state, "loss", &curves, &|value| format!("{value:.2}"));

@@ -21,6 +21,7 @@ mod numbers;
 mod partition;
 #[cfg(unix)]
 mod planted;
+mod privacy;
 mod quickstart;
 mod repeat;
 mod report;

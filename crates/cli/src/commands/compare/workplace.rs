@@ -7,7 +7,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 use bonfire_data::Shards;
 use bonfire_engine::TokenizedData;
-use bonfire_federation::Run;
+use bonfire_federation::{Publish, Run};
 use bonfire_models::{Model, Transformer};
 
 use super::grid::Grid;
@@ -89,7 +89,9 @@ impl<'g> Workplace<'g> {
                     note(format!("{} begins anew: {error:#}", folder.display()));
                 }
                 let recorder = self.begin(folder, config, &run)?;
-                holdings.write(folder)?;
+                if config.settings().publish() == Publish::All {
+                    holdings.write(folder)?;
+                }
                 recorder
             }
         };

@@ -190,7 +190,7 @@ impl ClientStory {
 fn curves(rows: &[RoundMetrics]) -> BTreeMap<&'static str, Curve> {
     type Value = fn(&RoundMetrics) -> Option<f64>;
     let values: [(&'static str, Value); 8] = [
-        ("train_loss", |row| Some(row.train_loss)),
+        ("train_loss", |row| Some(row.train_loss).filter(|loss| loss.is_finite())),
         ("test_loss", |row| row.test_loss),
         ("accuracy", |row| row.test_accuracy),
         ("perplexity", |row| row.test_perplexity),
