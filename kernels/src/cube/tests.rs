@@ -162,3 +162,9 @@ fn close(what: &str, found: &[f32], expected: &[f64]) {
 fn columns<'a>(values: &'a [f32], width: usize, row: usize, cols: &Range<usize>) -> &'a [f32] {
     &values[row * width + cols.start..row * width + cols.end]
 }
+
+/// Which memory a tensor lies in; where that is, is settled only when the device comes to it.
+fn identity(tensor: &CubeTensor) -> String {
+    let memory = format!("{:?}", tensor.handle.memory);
+    memory.split_once("location").expect("memory has an identity and a location").0.to_string()
+}

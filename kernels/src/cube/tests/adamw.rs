@@ -25,12 +25,6 @@ fn reference(values: &[Vec<f32>; 4], start: &[f32]) -> [Vec<f64>; 3] {
     out
 }
 
-/// Which memory a tensor lies in; where that is, is settled only when the device comes to it.
-fn identity(tensor: &CubeTensor) -> String {
-    let memory = format!("{:?}", tensor.handle.memory);
-    memory.split_once("location").expect("memory has an identity and a location").0.to_string()
-}
-
 #[test]
 pub(super) fn one_step() {
     let Some(device) = device() else { return };
