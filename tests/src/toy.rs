@@ -2,7 +2,7 @@
 
 use bonfire_data::Shards;
 use bonfire_engine::{InFlight, Split, TokenizedData};
-use bonfire_federation::{ClientSettings, Run, Settings, Site};
+use bonfire_federation::{ClientMetrics, ClientSettings, Control, Event, RoundMetrics, Run, Server, Settings, Site};
 use bonfire_models::{Architecture, Goal, Model, Task, Transformer};
 use rand::{Rng, RngExt, SeedableRng};
 
@@ -153,6 +153,24 @@ pub fn causal_run(settings: Settings) -> Run {
     let kinds = settings.adapter.targets.kinds(Architecture::Llama).expect("a decoder's");
     let model = load_for(Task::Causal, &fixture("llama-tiny"), &kinds);
     Run::new(settings, vec![Box::new(model)], data, shards).expect("a valid run")
+}
+
+/// Rows of rounds, rows of clients, and the server's state before the first round and after each.
+pub type Finished = (Vec<RoundMetrics>, Vec<ClientMetrics>, Vec<Server>);
+
+/// Runs to the end.
+pub fn finish(run: &mut Run) -> Finished {
+    let (mut rounds, mut rows, mut states) = (vec![], vec![], vec![run.server().clone()]);
+    run.train(&mut |event| {
+        if let Event::RoundEnded { metrics, clients, run } = event {
+            rounds.push(metrics.clone());
+            rows.extend(clients.to_vec());
+            states.push(run.server().clone());
+        }
+        Control::Continue
+    })
+    .expect("the run ends well");
+    (rounds, rows, states)
 }
 
 /// A run with [`shards`].

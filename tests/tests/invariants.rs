@@ -11,17 +11,8 @@ use burn::tensor::{Distribution, Tensor};
 
 /// Runs to the end; the rounds, the clients' rows, and the adapter after every round.
 fn finish(run: &mut Run) -> (Vec<RoundMetrics>, Vec<ClientMetrics>, Vec<Adapter>) {
-    let (mut rounds, mut rows, mut adapters) = (vec![], vec![], vec![run.server().adapter.clone()]);
-    run.train(&mut |event| {
-        if let Event::RoundEnded { metrics, clients, run } = event {
-            rounds.push(metrics.clone());
-            rows.extend(clients.to_vec());
-            adapters.push(run.server().adapter.clone());
-        }
-        Control::Continue
-    })
-    .unwrap();
-    (rounds, rows, adapters)
+    let (rounds, rows, states) = toy::finish(run);
+    (rounds, rows, states.into_iter().map(|state| state.adapter).collect())
 }
 
 fn all(adapter: &Adapter) -> Vec<&Matrix> {

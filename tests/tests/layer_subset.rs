@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 use bonfire_engine::layer_score;
-use bonfire_federation::{Control, Event, RoundMetrics, Run, Server, Settings};
+use bonfire_federation::{RoundMetrics, Run, Server, Settings};
 use bonfire_models::{ClientAdapter, Matrix, Model, PackedBatch, Rounding, TargetKind};
 use bonfire_tests::{fixture, load, toy};
 
@@ -11,15 +11,7 @@ fn settings(more: &str) -> Settings {
 }
 
 fn finish(run: &mut Run) -> (Vec<RoundMetrics>, Vec<Server>) {
-    let (mut rounds, mut states) = (vec![], vec![run.server().clone()]);
-    run.train(&mut |event| {
-        if let Event::RoundEnded { metrics, run, .. } = event {
-            rounds.push(metrics.clone());
-            states.push(run.server().clone());
-        }
-        Control::Continue
-    })
-    .unwrap();
+    let (rounds, _, states) = toy::finish(run);
     (rounds, states)
 }
 

@@ -4,9 +4,9 @@
 use std::collections::BTreeMap;
 
 use bonfire_engine::{Guard, Upload};
-use bonfire_federation::{Checkpoint, ClientMetrics, Control, Coordinator, Event, RoundMetrics, Run, Server, Settings};
+use bonfire_federation::{Checkpoint, Control, Coordinator, Event, RoundMetrics, Settings};
 use bonfire_models::{Adapter, Factor, Matrix};
-use bonfire_tests::toy;
+use bonfire_tests::toy::{self, Finished, finish};
 
 fn settings(more: &str) -> Settings {
     let strategy = if more.contains("[strategy]") { "" } else { "[strategy]\nname = \"fedit\"\n" };
@@ -16,22 +16,6 @@ fn settings(more: &str) -> Settings {
 
 fn gaussian(more: &str) -> String {
     format!("[privacy]\nkind = \"gaussian\"\nclip = 1.0\n{more}")
-}
-
-type Finished = (Vec<RoundMetrics>, Vec<ClientMetrics>, Vec<Server>);
-
-fn finish(run: &mut Run) -> Finished {
-    let (mut rounds, mut rows, mut states) = (vec![], vec![], vec![run.server().clone()]);
-    run.train(&mut |event| {
-        if let Event::RoundEnded { metrics, clients, run } = event {
-            rounds.push(metrics.clone());
-            rows.extend(clients.to_vec());
-            states.push(run.server().clone());
-        }
-        Control::Continue
-    })
-    .unwrap();
-    (rounds, rows, states)
 }
 
 fn numbers(adapter: &Adapter) -> Vec<f64> {

@@ -7,22 +7,7 @@ use std::collections::BTreeMap;
 use bonfire_engine::{Checkpoint, InFlight};
 use bonfire_federation::{Choice, ClientMetrics, Control, Event, RoundMetrics, Run, Server, Settings, forecast};
 use bonfire_models::{Factor, Model, TargetKind, Task};
-use bonfire_tests::toy::{self, STRATEGIES};
-
-/// Runs to the end.
-fn finish(run: &mut Run) -> Finished {
-    let (mut rounds, mut rows, mut states) = (vec![], vec![], vec![run.server().clone()]);
-    run.train(&mut |event| {
-        if let Event::RoundEnded { metrics, clients, run } = event {
-            rounds.push(metrics.clone());
-            rows.extend(clients.to_vec());
-            states.push(run.server().clone());
-        }
-        Control::Continue
-    })
-    .unwrap();
-    (rounds, rows, states)
-}
+use bonfire_tests::toy::{self, Finished, STRATEGIES, finish};
 
 fn settings(strategy: &str, more: &str) -> Settings {
     let head = if more.contains("[adapter]") { "" } else { "[adapter]\nrank = 4\nhead = \"trained\"" };
@@ -71,8 +56,6 @@ fn all_together_equal_one_by_one() {
         together_is_one_by_one(strategy, (of(InFlight::Count(1)), of(InFlight::Count(100))));
     }
 }
-
-type Finished = (Vec<RoundMetrics>, Vec<ClientMetrics>, Vec<Server>);
 
 fn together_is_one_by_one(strategy: &str, ((one, _, first), (all, _, second)): (Finished, Finished)) {
     for (x, y) in one.iter().zip(&all) {

@@ -197,7 +197,7 @@ impl Coordinator {
             None => adapter.rank * adapter.targets.len(),
         };
         let examples: usize = uploads.iter().map(|u| u.examples).sum();
-        let overlap = overlap(uploads, slots);
+        let overlap = overlap(uploads.iter().map(|u| &u.slots), slots);
         let spent = self.protection.spent(&self.settings, self.server.round);
         let spoken = test.filter(|_| self.task == Task::Causal);
         RoundMetrics {

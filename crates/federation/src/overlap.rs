@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use bonfire_engine::{Slots, Upload};
+use bonfire_engine::Slots;
 
 /// Means over all pairs of clients that chose.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -14,9 +14,9 @@ pub(crate) struct Overlap {
     pub by_chance: f64,
 }
 
-/// Of the choices in `uploads` among `slots` slots of the model. `None`: fewer than two clients chose.
-pub(crate) fn overlap(uploads: &[Upload], slots: usize) -> Option<Overlap> {
-    let choices: Vec<(usize, Vec<u64>)> = uploads.iter().filter_map(|upload| bits(&upload.slots)).collect();
+/// Of the clients' `choices` among `slots` slots of the model. `None`: fewer than two clients chose.
+pub(crate) fn overlap<'s>(choices: impl Iterator<Item = &'s Slots>, slots: usize) -> Option<Overlap> {
+    let choices: Vec<(usize, Vec<u64>)> = choices.filter_map(bits).collect();
     // How many clients chose how many slots.
     let mut sizes: BTreeMap<usize, usize> = BTreeMap::new();
     choices.iter().for_each(|(size, _)| *sizes.entry(*size).or_default() += 1);
@@ -94,29 +94,13 @@ mod tests {
 
     #[test]
     fn every_pair_counts_once() {
-        let upload = |client: usize, slots: Vec<Vec<usize>>| Upload {
-            client,
-            examples: 1,
-            active: bonfire_engine::Active::B,
-            slots: Slots::Chosen { rank: 40, slots },
-            factors: vec![],
-            weights: vec![],
-            head: vec![],
-            aux: vec![],
-            kept: Default::default(),
-            loss: 0.0,
-            steps: 1,
-            tokens: 0,
-        };
-        let sent = [
-            upload(0, vec![vec![0, 1], vec![39]]),
-            upload(1, vec![vec![1, 39], vec![39]]),
-            upload(2, vec![vec![], vec![0]]),
-        ];
+        let chosen =
+            |slots: &[&[usize]]| Slots::Chosen { rank: 40, slots: slots.iter().map(|list| list.to_vec()).collect() };
+        let sent = [chosen(&[&[0, 1], &[39]]), chosen(&[&[1, 39], &[39]]), chosen(&[&[], &[0]])];
         // Pairs: {2 of 4}, {0 of 4}, {0 of 4}.
-        let it = overlap(&sent, 80).expect("three chose");
+        let it = overlap(sent.iter(), 80).expect("three chose");
         assert!((it.found - 0.5 / 3.0).abs() < 1e-12, "{it:?}");
         assert!((it.by_chance - (expected(3, 3, 80) + 2.0 * expected(3, 1, 80)) / 3.0).abs() < 1e-12);
-        assert_eq!(overlap(&sent[..1], 80), None);
+        assert_eq!(overlap(sent[..1].iter(), 80), None);
     }
 }

@@ -37,7 +37,7 @@ impl Svd {
 
     /// Singular values that are not zero.
     pub fn rank(&self) -> usize {
-        self.s.iter().filter(|&&s| s > 0.0).count()
+        self.rank_above(0.0)
     }
 
     /// Singular values above `floor`.
