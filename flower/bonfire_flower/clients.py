@@ -1,4 +1,5 @@
-"""Which clients of the federation a node holds, and with what data: read from its node configuration."""
+"""Which clients of the federation a node holds, and with what data: read from its node configuration; and which
+it may hold, read from the run's."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -67,6 +68,27 @@ def shards(node_config: Mapping[str, Any], clients: list[int]) -> Shards:
     if named != clients:
         raise ValueError(f'data = "{data}": it names folders of clients {named}, this node holds {clients}')
     return dict(pairs)
+
+
+def bound(text: str, clients: int) -> dict[int, set[int]] | None:
+    """Clients by node, of `"NODE=0-9; NODE=10-19"`; None where the text is empty: any node may hold any."""
+    if not text:
+        return None
+    found: dict[int, set[int]] = {}
+    for part in split_outside_quotes(text):
+        node, equals, numbers = part.partition("=")
+        if not equals or not node.strip().isdecimal():
+            raise ValueError(
+                f"nodes: {part.strip()!r} is not of the form NODE=CLIENTS, such as \"1234=0-9; 5678=10-19\" with "
+                "the numbers that `flwr supernode list` shows"
+            )
+        own = set(client_list(numbers.strip().strip("\"'"), clients))
+        if int(node) in found:
+            raise ValueError(f"nodes: {int(node)} is there twice")
+        if twice := [client for client in own if any(client in others for others in found.values())]:
+            raise ValueError(f"nodes: client {twice[0]} is given to two nodes")
+        found[int(node)] = own
+    return found
 
 
 def _folder(part: str) -> tuple[int, str]:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import tomllib
 from logging import INFO
 from pathlib import Path
 from typing import Any
@@ -11,14 +12,15 @@ from flwr.common.logger import log
 
 
 class RunFolder:
-    """`rows` are those of metrics.jsonl, one a round."""
+    """`rows` are those of metrics.jsonl, one a round. `minimal`: nothing is written that tells of single clients
+    (`privacy.publish`). Of older checkpoints `keep - 1` stay."""
 
     def __init__(self, path: str, resume: bool) -> None:
         self.path = Path(path).expanduser().resolve()
         self.checkpoint = self.path / "checkpoint"
         self.config = self.path / "config.toml"
         self.rows: list[dict[str, Any]] = []
-        self.saves = True
+        self.saves, self.minimal, self.keep = True, False, 2
         if self.checkpoint.exists() and not resume:
             raise ValueError(
                 f"{self.path} holds a run already: resume=true goes on with it, another `out` begins one"
@@ -33,6 +35,9 @@ class RunFolder:
         """Writes the configuration; of a run that goes on, takes up the rows of its complete rounds."""
         replace(self.config, server.config.encode())
         self.saves = leaves_adapter(server)
+        told = tomllib.loads(server.config)
+        self.minimal = told.get("privacy", {}).get("publish") == "minimal"
+        self.keep = told.get("save", {}).get("keep", self.keep)
         if server.round:
             self.rows = self.kept("metrics.jsonl", server.round)
             replace(self.path / "clients.jsonl", lines(self.kept("clients.jsonl", server.round)))
@@ -47,12 +52,26 @@ class RunFolder:
         """A complete round. The checkpoint comes last: what it stands for is there by then."""
         self.rows.append(row)
         self.append("clients.jsonl", server.client_rows)
-        self.append("wire.jsonl", wire)
+        self.append("wire.jsonl", [] if self.minimal else wire)
         if self.saves:
             server.save(self.path / "adapter")
         replace(self.path / "metrics.jsonl", lines(self.rows))
         replace(self.path / "summary.json", (json.dumps(server.summary, indent=2) + "\n").encode())
-        replace(self.checkpoint, server.state())
+        self.set_aside(server.round - 1)
+        # It holds the secret that privacy's noise is drawn from, where there is one.
+        replace(self.checkpoint, server.state(), mode=0o600)
+
+    def set_aside(self, round: int) -> None:
+        """Keeps the checkpoint that is about to be replaced, of this round, and lets the oldest go."""
+        if not self.checkpoint.exists():
+            return
+        older = self.path / "checkpoints"
+        older.mkdir(exist_ok=True)
+        kept = older / f"round-{round:06}"
+        kept.unlink(missing_ok=True)
+        os.link(self.checkpoint, kept)
+        for path in sorted(older.glob("round-*"))[: -(self.keep - 1)]:
+            path.unlink()
 
     def append(self, name: str, rows: list[dict[str, Any]]) -> None:
         with open(self.path / name, "ab") as file:
@@ -73,10 +92,11 @@ def lines(rows: list[dict[str, Any]]) -> bytes:
     return "".join(json.dumps(row) + "\n" for row in rows).encode()
 
 
-def replace(path: Path, content: bytes) -> None:
+def replace(path: Path, content: bytes, mode: int = 0o666) -> None:
     """Writes a file beside, has it on the disk, and renames it over."""
     beside = path.with_name(path.name + ".tmp")
-    with open(beside, "wb") as file:
+    beside.unlink(missing_ok=True)
+    with open(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())

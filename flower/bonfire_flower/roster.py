@@ -10,6 +10,7 @@ from flwr.app import MessageType
 from flwr.common.logger import log
 
 from . import protocol
+from .clients import bound
 from .exchange import Answer, Exchange
 from .settings import Settings
 
@@ -36,6 +37,7 @@ class Roster:
 
     def __init__(self, server: bonfire.Server, exchange: Exchange, settings: Settings) -> None:
         self.server, self.exchange, self.settings = server, exchange, settings
+        self.bound = bound(settings.nodes, server.clients)
         self.nodes: dict[int, Node] = {}
         self._greeted: dict[str, int] = {}
         self._aside: dict[int, Node] = {}  # their clients are held by another
@@ -123,6 +125,10 @@ class Roster:
                     f"its fingerprint is {introduction.fingerprint[:12]}, the server's "
                     f"{self.server.fingerprint[:12]}: another model, tokenizer, set of labels or adapter"
                 )
+            if self.bound is not None and (
+                foreign := introduction.examples.keys() - self.bound.get(answer.node, set())
+            ):
+                raise protocol.BadReply(f"it claims clients {ranges(foreign)}, which `nodes` does not give it")
             if introduction.holds > self.server.round + 1:
                 raise protocol.BadReply(
                     f"it holds round {introduction.holds}, the server is at {self.server.round}"

@@ -47,10 +47,17 @@ class Rounds:
                 log(INFO, "no node holds clients %s", ranges(unheld))
             if uploads := self.train(plan, nodes):
                 asked = [client for node in nodes for client in node.examples if client in plan.clients]
-                row = self.server.aggregate([upload for some in uploads.values() for upload in some], asked)
+                try:
+                    row = self.server.aggregate([upload for some in uploads.values() for upload in some], asked)
+                except bonfire.BonfireError as error:
+                    # Each upload alone is fit to be read; together they are not. Other clients may answer next time.
+                    log(WARNING, "round %d: %s", plan.round, " ".join(str(error).split()))
+                    continue
                 self.roster.counted(asked, plan.round)
                 scores = self.evaluate() if self.settings.evaluate == "sites" else {}
-                row |= scores | {"nodes": len(nodes), "answered": len(uploads)}
+                if not self.folder.minimal:
+                    row |= {"nodes": len(nodes), "answered": len(uploads)}
+                row |= scores
                 return row | {"seconds": time.monotonic() - begin}, self.wire(plan.round, nodes, uploads)
             log(WARNING, "round %d: none of %d nodes sent anything of use", plan.round, len(nodes))
         raise NoNodes(f"round {plan.round} was begun {ATTEMPTS} times, and no node sent anything of use")
@@ -175,8 +182,11 @@ def line(row: Mapping[str, Any], rounds: int) -> str:
     for key, name in (("test_accuracy", "accuracy"), ("site_accuracy", "at the sites")):
         if row.get(key) is not None:
             parts.append(f"{name} {100 * row[key]:.1f}%")
-    parts.append(f"nodes {row['answered']}/{row['nodes']}")
-    parts.append(f"upload {megabytes(row['upload_bytes'])}")
+    if row.get("skipped"):
+        parts.append(f"left out {ranges(row['skipped'])}")
+    if "nodes" in row:  # under privacy.publish = "minimal" a row tells nothing of who took part
+        parts.append(f"nodes {row['answered']}/{row['nodes']}")
+        parts.append(f"upload {megabytes(row['upload_bytes'])}")
     parts.append(f"{row['seconds']:.1f} s")
     return "  ".join(part for part in parts if part)
 

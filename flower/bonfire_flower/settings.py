@@ -20,6 +20,7 @@ class Settings:
     round_timeout: float
     wait: float
     evaluate: str
+    nodes: str = ""
 
 
 def read_settings(run_config: Mapping[str, Any]) -> Settings:
@@ -45,6 +46,7 @@ def read_settings(run_config: Mapping[str, Any]) -> Settings:
         round_timeout=_seconds(run_config, "round-timeout"),
         wait=_seconds(run_config, "wait"),
         evaluate=evaluate,
+        nodes=_text(run_config, "nodes"),
     )
 
 

@@ -17,6 +17,7 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context
 
 from .clients import held_clients, shards
+from .trust import check_terms
 
 # Loaded sites of one process. Only the simulation has more than one node there, and they share a backbone.
 LOADED = 64
@@ -70,9 +71,10 @@ def _in_state(loaded: _Loaded | None, kept: ConfigRecord, clients: int, context:
 
 
 def _load(config: str, clients: int, context: Context) -> bonfire.Site:
-    node = context.node_config
+    node, table = context.node_config, tomllib.loads(config)
+    check_terms(table, node)
     held = held_clients(node, clients)
     overrides = {"model.path": str(node["model"])} if "model" in node else None
     # The configuration's device is the server's.
     device = str(node.get("device", "auto"))
-    return bonfire.Site(tomllib.loads(config), shards(node, held), overrides=overrides, device=device)
+    return bonfire.Site(table, shards(node, held), overrides=overrides, device=device)

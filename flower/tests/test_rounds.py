@@ -249,6 +249,57 @@ def test_clients_belong_to_the_node_that_came_first(tmp_path):
     assert run.server.uploads[1] == [1, 2]
 
 
+def test_clients_may_be_bound_to_nodes(tmp_path):
+    nodes = {11: Node([0, 1, 2]), 12: Node([2, 3]), 13: Node([0])}
+    run = federation(tmp_path, nodes, nodes="11=0-1; 12=2,3")
+    run.round()
+    # 11 claims a client of 12, and 13 is not named at all.
+    assert run.server.uploads == [[2, 3]]
+    assert (nodes[11].asked, nodes[13].asked) == (0, 0)
+    for text, words in (("11", "form NODE=CLIENTS"), ("11=0; 12=0", "client 0"), ("11=0; 11=1", "twice")):
+        with pytest.raises(ValueError, match=words):
+            federation(tmp_path, {}, nodes=text)
+
+
+def test_uploads_that_cannot_be_combined_do_not_end_the_run(tmp_path):
+    class Fragile(Server):
+        failures = 2
+
+        def aggregate(self, uploads, asked):
+            if self.failures:
+                self.failures -= 1
+                raise bonfire.BonfireError("the new model is not finite")
+            return super().aggregate(uploads, asked)
+
+    run = federation(tmp_path, {11: Node([0, 1, 2, 3])}, Fragile())
+    run.run()
+    assert run.server.uploads == [[0, 1, 2, 3]] * 3
+
+
+def test_older_checkpoints_stay(tmp_path):
+    run = federation(tmp_path, {11: Node([0, 1, 2, 3])})
+    run.folder.keep = 3
+    run.server.state = lambda: f"state {run.server.round}".encode()
+    run.server.rounds = 5
+    run.run()
+    assert run.folder.checkpoint.read_bytes() == b"state 5"
+    older = sorted((run.folder.path / "checkpoints").iterdir())
+    assert [(path.name, path.read_bytes()) for path in older] == [
+        ("round-000003", b"state 3"),
+        ("round-000004", b"state 4"),
+    ]
+    assert run.folder.checkpoint.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_minimal_folder_tells_nothing_of_nodes(tmp_path):
+    run = federation(tmp_path, {11: Node([0, 1, 2, 3])})
+    run.folder.minimal = True
+    run.run()
+    assert (run.folder.path / "wire.jsonl").read_text() == ""
+    rows = [json.loads(line) for line in (run.folder.path / "metrics.jsonl").read_text().splitlines()]
+    assert not any({"nodes", "answered"} & row.keys() for row in rows)
+
+
 def test_another_model_is_refused(tmp_path):
     nodes = {11: Node([0, 1], fingerprint="xyz"), 12: Node([2, 3])}
     run = federation(tmp_path, nodes)

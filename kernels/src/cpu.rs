@@ -10,6 +10,8 @@ mod micro;
 mod norm;
 mod tf32;
 
+use std::mem::MaybeUninit;
+
 use burn::backend::TensorMetadata;
 use burn::tensor::Shape;
 use burn_flex::{Flex, FlexTensor, Layout};
@@ -43,17 +45,17 @@ pub(crate) fn values(t: &FlexTensor) -> &[f32] {
     &t.storage()[..t.shape().num_elements()]
 }
 
-/// `n` numbers that the caller writes, every one, before any is read: filling large buffers twice would cost as much
-/// as an elementwise operation.
+/// `n` numbers that `write` writes: filling large buffers twice would cost as much as an elementwise operation.
+///
+/// # Safety
+/// `write` writes every one of them, and reads none before.
 #[allow(unsafe_code)]
-pub(crate) fn unwritten(n: usize) -> Vec<f32> {
-    let mut data = Vec::with_capacity(n);
-    // SAFETY: every caller in this module overwrites all elements, and f32 has no invalid bit patterns or drop.
-    #[allow(clippy::uninit_vec)]
-    unsafe {
-        data.set_len(n);
-    }
-    data
+pub(crate) unsafe fn filled<T>(n: usize, write: impl FnOnce(&mut [f32]) -> T) -> (Vec<f32>, T) {
+    let mut data: Box<[MaybeUninit<f32>]> = Box::new_uninit_slice(n);
+    // SAFETY: the same memory, which `write` only writes to until it has written all of it.
+    let given = write(unsafe { std::slice::from_raw_parts_mut(data.as_mut_ptr().cast::<f32>(), n) });
+    // SAFETY: `write` has written every number.
+    (unsafe { data.assume_init() }.into_vec(), given)
 }
 
 /// The rows of `data`, `width` numbers each, cut into the given consecutive runs.

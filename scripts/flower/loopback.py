@@ -101,7 +101,7 @@ def run(federation: Federation, args: argparse.Namespace, out: Path) -> None:
     )
     if not args.simulation:
         for number, share in enumerate(shares):
-            federation.start_node(number, f'clients="{share}"')
+            federation.start_node(number, f'clients="{share}" trust-server=true')
             say(f"node {number} started, clients {share}")
     app = federation.run_app(run_config(args, out), *simulation_options(args))
     if follow(federation, args, shares, out, deadline):
@@ -147,7 +147,7 @@ def follow(
                 federation.restart_node(node)
                 say(f"node {node} started again in round {round}, with its key")
                 continue
-            federation.start_node(spare, f'clients="{shares[node]}"')
+            federation.start_node(spare, f'clients="{shares[node]}" trust-server=true')
             say(f"node {spare} started in round {round}, clients {shares[node]} as node {node} had")
             spare += 1
         time.sleep(POLL)

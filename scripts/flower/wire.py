@@ -98,7 +98,7 @@ def measure(federation: Federation, args: argparse.Namespace, out: Path) -> dict
     forwarders = []
     for number, share in enumerate(client_shares(args)):
         forwarders.append(Forwarder(federation.port))
-        federation.start_node(number, f'clients="{share}"', forwarders[-1].port)
+        federation.start_node(number, f'clients="{share}" trust-server=true', forwarders[-1].port)
     idle = measure_idle(federation, forwarders, args.idle)
     federation.run_app(
         {

@@ -146,11 +146,19 @@ fn a_client_that_sends_too_much_is_left_out() {
     let plan = server.plan();
     site.receive(server.download(0, None), Some(&plan)).unwrap();
     let uploads = site.train(&plan, &cohort, &mut |_| true).unwrap().uploads;
-    assert!(uploads.iter().all(|u| server.decode(&u.encode(), &plan).is_ok()));
-    let mut evil = uploads[2].clone();
-    evil.factors.iter_mut().flat_map(|(_, list)| list).for_each(|m| m.data.fill(3e38));
-    let error = server.decode(&evil.encode(), &plan).unwrap_err().to_string();
-    assert!(error.contains("client 2") && error.contains("server.max_norm"), "{error}");
+    assert!(uploads.iter().all(|u| server.decode(&u.encode(), &plan).is_ok() && server.disbelieves(u).is_none()));
+    let problem = |spoil: fn(&mut Upload)| {
+        let mut evil = uploads[2].clone();
+        spoil(&mut evil);
+        server.disbelieves(&evil).expect("it is left out")
+    };
+    let huge = problem(|u| u.factors.iter_mut().flat_map(|(_, list)| list).for_each(|m| m.data.fill(3e38)));
+    assert!(huge.contains("server.max_norm = 50"), "{huge}");
+    // Nonsense needs no bound to be seen.
+    for (loss, said) in [(1e308, "loss is 1.000e308"), (f64::NAN, "loss is NaN"), (f64::NEG_INFINITY, "loss is -inf")] {
+        let found = server.disbelieves(&Upload { loss, ..uploads[2].clone() }).expect("it is left out");
+        assert!(found.contains(said), "{found}");
+    }
     // In one process the same: a bound that nobody keeps leaves nobody.
     let mut strict = settings.clone();
     strict.server.max_norm = Some(1e-6);

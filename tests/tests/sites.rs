@@ -91,6 +91,45 @@ fn round(server: &mut Coordinator, sites: &mut [&mut Site], whole: bool) -> Roun
     RoundMetrics { dropped, ..server.row(&plan, &uploads, traffic, None) }
 }
 
+/// Three honest clients and one that sends, round after round, what an average would not survive, what cannot be read, and what is
+/// another's: the model is the one of the three.
+#[test]
+fn a_client_that_means_harm_changes_nothing() {
+    let settings = settings("[server]\nmax_norm = 50.0\nmax_examples = 1000\n[strategy]\nname = \"fedit\"");
+    type Harm = (fn(&mut Upload), fn(&mut Vec<u8>));
+    fn fill(u: &mut Upload, value: f32) {
+        u.factors.iter_mut().flat_map(|(_, list)| list).for_each(|m| m.data.fill(value));
+    }
+    let harm: [Harm; 8] = [
+        (|u| fill(u, 3e38), |_| {}),
+        (|u| fill(u, f32::NAN), |_| {}),
+        (|u| u.examples = u32::MAX as usize, |_| {}),
+        (|u| u.loss = 1e308, |_| {}),
+        (|_| {}, |bytes| bytes.truncate(bytes.len() / 2)),
+        (|_| {}, Vec::clear),
+        (|_| {}, |bytes| bytes[..4].copy_from_slice(&9u32.to_le_bytes())),
+        (|_| {}, |bytes| bytes.extend([0; 4])),
+    ];
+    for (spoil, spoil_bytes) in harm {
+        let (mut server, mut honest) = (coordinator(&settings), coordinator(&settings));
+        let (mut three, mut evil) = (toy::site(&settings, &[0, 1, 2]), toy::site(&settings, &[3]));
+        while !server.is_finished() {
+            let (plan, cohort) = (server.plan(), server.cohort());
+            let uploads = train(&mut three, &server, &plan, &cohort, false);
+            let mut bad = train(&mut evil, &server, &plan, &cohort, true).remove(0);
+            spoil(&mut bad);
+            let mut bytes = bad.encode();
+            spoil_bytes(&mut bytes);
+            let read = server.decode(&bytes, &plan).map(|u| Upload { loss: bad.loss, ..u });
+            assert!(read.map_or(true, |u| server.disbelieves(&u).is_some()), "it is taken");
+            server.aggregate(&plan, &uploads, &[0, 1, 2], &[3]).unwrap();
+            honest.aggregate(&plan, &uploads, &[0, 1, 2], &[3]).unwrap();
+            assert_eq!(server.server(), honest.server());
+        }
+        assert!(server.server().adapter.is_finite());
+    }
+}
+
 fn rows_of(run: &mut Run) -> Vec<RoundMetrics> {
     let mut rows = Vec::new();
     run.train(&mut |event| {

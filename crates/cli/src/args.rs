@@ -145,6 +145,9 @@ pub struct TrainArgs {
     /// Go on with the run in this folder after its last checkpoint; its own configuration holds, unless CONFIG is given
     #[arg(long, value_name = "RUN")]
     pub resume: Option<PathBuf>,
+    /// Go on after this round instead of the last one that was saved; what the run has of later rounds goes
+    #[arg(long, value_name = "N", requires = "resume")]
+    pub round: Option<usize>,
     /// Go on although the configuration is not what it was
     #[arg(long, requires = "resume")]
     pub accept_changes: bool,

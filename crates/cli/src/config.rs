@@ -197,6 +197,11 @@ impl RunConfig {
                 "must be at least 3: a text's first and last special token and one of its own",
             ),
             ("save.every", self.save.every >= 1, "must be at least 1"),
+            (
+                "save.keep",
+                self.save.keep >= 2,
+                "must be at least 2: one checkpoint that is good while the next is written",
+            ),
             ("data.labels", self.data.labels.is_none_or(|n| n >= 2), "must be at least 2"),
             (
                 "data.prompt",

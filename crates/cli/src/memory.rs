@@ -1,7 +1,13 @@
 //! The process's memory: how its allocator treats what is freed, and the peak, where the system tells it.
 
+use std::fmt;
+
+use bonfire_engine::Estimate;
+use bonfire_federation::Run;
 use bonfire_kernels::{device_memory_reserved, runs_on_cpu};
 use burn::tensor::Device;
+
+use crate::console::bytes;
 
 /// `mi_option_purge_delay` of mimalloc's `mi_option_e`, which the bindings do not name: milliseconds after which freed
 /// memory goes back to the system; -1 is "never".
@@ -57,6 +63,56 @@ pub fn resident_bytes() -> Option<u64> {
     row_in("VmRSS:", &std::fs::read_to_string("/proc/self/status").ok()?)
 }
 
+/// What a run is expected to take at most.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Expected {
+    /// On a device, by the shapes of model and clients.
+    pub device: Estimate,
+    /// Whether the device is the processor, whose memory is the host's.
+    pub on_cpu: bool,
+    /// What the process takes before the first round: the program, data, the model as it was read. 0 where the system does
+    /// not tell.
+    pub before: u64,
+    /// What a round takes of the host besides.
+    pub round: u64,
+}
+
+impl Expected {
+    /// Of a run that has not begun.
+    pub fn of(run: &Run) -> Expected {
+        let on_cpu = run.devices().next().is_some_and(runs_on_cpu);
+        let before = resident_bytes().unwrap_or(0);
+        Expected { device: run.estimate(), on_cpu, before, round: run.round_bytes() }
+    }
+
+    /// Bytes of a device, with so many clients in flight.
+    pub fn total(&self, places: usize) -> u64 {
+        let device = Estimate { places, ..self.device };
+        match self.on_cpu {
+            false => device.total(),
+            // The backbone as it was read is in what there is; its folded copy is not.
+            true => self.before + self.round + device.total() - device.backbone / 2,
+        }
+    }
+}
+
+impl fmt::Display for Expected {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Estimate { available, places, client, backbone } = self.device;
+        let available = available.map(|n| format!(" of {}", bytes(n))).unwrap_or_default();
+        write!(f, "about {}{available}: ", bytes(self.total(places)))?;
+        match self.on_cpu {
+            true => write!(f, "program, data and model {}, ", bytes(self.before))?,
+            false => write!(f, "backbone {}, ", bytes(backbone))?,
+        }
+        write!(f, "{places} in flight of {} each", bytes(client))?;
+        match self.on_cpu {
+            true => write!(f, ", uploads and server {}", bytes(self.round)),
+            false => write!(f, "; {} of the host", bytes(self.before + self.round)),
+        }
+    }
+}
+
 /// A row of a `/proc/*/status` text, in bytes.
 fn row_in(name: &str, status: &str) -> Option<u64> {
     let row = status.lines().find_map(|line| line.strip_prefix(name))?;
@@ -73,6 +129,25 @@ mod tests {
         let status = "Name:\tx\nVmHWM:\t    2048 kB\nVmRSS:\t 1 kB\n";
         assert_eq!((row_in("VmHWM:", status), row_in("VmRSS:", status)), (Some(2048 * 1024), Some(1024)));
         assert_eq!(row_in("VmHWM:", "Name:\tx\n"), None);
+    }
+
+    /// The bindings do not name the option, so its number could be another's in another version of the allocator: one that is
+    /// told by its name must be found under the number.
+    #[test]
+    #[allow(unsafe_code)]
+    fn the_option_is_the_one_that_the_number_says() {
+        const NAME: &str = "MIMALLOC_PURGE_DELAY";
+        if std::env::var(NAME).as_deref() == Ok("4321") {
+            // SAFETY: reads a number of a static table.
+            assert_eq!(unsafe { libmimalloc_sys::mi_option_get(PURGE_DELAY) }, 4321);
+            return;
+        }
+        let this = std::env::current_exe().expect("a path");
+        let mut again = std::process::Command::new(this);
+        again.args(["--exact", "memory::tests::the_option_is_the_one_that_the_number_says"]).env(NAME, "4321");
+        let output = again.output().expect("it starts");
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && said.contains("1 passed"), "{said}");
     }
 
     #[cfg(target_os = "linux")]

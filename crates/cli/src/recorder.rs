@@ -4,16 +4,15 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use bonfire_engine::Estimate;
 use bonfire_federation::{ClientMetrics, Control, Event, FederationError, MemoryUse, RoundMetrics, Run, Summary};
 use bonfire_models::peft::{self, Layout, PeftMeta};
 use bonfire_models::{Adapter, ModelFolder};
 
-use crate::config::RunConfig;
+use crate::config::{RunConfig, SaveSection};
 use crate::console::{bytes, is_json, percent, say, say_row};
 use crate::interrupt::Interrupt;
 use crate::job;
-use crate::memory;
+use crate::memory::{self, Expected};
 use crate::progress::Progress;
 use crate::run_folder::{CLIENTS, CONFIG, RunFolder, client_folder, own, replace};
 use crate::saves::{self, Notes};
@@ -32,14 +31,15 @@ pub struct Recorder {
     rounds: usize,
     /// The resolved configuration, as TOML.
     config: String,
-    /// Rounds between checkpoints.
-    every: usize,
+    /// When checkpoints are written, and how many stay.
+    save: SaveSection,
     /// The round of the last checkpoint.
     saved: Option<usize>,
     /// The last round whose rows, adapter and summary are all there.
     written: usize,
     /// Of the rounds that this process ran.
     memory: Option<MemoryUse>,
+    expected: Expected,
     interrupt: Arc<Interrupt>,
 }
 
@@ -101,7 +101,7 @@ impl Recorder {
             true => Some(ModelFolder::of(run.model(), &job::source(config)?)?),
             false => None,
         };
-        let (every, config_text) = (config.save.every, config.to_toml());
+        let (save, config_text) = (config.save.clone(), config.to_toml());
         let trackers = Trackers::open(folder.path(), &config.track, past)?;
         Ok(Recorder {
             folder,
@@ -112,10 +112,11 @@ impl Recorder {
             trackers,
             rounds,
             config: config_text,
-            every,
+            save,
             saved: None,
             written: 0,
             memory: None,
+            expected: Expected::of(run),
             interrupt,
         })
     }
@@ -183,7 +184,7 @@ impl Recorder {
 
     /// What the round needed of the devices' memory.
     fn weigh(&mut self, metrics: &RoundMetrics, run: &Run) {
-        let estimated = Estimate { places: metrics.in_flight, ..run.estimate() }.total();
+        let estimated = self.expected.total(metrics.in_flight);
         let before = self.memory.unwrap_or(MemoryUse { estimated: 0, peak: None });
         let peak = before.peak.max(memory::taken(run.devices()));
         self.memory = Some(MemoryUse { estimated: before.estimated.max(estimated), peak });
@@ -231,7 +232,7 @@ impl Recorder {
         self.trackers.round(metrics, clients)?;
         self.write_state(&run.server().model())?;
         self.written = metrics.round;
-        match metrics.round.is_multiple_of(self.every) {
+        match metrics.round.is_multiple_of(self.save.every) {
             true => self.save(run),
             false => Ok(()),
         }
@@ -246,7 +247,7 @@ impl Recorder {
             version: env!("CARGO_PKG_VERSION").into(),
         };
         let round = run.server().round;
-        saves::write(self.folder.path(), round, &run.checkpoint(&notes.to_map()))
+        saves::write(self.folder.path(), round, &run.checkpoint(&notes.to_map()), self.save.keep)
             .with_context(|| format!("cannot save the run after round {round}"))?;
         self.saved = Some(round);
         Ok(())

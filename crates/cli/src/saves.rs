@@ -1,22 +1,21 @@
-//! The checkpoints of a run folder: `checkpoints/round-000012.bonfire`, the last two of them.
+//! The checkpoints of a run folder: `checkpoints/round-000012.bonfire`, the newest `save.keep` of them.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use bonfire_federation::Checkpoint;
 use bonfire_models::files;
 
 use crate::console::note;
+use crate::mistake::Mistake;
 use crate::run_folder::{Lengths, left, own};
 use crate::tally::Tally;
 
 /// The folder, below the run's.
 pub const CHECKPOINTS: &str = "checkpoints";
 const ENDING: &str = ".bonfire";
-/// So many are kept: one that is good, while the next is written.
-const KEPT: usize = 2;
 
 /// What the binary keeps beside the run's state.
 #[derive(Clone, Debug, PartialEq)]
@@ -72,11 +71,11 @@ pub struct Save {
     pub notes: Notes,
 }
 
-/// Writes the checkpoint of `round`; when it is on the disk, those before the last one go.
+/// Writes the checkpoint of `round`; when it is on the disk, all go but the newest `keep`.
 ///
 /// # Errors
 /// The system refuses a write; the checkpoints that were there are as they were.
-pub fn write(run: &Path, round: usize, bytes: &[u8]) -> Result<()> {
+pub fn write(run: &Path, round: usize, bytes: &[u8], keep: usize) -> Result<()> {
     let folder = run.join(CHECKPOINTS);
     own::folder(&folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;
     // It may hold the secret that privacy's noise is drawn from.
@@ -85,7 +84,7 @@ pub fn write(run: &Path, round: usize, bytes: &[u8]) -> Result<()> {
     let all = list(run)?;
     // One of a later round is of before the run was taken up again, and cannot be read or is not wanted.
     let (later, earlier): (Vec<_>, Vec<_>) = all.into_iter().partition(|(r, _)| *r > round);
-    for (_, path) in later.into_iter().chain(earlier.into_iter().skip(KEPT)) {
+    for (_, path) in later.into_iter().chain(earlier.into_iter().skip(keep)) {
         // The new one is safe: an old one that stays is no reason to stop.
         if let Err(error) = fs::remove_file(&path) {
             note(format!("the old checkpoint {} stays: {error}", path.display()));
@@ -112,6 +111,15 @@ fn list(run: &Path) -> Result<Vec<(usize, PathBuf)>> {
     Ok(found)
 }
 
+/// Removes the checkpoints of later rounds than `round`, whose rows are about to go.
+///
+/// # Errors
+/// One cannot be removed.
+pub fn forget_after(run: &Path, round: usize) -> Result<()> {
+    let later = list(run)?.into_iter().filter(|(r, _)| *r > round);
+    later.map(|(_, path)| fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))).collect()
+}
+
 /// The newest checkpoint that is whole, and a line for each newer one that is not. `None`: there is none.
 ///
 /// # Errors
@@ -129,6 +137,24 @@ pub fn newest(run: &Path) -> Result<(Option<Save>, Vec<String>)> {
         true => Ok((None, broken)),
         false => bail!("no checkpoint of {} can be used\n{}", run.display(), broken.join("\n")),
     }
+}
+
+/// The checkpoint of a round.
+///
+/// # Errors
+/// There is none, and which there are; or it is not whole.
+pub fn of_round(run: &Path, round: usize) -> Result<Save> {
+    let all = list(run)?;
+    let Some((_, path)) = all.iter().find(|(r, _)| *r == round) else {
+        let rounds: Vec<String> = all.iter().rev().map(|(r, _)| r.to_string()).collect();
+        let there = match rounds.is_empty() {
+            true => "it has none".to_string(),
+            false => format!("there are those of {}", rounds.join(", ")),
+        };
+        let what = format!("{} has no checkpoint of round {round}; {there}", run.display());
+        return Err(Mistake::new(what).help("`save.keep` says how many a run keeps").into());
+    };
+    read(path).map_err(|error| anyhow!("{} {error:#}", path.display()))
 }
 
 /// Reads a checkpoint; errors go on from the file's name.
@@ -149,11 +175,15 @@ mod tests {
         let rounds = || list(room.path()).expect("readable").into_iter().map(|(r, _)| r).collect::<Vec<_>>();
         assert!(rounds().is_empty());
         for round in [0, 1, 2, 3] {
-            write(room.path(), round, b"x").expect("written");
+            write(room.path(), round, b"x", 2).expect("written");
         }
         assert_eq!(rounds(), [3, 2]);
-        write(room.path(), 2, b"y").expect("written");
+        write(room.path(), 4, b"x", 3).expect("written");
+        assert_eq!(rounds(), [4, 3, 2]);
+        write(room.path(), 2, b"y", 2).expect("written");
         assert_eq!(rounds(), [2]);
+        let error = of_round(room.path(), 7).expect_err("none").to_string();
+        assert!(error.contains("no checkpoint of round 7; there are those of 2"), "{error}");
     }
 
     #[test]
@@ -161,7 +191,7 @@ mod tests {
         let room = tempfile::tempdir().expect("a folder");
         // A folder is not removed like a file, whoever asks.
         fs::create_dir_all(room.path().join(CHECKPOINTS).join("round-000000.bonfire/x")).expect("made");
-        (1..=4).for_each(|round| write(room.path(), round, b"x").expect("written"));
+        (1..=4).for_each(|round| write(room.path(), round, b"x", 2).expect("written"));
         let rounds: Vec<usize> = list(room.path()).expect("readable").into_iter().map(|(round, _)| round).collect();
         assert_eq!(rounds, [4, 3, 0]);
     }
@@ -184,7 +214,7 @@ mod tests {
     fn files_that_cannot_be_used_are_named() {
         let room = tempfile::tempdir().expect("a folder");
         assert!(newest(room.path()).expect("none").0.is_none());
-        write(room.path(), 1, b"x").expect("written");
+        write(room.path(), 1, b"x", 2).expect("written");
         let error = newest(room.path()).expect_err("broken").to_string();
         assert!(error.contains("round-000001.bonfire is not a checkpoint of bonfire"), "{error}");
     }

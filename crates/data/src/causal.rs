@@ -10,6 +10,7 @@ use std::fmt;
 use tokenizers::Encoding;
 
 use crate::chat::ChatTemplate;
+use crate::tokens::bounds::{beginning, bytes_for, end, parts};
 use crate::{Content, DataError, Example, Tokenizer};
 pub use special::TokenizerFiles;
 
@@ -41,6 +42,8 @@ struct Encoded {
     from: usize,
     /// Whether the first token is the one that begins every text.
     begins: bool,
+    /// Whether its text was not read whole.
+    shortened: bool,
 }
 
 impl CausalTokenizer {
@@ -103,10 +106,11 @@ impl CausalTokenizer {
             });
         }
         let mut tokens = CausalTokens::default();
+        let longest = bytes_for(max_length);
         // In parts: encodings hold much more than ids.
-        for (part, examples) in examples.chunks(4096).enumerate() {
-            for mut encoded in self.encode_some(examples, split, 4096 * part)? {
-                tokens.cut += usize::from(encoded.cut_to(max_length));
+        for examples in parts(examples, |example| bytes(example).min(2 * longest)) {
+            for mut encoded in self.encode_some(examples, split, tokens.ids.len(), longest)? {
+                tokens.cut += usize::from(encoded.cut_to(max_length) || encoded.shortened);
                 tokens.ids.push(encoded.ids);
                 tokens.from.push(encoded.from);
             }
@@ -114,17 +118,33 @@ impl CausalTokenizer {
         Ok(tokens)
     }
 
-    fn encode_some(&self, examples: &[Example], split: &'static str, row: usize) -> Result<Vec<Encoded>, DataError> {
-        let text = |(at, example): (usize, &Example)| self.text(example, split, row + at);
-        let texts: Vec<(String, usize)> = examples.iter().enumerate().map(text).collect::<Result<_, _>>()?;
+    /// Encodes examples of which the first is `row`, none longer than `longest` bytes of prompt and as many of response.
+    fn encode_some(
+        &self,
+        examples: &[Example],
+        split: &'static str,
+        row: usize,
+        longest: usize,
+    ) -> Result<Vec<Encoded>, DataError> {
+        let text = |(at, example): (usize, &Example)| {
+            let (text, from) = self.text(example, split, row + at)?;
+            let (prompt, response) = text.split_at(from);
+            let (prompt, response) = (end(prompt, longest), beginning(response, longest));
+            match prompt.len() + response.len() < text.len() {
+                false => Ok((text, from, false)),
+                true => Ok((format!("{prompt}{response}"), prompt.len(), true)),
+            }
+        };
+        let texts: Vec<(String, usize, bool)> =
+            examples.iter().enumerate().map(text).collect::<Result<_, DataError>>()?;
         let chat = matches!(examples.first(), Some(Example { content: Content::Chat(_), .. }));
-        let whole: Vec<&str> = texts.iter().map(|(text, _)| text.as_str()).collect();
+        let whole: Vec<&str> = texts.iter().map(|(text, ..)| text.as_str()).collect();
         // A chat template writes the special tokens itself.
         let encodings = self.tokenizer.encode_whole(&whole, !chat)?;
         let together = encodings.iter().zip(&texts).enumerate();
         together
-            .map(|(at, (encoding, (_, from)))| {
-                let encoded = self.encoded(encoding, *from, !chat);
+            .map(|(at, (encoding, (_, from, shortened)))| {
+                let encoded = self.encoded(encoding, *from, !chat).map(|it| Encoded { shortened: *shortened, ..it });
                 let problem = "its tokens leave nothing that could be scored".to_owned();
                 encoded.ok_or(DataError::Row { split, row: row + at, problem })
             })
@@ -170,7 +190,16 @@ impl CausalTokenizer {
         }
         let begins = ids.first().is_some_and(|id| Some(*id) == self.bos || self.first.first() == Some(id));
         let from = scored.max(1);
-        (from < ids.len()).then_some(Encoded { ids, from, begins })
+        (from < ids.len()).then_some(Encoded { ids, from, begins, shortened: false })
+    }
+}
+
+/// How long an example's text is, a chat template's own words not counted.
+fn bytes(example: &Example) -> usize {
+    match &example.content {
+        Content::Text(text) => text.len(),
+        Content::Pair { prompt, response } => prompt.len() + response.len(),
+        Content::Chat(turns) => turns.iter().map(|turn| turn.content.len()).sum(),
     }
 }
 

@@ -1,6 +1,7 @@
 //! Texts to token ids. The file says how a text is split; this wrapper says how long it may be, and that a file made to
 //! do harm ends in an error.
 
+pub(crate) mod bounds;
 mod growth;
 
 use std::fmt;
@@ -11,6 +12,10 @@ use tokenizers::{Encoding, PostProcessor, TruncationDirection, TruncationParams,
 
 use crate::DataError;
 use crate::contain::contain;
+use bounds::{beginning, bytes_for, end, parts};
+
+/// The most bytes that a normalizer may make of one text. The library holds some thirty bytes for each.
+const LONGEST: f64 = 64.0 * 1024.0 * 1024.0;
 
 /// A Hugging Face tokenizer whose own padding and truncation are switched off.
 ///
@@ -21,6 +26,8 @@ pub struct Tokenizer {
     name: String,
     vocab_size: usize,
     direction: TruncationDirection,
+    /// How much longer its normalizer can make a text.
+    growth: f64,
 }
 
 impl Tokenizer {
@@ -39,13 +46,13 @@ impl Tokenizer {
     /// [`DataError::Tokenizer`] if the bytes are not a tokenizer or it has no tokens.
     pub fn from_bytes(bytes: &[u8], name: &str) -> Result<Tokenizer, DataError> {
         let bad = |problem: String| DataError::Tokenizer { name: name.to_owned(), problem };
-        growth::check(bytes).map_err(bad)?;
+        let growth = growth::check(bytes).map_err(bad)?;
         // The library panics on some files that contradict themselves.
         let opened = contain(|| open(bytes)).unwrap_or_else(|panic| Err(format!("it contradicts itself: {panic}")));
         let (inner, direction) = opened.map_err(bad)?;
         let highest = inner.get_vocab(true).into_values().max();
         let highest = highest.ok_or_else(|| bad("its vocabulary is empty".to_owned()))?;
-        Ok(Tokenizer { inner, name: name.to_owned(), vocab_size: highest as usize + 1, direction })
+        Ok(Tokenizer { inner, name: name.to_owned(), vocab_size: highest as usize + 1, direction, growth })
     }
 
     /// The rows an embedding needs for every id this tokenizer can give: the highest id, added tokens
@@ -71,6 +78,7 @@ impl Tokenizer {
 
     /// Encodes texts at their whole length, with places in bytes; `special` asks for the special tokens of the file.
     pub(crate) fn encode_whole(&self, texts: &[&str], special: bool) -> Result<Vec<Encoding>, DataError> {
+        self.refuse_growth(texts)?;
         self.contained(|| self.inner.encode_batch(texts.to_vec(), special))
     }
 
@@ -87,8 +95,34 @@ impl Tokenizer {
     /// [`DataError::Encode`] if the tokenizer refuses a text (a word without an unknown token).
     pub fn encode(&self, texts: &[&str], max_length: usize) -> Result<Vec<Vec<u32>>, DataError> {
         let tokenizer = self.cut_to(max_length)?;
-        let encodings = self.contained(|| tokenizer.encode_batch_fast(texts.to_vec(), true))?;
-        Ok(encodings.iter().map(|encoding| encoding.get_ids().to_vec()).collect())
+        let longest = bytes_for(max_length);
+        let mut ids = Vec::with_capacity(texts.len());
+        // In parts: the library's encodings hold a hundred bytes a byte of text, of which the ids alone are kept.
+        for part in parts(texts, |text| text.len().min(longest)) {
+            let read = |text: &&'_ str| match self.direction {
+                TruncationDirection::Right => beginning(text, longest).to_owned(),
+                TruncationDirection::Left => end(text, longest).to_owned(),
+            };
+            let part: Vec<String> = part.iter().map(read).collect();
+            self.refuse_growth(&part)?;
+            let encodings = self.contained(|| tokenizer.encode_batch_fast(part, true))?;
+            ids.extend(encodings.iter().map(|encoding| encoding.get_ids().to_vec()));
+        }
+        Ok(ids)
+    }
+
+    /// Refuses texts that the file could make longer than memory is likely to hold.
+    fn refuse_growth(&self, texts: &[impl AsRef<str>]) -> Result<(), DataError> {
+        let longest = texts.iter().map(|text| text.as_ref().len()).max().unwrap_or(0);
+        let grown = longest as f64 * self.growth;
+        match grown > LONGEST {
+            false => Ok(()),
+            true => Err(self.failed(&format!(
+                "its normalizer could make a text of {longest} bytes {:.0} times as long, {grown:.1e} bytes; at most \
+                 {LONGEST:.1e} are allowed: use a shorter data.max_length",
+                self.growth
+            ))),
+        }
     }
 
     /// A copy that truncates. Truncation is part of the tokenizer's state, and a copy (milliseconds, once a

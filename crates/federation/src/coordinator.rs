@@ -10,7 +10,11 @@ use crate::ledger::Traffic;
 use crate::overlap::overlap;
 use crate::protection::Protection;
 use crate::strategies::{Strategy, build};
-use crate::{FederationError, Ledger, RoundMetrics, Server, Settings, Weights};
+use crate::{ClientMetrics, FederationError, Ledger, Publish, RoundMetrics, Server, ServerSettings, Settings, Weights};
+
+/// A movement's norm or a loss above this is nonsense whatever the settings: training that has diverged, or a client that means harm.
+/// As numbers they are finite, and one of them would be the mean.
+const NONSENSE: f64 = 1e6;
 
 /// Strategy, state and ledger of a federation.
 pub struct Coordinator {
@@ -131,19 +135,38 @@ impl Coordinator {
     /// # Errors
     /// As there.
     pub fn decode(&self, message: &[u8], plan: &Plan) -> Result<Upload, MessageError> {
-        let upload = Upload::decode(message, plan, &self.server.adapter, &self.settings.train, self.clients())?;
-        match self.disbelieves(&upload) {
-            Some(problem) => Err(MessageError::Contents { client: upload.client, problem }),
-            None => Ok(upload),
-        }
+        Upload::decode(message, plan, &self.server.adapter, &self.settings.train, self.clients())
     }
 
-    /// Why an upload is left out of its round; `None`: it is not.
-    pub(crate) fn disbelieves(&self, upload: &Upload) -> Option<String> {
-        let most = self.settings.server.max_norm?;
-        let norm = upload.norm();
-        (norm.is_nan() || norm > most)
-            .then(|| format!("its movement has norm {norm:.3e}, above server.max_norm = {most}, and is left out"))
+    /// Why an upload is left out of its round, whole as it is: what it says cannot be, or is more than `server.max_norm` and
+    /// `server.max_examples` let a client say. `None`: it counts.
+    pub fn disbelieves(&self, upload: &Upload) -> Option<String> {
+        let ServerSettings { max_norm, max_examples, .. } = self.settings.server;
+        let (norm, loss, examples) = (upload.norm(), upload.loss.abs(), upload.examples);
+        let beyond = |number: f64, most: f64| number.is_nan() || number > most;
+        if let Some(most) = max_norm.filter(|most| beyond(norm, *most)) {
+            return Some(format!("its movement has norm {norm:.3e}, above server.max_norm = {most}"));
+        }
+        if beyond(norm, NONSENSE) {
+            return Some(format!("its movement has norm {norm:.3e}, which no training that learns has"));
+        }
+        if beyond(loss, NONSENSE) {
+            return Some(format!("its loss is {:.3e}, which no training that learns has", upload.loss));
+        }
+        let most = max_examples.filter(|most| examples > *most)?;
+        Some(format!("it says that it has {examples} examples, above server.max_examples = {most}"))
+    }
+
+    /// For a server whose sites see who takes part, whatever its own rows keep: no draw of clients is counted in the
+    /// guarantee's favour.
+    ///
+    /// # Errors
+    /// An ε that no noise reaches then.
+    pub fn with_known_cohorts(mut self) -> Result<Self, FederationError> {
+        let clients = self.clients();
+        self.protection = self.protection.with_known_cohorts(&self.settings, clients)?;
+        self.strategy = build(&self.settings, &self.protection, self.settings.budgets(clients)?);
+        Ok(self)
     }
 
     /// Ends the round of `plan`: counts what crossed, and brings the server to the round's end. The clients in `stayed` were
@@ -187,6 +210,14 @@ impl Coordinator {
         }
         (self.server, self.ledger) = (next, ledger);
         Ok((up.with_downloads(down, lost), sizes))
+    }
+
+    /// Of a round's rows what may be published: see [`Publish`].
+    pub fn published(&self, row: RoundMetrics, clients: Vec<ClientMetrics>) -> (RoundMetrics, Vec<ClientMetrics>) {
+        match self.settings.publish() {
+            Publish::All => (row, clients),
+            Publish::Minimal => (row.minimal(), Vec::new()),
+        }
     }
 
     /// The row of the round of `plan`, which has just ended. What only the caller knows (who dropped out, times) is left empty.

@@ -9,10 +9,23 @@ use bonfire_models::Adapter;
 use rand::RngExt;
 
 use crate::settings::{Mechanism, Spent};
-use crate::{FederationError, PrivacySettings, Settings};
+use crate::{FederationError, PrivacySettings, Publish, Settings};
 
 /// How far above the clip a norm may lie by f32's rounding alone.
 const ROUNDING: f64 = 1e-5;
+
+/// The Gaussian mechanism of `settings`; `known`: everybody sees who takes part.
+fn mechanism(
+    privacy: &PrivacySettings,
+    settings: &Settings,
+    clients: usize,
+    known: bool,
+) -> Result<Option<Mechanism>, FederationError> {
+    let cohort = if known { clients } else { settings.cohort_size(clients) };
+    privacy
+        .mechanism(clients, cohort, settings.train.rounds)
+        .map_err(|e| FederationError::Setting { key: "privacy.epsilon".into(), problem: format!("cannot be had: {e}") })
+}
 
 /// Privacy of a run.
 #[derive(Clone, Debug, PartialEq)]
@@ -32,12 +45,17 @@ impl Protection {
         let seed = NoiseKey::Seed(settings.train.seed);
         let Some(privacy) = settings.privacy else { return Ok(Protection { key: seed, mechanism: None }) };
         let key = if privacy.reproducible() { seed } else { NoiseKey::secret() };
-        let mechanism = privacy.mechanism(clients, settings.cohort_size(clients), settings.train.rounds);
-        let unreachable = |e: crate::accountant::AccountantError| FederationError::Setting {
-            key: "privacy.epsilon".into(),
-            problem: format!("cannot be had: {e}"),
-        };
-        Ok(Protection { key, mechanism: mechanism.map_err(unreachable)? })
+        let known = privacy.publish() == Publish::All;
+        Ok(Protection { key, mechanism: mechanism(&privacy, settings, clients, known)? })
+    }
+
+    /// The same where it is known who takes part.
+    ///
+    /// # Errors
+    /// An ε that no noise reaches then.
+    pub fn with_known_cohorts(self, settings: &Settings, clients: usize) -> Result<Self, FederationError> {
+        let mechanism = settings.privacy.map_or(Ok(None), |privacy| mechanism(&privacy, settings, clients, true))?;
+        Ok(Protection { mechanism, ..self })
     }
 
     /// The same with nothing secret in it: for a forecast, which is to be the same every time.

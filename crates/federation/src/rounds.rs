@@ -7,7 +7,7 @@ use std::time::Instant;
 use bonfire_engine::{EngineError, Evaluation, Judged, Plan, Trained, Upload, summarise};
 
 use crate::clients::Clients;
-use crate::{ClientMetrics, Control, Event, FederationError, Publish, Run, Times};
+use crate::{ClientMetrics, Control, Event, FederationError, Run, Times};
 
 /// The clients of `stays` that sent nothing that counts: what they learnt was not finite, or is not believed.
 fn skipped(round: usize, stays: &[usize], uploads: &[Upload]) -> Result<Vec<usize>, FederationError> {
@@ -62,10 +62,8 @@ impl Run {
             metrics.train_seconds = train_seconds;
             metrics.seconds = start.elapsed().as_secs_f64();
             metrics.times = Some(Times::new(steps, aggregate, evaluate, metrics.seconds));
-            let (metrics, clients) = match self.clients.settings.publish() {
-                Publish::All => (metrics, self.client_metrics(&uploads, &sizes, judged.as_deref())),
-                Publish::Minimal => (metrics.minimal(), Vec::new()),
-            };
+            let clients = self.client_metrics(&uploads, &sizes, judged.as_deref());
+            let (metrics, clients) = self.coordinator.published(metrics, clients);
             if on(Event::RoundEnded { metrics: &metrics, clients: &clients, run: self }) == Control::Stop {
                 return Ok(());
             }

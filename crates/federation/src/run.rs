@@ -1,12 +1,12 @@
 //! A federation ready to run: its parts, and what it tells the outside while it runs. The loop is in `rounds.rs`.
 
 use bonfire_data::Shards;
-use bonfire_engine::{Estimate, Progress, TokenizedData};
+use bonfire_engine::{Choice, Estimate, Progress, TokenizedData, sketch};
 use bonfire_models::{Adapter, Model};
 use burn::tensor::Device;
 
 use crate::clients::Clients;
-use crate::{ClientMetrics, Coordinator, FederationError, Named, RoundMetrics, Server, Settings};
+use crate::{ClientMetrics, Coordinator, FederationError, Named, RoundMetrics, Server, Settings, Weights};
 
 /// What happens in a run, as it happens.
 pub enum Event<'e> {
@@ -107,6 +107,29 @@ impl Run {
     pub fn estimate(&self) -> Estimate {
         let cohort = self.coordinator.settings().cohort_size(self.coordinator.clients());
         self.clients.engine.estimate(cohort, self.trainable_params())
+    }
+
+    /// Bytes of the host's memory that a round needs besides what is there before it: the uploads of a full cohort, which are
+    /// held until they are combined, and the global adapter once more for what comes of them. What clients keep for
+    /// themselves is counted as if all had taken part.
+    pub fn round_bytes(&self) -> u64 {
+        let (coordinator, settings) = (&self.coordinator, self.coordinator.settings());
+        let (plan, adapter) = (coordinator.plan(), &coordinator.server().adapter);
+        let clients = coordinator.clients();
+        let cohort = settings.cohort_size(clients) as u64;
+        // Budgets differ: some of the clients stand for all.
+        let some = clients.div_ceil(16);
+        let looked: Vec<usize> = (0..clients).step_by(some).collect();
+        let size = |&client: &usize| {
+            let upload = sketch(&plan, adapter, &settings.train, client, Choice::Widest);
+            4 * (upload.adapter_params() + upload.head_params() + upload.aux_params())
+        };
+        let upload = looked.iter().map(size).sum::<u64>() / looked.len().max(1) as u64;
+        // Noise on the mean and equal weights look at a copy of them.
+        let copied = settings.server.weights == Weights::Uniform || coordinator.protection.mechanism.is_some();
+        let keep = u64::from(!plan.private.is_nothing()) + u64::from(settings.train.scaffold);
+        let copies = 2 + keep * clients as u64;
+        cohort * upload * (1 + u64::from(copied)) + 4 * copies * self.trainable_params()
     }
 
     /// The clients of `round`, ascending: see [`Coordinator::cohort_of`].

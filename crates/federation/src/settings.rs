@@ -117,8 +117,10 @@ impl Settings {
         };
         let averaging = self.strategy.averages();
         // What a client weighs, and what is believed, is every method's business.
-        let ServerSettings { weights, max_norm, .. } = self.server;
-        if !averaging && self.server != (ServerSettings { weights, max_norm, ..ServerSettings::default() }) {
+        let ServerSettings { weights, max_norm, max_examples, .. } = self.server;
+        if !averaging
+            && self.server != (ServerSettings { weights, max_norm, max_examples, ..ServerSettings::default() })
+        {
             return averages("server", "a server optimizer or a robust average");
         }
         if !averaging && self.train.scaffold {

@@ -88,8 +88,9 @@ impl Inner {
     }
 
     fn aggregate(&mut self, plan: &Plan, uploads: &[Message], asked: &[usize]) -> Result<RoundMetrics> {
-        let uploads = self.read(plan, uploads, asked)?;
+        let mut uploads = self.read(plan, uploads, asked)?;
         let stayed: Vec<usize> = uploads.iter().map(|u| u.client).collect();
+        let skipped = self.open.leave_out(&mut uploads)?;
         let dropped: Vec<usize> = asked.iter().copied().filter(|client| !stayed.contains(client)).collect();
         let (traffic, sizes) = self.open.coordinator.aggregate(&plan.orders, &uploads, &stayed, &dropped)?;
         let due = self.evaluates && self.open.coordinator.is_due();
@@ -98,8 +99,10 @@ impl Inner {
         let mut row = coordinator.row(&plan.orders, &uploads, traffic, test);
         row.dropped = dropped;
         row.seconds = self.began.take().map_or(0.0, |clock| clock.elapsed().as_secs_f64());
+        row.skipped = skipped;
         let client = |(upload, &bytes): (&EngineUpload, &u64)| ClientMetrics::of(row.round, upload, bytes);
-        self.clients = uploads.iter().zip(&sizes).map(client).collect();
+        let rows = uploads.iter().zip(&sizes).map(client).collect();
+        (row, self.clients) = coordinator.published(row, rows);
         self.open.note(&row, &self.clients);
         self.history.push(row.clone());
         Ok(row)
@@ -270,7 +273,8 @@ impl Server {
         Ok(())
     }
 
-    /// Raises what `aggregate` would raise of this upload alone.
+    /// Raises what `aggregate` would raise of this upload alone. One that is whole but not believed raises nothing: `aggregate`
+    /// leaves it out, and its row names the client under `skipped`.
     fn check(&self, py: Python<'_>, upload: PyRef<'_, Upload>) -> PyResult<()> {
         let message = Message::of(&upload);
         let work = move |it: &mut Inner| {

@@ -10,7 +10,7 @@ use rayon::prelude::*;
 
 use super::gelu::exp_of_negative;
 use super::micro::{Accumulate, run, vectorised};
-use super::{dense, split, tensor, unwritten, values};
+use super::{dense, filled, split, tensor, values};
 use crate::attention::AttentionLayout;
 
 /// Queries whose scores are held at once.
@@ -261,15 +261,20 @@ pub(super) fn forward(qkv: &FlexTensor, layout: &AttentionLayout) -> (FlexTensor
     let [tokens, stride] = qkv.shape().dims();
     let features = layout.heads * layout.width(stride);
     let qs = values(&qkv);
-    let mut out = unwritten(tokens * features);
-    out[layout.sequences.rows() * features..].fill(0.0);
     let mut lse = vec![0f32; tokens * layout.heads];
-    let lengths = || layout.sequences.ranges().map(|r| r.len());
-    let outputs = split(&mut out, lengths(), features).into_iter().zip(split(&mut lse, lengths(), layout.heads));
-    let tasks: Vec<_> = outputs.zip(layout.sequences.ranges()).collect();
-    tasks.into_par_iter().for_each_init(Room::default, |room, ((out, lse), range)| {
-        sequence(qs, stride, &range, layout).forward(room, out, lse);
-    });
+    let attend = |out: &mut [f32]| {
+        out[layout.sequences.rows() * features..].fill(0.0);
+        let lengths = || layout.sequences.ranges().map(|r| r.len());
+        let outputs = split(out, lengths(), features).into_iter().zip(split(&mut lse, lengths(), layout.heads));
+        let tasks: Vec<_> = outputs.zip(layout.sequences.ranges()).collect();
+        tasks.into_par_iter().for_each_init(Room::default, |room, ((out, lse), range)| {
+            sequence(qs, stride, &range, layout).forward(room, out, lse);
+        });
+    };
+    // SAFETY: the sequences follow each other from the first row to `rows`, each writes all heads of all its rows, and what
+    // lies behind them is filled.
+    #[allow(unsafe_code)]
+    let (out, ()) = unsafe { filled(tokens * features, attend) };
     let shape = |width| Shape::from([tokens, width]);
     (tensor(out, shape(features)), vec![tensor(lse, shape(layout.heads))])
 }

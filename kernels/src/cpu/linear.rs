@@ -10,7 +10,7 @@ use burn_flex::{Flex, FlexTensor};
 use rayon::prelude::*;
 
 use super::micro::{Accumulate, Dots, run};
-use super::{dense, in_tf32, split, tensor, unwritten, values};
+use super::{dense, filled, in_tf32, split, tensor, values};
 use crate::backends::{LinearGradients, LinearLayout, LinearSaved, Pair, Wanted};
 use crate::{Arithmetic, SlotCounts};
 
@@ -163,9 +163,13 @@ pub(super) fn forward(
     let [tokens, width] = x.shape().dims();
     let n = w.shape()[1];
     let (xs, bias) = (values(&x), values(&bias));
-    let mut y = unwritten(tokens * n);
-    y.par_chunks_mut(ROWS_A_TASK * n.max(1))
-        .for_each(|rows| rows.chunks_mut(n).for_each(|row| row.copy_from_slice(bias)));
+    let biases = |y: &mut [f32]| {
+        y.par_chunks_mut(ROWS_A_TASK * n.max(1))
+            .for_each(|rows| rows.chunks_mut(n).for_each(|row| row.copy_from_slice(bias)));
+    };
+    // SAFETY: every row is written whole: the copy panics where `bias` is not as long.
+    #[allow(unsafe_code)]
+    let (mut y, ()) = unsafe { filled(tokens * n, biases) };
     let [left, right] = operands(&x, &w, layout.arithmetic);
     product(&mut y, &Matrix::new(values(&left), width), &Matrix::new(values(&right), n), true);
     let adapters = adapters(&pairs, layout);
@@ -245,9 +249,13 @@ pub(super) fn backward(
     let width = w.shape()[0];
     let dys = values(&dy);
     let mut dx = wanted.x.then(|| {
-        let mut dx = unwritten(tokens * width);
         let [left, right] = operands(&dy, &w, layout.arithmetic);
-        product(&mut dx, &Matrix::new(values(&left), n), &Matrix::new(values(&right), n).transposed(), false);
+        let write = |dx: &mut [f32]| {
+            product(dx, &Matrix::new(values(&left), n), &Matrix::new(values(&right), n).transposed(), false);
+        };
+        // SAFETY: a product that adds nothing to what is there writes every element.
+        #[allow(unsafe_code)]
+        let (dx, ()) = unsafe { filled(tokens * width, write) };
         dx
     });
     let adapters = adapters(&pairs, layout);

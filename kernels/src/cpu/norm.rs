@@ -5,7 +5,7 @@ use burn_flex::FlexTensor;
 use rayon::prelude::*;
 
 use super::micro::vectorised;
-use super::{dense, tensor, unwritten, values};
+use super::{dense, filled, tensor, values};
 
 const ROWS_A_TASK: usize = 64;
 /// Running sums side by side, so that a long sum fills vector registers without being reordered differently on
@@ -24,17 +24,24 @@ pub(super) fn forward(
     let width = shape[1];
     let [x, r, gamma, beta] = [x, r, gamma, beta].map(dense);
     let (xs, rs, gamma, beta) = (values(&x), values(&r), values(&gamma), values(&beta));
-    let (mut out, mut total) = (unwritten(xs.len()), unwritten(xs.len()));
+    // What is written below is written for each row of both, and no further than a row's parameters reach.
+    assert!(xs.len() == rs.len() && gamma.len() == width && beta.len() == width, "add_norm of unequal shapes");
     let task = ROWS_A_TASK * width;
-    let inputs = xs.par_chunks(task).zip(rs.par_chunks(task));
-    out.par_chunks_mut(task).zip(total.par_chunks_mut(task)).zip(inputs).for_each(|((out, total), (x, r))| {
-        vectorised(|| {
-            let rows = out.chunks_exact_mut(width).zip(total.chunks_exact_mut(width));
-            for ((out, total), (x, r)) in rows.zip(x.chunks_exact(width).zip(r.chunks_exact(width))) {
-                row(x, r, gamma, beta, eps as f32, total, out);
-            }
+    let rows = |out: &mut [f32], total: &mut [f32]| {
+        let inputs = xs.par_chunks(task).zip(rs.par_chunks(task));
+        out.par_chunks_mut(task).zip(total.par_chunks_mut(task)).zip(inputs).for_each(|((out, total), (x, r))| {
+            vectorised(|| {
+                let rows = out.chunks_exact_mut(width).zip(total.chunks_exact_mut(width));
+                for ((out, total), (x, r)) in rows.zip(x.chunks_exact(width).zip(r.chunks_exact(width))) {
+                    row(x, r, gamma, beta, eps as f32, total, out);
+                }
+            });
         });
-    });
+    };
+    // SAFETY: the shapes are equal, so that a row of `out` and `total` goes with every row of `x` and `r`; `row` writes all of
+    // `total`, then all of `out`.
+    #[allow(unsafe_code)]
+    let (out, (total, ())) = unsafe { filled(xs.len(), |out| filled(xs.len(), |total| rows(out, total))) };
     (tensor(out, shape.clone()), tensor(total, shape))
 }
 
@@ -71,15 +78,22 @@ pub(super) fn backward(total: FlexTensor, gamma: FlexTensor, dy: FlexTensor, eps
     let width = shape[1];
     let [total, gamma, dy] = [total, gamma, dy].map(dense);
     let (xs, gamma, dys) = (values(&total), values(&gamma), values(&dy));
-    let mut out = unwritten(xs.len());
+    assert!(xs.len() == dys.len() && gamma.len() == width, "add_norm's backward of unequal shapes");
     let task = ROWS_A_TASK * width;
-    out.par_chunks_mut(task).zip(xs.par_chunks(task).zip(dys.par_chunks(task))).for_each(|(out, (x, dy))| {
-        vectorised(|| {
-            for (out, (x, dy)) in out.chunks_exact_mut(width).zip(x.chunks_exact(width).zip(dy.chunks_exact(width))) {
-                row_backward(x, gamma, dy, eps as f32, out);
-            }
+    let rows = |out: &mut [f32]| {
+        out.par_chunks_mut(task).zip(xs.par_chunks(task).zip(dys.par_chunks(task))).for_each(|(out, (x, dy))| {
+            vectorised(|| {
+                let inputs = x.chunks_exact(width).zip(dy.chunks_exact(width));
+                for (out, (x, dy)) in out.chunks_exact_mut(width).zip(inputs) {
+                    row_backward(x, gamma, dy, eps as f32, out);
+                }
+            });
         });
-    });
+    };
+    // SAFETY: the shapes are equal, so that a row of `out` goes with every row of `x` and `dy`; `row_backward` first writes all
+    // of it.
+    #[allow(unsafe_code)]
+    let (out, ()) = unsafe { filled(xs.len(), rows) };
     tensor(out, shape)
 }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use bonfire_data::{Dataset, Shards};
-use bonfire_engine::{Estimate, Split, TokenizedData};
+use bonfire_engine::{Split, TokenizedData};
 use bonfire_federation::{Publish, RoundMetrics, Run, StrategySettings, Summary};
 use bonfire_models::{Model, ModelInfo, Task};
 
@@ -15,12 +15,13 @@ use crate::args::{Common, TrainArgs};
 use crate::checkup::Purpose;
 use crate::checkup::admit::admit;
 use crate::config::{self, Loaded};
-use crate::console::{bytes, note, percent, say, say_row};
+use crate::console::{note, percent, say, say_row};
 use crate::device;
 use crate::holdings::Holdings;
 use crate::interrupt::Interrupt;
 use crate::job;
 use crate::log;
+use crate::memory::Expected;
 use crate::progress::Progress;
 use crate::recorder::Recorder;
 use crate::run_folder::{self, RunFolder};
@@ -140,7 +141,7 @@ fn federation(
     let models = models.into_iter().map(|m| Box::new(m) as Box<dyn Model>).collect();
     let run = Run::new(config.settings(), models, tokens, shards).map_err(|e| job::federation_error(loaded, e))?;
     if !quiet {
-        say(format!("memory      {}\n", memory_words(&run.estimate())));
+        say(format!("memory      {}\n", Expected::of(&run)));
     }
     Ok((run, holdings))
 }
@@ -218,12 +219,4 @@ fn describe(
     say(format!("model       {}, {} layers of {} features", model.architecture.name(), model.layers, model.hidden));
     say(format!("device      {device}"));
     say(format!("run folder  {}", place.display()));
-}
-
-/// What is to lie on the device, estimated from above.
-fn memory_words(estimate: &Estimate) -> String {
-    let (all, backbone, client) = (bytes(estimate.total()), bytes(estimate.backbone), bytes(estimate.client));
-    let available = estimate.available.map(|n| format!(" of {}", bytes(n))).unwrap_or_default();
-    let places = estimate.places;
-    format!("about {all}{available}: backbone {backbone}, {places} in flight of {client} each").replace("  ", " ")
 }

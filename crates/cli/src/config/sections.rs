@@ -137,6 +137,9 @@ fn sixty_four() -> usize {
 fn one() -> usize {
     1
 }
+fn two() -> usize {
+    2
+}
 
 /// `[save]`: how often a run writes down all that it needs to go on after it was cut.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -145,11 +148,15 @@ pub struct SaveSection {
     /// Rounds between checkpoints; one is always written when the run stops by itself.
     #[serde(default = "one")]
     pub every: usize,
+    /// Newest checkpoints that are kept; `--resume RUN --round N` goes back to any of them. Two: one that is good while the next
+    /// is written.
+    #[serde(default = "two")]
+    pub keep: usize,
 }
 
 impl Default for SaveSection {
     fn default() -> Self {
-        SaveSection { every: one() }
+        SaveSection { every: one(), keep: two() }
     }
 }
 

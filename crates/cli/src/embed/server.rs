@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::{Result, ensure};
 use bonfire_data::Dataset;
-use bonfire_engine::{Evaluation, Split, TokenizedData, evaluate};
+use bonfire_engine::{Evaluation, Split, TokenizedData, Upload, evaluate};
 use bonfire_federation::{ClientMetrics, Coordinator, RoundMetrics, Summary};
 use bonfire_models::peft::{self, PeftTensor};
 use bonfire_models::{Model, Transformer};
@@ -13,6 +13,7 @@ use super::{Loaded, fingerprint, weights_of, write_adapter};
 use crate::checkup::Purpose;
 use crate::checkup::admit::admit;
 use crate::config::Source;
+use crate::console::note;
 use crate::device;
 use crate::job;
 use crate::tally::{Identity, Tally};
@@ -48,7 +49,9 @@ pub fn server(loaded: &Loaded) -> Result<OpenServer> {
     let model = job::model(loaded, job::task(config, data.labels.len()), &opened.device)?;
     let fingerprint = fingerprint(loaded, &data, &weights_of(loaded)?)?;
     let TokenizedData { test, .. } = job::tokens(loaded, &Dataset { train: Vec::new(), ..data }, model.info())?;
+    // Sites are told who takes part.
     let coordinator = Coordinator::new(config.settings(), &model, config.clients.count)
+        .and_then(Coordinator::with_known_cohorts)
         .map_err(|e| job::federation_error(loaded, e))?;
     let trainable = coordinator.trainable_params();
     let identity = Identity::of(config, &opened.name, &model, coordinator.server(), trainable);
@@ -104,6 +107,25 @@ impl OpenServer {
         let trains_all = !self.coordinator.server().adapter.weights.is_empty();
         ensure!(!trains_all, "full trains every weight and leaves no adapter; its numbers are in the download");
         Ok(())
+    }
+
+    /// Takes out the uploads that are not believed, says why, and gives their clients.
+    ///
+    /// # Errors
+    /// There are some, and none is left.
+    pub fn leave_out(&self, uploads: &mut Vec<Upload>) -> Result<Vec<usize>> {
+        let round = self.coordinator.server().round + 1;
+        let mut skipped = Vec::new();
+        uploads.retain(|upload| match self.coordinator.disbelieves(upload) {
+            None => true,
+            Some(problem) => {
+                note(format!("round {round}: client {} is left out: {problem}", upload.client));
+                skipped.push(upload.client);
+                false
+            }
+        });
+        ensure!(!uploads.is_empty() || skipped.is_empty(), "round {round}: the upload of no client is believed");
+        Ok(skipped)
     }
 
     /// Notes a round's row for the summary.

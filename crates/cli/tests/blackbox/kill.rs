@@ -56,7 +56,7 @@ fn timeless(mut rows: Vec<Value>) -> Vec<Value> {
 }
 
 /// Everything that a run leaves and that does not tell of time or memory.
-fn left(room: &Room, run: &str) -> (Vec<Value>, String, Vec<Value>, Vec<u8>) {
+pub fn left(room: &Room, run: &str) -> (Vec<Value>, String, Vec<Value>, Vec<u8>) {
     let mut summary = room.json(&format!("{run}/summary.json"));
     let of_the_machine =
         |name: &str| name.contains("seconds") || name.contains("per_second") || name.contains("memory");

@@ -27,6 +27,8 @@ mod repeat;
 mod report;
 mod self_test;
 mod support;
+#[cfg(target_os = "linux")]
+mod sweep;
 mod terminal;
 #[cfg(target_os = "linux")]
 mod tui;

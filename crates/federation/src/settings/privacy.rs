@@ -111,7 +111,8 @@ impl PrivacySettings {
         }
     }
 
-    /// The Gaussian mechanism of `rounds` rounds in which `cohort` of `clients` are expected; `None`: the noise is not Gaussian.
+    /// The Gaussian mechanism of `rounds` rounds in which `cohort` of `clients` are drawn by a secret, all where the draw is
+    /// known; `None`: the noise is not Gaussian.
     ///
     /// # Errors
     /// An ε that no noise reaches.
@@ -122,10 +123,7 @@ impl PrivacySettings {
         rounds: usize,
     ) -> Result<Option<Mechanism>, accountant::AccountantError> {
         let PrivacySettings::Gaussian { noise, epsilon, .. } = *self else { return Ok(None) };
-        let q = match self.publish() {
-            Publish::All => 1.0,
-            Publish::Minimal => cohort as f64 / clients as f64,
-        };
+        let q = cohort as f64 / clients as f64;
         let delta = self.delta(clients);
         let noise = match (noise, epsilon) {
             (Some(noise), _) => noise,

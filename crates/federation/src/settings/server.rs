@@ -20,6 +20,10 @@ pub struct ServerSettings {
     /// and named, as one that is not finite is: one client alone cannot ruin the model.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_norm: Option<f64>,
+    /// Most training examples that a client is believed to have; left out: any number. Who says more is left out of the round,
+    /// counted and named: what a client weighs in a mean is its own word.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_examples: Option<usize>,
 }
 
 /// What a client weighs in a mean.
@@ -143,6 +147,7 @@ impl ServerSettings {
         let trim = !matches!(self.aggregate, Aggregation::TrimmedMean { trim } if !(0.0..0.5).contains(&trim));
         let checks = [
             ("server.max_norm", self.max_norm.is_none_or(|norm| norm.is_finite() && norm > 0.0), "a positive number"),
+            ("server.max_examples", self.max_examples != Some(0), "1 or more"),
             ("server.optimizer.lr", lr.is_finite() && lr > 0.0, "a positive number"),
             ("server.optimizer", decays, "given momentum and betas in [0, 1) and a tau above 0"),
             ("server.aggregate.trim", trim, "a share in [0, 0.5)"),

@@ -29,7 +29,10 @@ pub fn run(folder: &Path, args: &TrainArgs, common: &Common) -> Result<()> {
         return Err(no_run(folder).into());
     }
     let lock = Lock::take(folder)?;
-    let (save, broken) = saves::newest(folder)?;
+    let (save, broken) = match args.round {
+        Some(round) => (Some(saves::of_round(folder, round)?), Vec::new()),
+        None => saves::newest(folder)?,
+    };
     broken.iter().for_each(|line| note(format!("{line}; going on from the one before")));
     let mut loaded = load(Some(args.config.as_deref().unwrap_or(&own)), common)?;
     if let Some(save) = &save {
@@ -53,6 +56,9 @@ pub fn run(folder: &Path, args: &TrainArgs, common: &Common) -> Result<()> {
             let place = || format!("cannot go on from {}", path.display());
             ready.run.resume(checkpoint).with_context(place)?;
             say_where(ready.run.server().round, &loaded, common.quiet);
+            if let Some(round) = args.round {
+                saves::forget_after(folder, round)?;
+            }
             Recorder::resumed(files, config, &ready.devices, &ready.run, notes, keys).with_context(place)?
         }
     };
