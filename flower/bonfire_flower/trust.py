@@ -42,7 +42,7 @@ def check_terms(config: Mapping[str, Any], node_config: Mapping[str, Any]) -> No
 def trusts_server(node_config: Mapping[str, Any]) -> bool:
     trust = node_config.get("trust-server", False)
     if not isinstance(trust, bool):
-        raise ValueError(f"trust-server = {trust!r}: it must be true or false")
+        raise TypeError(f"trust-server = {trust!r}: it must be true or false")
     return trust or simulated()
 
 

@@ -21,7 +21,7 @@ def test_a_folder_of_this_machine_is_the_nodes_to_name(key, monkeypatch):
         check_terms(run, {})
     check_terms(run, {key: "mine", "privacy": "none"})
     check_terms(run, {"trust-server": True})
-    with pytest.raises(ValueError, match="trust-server = 'yes'"):
+    with pytest.raises(TypeError, match="trust-server = 'yes'"):
         check_terms(run, {"trust-server": "yes"})
     # All nodes of a simulation are one machine's.
     monkeypatch.setattr(trust, "simulated", lambda: True)

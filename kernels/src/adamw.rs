@@ -48,6 +48,14 @@ pub trait OptimizerOps: Backend {
 
     /// Product of the norms of both factors' rows; see [`crate::slot_scores`].
     fn slot_norms(a: FloatTensor<Self>, b: FloatTensor<Self>) -> FloatTensor<Self>;
+
+    /// Some clients' part of a tensor in a table of what they leave; see [`crate::gather_lanes`].
+    fn gather(
+        table: FloatTensor<Self>,
+        stack: FloatTensor<Self>,
+        lanes: FloatTensor<Self>,
+        at: usize,
+    ) -> FloatTensor<Self>;
 }
 
 /// One step of all clients.

@@ -12,6 +12,8 @@ mod attention;
 mod attention_backward;
 mod attention_softmax;
 mod dense;
+mod gather;
+mod gelu;
 mod glue;
 mod lowrank;
 mod norm;

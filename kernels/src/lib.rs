@@ -18,6 +18,7 @@ mod cube;
 mod cuda_driver;
 #[cfg(feature = "cuda")]
 mod device_math;
+mod gather;
 mod grouped;
 mod linear;
 mod loss;
@@ -35,6 +36,7 @@ pub use attention::{AttentionLayout, packed_attention, packed_attention_composed
 pub use cuda_driver::{CudaFault, cuda_driver};
 #[cfg(feature = "cuda")]
 pub use device_math::DeviceMath;
+pub use gather::{gather_lanes, lanes_on};
 pub use grouped::Grouped;
 pub use linear::{LowRank, adapted_linear, adapted_linear_composed};
 pub use loss::cross_entropy;

@@ -24,6 +24,8 @@ strip -o "$work/bonfire" "$bonfire"
 # What is carried must start before it travels.
 version=$("$work/bonfire" --version)
 xz -9 -T0 -c "$work/bonfire" >"$kit/bonfire.xz"
+# The licences of what is in the program ask for their texts beside it.
+python3 "$here/../notices.py" --out "$kit/THIRD-PARTY.txt" >/dev/null
 cp "$here/run.sh" "$here/table.py" "$here/ceilings.py" "$here/README.md" "$kit/"
 git -C "$here" rev-parse --short HEAD >"$kit/COMMIT" 2>/dev/null || echo unknown >"$kit/COMMIT"
 if ! git -C "$here" diff --quiet HEAD 2>/dev/null; then

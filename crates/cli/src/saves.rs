@@ -116,8 +116,8 @@ fn list(run: &Path) -> Result<Vec<(usize, PathBuf)>> {
 /// # Errors
 /// One cannot be removed.
 pub fn forget_after(run: &Path, round: usize) -> Result<()> {
-    let later = list(run)?.into_iter().filter(|(r, _)| *r > round);
-    later.map(|(_, path)| fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))).collect()
+    let mut later = list(run)?.into_iter().filter(|(r, _)| *r > round);
+    later.try_for_each(|(_, path)| fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display())))
 }
 
 /// The newest checkpoint that is whole, and a line for each newer one that is not. `None`: there is none.

@@ -11,9 +11,9 @@ use crate::{Checkpoint, EngineError, TrainSettings};
 const PLANNED: f64 = 0.7;
 /// f32.
 const SCALAR: u64 = 4;
-/// Tensors of a client's size that a step holds at once: movement, two moments, gradient, leaf, and start + movement
-/// where both factors train.
-const COPIES_OF_A_CLIENT: u64 = 6;
+/// Tensors of a client's size that a step holds at once: movement, two moments, gradient, leaf, start + movement where both
+/// factors train, and what is gathered to be read when clients end.
+const COPIES_OF_A_CLIENT: u64 = 7;
 
 /// What clients in flight need, from the model's shape; an estimate from above.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -236,7 +236,7 @@ mod tests {
 
         // The same through the estimate: 16 layers, half as much again for gradients, and four hidden states an answer.
         let of = |more: &str| Estimate::new(&llama, Task::Causal, &settings(more), 1_000, [100, 10], None);
-        let client = |layer: u64| 6 * 4 * 1_000 + 100 * 16 * (layer * 3 / 2) + 10 * 4 * 4 * 2048;
+        let client = |layer: u64| 7 * 4 * 1_000 + 100 * 16 * (layer * 3 / 2) + 10 * 4 * 4 * 2048;
         assert_eq!(of("").client, client(217_496));
         assert_eq!(of("precision = \"bf16\"").client, client(117_016));
         // Embeddings, 16 layers of their linears and two norms, one last norm; and the linears again, folded.

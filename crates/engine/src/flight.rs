@@ -10,7 +10,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 
 use crate::itinerary::{End, Itinerary, Job, Step};
 use crate::optimize::Lanes;
-use crate::parameters::{Parameters, cleared};
+use crate::parameters::{Left, Parameters, cleared};
 use crate::{Checkpoint, EngineError, NotFinite, Plan, Score, Split, StepTimes, TrainSettings};
 
 /// Batches packed ahead of the device: one being read, one ready.
@@ -23,7 +23,7 @@ pub(crate) struct Outcome {
     pub job: usize,
     pub loss: f64,
     pub tokens: u64,
-    /// Movement, as [`Parameters::read_lane`] gives it; empty when not asked for.
+    /// Movement, as [`Parameters::read_lanes`] gives it; empty when not asked for.
     pub movement: Vec<Matrix>,
     /// Selection scores by target; empty when not asked for.
     pub scores: Vec<Vec<f32>>,
@@ -34,10 +34,14 @@ pub(crate) struct Outcome {
     pub steps: usize,
 }
 
-/// What to read from a client that is done.
+/// What is wanted of the clients of a pass.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Wanted {
+    /// They probe: nothing is kept of it but what the selection asks for.
+    pub probe: bool,
+    /// Their movement is read.
     pub movement: bool,
+    /// By how much each of their slots changes the model is read.
     pub scores: bool,
 }
 
@@ -86,8 +90,11 @@ impl Flight<'_> {
                 losses = losses + self.step(&mut parameters, &step, &device, &mut clock);
                 let clients = step.lanes.iter().flatten().count();
                 on(Happened::Step { clients, tokens: step.batch.tokens.len() as u64 })?;
-                for end in &step.ends {
-                    on(self.collect(&parameters, &losses, end)?)?;
+                if !step.ends.is_empty() {
+                    let lanes: Vec<usize> = step.ends.iter().map(|end| end.place).collect();
+                    for (end, left) in step.ends.iter().zip(parameters.read_lanes(&lanes, &losses, self.wanted)) {
+                        on(self.outcome(end, left)?)?;
+                    }
                 }
                 clock.end_step();
             }
@@ -130,7 +137,7 @@ impl Flight<'_> {
 
     /// Flat-LoRA's noise of each place at this step; a probe has none.
     fn noise(&self, step: &Step) -> Vec<NoiseSigns> {
-        let Some(flat) = self.settings.flat.filter(|_| !self.wanted.scores) else { return Vec::new() };
+        let Some(flat) = self.settings.flat.filter(|_| !self.wanted.probe) else { return Vec::new() };
         let targets = self.model.targets();
         let of = |lane: &Option<(usize, usize)>| {
             let Some((job, own)) = lane else { return vec![0.0; NoiseSigns::numbers(targets)] };
@@ -163,9 +170,9 @@ impl Flight<'_> {
         }
     }
 
-    /// Reads what a finished client leaves.
-    fn collect(&self, parameters: &Parameters, losses: &Tensor<1>, end: &End) -> Result<Happened, EngineError> {
-        let (sum, movement) = parameters.read_lane(end.place, losses);
+    /// What came of a client that is done.
+    fn outcome(&self, end: &End, left: Left) -> Result<Happened, EngineError> {
+        let Left { loss, movement, extra, scores } = left;
         let broken = |what| match self.settings.not_finite {
             NotFinite::SkipClient => Ok(Happened::Lost),
             NotFinite::Stop => {
@@ -173,30 +180,20 @@ impl Flight<'_> {
                 Err(EngineError::NotFinite { round: self.plan.round, client, steps: end.steps, what })
             }
         };
-        if !sum.is_finite() {
+        if !loss.is_finite() {
             return broken("the loss");
         }
-        if movement.iter().any(|m| m.data.iter().any(|v| !v.is_finite())) {
+        let mut numbers = movement.iter().flat_map(|m| &m.data).chain(scores.iter().flatten());
+        if numbers.any(|v| !v.is_finite()) {
             return broken("the update");
         }
-        let extra = parameters.read_extra(end.place);
-        let of_gradients = match self.wanted.scores {
+        let of_gradients = match self.wanted.probe {
             true => self.plan.selection.as_ref().is_some_and(|s| s.score == Score::Gradient),
             false => self.plan.terms.control.is_some(),
         };
         let extra = if of_gradients { mean(extra, end.steps) } else { extra };
-        let scores = if self.wanted.scores { parameters.score_lane(end.place) } else { Vec::new() };
-        let movement = if self.wanted.movement { movement } else { Vec::new() };
-        let loss = f64::from(sum) / end.steps as f64;
-        Ok(Happened::Done(Outcome {
-            job: end.job,
-            loss,
-            tokens: end.tokens,
-            movement,
-            scores,
-            extra,
-            steps: end.steps,
-        }))
+        let (loss, steps) = (f64::from(loss) / end.steps as f64, end.steps);
+        Ok(Happened::Done(Outcome { job: end.job, loss, tokens: end.tokens, movement, scores, extra, steps }))
     }
 }
 

@@ -1,14 +1,14 @@
 //! A local step: what the objective adds to the gradients, clipping, and the optimizer. What one client owns never
 //! touches another's: every sum here runs over one place of the client axis.
 
-use std::ops::Range;
 use std::sync::Arc;
 
 use bonfire_kernels::{AdamW, Moving, adamw_step};
 use bonfire_models::{Factor, Matrix};
 use burn::tensor::{Device, Gradients, Tensor, TensorData};
 
-use crate::parameters::{Parameter, Parameters, Role, pick, take, upload};
+use crate::itinerary::Job;
+use crate::parameters::{Parameter, Parameters, Role, pick, put, take};
 use crate::plan::{Branches, Guard, LocalOptimizer, Named, Plan, Score, Terms};
 use crate::{Tail, Threshold, TrainSettings};
 
@@ -97,10 +97,10 @@ impl Extra {
         }
     }
 
-    /// A client that begins at `place` goes on from `movement` of its own.
-    pub fn goes_on(&mut self, place: [Range<usize>; 3], movement: &Tensor<3>) {
+    /// Clients that begin go on from `movement` of their own, which is zero for all others.
+    pub fn goes_on(&mut self, movement: &Tensor<3>) {
         if let Some(centre) = &mut self.centre {
-            *centre = centre.clone().slice_assign(place, movement.clone());
+            *centre = centre.clone() + movement.clone();
         }
     }
 
@@ -158,31 +158,31 @@ impl Optimizer {
         self.terms.branches
     }
 
-    /// Gives a client that begins in `lane` what it starts from besides its movement; `slots` are those it has of this
-    /// tensor, `control` is SCAFFOLD's correction over all slots.
-    pub fn begin(
-        &self,
-        p: &mut Parameter,
-        lane: usize,
-        slots: Option<&[usize]>,
-        control: Option<&Matrix>,
-        device: &Device,
-    ) {
-        let [_, rows, cols] = p.start.dims();
-        let put = |tensor: &mut Tensor<3>, all: &Matrix| {
-            let own = slots.map(|slots| pick(all, slots, rows));
-            let rows_here = upload(own.as_ref().unwrap_or(all), device);
-            *tensor = tensor.clone().slice_assign([lane..lane + 1, 0..rows, 0..cols], rows_here);
+    /// Gives clients that begin, whose places are zero, what they start from besides their movement; the tensor is number `at` of
+    /// those that train.
+    pub fn begin(&self, p: &mut Parameter, at: usize, starts: &[(usize, &Job)], device: &Device) {
+        let dims = p.state.movement.dims();
+        let own = |job: &Job, all: &Matrix| match (p.role, &job.slots) {
+            (Role::Factor(t, _), Some(slots)) => pick(all, &slots[t], dims[1]),
+            _ => all.clone(),
         };
-        if let (Some([correction, _]), Some(control)) = (&mut p.extra.control, control) {
-            put(correction, control);
+        let put = |tensor: &mut Tensor<3>, rows: Vec<(usize, Matrix)>| {
+            let rows: Vec<(usize, &Matrix)> = rows.iter().map(|(lane, matrix)| (*lane, matrix)).collect();
+            if !rows.is_empty() {
+                *tensor = tensor.clone() + put(&rows, dims, device);
+            }
+        };
+        if let Some([correction, _]) = &mut p.extra.control {
+            let control = |(lane, job): &(usize, &Job)| Some((*lane, own(job, &job.control.as_ref()?[at])));
+            put(correction, starts.iter().filter_map(control).collect());
         }
         if let (Some((_, second, direction)), Some([highest, here])) = (&self.amended, &mut p.extra.amended) {
             let name = p.role.name();
             let (Some(second), Some(direction)) = (second.get(&name), direction.get(&name)) else { return };
-            put(highest, second);
-            put(&mut p.state.second, second);
-            put(here, direction);
+            let all = |matrix: &Matrix| starts.iter().map(|(lane, job)| (*lane, own(job, matrix))).collect::<Vec<_>>();
+            put(highest, all(second));
+            put(&mut p.state.second, all(second));
+            put(here, all(direction));
         }
     }
 }

@@ -2,15 +2,17 @@
 //! train chosen slots only, nothing else of a factor is here: each place in the batch holds its client's slots side by
 //! side, so time and memory go by the budget and not by the global rank.
 
-use std::ops::Range;
-
-use bonfire_kernels::{LowRank, Moving, SlotCounts, slot_scores};
+use bonfire_kernels::{LowRank, Moving, SlotCounts, gather_lanes, lanes_on, slot_scores};
 use bonfire_models::{Adapter, ClientAdapter, Factor, Matrix};
 use burn::tensor::{Device, Tensor, TensorData};
 
+use crate::flight::Wanted;
 use crate::itinerary::Job;
 use crate::optimize::{Extra, Optimizer};
 use crate::{Active, NotFinite, Plan, TrainSettings};
+
+/// Numbers that are gathered for one read: a quarter of a GB.
+const AT_ONCE: usize = 1 << 26;
 
 /// What one tensor of the client's state is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,10 +70,23 @@ struct Held {
     host: Vec<Matrix>,
     /// The same on the device, `[1, R, ..]`; with chosen slots the clients' own, `[C, places, ..]`.
     device: Vec<Tensor<3>>,
-    /// Slots of each client in flight `[C]`; `None`: all have all.
-    used: Option<Vec<usize>>,
-    /// The same as the kernels read it.
+    /// Slots of each client in flight, `C` lists; `None`: all have all.
+    chosen: Option<Vec<Vec<usize>>>,
+    /// How many these are, as the kernels read it.
     counts: Option<SlotCounts>,
+}
+
+/// What a client that is done leaves.
+pub(crate) struct Left {
+    /// The number that the losses hold for it.
+    pub loss: f32,
+    /// Its movement: of every target of every active factor one row a slot it has, `[slots, d]`, then of the head. Empty where
+    /// it was not asked for.
+    pub movement: Vec<Matrix>,
+    /// What the plan wants besides, shaped like it; empty where nothing is.
+    pub extra: Vec<Matrix>,
+    /// By how much each slot changes the model: of every target one score a slot it has. Empty where nobody asked.
+    pub scores: Vec<Vec<f32>>,
 }
 
 /// Everything the clients in flight own.
@@ -114,6 +129,15 @@ pub(crate) fn upload(m: &Matrix, device: &Device) -> Tensor<3> {
     Tensor::from_data(TensorData::new(m.data.clone(), [1, m.rows, m.cols]), device)
 }
 
+/// Matrices of some lanes in their places, zeros elsewhere: `[lanes, rows, cols]`, in one upload.
+pub(crate) fn put(matrices: &[(usize, &Matrix)], [lanes, rows, cols]: [usize; 3], device: &Device) -> Tensor<3> {
+    let mut all = vec![0f32; lanes * rows * cols];
+    for (lane, matrix) in matrices {
+        all[lane * rows * cols..][..matrix.data.len()].copy_from_slice(&matrix.data);
+    }
+    Tensor::from_data(TensorData::new(all, [lanes, rows, cols]), device)
+}
+
 /// The chosen rows, then rows of zeros up to `places`.
 pub(crate) fn pick(m: &Matrix, chosen: &[usize], places: usize) -> Matrix {
     let mut out = Matrix::zeros(places, m.cols);
@@ -151,7 +175,7 @@ impl Parameters {
                 Some(places) => Tensor::zeros([lanes, places[t], m.cols], device),
             };
             let device = host.iter().map(here).collect();
-            Held { host, device, used: places.map(|_| vec![0; lanes]), counts: None }
+            Held { host, device, chosen: places.map(|_| vec![Vec::new(); lanes]), counts: None }
         };
         let targets: Vec<Held> = (0..global.targets.len()).map(hold).collect();
         let head: Vec<_> = global.head.iter().map(|t| upload(&t.value, device)).collect();
@@ -241,19 +265,15 @@ impl Parameters {
                 p.extra.clear(&clear);
             }
             let at = self.roles.iter().position(|role| *role == p.role).expect("a role of the plan");
-            for (lane, job) in starts {
-                let slots = match p.role {
-                    Role::Factor(t, _) => job.slots.as_ref().map(|slots| slots[t].as_slice()),
-                    Role::Weight(_) | Role::Head(_) => None,
-                };
-                let control = job.control.as_ref().map(|list| &list[at]);
-                self.optimizer.begin(p, *lane, slots, control, &self.device);
-                let Some(begin) = job.movement.as_ref().map(|list| &list[at]).filter(|m| m.rows > 0) else { continue };
+            self.optimizer.begin(p, at, starts, &self.device);
+            let movements = starts.iter().filter_map(|&(lane, job)| Some((lane, &job.movement.as_ref()?[at])));
+            let begun: Vec<(usize, &Matrix)> = movements.filter(|(_, movement)| movement.rows > 0).collect();
+            if !begun.is_empty() {
+                let [lanes, rows, cols] = p.state.movement.dims();
+                let begun = put(&begun, [lanes, rows, cols], &self.device);
+                p.extra.goes_on(&begun);
                 let Moving { movement, first, second } = take(&mut p.state, &self.device);
-                let place = [*lane..lane + 1, 0..begin.rows, 0..begin.cols];
-                let begin = upload(begin, &self.device);
-                p.extra.goes_on(place.clone(), &begin);
-                p.state = Moving { movement: movement.slice_assign(place, begin), first, second };
+                p.state = Moving { movement: movement + begun, first, second };
             }
         }
         self.fresh = false;
@@ -261,21 +281,16 @@ impl Parameters {
 
     /// Puts the clients' slots into their places.
     fn choose(&mut self, starts: &[(usize, &Job)]) {
-        for (t, held) in self.targets.iter_mut().enumerate() {
-            for (lane, job) in starts {
-                if let Some(slots) = &job.slots {
-                    held.choose(*lane, &slots[t], &self.device);
-                }
-            }
+        let choosing = || starts.iter().filter_map(|(lane, job)| Some((*lane, job.slots.as_ref()?)));
+        if choosing().next().is_none() {
+            return;
         }
-        if starts.iter().any(|(_, job)| job.slots.is_some()) {
-            for held in &mut self.targets {
-                held.counts = held.used.clone().map(SlotCounts::new);
-            }
-            for p in &mut self.trained {
-                if let Role::Factor(t, factor) = p.role {
-                    p.start = self.targets[t].device[index(factor)].clone();
-                }
+        for (t, held) in self.targets.iter_mut().enumerate() {
+            held.choose(choosing().map(|(lane, slots)| (lane, slots[t].as_slice())), &self.device);
+        }
+        for p in &mut self.trained {
+            if let Role::Factor(t, factor) = p.role {
+                p.start = self.targets[t].device[index(factor)].clone();
             }
         }
     }
@@ -287,62 +302,80 @@ impl Parameters {
         Tensor::from_data(TensorData::new(keep, [self.lanes, 1, 1]), &self.device)
     }
 
-    /// What the client in `lane` leaves, in one read of the device: the number that `losses` `[C]` holds for it, and
-    /// its movement: of every target of every active factor one row a slot it has, `[slots, d]`, then of the head.
-    pub fn read_lane(&self, lane: usize, losses: &Tensor<1>) -> (f32, Vec<Matrix>) {
-        let (first, matrices) = self.read(lane, Some(losses.clone().narrow(0, lane, 1)), |p| p.state.movement.clone());
-        (first.expect("the loss was asked for"), matrices)
-    }
-
-    /// What the plan wants of the client in `lane` besides its movement, shaped like it; empty where nothing is.
-    pub fn read_extra(&self, lane: usize) -> Vec<Matrix> {
-        match self.trained.first().is_some_and(|p| p.extra.told().is_some()) {
-            true => self.read(lane, None, |p| p.extra.told().expect("all parameters alike").clone()).1,
-            false => Vec::new(),
+    /// What the clients in `lanes` leave. All of it is gathered on the device and read at once, as far as one buffer holds it.
+    pub fn read_lanes(&self, lanes: &[usize], losses: &Tensor<1>, wanted: Wanted) -> Vec<Left> {
+        let mut parts = vec![losses.clone().reshape([self.lanes, 1, 1])];
+        if wanted.movement {
+            parts.extend(self.trained.iter().map(|p| p.state.movement.clone()));
         }
+        let told: Vec<&Tensor<3>> = self.trained.iter().filter_map(|p| p.extra.told()).collect();
+        let extra = !told.is_empty();
+        parts.extend(told.into_iter().cloned());
+        if wanted.scores {
+            parts.extend(self.scores());
+        }
+        let width: usize = parts.iter().map(|part| part.dims()[1] * part.dims()[2]).sum();
+        let rows = (AT_ONCE / width).max(1);
+        let read = |lanes: &[usize]| {
+            let whose = lanes_on(lanes, &self.device);
+            let mut table = Tensor::<2>::empty([lanes.len(), width], &self.device);
+            let mut at = 0;
+            for part in &parts {
+                table = gather_lanes(table, part.clone(), &whose, at);
+                at += part.dims()[1] * part.dims()[2];
+            }
+            table.into_data().try_to_vec::<f32>().expect("f32 on the device")
+        };
+        let left = |(&lane, numbers): (&usize, &[f32])| {
+            let (loss, mut rest) = (numbers[0], &numbers[1..]);
+            Left {
+                loss,
+                movement: if wanted.movement { self.matrices(lane, &mut rest) } else { Vec::new() },
+                extra: if extra { self.matrices(lane, &mut rest) } else { Vec::new() },
+                scores: if wanted.scores { self.by_target(lane, rest) } else { Vec::new() },
+            }
+        };
+        let of = |lanes: &[usize]| lanes.iter().zip(read(lanes).chunks(width)).map(left).collect::<Vec<_>>();
+        lanes.chunks(rows).flat_map(of).collect()
     }
 
-    /// One read of the device: a number, if given, and `what` `[C, rows, cols]` of every role, the lane's part.
-    fn read(
-        &self,
-        lane: usize,
-        number: Option<Tensor<1>>,
-        what: impl Fn(&Parameter) -> Tensor<3>,
-    ) -> (Option<f32>, Vec<Matrix>) {
-        let flat = |p: &Parameter| {
+    /// Takes a lane's matrices, role by role, from the beginning of its `numbers`: of a factor the rows of the slots it has.
+    fn matrices(&self, lane: usize, numbers: &mut &[f32]) -> Vec<Matrix> {
+        let mut trained = self.trained.iter().peekable();
+        let mut of = |&role: &Role| {
+            let Some(p) = trained.next_if(|p| p.role == role) else {
+                // Of a target of which no client has a slot nothing is here.
+                let Role::Factor(t, factor) = role else { unreachable!("weights and head train whole") };
+                return Matrix::zeros(0, self.targets[t].host[index(factor)].cols);
+            };
             let [_, rows, cols] = p.start.dims();
-            let rows = self.rows_of(p.role, lane).unwrap_or(rows);
-            what(p).slice([lane..lane + 1, 0..rows, 0..cols]).reshape([rows * cols])
+            let (here, rest) = numbers.split_at(rows * cols);
+            *numbers = rest;
+            let own = self.rows_of(role, lane).unwrap_or(rows);
+            Matrix::new(own, cols, here[..own * cols].to_vec())
         };
-        let here = self.trained.iter().filter(|p| self.rows_of(p.role, lane) != Some(0));
-        let has_number = number.is_some();
-        let parts: Vec<Tensor<1>> = number.into_iter().chain(here.map(flat)).collect();
-        let numbers: Vec<f32> = match parts.is_empty() {
-            true => Vec::new(),
-            false => Tensor::cat(parts, 0).into_data().try_to_vec().expect("f32 on the device"),
+        self.roles.iter().map(&mut of).collect()
+    }
+
+    /// By how much each slot of every client in flight changes the model, target by target: `[C, slots, 1]`.
+    fn scores(&self) -> impl Iterator<Item = Tensor<3>> {
+        self.targets.iter().enumerate().filter(|(_, held)| held.places() > 0).map(|(t, held)| {
+            let of = |factor| {
+                let p = self.trained.iter().find(|p| p.role == Role::Factor(t, factor));
+                p.map_or(&held.device[index(factor)], |p| &p.state.movement).clone()
+            };
+            slot_scores(of(Factor::A), of(Factor::B)).unsqueeze_dim(2)
+        })
+    }
+
+    /// A lane's scores as lists by target.
+    fn by_target(&self, lane: usize, mut numbers: &[f32]) -> Vec<Vec<f32>> {
+        let of_target = |held: &Held| {
+            let (here, rest) = numbers.split_at(held.places());
+            numbers = rest;
+            here[..held.used(lane).unwrap_or(here.len())].to_vec()
         };
-        let mut at = usize::from(has_number);
-        let mut take = |rows: usize, cols: usize| {
-            let range: Range<usize> = at..at + rows * cols;
-            at = range.end;
-            Matrix::new(rows, cols, numbers[range].to_vec())
-        };
-        let matrices = self.roles.iter().map(|&role| match role {
-            Role::Factor(t, factor) => {
-                let held = &self.targets[t].host[index(factor)];
-                take(self.rows_of(role, lane).unwrap_or(held.rows), held.cols)
-            }
-            Role::Weight(i) => {
-                let [_, rows, cols] = self.weights[i].dims();
-                take(rows, cols)
-            }
-            Role::Head(i) => {
-                let [_, rows, cols] = self.head[i].dims();
-                take(rows, cols)
-            }
-        });
-        let matrices = matrices.collect();
-        (has_number.then(|| numbers[0]), matrices)
+        self.targets.iter().map(of_target).collect()
     }
 
     /// Targets of the model.
@@ -358,37 +391,9 @@ impl Parameters {
     /// Slots the client in `lane` has of a factor; `None`: all there are.
     pub fn rows_of(&self, role: Role, lane: usize) -> Option<usize> {
         match role {
-            Role::Factor(t, _) => self.targets[t].used.as_ref().map(|used| used[lane]),
+            Role::Factor(t, _) => self.targets[t].used(lane),
             Role::Weight(_) | Role::Head(_) => None,
         }
-    }
-
-    /// By how much each slot of the client in `lane` changes the model, in one read: a list of one score a slot it
-    /// has, for every target.
-    pub fn score_lane(&self, lane: usize) -> Vec<Vec<f32>> {
-        let score = |(t, held): (usize, &Held)| {
-            let of = |factor| {
-                let p = self.trained.iter().find(|p| p.role == Role::Factor(t, factor));
-                let whole = &held.device[index(factor)];
-                let own = p.map_or(whole, |p| &p.state.movement);
-                let lane = if own.dims()[0] == 1 { 0 } else { lane };
-                own.clone().narrow(0, lane, 1)
-            };
-            slot_scores(of(Factor::A), of(Factor::B)).squeeze_dim::<1>(0)
-        };
-        let held = || self.targets.iter().enumerate().filter(|(_, held)| held.places() > 0);
-        let scores: Vec<Tensor<1>> = held().map(score).collect();
-        let numbers: Vec<f32> = match scores.is_empty() {
-            true => Vec::new(),
-            false => Tensor::cat(scores, 0).into_data().try_to_vec().expect("f32 on the device"),
-        };
-        let mut rest = numbers.as_slice();
-        let of_target = |held: &Held| {
-            let (now, later) = rest.split_at(held.places());
-            rest = later;
-            now[..held.used.as_ref().map_or(now.len(), |used| used[lane])].to_vec()
-        };
-        self.targets.iter().map(of_target).collect()
     }
 }
 
@@ -410,19 +415,23 @@ impl Held {
         self.device[0].dims()[1]
     }
 
-    /// Puts a client's slots into place `lane`.
-    fn choose(&mut self, lane: usize, chosen: &[usize], device: &Device) {
+    /// Slots that the client in `lane` has; `None`: all there are.
+    fn used(&self, lane: usize) -> Option<usize> {
+        self.chosen.as_ref().map(|chosen| chosen[lane].len())
+    }
+
+    /// Gives clients their slots: one upload a factor, whoever begins.
+    fn choose<'s>(&mut self, starts: impl Iterator<Item = (usize, &'s [usize])>, device: &Device) {
         let places = self.places();
-        if let Some(used) = &mut self.used {
-            used[lane] = chosen.len();
-        }
+        let Some(chosen) = &mut self.chosen else { return };
+        starts.for_each(|(lane, slots)| chosen[lane] = slots.to_vec());
+        self.counts = Some(SlotCounts::new(chosen.iter().map(Vec::len).collect()));
         if places == 0 {
             return;
         }
         for (tensor, host) in self.device.iter_mut().zip(&self.host) {
-            let rows = upload(&pick(host, chosen, places), device);
-            let all = std::mem::replace(tensor, Tensor::empty([0, 0, 0], device));
-            *tensor = all.slice_assign([lane..lane + 1, 0..places, 0..host.cols], rows);
+            let rows: Vec<f32> = chosen.iter().flat_map(|slots| pick(host, slots, places).data).collect();
+            *tensor = Tensor::from_data(TensorData::new(rows, [chosen.len(), places, host.cols]), device);
         }
     }
 }

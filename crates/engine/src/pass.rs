@@ -74,7 +74,8 @@ impl Pass<'_> {
             return Ok(members.map(|(m, given)| Some(self.choose(selection, m, given.as_deref(), None))).collect());
         }
         let movement = !probe.reset || selection.score == Score::Magnitude;
-        let outcomes = self.fly(job, Wanted { movement, scores: true }, count)?;
+        let scores = selection.score == Score::Contribution;
+        let outcomes = self.fly(job, Wanted { probe: true, movement, scores }, count)?;
         let members = self.cohort.iter().zip(&given).zip(outcomes);
         let chosen =
             members.map(|((m, given), outcome)| Some(self.choose(selection, m, given.as_deref(), Some(outcome?))));
@@ -161,7 +162,7 @@ impl Pass<'_> {
                 movement: probed.movement.clone().or_else(resumed),
             })
         };
-        self.fly(job, Wanted { movement: true, scores: false }, count)
+        self.fly(job, Wanted { probe: false, movement: true, scores: false }, count)
     }
 
     /// SCAFFOLD's correction: the server's control variate minus the client's own, role by role over all slots.
@@ -188,7 +189,7 @@ impl Pass<'_> {
         let (mut of, mut jobs) = (Vec::new(), Vec::new());
         for (i, m) in self.cohort.iter().enumerate() {
             let Some(Work { steps, r#use, slots, movement }) = work(i, m) else { continue };
-            let control = if wanted.scores { None } else { self.correction(m) };
+            let control = if wanted.probe { None } else { self.correction(m) };
             of.push(i);
             jobs.push(Job { client: m.client, rows: m.rows, steps, r#use, slots, movement, control });
         }
@@ -202,7 +203,7 @@ impl Pass<'_> {
         let slots: Vec<usize> = (0..self.global.targets.len()).map(most).collect();
         let slots = (!chosen.is_empty()).then_some(slots.as_slice());
         let device = self.model.device().clone().inner();
-        let parameters = Parameters::new(self.plan, self.global, settings, places, slots, wanted.scores, &device);
+        let parameters = Parameters::new(self.plan, self.global, settings, places, slots, wanted.probe, &device);
         let flight = Flight {
             model: self.model,
             train: &self.engine.train,

@@ -128,7 +128,7 @@ impl Run {
         // Noise on the mean and equal weights look at a copy of them.
         let copied = settings.server.weights == Weights::Uniform || coordinator.protection.mechanism.is_some();
         let keep = u64::from(!plan.private.is_nothing()) + u64::from(settings.train.scaffold);
-        let copies = 2 + keep * clients as u64;
+        let copies = 1 + keep * clients as u64;
         cohort * upload * (1 + u64::from(copied)) + 4 * copies * self.trainable_params()
     }
 

@@ -59,6 +59,18 @@ impl OptimizerOps for Flex {
         let scores = (0..count * rank).map(|i| a[i % a.len()] * b[i % b.len()]).collect();
         tensor(scores, Shape::from([count, rank]))
     }
+
+    fn gather(table: FlexTensor, stack: FlexTensor, lanes: FlexTensor, at: usize) -> FlexTensor {
+        let [mut table, stack, lanes] = [table, stack, lanes].map(dense);
+        let ([ends, width], [clients, rows, cols]) = (table.shape().dims(), stack.shape().dims());
+        let (from, size) = (values(&stack), rows * cols);
+        let rows_of = table.storage_mut::<f32>()[..ends * width].chunks_mut(width.max(1));
+        for (row, &lane) in rows_of.zip(values(&lanes)) {
+            let lane = if clients == 1 { 0 } else { lane as usize };
+            row[at..at + size].copy_from_slice(&from[lane * size..(lane + 1) * size]);
+        }
+        table
+    }
 }
 
 /// One client's step in the numbers that its elements need.

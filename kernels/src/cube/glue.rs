@@ -1,10 +1,8 @@
 //! The crate's operations on CubeCL devices: products of whole matrices through `dense.rs`, everything else
 //! through the kernels of this folder.
 
-use std::f64::consts::{FRAC_1_SQRT_2, FRAC_2_SQRT_PI};
-
 use burn::backend::TensorMetadata;
-use burn::backend::ops::{ActivationOps, FloatTensorOps};
+use burn::backend::ops::FloatTensorOps;
 use burn::backend::tensor::FloatTensor;
 use burn::tensor::{Shape, Slice};
 use burn_cubecl::CubeBackend;
@@ -15,7 +13,7 @@ use super::attention_backward::attend_backward;
 use super::lowrank::{down, up_add};
 use super::outer::outer;
 use super::tiles::{RankTable, TileTable};
-use super::{adamw, dense, norm, scores};
+use super::{adamw, dense, gather, gelu, norm, scores};
 use crate::adamw::{AdamW, OptimizerOps};
 use crate::attention::AttentionLayout;
 use crate::backends::{Kernels, LinearGradients, LinearLayout, LinearSaved, Pair, Wanted};
@@ -117,16 +115,11 @@ impl Kernels for CubeBackend {
     }
 
     fn gelu_elements(x: &FloatTensor<Self>) -> FloatTensor<Self> {
-        Self::gelu(x.clone())
+        gelu::gelu(x)
     }
 
     fn gelu_elements_backward(x: &FloatTensor<Self>, dy: FloatTensor<Self>) -> FloatTensor<Self> {
-        // Φ(x) + x·φ(x). Burn's own backward is that of the approximation by tanh, off by up to 7e-4.
-        let erf = Self::float_erf(Self::float_mul_scalar(x.clone(), FRAC_1_SQRT_2.into()));
-        let below = Self::float_mul_scalar(Self::float_add_scalar(erf, 1.0.into()), 0.5.into());
-        let square = Self::float_mul_scalar(Self::float_mul(x.clone(), x.clone()), (-0.5).into());
-        let density = Self::float_mul_scalar(Self::float_exp(square), (0.5 * FRAC_2_SQRT_PI * FRAC_1_SQRT_2).into());
-        Self::float_mul(Self::float_add(below, Self::float_mul(x.clone(), density)), dy)
+        gelu::gelu_backward(x, dy)
     }
 
     fn attention_forward(
@@ -207,5 +200,14 @@ impl OptimizerOps for CubeBackend {
 
     fn slot_norms(a: FloatTensor<Self>, b: FloatTensor<Self>) -> FloatTensor<Self> {
         scores::slot_scores(a, b)
+    }
+
+    fn gather(
+        table: FloatTensor<Self>,
+        stack: FloatTensor<Self>,
+        lanes: FloatTensor<Self>,
+        at: usize,
+    ) -> FloatTensor<Self> {
+        gather::gather(table, stack, lanes, at)
     }
 }

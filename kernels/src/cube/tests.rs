@@ -5,6 +5,8 @@
 mod adamw;
 mod attention;
 mod dense;
+mod gather;
+mod gelu;
 mod lowrank;
 mod matrix_units;
 mod norm;
@@ -26,7 +28,7 @@ use burn_cubecl::{CubeBackend, CubeDevice};
 use crate::Segments;
 
 /// Tests that together launch every kernel there is.
-const EVERY_KERNEL: [fn(); 9] = [
+const EVERY_KERNEL: [fn(); 12] = [
     lowrank::tokens_down_to_slots,
     lowrank::slots_up_to_features,
     lowrank::gradients_of_factors,
@@ -36,6 +38,9 @@ const EVERY_KERNEL: [fn(); 9] = [
     norm::gradient,
     scores::norms_of_both_factors,
     adamw::one_step,
+    gather::some_clients_in_any_order,
+    gelu::forward,
+    gelu::gradient,
 ];
 
 /// The device to test on, its free memory full of NaN so that what a kernel forgets to write shows.

@@ -186,21 +186,13 @@ mod tests {
     }
 
     #[test]
-    fn many_keys_are_read_in_no_more_than_their_share_of_time() {
-        let keys = |count: usize| (0..count).map(|key| format!("k{key} = {key}\n")).collect::<String>();
-        let seconds = |count: usize| {
-            let text = format!("[train]\n{}", keys(count));
-            let start = std::time::Instant::now();
-            let document = Document::parse("a.toml", &text).expect("valid");
-            assert_eq!(
-                document.place_of(&path(&format!("train.k{}", count - 1))),
-                format!("a.toml, line {}", count + 1)
-            );
-            start.elapsed().as_secs_f64()
-        };
-        // Sixteen times as many: with a square it would be 256 times as long.
-        let (few, many) = ((0..3).map(|_| seconds(5_000)).fold(f64::INFINITY, f64::min), seconds(80_000));
-        assert!(many < 80.0 * few.max(0.005), "{few} s for 5 000 keys, {many} s for 80 000");
+    fn two_hundred_thousand_keys_are_read() {
+        // A look at all lines for every key would be forty thousand million of them.
+        let count = 200_000;
+        let keys: String = (0..count).map(|key| format!("k{key} = {key}\n")).collect();
+        let document = Document::parse("a.toml", &format!("[train]\n{keys}")).expect("valid");
+        let last = document.place_of(&path(&format!("train.k{}", count - 1)));
+        assert_eq!(last, format!("a.toml, line {}", count + 1));
     }
 
     #[test]

@@ -59,6 +59,33 @@ fn a_damaged_checkpoint_is_named_and_the_one_before_is_used() {
 }
 
 #[test]
+fn a_run_goes_back_to_any_round_that_it_kept() {
+    let room = Room::new();
+    room.succeed(&short(&["train", "--quiet", "--out", "run"], &["--set", "train.rounds=5", "--set", "save.keep=4"]));
+    let whole = adapter(&room, "run");
+    let names = |room: &Room| -> Vec<String> {
+        let name = |p: &PathBuf| p.file_name().expect("a name").to_string_lossy().into_owned();
+        checkpoints(room).iter().map(name).collect()
+    };
+    assert_eq!(names(&room), [2, 3, 4, 5].map(|round| format!("round-{round:06}.bonfire")));
+    room.refuse(
+        2,
+        &["no checkpoint of round 1; there are those of 2, 3, 4, 5"],
+        &["train", "--resume", "run", "--round", "1"],
+    );
+    assert_eq!(room.rows("run/metrics.jsonl").len(), 5);
+    let said = room.succeed(&["train", "--resume", "run", "--round", "2"]);
+    assert!(said.out.contains("going on after round 2 of 5"), "{}", said.out);
+    assert_eq!(room.rows("run/metrics.jsonl").len(), 5);
+    assert!(adapter(&room, "run") == whole, "rounds 3 to 5 are what they were");
+    // What is to change from there on is said as ever.
+    let back = ["train", "--resume", "run", "--round", "3", "--set", "train.rounds=4", "--accept-changes"];
+    room.succeed(&back);
+    assert_eq!(names(&room).last().map(String::as_str), Some("round-000004.bonfire"));
+    assert_eq!(room.rows("run/metrics.jsonl").len(), 4);
+}
+
+#[test]
 fn a_changed_configuration_is_refused_unless_accepted() {
     let room = trained();
     let more = ["train", "--resume", "run", "--set", "train.rounds=4", "--set", "train.lr_a=1e-3"];

@@ -25,7 +25,7 @@ pub(crate) fn end(text: &str, longest: usize) -> &str {
 }
 
 /// Consecutive parts of `rows` that may be with the library at once; `bytes` says how long each row is.
-pub(crate) fn parts<'r, T>(mut rows: &'r [T], bytes: impl Fn(&T) -> usize) -> impl Iterator<Item = &'r [T]> {
+pub(crate) fn parts<T>(mut rows: &[T], bytes: impl Fn(&T) -> usize) -> impl Iterator<Item = &[T]> {
     std::iter::from_fn(move || {
         let mut sum = 0;
         let fits = |row: &T| {

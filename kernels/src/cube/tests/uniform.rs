@@ -15,6 +15,8 @@ use crate::AdamW;
 use crate::cube::adamw::adamw_step;
 use crate::cube::attention::{Qkv, attend};
 use crate::cube::attention_backward::attend_backward;
+use crate::cube::gather::gather;
+use crate::cube::gelu::{gelu, gelu_backward};
 use crate::cube::lowrank::{down, up_add};
 use crate::cube::norm::{add_norm, add_norm_backward};
 use crate::cube::outer::outer;
@@ -22,7 +24,7 @@ use crate::cube::scores::slot_scores;
 use crate::cube::tiles::TileTable;
 
 /// The kernels of this folder, as their shaders are named.
-const KERNELS: [&str; 11] = [
+const KERNELS: [&str; 14] = [
     "adamw_kernel",
     "add_norm_kernel",
     "attend_kernel",
@@ -30,6 +32,9 @@ const KERNELS: [&str; 11] = [
     "dkv_kernel",
     "down_kernel",
     "dq_kernel",
+    "gather_kernel",
+    "gelu_backward_kernel",
+    "gelu_kernel",
     "outer_kernel",
     "scores_kernel",
     "stats_kernel",
@@ -105,6 +110,8 @@ fn every_kernel() {
     add_norm(zeros(&[2, 9]), zeros(&[2, 9]), zeros(&[9]), zeros(&[9]), 1e-5);
     add_norm_backward(zeros(&[2, 9]), zeros(&[9]), zeros(&[2, 9]), 1e-5);
     slot_scores(zeros(&[1, 2, 9]), zeros(&[2, 2, 9]));
+    gather(zeros(&[2, 9]), zeros(&[3, 2, 4]), zeros(&[2]), 1);
+    gelu_backward(&zeros(&[2, 9]), gelu(&zeros(&[2, 9])));
     let constants = AdamW { lr: 0.1, betas: [0.9, 0.9], eps: 1e-8, weight_decay: 0.1 };
     let [movement, first, second, grad] = [0; 4].map(|_| zeros(&[2, 3, 4]));
     adamw_step(&constants, [movement, first, second], zeros(&[1, 3, 4]), grad, zeros(&[2, 3]));
