@@ -161,7 +161,7 @@ class Plan:
         self.round, self.clients = json.loads(text)["round"], json.loads(text)["clients"]
 
 
-def federation(tmp_path, nodes, server=None, **changes) -> Rounds:
+def federation(tmp_path, nodes, server=None, /, **changes) -> Rounds:
     settings = {"config": "", "overrides": {}, "out": str(tmp_path / "run"), "resume": False, "min_nodes": 1}
     settings |= {"round_timeout": 0.2, "wait": 0.2, "evaluate": "none"}
     server = server or Server()

@@ -150,7 +150,7 @@ def test_a_site_that_broke_off_is_loaded_anew_as_it_was():
 
 
 def test_the_node_says_where_model_and_data_are():
-    node = context(clients="4", data="rows", model="weights", device="cuda:1")
+    node = context(clients="4", data="rows", model="weights", privacy="none", device="cuda:1")
     order(node, 1, 0, CONFIG)
     site = next(iter(sites._loaded.values())).site
     assert site.told == ("builtin", {4: "rows"}, {"model.path": "weights"}, "cuda:1")

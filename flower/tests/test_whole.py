@@ -157,7 +157,8 @@ def test_sites_with_rows_of_their_own(tmp_path):
         "train": {"rounds": 1, "epochs": 1, "batch_size": 8, "lr_a": 1e-3},
         "strategy": {"name": "fedit"},
     }
-    nodes = [{"clients": str(i), "data": str(tmp_path / name)} for i, name in enumerate(("one", "two"))]
+    own = {"privacy": "none"}
+    nodes = [own | {"clients": str(i), "data": str(tmp_path / name)} for i, name in enumerate(("one", "two"))]
     run = federation(tmp_path, Grid(*nodes), config, evaluate="sites")
     run.run()
     assert [row["examples"] for row in run.server.client_rows] == [20, 30]

@@ -6,7 +6,7 @@ use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, TensorMetadata};
 
 use crate::attention::AttentionLayout;
-use crate::{Arithmetic, Segments, SlotCounts};
+use crate::{Arithmetic, Bend, Segments, SlotCounts};
 
 /// Where the adapters of one linear act.
 #[derive(Clone, Debug)]
@@ -113,6 +113,33 @@ pub trait Kernels: Backend {
 
     /// Gradient of GELU.
     fn gelu_elements_backward(x: &FloatTensor<Self>, dy: FloatTensor<Self>) -> FloatTensor<Self>;
+
+    /// Rows over their root mean square, times `gamma + offset`; see [`crate::rms_norm`].
+    fn rms_rows(x: &FloatTensor<Self>, gamma: FloatTensor<Self>, offset: f64, eps: f64) -> FloatTensor<Self>;
+
+    /// Gradient for the normalised rows: with x̂ = x/rms and g = (γ + offset)·dy, `(g − x̂·mean(g·x̂)) / rms`.
+    fn rms_backward(
+        x: &FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        dy: FloatTensor<Self>,
+        offset: f64,
+        eps: f64,
+    ) -> FloatTensor<Self>;
+
+    /// `bend(gate) · up`; see [`crate::glu`].
+    fn glu_forward(wide: &FloatTensor<Self>, bend: Bend) -> FloatTensor<Self>;
+
+    /// Gradient of [`Kernels::glu_forward`]: `up · bend'(gate) · dy`, then `bend(gate) · dy`.
+    fn glu_backward(wide: &FloatTensor<Self>, dy: FloatTensor<Self>, bend: Bend) -> FloatTensor<Self>;
+
+    /// Heads turned by their angles, or back; see [`crate::rotate`]. Back is the gradient.
+    fn turn(
+        x: FloatTensor<Self>,
+        cos: FloatTensor<Self>,
+        sin: FloatTensor<Self>,
+        heads: usize,
+        back: bool,
+    ) -> FloatTensor<Self>;
 
     /// Attention, and what its backward reads besides the input.
     fn attention_forward(

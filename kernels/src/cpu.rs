@@ -3,6 +3,7 @@
 
 mod adamw;
 mod attention;
+mod decoder;
 mod gelu;
 mod halves;
 mod linear;
@@ -20,6 +21,7 @@ use self::halves::{narrow, wide};
 pub(crate) use self::tf32::in_tf32;
 use crate::attention::AttentionLayout;
 use crate::backends::{Kernels, LinearGradients, LinearLayout, LinearSaved, Pair, Wanted};
+use crate::pointwise::Bend;
 
 /// Elements a thread takes at a time in elementwise loops: 64 KiB, so that a task is longer than its dispatch and
 /// its inputs and outputs stay in the core's own cache.
@@ -119,6 +121,29 @@ impl Kernels for Flex {
     fn gelu_elements_backward(x: &FlexTensor, dy: FlexTensor) -> FlexTensor {
         let held = dy.dtype();
         narrow(gelu::backward(&wide(x.clone()), wide(dy)), held)
+    }
+
+    fn rms_rows(x: &FlexTensor, gamma: FlexTensor, offset: f64, eps: f64) -> FlexTensor {
+        narrow(decoder::rms(wide(x.clone()), wide(gamma), offset, eps), x.dtype())
+    }
+
+    fn rms_backward(x: &FlexTensor, gamma: FlexTensor, dy: FlexTensor, offset: f64, eps: f64) -> FlexTensor {
+        let held = dy.dtype();
+        narrow(decoder::rms_backward(wide(x.clone()), wide(gamma), wide(dy), offset, eps), held)
+    }
+
+    fn glu_forward(x: &FlexTensor, bend: Bend) -> FlexTensor {
+        narrow(decoder::glu(wide(x.clone()), bend), x.dtype())
+    }
+
+    fn glu_backward(x: &FlexTensor, dy: FlexTensor, bend: Bend) -> FlexTensor {
+        let held = dy.dtype();
+        narrow(decoder::glu_backward(wide(x.clone()), wide(dy), bend), held)
+    }
+
+    fn turn(x: FlexTensor, cos: FlexTensor, sin: FlexTensor, heads: usize, back: bool) -> FlexTensor {
+        let held = x.dtype();
+        narrow(decoder::turn(wide(x), wide(cos), wide(sin), heads, back), held)
     }
 
     fn attention_forward(qkv: &FlexTensor, layout: &AttentionLayout) -> (FlexTensor, Vec<FlexTensor>) {

@@ -14,6 +14,7 @@ mod attention_softmax;
 mod dense;
 mod gather;
 mod gelu;
+mod glu;
 mod glue;
 mod lowrank;
 mod norm;

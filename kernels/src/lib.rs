@@ -41,7 +41,7 @@ pub use grouped::Grouped;
 pub use linear::{LowRank, adapted_linear, adapted_linear_composed};
 pub use loss::cross_entropy;
 pub use memory::{device_buffer_limit, device_memory, device_memory_reserved};
-pub use pointwise::{add_norm, gelu};
+pub use pointwise::{Bend, add_norm, gelu, glu, rms_norm, rotate};
 pub use product::{Arithmetic, has_tf32, product, product_kernel};
 pub use scores::slot_scores;
 pub use segments::{Segments, SlotCounts};

@@ -13,6 +13,7 @@ use burn::backend::{Autodiff, Backend, ExtensionType, backend_extension};
 
 use crate::attention::AttentionLayout;
 use crate::backends::{Kernels, LinearLayout, LinearSaved, Pair, Wanted};
+use crate::pointwise::Bend;
 
 /// The factors of up to three adapters on one linear, `a` and `b` in turn: query, key and value share an input.
 #[derive(Clone, Debug, ExtensionType)]
@@ -75,6 +76,20 @@ pub trait PackedOps: Backend {
     /// GELU elementwise.
     fn gelu_rows(x: FloatTensor<Self>) -> FloatTensor<Self>;
 
+    /// Root mean square norm of each row of `[T, D]`; `gamma` `[D]` is frozen.
+    fn rms_norm_rows(x: FloatTensor<Self>, gamma: FloatTensor<Self>, offset: f64, eps: f64) -> FloatTensor<Self>;
+
+    /// A gated linear unit: `[T, 2·I] -> [T, I]`.
+    fn glu_rows(wide: FloatTensor<Self>, bend: Bend) -> FloatTensor<Self>;
+
+    /// Rotary positions of the first `heads` heads of `[T, N]`; `cos`, `sin` `[T, w/2]`.
+    fn rotate_rows(
+        x: FloatTensor<Self>,
+        cos: FloatTensor<Self>,
+        sin: FloatTensor<Self>,
+        heads: usize,
+    ) -> FloatTensor<Self>;
+
     /// Attention inside every sequence: `[T, (heads + 2·kv_heads)·width] -> [T, heads·width]`.
     fn attend(qkv: FloatTensor<Self>, layout: AttentionLayout) -> FloatTensor<Self>;
 }
@@ -103,6 +118,25 @@ macro_rules! without_graph {
             }
             fn gelu_rows(x: FloatTensor<Self>) -> FloatTensor<Self> {
                 Self::gelu_elements(&x)
+            }
+            fn rms_norm_rows(
+                x: FloatTensor<Self>,
+                gamma: FloatTensor<Self>,
+                offset: f64,
+                eps: f64,
+            ) -> FloatTensor<Self> {
+                Self::rms_rows(&x, gamma, offset, eps)
+            }
+            fn glu_rows(wide: FloatTensor<Self>, bend: Bend) -> FloatTensor<Self> {
+                Self::glu_forward(&wide, bend)
+            }
+            fn rotate_rows(
+                x: FloatTensor<Self>,
+                cos: FloatTensor<Self>,
+                sin: FloatTensor<Self>,
+                heads: usize,
+            ) -> FloatTensor<Self> {
+                Self::turn(x, cos, sin, heads, false)
             }
             fn attend(qkv: FloatTensor<Self>, layout: AttentionLayout) -> FloatTensor<Self> {
                 Self::attention_forward(&qkv, &layout).0
@@ -221,6 +255,82 @@ impl<B: Kernels, C: CheckpointStrategy> PackedOps for Autodiff<B, C> {
         let y = B::gelu_elements(&x);
         match Step.prepare::<C>([node]).compute_bound().stateful() {
             OpsKind::Tracked(prep) => prep.finish(x, y),
+            OpsKind::UnTracked(prep) => prep.finish(y),
+        }
+    }
+
+    fn rms_norm_rows(x: FloatTensor<Self>, gamma: FloatTensor<Self>, offset: f64, eps: f64) -> FloatTensor<Self> {
+        #[derive(Debug)]
+        struct Step;
+        impl<B: Kernels> Backward<B, 1> for Step {
+            type State = (FloatTensor<B>, FloatTensor<B>, f64, f64);
+            fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
+                let [node] = ops.parents;
+                let dy = grads.consume::<B>(&ops.node);
+                let (x, gamma, offset, eps) = ops.state;
+                if let Some(node) = node {
+                    grads.register::<B>(node.id, B::rms_backward(&x, gamma, dy, offset, eps));
+                }
+            }
+        }
+        assert!(!gamma.is_tracked(), "the gain of the norm is frozen");
+        let node = x.node();
+        let (x, gamma) = (x.into_primitive(), gamma.into_primitive());
+        let y = B::rms_rows(&x, gamma.clone(), offset, eps);
+        match Step.prepare::<C>([node]).compute_bound().stateful() {
+            OpsKind::Tracked(prep) => prep.finish((x, gamma, offset, eps), y),
+            OpsKind::UnTracked(prep) => prep.finish(y),
+        }
+    }
+
+    fn glu_rows(wide: FloatTensor<Self>, bend: Bend) -> FloatTensor<Self> {
+        #[derive(Debug)]
+        struct Step;
+        impl<B: Kernels> Backward<B, 1> for Step {
+            type State = (FloatTensor<B>, Bend);
+            fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
+                let [node] = ops.parents;
+                let dy = grads.consume::<B>(&ops.node);
+                let (wide, bend) = ops.state;
+                if let Some(node) = node {
+                    grads.register::<B>(node.id, B::glu_backward(&wide, dy, bend));
+                }
+            }
+        }
+        let node = wide.node();
+        let wide = wide.into_primitive();
+        let y = B::glu_forward(&wide, bend);
+        match Step.prepare::<C>([node]).compute_bound().stateful() {
+            OpsKind::Tracked(prep) => prep.finish((wide, bend), y),
+            OpsKind::UnTracked(prep) => prep.finish(y),
+        }
+    }
+
+    fn rotate_rows(
+        x: FloatTensor<Self>,
+        cos: FloatTensor<Self>,
+        sin: FloatTensor<Self>,
+        heads: usize,
+    ) -> FloatTensor<Self> {
+        #[derive(Debug)]
+        struct Step;
+        impl<B: Kernels> Backward<B, 1> for Step {
+            type State = (FloatTensor<B>, FloatTensor<B>, usize);
+            fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
+                let [node] = ops.parents;
+                let dy = grads.consume::<B>(&ops.node);
+                let (cos, sin, heads) = ops.state;
+                if let Some(node) = node {
+                    grads.register::<B>(node.id, B::turn(dy, cos, sin, heads, true));
+                }
+            }
+        }
+        assert!(!cos.is_tracked() && !sin.is_tracked(), "angles are no parameters");
+        let node = x.node();
+        let [x, cos, sin] = [x, cos, sin].map(|t| t.into_primitive());
+        let y = B::turn(x, cos.clone(), sin.clone(), heads, false);
+        match Step.prepare::<C>([node]).compute_bound().stateful() {
+            OpsKind::Tracked(prep) => prep.finish((cos, sin, heads), y),
             OpsKind::UnTracked(prep) => prep.finish(y),
         }
     }

@@ -8,9 +8,9 @@ mod cases;
 use bonfire_kernels::check::exact::{self, Format};
 use bonfire_kernels::check::{self, Way, numbers};
 use bonfire_kernels::{
-    AdamW, Arithmetic, AttentionLayout, Grouped, LowRank, Moving, Segments, SlotCounts, adamw_step,
-    adamw_step_composed, adapted_linear, adapted_linear_composed, add_norm, cross_entropy, gelu, packed_attention,
-    packed_attention_composed, product, slot_scores, widest_head,
+    AdamW, Arithmetic, AttentionLayout, Bend, Grouped, LowRank, Moving, Segments, SlotCounts, adamw_step,
+    adamw_step_composed, adapted_linear, adapted_linear_composed, add_norm, cross_entropy, gather_lanes, gelu, glu,
+    lanes_on, packed_attention, packed_attention_composed, product, rms_norm, rotate, slot_scores, widest_head,
 };
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use proptest::prelude::*;
@@ -266,6 +266,62 @@ proptest! {
         // Not Burn's own, whose backward is that of the approximation by tanh on GPUs.
         let reference = x.clone() * ((x.clone() / std::f64::consts::SQRT_2).erf() + 1.0) / 2.0;
         agree("gelu", [&x], gelu(x.clone()), reference);
+    }
+
+    #[test]
+    fn root_mean_squares(rows in 1usize..70, width in 1usize..70, from_one in any::<bool>()) {
+        let (x, gamma, offset) = (tensor([rows, width], 1), fixed([width], 2), f64::from(u8::from(from_one)));
+        let found = rms_norm(x.clone(), gamma.clone(), offset, 1e-5);
+        let root = (x.clone().square().mean_dim(1) + 1e-5).sqrt();
+        agree("rms norm", [&x], found, x.clone() / root * (gamma.unsqueeze::<2>() + offset));
+    }
+
+    #[test]
+    fn gated_units(rows in 1usize..70, width in 1usize..70, bend in 0usize..3) {
+        let wide = (fixed([rows, 2 * width], 1) * 4.0).require_grad();
+        let (gate, up) = (wide.clone().narrow(1, 0, width), wide.clone().narrow(1, width, width));
+        let cubed = gate.clone() * gate.clone() * gate.clone();
+        let (bend, bent) = match bend {
+            0 => (Bend::Silu, gate.clone() / (gate.neg().exp() + 1.0)),
+            1 => (Bend::Gelu, gate.clone() * ((gate / std::f64::consts::SQRT_2).erf() + 1.0) / 2.0),
+            _ => {
+                let inner = (gate.clone() + cubed * 0.044715) * (2.0 / std::f64::consts::PI).sqrt();
+                (Bend::GeluTanh, gate * 0.5 * (inner.tanh() + 1.0))
+            }
+        };
+        agree("glu", [&wide], glu(wide.clone(), bend), bent * up);
+    }
+
+    #[test]
+    fn turned_heads(tokens in 1usize..70, heads in 1usize..4, half in 1usize..40, more in 0usize..9) {
+        let x = tensor([tokens, heads * 2 * half + more], 1);
+        let [cos, sin] = [2, 3].map(|seed| fixed([tokens, half], seed));
+        let found = rotate(x.clone(), cos.clone(), sin.clone(), heads);
+        let of = |start: usize| x.clone().slice_dim(1, start..start + half);
+        let mut parts = Vec::new();
+        for head in 0..heads {
+            let [a, b] = [of(head * 2 * half), of(head * 2 * half + half)];
+            parts.push(a.clone() * cos.clone() - b.clone() * sin.clone());
+            parts.push(b * cos.clone() + a * sin.clone());
+        }
+        if more > 0 {
+            parts.push(x.clone().slice_dim(1, heads * 2 * half..));
+        }
+        agree("rotary", [&x], found, Tensor::cat(parts, 1));
+    }
+
+    #[test]
+    fn what_clients_leave_is_gathered(clients in 1usize..5, rows in 1usize..6, cols in 1usize..40, at in 0usize..4) {
+        let (device, lanes) = (device(), [clients - 1, 0, clients / 2]);
+        let stack = check::tensor([clients, rows, cols], 1, &device);
+        let table = check::tensor([3, at + rows * cols + 1], 2, &device);
+        let mut by_hand = values(table.clone());
+        let width = at + rows * cols + 1;
+        for (end, lane) in lanes.iter().enumerate() {
+            let from = &values(stack.clone())[lane * rows * cols..(lane + 1) * rows * cols];
+            by_hand[end * width + at..][..rows * cols].copy_from_slice(from);
+        }
+        close("gathered", values(gather_lanes(table, stack, &lanes_on(&lanes, &device), at)), by_hand);
     }
 
     #[test]

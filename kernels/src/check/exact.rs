@@ -6,6 +6,7 @@
 //! of their bits: a product that drops some on the way, as TF32 does, is seen.
 
 mod attention;
+mod decoder;
 mod linear;
 mod losses;
 mod optimizer;
@@ -133,6 +134,7 @@ pub fn small(seed: u64) -> Vec<Exact> {
     let mut cases = linear::small(seed);
     cases.extend(attention::small(seed));
     cases.extend(pointwise::small(seed));
+    cases.extend(decoder::small(seed));
     cases.extend(losses::small(seed));
     cases.extend(optimizer::small(seed));
     cases
@@ -144,6 +146,7 @@ pub fn real(tokens: usize, seed: u64) -> Vec<Exact> {
     let mut cases = linear::real(tokens, seed);
     cases.extend(attention::real(tokens, seed));
     cases.extend(pointwise::real(tokens, seed));
+    cases.extend(decoder::real(tokens, seed));
     cases.extend(losses::real(seed));
     cases.extend(optimizer::real(seed));
     cases

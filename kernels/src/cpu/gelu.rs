@@ -41,12 +41,12 @@ fn normal(x: f32) -> (f32, f32) {
 }
 
 #[inline(always)]
-fn value(x: f32) -> f32 {
+pub(super) fn value(x: f32) -> f32 {
     x * normal(x).0
 }
 
 #[inline(always)]
-fn slope(x: f32) -> f32 {
+pub(super) fn slope(x: f32) -> f32 {
     let (below, density) = normal(x);
     below + x * density
 }

@@ -13,10 +13,11 @@ use super::attention_backward::attend_backward;
 use super::lowrank::{down, up_add};
 use super::outer::outer;
 use super::tiles::{RankTable, TileTable};
-use super::{adamw, dense, gather, gelu, norm, scores};
+use super::{adamw, dense, gather, gelu, glu, norm, scores};
 use crate::adamw::{AdamW, OptimizerOps};
 use crate::attention::AttentionLayout;
 use crate::backends::{Kernels, LinearGradients, LinearLayout, LinearSaved, Pair, Wanted};
+use crate::pointwise::Bend;
 
 /// One adapter's place in a linear.
 struct Place<'p> {
@@ -120,6 +121,38 @@ impl Kernels for CubeBackend {
 
     fn gelu_elements_backward(x: &FloatTensor<Self>, dy: FloatTensor<Self>) -> FloatTensor<Self> {
         gelu::gelu_backward(x, dy)
+    }
+
+    fn rms_rows(x: &FloatTensor<Self>, gamma: FloatTensor<Self>, offset: f64, eps: f64) -> FloatTensor<Self> {
+        norm::rms(x, gamma, offset, eps)
+    }
+
+    fn rms_backward(
+        x: &FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        dy: FloatTensor<Self>,
+        offset: f64,
+        eps: f64,
+    ) -> FloatTensor<Self> {
+        norm::rms_backward(x, gamma, dy, offset, eps)
+    }
+
+    fn glu_forward(wide: &FloatTensor<Self>, bend: Bend) -> FloatTensor<Self> {
+        glu::glu(wide, bend)
+    }
+
+    fn glu_backward(wide: &FloatTensor<Self>, dy: FloatTensor<Self>, bend: Bend) -> FloatTensor<Self> {
+        glu::glu_backward(wide, dy, bend)
+    }
+
+    fn turn(
+        x: FloatTensor<Self>,
+        cos: FloatTensor<Self>,
+        sin: FloatTensor<Self>,
+        heads: usize,
+        back: bool,
+    ) -> FloatTensor<Self> {
+        glu::turn(x, cos, sin, heads, back)
     }
 
     fn attention_forward(

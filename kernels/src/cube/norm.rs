@@ -1,4 +1,5 @@
-//! Layer norm with the residual sum before it in one launch, and its short backward: one workgroup a row.
+//! Layer norm with the residual sum before it in one launch, root mean square norm, and their short backwards: one workgroup
+//! a row.
 
 #![allow(unsafe_code)] // launches without bounds checks: the kernels check for themselves
 
@@ -135,6 +136,134 @@ fn backward_kernel<E: Float, W: Float, G: Float>(
             dx[row * width + i] = G::cast_from((g - mean_g - hat * mean_gh) * inverse);
         }
     }
+}
+
+/// Rows over their root mean square, times `gamma + offset`; see [`crate::rms_norm`].
+///
+/// # Shapes
+/// `x` `[T, D]`, `gamma` `[D]` -> `[T, D]` of `x`'s type.
+pub(crate) fn rms(x: &CubeTensor, gamma: CubeTensor, offset: f64, eps: f64) -> CubeTensor {
+    let shape = check(x, x, &gamma);
+    let out = empty(x, shape, x.dtype);
+    if shape[0] * shape[1] > 0 {
+        let types = [elem(x), elem(&gamma)];
+        // SAFETY: the kernel reads and writes inside the shapes checked above.
+        unsafe {
+            rms_kernel::launch_unchecked(
+                &out.client,
+                groups(shape[0]),
+                CubeDim::new_1d(UNITS),
+                x.clone().into_tensor_arg(),
+                gamma.into_tensor_arg(),
+                out.clone().into_tensor_arg(),
+                offset as f32,
+                eps as f32,
+                types,
+            );
+        }
+    }
+    out
+}
+
+#[cube(launch_unchecked)]
+fn rms_kernel<E: Float, G: Float>(
+    x: &Tensor<E>,
+    gamma: &Tensor<G>,
+    out: &mut Tensor<E>,
+    offset: f32,
+    eps: f32,
+    #[define(E, G)] _types: [ElemType; 2],
+) {
+    let row = CUBE_POS;
+    if row < x.shape(0) {
+        let width = x.shape(1);
+        let at = row * x.stride(0);
+        let mut scratch = Shared::<[f32]>::new_slice(comptime!(UNITS as usize + TEAM));
+        let inverse = root::<E>(x, at, x.stride(1), &mut scratch, width, eps);
+        for i in range_stepped(UNIT_POS as usize, width, UNITS as usize) {
+            let scale = f32::cast_from(gamma[i * gamma.stride(0)]) + offset;
+            out[row * width + i] = E::cast_from(f32::cast_from(x[at + i * x.stride(1)]) * inverse * scale);
+        }
+    }
+}
+
+/// Gradient of [`rms`] for its input; the formula stands at
+/// [`Kernels::rms_backward`](crate::backends::Kernels::rms_backward).
+///
+/// # Shapes
+/// `x`, `dy` `[T, D]`, `gamma` `[D]` -> `[T, D]` of `dy`'s type.
+pub(crate) fn rms_backward(x: &CubeTensor, gamma: CubeTensor, dy: CubeTensor, offset: f64, eps: f64) -> CubeTensor {
+    let shape = check(x, &dy, &gamma);
+    let dx = empty(&dy, shape, dy.dtype);
+    if shape[0] * shape[1] > 0 {
+        let types = [elem(x), elem(&gamma), elem(&dy)];
+        // SAFETY: the kernel reads and writes inside the shapes checked above.
+        unsafe {
+            rms_backward_kernel::launch_unchecked(
+                &dx.client,
+                groups(shape[0]),
+                CubeDim::new_1d(UNITS),
+                x.clone().into_tensor_arg(),
+                gamma.into_tensor_arg(),
+                dy.into_tensor_arg(),
+                dx.clone().into_tensor_arg(),
+                offset as f32,
+                eps as f32,
+                types,
+            );
+        }
+    }
+    dx
+}
+
+#[cube(launch_unchecked)]
+fn rms_backward_kernel<E: Float, W: Float, G: Float>(
+    x: &Tensor<E>,
+    gamma: &Tensor<W>,
+    dy: &Tensor<G>,
+    dx: &mut Tensor<G>,
+    offset: f32,
+    eps: f32,
+    #[define(E, W, G)] _types: [ElemType; 3],
+) {
+    let row = CUBE_POS;
+    if row < x.shape(0) {
+        let width = x.shape(1);
+        let (at_x, at_dy) = (row * x.stride(0), row * dy.stride(0));
+        let mut scratch = Shared::<[f32]>::new_slice(comptime!(UNITS as usize + TEAM));
+        let inverse = root::<E>(x, at_x, x.stride(1), &mut scratch, width, eps);
+        let mut sum = 0f32;
+        for i in range_stepped(UNIT_POS as usize, width, UNITS as usize) {
+            let scale = f32::cast_from(gamma[i * gamma.stride(0)]) + offset;
+            let g = scale * f32::cast_from(dy[at_dy + i * dy.stride(1)]);
+            sum += g * f32::cast_from(x[at_x + i * x.stride(1)]) * inverse;
+        }
+        let mean = total(sum, &mut scratch) / f32::cast_from(width as u32);
+        for i in range_stepped(UNIT_POS as usize, width, UNITS as usize) {
+            let scale = f32::cast_from(gamma[i * gamma.stride(0)]) + offset;
+            let g = scale * f32::cast_from(dy[at_dy + i * dy.stride(1)]);
+            let hat = f32::cast_from(x[at_x + i * x.stride(1)]) * inverse;
+            dx[row * width + i] = G::cast_from((g - hat * mean) * inverse);
+        }
+    }
+}
+
+/// One over a row's root mean square, to every unit.
+#[cube]
+fn root<E: Float>(
+    x: &Tensor<E>,
+    base: usize,
+    stride: usize,
+    scratch: &mut Shared<[f32]>,
+    width: usize,
+    eps: f32,
+) -> f32 {
+    let mut squares = 0f32;
+    for i in range_stepped(UNIT_POS as usize, width, UNITS as usize) {
+        let value = f32::cast_from(x[base + i * stride]);
+        squares += value * value;
+    }
+    1.0 / (total(squares, scratch) / f32::cast_from(width as u32) + eps).sqrt()
 }
 
 /// `[T, D]` of a tensor and its companion.

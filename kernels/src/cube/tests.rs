@@ -4,6 +4,7 @@
 
 mod adamw;
 mod attention;
+mod decoder;
 mod dense;
 mod gather;
 mod gelu;
@@ -28,7 +29,7 @@ use burn_cubecl::{CubeBackend, CubeDevice};
 use crate::Segments;
 
 /// Tests that together launch every kernel there is.
-const EVERY_KERNEL: [fn(); 12] = [
+const EVERY_KERNEL: [fn(); 15] = [
     lowrank::tokens_down_to_slots,
     lowrank::slots_up_to_features,
     lowrank::gradients_of_factors,
@@ -39,6 +40,9 @@ const EVERY_KERNEL: [fn(); 12] = [
     scores::norms_of_both_factors,
     adamw::one_step,
     gather::some_clients_in_any_order,
+    decoder::norms,
+    decoder::gated_units,
+    decoder::turned_heads,
     gelu::forward,
     gelu::gradient,
 ];

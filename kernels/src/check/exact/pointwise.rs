@@ -88,7 +88,7 @@ fn gelu_rows(tokens: usize, width: usize, step: usize, seed: u64) -> Exact {
 }
 
 /// `x·Φ(x)` and its slope times `dy`.
-fn gelu_by_hand(x: f64, dy: f64) -> (f64, f64) {
+pub(super) fn gelu_by_hand(x: f64, dy: f64) -> (f64, f64) {
     use std::f64::consts::{FRAC_1_SQRT_2, PI};
     let below = 0.5 * (1.0 + erf(x * FRAC_1_SQRT_2));
     let density = (-0.5 * x * x).exp() / (2.0 * PI).sqrt();

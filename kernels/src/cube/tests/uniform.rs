@@ -11,20 +11,21 @@ use std::time::{Duration, Instant};
 use burn_cubecl::cubecl::dry_run::DryRun;
 
 use super::*;
-use crate::AdamW;
 use crate::cube::adamw::adamw_step;
 use crate::cube::attention::{Qkv, attend};
 use crate::cube::attention_backward::attend_backward;
 use crate::cube::gather::gather;
 use crate::cube::gelu::{gelu, gelu_backward};
+use crate::cube::glu::{glu, glu_backward, turn};
 use crate::cube::lowrank::{down, up_add};
-use crate::cube::norm::{add_norm, add_norm_backward};
+use crate::cube::norm::{add_norm, add_norm_backward, rms, rms_backward};
 use crate::cube::outer::outer;
 use crate::cube::scores::slot_scores;
 use crate::cube::tiles::TileTable;
+use crate::{AdamW, Bend};
 
 /// The kernels of this folder, as their shaders are named.
-const KERNELS: [&str; 14] = [
+const KERNELS: [&str; 19] = [
     "adamw_kernel",
     "add_norm_kernel",
     "attend_kernel",
@@ -35,9 +36,14 @@ const KERNELS: [&str; 14] = [
     "gather_kernel",
     "gelu_backward_kernel",
     "gelu_kernel",
+    "glu_backward_kernel",
+    "glu_kernel",
     "outer_kernel",
+    "rms_backward_kernel",
+    "rms_kernel",
     "scores_kernel",
     "stats_kernel",
+    "turn_kernel",
     "up_kernel",
 ];
 /// What must be refused: a barrier behind a number that another unit may write.
@@ -112,6 +118,11 @@ fn every_kernel() {
     slot_scores(zeros(&[1, 2, 9]), zeros(&[2, 2, 9]));
     gather(zeros(&[2, 9]), zeros(&[3, 2, 4]), zeros(&[2]), 1);
     gelu_backward(&zeros(&[2, 9]), gelu(&zeros(&[2, 9])));
+    for bend in [Bend::Silu, Bend::Gelu, Bend::GeluTanh] {
+        glu_backward(&zeros(&[2, 8]), glu(&zeros(&[2, 8]), bend), bend);
+    }
+    turn(zeros(&[2, 9]), zeros(&[2, 2]), zeros(&[2, 2]), 2, false);
+    rms_backward(&zeros(&[2, 9]), zeros(&[9]), rms(&zeros(&[2, 9]), zeros(&[9]), 0.0, 1e-5), 0.0, 1e-5);
     let constants = AdamW { lr: 0.1, betas: [0.9, 0.9], eps: 1e-8, weight_decay: 0.1 };
     let [movement, first, second, grad] = [0; 4].map(|_| zeros(&[2, 3, 4]));
     adamw_step(&constants, [movement, first, second], zeros(&[1, 3, 4]), grad, zeros(&[2, 3]));
