@@ -9,7 +9,7 @@ use std::path::Path;
 
 use crate::checkpoint::replace;
 use crate::peft::{Carried, Layout, one_rank};
-use crate::{Adapter, Architecture, Matrix, ModelError, ModelInfo, Target, TargetKind, Task};
+use crate::{Adapter, Matrix, ModelError, ModelInfo, Target, TargetKind, Task};
 
 mod file;
 
@@ -147,10 +147,7 @@ fn contents(adapter: &Adapter, info: &ModelInfo, layout: Layout) -> File {
 
 /// What llama.cpp calls the model; an adapter must name its model's.
 fn architecture(info: &ModelInfo) -> &'static str {
-    match info.architecture {
-        Architecture::Mistral => "llama",
-        other => other.name(),
-    }
+    info.architecture.describe().gguf.expect("decoders have a name there")
 }
 
 /// The name of a linear's weight in GGUF files.
@@ -159,9 +156,11 @@ fn name(target: &Target) -> String {
         TargetKind::Query => "attn_q",
         TargetKind::Key => "attn_k",
         TargetKind::Value => "attn_v",
+        TargetKind::Qkv => "attn_qkv",
         TargetKind::AttentionOutput => "attn_output",
         TargetKind::Gate => "ffn_gate",
-        TargetKind::Intermediate => "ffn_up",
+        // Phi-3's gates lie in one tensor with what they open.
+        TargetKind::Intermediate | TargetKind::GateUp => "ffn_up",
         TargetKind::Output => "ffn_down",
     };
     format!("blk.{}.{part}.weight", target.layer)
@@ -170,7 +169,8 @@ fn name(target: &Target) -> String {
 /// For each output row in the file, which of ours it is. Hugging Face turns feature `j` of a head with `j + w/2`,
 /// llama.cpp's `llama` features `2j` and `2j + 1`.
 fn rows(info: &ModelInfo, target: &Target) -> Vec<usize> {
-    let turned = matches!(target.kind, TargetKind::Query | TargetKind::Key) && architecture(info) == "llama";
+    let turned =
+        matches!(target.kind, TargetKind::Query | TargetKind::Key) && info.architecture.describe().gguf_neighbours;
     let w = info.head_width;
     let ours = |row: usize| row / w * w + row % w / 2 + row % 2 * (w / 2);
     (0..target.d_out).map(|row| if turned { ours(row) } else { row }).collect()

@@ -1,4 +1,4 @@
-//! A checkpoint's tensors one by one, without its files in memory.
+//! The tensors of safetensors files, read one at a time: no file is ever in memory as a whole.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -7,6 +7,7 @@ use std::io::{Cursor, Read, Seek, SeekFrom};
 use safetensors::Dtype;
 use safetensors::tensor::Metadata;
 
+use crate::weights::shown;
 use crate::{ModelError, ModelSource};
 
 trait ReadSeek: Read + Seek {}
@@ -14,7 +15,7 @@ impl<T: Read + Seek> ReadSeek for T {}
 
 /// Where a tensor lies, and what it is.
 #[derive(Clone, Debug)]
-pub(super) struct Place {
+pub(crate) struct Place {
     file: usize,
     /// From the file's start.
     at: u64,
@@ -23,50 +24,73 @@ pub(super) struct Place {
     pub shape: Vec<usize>,
 }
 
-/// Open safetensors files.
-pub(super) struct SourceTensors {
-    /// What to call them in errors.
-    pub name: String,
-    files: Vec<(Box<dyn ReadSeek>, String)>,
+/// Open safetensors files; each tensor lies in one of them.
+pub(crate) struct TensorFiles<'f> {
+    files: Vec<(Box<dyn ReadSeek + 'f>, String)>,
+    /// Where every tensor lies, by its [present name](present_name).
     pub places: BTreeMap<String, Place>,
 }
 
 /// A header that is longer is not one.
 const LONGEST_HEADER: u64 = 100_000_000;
 
-impl SourceTensors {
+/// How Git LFS begins the text that stands for a file it has not fetched.
+const POINTER: &[u8] = b"version https://git-lfs";
+
+impl<'f> TensorFiles<'f> {
     /// Opens the weights of `source` and reads what is where.
-    pub fn open(source: &ModelSource) -> Result<SourceTensors, ModelError> {
-        let mut all = SourceTensors { name: String::new(), files: Vec::new(), places: BTreeMap::new() };
+    pub fn open(source: &ModelSource) -> Result<TensorFiles<'static>, ModelError> {
+        let mut all = TensorFiles { files: Vec::new(), places: BTreeMap::new() };
         for name in source.weight_files()? {
-            let (mut file, shown): (Box<dyn ReadSeek>, String) = match source {
+            match source {
                 ModelSource::Folder(folder) => {
                     let path = folder.join(&name);
                     let file = File::open(&path).map_err(|source| ModelError::Read { path: path.clone(), source })?;
-                    (Box::new(file), path.display().to_string())
+                    all.add(Box::new(file), path.display().to_string())?;
                 }
                 _ => {
                     let (bytes, shown) = source.file(&name)?;
-                    (Box::new(Cursor::new(bytes)), shown)
+                    all.add(Box::new(Cursor::new(bytes)), shown)?;
                 }
-            };
-            let bad = |problem: String| ModelError::Safetensors { file: shown.clone(), problem };
-            let (start, header) = header(file.as_mut()).map_err(bad)?;
-            for (name, info) in header.tensors() {
-                let (from, to) = info.data_offsets;
-                let place = Place {
-                    file: all.files.len(),
-                    at: start + from as u64,
-                    bytes: to - from,
-                    dtype: info.dtype,
-                    shape: info.shape.clone(),
-                };
-                all.places.insert(name, place);
             }
-            all.name.clone_from(&shown);
-            all.files.push((file, shown));
         }
         Ok(all)
+    }
+
+    /// Opens one file's bytes; `name` is what errors call it.
+    pub fn of_bytes(bytes: &'f [u8], name: &str) -> Result<TensorFiles<'f>, ModelError> {
+        let mut all = TensorFiles { files: Vec::new(), places: BTreeMap::new() };
+        all.add(Box::new(Cursor::new(bytes)), name.to_string())?;
+        Ok(all)
+    }
+
+    fn add(&mut self, mut file: Box<dyn ReadSeek + 'f>, shown_as: String) -> Result<(), ModelError> {
+        if begins_with(file.as_mut(), POINTER) {
+            return Err(pointer(shown_as));
+        }
+        let bad = |problem: String| ModelError::Safetensors { file: shown_as.clone(), problem };
+        let (start, header) = header(file.as_mut()).map_err(bad)?;
+        for (name, info) in header.tensors() {
+            let (from, to) = info.data_offsets;
+            let place = Place {
+                file: self.files.len(),
+                at: start + from as u64,
+                bytes: to - from,
+                dtype: info.dtype,
+                shape: info.shape.clone(),
+            };
+            let name = present_name(name);
+            if self.places.insert(name.clone(), place).is_some() {
+                return Err(bad(format!("tensor `{}` is there twice, or in another shard too", shown(&name))));
+            }
+        }
+        self.files.push((file, shown_as));
+        Ok(())
+    }
+
+    /// The file a tensor lies in, or the first.
+    pub fn file_of(&self, name: &str) -> &str {
+        self.places.get(name).map_or(&self.files[0].1, |place| &self.files[place.file].1)
     }
 
     /// A tensor's bytes.
@@ -80,16 +104,64 @@ impl SourceTensors {
     }
 }
 
+/// The name a tensor has today: norms of checkpoints converted from TensorFlow (BERT's own) are called `gamma` and `beta`.
+fn present_name(name: String) -> String {
+    let renamed = |old: &str, new: &str| name.strip_suffix(old).map(|module| format!("{module}{new}"));
+    renamed("LayerNorm.gamma", "LayerNorm.weight")
+        .or_else(|| renamed("LayerNorm.beta", "LayerNorm.bias"))
+        .unwrap_or(name)
+}
+
+fn begins_with(file: &mut dyn ReadSeek, text: &[u8]) -> bool {
+    let mut start = vec![0; text.len()];
+    let read = file.read_exact(&mut start);
+    let begins = read.is_ok() && start == text;
+    // What cannot be read again is told by whoever reads next.
+    let _ = file.seek(SeekFrom::Start(0));
+    begins
+}
+
+/// Whether bytes are a text that Git LFS leaves in a file's place.
+pub(crate) fn is_pointer(bytes: &[u8]) -> bool {
+    bytes.starts_with(POINTER)
+}
+
+/// What is said of such a file.
+pub(crate) fn pointer(file: String) -> ModelError {
+    let problem = "is a Git LFS pointer, not the file itself; run `git lfs pull` in its folder".into();
+    ModelError::Config { file, problem }
+}
+
 /// A file's header and where its data begin.
 fn header(file: &mut dyn ReadSeek) -> Result<(u64, Metadata), String> {
-    let mut length = [0; 8];
-    file.read_exact(&mut length).map_err(|e| e.to_string())?;
-    let n = u64::from_le_bytes(length);
-    if n > LONGEST_HEADER {
+    let length = file.seek(SeekFrom::End(0)).and_then(|end| file.seek(SeekFrom::Start(0)).map(|_| end));
+    let length = length.map_err(|e| e.to_string())?;
+    let mut size = [0; 8];
+    file.read_exact(&mut size).map_err(|_| "it ends before its header".to_string())?;
+    let n = u64::from_le_bytes(size);
+    if n > LONGEST_HEADER.min(length.saturating_sub(8)) {
         return Err("its header has no sensible length".into());
     }
     let mut bytes = vec![0; n as usize];
     file.read_exact(&mut bytes).map_err(|e| e.to_string())?;
-    let header = serde_json::from_slice(&bytes).map_err(|e| e.to_string())?;
-    Ok((8 + n, header))
+    // Checks that tensors lie one after the other and are as long as their shapes say.
+    let header: Metadata = serde_json::from_slice(&bytes).map_err(|e| format!("its header: {e}"))?;
+    let (held, told) = (length - 8 - n, header.data_len() as u64);
+    match held == told {
+        true => Ok((8 + n, header)),
+        false => Err(format!("it holds {held} bytes of tensors, its header tells of {told}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_2018_are_read_by_todays() {
+        let of = |name: &str| present_name(name.to_string());
+        assert_eq!(of("bert.embeddings.LayerNorm.gamma"), "bert.embeddings.LayerNorm.weight");
+        assert_eq!(of("bert.embeddings.LayerNorm.beta"), "bert.embeddings.LayerNorm.bias");
+        assert_eq!(of("bert.layer.gamma"), "bert.layer.gamma");
+    }
 }

@@ -217,17 +217,24 @@ fn committed(case: &str) -> Case {
 }
 
 #[test]
-fn small_roberta_agrees_with_transformers() {
-    let case = committed("roberta-tiny");
-    case.logits_and_gradients_agree();
-    case.ten_steps_agree();
-}
-
-#[test]
-fn small_bert_agrees_with_transformers() {
-    let case = committed("bert-tiny");
-    case.logits_and_gradients_agree();
-    case.ten_steps_agree();
+fn small_encoders_agree_with_transformers() {
+    let cases = [
+        "roberta-tiny",
+        "bert-tiny",
+        "xlm-roberta-tiny",
+        "camembert-tiny",
+        "distilbert-tiny",
+        "mpnet-tiny",
+        "modernbert-tiny",
+        "modernbert-cls-tiny",
+    ];
+    for case in cases {
+        println!("{case}");
+        let case = committed(case);
+        case.logits_and_gradients_agree();
+        case.packed_is_unpacked();
+        case.ten_steps_agree();
+    }
 }
 
 #[test]
@@ -244,7 +251,17 @@ fn real_weights_agree_with_transformers() {
 
 #[test]
 fn small_decoders_agree_with_transformers() {
-    for case in ["llama-tiny", "llama3-tiny", "qwen2-tiny"] {
+    let cases = [
+        "llama-tiny",
+        "llama3-tiny",
+        "mistral-tiny",
+        "qwen2-tiny",
+        "qwen3-tiny",
+        "gemma3-tiny",
+        "smollm3-tiny",
+        "phi3-tiny",
+    ];
+    for case in cases {
         println!("{case}");
         let case = committed(case);
         case.logits_and_gradients_agree();
@@ -255,11 +272,14 @@ fn small_decoders_agree_with_transformers() {
 }
 
 #[test]
-fn a_decoder_that_classifies_agrees_with_transformers() {
-    let case = committed("llama-tiny-classifier");
-    case.logits_and_gradients_agree();
-    case.packed_is_unpacked();
-    case.ten_steps_agree();
+fn decoders_that_classify_agree_with_transformers() {
+    for case in ["llama-tiny", "qwen3-tiny", "gemma3-tiny", "smollm3-tiny", "phi3-tiny"] {
+        println!("{case}-classifier");
+        let case = committed(&format!("{case}-classifier"));
+        case.logits_and_gradients_agree();
+        case.packed_is_unpacked();
+        case.ten_steps_agree();
+    }
 }
 
 #[test]
