@@ -1,6 +1,10 @@
 //! From a checked configuration to data, shards, tokens and a model: what `train`, `evaluate` and `partition` share.
 
+mod labels;
+
+use std::collections::BTreeSet;
 use std::path::Path;
+use std::sync::Mutex;
 
 use anyhow::{Context, Result, bail};
 use bonfire_data::random::{Use, stream};
@@ -10,7 +14,7 @@ use bonfire_data::{
 };
 use bonfire_engine::{Split, TokenizedData};
 use bonfire_federation::FederationError;
-use bonfire_models::{Goal, Model, ModelInfo, ModelSource, Precision, TargetKind, Task, Transformer};
+use bonfire_models::{Goal, Model, ModelInfo, ModelSource, Precision, TargetKind, Task, Transformer, peft};
 use burn::tensor::Device;
 
 use crate::config::{Loaded, RunConfig, Source, TaskKind};
@@ -44,10 +48,11 @@ pub fn dataset(loaded: &Loaded) -> Result<Dataset> {
             if causal { corpus::causal() } else { corpus::dataset() }
         }
     };
-    match section.labels {
-        None => Ok(data),
-        Some(n) => data.keep_labels(n).map_err(|error| placed(loaded, error)),
-    }
+    let data = match section.labels {
+        None => data,
+        Some(n) => data.keep_labels(n).map_err(|error| placed(loaded, error))?,
+    };
+    labels::ordered(loaded, data)
 }
 
 /// Reads what one site or the server of a federation across machines has in `folder`, of which a split may be missing.
@@ -57,10 +62,11 @@ pub fn dataset(loaded: &Loaded) -> Result<Dataset> {
 pub fn part(loaded: &Loaded, folder: &Path) -> Result<Dataset> {
     let causal = loaded.config.model.task == TaskKind::CausalLm;
     let data = Dataset::read_part(folder, causal, wording(loaded)?.as_ref())?;
-    match loaded.config.data.labels {
-        None => Ok(data),
-        Some(n) => data.keep_labels(n).map_err(|error| placed(loaded, error)),
-    }
+    let data = match loaded.config.data.labels {
+        None => data,
+        Some(n) => data.keep_labels(n).map_err(|error| placed(loaded, error))?,
+    };
+    labels::ordered(loaded, data)
 }
 
 /// How prompts and responses are made of a row's columns, where the configuration says so.
@@ -172,7 +178,30 @@ pub fn model_as_read(loaded: &Loaded, task: Task, device: &Device) -> Result<Tra
     check_precision(precision, &device).map_err(|mistake| mistake.at(Some(loaded.place_of("train.precision"))))?;
     let source = source(config)?;
     let kinds = kinds(loaded, &source.info().context("cannot read the model's shape")?)?;
-    Transformer::load(&source, task, &kinds, &mut rng, &device).context("cannot load the model")
+    let new_head = config.model.new_head;
+    let model =
+        Transformer::load_with(&source, task, &kinds, new_head, &mut rng, &device).context("cannot load the model")?;
+    model.notes().iter().for_each(|text| note_once(text));
+    Ok(model)
+}
+
+/// Notes what is as true of the second load of a model, on another device or for another run, as of the first.
+fn note_once(text: &str) {
+    static SAID: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+    if SAID.lock().is_ok_and(|mut said| said.insert(text.to_string())) {
+        note(text);
+    }
+}
+
+/// Notes what in the configuration of the adapter that a run begins with was read past.
+///
+/// # Errors
+/// An adapter whose configuration cannot be read.
+pub fn note_on_adapter(config: &RunConfig) -> Result<()> {
+    if let Some(folder) = config.adapter.init.folder().filter(|folder| folder.is_dir()) {
+        peft::note(folder)?.iter().for_each(|text| note_once(text));
+    }
+    Ok(())
 }
 
 /// What [`model`] gives for another run on the same backbone [as read](model_as_read) and labels, without reading anything: targets, precision
@@ -245,19 +274,50 @@ pub fn tokens(loaded: &Loaded, data: &Dataset, model: &ModelInfo) -> Result<Toke
             .into());
     }
     let source = source(&loaded.config)?;
+    let tokenizer = tokenizer(&source)?;
+    let tokens = match loaded.config.model.task {
+        TaskKind::Classification => labelled_tokens(loaded, data, &tokenizer)?,
+        TaskKind::CausalLm => causal_tokens(loaded, data, &causal_tokenizer(&source, tokenizer.clone(), model)?)?,
+    };
+    refuse_tokens_beyond(&[&tokens.train, &tokens.test], &tokenizer, &source, model)?;
+    Ok(tokens)
+}
+
+/// The tokenizer of a model, as the files beside it want it.
+///
+/// # Errors
+/// A file that is missing or cannot be read.
+pub fn tokenizer(source: &ModelSource) -> Result<Tokenizer> {
     let (bytes, name) = source.file("tokenizer.json")?;
     let tokenizer = Tokenizer::from_bytes(&bytes, &name)?;
-    if tokenizer.vocab_size() > model.vocab {
-        bail!(
-            "the tokenizer knows {} tokens, but the model has embeddings for {}: they do not belong together",
-            tokenizer.vocab_size(),
-            model.vocab
-        );
-    }
-    match loaded.config.model.task {
-        TaskKind::Classification => labelled_tokens(loaded, data, &tokenizer),
-        TaskKind::CausalLm => causal_tokens(loaded, data, &causal_tokenizer(&source, tokenizer, model)?),
-    }
+    Ok(match source.optional("tokenizer_config.json")? {
+        Some((bytes, name)) => tokenizer.obeying(&bytes, &name)?,
+        None => tokenizer,
+    })
+}
+
+/// Refuses token ids for which the model has no embedding. A tokenizer may know more tokens than the model, a padding token
+/// that was added and never trained, as long as no text gives them.
+///
+/// # Errors
+/// As said, with the token and both files.
+pub fn refuse_tokens_beyond(
+    splits: &[&Split],
+    tokenizer: &Tokenizer,
+    source: &ModelSource,
+    model: &ModelInfo,
+) -> Result<()> {
+    let ids = splits.iter().flat_map(|split| split.ids.iter().flatten());
+    let Some(id) = ids.copied().find(|id| *id as usize >= model.vocab) else { return Ok(()) };
+    let files = ["tokenizer.json", "config.json"].map(|name| source.shown(name));
+    let token = tokenizer.token(id).map_or(String::new(), |token| format!(" (\"{token}\")"));
+    bail!(
+        "{}: the data's texts give token {id}{token}, but the model has embeddings for {} tokens ({}: vocab_size): is it \
+         another model's tokenizer?",
+        files[0],
+        model.vocab,
+        files[1]
+    )
 }
 
 fn labelled_tokens(loaded: &Loaded, data: &Dataset, tokenizer: &Tokenizer) -> Result<TokenizedData> {

@@ -2,6 +2,7 @@
 //! do harm ends in an error.
 
 mod growth;
+mod said;
 
 use std::fmt;
 use std::fs;
@@ -65,7 +66,7 @@ impl Tokenizer {
     }
 
     /// The token with this id, if the vocabulary has it.
-    pub(crate) fn token(&self, id: u32) -> Option<String> {
+    pub fn token(&self, id: u32) -> Option<String> {
         self.inner.id_to_token(id)
     }
 

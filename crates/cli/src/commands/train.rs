@@ -56,7 +56,7 @@ fn record(loaded: &Loaded, place: &Path, ready: &Ready) -> Result<Recorder> {
         ready.holdings.write(place)?;
     }
     let keys = Arc::clone(&ready.interrupt);
-    Recorder::new(folder, &loaded.config, &ready.devices, &ready.run, keys)
+    Recorder::new(folder, &loaded.config, &ready.devices, &ready.run, &ready.holdings.labels, keys)
 }
 
 /// The command for another front end: nothing is printed, `hear` is told every round, `interrupt` ends it. Gives the run's
@@ -131,6 +131,7 @@ fn federation(
     let holdings = Holdings::of(&data, &shards);
     let load = |o: &device::Opened| job::model(loaded, job::task(config, data.labels.len()), &o.device);
     let models = opened.iter().map(load).collect::<Result<Vec<_>>>()?;
+    job::note_on_adapter(config)?;
     let info = models[0].info().clone();
     let tokens = job::tokens(loaded, &data, &info)?;
     if !quiet {

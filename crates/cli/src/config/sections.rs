@@ -93,6 +93,13 @@ pub struct ModelSection {
     /// What it learns.
     #[serde(default)]
     pub task: TaskKind,
+    /// For a classifier: draw a head even where the checkpoint has one, which may be for other classes.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub new_head: bool,
+}
+
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 /// What a model learns.
