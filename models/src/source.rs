@@ -254,7 +254,7 @@ mod tests {
         let text = problem(&[(INDEX, r#"{"weight_map": {"a": "../elsewhere"}}"#)]);
         assert!(text.contains("../elsewhere"), "{text}");
         assert!(problem(&[(INDEX, "{}")]).contains("weight_map"));
-        assert!(problem(&[("pytorch_model.bin", "")]).contains("pickles are not read"));
+        assert!(problem(&[("pytorch_model.bin", "")]).contains("pickles can run code and are not read"));
         assert!(problem(&[]).contains("neither model.safetensors nor"));
     }
 

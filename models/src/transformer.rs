@@ -90,6 +90,9 @@ impl Transformer {
         let Loaded { body, mut notes } = Body::load(&mut Loader { weights: &mut weights, info: &info, device }, task)?;
         let (mut head, lacking) = head::load(&mut weights, &info, task, new_head)?;
         head::draw(&mut head, &lacking, &info, rng);
+        if let (true, Some(form)) = (info.draws_pooler, info.architecture.describe().pooler) {
+            notes.push(format!("the checkpoint has no pooler ({}); one is drawn and belongs to the head", form.linear));
+        }
         notes.extend(surplus::note(&weights, &info, task)?);
         Ok(Transformer {
             targets: info.targets(kinds),
