@@ -53,5 +53,5 @@ pub use noise::{NoiseSigns, normals};
 pub use precision::Precision;
 pub use source::{ModelSource, shard_names};
 pub use target::{Factor, Target, TargetKind, Targets};
-pub use transformer::Transformer;
+pub use transformer::{Transformer, Wanted};
 pub use vocabulary::vocabulary_block;

@@ -1,6 +1,6 @@
 //! From the tensors of a checkpoint to those of a model, each put on the device as soon as it is read.
 
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{Device, FloatDType, Tensor};
 
 use crate::description::{Linears, NormForm};
 use crate::layer::{Group, Linear, Norm, Part, matrix, vector};
@@ -12,9 +12,19 @@ pub(crate) struct Loader<'l, 'w> {
     pub weights: &'l mut Weights<'w>,
     pub info: &'l ModelInfo,
     pub device: &'l Device,
+    /// What the backbone is held in; each tensor is rounded as soon as it is there, so that no second copy of the weights
+    /// ever is.
+    pub dtype: Option<FloatDType>,
 }
 
 impl Loader<'_, '_> {
+    fn rounded<const N: usize>(&self, t: Tensor<N>) -> Tensor<N> {
+        match self.dtype {
+            Some(dtype) => t.cast(dtype),
+            None => t,
+        }
+    }
+
     /// The tensor's name in this file: a backbone saved alone has no prefix.
     fn name(&self, bare: &str) -> String {
         let full = format!("{}.{bare}", self.info.architecture.prefix());
@@ -33,13 +43,14 @@ impl Loader<'_, '_> {
     pub fn shaped(&mut self, bare: &str, [rows, columns]: [usize; 2]) -> Result<Tensor<2>, ModelError> {
         let name = self.name(&format!("{bare}.weight"));
         let numbers = self.take(&name, &[rows, columns], "")?;
-        Ok(matrix(Matrix::new(rows, columns, numbers), self.device))
+        Ok(self.rounded(matrix(Matrix::new(rows, columns, numbers), self.device)))
     }
 
     /// An embedding table by its full name; `hint` is what errors add.
     pub fn full_table(&mut self, name: &str, rows: usize, hint: &'static str) -> Result<Tensor<2>, ModelError> {
         let d = self.info.hidden;
-        Ok(matrix(Matrix::new(rows, d, self.take(name, &[rows, d], hint)?), self.device))
+        let numbers = self.take(name, &[rows, d], hint)?;
+        Ok(self.rounded(matrix(Matrix::new(rows, d, numbers), self.device)))
     }
 
     /// A tensor's numbers, each of which is one.
@@ -52,10 +63,11 @@ impl Loader<'_, '_> {
     /// The norm of the module `bare`, over `width` features.
     pub fn norm(&mut self, bare: &str, width: usize) -> Result<Norm, ModelError> {
         let names = ["weight", "bias"].map(|part| self.name(&format!("{bare}.{part}")));
-        self.norm_of(names, width)
+        let Norm { form, gamma, beta } = self.norm_of(names, width)?;
+        Ok(Norm { form, gamma: self.rounded(gamma), beta: beta.map(|beta| self.rounded(beta)) })
     }
 
-    /// The same by its module's full name.
+    /// A pooler's norm by its module's full name, in f32 as poolers are.
     pub fn full_norm(&mut self, module: &str, width: usize) -> Result<Norm, ModelError> {
         self.norm_of(["weight", "bias"].map(|part| format!("{module}.{part}")), width)
     }
@@ -67,8 +79,10 @@ impl Loader<'_, '_> {
         Ok(Norm { form, gamma, beta: beta.map(|beta| vector(beta, self.device)) })
     }
 
-    pub fn linear(&mut self, bare: &str, d_in: usize, d_out: usize, bias: bool) -> Result<Linear, ModelError> {
-        self.linear_of(["weight", "bias"].map(|part| self.name(&format!("{bare}.{part}"))), d_in, d_out, bias)
+    fn linear(&mut self, bare: &str, d_in: usize, d_out: usize, bias: bool) -> Result<Linear, ModelError> {
+        let names = ["weight", "bias"].map(|part| self.name(&format!("{bare}.{part}")));
+        let Linear { weight, bias } = self.linear_of(names, d_in, d_out, bias)?;
+        Ok(Linear { weight: self.rounded(weight), bias: self.rounded(bias) })
     }
 
     /// A pooler's linear by its module's full name, and whether it has a bias.

@@ -9,7 +9,7 @@ use crate::config::Shaped;
 use crate::weights::Weights;
 use crate::{
     Activation, Architecture, Biases, DecoderInfo, LayerSight, ModelError, ModelInfo, Pooling, Rope, RopeScaling,
-    TargetKind, Task, Transformer,
+    TargetKind, Task, Transformer, Wanted,
 };
 
 /// Weights are taken from a pool of at most so many draws, round and round: a billion of them would take long to draw. A prime, so
@@ -121,7 +121,15 @@ impl Transformer {
         device: &Device,
     ) -> Result<Self, ModelError> {
         let bytes = checkpoint(&info, rng);
-        Transformer::from_checkpoint(info, Weights::open(&bytes, "random weights")?, task, kinds, false, rng, device)
+        Transformer::from_checkpoint(
+            info,
+            Weights::open(&bytes, "random weights")?,
+            task,
+            kinds,
+            Wanted::default(),
+            rng,
+            device,
+        )
     }
 }
 

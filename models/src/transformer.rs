@@ -38,6 +38,15 @@ pub struct Transformer {
     notes: Vec<String>,
 }
 
+/// How a model is read.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Wanted {
+    /// Draw a head even where the checkpoint has one.
+    pub new_head: bool,
+    /// What it holds its weights and computes in; the device must be able to ([`Precision::runs_on`]).
+    pub precision: Precision,
+}
+
 impl Transformer {
     /// Reads a model; a head that the checkpoint lacks is drawn from `rng`. Give an autodiff device to train.
     ///
@@ -51,23 +60,23 @@ impl Transformer {
         rng: &mut impl Rng,
         device: &Device,
     ) -> Result<Self, ModelError> {
-        Self::load_with(source, task, kinds, false, rng, device)
+        Self::load_as(source, task, kinds, Wanted::default(), rng, device)
     }
 
-    /// The same; with `new_head` a head is drawn even where the checkpoint has one.
+    /// The same as it is [`Wanted`].
     ///
     /// # Errors
     /// As [`Self::load`].
-    pub fn load_with(
+    pub fn load_as(
         source: &ModelSource,
         task: Task,
         kinds: &[TargetKind],
-        new_head: bool,
+        wanted: Wanted,
         rng: &mut impl Rng,
         device: &Device,
     ) -> Result<Self, ModelError> {
         let info = source.info()?;
-        Self::from_checkpoint(info, Weights::open_source(source)?, task, kinds, new_head, rng, device)
+        Self::from_checkpoint(info, Weights::open_source(source)?, task, kinds, wanted, rng, device)
     }
 
     /// Builds the model of shape `info` from a checkpoint.
@@ -76,7 +85,7 @@ impl Transformer {
         mut weights: Weights,
         task: Task,
         kinds: &[TargetKind],
-        new_head: bool,
+        wanted: Wanted,
         rng: &mut impl Rng,
         device: &Device,
     ) -> Result<Self, ModelError> {
@@ -87,7 +96,9 @@ impl Transformer {
         if task == Task::Causal && info.decoder.is_none() {
             return Err(ModelError::NotCausal { architecture: info.architecture.name() });
         }
-        let Loaded { body, mut notes } = Body::load(&mut Loader { weights: &mut weights, info: &info, device }, task)?;
+        let Wanted { new_head, precision } = wanted;
+        let from = &mut Loader { weights: &mut weights, info: &info, device, dtype: precision.dtype() };
+        let Loaded { body, mut notes } = Body::load(from, task)?;
         let (mut head, lacking) = head::load(&mut weights, &info, task, new_head)?;
         head::draw(&mut head, &lacking, &info, rng);
         if let (true, Some(form)) = (info.draws_pooler, info.architecture.describe().pooler) {
@@ -102,7 +113,7 @@ impl Transformer {
             head,
             lacking,
             backbone: body,
-            precision: Precision::F32,
+            precision,
             trained: false,
             banks: Vec::new(),
             notes,

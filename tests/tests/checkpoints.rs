@@ -8,6 +8,7 @@ use bonfire_models::merged::{self, Merge};
 use bonfire_models::peft::{self, Layout, PeftMeta};
 use bonfire_models::{
     Adapter, ClientAdapter, Goal, Model, ModelError, ModelSource, PackedBatch, Rounding, TargetKind, Task, Transformer,
+    Wanted,
 };
 use bonfire_tests::{device, fixture};
 use burn::tensor::{Tensor, TensorData};
@@ -46,7 +47,8 @@ fn changed(case: &str, change: impl FnOnce(&mut Tensors)) -> tempfile::TempDir {
 fn load(dir: &tempfile::TempDir, task: Task, new_head: bool) -> Result<Transformer, ModelError> {
     let source = ModelSource::Folder(dir.path().to_path_buf());
     let mut rng = ChaCha8Rng::seed_from_u64(3);
-    Transformer::load_with(&source, task, &TargetKind::all(), new_head, &mut rng, &device().autodiff())
+    let wanted = Wanted { new_head, ..Wanted::default() };
+    Transformer::load_as(&source, task, &TargetKind::all(), wanted, &mut rng, &device().autodiff())
 }
 
 /// Scores of two texts, a row each or one for every token.

@@ -14,7 +14,7 @@ use bonfire_data::{
 };
 use bonfire_engine::{Split, TokenizedData};
 use bonfire_federation::FederationError;
-use bonfire_models::{Goal, Model, ModelInfo, ModelSource, Precision, TargetKind, Task, Transformer, peft};
+use bonfire_models::{Goal, Model, ModelInfo, ModelSource, Precision, TargetKind, Task, Transformer, Wanted, peft};
 use burn::tensor::Device;
 
 use crate::config::{Loaded, RunConfig, Source, TaskKind};
@@ -164,7 +164,7 @@ pub fn task(config: &RunConfig, labels: usize) -> Task {
 /// # Errors
 /// What the models crate finds wrong with the folder.
 pub fn model(loaded: &Loaded, task: Task, device: &Device) -> Result<Transformer> {
-    Ok(model_as_read(loaded, task, device)?.computing_in(loaded.config.train.precision))
+    model_in(loaded.config.train.precision, loaded, task, device)
 }
 
 /// What [`model`] gives, in f32: to be shared by runs that compute in different precisions.
@@ -172,15 +172,19 @@ pub fn model(loaded: &Loaded, task: Task, device: &Device) -> Result<Transformer
 /// # Errors
 /// As [`model`].
 pub fn model_as_read(loaded: &Loaded, task: Task, device: &Device) -> Result<Transformer> {
+    model_in(Precision::F32, loaded, task, device)
+}
+
+fn model_in(held: Precision, loaded: &Loaded, task: Task, device: &Device) -> Result<Transformer> {
     let config = &loaded.config;
     let mut rng = stream(config.train.seed, Use::HeadInit, 0, 0, 0);
     let (device, precision) = (device.clone().autodiff(), config.train.precision);
     check_precision(precision, &device).map_err(|mistake| mistake.at(Some(loaded.place_of("train.precision"))))?;
     let source = source(config)?;
     let kinds = kinds(loaded, &source.info().context("cannot read the model's shape")?)?;
-    let new_head = config.model.new_head;
+    let wanted = Wanted { new_head: config.model.new_head, precision: held };
     let model =
-        Transformer::load_with(&source, task, &kinds, new_head, &mut rng, &device).context("cannot load the model")?;
+        Transformer::load_as(&source, task, &kinds, wanted, &mut rng, &device).context("cannot load the model")?;
     model.notes().iter().for_each(|text| note_once(text));
     Ok(model)
 }

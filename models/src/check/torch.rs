@@ -14,7 +14,7 @@ use super::{apart, furthest};
 use crate::weights::Weights;
 use crate::{
     Adapter, AdapterInit, ClientAdapter, Goal, HeadTensor, Matrix, Model, ModelError, ModelInfo, PackedBatch,
-    Precision, Rounding, TargetKind, Task, Transformer,
+    Precision, Rounding, TargetKind, Task, Transformer, Wanted,
 };
 
 /// The files of one case.
@@ -80,7 +80,7 @@ impl TorchCase {
         let load = |task, targets: &[TargetKind], rng: &mut _| {
             let info = ModelInfo::parse(files.config, files.name)?;
             let weights = Weights::open(files.weights, files.name)?;
-            Transformer::from_checkpoint(info, weights, task, targets, false, rng, device)
+            Transformer::from_checkpoint(info, weights, task, targets, Wanted::default(), rng, device)
         };
         Self::over(files.name, files.settings, files.numbers, rng, load)
     }

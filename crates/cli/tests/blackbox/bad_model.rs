@@ -148,8 +148,16 @@ fn labels_go_by_the_rows_of_a_head_that_names_them() {
     let order = |id2label: Value| {
         edit(&model.join("config.json"), |config| config["id2label"] = id2label);
         let _ = fs::remove_dir_all(room.path("run"));
-        let sets =
-            ["--set", "data.path=data", "--set", "data.labels=3", "--set", "clients.count=2", "--set", "data.partition={ kind = \"iid\" }"];
+        let sets = [
+            "--set",
+            "data.path=data",
+            "--set",
+            "data.labels=3",
+            "--set",
+            "clients.count=2",
+            "--set",
+            "data.partition={ kind = \"iid\" }",
+        ];
         room.succeed(&[&TRAIN[..], &sets, &["--set", "train.rounds=1"]].concat());
         room.json("run/partition.json")["labels"].clone()
     };

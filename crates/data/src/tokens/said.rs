@@ -58,7 +58,9 @@ impl Tokenizer {
             said.do_lower_case.unwrap_or(normalizer.lowercase),
         );
         self.inner.with_normalizer(Some(wanted));
-        if let (Some(cls), Some(sep)) = (content(said.cls_token.as_ref()), content(said.sep_token.as_ref())) {
+        let (cls, sep) = (content(said.cls_token.as_ref()), content(said.sep_token.as_ref()));
+        if cls.or(sep).is_some() {
+            let (cls, sep) = (cls.unwrap_or("[CLS]"), sep.unwrap_or("[SEP]"));
             let pair = |key: &str, token: &str| match self.inner.token_to_id(token) {
                 Some(id) => Ok((token.to_owned(), id)),
                 None => Err(bad(format!("{key} is \"{token}\", which {} does not have", self.name))),
