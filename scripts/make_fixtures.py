@@ -30,6 +30,9 @@ written per family:
 Names are PEFT's, less `base_model.model.`, `.default` and `.modules_to_save`; A is `[rank, in]`, B is `[out, rank]`.
 For BERT the trained head is `classifier` alone: the pooler stays frozen, as PEFT leaves it.
 
+`gguf-blocks.safetensors` holds random blocks of every packing of GGUF files, and the numbers they stand for;
+`<case>.gguf` three of the decoders as llama.cpp's converter writes them.
+
 Rerunning reproduces the files up to the rounding of the installed PyTorch.
 """
 
@@ -37,10 +40,12 @@ import argparse
 import json
 from pathlib import Path
 
+import gguf
+import numpy as np
 import torch
 import torch.nn.functional as F
 from peft import LoraConfig, get_peft_model
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -434,6 +439,61 @@ def write_case(case, family, out):
     print(case, "first loss", round(first_loss.item(), 4), "ten losses", [round(x, 4) for x in losses])
 
 
+def write_blocks(path):
+    """Random blocks of every packing of GGUF files, and the numbers that gguf-py makes of them."""
+    rng, tensors = np.random.default_rng(41), {}
+    for name in "F32 F16 BF16 Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Q2_K Q3_K Q4_K Q5_K Q6_K".split():
+        kind = gguf.GGMLQuantizationType[name]
+        numbers, size = gguf.GGML_QUANT_SIZES[kind]
+        count = max(2, 64 // numbers)
+        blocks = rng.integers(0, 256, (count, size), dtype=np.uint8)
+        halves = {"Q4_0": [0], "Q4_1": [0, 2], "Q5_0": [0], "Q5_1": [0, 2], "Q8_0": [0], "Q2_K": [80, 82], "Q3_K": [108],
+                  "Q4_K": [0, 2], "Q5_K": [0, 2], "Q6_K": [208], "F16": [0]}  # fmt: skip
+        for at in halves.get(name, []):  # scales that are numbers
+            scale = rng.normal(size=count).astype(np.float16)
+            blocks[:, at : at + 2] = scale.view(np.uint8).reshape(count, 2)
+        if name in ("F32", "BF16"):
+            plain = rng.normal(size=count).astype(np.float32).view(np.uint8).reshape(count, 4)
+            blocks = plain if name == "F32" else plain[:, 2:]
+        blocks = np.ascontiguousarray(blocks)
+        tensors[f"{name}.blocks"] = torch.from_numpy(blocks.copy())
+        found = gguf.dequantize(blocks.reshape(-1).view(np.float32) if name == "F32" else blocks.reshape(1, -1), kind)
+        tensors[f"{name}.numbers"] = torch.from_numpy(np.array(found, dtype=np.float32).reshape(-1))
+    save_file(tensors, path)
+
+
+def write_gguf(folder, path):
+    """The decoder in `folder` as llama.cpp's converter writes it, in f32: names, and for LLaMA the rows of queries and keys."""
+    config, weights = json.loads((folder / "config.json").read_text()), load_file(folder / "model.safetensors")
+    kind = config["model_type"].removesuffix("_text")
+    writer = gguf.GGUFWriter(path, kind)
+    heads, kv_heads = config["num_attention_heads"], config["num_key_value_heads"]
+    writer.add_block_count(config["num_hidden_layers"])
+    writer.add_context_length(config["max_position_embeddings"])
+    writer.add_embedding_length(config["hidden_size"])
+    writer.add_feed_forward_length(config["intermediate_size"])
+    writer.add_head_count(heads)
+    writer.add_head_count_kv(kv_heads)
+    writer.add_key_length(config.get("head_dim") or config["hidden_size"] // heads)
+    writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
+    writer.add_rope_freq_base(10000.0)
+    writer.add_eos_token_id(config["eos_token_id"])
+    writer.add_token_list([f"w{i}" for i in range(config["vocab_size"])])
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH[kind.upper()], config["num_hidden_layers"])
+    for name, tensor in weights.items():
+        array = tensor.float().numpy()
+        if kind == "llama" and name.endswith(("q_proj.weight", "k_proj.weight")):
+            n = heads if "q_proj" in name else kv_heads
+            array = array.reshape(n, 2, -1, array.shape[1]).swapaxes(1, 2).reshape(array.shape)
+        if kind == "gemma3" and name.endswith("norm.weight"):
+            array = array + 1
+        writer.add_tensor(names.get_name(name, try_suffixes=(".weight",)), np.ascontiguousarray(array))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
 def main():
     here = Path(__file__).resolve().parent
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -452,6 +512,10 @@ def main():
     for case, family in FAMILIES.items():
         if args.only in (None, case):
             write_case(case, family, out)
+    if args.only is None:
+        write_blocks(out / "gguf-blocks.safetensors")
+        for case in ("llama-tiny", "qwen3-tiny", "gemma3-tiny"):
+            write_gguf(out / case, out / f"{case}.gguf")
 
 
 if __name__ == "__main__":

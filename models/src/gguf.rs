@@ -1,4 +1,4 @@
-//! LoRA adapters for llama.cpp: one GGUF file (version 3) with a pair of f32 tensors for every linear.
+//! GGUF: models read as backbones (`gguf/backbone.rs`), and LoRA adapters for llama.cpp: one file (version 3) with a pair of f32 tensors for every linear.
 //!
 //! The file knows one alpha, and llama.cpp scales a pair by `alpha / r` with the pair's own rank, so where ranks differ
 //! what is left of the scale goes into B. Weights of the architecture `llama` (Mistral's too) are stored there with the
@@ -11,6 +11,8 @@ use crate::checkpoint::replace;
 use crate::peft::{Carried, Layout, one_rank};
 use crate::{Adapter, Matrix, ModelError, ModelInfo, Target, TargetKind, Task};
 
+pub(crate) mod backbone;
+mod blocks;
 mod file;
 
 use file::{File, Value};
@@ -171,9 +173,12 @@ fn name(target: &Target) -> String {
 fn rows(info: &ModelInfo, target: &Target) -> Vec<usize> {
     let turned =
         matches!(target.kind, TargetKind::Query | TargetKind::Key) && info.architecture.describe().gguf_neighbours;
-    let w = info.head_width;
-    let ours = |row: usize| row / w * w + row % w / 2 + row % 2 * (w / 2);
-    (0..target.d_out).map(|row| if turned { ours(row) } else { row }).collect()
+    (0..target.d_out).map(|row| if turned { ours(row, info.head_width) } else { row }).collect()
+}
+
+/// The row of ours that llama.cpp's `llama` has as its `row`-th, in heads of `w` features.
+fn ours(row: usize, w: usize) -> usize {
+    row / w * w + row % w / 2 + row % 2 * (w / 2)
 }
 
 fn inverse(order: &[usize]) -> Vec<usize> {

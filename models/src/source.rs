@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use crate::gguf::backbone::Header;
 use crate::tensor_files::{TensorFiles, is_pointer, pointer};
 use crate::{ModelError, ModelInfo, builtin};
 
@@ -18,8 +19,16 @@ pub enum ModelSource {
     BuiltinLlama,
     /// A folder in Hugging Face layout.
     Folder(PathBuf),
+    /// A GGUF file, which holds configuration and weights; the tokenizer lies in another folder, or beside the file.
+    Gguf {
+        /// The file.
+        file: PathBuf,
+        /// A folder with `tokenizer.json`.
+        tokenizer: Option<PathBuf>,
+    },
 }
 
+const CONFIG: &str = "config.json";
 const WEIGHTS: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
 
@@ -30,6 +39,15 @@ struct Index {
 }
 
 impl ModelSource {
+    /// The folder of what is in files of its own.
+    fn folder(&self) -> Option<&Path> {
+        match self {
+            ModelSource::Folder(folder) => Some(folder),
+            ModelSource::Gguf { file, tokenizer } => Some(tokenizer.as_deref().unwrap_or(file.parent()?)),
+            _ => None,
+        }
+    }
+
     /// The bytes of one of the model's files and the name to show for it.
     ///
     /// # Errors
@@ -38,7 +56,19 @@ impl ModelSource {
         match self {
             ModelSource::Builtin => Ok((builtin::file(name).to_vec(), self.shown(name))),
             ModelSource::BuiltinLlama => Ok((builtin::llama_file(name).to_vec(), self.shown(name))),
-            ModelSource::Folder(folder) => {
+            ModelSource::Gguf { file, .. } if name == CONFIG => {
+                let config = Header::read(file)?.config()?;
+                Ok((config.to_string().into_bytes(), file.display().to_string()))
+            }
+            ModelSource::Gguf { file, tokenizer: None } if !self.has_own(name) => Err(ModelError::Config {
+                file: file.display().to_string(),
+                problem: format!(
+                    "no {name} lies beside it, and the tokenizer inside is not read; set model.tokenizer = \"DIR\" to the folder \
+                     of the model that the file was made of"
+                ),
+            }),
+            ModelSource::Folder(_) | ModelSource::Gguf { .. } => {
+                let folder = self.folder().unwrap_or(Path::new(""));
                 let path = folder.join(name);
                 let bytes = fs::read(&path).map_err(|source| unreadable(folder, name, source))?;
                 match is_pointer(&bytes) {
@@ -54,8 +84,14 @@ impl ModelSource {
         match self {
             ModelSource::Builtin => format!("builtin {name}"),
             ModelSource::BuiltinLlama => format!("builtin-llama {name}"),
-            ModelSource::Folder(folder) => folder.join(name).display().to_string(),
+            ModelSource::Gguf { file, .. } if name == CONFIG => file.display().to_string(),
+            _ => self.folder().unwrap_or(Path::new("")).join(name).display().to_string(),
         }
+    }
+
+    /// Whether a file of this name is there.
+    fn has_own(&self, name: &str) -> bool {
+        self.folder().is_some_and(|folder| folder.join(name).exists())
     }
 
     /// Hands `put` what tells this model's weights from others: the name, length, beginning and end of every file.
@@ -64,12 +100,16 @@ impl ModelSource {
     /// A file cannot be read.
     pub fn sample(&self, put: &mut dyn FnMut(&[u8])) -> Result<(), ModelError> {
         const PIECE: usize = 1 << 20;
-        let ModelSource::Folder(folder) = self else {
-            put(&self.file(WEIGHTS)?.0);
-            return Ok(());
+        let paths: Vec<PathBuf> = match self {
+            ModelSource::Folder(folder) => self.weight_files()?.iter().map(|name| folder.join(name)).collect(),
+            ModelSource::Gguf { file, .. } => vec![file.clone()],
+            _ => {
+                put(&self.file(WEIGHTS)?.0);
+                return Ok(());
+            }
         };
-        for name in self.weight_files()? {
-            let path = folder.join(&name);
+        for path in paths {
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
             let unreadable = |source| ModelError::Read { path: path.clone(), source };
             let mut file = fs::File::open(&path).map_err(unreadable)?;
             let length = file.metadata().map_err(unreadable)?.len();
@@ -91,7 +131,8 @@ impl ModelSource {
     /// The file is there and cannot be read.
     pub fn optional(&self, name: &str) -> Result<Option<(Vec<u8>, String)>, ModelError> {
         match self {
-            ModelSource::Folder(folder) if !folder.join(name).exists() => Ok(None),
+            ModelSource::Folder(_) if !self.has_own(name) => Ok(None),
+            ModelSource::Gguf { .. } if name != CONFIG && !self.has_own(name) => Ok(None),
             ModelSource::Builtin if !builtin::FILES.contains(&name) => Ok(None),
             ModelSource::BuiltinLlama if !builtin::LLAMA_FILES.contains(&name) => Ok(None),
             _ => self.file(name).map(Some),
@@ -103,7 +144,7 @@ impl ModelSource {
     /// # Errors
     /// As [`ModelInfo::parse`].
     pub fn info(&self) -> Result<ModelInfo, ModelError> {
-        let (bytes, file) = self.file("config.json")?;
+        let (bytes, file) = self.file(CONFIG)?;
         let mut info = ModelInfo::parse(&bytes, &file)?;
         info.draws_pooler = self.lacks_pooler(&info);
         Ok(info)
@@ -214,7 +255,13 @@ fn no_weights(folder: &Path) -> ModelError {
             converter(folder, architecture_of(folder).as_deref().unwrap_or("AutoModel"))
         ),
         None => match fs::read_dir(folder).into_iter().flatten().flatten().map(|e| e.file_name()).find(is_gguf) {
-            Some(name) => format!("has {} but no {WEIGHTS}: GGUF files are not read", name.to_string_lossy()),
+            Some(name) => {
+                let name = name.to_string_lossy();
+                format!(
+                    "has {name} but no {WEIGHTS}; a GGUF file is named itself: model.path = \"{}\"",
+                    folder.join(&*name).display()
+                )
+            }
             None => format!("has neither {WEIGHTS} nor {INDEX}"),
         },
     };

@@ -1,13 +1,15 @@
-//! The tensors of safetensors files, read one at a time: no file is ever in memory as a whole.
+//! The tensors of safetensors and GGUF files, read one at a time: no file is ever in memory as a whole.
 
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Cursor, Read, Seek, SeekFrom};
+use std::path::Path;
 
 use safetensors::Dtype;
 use safetensors::tensor::Metadata;
 
-use crate::weights::shown;
+use crate::gguf::backbone::{Header, Packed, Placed};
+use crate::weights::shown as shown_name;
 use crate::{ModelError, ModelSource};
 
 trait ReadSeek: Read + Seek {}
@@ -20,8 +22,11 @@ pub(crate) struct Place {
     /// From the file's start.
     at: u64,
     bytes: usize,
+    /// What [`TensorFiles::read`] gives.
     pub dtype: Dtype,
     pub shape: Vec<usize>,
+    /// In GGUF files: how the numbers are stored, which are given as f32.
+    packed: Option<Packed>,
 }
 
 /// Open safetensors files; each tensor lies in one of them.
@@ -40,6 +45,9 @@ const POINTER: &[u8] = b"version https://git-lfs";
 impl<'f> TensorFiles<'f> {
     /// Opens the weights of `source` and reads what is where.
     pub fn open(source: &ModelSource) -> Result<TensorFiles<'static>, ModelError> {
+        if let ModelSource::Gguf { file, .. } = source {
+            return Self::open_gguf(file, source);
+        }
         let mut all = TensorFiles { files: Vec::new(), places: BTreeMap::new() };
         for name in source.weight_files()? {
             match source {
@@ -54,6 +62,23 @@ impl<'f> TensorFiles<'f> {
                 }
             }
         }
+        Ok(all)
+    }
+
+    fn open_gguf(path: &Path, source: &ModelSource) -> Result<TensorFiles<'static>, ModelError> {
+        let unreadable = |source| ModelError::Read { path: path.to_path_buf(), source };
+        let (file, shown) = (File::open(path).map_err(unreadable)?, path.display().to_string());
+        let length = file.metadata().map_err(unreadable)?.len();
+        let mut all = TensorFiles { files: Vec::new(), places: BTreeMap::new() };
+        for Placed { name, shape, at, bytes, packed } in Header::read(path)?.places(&source.info()?)? {
+            if at.checked_add(bytes as u64).is_none_or(|end| end > length) {
+                let problem = format!("it ends before the numbers of `{}`; fetch or copy it again", shown_name(&name));
+                return Err(ModelError::Config { file: shown, problem });
+            }
+            let place = Place { file: 0, at, bytes, dtype: Dtype::F32, shape, packed: Some(packed) };
+            all.places.insert(name, place);
+        }
+        all.files.push((Box::new(file), shown));
         Ok(all)
     }
 
@@ -78,10 +103,11 @@ impl<'f> TensorFiles<'f> {
                 bytes: to - from,
                 dtype: info.dtype,
                 shape: info.shape.clone(),
+                packed: None,
             };
             let name = present_name(name);
             if self.places.insert(name.clone(), place).is_some() {
-                return Err(bad(format!("tensor `{}` is there twice, or in another shard too", shown(&name))));
+                return Err(bad(format!("tensor `{}` is there twice, or in another shard too", shown_name(&name))));
             }
         }
         self.files.push((file, shown_as));
@@ -100,7 +126,10 @@ impl<'f> TensorFiles<'f> {
         file.seek(SeekFrom::Start(place.at))
             .and_then(|_| file.read_exact(&mut bytes))
             .map_err(|e| ModelError::Safetensors { file: shown.clone(), problem: e.to_string() })?;
-        Ok(bytes)
+        Ok(match &place.packed {
+            Some(packed) => packed.unpack(&bytes, &place.shape).into_iter().flat_map(f32::to_le_bytes).collect(),
+            None => bytes,
+        })
     }
 }
 

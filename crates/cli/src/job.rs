@@ -132,6 +132,9 @@ pub fn refuse_empty(shards: &Shards) -> Result<()> {
 /// A repository that cannot be had.
 pub fn source(config: &RunConfig) -> Result<ModelSource> {
     Ok(match &config.model.path {
+        Source::Folder(path) if path.extension().is_some_and(|end| end == "gguf") => {
+            ModelSource::Gguf { file: path.clone(), tokenizer: config.model.tokenizer.clone() }
+        }
         Source::Folder(folder) => ModelSource::Folder(folder.clone()),
         Source::Hub(name) => ModelSource::Folder(hub::model(name)?),
         Source::BuiltinLlama => ModelSource::BuiltinLlama,

@@ -18,50 +18,41 @@ impl ModelInfo {
     pub(crate) fn tensors(&self) -> Vec<Shaped> {
         let description = self.architecture.describe();
         let (d, prefix, embeddings) = (self.hidden, description.prefix, &description.embeddings);
-        let mut list = Vec::new();
-        let mut push = |name: String, shape: &[usize], gain| list.push(Shaped { name, shape: shape.to_vec(), gain });
+        let plain = |name: String, shape: &[usize]| Shaped { name, shape: shape.to_vec(), gain: None };
         let (gain, bias) = match description.norm {
             NormForm::Layer => (1.0, true),
             NormForm::LayerWithoutBias | NormForm::Rms => (1.0, false),
             NormForm::RmsFromOne => (0.0, false),
         };
-        let mut tables = vec![(Some(embeddings.words), self.vocab, d)];
-        tables.push((embeddings.positions, self.positions, d));
-        tables.push((embeddings.token_types, self.token_types, d));
-        tables.push((embeddings.distances, self.distances, self.heads));
-        for (module, rows, columns) in tables {
-            if let Some(module) = module {
-                push(format!("{prefix}.{module}.weight"), &[rows, columns], None);
-            }
-        }
-        let norm = |push: &mut dyn FnMut(String, &[usize], Option<f32>), name: String, width: usize| {
-            push(format!("{name}.weight"), &[width], Some(gain));
-            if bias {
-                push(format!("{name}.bias"), &[width], None);
-            }
+        let norm = |name: String, width: usize| {
+            let own = Shaped { gain: Some(gain), ..plain(format!("{name}.weight"), &[width]) };
+            std::iter::once(own).chain(bias.then(|| plain(format!("{name}.bias"), &[width])))
         };
-        if let Some(module) = embeddings.norm {
-            norm(&mut push, format!("{prefix}.{module}"), d);
-        }
+        let tables = [
+            (Some(embeddings.words), [self.vocab, d]),
+            (embeddings.positions, [self.positions, d]),
+            (embeddings.token_types, [self.token_types, d]),
+            (embeddings.distances, [self.distances, self.heads]),
+        ];
+        let table = |(module, shape): (Option<&str>, [usize; 2])| {
+            module.map(|module| plain(format!("{prefix}.{module}.weight"), &shape))
+        };
+        let mut list: Vec<Shaped> = tables.into_iter().filter_map(table).collect();
+        list.extend(embeddings.norm.into_iter().flat_map(|module| norm(format!("{prefix}.{module}"), d)));
         for layer in 0..self.layers {
             let name = self.layer_name(layer);
             for (kind, module) in description.linears() {
                 let (d_in, d_out) = self.sizes(*kind);
-                push(format!("{name}.{module}.weight"), &[d_out, d_in], None);
-                if self.has_bias(*kind) {
-                    push(format!("{name}.{module}.bias"), &[d_out], None);
-                }
+                list.push(plain(format!("{name}.{module}.weight"), &[d_out, d_in]));
+                list.extend(self.has_bias(*kind).then(|| plain(format!("{name}.{module}.bias"), &[d_out])));
             }
             for (place, module) in description.norms_of(layer) {
-                norm(&mut push, format!("{name}.{module}"), self.norm_width(place));
+                list.extend(norm(format!("{name}.{module}"), self.norm_width(place)));
             }
         }
-        if let Some(module) = description.last_norm {
-            norm(&mut push, format!("{prefix}.{module}"), d);
-        }
-        if self.decoder.as_ref().is_some_and(|decoder| !decoder.tied) {
-            push("lm_head.weight".into(), &[self.vocab, d], None);
-        }
+        list.extend(description.last_norm.into_iter().flat_map(|module| norm(format!("{prefix}.{module}"), d)));
+        let untied = self.decoder.as_ref().is_some_and(|decoder| !decoder.tied);
+        list.extend(untied.then(|| plain("lm_head.weight".into(), &[self.vocab, d])));
         list
     }
 

@@ -88,8 +88,11 @@ impl JsonSchema for Source {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ModelSection {
-    /// `"builtin"`, `"builtin-llama"`, a folder in Hugging Face layout, or `"hf:org/name"`.
+    /// `"builtin"`, `"builtin-llama"`, a folder in Hugging Face layout, a GGUF file, or `"hf:org/name"`.
     pub path: Source,
+    /// For a GGUF file: a folder with its `tokenizer.json`; left out: it lies beside the file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokenizer: Option<PathBuf>,
     /// What it learns.
     #[serde(default)]
     pub task: TaskKind,
