@@ -185,3 +185,42 @@ pub(crate) fn serialise(parts: Vec<(String, Vec<usize>, Vec<u8>)>) -> Vec<u8> {
 pub(crate) fn replace(path: &Path, bytes: &[u8]) -> Result<(), ModelError> {
     files::replace(path, bytes).map_err(|source| ModelError::Write { path: path.to_path_buf(), source })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_new_configuration_says_what_the_model_is() {
+        let old = br#"{"model_type":"gemma3_text","dtype":"float16","id2label":{"0":"x"},"hidden_size":8}"#;
+        let labels = ["no", "yes"].map(String::from);
+        let new = Described {
+            architecture: Architecture::Gemma3,
+            task: Task::Classify(2),
+            labels: Some(&labels),
+            dtype: Some("float32"),
+            untied: false,
+        };
+        let json = described(old, "config.json", new).expect("an object");
+        let config: serde_json::Value = serde_json::from_slice(&json).expect("JSON");
+        assert_eq!(config["architectures"], json!(["Gemma3TextForSequenceClassification"]));
+        assert_eq!(config["id2label"], json!({"0": "no", "1": "yes"}));
+        assert_eq!(config["label2id"], json!({"no": 0, "yes": 1}));
+        assert_eq!((&config["dtype"], &config["hidden_size"]), (&json!("float32"), &json!(8)));
+        // As older versions of Transformers wrote it.
+        let old = br#"{"model_type":"xlm-roberta","torch_dtype":"float16","tie_word_embeddings":true}"#;
+        let new = Described {
+            architecture: Architecture::XlmRoberta,
+            task: Task::Classify(3),
+            labels: None,
+            dtype: Some("float32"),
+            untied: true,
+        };
+        let json = described(old, "config.json", new).expect("an object");
+        let config: serde_json::Value = serde_json::from_slice(&json).expect("JSON");
+        assert_eq!(config["architectures"], json!(["XLMRobertaForSequenceClassification"]));
+        assert_eq!(config["id2label"]["2"], json!("LABEL_2"));
+        assert_eq!((&config["torch_dtype"], &config["tie_word_embeddings"]), (&json!("float32"), &json!(false)));
+        assert!(config.get("dtype").is_none());
+    }
+}

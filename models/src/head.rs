@@ -1,8 +1,8 @@
 //! Classifier heads: on the token that stands for a sequence, with weights shared or per client.
 
-use bonfire_kernels::gelu;
-use burn::tensor::Tensor;
+use bonfire_kernels::{Arithmetic, gelu, product};
 use burn::tensor::activation::relu;
+use burn::tensor::{Tensor, TensorData};
 use rand::Rng;
 
 use crate::adapter::standard_normal;
@@ -119,6 +119,17 @@ pub(crate) fn logits(read: Tensor<2>, linears: &[HeadLinear], head: &[Tensor<3>]
         x = bent(x, linear.bend);
     }
     x
+}
+
+/// The mean of every sequence's rows of `x` `[T, D]`, as rows of a head's `[N, D]`: one product with a matrix of shares.
+pub(crate) fn means(x: Tensor<2>, batch: &DeviceBatch) -> Tensor<2> {
+    let (rows, tokens) = (batch.read.dims()[0], x.dims()[0]);
+    let mut shares = vec![0f32; rows * tokens];
+    for (s, range) in batch.sequences.ranges().enumerate() {
+        let share = 1.0 / range.len().max(1) as f32;
+        shares[s * tokens + range.start..s * tokens + range.end].fill(share);
+    }
+    product(Tensor::from_data(TensorData::new(shares, [rows, tokens]), &x.device()), x, Arithmetic::F32)
 }
 
 /// A linear's result, bent.

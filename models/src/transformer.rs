@@ -2,21 +2,22 @@
 //! causal language model. Every linear sees one dense matrix `[T, D]` for the whole cohort; only attention looks at
 //! sequence boundaries. What an architecture does in a layer is in `body.rs`.
 
-use bonfire_kernels::{Arithmetic, AttentionLayout, Segments, product, widest_head};
+mod load;
+
+use bonfire_kernels::{Arithmetic, AttentionLayout, Segments, product};
 use burn::tensor::{Device, FloatDType, Gradients, Int, Tensor, TensorData};
 use rand::Rng;
 
-use crate::body::{Body, Loaded};
+use crate::body::Body;
 use crate::layer::{Added, Pass, Rows, matrix, read};
-use crate::loader::Loader;
 use crate::model::{ClientAdapter, Model, at_once};
 use crate::rotary::Angles;
-use crate::weights::Weights;
 use crate::{
-    Adapter, Clock, DeviceBatch, HeadTensor, ModelError, ModelInfo, ModelSource, NamedWeight, NoiseSigns, Part,
-    Pooling, Precision, Target, TargetKind, Task,
+    Adapter, Clock, DeviceBatch, HeadTensor, ModelInfo, NamedWeight, NoiseSigns, Part, Pooling, Precision, Target,
+    TargetKind, Task,
 };
-use crate::{head, noise, surplus, vocabulary};
+use crate::{head, noise, vocabulary};
+pub use load::Wanted;
 
 /// A classifier or language model whose backbone is frozen.
 #[derive(Clone, Debug)]
@@ -38,93 +39,7 @@ pub struct Transformer {
     notes: Vec<String>,
 }
 
-/// How a model is read.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Wanted {
-    /// Draw a head even where the checkpoint has one.
-    pub new_head: bool,
-    /// What it holds its weights and computes in; the device must be able to ([`Precision::runs_on`]).
-    pub precision: Precision,
-}
-
 impl Transformer {
-    /// Reads a model; a head that the checkpoint lacks is drawn from `rng`. Give an autodiff device to train.
-    ///
-    /// # Errors
-    /// A file that cannot be read, a configuration we do not know or that cannot do the task or run on the device, a tensor
-    /// that is missing or misshapen, a layer too many.
-    pub fn load(
-        source: &ModelSource,
-        task: Task,
-        kinds: &[TargetKind],
-        rng: &mut impl Rng,
-        device: &Device,
-    ) -> Result<Self, ModelError> {
-        Self::load_as(source, task, kinds, Wanted::default(), rng, device)
-    }
-
-    /// The same as it is [`Wanted`].
-    ///
-    /// # Errors
-    /// As [`Self::load`].
-    pub fn load_as(
-        source: &ModelSource,
-        task: Task,
-        kinds: &[TargetKind],
-        wanted: Wanted,
-        rng: &mut impl Rng,
-        device: &Device,
-    ) -> Result<Self, ModelError> {
-        let info = source.info()?;
-        Self::from_checkpoint(info, Weights::open_source(source)?, task, kinds, wanted, rng, device)
-    }
-
-    /// Builds the model of shape `info` from a checkpoint.
-    pub(crate) fn from_checkpoint(
-        info: ModelInfo,
-        mut weights: Weights,
-        task: Task,
-        kinds: &[TargetKind],
-        wanted: Wanted,
-        rng: &mut impl Rng,
-        device: &Device,
-    ) -> Result<Self, ModelError> {
-        let (width, most) = (info.head_width, widest_head(device));
-        if width > most {
-            return Err(ModelError::WideHeads { width, most });
-        }
-        if task == Task::Causal && info.decoder.is_none() {
-            return Err(ModelError::NotCausal { architecture: info.architecture.name() });
-        }
-        let Wanted { new_head, precision } = wanted;
-        let from = &mut Loader { weights: &mut weights, info: &info, device, dtype: precision.dtype() };
-        let Loaded { body, mut notes } = Body::load(from, task)?;
-        let (mut head, lacking) = head::load(&mut weights, &info, task, new_head)?;
-        head::draw(&mut head, &lacking, &info, rng);
-        if let (true, Some(form)) = (info.draws_pooler, info.architecture.describe().pooler) {
-            notes.push(format!("the checkpoint has no pooler ({}); one is drawn and belongs to the head", form.linear));
-        }
-        notes.extend(surplus::note(&weights, &info, task)?);
-        Ok(Transformer {
-            targets: info.targets(kinds),
-            info,
-            device: device.clone(),
-            task,
-            head,
-            lacking,
-            backbone: body,
-            precision,
-            trained: false,
-            banks: Vec::new(),
-            notes,
-        })
-    }
-
-    /// What should be said of the checkpoint: what was left aside, drawn, or read otherwise than it says.
-    pub fn notes(&self) -> &[String] {
-        &self.notes
-    }
-
     /// What [`Transformer::load`] gives with these targets and this generator, from the backbone already loaded, whose
     /// tensors both models share.
     pub fn again(&self, kinds: &[TargetKind], rng: &mut impl Rng) -> Self {
@@ -156,17 +71,6 @@ fn owners(clients: &Segments, rows: usize, device: &Device) -> Tensor<1, Int> {
     let mut owners: Vec<i32> = clients.owners().into_iter().map(|c| c as i32).collect();
     owners.resize(rows, 0);
     Tensor::from_data(TensorData::new(owners, [rows]), device)
-}
-
-/// The mean of every sequence's rows of `x` `[T, D]`, as rows of a head's `[N, D]`: one product with a matrix of shares.
-fn means(x: Tensor<2>, batch: &DeviceBatch) -> Tensor<2> {
-    let (rows, tokens) = (batch.read.dims()[0], x.dims()[0]);
-    let mut shares = vec![0f32; rows * tokens];
-    for (s, range) in batch.sequences.ranges().enumerate() {
-        let share = 1.0 / range.len().max(1) as f32;
-        shares[s * tokens + range.start..s * tokens + range.end].fill(share);
-    }
-    product(Tensor::from_data(TensorData::new(shares, [rows, tokens]), &x.device()), x, Arithmetic::F32)
 }
 
 /// What all layers of one forward pass share.
@@ -273,7 +177,7 @@ impl Transformer {
     fn finish(&self, x: Tensor<2>, batch: &DeviceBatch) -> Tensor<2> {
         let x = self.in_f32(self.backbone.finish(x, self.info.eps));
         match self.reads_means() {
-            true => means(x, batch),
+            true => head::means(x, batch),
             false => x,
         }
     }
