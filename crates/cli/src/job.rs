@@ -23,11 +23,26 @@ use crate::device::Opened;
 use crate::hub;
 use crate::mistake::Mistake;
 
-/// Reads the data set that the configuration names.
+/// Reads the data set that the configuration names, for those who use no model. Labels go by a model's head where it is at
+/// hand: nothing is fetched.
 ///
 /// # Errors
 /// What the data crate finds wrong with the folder, or the Hub with the repository.
 pub fn dataset(loaded: &Loaded) -> Result<Dataset> {
+    labels::ordered(loaded, as_labelled(loaded)?)
+}
+
+/// The same for those who use the model too, which is fetched once the data are found to be right.
+///
+/// # Errors
+/// As [`dataset`] and [`source`].
+pub fn dataset_for_model(loaded: &Loaded) -> Result<Dataset> {
+    let data = as_labelled(loaded)?;
+    source(&loaded.config)?;
+    labels::ordered(loaded, data)
+}
+
+fn as_labelled(loaded: &Loaded) -> Result<Dataset> {
     let section = &loaded.config.data;
     let causal = loaded.config.model.task == TaskKind::CausalLm;
     let data = match &section.path {
@@ -48,11 +63,10 @@ pub fn dataset(loaded: &Loaded) -> Result<Dataset> {
             if causal { corpus::causal() } else { corpus::dataset() }
         }
     };
-    let data = match section.labels {
-        None => data,
-        Some(n) => data.keep_labels(n).map_err(|error| placed(loaded, error))?,
-    };
-    labels::ordered(loaded, data)
+    match section.labels {
+        None => Ok(data),
+        Some(n) => data.keep_labels(n).map_err(|error| placed(loaded, error)),
+    }
 }
 
 /// Reads what one site or the server of a federation across machines has in `folder`, of which a split may be missing.
@@ -66,6 +80,7 @@ pub fn part(loaded: &Loaded, folder: &Path) -> Result<Dataset> {
         None => data,
         Some(n) => data.keep_labels(n).map_err(|error| placed(loaded, error))?,
     };
+    source(&loaded.config)?;
     labels::ordered(loaded, data)
 }
 

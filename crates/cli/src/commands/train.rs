@@ -125,7 +125,7 @@ fn federation(
     quiet: bool,
 ) -> Result<(Run, Holdings)> {
     let config = &loaded.config;
-    let data = job::dataset(loaded)?;
+    let data = job::dataset_for_model(loaded)?;
     let shards = job::shards(loaded, &data)?;
     job::refuse_empty(&shards)?;
     let holdings = Holdings::of(&data, &shards);

@@ -20,10 +20,10 @@ pub fn ordered(loaded: &Loaded, data: Dataset) -> Result<Dataset> {
     let config = &loaded.config;
     let folder = match &config.model.path {
         Source::Folder(folder) => folder.clone(),
-        // What the Hub has is there by now if this run uses it.
-        Source::Hub(name) => match crate::hub::model_shape(name) {
-            Ok(folder) => folder,
-            Err(_) => return Ok(data),
+        // Whoever uses the model has fetched it by now: see `job::source`.
+        Source::Hub(name) => match crate::hub::model_in_cache(name) {
+            Some(folder) => folder,
+            None => return Ok(data),
         },
         _ => return Ok(data),
     };

@@ -133,7 +133,7 @@ fn read(
     opened: &[device::Opened],
 ) -> Result<(Vec<Transformer>, TokenizedData, Partitions)> {
     let base = &grid.base;
-    let data = job::dataset(base)?;
+    let data = job::dataset_for_model(base)?;
     let mut shards = HashMap::new();
     for &cell in cells {
         let loaded = &grid.cells[cell].loaded;
