@@ -154,6 +154,8 @@ fn labels_go_by_the_rows_of_a_head_that_names_them() {
             "--set",
             "data.labels=3",
             "--set",
+            "data.min_shard=1",
+            "--set",
             "clients.count=2",
             "--set",
             "data.partition={ kind = \"iid\" }",
