@@ -26,12 +26,19 @@ pub struct AttentionLayout {
     pub kv_heads: usize,
     /// Whether a token sees only itself and what stands before it.
     pub causal: bool,
+    /// A token sees only those less than so many tokens away; `None`: all.
+    pub window: Option<usize>,
 }
 
 impl AttentionLayout {
     /// Full attention with as many key heads as query heads.
     pub fn full(sequences: Segments, heads: usize) -> Self {
-        AttentionLayout { sequences, heads, kv_heads: heads, causal: false }
+        AttentionLayout { sequences, heads, kv_heads: heads, causal: false, window: None }
+    }
+
+    /// Whether some sequence is longer than the window, so that tokens of it do not see each other.
+    fn window_bites(&self) -> bool {
+        self.window.is_some_and(|window| self.sequences.ranges().any(|range| range.len() > window))
     }
 
     /// Features of one head, where queries, keys and values have `columns` in all.
@@ -43,22 +50,53 @@ impl AttentionLayout {
 
 /// Scaled dot-product attention inside every sequence.
 ///
+/// The kernels know no windows: where one bites, attention is [composed](packed_attention_composed) of plain tensor operations,
+/// which hold the scores of a sequence in memory. Texts inside their window, the usual case, do not pay for it.
+///
 /// # Shapes
 /// `qkv` `[T, (heads + 2·kv_heads)·width]`: a token's queries, then its keys, then its values -> `[T, heads·width]`.
 ///
 /// # Panics
 /// For heads wider than [`widest_head`] says.
 pub fn packed_attention(qkv: Tensor<2>, layout: &AttentionLayout) -> Tensor<2> {
-    Tensor::from_dispatch(<Dispatch as PackedOps>::attend(qkv.into_dispatch(), layout.clone()))
+    match layout.window_bites() {
+        true => packed_attention_composed(qkv, layout),
+        false => Tensor::from_dispatch(<Dispatch as PackedOps>::attend(qkv.into_dispatch(), layout.clone())),
+    }
+}
+
+/// [`packed_attention`] with something added to the scaled scores of every sequence, `[heads, length, length]` each, a row a
+/// query: composed of plain tensor operations.
+pub fn packed_attention_with(qkv: Tensor<2>, layout: &AttentionLayout, added: &[Tensor<3>]) -> Tensor<2> {
+    assert_eq!(added.len(), layout.sequences.len(), "something to add for every sequence");
+    composed(qkv, layout, added)
 }
 
 /// The reference of [`packed_attention`] in plain tensor operations, sequence by sequence.
 pub fn packed_attention_composed(qkv: Tensor<2>, layout: &AttentionLayout) -> Tensor<2> {
+    composed(qkv, layout, &[])
+}
+
+/// What keeps a token from seeing others `[length, length]`, far below any score; none where all see all.
+fn unseen(layout: &AttentionLayout, length: usize, device: &Device) -> Option<Tensor<2>> {
+    /// Inside the range of half precision, too.
+    const UNSEEN: f32 = -3e4;
+    let window = layout.window.unwrap_or(usize::MAX);
+    if !layout.causal && length <= window {
+        return None;
+    }
+    let sees = |i: usize, j: usize| i.abs_diff(j) < window && (j <= i || !layout.causal);
+    let row = |i: usize| (0..length).map(move |j| if sees(i, j) { 0.0 } else { UNSEEN });
+    let numbers: Vec<f32> = (0..length).flat_map(row).collect();
+    Some(Tensor::from_data(TensorData::new(numbers, [length, length]), device))
+}
+
+fn composed(qkv: Tensor<2>, layout: &AttentionLayout, added: &[Tensor<3>]) -> Tensor<2> {
     let [tokens, columns] = qkv.dims();
     let (heads, kv_heads, width) = (layout.heads, layout.kv_heads, layout.width(columns));
     let device = qkv.device();
     let mut parts = Vec::new();
-    for range in layout.sequences.ranges().filter(|r| !r.is_empty()) {
+    for (s, range) in layout.sequences.ranges().enumerate().filter(|(_, range)| !range.is_empty()) {
         let length = range.len();
         let rows = qkv.clone().narrow(0, range.start, length);
         let of = |start: usize, count: usize| {
@@ -70,9 +108,11 @@ pub fn packed_attention_composed(qkv: Tensor<2>, layout: &AttentionLayout) -> Te
         };
         let [q, k, v] = [of(0, heads), of(heads, kv_heads), of(heads + kv_heads, kv_heads)];
         let mut scores = product(q, k.swap_dims(1, 2), Arithmetic::F32) / (width as f64).sqrt();
-        if layout.causal {
-            let later = Tensor::<2>::ones([length, length], &device).triu(1) * -1e9;
-            scores = scores + later.unsqueeze_dim(0);
+        if let Some(added) = added.get(s) {
+            scores = scores.clone() + added.clone().cast(scores.dtype());
+        }
+        if let Some(unseen) = unseen(layout, length, &device) {
+            scores = scores.clone() + unseen.cast(scores.dtype()).unsqueeze_dim(0);
         }
         let mixed = product(softmax(scores, 2), v, Arithmetic::F32);
         parts.push(mixed.swap_dims(0, 1).reshape([length, heads * width]));

@@ -31,7 +31,7 @@ mod scores;
 mod segments;
 
 pub use adamw::{AdamW, Moving, adamw_step, adamw_step_composed};
-pub use attention::{AttentionLayout, packed_attention, packed_attention_composed, widest_head};
+pub use attention::{AttentionLayout, packed_attention, packed_attention_composed, packed_attention_with, widest_head};
 #[cfg(feature = "cuda")]
 pub use cuda_driver::{CudaFault, cuda_driver};
 #[cfg(feature = "cuda")]

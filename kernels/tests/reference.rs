@@ -10,7 +10,8 @@ use bonfire_kernels::check::{self, Way, numbers};
 use bonfire_kernels::{
     AdamW, Arithmetic, AttentionLayout, Bend, Grouped, LowRank, Moving, Segments, SlotCounts, adamw_step,
     adamw_step_composed, adapted_linear, adapted_linear_composed, add_norm, cross_entropy, gather_lanes, gelu, glu,
-    lanes_on, packed_attention, packed_attention_composed, product, rms_norm, rotate, slot_scores, widest_head,
+    lanes_on, packed_attention, packed_attention_composed, packed_attention_with, product, rms_norm, rotate,
+    slot_scores, widest_head,
 };
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use proptest::prelude::*;
@@ -130,12 +131,61 @@ fn attention_agrees(layout: AttentionLayout, width: usize, surplus: usize) {
     close("alone", values(single), values(found.narrow(0, range.start, range.len())));
 }
 
+/// Softmax-weighted values of a head, query by query, in f64.
+fn by_hand(qkv: &[f64], length: usize, width: usize, sees: impl Fn(usize, usize) -> bool, added: &[f64]) -> Vec<f64> {
+    let row = |part: usize, i: usize| &qkv[i * 3 * width + part * width..][..width];
+    let dot = |x: &[f64], y: &[f64]| x.iter().zip(y).map(|(x, y)| x * y).sum::<f64>();
+    let query = |i: usize| {
+        let score = |j: usize| dot(row(0, i), row(1, j)) / (width as f64).sqrt() + added[i * length + j];
+        let seen: Vec<(usize, f64)> = (0..length).filter(|&j| sees(i, j)).map(|j| (j, score(j).exp())).collect();
+        let total: f64 = seen.iter().map(|(_, weight)| weight).sum();
+        (0..width).map(move |w| seen.iter().map(|(j, weight)| weight / total * row(2, *j)[w]).sum::<f64>())
+    };
+    (0..length).flat_map(query).collect()
+}
+
+#[test]
+fn attention_inside_a_window() {
+    let (length, width) = (11, 6);
+    let sequences = Segments::from_lengths([length, 3]);
+    let qkv = fixed([length + 4, 3 * width], 1) * 2.0;
+    let numbers: Vec<f64> = qkv.clone().into_data().iter::<f64>().collect();
+    let zeros = vec![0.0; length * length];
+    for (causal, window) in [(true, 4), (false, 4), (true, 1), (false, 11), (true, 11)] {
+        let layout =
+            AttentionLayout { sequences: sequences.clone(), heads: 1, kv_heads: 1, causal, window: Some(window) };
+        let leaf = qkv.clone().require_grad();
+        let found = packed_attention(leaf.clone(), &layout);
+        let sees = |i: usize, j: usize| i.abs_diff(j) < window && (j <= i || !causal);
+        let expected = by_hand(&numbers, length, width, sees, &zeros);
+        let first: Vec<f64> = found.clone().narrow(0, 0, length).into_data().iter::<f64>().collect();
+        assert!(first.iter().zip(&expected).all(|(x, y)| (x - y).abs() < 1e-5), "causal {causal}, window {window}");
+        assert!(leaf.grad(&found.sum().backward()).is_some());
+    }
+}
+
+#[test]
+fn attention_with_something_added() {
+    let (length, width) = (5, 4);
+    let layout = AttentionLayout::full(Segments::from_lengths([0, length]), 1);
+    let (qkv, added) = (fixed([length, 3 * width], 1), fixed([length, length], 2));
+    let numbers = |t: Tensor<2>| t.into_data().iter::<f64>().collect::<Vec<f64>>();
+    let none = Tensor::<3>::zeros([1, 0, 0], &device().autodiff());
+    let found = packed_attention_with(qkv.clone(), &layout, &[none, added.clone().unsqueeze_dim(0)]);
+    let expected = by_hand(&numbers(qkv), length, width, |_, _| true, &numbers(added));
+    assert!(numbers(found).iter().zip(&expected).all(|(x, y)| (x - y).abs() < 1e-5));
+}
+
 #[test]
 fn attention_of_wide_heads() {
     // Few shapes: on a GPU the reference tunes its products for each.
     for (kv_heads, group, width, causal) in [(1, 2, 160, true), (2, 1, 192, false), (1, 1, 256, true)] {
         let sequences = Segments::from_lengths([33, 5]);
-        attention_agrees(AttentionLayout { sequences, heads: kv_heads * group, kv_heads, causal }, width, 1);
+        attention_agrees(
+            AttentionLayout { sequences, heads: kv_heads * group, kv_heads, causal, window: None },
+            width,
+            1,
+        );
     }
     let gpu = device() != Device::flex();
     assert_eq!(widest_head(&device()), if gpu { 256 } else { usize::MAX });
@@ -243,7 +293,7 @@ proptest! {
         kv_heads in 1usize..3, group in 1usize..3, width in 1usize..20, causal in any::<bool>(), surplus in 0usize..3,
     ) {
         let layout = AttentionLayout {
-            sequences: Segments::from_lengths(lengths), heads: kv_heads * group, kv_heads, causal,
+            sequences: Segments::from_lengths(lengths), heads: kv_heads * group, kv_heads, causal, window: None,
         };
         attention_agrees(layout, width, surplus);
     }

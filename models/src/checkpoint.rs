@@ -80,22 +80,26 @@ pub struct ModelFolder {
 }
 
 impl ModelFolder {
-    /// For fine-tuned versions of `model`, which came from `source`.
+    /// For fine-tuned versions of `model`, which came from `source`; `labels` are the classes' names, where they are known.
     ///
     /// # Errors
     /// A file of the source cannot be read any more.
-    pub fn of(model: &dyn Model, source: &ModelSource) -> Result<ModelFolder, ModelError> {
+    pub fn of(model: &dyn Model, source: &ModelSource, labels: Option<&[String]>) -> Result<ModelFolder, ModelError> {
         let (config, file) = source.file("config.json")?;
         let mut others = Vec::new();
         for name in OTHERS {
             others.extend(source.optional(name)?.map(|(bytes, _)| (name, bytes)));
         }
-        Ok(ModelFolder {
-            names: model.weights().into_iter().map(|w| (w.name, w.stored)).collect(),
-            pooler: model.pooler(),
-            config: described(&config, &file, model.info().architecture, model.task(), None)?,
-            others,
-        })
+        let names: Vec<(String, Stored)> = model.weights().into_iter().map(|w| (w.name, w.stored)).collect();
+        let tied = model.info().decoder.as_ref().is_some_and(|decoder| decoder.tied);
+        let new = Described {
+            architecture: model.info().architecture,
+            task: model.task(),
+            labels,
+            dtype: Some("float32"),
+            untied: tied && names.iter().any(|(name, _)| name == "lm_head.weight"),
+        };
+        Ok(ModelFolder { names, pooler: model.pooler(), config: described(&config, &file, new)?, others })
     }
 
     /// Writes the model with the weights and head of `adapter` into `dir`, which is made if need be. Each file is
@@ -117,27 +121,45 @@ impl ModelFolder {
     }
 }
 
-/// `config.json` of a model for `task`, all else as it was; `labels` are the classes' names, where they are known.
-pub(crate) fn described(
-    json: &[u8],
-    file: &str,
-    architecture: Architecture,
-    task: Task,
-    labels: Option<&[String]>,
-) -> Result<Vec<u8>, ModelError> {
+/// What of a `config.json` is the new model's own.
+pub(crate) struct Described<'d> {
+    pub architecture: Architecture,
+    pub task: Task,
+    /// The classes' names, where they are known.
+    pub labels: Option<&'d [String]>,
+    /// The type of its weights, where it is another than the source's.
+    pub dtype: Option<&'d str>,
+    /// Whether the output embeddings turned out to be others than the input embeddings.
+    pub untied: bool,
+}
+
+/// `config.json` of a new model, all else as it was.
+pub(crate) fn described(json: &[u8], file: &str, new: Described) -> Result<Vec<u8>, ModelError> {
     let bad = |problem: String| ModelError::Config { file: file.to_string(), problem };
     let mut config: serde_json::Value = serde_json::from_slice(json).map_err(|e| bad(e.to_string()))?;
     let map = config.as_object_mut().ok_or_else(|| bad("is not an object".into()))?;
-    let class = architecture.class();
-    match task {
-        Task::Causal => drop(map.insert("architectures".into(), json!([format!("{class}ForCausalLM")]))),
+    let description = new.architecture.describe();
+    match new.task {
+        Task::Causal => {
+            map.insert("architectures".into(), json!([format!("{}ForCausalLM", description.class)]));
+        }
         Task::Classify(classes) => {
             let numbered = || (0..classes).map(|i| format!("LABEL_{i}")).collect();
-            let names = labels.filter(|l| l.len() == classes).map_or_else(numbered, <[String]>::to_vec);
-            map.insert("architectures".into(), json!([format!("{class}ForSequenceClassification")]));
+            let names = new.labels.filter(|l| l.len() == classes).map_or_else(numbered, <[String]>::to_vec);
+            let class = format!("{}ForSequenceClassification", description.classifier);
+            map.insert("architectures".into(), json!([class]));
             map.insert("id2label".into(), names.iter().enumerate().map(|(i, n)| (i.to_string(), json!(n))).collect());
             map.insert("label2id".into(), names.iter().enumerate().map(|(i, n)| (n.clone(), json!(i))).collect());
+            map.remove("num_labels");
         }
+    }
+    if let Some(dtype) = new.dtype {
+        // Both names: Transformers 5 writes the one and reads either, older versions know the other alone.
+        let old = map.remove("torch_dtype").is_some();
+        map.insert(if old { "torch_dtype" } else { "dtype" }.into(), json!(dtype));
+    }
+    if new.untied {
+        map.insert("tie_word_embeddings".into(), json!(false));
     }
     let mut text = serde_json::to_vec_pretty(&config).expect("plain JSON values");
     text.push(b'\n');
@@ -162,4 +184,43 @@ pub(crate) fn serialise(parts: Vec<(String, Vec<usize>, Vec<u8>)>) -> Vec<u8> {
 /// Replaces a file as a whole.
 pub(crate) fn replace(path: &Path, bytes: &[u8]) -> Result<(), ModelError> {
     files::replace(path, bytes).map_err(|source| ModelError::Write { path: path.to_path_buf(), source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_new_configuration_says_what_the_model_is() {
+        let old = br#"{"model_type":"gemma3_text","dtype":"float16","id2label":{"0":"x"},"hidden_size":8}"#;
+        let labels = ["no", "yes"].map(String::from);
+        let new = Described {
+            architecture: Architecture::Gemma3,
+            task: Task::Classify(2),
+            labels: Some(&labels),
+            dtype: Some("float32"),
+            untied: false,
+        };
+        let json = described(old, "config.json", new).expect("an object");
+        let config: serde_json::Value = serde_json::from_slice(&json).expect("JSON");
+        assert_eq!(config["architectures"], json!(["Gemma3TextForSequenceClassification"]));
+        assert_eq!(config["id2label"], json!({"0": "no", "1": "yes"}));
+        assert_eq!(config["label2id"], json!({"no": 0, "yes": 1}));
+        assert_eq!((&config["dtype"], &config["hidden_size"]), (&json!("float32"), &json!(8)));
+        // As older versions of Transformers wrote it.
+        let old = br#"{"model_type":"xlm-roberta","torch_dtype":"float16","tie_word_embeddings":true}"#;
+        let new = Described {
+            architecture: Architecture::XlmRoberta,
+            task: Task::Classify(3),
+            labels: None,
+            dtype: Some("float32"),
+            untied: true,
+        };
+        let json = described(old, "config.json", new).expect("an object");
+        let config: serde_json::Value = serde_json::from_slice(&json).expect("JSON");
+        assert_eq!(config["architectures"], json!(["XLMRobertaForSequenceClassification"]));
+        assert_eq!(config["id2label"]["2"], json!("LABEL_2"));
+        assert_eq!((&config["torch_dtype"], &config["tie_word_embeddings"]), (&json!("float32"), &json!(false)));
+        assert!(config.get("dtype").is_none());
+    }
 }

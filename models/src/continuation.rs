@@ -3,9 +3,8 @@
 use bonfire_kernels::Arithmetic;
 use burn::tensor::FloatDType;
 
-use crate::body::Body;
-use crate::llama::{Cache, Llama};
-use crate::{Model, ModelInfo, Transformer};
+use crate::body::{Body, Cache};
+use crate::{Model, ModelInfo, Task, Transformer};
 
 impl Transformer {
     /// Begins a text with the prompt `tokens`, which are not empty; gives what continues it.
@@ -13,7 +12,8 @@ impl Transformer {
     /// # Panics
     /// For a classifier.
     pub fn begin(&self, tokens: &[u32]) -> Continuation<'_> {
-        let Body::Llama(net) = self.body() else { panic!("an encoder does not generate") };
+        assert!(self.task() == Task::Causal, "a classifier does not generate");
+        let net = self.body();
         let (info, arithmetic) = (self.info(), self.precision().arithmetic());
         let mut continuation = Continuation { info, net, arithmetic, cache: net.cache(), scores: Vec::new() };
         continuation.push(tokens);
@@ -24,7 +24,7 @@ impl Transformer {
 /// A text in the making, with the keys and values of its tokens so far.
 pub struct Continuation<'m> {
     info: &'m ModelInfo,
-    net: &'m Llama,
+    net: &'m Body,
     arithmetic: Arithmetic,
     cache: Cache,
     scores: Vec<f32>,

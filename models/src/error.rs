@@ -38,7 +38,7 @@ pub enum ModelError {
         problem: String,
     },
     /// A tensor is not there.
-    #[error("{file}: tensor `{name}` is missing; expected shape {expected:?}")]
+    #[error("{file}: tensor `{name}` is missing; expected shape {expected:?}{hint}")]
     MissingTensor {
         /// The file.
         file: String,
@@ -46,6 +46,8 @@ pub enum ModelError {
         name: String,
         /// The shape it should have.
         expected: Vec<usize>,
+        /// What may be the reason.
+        hint: &'static str,
     },
     /// A tensor has another shape than `config.json` says.
     #[error("{file}: tensor `{name}` has shape {found:?}, expected {expected:?}{hint}")]
@@ -62,7 +64,7 @@ pub enum ModelError {
         hint: &'static str,
     },
     /// A tensor holds numbers of a kind we do not read.
-    #[error("{file}: tensor `{name}` holds {dtype}; f32, f16 and bf16 can be read")]
+    #[error("{file}: tensor `{name}` holds {dtype}; f64, f32, f16 and bf16 can be read")]
     TensorType {
         /// The file.
         file: String,
@@ -83,9 +85,9 @@ pub enum ModelError {
         /// What was found, in words.
         number: &'static str,
     },
-    /// A tensor that no part of the model takes.
+    /// A tensor of a layer that the model does not take.
     #[error(
-        "{file}: tensor `{name}` belongs to no part of a {architecture} model with {layers} layers; is config.json of another model?"
+        "{file}: tensor `{name}` belongs to no layer of a {architecture} model with {layers} layers; is config.json of another model?"
     )]
     SurplusTensor {
         /// The file.

@@ -1,4 +1,4 @@
-//! LoRA adapters for llama.cpp: one GGUF file (version 3) with a pair of f32 tensors for every linear.
+//! GGUF: models read as backbones (`gguf/backbone.rs`), and LoRA adapters for llama.cpp: one file (version 3) with a pair of f32 tensors for every linear.
 //!
 //! The file knows one alpha, and llama.cpp scales a pair by `alpha / r` with the pair's own rank, so where ranks differ
 //! what is left of the scale goes into B. Weights of the architecture `llama` (Mistral's too) are stored there with the
@@ -9,8 +9,10 @@ use std::path::Path;
 
 use crate::checkpoint::replace;
 use crate::peft::{Carried, Layout, one_rank};
-use crate::{Adapter, Architecture, Matrix, ModelError, ModelInfo, Target, TargetKind, Task};
+use crate::{Adapter, Matrix, ModelError, ModelInfo, Target, TargetKind, Task};
 
+pub(crate) mod backbone;
+mod blocks;
 mod file;
 
 use file::{File, Value};
@@ -147,10 +149,7 @@ fn contents(adapter: &Adapter, info: &ModelInfo, layout: Layout) -> File {
 
 /// What llama.cpp calls the model; an adapter must name its model's.
 fn architecture(info: &ModelInfo) -> &'static str {
-    match info.architecture {
-        Architecture::Mistral => "llama",
-        other => other.name(),
-    }
+    info.architecture.describe().gguf.expect("decoders have a name there")
 }
 
 /// The name of a linear's weight in GGUF files.
@@ -159,9 +158,11 @@ fn name(target: &Target) -> String {
         TargetKind::Query => "attn_q",
         TargetKind::Key => "attn_k",
         TargetKind::Value => "attn_v",
+        TargetKind::Qkv => "attn_qkv",
         TargetKind::AttentionOutput => "attn_output",
         TargetKind::Gate => "ffn_gate",
-        TargetKind::Intermediate => "ffn_up",
+        // Phi-3's gates lie in one tensor with what they open.
+        TargetKind::Intermediate | TargetKind::GateUp => "ffn_up",
         TargetKind::Output => "ffn_down",
     };
     format!("blk.{}.{part}.weight", target.layer)
@@ -170,10 +171,14 @@ fn name(target: &Target) -> String {
 /// For each output row in the file, which of ours it is. Hugging Face turns feature `j` of a head with `j + w/2`,
 /// llama.cpp's `llama` features `2j` and `2j + 1`.
 fn rows(info: &ModelInfo, target: &Target) -> Vec<usize> {
-    let turned = matches!(target.kind, TargetKind::Query | TargetKind::Key) && architecture(info) == "llama";
-    let w = info.head_width;
-    let ours = |row: usize| row / w * w + row % w / 2 + row % 2 * (w / 2);
-    (0..target.d_out).map(|row| if turned { ours(row) } else { row }).collect()
+    let turned =
+        matches!(target.kind, TargetKind::Query | TargetKind::Key) && info.architecture.describe().gguf_neighbours;
+    (0..target.d_out).map(|row| if turned { ours(row, info.head_width) } else { row }).collect()
+}
+
+/// The row of ours that llama.cpp's `llama` has as its `row`-th, in heads of `w` features.
+fn ours(row: usize, w: usize) -> usize {
+    row / w * w + row % w / 2 + row % 2 * (w / 2)
 }
 
 fn inverse(order: &[usize]) -> Vec<usize> {

@@ -1,11 +1,14 @@
 //! Classifier heads: on the token that stands for a sequence, with weights shared or per client.
 
-use burn::tensor::Tensor;
+use bonfire_kernels::{Arithmetic, gelu, product};
+use burn::tensor::activation::relu;
+use burn::tensor::{Tensor, TensorData};
 use rand::Rng;
 
 use crate::adapter::standard_normal;
+use crate::description::{Bend, Width};
 use crate::weights::Weights;
-use crate::{Architecture, DeviceBatch, HeadTensor, Matrix, ModelError, ModelInfo, Task};
+use crate::{DeviceBatch, HeadTensor, Matrix, ModelError, ModelInfo, Task};
 
 /// A linear of a head.
 #[derive(Clone, Copy, Debug)]
@@ -14,33 +17,57 @@ pub(crate) struct HeadLinear {
     pub d_in: usize,
     pub d_out: usize,
     pub bias: bool,
+    /// What is done to its result.
+    pub bend: Bend,
 }
 
-/// The head's linears, in the order of the forward pass; none where a model has none for the task.
+/// The head's linears, in the order of the forward pass; none where a model has none for the task. A pooler that the
+/// checkpoint lacks is one of them.
 pub(crate) fn linears(info: &ModelInfo, task: Task) -> Vec<HeadLinear> {
-    let d = info.hidden;
-    let one = |module, d_out, bias| HeadLinear { module, d_in: d, d_out, bias };
-    match (task, info.architecture) {
-        (Task::Causal, _) => Vec::new(),
-        (Task::Classify(classes), Architecture::Roberta) => {
-            vec![one("classifier.dense", d, true), one("classifier.out_proj", classes, true)]
+    let (d, description) = (info.hidden, info.architecture.describe());
+    let Task::Classify(classes) = task else { return Vec::new() };
+    let pooler = description.pooler.filter(|_| info.draws_pooler);
+    let pooler = pooler.map(|p| HeadLinear { module: p.linear, d_in: d, d_out: d, bias: true, bend: p.bend });
+    let own = description.head.iter().map(|form| HeadLinear {
+        module: form.module,
+        d_in: d,
+        d_out: if form.width == Width::Classes { classes } else { d },
+        bias: form.bias,
+        bend: form.bend,
+    });
+    pooler.into_iter().chain(own).collect()
+}
+
+/// The modules of a head as PEFT saves them whole (`modules_to_save`), with the two that it always adds for classifiers.
+pub(crate) fn saved_modules(head: &[HeadTensor]) -> Vec<String> {
+    let mut modules = vec!["classifier".to_string(), "score".to_string()];
+    for HeadTensor { name, .. } in head {
+        let path = name.rsplit_once('.').map_or(name.as_str(), |(path, _)| path);
+        // Whatever is below `classifier` is saved with it.
+        if !path.starts_with("classifier") && !modules.iter().any(|m| m == path) {
+            modules.push(path.to_string());
         }
-        (Task::Classify(classes), Architecture::Bert) => vec![one("classifier", classes, true)],
-        (Task::Classify(classes), _) => vec![one("score", classes, false)],
     }
+    modules
 }
 
 /// The head's tensors as the checkpoint has them, zero where it lacks them; and the places of the weights that it lacks,
-/// for [`draw`].
+/// for [`draw`]. `new`: as if it lacked all.
 pub(crate) fn load(
     weights: &mut Weights,
     info: &ModelInfo,
     task: Task,
+    new: bool,
 ) -> Result<(Vec<HeadTensor>, Vec<usize>), ModelError> {
-    const HINT: &str = "; the checkpoint's head was made for another number of classes than the data has";
+    const HINT: &str = "; the checkpoint's head was made for another number of classes than the data has: set \
+                        model.new_head = true to draw a new one";
     let (mut head, mut lacking) = (Vec::new(), Vec::new());
-    for HeadLinear { module, d_in, d_out, bias } in linears(info, task) {
+    for HeadLinear { module, d_in, d_out, bias, .. } in linears(info, task) {
         let weight = format!("{module}.weight");
+        if new {
+            weights.drop(&weight);
+            weights.drop(&format!("{module}.bias"));
+        }
         let value = match weights.has(&weight) {
             true => weights.take_linear_with(&weight, d_in, d_out, HINT)?,
             false => {
@@ -66,7 +93,7 @@ pub(crate) fn load(
 
 /// The head's tensors, all zero: for those who need shapes alone.
 pub fn blank(info: &ModelInfo, task: Task) -> Vec<HeadTensor> {
-    let tensors = |HeadLinear { module, d_in, d_out, bias }: HeadLinear| {
+    let tensors = |HeadLinear { module, d_in, d_out, bias, .. }: HeadLinear| {
         let weight = HeadTensor { name: format!("{module}.weight"), value: Matrix::zeros(d_in, d_out) };
         let bias = bias.then(|| HeadTensor { name: format!("{module}.bias"), value: Matrix::zeros(1, d_out) });
         std::iter::once(weight).chain(bias)
@@ -85,15 +112,34 @@ pub(crate) fn draw(head: &mut [HeadTensor], lacking: &[usize], info: &ModelInfo,
 pub(crate) fn logits(read: Tensor<2>, linears: &[HeadLinear], head: &[Tensor<3>], batch: &DeviceBatch) -> Tensor<2> {
     let (mut x, mut tensors) = (read, head.iter());
     let mut next = || tensors.next().expect("a tensor for every part of the head").clone();
-    for (i, linear) in linears.iter().enumerate() {
+    for linear in linears {
         let weight = next();
         let bias = if linear.bias { next() } else { Tensor::zeros([1, 1, linear.d_out], &x.device()) };
         x = batch.by_client.linear(x, weight, bias);
-        if i + 1 < linears.len() {
-            x = x.tanh();
-        }
+        x = bent(x, linear.bend);
     }
     x
+}
+
+/// The mean of every sequence's rows of `x` `[T, D]`, as rows of a head's `[N, D]`: one product with a matrix of shares.
+pub(crate) fn means(x: Tensor<2>, batch: &DeviceBatch) -> Tensor<2> {
+    let (rows, tokens) = (batch.read.dims()[0], x.dims()[0]);
+    let mut shares = vec![0f32; rows * tokens];
+    for (s, range) in batch.sequences.ranges().enumerate() {
+        let share = 1.0 / range.len().max(1) as f32;
+        shares[s * tokens + range.start..s * tokens + range.end].fill(share);
+    }
+    product(Tensor::from_data(TensorData::new(shares, [rows, tokens]), &x.device()), x, Arithmetic::F32)
+}
+
+/// A linear's result, bent.
+pub(crate) fn bent(x: Tensor<2>, bend: Bend) -> Tensor<2> {
+    match bend {
+        Bend::None => x,
+        Bend::Tanh => x.tanh(),
+        Bend::Relu => relu(x),
+        Bend::Gelu => gelu(x),
+    }
 }
 
 #[cfg(test)]

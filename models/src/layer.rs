@@ -8,8 +8,10 @@ use bonfire_kernels::{
 use burn::tensor::module::layer_norm;
 use burn::tensor::{Device, FloatDType, Int, Tensor, TensorData};
 
+use crate::description::{Linears, NormForm, NormPlace};
 use crate::noise::perturbed;
-use crate::{Architecture, Matrix, NoiseSigns, Stored, TargetKind};
+use crate::rotary::Angles;
+use crate::{Architecture, Matrix, ModelInfo, NoiseSigns, Stored, TargetKind};
 
 /// A linear.
 #[derive(Clone, Debug)]
@@ -37,18 +39,20 @@ pub(crate) struct Group {
     pub parts: Vec<Part>,
 }
 
-/// A normalisation; RMS norms have no `beta`.
+/// A normalisation.
 #[derive(Clone, Debug)]
 pub(crate) struct Norm {
+    pub form: NormForm,
     pub gamma: Tensor<1>,
+    /// Of layer norms with a bias alone.
     pub beta: Option<Tensor<1>>,
 }
 
-/// A layer: its linears in the order of the forward pass, and its two norms.
+/// A layer: its linears in the order of the forward pass, and its norms by their places.
 #[derive(Clone, Debug)]
 pub(crate) struct Layer {
     pub groups: Vec<Group>,
-    pub norms: [Norm; 2],
+    pub norms: [Option<Norm>; NormPlace::COUNT],
 }
 
 /// What is done with each tensor: its name, how files store it, and itself as `[in, out]` or `[1, n]`.
@@ -103,10 +107,10 @@ impl Group {
         })
     }
 
-    fn map(&self, layer: &str, architecture: Architecture, visit: &mut Visit) -> Group {
+    fn map(&self, layer: &str, linears: Linears, visit: &mut Visit) -> Group {
         let Linear { weight, bias } = &self.linear;
-        let mut one = |(part, columns): (&Part, std::ops::Range<usize>)| {
-            let module = format!("{layer}.{}", part.kind.module(architecture));
+        let mut one = |((part, columns), (_, module)): ((&Part, std::ops::Range<usize>), &(TargetKind, &str))| {
+            let module = format!("{layer}.{module}");
             let own = weight.clone().slice_dim(1, columns.clone());
             let weight = visit(format!("{module}.weight"), Stored::Transposed, own);
             let bias = match part.bias {
@@ -115,7 +119,7 @@ impl Group {
             };
             (*part, Linear { weight, bias })
         };
-        let linears = self.columns().map(&mut one).collect();
+        let linears = self.columns().zip(linears).map(&mut one).collect();
         Group::of(linears)
     }
 
@@ -140,35 +144,55 @@ impl Norm {
     pub fn map(&self, module: &str, visit: &mut Visit) -> Norm {
         let gamma = visit_vector(format!("{module}.weight"), &self.gamma, visit);
         let beta = self.beta.as_ref().map(|beta| visit_vector(format!("{module}.bias"), beta, visit));
-        Norm { gamma, beta }
+        Norm { form: self.form, gamma, beta }
     }
 
     /// The layer norm of `x + r`.
     pub fn after(&self, x: Tensor<2>, r: Tensor<2>, eps: f64, trained: bool) -> Tensor<2> {
-        let beta = self.beta.clone().expect("a layer norm has a beta");
-        match trained {
-            true => layer_norm(x + r, self.gamma.clone(), Some(beta), eps),
-            false => add_norm(x, r, self.gamma.clone(), beta, eps),
+        match (&self.beta, trained) {
+            (Some(beta), false) => add_norm(x, r, self.gamma.clone(), beta.clone(), eps),
+            _ => self.of(x + r, eps),
         }
     }
 
-    /// The RMS norm (arXiv 1910.07467), in f32 whatever `x` is.
-    pub fn rms(&self, x: Tensor<2>, eps: f64) -> Tensor<2> {
-        let dtype = x.dtype();
-        let wide = x.cast(FloatDType::F32);
-        let mean = wide.clone().square().mean_dim(1);
-        (wide * (mean + eps).sqrt().recip()).cast(dtype) * self.gamma.clone().unsqueeze_dim(0)
+    /// The norm of each row, composed of Burn's operations.
+    pub fn of(&self, x: Tensor<2>, eps: f64) -> Tensor<2> {
+        match self.form {
+            NormForm::Layer | NormForm::LayerWithoutBias => layer_norm(x, self.gamma.clone(), self.beta.clone(), eps),
+            // The product with the gain as Transformers rounds it: after the norm is, or before.
+            NormForm::Rms => rms(x.clone(), eps).cast(x.dtype()) * self.gamma.clone().unsqueeze_dim(0),
+            NormForm::RmsFromOne => {
+                let gamma = self.gamma.clone().cast(FloatDType::F32).unsqueeze_dim(0) + 1.0;
+                (rms(x.clone(), eps) * gamma).cast(x.dtype())
+            }
+        }
     }
 }
 
+/// Rows over their root mean square (arXiv 1910.07467), in f32 whatever `x` is.
+fn rms(x: Tensor<2>, eps: f64) -> Tensor<2> {
+    let wide = x.cast(FloatDType::F32);
+    let mean = wide.clone().square().mean_dim(1);
+    wide * (mean + eps).sqrt().recip()
+}
+
 impl Layer {
-    /// The same layer of what `visit` makes of its tensors; `norms` are the modules of the two.
-    pub fn map(&self, name: &str, norms: [&str; 2], architecture: Architecture, visit: &mut Visit) -> Layer {
-        let groups = self.groups.iter().map(|group| group.map(name, architecture, visit)).collect();
-        let [first, second] = &self.norms;
-        let norms =
-            [first.map(&format!("{name}.{}", norms[0]), visit), second.map(&format!("{name}.{}", norms[1]), visit)];
+    /// The same layer of what `visit` makes of its tensors; `name` is the layer's and `number` its place.
+    pub fn map(&self, name: &str, number: usize, architecture: Architecture, visit: &mut Visit) -> Layer {
+        let description = architecture.describe();
+        let groups = self.groups.iter().zip(description.groups);
+        let groups = groups.map(|(group, linears)| group.map(name, linears, visit)).collect();
+        let mut norms = self.norms.clone();
+        for (place, module) in description.norms_of(number) {
+            let norm = &mut norms[place as usize];
+            *norm = norm.as_ref().map(|norm| norm.map(&format!("{name}.{module}"), visit));
+        }
         Layer { groups, norms }
+    }
+
+    /// The norm at a place, where the layer has one.
+    pub fn norm(&self, place: NormPlace) -> Option<&Norm> {
+        self.norms[place as usize].as_ref()
     }
 
     /// The group of a linear and its columns there.
@@ -210,7 +234,7 @@ pub(crate) struct Rows<'p> {
 
 /// What a layer needs besides its input.
 pub(crate) struct Pass<'p> {
-    pub eps: f64,
+    pub info: &'p ModelInfo,
     /// Whether gradients reach the weights.
     pub trained: bool,
     /// Of the products with the weights.
@@ -222,8 +246,10 @@ pub(crate) struct Pass<'p> {
     /// In the last layer: the only tokens whose result is read, and which of them are which client's. What follows
     /// attention is left out for all others.
     pub read: Option<(&'p Tensor<1, Int>, &'p Rows<'p>)>,
-    /// Position of every token `[T]`, where the layer turns queries and keys by it.
-    pub positions: &'p Tensor<1, Int>,
+    /// What attention adds to its scores for each sequence, where the architecture has such.
+    pub added_scores: Option<&'p [Tensor<3>]>,
+    /// Cosine and sine of every token's angles, where the layer turns queries and keys.
+    pub angles: Option<&'p Angles>,
 }
 
 impl Pass<'_> {

@@ -4,9 +4,7 @@
 //! Tensors are copied from the source checkpoint in their own type. Those that carry an adapter become `W + s·A·B`,
 //! computed in f32 and rounded to that type; the head is the adapter's. No more than one output file is in memory.
 
-mod source_tensors;
-
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
@@ -15,10 +13,10 @@ use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 use serde_json::json;
 
-use crate::checkpoint::{described, replace};
+use crate::checkpoint::{Described, described, replace};
+use crate::tensor_files::{Place, TensorFiles};
 use crate::weights::floats;
 use crate::{Adapter, HeadTensor, Matrix, ModelError, ModelInfo, ModelSource, Task};
-use source_tensors::{Place, SourceTensors};
 
 /// Bytes of tensors in one file, as Transformers splits models.
 pub const SHARD_BYTES: u64 = 5_000_000_000;
@@ -85,7 +83,7 @@ impl Planned {
 pub fn write(dir: &Path, merge: Merge, shard_bytes: u64) -> Result<f64, ModelError> {
     assert!(merge.adapter.core.is_empty(), "merge plain LoRA: `Adapter::plain`");
     fs::create_dir_all(dir).map_err(|source| ModelError::Write { path: dir.to_path_buf(), source })?;
-    let mut source = SourceTensors::open(merge.source)?;
+    let mut source = TensorFiles::open(merge.source)?;
     let planned = plan(&source, merge)?;
     let roundoff = planned.iter().filter(|p| !matches!(p.change, Change::Copied)).map(|p| roundoff(p.dtype));
     let roundoff = roundoff.fold(0.0, f64::max);
@@ -111,23 +109,55 @@ pub fn write(dir: &Path, merge: Merge, shard_bytes: u64) -> Result<f64, ModelErr
         }
     }
     let (config, file) = merge.source.file("config.json")?;
-    replace(&dir.join("config.json"), &described(&config, &file, merge.info.architecture, merge.task, merge.labels)?)?;
+    let Merge { task, labels, info, .. } = merge;
+    let tied = info.decoder.as_ref().is_some_and(|decoder| decoder.tied);
+    let untied = tied && places.contains_key(OUTPUT) && differ(&mut source, OUTPUT, &words(info))?;
+    let new = Described { architecture: info.architecture, task, labels, dtype: None, untied };
+    replace(&dir.join("config.json"), &described(&config, &file, new)?)?;
     Ok(roundoff)
 }
 
-/// The tensors of the new checkpoint, by name.
-fn plan(source: &SourceTensors, merge: Merge) -> Result<Vec<Planned>, ModelError> {
-    let Merge { info, adapter, .. } = merge;
-    let prefix = format!("{}.", info.architecture.prefix());
-    // A backbone saved alone has names without the prefix.
-    let whole = source.places.keys().any(|name| name.starts_with(&prefix));
+/// The output embeddings.
+const OUTPUT: &str = "lm_head.weight";
+
+/// The name of the input embeddings.
+fn words(info: &ModelInfo) -> String {
+    let description = info.architecture.describe();
+    format!("{}.{}.weight", description.prefix, description.embeddings.words)
+}
+
+/// Whether two tensors, each of which may be missing, hold different bytes.
+fn differ(source: &mut TensorFiles, x: &str, y: &str) -> Result<bool, ModelError> {
+    let places = [x, y].map(|name| source.places.get(name).cloned());
+    let [Some(x), Some(y)] = places else { return Ok(false) };
+    Ok(source.read(&x)? != source.read(&y)?)
+}
+
+/// The tensors of the new checkpoint, by name: those that the model reads.
+fn plan(source: &TensorFiles, merge: Merge) -> Result<Vec<Planned>, ModelError> {
+    let Merge { info, adapter, task, .. } = merge;
+    let description = info.architecture.describe();
+    let prefix = format!("{}.", description.prefix);
+    let mut read: BTreeSet<String> = info.tensors().into_iter().map(|tensor| tensor.name).collect();
+    if let (Some(form), Task::Classify(_)) = (description.pooler, task) {
+        let modules = [Some(form.linear), form.norm];
+        read.extend(modules.into_iter().flatten().flat_map(|m| ["weight", "bias"].map(|part| format!("{m}.{part}"))));
+    }
+    match task {
+        Task::Classify(_) => drop(read.remove(OUTPUT)),
+        // Tied ones too: a copy does no harm, and others than the input embeddings are the model's.
+        Task::Causal => drop(read.insert(OUTPUT.into())),
+    }
     let mut planned: BTreeMap<String, Planned> = BTreeMap::new();
     for (name, place) in &source.places {
-        if left_out(name, merge.task) || adapter.head.iter().any(|h| h.name == *name) {
+        // A backbone saved alone has names without the prefix.
+        let name = match read.contains(name) {
+            true => name.clone(),
+            false => format!("{prefix}{name}"),
+        };
+        if !read.contains(&name) || adapter.head.iter().any(|h| h.name == name) {
             continue;
         }
-        let alone = !whole && !name.starts_with("lm_head.");
-        let name = if alone { format!("{prefix}{name}") } else { name.clone() };
         let target = adapter.targets.iter().position(|t| name.strip_suffix(".weight") == Some(t.name.as_str()));
         let change = target.map_or(Change::Copied, Change::Updated);
         let (dtype, shape) = (place.dtype, place.shape.clone());
@@ -135,9 +165,8 @@ fn plan(source: &SourceTensors, merge: Merge) -> Result<Vec<Planned>, ModelError
     }
     for target in &adapter.targets {
         let (name, expected) = (format!("{}.weight", target.name), vec![target.d_out, target.d_in]);
-        let (file, missing) = (source.name.clone(), planned.get(&name).is_none_or(|p| p.shape != expected));
-        if missing {
-            return Err(ModelError::MissingTensor { file, name, expected });
+        if planned.get(&name).is_none_or(|p| p.shape != expected) {
+            return Err(ModelError::MissingTensor { file: source.file_of(&name).into(), name, expected, hint: "" });
         }
     }
     let usual = adapter.targets.first().and_then(|t| planned.get(&format!("{}.weight", t.name))).map(|p| p.dtype);
@@ -148,14 +177,6 @@ fn plan(source: &SourceTensors, merge: Merge) -> Result<Vec<Planned>, ModelError
             .insert(name.clone(), Planned { name: name.clone(), dtype, shape, place: None, change: Change::Head(i) });
     }
     Ok(planned.into_values().collect())
-}
-
-/// Heads of other tasks, which the new model does not read.
-fn left_out(name: &str, task: Task) -> bool {
-    match task {
-        Task::Classify(_) => name.starts_with("lm_head.") || name.starts_with("cls."),
-        Task::Causal => name == "score.weight",
-    }
 }
 
 /// Deals tensors out to files; one that is larger than a file alone gets one of its own.
@@ -174,7 +195,7 @@ fn shards(planned: Vec<Planned>, shard_bytes: u64) -> Vec<Vec<Planned>> {
     shards
 }
 
-fn write_shard(path: &Path, shard: &[Planned], source: &mut SourceTensors, merge: Merge) -> Result<(), ModelError> {
+fn write_shard(path: &Path, shard: &[Planned], source: &mut TensorFiles, merge: Merge) -> Result<(), ModelError> {
     let contents = shard.iter().map(|p| contents(p, source, merge)).collect::<Result<Vec<_>, _>>()?;
     let views = shard.iter().zip(&contents).map(|(p, bytes)| {
         let view = TensorView::new(p.dtype, p.shape.clone(), bytes).expect("as many bytes as the shape says");
@@ -199,10 +220,11 @@ fn readable(_: &Path) -> std::io::Result<()> {
 }
 
 /// The bytes of a tensor of the new checkpoint.
-fn contents(planned: &Planned, source: &mut SourceTensors, merge: Merge) -> Result<Vec<u8>, ModelError> {
+fn contents(planned: &Planned, source: &mut TensorFiles, merge: Merge) -> Result<Vec<u8>, ModelError> {
+    let source_name = source.file_of(&planned.name).to_string();
     let old = planned.place.as_ref().map(|place| source.read(place)).transpose()?.unwrap_or_default();
     let unknown = || ModelError::TensorType {
-        file: source.name.clone(),
+        file: source_name.clone(),
         name: planned.name.clone(),
         dtype: format!("{:?}", planned.dtype),
     };
@@ -238,6 +260,7 @@ fn add_update(weight: &mut [f32], down: &Matrix, up: &Matrix, scale: f32) {
 /// Numbers in the type of a file.
 fn rounded(dtype: Dtype, numbers: &[f32]) -> Option<Vec<u8>> {
     Some(match dtype {
+        Dtype::F64 => numbers.iter().flat_map(|v| f64::from(*v).to_le_bytes()).collect(),
         Dtype::F32 => numbers.iter().flat_map(|v| v.to_le_bytes()).collect(),
         Dtype::F16 => numbers.iter().flat_map(|v| f16::from_f32(*v).to_le_bytes()).collect(),
         Dtype::BF16 => numbers.iter().flat_map(|v| bf16::from_f32(*v).to_le_bytes()).collect(),

@@ -4,6 +4,7 @@
 //! must hold every parameter of the head, trained or not: PEFT's loader looks each of them up.
 
 mod layout;
+mod methods;
 mod read;
 mod settings;
 
@@ -15,12 +16,13 @@ use safetensors::{Dtype, SafeTensors};
 use serde_json::json;
 
 use crate::checkpoint::{replace, serialise};
+use crate::head::saved_modules;
 use crate::{Adapter, Matrix, ModelError, Target, TargetKind};
 
 pub(crate) use layout::Carried;
 pub use layout::Layout;
 pub(crate) use read::one_rank;
-pub use read::{classes, read};
+pub use read::{classes, note, read};
 
 /// What the files say beside the numbers.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -144,7 +146,7 @@ fn config_text(carried: &[Carried], adapter: &Adapter, meta: &PeftMeta) -> Vec<u
         "bias": "none",
         "fan_in_fan_out": false,
         "target_modules": modules,
-        "modules_to_save": if adapter.head.is_empty() { json!(null) } else { json!(["classifier", "score"]) },
+        "modules_to_save": if adapter.head.is_empty() { json!(null) } else { json!(saved_modules(&adapter.head)) },
         "rank_pattern": ranks,
         "alpha_pattern": alphas,
         "use_rslora": false,
@@ -169,8 +171,8 @@ fn number(alpha: f64) -> serde_json::Value {
 fn target_modules(targets: &[&Target]) -> Vec<String> {
     let bare = |t: &Target| t.name.rsplit('.').next().unwrap_or_default().to_string();
     let short = |t: &Target| match bare(t).as_str() {
-        // The encoders' linears that are all called `dense` go by two parts or three.
-        "dense" => {
+        // Linears that are all called `dense` or `Wo` go by two parts or three.
+        "dense" | "Wo" => {
             let parts: Vec<&str> = t.name.rsplitn(4, '.').collect();
             let n = if parts[2] == "attention" { 3 } else { 2 };
             parts[..n].iter().rev().copied().collect::<Vec<_>>().join(".")

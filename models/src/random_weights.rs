@@ -5,7 +5,12 @@ use half::f16;
 use rand::{Rng, RngExt};
 use safetensors::tensor::{Dtype, TensorView};
 
-use crate::{Architecture, DecoderInfo, ModelError, ModelInfo, Rope, RopeScaling, TargetKind, Task, Transformer};
+use crate::config::Shaped;
+use crate::weights::Weights;
+use crate::{
+    Activation, Architecture, Biases, DecoderInfo, LayerSight, ModelError, ModelInfo, Pooling, Rope, RopeScaling,
+    TargetKind, Task, Transformer, Wanted,
+};
 
 /// Weights are taken from a pool of at most so many draws, round and round: a billion of them would take long to draw. A prime, so
 /// that no two rows of a matrix are alike.
@@ -61,14 +66,16 @@ impl ModelInfo {
             first_position: 0,
             eps: 1e-5,
             initializer_range: 0.02,
-            decoder: Some(DecoderInfo {
-                rope,
-                tied: true,
-                qkv_bias: false,
-                output_bias: false,
-                mlp_bias: false,
-                eos: vec![2],
-            }),
+            activation: Activation::Silu,
+            biases: Biases::all(false),
+            ropes: vec![rope],
+            sights: vec![LayerSight { window: None, rope: Some(0) }; layers],
+            query_width: (hidden / heads) as f64,
+            embedding_scale: 1.0,
+            pooling: Pooling::Token,
+            draws_pooler: false,
+            distances: 0,
+            decoder: Some(DecoderInfo { tied: true, eos: vec![2] }),
         }
     }
 
@@ -87,6 +94,15 @@ impl ModelInfo {
             first_position: 2,
             eps: 1e-5,
             initializer_range: 0.02,
+            activation: Activation::Gelu,
+            biases: Biases::all(true),
+            ropes: Vec::new(),
+            sights: Vec::new(),
+            query_width: (hidden / heads) as f64,
+            embedding_scale: 1.0,
+            pooling: Pooling::Token,
+            draws_pooler: false,
+            distances: 0,
             decoder: None,
         }
     }
@@ -105,54 +121,29 @@ impl Transformer {
         device: &Device,
     ) -> Result<Self, ModelError> {
         let bytes = checkpoint(&info, rng);
-        Transformer::from_checkpoint(info, &[(bytes, "random weights".into())], task, kinds, rng, device)
+        Transformer::from_checkpoint(
+            info,
+            Weights::open(&bytes, "random weights")?,
+            task,
+            kinds,
+            Wanted::default(),
+            rng,
+            device,
+        )
     }
 }
 
-/// Name and shape of every tensor, as Hugging Face stores them.
-fn tensors(info: &ModelInfo) -> Vec<(String, Vec<usize>)> {
-    let mut list = match &info.decoder {
-        None => encoder_tables_and_norms(info),
-        Some(decoder) => decoder_tables_and_norms(info, decoder.tied),
-    };
-    for target in info.targets(&TargetKind::all()) {
-        list.push((format!("{}.weight", target.name), vec![target.d_out, target.d_in]));
-        if info.has_bias(target.kind) {
-            list.push((format!("{}.bias", target.name), vec![target.d_out]));
-        }
-    }
-    list
-}
-
-fn encoder_tables_and_norms(info: &ModelInfo) -> Vec<(String, Vec<usize>)> {
-    let (d, prefix) = (info.hidden, info.architecture.name());
-    let mut list = Vec::new();
-    let mut push = |name: String, shape: &[usize]| list.push((format!("{prefix}.{name}"), shape.to_vec()));
-    push("embeddings.word_embeddings.weight".into(), &[info.vocab, d]);
-    push("embeddings.position_embeddings.weight".into(), &[info.positions, d]);
-    push("embeddings.token_type_embeddings.weight".into(), &[info.token_types, d]);
-    let layers = (0..info.layers).flat_map(|l| {
-        ["attention.output.LayerNorm", "output.LayerNorm"].map(|norm| format!("encoder.layer.{l}.{norm}"))
+/// Every tensor of the body and the pooler.
+fn tensors(info: &ModelInfo) -> Vec<Shaped> {
+    let d = info.hidden;
+    let one = |name: String, shape: Vec<usize>, gain| Shaped { name, shape, gain };
+    let pooler = info.architecture.describe().pooler.filter(|_| !info.draws_pooler).into_iter().flat_map(|form| {
+        let bias =
+            (info.architecture == Architecture::Bert).then(|| one(format!("{}.bias", form.linear), vec![d], None));
+        let norm = form.norm.map(|norm| one(format!("{norm}.weight"), vec![d], Some(1.0)));
+        [Some(one(format!("{}.weight", form.linear), vec![d, d], None)), bias, norm].into_iter().flatten()
     });
-    for norm in std::iter::once("embeddings.LayerNorm".to_string()).chain(layers) {
-        push(format!("{norm}.weight"), &[d]);
-        push(format!("{norm}.bias"), &[d]);
-    }
-    if info.architecture == Architecture::Bert {
-        push("pooler.dense.weight".into(), &[d, d]);
-        push("pooler.dense.bias".into(), &[d]);
-    }
-    list
-}
-
-fn decoder_tables_and_norms(info: &ModelInfo, tied: bool) -> Vec<(String, Vec<usize>)> {
-    let table = |name: &str| (name.to_string(), vec![info.vocab, info.hidden]);
-    let norm = |name: String| (format!("model.{name}.weight"), vec![info.hidden]);
-    let layers = (0..info.layers)
-        .flat_map(|l| ["input_layernorm", "post_attention_layernorm"].map(|norm| format!("layers.{l}.{norm}")));
-    let output = (!tied).then(|| table("lm_head.weight"));
-    let norms = layers.chain(["norm".to_string()]).map(norm);
-    [table("model.embed_tokens.weight")].into_iter().chain(output).chain(norms).collect()
+    info.tensors().into_iter().chain(pooler).collect()
 }
 
 /// Numbers in f16 that come round and round.
@@ -184,13 +175,13 @@ impl Pool {
 /// zero.
 fn checkpoint(info: &ModelInfo, rng: &mut impl Rng) -> Vec<u8> {
     let tensors = tensors(info);
-    let numbers: usize = tensors.iter().map(|(_, shape)| shape.iter().product::<usize>()).sum();
+    let numbers: usize = tensors.iter().map(|t| t.shape.iter().product::<usize>()).sum();
     let mut pool = Pool::new(numbers.min(POOL), (info.initializer_range * 3f64.sqrt()) as f32, rng);
     let parts: Vec<(String, Vec<usize>, Vec<u8>)> = tensors
         .into_iter()
-        .map(|(name, shape)| {
-            let bytes = match (shape.len(), name.ends_with(".weight")) {
-                (1, gain) => f16::from_f32(f32::from(u8::from(gain))).to_le_bytes().repeat(shape[0]),
+        .map(|Shaped { name, shape, gain }| {
+            let bytes = match shape.len() {
+                1 => f16::from_f32(gain.unwrap_or(0.0)).to_le_bytes().repeat(shape[0]),
                 _ => pool.take(shape.iter().product()),
             };
             (name, shape, bytes)
@@ -234,7 +225,8 @@ mod tests {
     #[cfg(feature = "flex")]
     fn random_decoders_load_for_both_tasks() {
         let mut untied = ModelInfo::tiny_decoder();
-        untied.decoder.iter_mut().for_each(|d| (d.tied, d.qkv_bias) = (false, true));
+        untied.decoder.iter_mut().for_each(|d| d.tied = false);
+        untied.biases.qkv = true;
         for info in [ModelInfo::tiny_decoder(), untied] {
             for (task, head) in [(Task::Causal, 0), (Task::Classify(3), 1)] {
                 let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(1);

@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use crate::gguf::backbone::Header;
+use crate::tensor_files::{TensorFiles, is_pointer, pointer};
 use crate::{ModelError, ModelInfo, builtin};
 
 /// Where a model comes from.
@@ -17,11 +19,16 @@ pub enum ModelSource {
     BuiltinLlama,
     /// A folder in Hugging Face layout.
     Folder(PathBuf),
+    /// A GGUF file, which holds configuration and weights; the tokenizer lies in another folder, or beside the file.
+    Gguf {
+        /// The file.
+        file: PathBuf,
+        /// A folder with `tokenizer.json`.
+        tokenizer: Option<PathBuf>,
+    },
 }
 
-/// One safetensors file in memory, and the name to show for it.
-pub(crate) type WeightsFile = (Vec<u8>, String);
-
+const CONFIG: &str = "config.json";
 const WEIGHTS: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
 
@@ -32,20 +39,59 @@ struct Index {
 }
 
 impl ModelSource {
+    /// The folder of what is in files of its own.
+    fn folder(&self) -> Option<&Path> {
+        match self {
+            ModelSource::Folder(folder) => Some(folder),
+            ModelSource::Gguf { file, tokenizer } => Some(tokenizer.as_deref().unwrap_or(file.parent()?)),
+            _ => None,
+        }
+    }
+
     /// The bytes of one of the model's files and the name to show for it.
     ///
     /// # Errors
     /// The file cannot be read.
     pub fn file(&self, name: &str) -> Result<(Vec<u8>, String), ModelError> {
         match self {
-            ModelSource::Builtin => Ok((builtin::file(name).to_vec(), format!("builtin {name}"))),
-            ModelSource::BuiltinLlama => Ok((builtin::llama_file(name).to_vec(), format!("builtin-llama {name}"))),
-            ModelSource::Folder(folder) => {
+            ModelSource::Builtin => Ok((builtin::file(name).to_vec(), self.shown(name))),
+            ModelSource::BuiltinLlama => Ok((builtin::llama_file(name).to_vec(), self.shown(name))),
+            ModelSource::Gguf { file, .. } if name == CONFIG => {
+                let config = Header::read(file)?.config()?;
+                Ok((config.to_string().into_bytes(), file.display().to_string()))
+            }
+            ModelSource::Gguf { file, tokenizer: None } if !self.has_own(name) => Err(ModelError::Config {
+                file: file.display().to_string(),
+                problem: format!(
+                    "no {name} lies beside it, and the tokenizer inside is not read; set model.tokenizer = \"DIR\" to the folder \
+                     of the model that the file was made of"
+                ),
+            }),
+            ModelSource::Folder(_) | ModelSource::Gguf { .. } => {
+                let folder = self.folder().unwrap_or(Path::new(""));
                 let path = folder.join(name);
-                let bytes = fs::read(&path).map_err(|source| ModelError::Read { path: path.clone(), source })?;
-                Ok((bytes, path.display().to_string()))
+                let bytes = fs::read(&path).map_err(|source| unreadable(folder, name, source))?;
+                match is_pointer(&bytes) {
+                    true => Err(pointer(path.display().to_string())),
+                    false => Ok((bytes, path.display().to_string())),
+                }
             }
         }
+    }
+
+    /// What errors call one of the model's files.
+    pub fn shown(&self, name: &str) -> String {
+        match self {
+            ModelSource::Builtin => format!("builtin {name}"),
+            ModelSource::BuiltinLlama => format!("builtin-llama {name}"),
+            ModelSource::Gguf { file, .. } if name == CONFIG => file.display().to_string(),
+            _ => self.folder().unwrap_or(Path::new("")).join(name).display().to_string(),
+        }
+    }
+
+    /// Whether a file of this name is there.
+    fn has_own(&self, name: &str) -> bool {
+        self.folder().is_some_and(|folder| folder.join(name).exists())
     }
 
     /// Hands `put` what tells this model's weights from others: the name, length, beginning and end of every file.
@@ -54,12 +100,16 @@ impl ModelSource {
     /// A file cannot be read.
     pub fn sample(&self, put: &mut dyn FnMut(&[u8])) -> Result<(), ModelError> {
         const PIECE: usize = 1 << 20;
-        let ModelSource::Folder(folder) = self else {
-            put(&self.file(WEIGHTS)?.0);
-            return Ok(());
+        let paths: Vec<PathBuf> = match self {
+            ModelSource::Folder(folder) => self.weight_files()?.iter().map(|name| folder.join(name)).collect(),
+            ModelSource::Gguf { file, .. } => vec![file.clone()],
+            _ => {
+                put(&self.file(WEIGHTS)?.0);
+                return Ok(());
+            }
         };
-        for name in self.weight_files()? {
-            let path = folder.join(&name);
+        for path in paths {
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
             let unreadable = |source| ModelError::Read { path: path.clone(), source };
             let mut file = fs::File::open(&path).map_err(unreadable)?;
             let length = file.metadata().map_err(unreadable)?.len();
@@ -81,20 +131,42 @@ impl ModelSource {
     /// The file is there and cannot be read.
     pub fn optional(&self, name: &str) -> Result<Option<(Vec<u8>, String)>, ModelError> {
         match self {
-            ModelSource::Folder(folder) if !folder.join(name).exists() => Ok(None),
+            ModelSource::Folder(_) if !self.has_own(name) => Ok(None),
+            ModelSource::Gguf { .. } if name != CONFIG && !self.has_own(name) => Ok(None),
             ModelSource::Builtin if !builtin::FILES.contains(&name) => Ok(None),
             ModelSource::BuiltinLlama if !builtin::LLAMA_FILES.contains(&name) => Ok(None),
             _ => self.file(name).map(Some),
         }
     }
 
-    /// Reads `config.json` alone.
+    /// The shape that `config.json` tells, and of the weights, where they are there, whether they lack a pooler.
     ///
     /// # Errors
     /// As [`ModelInfo::parse`].
     pub fn info(&self) -> Result<ModelInfo, ModelError> {
-        let (bytes, file) = self.file("config.json")?;
-        ModelInfo::parse(&bytes, &file)
+        let (bytes, file) = self.file(CONFIG)?;
+        let mut info = ModelInfo::parse(&bytes, &file)?;
+        info.draws_pooler = self.lacks_pooler(&info);
+        Ok(info)
+    }
+
+    /// Whether the checkpoint has no pooler, as those of masked language models have none, although the architecture does.
+    /// Weights that are not there or cannot be read are told of when they are loaded.
+    fn lacks_pooler(&self, info: &ModelInfo) -> bool {
+        let Some(form) = info.architecture.describe().pooler else { return false };
+        // With a norm behind it, it is a part that pretraining made: a checkpoint without is refused.
+        if form.norm.is_some() {
+            return false;
+        }
+        let Ok(files) = TensorFiles::open(self) else { return false };
+        let bare = form.linear.split_once('.').map_or(form.linear, |(_, bare)| bare);
+        [form.linear, bare].iter().all(|module| !files.places.contains_key(&format!("{module}.weight")))
+    }
+
+    /// Whether the checkpoint has a classifier's head of its own. Weights that cannot be read have none.
+    pub fn has_head(&self, info: &ModelInfo) -> bool {
+        let last = info.architecture.describe().head.last().map(|form| format!("{}.weight", form.module));
+        TensorFiles::open(self).is_ok_and(|files| last.is_some_and(|name| files.places.contains_key(&name)))
     }
 
     /// Names of the safetensors files that hold the weights: one, or the shards that the index lists.
@@ -119,11 +191,6 @@ impl ModelSource {
             }
         }
     }
-
-    /// All the weights' files.
-    pub(crate) fn weights(&self) -> Result<Vec<WeightsFile>, ModelError> {
-        self.weight_files()?.iter().map(|name| self.file(name)).collect()
-    }
 }
 
 /// The shards that a `model.safetensors.index.json` lists, each once; `file` is its name in errors.
@@ -143,13 +210,73 @@ pub fn shard_names(index: &[u8], file: &str) -> Result<Vec<String>, ModelError> 
     }
 }
 
+/// What is said of a file that cannot be read; with the way to have it where there is one.
+fn unreadable(folder: &Path, name: &str, source: std::io::Error) -> ModelError {
+    let problem = |problem: String| ModelError::Config { file: folder.display().to_string(), problem };
+    if folder.is_file() {
+        let what =
+            "is a file; a model is a folder in Hugging Face layout (config.json, model.safetensors, tokenizer.json)";
+        return problem(what.into());
+    }
+    if !folder.exists() {
+        let name = folder.to_string_lossy();
+        let plain =
+            |part: &str| !part.is_empty() && part.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c));
+        let is_repository = name.split('/').count() == 2 && name.split('/').all(plain) && !name.starts_with('.');
+        return problem(match is_repository {
+            true => format!("no such folder; a repository of the Hugging Face Hub is written \"hf:{name}\""),
+            false => "no such folder; paths are relative to the current directory".into(),
+        });
+    }
+    let slow = ["tokenizer.model", "vocab.txt", "vocab.json", "spiece.model", "sentencepiece.bpe.model"];
+    let slow = slow.iter().find(|file| name == "tokenizer.json" && folder.join(file).exists());
+    match slow {
+        Some(file) => problem(format!(
+            "has {file} but no tokenizer.json, which is what is read; convert it: {}",
+            converter(folder, "AutoTokenizer")
+        )),
+        None => ModelError::Read { path: folder.join(name), source },
+    }
+}
+
+/// The command that loads a part of a model by Transformers and writes it in today's format.
+fn converter(folder: &Path, class: &str) -> String {
+    let folder = folder.display();
+    format!(
+        "python -c \"from transformers import {class}; {class}.from_pretrained('{folder}').save_pretrained('{folder}')\""
+    )
+}
+
 fn no_weights(folder: &Path) -> ModelError {
     let pickled = ["pytorch_model.bin", "pytorch_model.bin.index.json"].iter().find(|n| folder.join(n).exists());
     let problem = match pickled {
-        Some(name) => format!("has {name} but no {WEIGHTS}: pickles are not read; convert the weights to safetensors"),
-        None => format!("has neither {WEIGHTS} nor {INDEX}"),
+        Some(name) => format!(
+            "has {name} but no {WEIGHTS}: pickles can run code and are not read; convert the weights: {}",
+            converter(folder, architecture_of(folder).as_deref().unwrap_or("AutoModel"))
+        ),
+        None => match fs::read_dir(folder).into_iter().flatten().flatten().map(|e| e.file_name()).find(is_gguf) {
+            Some(name) => {
+                let name = name.to_string_lossy();
+                format!(
+                    "has {name} but no {WEIGHTS}; a GGUF file is named itself: model.path = \"{}\"",
+                    folder.join(&*name).display()
+                )
+            }
+            None => format!("has neither {WEIGHTS} nor {INDEX}"),
+        },
     };
     ModelError::Config { file: folder.display().to_string(), problem }
+}
+
+fn is_gguf(name: &std::ffi::OsString) -> bool {
+    Path::new(name).extension().is_some_and(|end| end == "gguf")
+}
+
+/// The class that `config.json` names for the weights, if it does in plain letters: it goes into a command.
+fn architecture_of(folder: &Path) -> Option<String> {
+    let config: serde_json::Value = serde_json::from_slice(&fs::read(folder.join("config.json")).ok()?).ok()?;
+    let class = config["architectures"][0].as_str()?;
+    class.chars().all(|c| c.is_ascii_alphanumeric()).then(|| class.to_string())
 }
 
 #[cfg(test)]
@@ -174,7 +301,7 @@ mod tests {
         let text = problem(&[(INDEX, r#"{"weight_map": {"a": "../elsewhere"}}"#)]);
         assert!(text.contains("../elsewhere"), "{text}");
         assert!(problem(&[(INDEX, "{}")]).contains("weight_map"));
-        assert!(problem(&[("pytorch_model.bin", "")]).contains("pickles are not read"));
+        assert!(problem(&[("pytorch_model.bin", "")]).contains("pickles can run code and are not read"));
         assert!(problem(&[]).contains("neither model.safetensors nor"));
     }
 

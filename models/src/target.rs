@@ -10,71 +10,56 @@ use serde::{Deserialize, Serialize, Serializer};
 
 use crate::Architecture;
 
-/// One of the linears of a layer, by what it does. Each can be named as encoders name it or as LLaMA-style decoders do.
+/// One of the linears of a layer, by what it does. Each can be named as any of the architectures that have it names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum TargetKind {
     /// Attention query.
-    #[serde(rename = "query", alias = "q_proj")]
+    #[serde(rename = "query", alias = "q_proj", alias = "q_lin", alias = "q")]
     Query,
     /// Attention key.
-    #[serde(rename = "key", alias = "k_proj")]
+    #[serde(rename = "key", alias = "k_proj", alias = "k_lin", alias = "k")]
     Key,
     /// Attention value.
-    #[serde(rename = "value", alias = "v_proj")]
+    #[serde(rename = "value", alias = "v_proj", alias = "v_lin", alias = "v")]
     Value,
+    /// Queries, keys and values from one linear, where a model has one.
+    #[serde(rename = "qkv_proj", alias = "Wqkv")]
+    Qkv,
     /// The linear after attention.
-    #[serde(rename = "attention.output.dense", alias = "o_proj")]
+    #[serde(rename = "attention.output.dense", alias = "o_proj", alias = "out_lin", alias = "o", alias = "attn.Wo")]
     AttentionOutput,
-    /// The gate of a gated feed-forward block, which encoders lack.
+    /// The gate of a gated feed-forward block, which most encoders lack.
     #[serde(rename = "gate_proj")]
     Gate,
     /// The widening linear of the feed-forward block.
-    #[serde(rename = "intermediate.dense", alias = "up_proj")]
+    #[serde(rename = "intermediate.dense", alias = "up_proj", alias = "lin1")]
     Intermediate,
+    /// Gate and widening linear as one, where a model has one.
+    #[serde(rename = "gate_up_proj", alias = "Wi")]
+    GateUp,
     /// The narrowing linear of the feed-forward block.
-    #[serde(rename = "output.dense", alias = "down_proj")]
+    #[serde(rename = "output.dense", alias = "down_proj", alias = "lin2", alias = "mlp.Wo")]
     Output,
 }
 
 impl TargetKind {
     /// How many there are.
-    pub(crate) const COUNT: usize = 7;
+    pub(crate) const COUNT: usize = 9;
 
     /// All of them, in the order of the forward pass; the paper adapts all that a model has.
     pub fn all() -> Vec<TargetKind> {
         use TargetKind::*;
-        vec![Query, Key, Value, AttentionOutput, Gate, Intermediate, Output]
+        vec![Query, Key, Value, Qkv, AttentionOutput, Gate, Intermediate, GateUp, Output]
     }
 
-    /// The name that models of this architecture give it and PEFT lists under `target_modules`.
+    /// The name that models of this architecture give it and PEFT lists under `target_modules`; where they lack it, the
+    /// name that the most known of the models have that do not.
     pub fn name(self, architecture: Architecture) -> &'static str {
-        match (self, architecture.is_decoder()) {
-            (TargetKind::Query, false) => "query",
-            (TargetKind::Key, false) => "key",
-            (TargetKind::Value, false) => "value",
-            (TargetKind::AttentionOutput, false) => "attention.output.dense",
-            (TargetKind::Intermediate, false) => "intermediate.dense",
-            (TargetKind::Output, false) => "output.dense",
-            (TargetKind::Query, true) => "q_proj",
-            (TargetKind::Key, true) => "k_proj",
-            (TargetKind::Value, true) => "v_proj",
-            (TargetKind::AttentionOutput, true) => "o_proj",
-            (TargetKind::Gate, _) => "gate_proj",
-            (TargetKind::Intermediate, true) => "up_proj",
-            (TargetKind::Output, true) => "down_proj",
-        }
-    }
-
-    /// The module path inside a layer, as Hugging Face names it.
-    pub(crate) fn module(self, architecture: Architecture) -> String {
-        use TargetKind::*;
-        let name = self.name(architecture);
-        match (self, architecture.is_decoder()) {
-            (Query | Key | Value, false) => format!("attention.self.{name}"),
-            (_, false) => name.to_string(),
-            (Query | Key | Value | AttentionOutput, true) => format!("self_attn.{name}"),
-            (_, true) => format!("mlp.{name}"),
-        }
+        let known = if architecture.is_decoder() { Architecture::Llama } else { Architecture::Bert };
+        [architecture, known, Architecture::Llama, Architecture::Phi3]
+            .into_iter()
+            .find_map(|architecture| architecture.describe().short(self))
+            .expect("LLaMA and Phi-3 have every linear between them")
     }
 }
 
@@ -131,12 +116,14 @@ impl JsonSchema for Targets {
     }
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        let names: Vec<&str> = [Architecture::Roberta, Architecture::Llama]
-            .into_iter()
-            .flat_map(|architecture| architecture.kinds().into_iter().map(move |kind| kind.name(architecture)))
-            .collect();
+        let mut names: Vec<&str> = Vec::new();
+        for architecture in Architecture::ALL {
+            names.extend(architecture.kinds().into_iter().map(|kind| kind.name(architecture)));
+        }
+        let mut seen = std::collections::HashSet::new();
+        names.retain(|name| seen.insert(*name));
         json_schema!({
-            "description": "\"all\", or a list of linears as encoders name them, or as decoders do.",
+            "description": "\"all\", or a list of linears as the model names them, or as another does that has the same.",
             "anyOf": [{ "const": "all" }, { "type": "array", "minItems": 1, "items": { "enum": names } }],
         })
     }

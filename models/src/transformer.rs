@@ -1,24 +1,23 @@
 //! A transformer on packed tokens whose backbone is frozen: an encoder or a decoder, with a classifier's head or as a
 //! causal language model. Every linear sees one dense matrix `[T, D]` for the whole cohort; only attention looks at
-//! sequence boundaries. What an architecture does in a layer is in `encoder.rs` and `llama.rs`.
+//! sequence boundaries. What an architecture does in a layer is in `body.rs`.
 
-use bonfire_kernels::{Arithmetic, AttentionLayout, Segments, product, widest_head};
+mod load;
+
+use bonfire_kernels::{Arithmetic, AttentionLayout, Segments, product};
 use burn::tensor::{Device, FloatDType, Gradients, Int, Tensor, TensorData};
 use rand::Rng;
 
 use crate::body::Body;
-use crate::encoder::Encoder;
 use crate::layer::{Added, Pass, Rows, matrix, read};
-use crate::llama::Llama;
-use crate::loader::Loader;
 use crate::model::{ClientAdapter, Model, at_once};
-use crate::source::WeightsFile;
-use crate::weights::{Weights, shown};
+use crate::rotary::Angles;
 use crate::{
-    Adapter, Clock, DeviceBatch, HeadTensor, ModelError, ModelInfo, ModelSource, NamedWeight, NoiseSigns, Part,
-    Precision, Target, TargetKind, Task,
+    Adapter, Clock, DeviceBatch, HeadTensor, ModelInfo, NamedWeight, NoiseSigns, Part, Pooling, Precision, Target,
+    TargetKind, Task,
 };
 use crate::{head, noise, vocabulary};
+pub use load::Wanted;
 
 /// A classifier or language model whose backbone is frozen.
 #[derive(Clone, Debug)]
@@ -37,65 +36,10 @@ pub struct Transformer {
     trained: bool,
     /// What noise is made of: for every target `[d_in, d_out]`; empty where there is none.
     banks: Vec<Tensor<2>>,
+    notes: Vec<String>,
 }
 
 impl Transformer {
-    /// Reads a model; a head that the checkpoint lacks is drawn from `rng`. Give an autodiff device to train.
-    ///
-    /// # Errors
-    /// A file that cannot be read, a configuration we do not know or that cannot do the task or run on the device, a tensor
-    /// that is missing, surplus or misshapen.
-    pub fn load(
-        source: &ModelSource,
-        task: Task,
-        kinds: &[TargetKind],
-        rng: &mut impl Rng,
-        device: &Device,
-    ) -> Result<Self, ModelError> {
-        let info = source.info()?;
-        Self::from_checkpoint(info, &source.weights()?, task, kinds, rng, device)
-    }
-
-    /// Builds the model of shape `info` from the bytes of its safetensors files.
-    pub(crate) fn from_checkpoint(
-        info: ModelInfo,
-        files: &[WeightsFile],
-        task: Task,
-        kinds: &[TargetKind],
-        rng: &mut impl Rng,
-        device: &Device,
-    ) -> Result<Self, ModelError> {
-        let (width, most) = (info.head_width, widest_head(device));
-        if width > most {
-            return Err(ModelError::WideHeads { width, most });
-        }
-        let mut weights = Weights::open_all(files.iter().map(|(bytes, file)| (bytes.as_slice(), file.as_str())))?;
-        let from = &mut Loader { weights: &mut weights, info: &info, device };
-        let backbone = match (info.architecture.is_decoder(), task) {
-            (true, _) => Body::Llama(Llama::load(from, task == Task::Causal)?),
-            (false, Task::Classify(_)) => Body::Encoder(Encoder::load(from)?),
-            (false, Task::Causal) => return Err(ModelError::NotCausal { architecture: info.architecture.name() }),
-        };
-        let (mut head, lacking) = head::load(&mut weights, &info, task)?;
-        head::draw(&mut head, &lacking, &info, rng);
-        if let Some(name) = weights.surplus(|name| excused(name, &info)) {
-            let (file, name, architecture) = (weights.file_of(name).into(), shown(name), info.architecture.name());
-            return Err(ModelError::SurplusTensor { file, name, architecture, layers: info.layers });
-        }
-        Ok(Transformer {
-            targets: info.targets(kinds),
-            info,
-            device: device.clone(),
-            task,
-            head,
-            lacking,
-            backbone,
-            precision: Precision::F32,
-            trained: false,
-            banks: Vec::new(),
-        })
-    }
-
     /// What [`Transformer::load`] gives with these targets and this generator, from the backbone already loaded, whose
     /// tensors both models share.
     pub fn again(&self, kinds: &[TargetKind], rng: &mut impl Rng) -> Self {
@@ -122,22 +66,6 @@ impl Transformer {
     }
 }
 
-/// Tensors that pretrained checkpoints carry and the model does not read.
-fn excused(name: &str, info: &ModelInfo) -> bool {
-    let prefix = info.architecture.prefix();
-    let bare = name.strip_prefix(prefix).and_then(|n| n.strip_prefix('.')).unwrap_or(name);
-    match info.architecture.is_decoder() {
-        // A classifier does not read output embeddings, a language model no classes.
-        true => bare.ends_with("rotary_emb.inv_freq") || bare == "lm_head.weight" || bare == "score.weight",
-        false => {
-            bare.ends_with("position_ids")
-                || bare.starts_with("lm_head.")
-                || bare.starts_with("cls.")
-                || (prefix == "roberta" && bare.starts_with("pooler."))
-        }
-    }
-}
-
 /// For each of `rows` rows its client; the first one for rows of nobody.
 fn owners(clients: &Segments, rows: usize, device: &Device) -> Tensor<1, Int> {
     let mut owners: Vec<i32> = clients.owners().into_iter().map(|c| c as i32).collect();
@@ -149,6 +77,10 @@ fn owners(clients: &Segments, rows: usize, device: &Device) -> Tensor<1, Int> {
 struct Sight<'s> {
     batch: &'s DeviceBatch,
     attention: AttentionLayout,
+    /// Of every rotary embedding.
+    angles: Vec<Angles>,
+    /// What attention adds to its scores for each sequence, where the architecture has such.
+    added_scores: Option<Vec<Tensor<3>>>,
     signs: Vec<NoiseSigns>,
     tokens: Rows<'s>,
     read: Rows<'s>,
@@ -183,8 +115,12 @@ impl Transformer {
             heads: self.info.heads,
             kv_heads: self.info.kv_heads,
             causal: self.info.architecture.is_decoder(),
+            window: None,
         };
-        Sight { batch, attention, signs, tokens, read }
+        let longest = batch.sequences.ranges().map(|range| range.len()).max().unwrap_or(0);
+        let angles = self.backbone.angles(&batch.positions, self.info.first_position + longest);
+        let added_scores = self.backbone.added_scores(&batch.sequences);
+        Sight { batch, attention, angles, added_scores, signs, tokens, read }
     }
 
     /// One layer with what the clients add: `[T, D] -> [T, D]`; the last one gives the tokens that are read `[N, D]`.
@@ -196,22 +132,31 @@ impl Transformer {
                 noise: self.banks.get(t).zip(sight.signs.get(t)),
             };
         }
-        let last = i + 1 == self.info.layers;
+        // A mean is taken of all tokens.
+        let marked = i + 1 == self.info.layers && !self.reads_means();
+        let of_layer = self.info.sight(i);
+        let attention = AttentionLayout { window: of_layer.window, ..sight.attention.clone() };
         let pass = Pass {
-            eps: self.info.eps,
+            info: &self.info,
             trained: self.trained,
             arithmetic: self.precision.arithmetic(),
-            attention: &sight.attention,
+            attention: &attention,
             tokens: &sight.tokens,
             added,
-            read: last.then_some((&sight.batch.read, &sight.read)),
-            positions: &sight.batch.positions,
+            read: marked.then_some((&sight.batch.read, &sight.read)),
+            added_scores: sight.added_scores.as_deref(),
+            angles: of_layer.rope.map(|rope| &sight.angles[rope]),
         };
         self.backbone.layer(i, x, &pass)
     }
 
+    /// Whether a head reads the mean of a text's tokens.
+    fn reads_means(&self) -> bool {
+        self.info.pooling == Pooling::Mean && self.task != Task::Causal
+    }
+
     fn embed(&self, batch: &DeviceBatch) -> Tensor<2> {
-        self.backbone.embed(batch, self.info.eps, self.trained)
+        self.backbone.embed(batch, &self.info, self.trained)
     }
 
     /// Hidden states of the tokens that are read after the last layer `[N, D]`; `each` sees those of all tokens after
@@ -225,12 +170,16 @@ impl Transformer {
                 each(&x);
             }
         }
-        self.finish(x)
+        self.finish(x, batch)
     }
 
-    /// What follows the last layer, in f32.
-    fn finish(&self, x: Tensor<2>) -> Tensor<2> {
-        self.in_f32(self.backbone.finish(x, self.info.eps))
+    /// What follows the last layer, in f32: of the tokens that are read, or the means of texts.
+    fn finish(&self, x: Tensor<2>, batch: &DeviceBatch) -> Tensor<2> {
+        let x = self.in_f32(self.backbone.finish(x, self.info.eps));
+        match self.reads_means() {
+            true => head::means(x, batch),
+            false => x,
+        }
     }
 
     /// The clients' signs in the type that computes.
@@ -260,17 +209,15 @@ impl Transformer {
         adapter.targets.iter().zip(factors).map(|(target, (a, b))| {
             let [a, b] = [a, b].map(|factor| matrix(factor.clone(), &self.device));
             let product = product(a, b, Arithmetic::F32);
-            let weight = self.backbone.layers()[target.layer].weight(target.kind);
+            let weight = self.backbone.layers[target.layer].weight(target.kind);
             (target, self.in_f32(weight) + product * adapter.scale())
         })
     }
 
     /// Output embeddings `[V, D]` of a language model.
     fn vocabulary(&self) -> &Tensor<2> {
-        match &self.backbone {
-            Body::Llama(net) if self.task == Task::Causal => net.vocabulary(),
-            _ => panic!("a classifier has no output embeddings"),
-        }
+        assert!(self.task == Task::Causal, "a classifier has no output embeddings");
+        self.backbone.vocabulary()
     }
 
     /// Scores of the rows that are read, from their hidden states.
@@ -279,9 +226,9 @@ impl Transformer {
             let hidden = hidden.narrow(0, 0, batch.client_read.rows());
             return vocabulary::logits(hidden, self.vocabulary(), self.precision.arithmetic());
         }
-        let pooled = match &self.backbone {
-            Body::Encoder(Encoder { pooler: Some(pooler), .. }) => pooler.forward(hidden, Arithmetic::F32).tanh(),
-            _ => hidden,
+        let pooled = match &self.backbone.pooler {
+            Some(pooler) => pooler.forward(hidden, self.info.eps),
+            None => hidden,
         };
         head::logits(pooled, &head::linears(&self.info, self.task), &adapter.head, batch)
     }
@@ -314,7 +261,7 @@ impl Transformer {
         }
         let leaf = |x: Option<Tensor<2>>| x.expect("an input a layer").detach().require_grad();
         let x = leaf(inputs.pop());
-        let hidden = self.finish(self.layer(last, x.clone(), adapter, &sight));
+        let hidden = self.finish(self.layer(last, x.clone(), adapter, &sight), batch);
         let losses = batch.by_client.mean(self.losses(hidden, adapter, batch));
         clock.lap(Part::Forward);
         let mut parts = vec![losses.clone().sum().backward()];
@@ -425,12 +372,10 @@ impl Model for Transformer {
 
     fn pooler(&self) -> Vec<NamedWeight> {
         let mut all = Vec::new();
-        if let Body::Encoder(net) = &self.backbone {
-            net.visit_pooler(&self.info, &mut |name, stored, t: Tensor<2>| {
-                all.push(NamedWeight { name, stored, value: read(t.clone()) });
-                t
-            });
-        }
+        self.backbone.visit_pooler(&self.info, &mut |name, stored, t: Tensor<2>| {
+            all.push(NamedWeight { name, stored, value: read(t.clone()) });
+            t
+        });
         all
     }
 }
@@ -444,7 +389,7 @@ impl Transformer {
         }
         let base = model.clone();
         for (target, weight) in base.starts(adapter) {
-            model.backbone.layers_mut()[target.layer].set_weight(target.kind, self.rounded(weight));
+            model.backbone.layers[target.layer].set_weight(target.kind, self.rounded(weight));
         }
         model
     }

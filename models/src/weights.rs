@@ -1,46 +1,38 @@
 //! A checkpoint's tensors by name, each asked for once: what is missing, misshapen or left over is an error.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use half::{bf16, f16};
-use safetensors::{Dtype, SafeTensors};
+use safetensors::Dtype;
 
-use crate::{Matrix, ModelError};
+use crate::tensor_files::TensorFiles;
+use crate::{Matrix, ModelError, ModelSource};
 
-/// Opened safetensors files (one, or the shards of a model) and the names not asked for yet.
+/// Opened files (one, or the shards of a model) and the names not asked for yet.
 pub(crate) struct Weights<'a> {
-    files: Vec<(String, SafeTensors<'a>)>,
-    /// In which file a tensor lies.
-    place: BTreeMap<String, usize>,
+    files: TensorFiles<'a>,
     left: BTreeSet<String>,
 }
 
 impl<'a> Weights<'a> {
     /// Opens a file's bytes; `file` is its name in errors.
     pub fn open(bytes: &'a [u8], file: &str) -> Result<Self, ModelError> {
-        Self::open_all([(bytes, file)])
+        Ok(Self::over(TensorFiles::of_bytes(bytes, file)?))
     }
 
-    /// Opens files that together hold a model; each tensor lies in one of them.
-    pub fn open_all<'f>(files: impl IntoIterator<Item = (&'a [u8], &'f str)>) -> Result<Self, ModelError> {
-        let (mut opened, mut place) = (Vec::new(), BTreeMap::new());
-        for (bytes, file) in files {
-            let bad = |problem: String| ModelError::Safetensors { file: file.to_string(), problem };
-            let tensors = SafeTensors::deserialize(bytes).map_err(|e| bad(e.to_string()))?;
-            for name in tensors.names() {
-                if place.insert(name.to_string(), opened.len()).is_some() {
-                    return Err(bad(format!("tensor `{}` is in another shard too", shown(name))));
-                }
-            }
-            opened.push((file.to_string(), tensors));
-        }
-        let left = place.keys().cloned().collect();
-        Ok(Weights { files: opened, place, left })
+    /// Opens the files of a model, of which no more is in memory than the tensor that is read.
+    pub fn open_source(source: &ModelSource) -> Result<Weights<'static>, ModelError> {
+        Ok(Weights::over(TensorFiles::open(source)?))
+    }
+
+    fn over(files: TensorFiles<'a>) -> Self {
+        let left = files.places.keys().cloned().collect();
+        Weights { files, left }
     }
 
     /// The file a tensor lies in, or the first.
     pub fn file_of(&self, name: &str) -> &str {
-        &self.files[self.place.get(name).copied().unwrap_or(0)].0
+        self.files.file_of(name)
     }
 
     /// Whether a tensor of this name is there.
@@ -48,27 +40,27 @@ impl<'a> Weights<'a> {
         self.left.contains(name)
     }
 
-    /// The tensor `name` in f32, which must have shape `expected`.
-    pub fn take(&mut self, name: &str, expected: &[usize]) -> Result<Vec<f32>, ModelError> {
-        self.take_with(name, expected, "")
+    /// Leaves the tensor `name` aside as if it were not there.
+    pub fn drop(&mut self, name: &str) {
+        self.left.remove(name);
     }
 
-    /// Like [`Self::take`], with a hint for the error about another shape.
+    /// The tensor `name` in f32, which must have shape `expected`; errors end with the hint.
     pub fn take_with(&mut self, name: &str, expected: &[usize], hint: &'static str) -> Result<Vec<f32>, ModelError> {
         self.left.remove(name);
         let (file, name_) = (self.file_of(name).to_string(), name.to_string());
-        let view = self.place.get(name).and_then(|&at| self.files[at].1.tensor(name).ok());
-        let Some(view) = view else {
-            return Err(ModelError::MissingTensor { file, name: name_, expected: expected.to_vec() });
+        let Some(place) = self.files.places.get(name).cloned() else {
+            return Err(ModelError::MissingTensor { file, name: name_, expected: expected.to_vec(), hint });
         };
-        if view.shape() != expected {
-            let found = view.shape().to_vec();
+        if place.shape != expected {
+            let found = place.shape;
             return Err(ModelError::TensorShape { file, name: name_, found, expected: expected.to_vec(), hint });
         }
-        floats(view.dtype(), view.data()).ok_or_else(|| ModelError::TensorType {
+        let bytes = self.files.read(&place)?;
+        floats(place.dtype, &bytes).ok_or_else(|| ModelError::TensorType {
             file,
             name: name_,
-            dtype: format!("{:?}", view.dtype()),
+            dtype: format!("{:?}", place.dtype),
         })
     }
 
@@ -100,9 +92,9 @@ impl<'a> Weights<'a> {
         }
     }
 
-    /// The first name that nobody asked for and `ignored` does not excuse.
-    pub fn surplus(&self, ignored: impl Fn(&str) -> bool) -> Option<&str> {
-        self.left.iter().map(String::as_str).find(|name| !ignored(name))
+    /// The names that nobody asked for.
+    pub fn surplus(&self) -> impl Iterator<Item = &str> {
+        self.left.iter().map(String::as_str)
     }
 }
 
@@ -117,7 +109,9 @@ pub(crate) fn shown(name: &str) -> String {
 
 pub(crate) fn floats(dtype: Dtype, data: &[u8]) -> Option<Vec<f32>> {
     let pair = |c: &[u8]| [c[0], c[1]];
+    let eight = |c: &[u8]| [c[0], c[1], c[2], c[3], c[4], c[5], c[6], c[7]];
     Some(match dtype {
+        Dtype::F64 => data.chunks_exact(8).map(|c| f64::from_le_bytes(eight(c)) as f32).collect(),
         Dtype::F32 => data.chunks_exact(4).map(|c| f32::from_le_bytes([c[0], c[1], c[2], c[3]])).collect(),
         Dtype::F16 => data.chunks_exact(2).map(|c| f16::from_le_bytes(pair(c)).to_f32()).collect(),
         Dtype::BF16 => data.chunks_exact(2).map(|c| bf16::from_le_bytes(pair(c)).to_f32()).collect(),

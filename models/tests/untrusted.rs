@@ -89,8 +89,8 @@ fn look(parsed: Result<ModelInfo, ModelError>) {
             assert!(info.max_tokens() >= 1);
             assert!(info.backbone_params() >= info.matmul_params());
             assert!(info.targets(&TargetKind::all()).len() <= 7 * 4096);
-            if let Some(decoder) = &info.decoder {
-                assert_eq!(decoder.rope.frequencies(info.head_width).len(), info.head_width / 2);
+            for rope in &info.ropes {
+                assert_eq!(rope.frequencies(info.head_width).len(), info.head_width / 2);
             }
         }
     }

@@ -4,7 +4,7 @@
     pip install -r scripts/interop/requirements.txt
     python scripts/interop/check.py --bonfire target/release/bonfire
 
-Makes tiny random models (RoBERTa, BERT, LLaMA with tied and with separate embeddings, Mistral, Qwen2) and a few texts,
+Makes tiny random models (every encoder and decoder that can be trained, LLaMA with tied and with separate embeddings) and a few texts,
 trains four rounds of each, exports every format and layout, and loads them with Transformers, PEFT and gguf:
 
   peft     PeftModel.from_pretrained on the base model: logits of every test text as `bonfire evaluate --predictions` says
@@ -36,14 +36,32 @@ from transformers import (
     AutoModelForSequenceClassification,
     BertConfig,
     BertForSequenceClassification,
+    CamembertConfig,
+    CamembertForSequenceClassification,
+    DistilBertConfig,
+    DistilBertForSequenceClassification,
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
     LlamaConfig,
     LlamaForCausalLM,
     MistralConfig,
     MistralForCausalLM,
+    ModernBertConfig,
+    ModernBertForSequenceClassification,
+    MPNetConfig,
+    MPNetForSequenceClassification,
+    Phi3Config,
+    Phi3ForCausalLM,
     Qwen2Config,
     Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
     RobertaConfig,
     RobertaForSequenceClassification,
+    SmolLM3Config,
+    SmolLM3ForCausalLM,
+    XLMRobertaConfig,
+    XLMRobertaForSequenceClassification,
 )
 from transformers.utils import logging
 
@@ -70,7 +88,28 @@ MODELS = {
     "llama": lambda: LlamaForCausalLM(LlamaConfig(**DECODER, tie_word_embeddings=False, rope_parameters=LLAMA3)),
     "mistral": lambda: MistralForCausalLM(MistralConfig(**DECODER, tie_word_embeddings=False, sliding_window=None)),
     "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(**DECODER, tie_word_embeddings=True)),
+    "xlm-roberta": lambda: XLMRobertaForSequenceClassification(XLMRobertaConfig(**ENCODER, pad_token_id=PAD, type_vocab_size=1)),
+    "camembert": lambda: CamembertForSequenceClassification(CamembertConfig(**ENCODER, pad_token_id=PAD, type_vocab_size=1)),
+    "distilbert": lambda: DistilBertForSequenceClassification(DistilBertConfig(
+        vocab_size=VOCAB, dim=32, n_layers=2, n_heads=4, hidden_dim=48, max_position_embeddings=66, pad_token_id=PAD,
+        dropout=0.0, attention_dropout=0.0, seq_classif_dropout=0.0, num_labels=CLASSES)),
+    "mpnet": lambda: MPNetForSequenceClassification(MPNetConfig(**ENCODER, pad_token_id=PAD)),
+    "modernbert": lambda: ModernBertForSequenceClassification(ModernBertConfig(
+        vocab_size=VOCAB, hidden_size=32, num_hidden_layers=3, num_attention_heads=4, intermediate_size=48,
+        max_position_embeddings=64, local_attention=8, classifier_pooling="mean", num_labels=CLASSES, pad_token_id=PAD,
+        bos_token_id=0, eos_token_id=2, cls_token_id=0, sep_token_id=2)),
+    "qwen3": lambda: Qwen3ForCausalLM(Qwen3Config(**DECODER, head_dim=12, tie_word_embeddings=True)),
+    "gemma3": lambda: Gemma3ForCausalLM(Gemma3TextConfig(
+        **DECODER, head_dim=12, query_pre_attn_scalar=16, sliding_window=6, layer_types=["sliding_attention", "full_attention"])),
+    "smollm3": lambda: SmolLM3ForCausalLM(SmolLM3Config(**DECODER, no_rope_layers=[1, 0])),
+    "phi3": lambda: Phi3ForCausalLM(Phi3Config(**DECODER, tie_word_embeddings=False)),
 }
+# What differs from LLaMA's or BERT's names: the linears of a trained adapter, and what GGUF calls the architecture.
+ENCODERS = ("roberta", "bert", "xlm-roberta", "camembert", "distilbert", "mpnet", "modernbert")
+TWO_TARGETS = {"distilbert": ("q_lin", "lin1"), "mpnet": ("q", "intermediate.dense"), "modernbert": ("Wqkv", "Wi"),
+               "phi3": ("qkv_proj", "gate_up_proj")}
+GGUF_NAMES = {"qwen2": "qwen2", "qwen3": "qwen3", "gemma3": "gemma3", "smollm3": "smollm3", "phi3": "phi3"}
+FUSED = {"attn_qkv": "self_attn.qkv_proj", "ffn_up": "mlp.gate_up_proj"}
 SUFFIXES = {"attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj", "attn_v": "self_attn.v_proj",
             "attn_output": "self_attn.o_proj", "ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj",
             "ffn_down": "mlp.down_proj"}
@@ -93,7 +132,7 @@ def make_model(name, folder):
             if key.endswith("proj.bias"):  # zero at the start, which would hide a missing bias
                 value.normal_(std=0.1)
     model.save_pretrained(folder)
-    of = "tiny-llama" if isinstance(model.config, (LlamaConfig, MistralConfig, Qwen2Config)) else "tiny-roberta"
+    of = "tiny-roberta" if name in ENCODERS else "tiny-llama"
     for file in ("tokenizer.json", "tokenizer_config.json"):
         if (ASSETS / of / file).exists():
             shutil.copy(ASSETS / of / file, folder / file)
@@ -195,10 +234,11 @@ def check_gguf(what, path, arch, heads, peft_folder, alpha):
         stem = name.removesuffix(".lora_a")
         _, layer, part, _ = stem.split(".")
         down, up = tensors[name], tensors[stem + ".lora_b"]
-        module = f"base_model.model.model.layers.{layer}.{SUFFIXES[part]}"
+        suffix = (SUFFIXES | FUSED if arch == "phi3" else SUFFIXES)[part]
+        module = f"base_model.model.model.layers.{layer}.{suffix}"
         a, b = weights[f"{module}.lora_A.weight"], weights[f"{module}.lora_B.weight"]
         want = alpha / RANK * b @ a
-        if part in ("attn_q", "attn_k") and arch == "llama":
+        if part in ("attn_q", "attn_k") and arch in ("llama", "smollm3"):
             n = heads[part]
             # What llama.cpp's converter does to the base weight of the same name.
             want = want.reshape(n, 2, want.shape[0] // n // 2, want.shape[1]).swapaxes(1, 2).reshape(want.shape)
@@ -223,7 +263,7 @@ def check_exports(runner, name, model, run, texts, tokenizer):
         net = auto.from_pretrained(runner.room / f"{run}-{kind}", dtype=torch.float32).eval()
         compare(f"{run} {kind}", net, tokenizer, rows, texts)
     if causal:
-        arch = "qwen2" if name == "qwen2" else "llama"
+        arch = GGUF_NAMES.get(name, "llama")
         heads = {"attn_q": DECODER["num_attention_heads"], "attn_k": DECODER["num_key_value_heads"]}
         for layout in ("uniform", "compact"):
             export(f"gguf-{layout}", "--format", "gguf", "--layout", layout)
@@ -234,9 +274,10 @@ def check_exports(runner, name, model, run, texts, tokenizer):
 def check_import(runner, name, model, data, texts, tokenizer):
     """An adapter of PEFT's own making, ranks and scales differing: a run that does not move answers as PEFT does."""
     torch.manual_seed(5)
-    decoder = name not in ("roberta", "bert")
+    decoder = name not in ENCODERS
     base = AutoModelForSequenceClassification.from_pretrained(model, dtype=torch.float32, num_labels=CLASSES)
-    first, second = ("q_proj", "up_proj") if decoder else ("query", "intermediate.dense")
+    usual = ("q_proj", "up_proj") if decoder else ("query", "intermediate.dense")
+    first, second = TWO_TARGETS.get(name, usual)
     config = LoraConfig(task_type="SEQ_CLS", r=3, lora_alpha=5, target_modules=[first, second], use_rslora=True,
                         rank_pattern={f"layer(s)?.1.*{second.split('.')[0]}.*": 5}, alpha_pattern={first: 2})
     net = get_peft_model(base, config).eval()
@@ -275,7 +316,7 @@ def main():
             runner.train(model, data, f"{name}-run")
             check_exports(runner, name, model, f"{name}-run", texts, tokenizer)
             check_import(runner, name, model, data, texts, tokenizer)
-            if name not in ("roberta", "bert"):
+            if name not in ENCODERS:
                 runner.train(model, data, f"{name}-causal", causal=True)
                 check_exports(runner, name, model, f"{name}-causal", texts, tokenizer)
     if failures:

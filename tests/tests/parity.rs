@@ -3,6 +3,8 @@
 //! pretrained weights.
 #![allow(clippy::unwrap_used)]
 
+use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use bonfire_engine::{Active, Engine, InFlight, Member, Plan, Split, Start, TrainSettings};
@@ -54,6 +56,7 @@ impl Case {
         let expected = self.torch.settings.batch0_loss;
         let found = values(loss.clone())[0];
         assert!((found - expected).abs() < 1e-4 * expected.abs().max(1.0), "loss {found}, PyTorch {expected}");
+        seen("loss", (found - expected).abs() / expected.abs());
 
         let grads = loss.sum().backward();
         self.recomputing_changes_nothing(&client, &batch, found, &grads);
@@ -172,6 +175,7 @@ impl Case {
         for (i, expected) in given.losses_10_steps.iter().enumerate() {
             let sum = run(i + 1).loss * (i + 1) as f64;
             let found = sum - before;
+            seen("ten losses", (found - expected).abs() / expected.abs());
             assert!(
                 (found - expected).abs() <= 1e-3 * expected.abs().max(0.5),
                 "step {}: loss {found}, PyTorch {expected}",
@@ -210,6 +214,35 @@ fn close(what: &str, found: &[f64], expected: &[f64], tolerance: f64) {
     let norm = expected.iter().map(|v| v * v).sum::<f64>().sqrt().max(1e-6);
     let apart = found.iter().zip(expected).map(|(f, e)| (f - e) * (f - e)).sum::<f64>().sqrt();
     assert!(apart <= tolerance * norm, "{what}: off by {:.2e} of its norm", apart / norm);
+    let column = match what {
+        _ if what.contains("logits") => "scores",
+        _ if what.starts_with("grad.") => "gradients",
+        _ if what.starts_with("after ") => "generation",
+        _ => return,
+    };
+    seen(column, apart / norm);
+}
+
+thread_local! {
+    /// The largest error of each kind so far, for the table in `docs/models.md`.
+    static LARGEST: RefCell<BTreeMap<&'static str, f64>> = const { RefCell::new(BTreeMap::new()) };
+}
+
+fn seen(column: &'static str, error: f64) {
+    LARGEST.with_borrow_mut(|largest| {
+        let most = largest.entry(column).or_default();
+        *most = most.max(error);
+    });
+}
+
+/// Prints a row of the table and begins the next.
+fn row(case: &str) {
+    let columns = LARGEST.take();
+    let columns = ["scores", "loss", "gradients", "ten losses", "generation"].map(|column| match columns.get(column) {
+        Some(error) => format!("{error:.1e}"),
+        None => "-".into(),
+    });
+    println!("| {case} | {} |", columns.join(" | "));
 }
 
 fn committed(case: &str) -> Case {
@@ -217,17 +250,25 @@ fn committed(case: &str) -> Case {
 }
 
 #[test]
-fn small_roberta_agrees_with_transformers() {
-    let case = committed("roberta-tiny");
-    case.logits_and_gradients_agree();
-    case.ten_steps_agree();
-}
-
-#[test]
-fn small_bert_agrees_with_transformers() {
-    let case = committed("bert-tiny");
-    case.logits_and_gradients_agree();
-    case.ten_steps_agree();
+fn small_encoders_agree_with_transformers() {
+    let cases = [
+        "roberta-tiny",
+        "bert-tiny",
+        "xlm-roberta-tiny",
+        "camembert-tiny",
+        "distilbert-tiny",
+        "mpnet-tiny",
+        "modernbert-tiny",
+        "modernbert-cls-tiny",
+    ];
+    for case in cases {
+        println!("{case}");
+        let torch = committed(case);
+        torch.logits_and_gradients_agree();
+        torch.packed_is_unpacked();
+        torch.ten_steps_agree();
+        row(case);
+    }
 }
 
 #[test]
@@ -244,22 +285,37 @@ fn real_weights_agree_with_transformers() {
 
 #[test]
 fn small_decoders_agree_with_transformers() {
-    for case in ["llama-tiny", "llama3-tiny", "qwen2-tiny"] {
+    let cases = [
+        "llama-tiny",
+        "llama3-tiny",
+        "mistral-tiny",
+        "qwen2-tiny",
+        "qwen3-tiny",
+        "gemma3-tiny",
+        "smollm3-tiny",
+        "phi3-tiny",
+    ];
+    for case in cases {
         println!("{case}");
-        let case = committed(case);
-        case.logits_and_gradients_agree();
-        case.packed_is_unpacked();
-        case.generation_agrees();
-        case.ten_steps_agree();
+        let torch = committed(case);
+        torch.logits_and_gradients_agree();
+        torch.packed_is_unpacked();
+        torch.generation_agrees();
+        torch.ten_steps_agree();
+        row(case);
     }
 }
 
 #[test]
-fn a_decoder_that_classifies_agrees_with_transformers() {
-    let case = committed("llama-tiny-classifier");
-    case.logits_and_gradients_agree();
-    case.packed_is_unpacked();
-    case.ten_steps_agree();
+fn decoders_that_classify_agree_with_transformers() {
+    for case in ["llama-tiny", "qwen3-tiny", "gemma3-tiny", "smollm3-tiny", "phi3-tiny"] {
+        println!("{case}-classifier");
+        let torch = committed(&format!("{case}-classifier"));
+        torch.logits_and_gradients_agree();
+        torch.packed_is_unpacked();
+        torch.ten_steps_agree();
+        row(&format!("{case}, classes"));
+    }
 }
 
 #[test]

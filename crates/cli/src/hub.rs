@@ -59,6 +59,11 @@ pub fn model(name: &str) -> Result<PathBuf> {
     }
 }
 
+/// The folder of a model in the cache, where it is there; nothing is fetched.
+pub fn model_in_cache(name: &str) -> Option<PathBuf> {
+    Place::of(name, Kind::Model).ok()?.cached().filter(|folder| folder.join(CONFIG).is_file())
+}
+
 /// A folder in the cache with the `config.json` of a model, which alone is fetched.
 ///
 /// # Errors

@@ -1,6 +1,10 @@
 //! From a checked configuration to data, shards, tokens and a model: what `train`, `evaluate` and `partition` share.
 
+mod labels;
+
+use std::collections::BTreeSet;
 use std::path::Path;
+use std::sync::Mutex;
 
 use anyhow::{Context, Result, bail};
 use bonfire_data::random::{Use, stream};
@@ -10,7 +14,7 @@ use bonfire_data::{
 };
 use bonfire_engine::{Split, TokenizedData};
 use bonfire_federation::FederationError;
-use bonfire_models::{Goal, Model, ModelInfo, ModelSource, Precision, TargetKind, Task, Transformer};
+use bonfire_models::{Goal, Model, ModelInfo, ModelSource, Precision, TargetKind, Task, Transformer, Wanted, peft};
 use burn::tensor::Device;
 
 use crate::config::{Loaded, RunConfig, Source, TaskKind};
@@ -19,11 +23,26 @@ use crate::device::Opened;
 use crate::hub;
 use crate::mistake::Mistake;
 
-/// Reads the data set that the configuration names.
+/// Reads the data set that the configuration names, for those who use no model. Labels go by a model's head where it is at
+/// hand: nothing is fetched.
 ///
 /// # Errors
 /// What the data crate finds wrong with the folder, or the Hub with the repository.
 pub fn dataset(loaded: &Loaded) -> Result<Dataset> {
+    labels::ordered(loaded, as_labelled(loaded)?)
+}
+
+/// The same for those who use the model too, which is fetched once the data are found to be right.
+///
+/// # Errors
+/// As [`dataset`] and [`source`].
+pub fn dataset_for_model(loaded: &Loaded) -> Result<Dataset> {
+    let data = as_labelled(loaded)?;
+    source(&loaded.config)?;
+    labels::ordered(loaded, data)
+}
+
+fn as_labelled(loaded: &Loaded) -> Result<Dataset> {
     let section = &loaded.config.data;
     let causal = loaded.config.model.task == TaskKind::CausalLm;
     let data = match &section.path {
@@ -57,10 +76,12 @@ pub fn dataset(loaded: &Loaded) -> Result<Dataset> {
 pub fn part(loaded: &Loaded, folder: &Path) -> Result<Dataset> {
     let causal = loaded.config.model.task == TaskKind::CausalLm;
     let data = Dataset::read_part(folder, causal, wording(loaded)?.as_ref())?;
-    match loaded.config.data.labels {
-        None => Ok(data),
-        Some(n) => data.keep_labels(n).map_err(|error| placed(loaded, error)),
-    }
+    let data = match loaded.config.data.labels {
+        None => data,
+        Some(n) => data.keep_labels(n).map_err(|error| placed(loaded, error))?,
+    };
+    source(&loaded.config)?;
+    labels::ordered(loaded, data)
 }
 
 /// How prompts and responses are made of a row's columns, where the configuration says so.
@@ -126,6 +147,9 @@ pub fn refuse_empty(shards: &Shards) -> Result<()> {
 /// A repository that cannot be had.
 pub fn source(config: &RunConfig) -> Result<ModelSource> {
     Ok(match &config.model.path {
+        Source::Folder(path) if path.extension().is_some_and(|end| end == "gguf") => {
+            ModelSource::Gguf { file: path.clone(), tokenizer: config.model.tokenizer.clone() }
+        }
         Source::Folder(folder) => ModelSource::Folder(folder.clone()),
         Source::Hub(name) => ModelSource::Folder(hub::model(name)?),
         Source::BuiltinLlama => ModelSource::BuiltinLlama,
@@ -158,7 +182,7 @@ pub fn task(config: &RunConfig, labels: usize) -> Task {
 /// # Errors
 /// What the models crate finds wrong with the folder.
 pub fn model(loaded: &Loaded, task: Task, device: &Device) -> Result<Transformer> {
-    Ok(model_as_read(loaded, task, device)?.computing_in(loaded.config.train.precision))
+    model_in(loaded.config.train.precision, loaded, task, device)
 }
 
 /// What [`model`] gives, in f32: to be shared by runs that compute in different precisions.
@@ -166,13 +190,40 @@ pub fn model(loaded: &Loaded, task: Task, device: &Device) -> Result<Transformer
 /// # Errors
 /// As [`model`].
 pub fn model_as_read(loaded: &Loaded, task: Task, device: &Device) -> Result<Transformer> {
+    model_in(Precision::F32, loaded, task, device)
+}
+
+fn model_in(held: Precision, loaded: &Loaded, task: Task, device: &Device) -> Result<Transformer> {
     let config = &loaded.config;
     let mut rng = stream(config.train.seed, Use::HeadInit, 0, 0, 0);
     let (device, precision) = (device.clone().autodiff(), config.train.precision);
     check_precision(precision, &device).map_err(|mistake| mistake.at(Some(loaded.place_of("train.precision"))))?;
     let source = source(config)?;
     let kinds = kinds(loaded, &source.info().context("cannot read the model's shape")?)?;
-    Transformer::load(&source, task, &kinds, &mut rng, &device).context("cannot load the model")
+    let wanted = Wanted { new_head: config.model.new_head, precision: held };
+    let model =
+        Transformer::load_as(&source, task, &kinds, wanted, &mut rng, &device).context("cannot load the model")?;
+    model.notes().iter().for_each(|text| note_once(text));
+    Ok(model)
+}
+
+/// Notes what is as true of the second load of a model, on another device or for another run, as of the first.
+fn note_once(text: &str) {
+    static SAID: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+    if SAID.lock().is_ok_and(|mut said| said.insert(text.to_string())) {
+        note(text);
+    }
+}
+
+/// Notes what in the configuration of the adapter that a run begins with was read past.
+///
+/// # Errors
+/// An adapter whose configuration cannot be read.
+pub fn note_on_adapter(config: &RunConfig) -> Result<()> {
+    if let Some(folder) = config.adapter.init.folder().filter(|folder| folder.is_dir()) {
+        peft::note(folder)?.iter().for_each(|text| note_once(text));
+    }
+    Ok(())
 }
 
 /// What [`model`] gives for another run on the same backbone [as read](model_as_read) and labels, without reading anything: targets, precision
@@ -245,19 +296,50 @@ pub fn tokens(loaded: &Loaded, data: &Dataset, model: &ModelInfo) -> Result<Toke
             .into());
     }
     let source = source(&loaded.config)?;
+    let tokenizer = tokenizer(&source)?;
+    let tokens = match loaded.config.model.task {
+        TaskKind::Classification => labelled_tokens(loaded, data, &tokenizer)?,
+        TaskKind::CausalLm => causal_tokens(loaded, data, &causal_tokenizer(&source, tokenizer.clone(), model)?)?,
+    };
+    refuse_tokens_beyond(&[&tokens.train, &tokens.test], &tokenizer, &source, model)?;
+    Ok(tokens)
+}
+
+/// The tokenizer of a model, as the files beside it want it.
+///
+/// # Errors
+/// A file that is missing or cannot be read.
+pub fn tokenizer(source: &ModelSource) -> Result<Tokenizer> {
     let (bytes, name) = source.file("tokenizer.json")?;
     let tokenizer = Tokenizer::from_bytes(&bytes, &name)?;
-    if tokenizer.vocab_size() > model.vocab {
-        bail!(
-            "the tokenizer knows {} tokens, but the model has embeddings for {}: they do not belong together",
-            tokenizer.vocab_size(),
-            model.vocab
-        );
-    }
-    match loaded.config.model.task {
-        TaskKind::Classification => labelled_tokens(loaded, data, &tokenizer),
-        TaskKind::CausalLm => causal_tokens(loaded, data, &causal_tokenizer(&source, tokenizer, model)?),
-    }
+    Ok(match source.optional("tokenizer_config.json")? {
+        Some((bytes, name)) => tokenizer.obeying(&bytes, &name)?,
+        None => tokenizer,
+    })
+}
+
+/// Refuses token ids for which the model has no embedding. A tokenizer may know more tokens than the model, a padding token
+/// that was added and never trained, as long as no text gives them.
+///
+/// # Errors
+/// As said, with the token and both files.
+pub fn refuse_tokens_beyond(
+    splits: &[&Split],
+    tokenizer: &Tokenizer,
+    source: &ModelSource,
+    model: &ModelInfo,
+) -> Result<()> {
+    let ids = splits.iter().flat_map(|split| split.ids.iter().flatten());
+    let Some(id) = ids.copied().find(|id| *id as usize >= model.vocab) else { return Ok(()) };
+    let files = ["tokenizer.json", "config.json"].map(|name| source.shown(name));
+    let token = tokenizer.token(id).map_or(String::new(), |token| format!(" (\"{token}\")"));
+    bail!(
+        "{}: the data's texts give token {id}{token}, but the model has embeddings for {} tokens ({}: vocab_size): is it \
+         another model's tokenizer?",
+        files[0],
+        model.vocab,
+        files[1]
+    )
 }
 
 fn labelled_tokens(loaded: &Loaded, data: &Dataset, tokenizer: &Tokenizer) -> Result<TokenizedData> {

@@ -44,7 +44,7 @@ pub struct Recorder {
 }
 
 impl Recorder {
-    /// Writes `run` of `config` on `device` into `folder`: at once all that a run leaves which has not begun, an untrained
+    /// Writes `run` of `config` on `device`, of classes called `labels`, into `folder`: at once all that a run leaves which has not begun, an untrained
     /// adapter and a summary of nothing, so that the folder can be used whenever the run ends.
     ///
     /// # Errors
@@ -54,9 +54,10 @@ impl Recorder {
         config: &RunConfig,
         device: &str,
         run: &Run,
+        labels: &[String],
         interrupt: Arc<Interrupt>,
     ) -> Result<Recorder> {
-        let mut recorder = Recorder::over(folder, config, device, run, &[], interrupt)?;
+        let mut recorder = Recorder::over(folder, config, device, run, (labels, &[]), interrupt)?;
         recorder.write_state(&run.server().model())?;
         recorder.save(run)?;
         Ok(recorder)
@@ -72,12 +73,13 @@ impl Recorder {
         config: &RunConfig,
         device: &str,
         run: &Run,
+        labels: &[String],
         notes: Notes,
         interrupt: Arc<Interrupt>,
     ) -> Result<Recorder> {
         folder.cut(notes.lengths)?;
         let past = folder.rounds()?;
-        let mut recorder = Recorder::over(folder, config, device, run, &past, interrupt)?;
+        let mut recorder = Recorder::over(folder, config, device, run, (labels, &past), interrupt)?;
         replace(&recorder.folder.path().join(CONFIG), recorder.config.as_bytes())?;
         (recorder.tally, recorder.saved) = (notes.tally, Some(run.server().round));
         recorder.write_state(&run.server().model())?;
@@ -90,7 +92,7 @@ impl Recorder {
         config: &RunConfig,
         device: &str,
         run: &Run,
-        past: &[RoundMetrics],
+        (labels, past): (&[String], &[RoundMetrics]),
         interrupt: Arc<Interrupt>,
     ) -> Result<Recorder> {
         let meta = PeftMeta { base_model: config.model.path.base_model() };
@@ -98,7 +100,7 @@ impl Recorder {
             (Identity::of(config, device, run.model(), run.server(), run.trainable_params()), config.train.rounds);
         let trains_all = !run.server().adapter.weights.is_empty();
         let whole = match trains_all {
-            true => Some(ModelFolder::of(run.model(), &job::source(config)?)?),
+            true => Some(ModelFolder::of(run.model(), &job::source(config)?, Some(labels))?),
             false => None,
         };
         let (save, config_text) = (config.save.clone(), config.to_toml());

@@ -3,6 +3,7 @@
 
 pub(crate) mod bounds;
 mod growth;
+mod said;
 
 use std::fmt;
 use std::fs;
@@ -72,7 +73,7 @@ impl Tokenizer {
     }
 
     /// The token with this id, if the vocabulary has it.
-    pub(crate) fn token(&self, id: u32) -> Option<String> {
+    pub fn token(&self, id: u32) -> Option<String> {
         self.inner.id_to_token(id)
     }
 

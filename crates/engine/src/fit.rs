@@ -110,7 +110,7 @@ fn kept(info: &ModelInfo, number: u64) -> u64 {
     let [qkv, attended] = attention(info);
     // Attention reads queries, keys and values again, and of every head the logarithm of the softmax's denominator.
     let attention = number * qkv + SCALAR * heads;
-    match info.architecture.is_decoder() {
+    match info.is_gated() {
         // The linears their inputs, the norms the sums they were taken of, GELU its input.
         false => attention + number * ((2 * d + attended + wide) + 2 * d + wide),
         true => {
@@ -136,7 +136,7 @@ type Piece = (&'static str, u64);
 /// The largest tensor of weights; they are read in f32 whatever they are computed in.
 fn largest_weight(info: &ModelInfo, task: Task) -> Piece {
     let (d, wide) = (info.hidden as u64, info.intermediate as u64);
-    let inside = if info.architecture.is_decoder() { 2 * wide } else { wide };
+    let inside = if info.is_gated() { 2 * wide } else { wide };
     let tied = info.decoder.as_ref().is_none_or(|decoder| decoder.tied);
     let mut pieces = vec![
         (if tied { "the table of word embeddings" } else { "a table of word embeddings" }, info.vocab as u64 * d),
@@ -153,7 +153,7 @@ fn largest_weight(info: &ModelInfo, task: Task) -> Piece {
 /// The widest tensor of a layer's activations, a token.
 fn widest_activation(info: &ModelInfo, precision: Precision) -> Piece {
     let (d, wide) = (info.hidden as u64, info.intermediate as u64);
-    let inside = if info.architecture.is_decoder() { 2 * wide } else { wide };
+    let inside = if info.is_gated() { 2 * wide } else { wide };
     let number = number(precision);
     let pieces = [
         ("the widened activations of one client's step", number * inside),

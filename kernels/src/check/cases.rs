@@ -133,8 +133,13 @@ struct Attention {
 
 fn attention(device: &Device, way: Way, shape: Attention) -> Outcome {
     let Attention { lengths, heads, kv_heads, width, causal } = shape;
-    let layout =
-        AttentionLayout { sequences: Segments::from_lengths(lengths.iter().copied()), heads, kv_heads, causal };
+    let layout = AttentionLayout {
+        sequences: Segments::from_lengths(lengths.iter().copied()),
+        heads,
+        kv_heads,
+        causal,
+        window: None,
+    };
     let columns = (heads + 2 * kv_heads) * width;
     let qkv = (tensor([layout.sequences.rows() + 2, columns], 1, &device.clone().autodiff()) * 2.0).require_grad();
     let result = match way {

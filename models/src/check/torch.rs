@@ -11,9 +11,10 @@ use safetensors::{Dtype, SafeTensors};
 use serde::Deserialize;
 
 use super::{apart, furthest};
+use crate::weights::Weights;
 use crate::{
     Adapter, AdapterInit, ClientAdapter, Goal, HeadTensor, Matrix, Model, ModelError, ModelInfo, PackedBatch,
-    Precision, Rounding, TargetKind, Task, Transformer,
+    Precision, Rounding, TargetKind, Task, Transformer, Wanted,
 };
 
 /// The files of one case.
@@ -78,8 +79,8 @@ impl TorchCase {
     pub fn new(files: &Files, rng: &mut impl Rng, device: &Device) -> Result<TorchCase, String> {
         let load = |task, targets: &[TargetKind], rng: &mut _| {
             let info = ModelInfo::parse(files.config, files.name)?;
-            let weights = [(files.weights.to_vec(), files.name.to_string())];
-            Transformer::from_checkpoint(info, &weights, task, targets, rng, device)
+            let weights = Weights::open(files.weights, files.name)?;
+            Transformer::from_checkpoint(info, weights, task, targets, Wanted::default(), rng, device)
         };
         Self::over(files.name, files.settings, files.numbers, rng, load)
     }

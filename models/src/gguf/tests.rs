@@ -1,6 +1,7 @@
 use rand::SeedableRng;
 
 use super::*;
+use crate::Architecture;
 
 fn info(kind: &str) -> ModelInfo {
     let json = format!(

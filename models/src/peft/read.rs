@@ -7,8 +7,9 @@ use std::path::Path;
 use safetensors::SafeTensors;
 
 use super::settings::{Settings, same};
-use super::{CONFIG, PREFIX, WEIGHTS, problem};
-use crate::head::HeadLinear;
+use super::{CONFIG, PREFIX, WEIGHTS, methods, problem};
+use crate::head::{HeadLinear, saved_modules};
+use crate::tensor_files::{is_pointer, pointer};
 use crate::weights::{Weights, shown};
 use crate::{Adapter, HeadTensor, Matrix, ModelError, ModelInfo, Target, TargetKind, Task, head};
 
@@ -19,14 +20,16 @@ use crate::{Adapter, HeadTensor, Matrix, ModelError, ModelInfo, Target, TargetKi
 /// # Errors
 /// A file that is missing or damaged, another kind of adapter, a tensor missing, surplus or misshapen.
 pub fn read(dir: &Path, info: &ModelInfo, task: Task) -> Result<Adapter, ModelError> {
-    let settings = Settings::parse(dir, &file(dir, CONFIG)?)?;
+    let modules = saved_modules(&head::blank(info, task));
+    let modules = if task == Task::Causal { Vec::new() } else { modules };
+    let settings = Settings::parse(dir, &file(dir, CONFIG)?, &modules)?;
     let bytes = file(dir, WEIGHTS)?;
     let name = dir.join(WEIGHTS).display().to_string();
     let mut weights = Weights::open(&bytes, &name)?;
     let present = |t: &Target| weights.has(&format!("{PREFIX}{}.lora_A.weight", t.name));
     let targets: Vec<Target> = info.targets(&TargetKind::all()).into_iter().filter(present).collect();
     if targets.is_empty() {
-        return Err(problem(dir, format!("{WEIGHTS} holds no lora_A of a {} model", info.architecture.name())));
+        return Err(problem(dir, nothing(&weights, info)));
     }
     let (mut a, mut b) = (Vec::new(), Vec::new());
     for t in &targets {
@@ -35,8 +38,8 @@ pub fn read(dir: &Path, info: &ModelInfo, task: Task) -> Result<Adapter, ModelEr
         b.push(weights.take_linear(&format!("{PREFIX}{}.lora_B.weight", t.name), rank, t.d_out)?);
     }
     let head = read_head(&mut weights, info, task)?;
-    if let Some(name) = weights.surplus(|_| false) {
-        return Err(problem(dir, format!("tensor `{}` belongs to no part of this model", shown(name))));
+    if let Some(name) = weights.surplus().next() {
+        return Err(problem(dir, surplus(name, info)));
     }
     let scales: Vec<f64> = targets.iter().map(|t| settings.scale(&t.name)).collect();
     let (rank, scale) = one_rank(&mut a, &mut b, &scales);
@@ -58,9 +61,94 @@ pub fn classes(dir: &Path, info: &ModelInfo) -> Result<Option<usize>, ModelError
     Ok(weight.and_then(|weight| weight.shape().first().copied()))
 }
 
+/// What should be said of the adapter in `dir` that can be read: keys of its configuration that are set and nobody knows.
+///
+/// # Errors
+/// A file that is missing or no configuration.
+pub fn note(dir: &Path) -> Result<Option<String>, ModelError> {
+    let unknown = methods::unknown(&file(dir, CONFIG)?).map_err(|text| problem(dir, format!("{CONFIG}: {text}")))?;
+    let said = || format!("{}: not known, and read past: {}", dir.join(CONFIG).display(), unknown.join(", "));
+    Ok((!unknown.is_empty()).then(said))
+}
+
 fn file(dir: &Path, name: &str) -> Result<Vec<u8>, ModelError> {
     let path = dir.join(name);
-    fs::read(&path).map_err(|e| problem(dir, format!("cannot read {}: {e}", path.display())))
+    let bytes = fs::read(&path).map_err(|e| {
+        let other = |names: &[&str]| names.iter().find(|n| dir.join(n).exists()).map(|n| (*n).to_string());
+        let what = match other(&["adapter_model.bin", "adapters.safetensors"]).filter(|_| name == WEIGHTS) {
+            Some(pickle) if pickle.ends_with(".bin") => {
+                format!(
+                    "has {pickle} but no {WEIGHTS}: pickles can run code and are not read; convert it: {}",
+                    converter(dir)
+                )
+            }
+            Some(mlx) => format!("has {mlx} but no {WEIGHTS}: this is an adapter of MLX, not of PEFT"),
+            None => format!("cannot read {}: {e}", path.display()),
+        };
+        problem(dir, what)
+    })?;
+    match is_pointer(&bytes) {
+        true => Err(pointer(path.display().to_string())),
+        false => Ok(bytes),
+    }
+}
+
+/// The command that writes an adapter's pickle as safetensors.
+fn converter(dir: &Path) -> String {
+    let dir = dir.display();
+    format!(
+        "python -c \"import torch; from safetensors.torch import save_file; \
+         save_file(torch.load('{dir}/adapter_model.bin', weights_only=True), '{dir}/{WEIGHTS}')\""
+    )
+}
+
+/// Why an adapter's weights hold nothing for this model: how their names differ from those that are looked for.
+fn nothing(weights: &Weights, info: &ModelInfo) -> String {
+    let name = info.architecture.name();
+    let targets = info.targets(&TargetKind::all());
+    let wanted = targets.first().map_or(String::new(), |t| format!("{PREFIX}{}.lora_A.weight", t.name));
+    let Some(found) = weights.surplus().find(|n| n.contains(".lora_A")).or(weights.surplus().next()) else {
+        return format!("{WEIGHTS} holds no tensors");
+    };
+    let named =
+        found.split(".lora_A.").nth(1).filter(|end| *end != "weight").and_then(|end| end.strip_suffix(".weight"));
+    let why = match named {
+        Some(adapter) => format!(
+            "; its keys carry the adapter's name \"{}\", which PEFT's save_pretrained leaves out: save it with that, not \
+             with torch.save of a state_dict",
+            shown(adapter)
+        ),
+        None if found.starts_with(&format!("{PREFIX}{PREFIX}")) => {
+            "; the prefix is there twice: it was saved from a model that was wrapped twice".into()
+        }
+        None if !found.starts_with(PREFIX) => format!("; PEFT's names begin with {PREFIX}"),
+        None => "; is it an adapter of another model, or of a backbone saved alone?".into(),
+    };
+    format!(
+        "{WEIGHTS} holds no lora_A of a {name} model: it has `{}`, and `{wanted}` would be right{why}",
+        shown(found)
+    )
+}
+
+/// Why a tensor has no place.
+fn surplus(name: &str, info: &ModelInfo) -> String {
+    let bare = name.strip_prefix(PREFIX).unwrap_or(name);
+    let description = info.architecture.describe();
+    let pooler = description.pooler.map_or("", |form| form.linear);
+    let module = bare.split(".lora_").next().unwrap_or(bare);
+    let module = module.strip_suffix(".weight").unwrap_or(module).trim_end_matches(".base_layer");
+    let why = if !pooler.is_empty() && module == pooler {
+        format!("adapts the pooler ({pooler}), which stays as it is here: only the linears of layers carry adapters")
+    } else if bare.contains("lora_embedding") || module.ends_with(description.embeddings.words) || module == "lm_head" {
+        format!("changes the embeddings ({module}), and only the linears of layers carry adapters here")
+    } else if bare.contains("lora_magnitude_vector") {
+        "belongs to DoRA, which is not plain LoRA".into()
+    } else if bare.ends_with(".bias") && bare.contains(".lora_B") {
+        "is a bias of lora_B, which plain LoRA has not".into()
+    } else {
+        return format!("tensor `{}` belongs to no part of this model", shown(name));
+    };
+    format!("tensor `{}` {why}; {}", shown(name), methods::MERGE)
 }
 
 /// Brings factors of any ranks and `scales` to one of each, and says which.
@@ -88,7 +176,7 @@ fn padded(m: &Matrix, rows: usize) -> Matrix {
 fn read_head(weights: &mut Weights, info: &ModelInfo, task: Task) -> Result<Vec<HeadTensor>, ModelError> {
     const HINT: &str = "; the adapter was made for another number of classes";
     let mut head = Vec::new();
-    for HeadLinear { module, d_in, d_out, bias } in head::linears(info, task) {
+    for HeadLinear { module, d_in, d_out, bias, .. } in head::linears(info, task) {
         let weight = format!("{module}.weight");
         let value = weights.take_linear_with(&format!("{PREFIX}{weight}"), d_in, d_out, HINT)?;
         head.push(HeadTensor { name: weight, value });

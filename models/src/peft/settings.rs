@@ -7,22 +7,17 @@ use regex::{Regex, RegexBuilder};
 use serde::Deserialize;
 use serde::de::{Deserializer, MapAccess, Visitor};
 
-use super::{CONFIG, problem};
+use super::{CONFIG, methods, problem};
 use crate::ModelError;
 
-/// `adapter_config.json`, as far as we read it.
+/// `adapter_config.json`, as far as its numbers go; what else changes them is refused in `methods.rs`.
 #[derive(Deserialize)]
 struct Raw {
     peft_type: Option<String>,
     r: Option<u64>,
     lora_alpha: Option<f64>,
-    bias: Option<String>,
     #[serde(default)]
     use_rslora: Option<bool>,
-    #[serde(default)]
-    use_dora: Option<bool>,
-    #[serde(default)]
-    lora_bias: Option<bool>,
     modules_to_save: Option<Vec<String>>,
     rank_pattern: Option<Pairs<u64>>,
     alpha_pattern: Option<Pairs<f64>>,
@@ -75,29 +70,27 @@ pub(super) struct Settings {
 }
 
 impl Settings {
-    /// Reads the text of `adapter_config.json` in `dir`.
+    /// Reads the text of `adapter_config.json` in `dir`; `head` are the modules that a model's head is made of.
     ///
     /// # Errors
     /// Another kind of adapter than plain LoRA, numbers that cannot be, a pattern that is no regular expression.
-    pub fn parse(dir: &Path, json: &[u8]) -> Result<Settings, ModelError> {
+    pub fn parse(dir: &Path, json: &[u8], head: &[String]) -> Result<Settings, ModelError> {
         let bad = |text: String| problem(dir, format!("{CONFIG}: {text}"));
         let raw: Raw = serde_json::from_slice(json).map_err(|e| bad(format!("not an adapter's configuration: {e}")))?;
         if raw.peft_type.as_deref() != Some("LORA") {
-            return Err(bad("peft_type is not \"LORA\"".into()));
+            let kind = raw.peft_type.map_or("missing".into(), |kind| format!("\"{kind}\""));
+            return Err(bad(format!("peft_type is {kind}; only adapters of type \"LORA\" can be read")));
         }
-        for (key, value) in [("use_dora", raw.use_dora), ("lora_bias", raw.lora_bias)] {
-            if value == Some(true) {
-                return Err(bad(format!("{key} is true; only plain LoRA can be read")));
-            }
-        }
-        if let Some(bias) = raw.bias.filter(|bias| bias != "none") {
-            return Err(bad(format!(
-                "bias is \"{bias}\"; only adapters that leave biases alone (\"none\") can be read"
-            )));
-        }
+        methods::refuse(json).map_err(bad)?;
+        // A whole module that is part of the head, by its path or the end of one, as PEFT looks for it.
+        let of_head = |module: &String| head.iter().any(|h| h == module || h.ends_with(&format!(".{module}")));
         let saved = raw.modules_to_save.unwrap_or_default();
-        if let Some(module) = saved.iter().find(|m| !["classifier", "score"].contains(&m.as_str())) {
-            return Err(bad(format!("modules_to_save names {module}; besides the adapter only a head can be read")));
+        if let Some(module) = saved.iter().find(|m| !of_head(m) && !["classifier", "score"].contains(&m.as_str())) {
+            return Err(bad(format!(
+                "modules_to_save names {module}; besides the adapter only a head ({}) can be read: {}",
+                if head.is_empty() { "which a language model has not".into() } else { head.join(", ") },
+                methods::MERGE
+            )));
         }
         let patterns = |ranks: Option<Pairs<u64>>| ranks.map_or(Vec::new(), |pairs| pairs.0);
         let ranks = patterns(raw.rank_pattern);
@@ -162,7 +155,8 @@ mod tests {
     use super::*;
 
     fn settings(json: &str) -> Result<Settings, String> {
-        Settings::parse(Path::new("dir"), json.as_bytes()).map_err(|e| e.to_string())
+        Settings::parse(Path::new("dir"), json.as_bytes(), &["classifier".into(), "bert.pooler.dense".into()])
+            .map_err(|e| e.to_string())
     }
 
     #[test]
@@ -195,12 +189,16 @@ mod tests {
             (r#""lora_bias":true"#, "lora_bias"),
             (r#""bias":"all""#, "\"all\""),
             (r#""modules_to_save":["score","lm_head"]"#, "lm_head"),
+            (r#""init_lora_weights":"pissa_niter_4""#, "path_initial_model_for_weight_conversion"),
+            (r#""alora_invocation_tokens":[1,2]"#, "alora_invocation_tokens"),
             (r#""rank_pattern":{"(":3}"#, "\"(\""),
             (r#""rank_pattern":{"q":0}"#, "rank_pattern"),
             (r#""alpha_pattern":{"q":-1}"#, "alpha_pattern"),
         ] {
             assert!(with(more).contains(word), "{}", with(more));
         }
+        let plain = r#"{"peft_type":"LORA","r":4,"lora_alpha":8,"modules_to_save":["pooler.dense","classifier"],"bias":"none"}"#;
+        settings(plain).expect("a pooler that belongs to the head");
         assert!(settings(r#"{"peft_type":"IA3"}"#).err().expect("refused").contains("peft_type"));
     }
 }

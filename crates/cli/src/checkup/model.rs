@@ -35,8 +35,8 @@ impl Small {
     /// The one that computes as a model of this shape does.
     pub fn like(info: &ModelInfo, task: TaskKind) -> Small {
         match (info.architecture, task) {
-            (Architecture::Roberta, _) => Small::Roberta,
-            (Architecture::Bert, _) => Small::Bert,
+            (Architecture::Bert | Architecture::DistilBert, _) => Small::Bert,
+            (architecture, _) if !architecture.is_decoder() => Small::Roberta,
             (_, TaskKind::CausalLm) => Small::Llama,
             (_, TaskKind::Classification) => Small::LlamaClasses,
         }

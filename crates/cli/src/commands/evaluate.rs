@@ -25,7 +25,7 @@ pub fn run(args: &EvaluateArgs, common: &Common) -> Result<()> {
     let device = common.device.as_ref().unwrap_or(&loaded.config.engine.device).first();
     let opened = device::open(device)?;
     opened.notice.iter().for_each(note);
-    let data = job::dataset(&loaded)?;
+    let data = job::dataset_for_model(&loaded)?;
     let task = job::task(&loaded.config, data.labels.len());
     let model = job::model(&loaded, task, &opened.device)?;
     let tokens = job::tokens(&loaded, &data, model.info())?;

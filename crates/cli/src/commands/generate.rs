@@ -3,7 +3,7 @@
 use std::io::Read;
 
 use anyhow::{Context, Result};
-use bonfire_data::{CausalTokenizer, Tokenizer};
+use bonfire_data::CausalTokenizer;
 use bonfire_engine::{Sampling, generate};
 use bonfire_models::{Model, Task};
 
@@ -38,6 +38,11 @@ pub fn run(args: &GenerateArgs, common: &Common) -> Result<()> {
         let what = format!("the prompt has {} tokens; this model reads 1 to {}", prompt.len(), room - 1);
         return Err(Mistake::new(what).help("pass another --prompt").into());
     }
+    if let Some(id) = prompt.iter().find(|id| **id as usize >= model.info().vocab) {
+        let vocab = model.info().vocab;
+        let what = format!("the prompt gives token {id}, but the model has embeddings for {vocab} tokens");
+        return Err(Mistake::new(what).help("pass another --prompt").into());
+    }
     let ends: Vec<u32> = model.info().decoder.iter().flat_map(|d| d.eos.clone()).chain([tokenizer.eos()]).collect();
     let sampling = Sampling { temperature: args.temperature, max_tokens: args.max_tokens, seed: args.seed };
     let new = generate(&model, &prompt, &ends, sampling, &mut |_| ());
@@ -57,6 +62,5 @@ fn prompt(args: &GenerateArgs) -> Result<String> {
 
 fn tokenizer(loaded: &Loaded, model: &dyn Model) -> Result<CausalTokenizer> {
     let source = job::source(&loaded.config)?;
-    let (bytes, name) = source.file("tokenizer.json")?;
-    job::causal_tokenizer(&source, Tokenizer::from_bytes(&bytes, &name)?, model.info())
+    job::causal_tokenizer(&source, job::tokenizer(&source)?, model.info())
 }

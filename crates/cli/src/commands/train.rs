@@ -57,7 +57,7 @@ fn record(loaded: &Loaded, place: &Path, ready: &Ready) -> Result<Recorder> {
         ready.holdings.write(place)?;
     }
     let keys = Arc::clone(&ready.interrupt);
-    Recorder::new(folder, &loaded.config, &ready.devices, &ready.run, keys)
+    Recorder::new(folder, &loaded.config, &ready.devices, &ready.run, &ready.holdings.labels, keys)
 }
 
 /// The command for another front end: nothing is printed, `hear` is told every round, `interrupt` ends it. Gives the run's
@@ -126,12 +126,13 @@ fn federation(
     quiet: bool,
 ) -> Result<(Run, Holdings)> {
     let config = &loaded.config;
-    let data = job::dataset(loaded)?;
+    let data = job::dataset_for_model(loaded)?;
     let shards = job::shards(loaded, &data)?;
     job::refuse_empty(&shards)?;
     let holdings = Holdings::of(&data, &shards);
     let load = |o: &device::Opened| job::model(loaded, job::task(config, data.labels.len()), &o.device);
     let models = opened.iter().map(load).collect::<Result<Vec<_>>>()?;
+    job::note_on_adapter(config)?;
     let info = models[0].info().clone();
     let tokens = job::tokens(loaded, &data, &info)?;
     if !quiet {

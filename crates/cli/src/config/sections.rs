@@ -88,11 +88,21 @@ impl JsonSchema for Source {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ModelSection {
-    /// `"builtin"`, `"builtin-llama"`, a folder in Hugging Face layout, or `"hf:org/name"`.
+    /// `"builtin"`, `"builtin-llama"`, a folder in Hugging Face layout, a GGUF file, or `"hf:org/name"`.
     pub path: Source,
+    /// For a GGUF file: a folder with its `tokenizer.json`; left out: it lies beside the file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokenizer: Option<PathBuf>,
     /// What it learns.
     #[serde(default)]
     pub task: TaskKind,
+    /// For a classifier: draw a head even where the checkpoint has one, which may be for other classes.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub new_head: bool,
+}
+
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 /// What a model learns.

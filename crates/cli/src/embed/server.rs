@@ -44,7 +44,7 @@ pub fn server(loaded: &Loaded) -> Result<OpenServer> {
     admit(std::slice::from_ref(&opened), || Purpose::of(config), true)?;
     let data = match &config.data.path {
         Source::Folder(folder) if !has_training_rows(folder) => job::part(loaded, folder)?,
-        _ => job::dataset(loaded)?,
+        _ => job::dataset_for_model(loaded)?,
     };
     let model = job::model(loaded, job::task(config, data.labels.len()), &opened.device)?;
     let fingerprint = fingerprint(loaded, &data, &weights_of(loaded)?)?;

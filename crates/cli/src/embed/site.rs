@@ -46,7 +46,7 @@ pub fn site(loaded: &Loaded, holding: &Holding) -> Result<OpenSite> {
     let (data, shards, own) = match holding {
         Holding::Folders(folders) => folders_of(loaded, folders)?,
         Holding::All | Holding::Some(_) => {
-            let data = job::dataset(loaded)?;
+            let data = job::dataset_for_model(loaded)?;
             let shards = job::shards(loaded, &data)?;
             let own = match holding {
                 Holding::Some(own) => own.clone(),

@@ -19,8 +19,34 @@ fn edit(path: &Path, change: impl FnOnce(&mut Value)) {
 #[test]
 fn a_missing_folder_is_named() {
     let room = Room::new();
-    room.refuse(1, &["model", "config.json"], &TRAIN);
+    room.refuse(1, &["model", "no such folder"], &TRAIN);
+    let train = |path: &str| ["train", "--out", "run", "--set", path].map(String::from);
+    let refused = |path: &str, words: &[&str]| {
+        let args = train(&format!("model.path={path}"));
+        room.refuse(1, words, &args.each_ref().map(String::as_str));
+    };
+    refused("google-bert/bert-base-uncased", &["\"hf:google-bert/bert-base-uncased\""]);
+    fs::write(room.path("weights.safetensors"), "x").expect("written");
+    refused("weights.safetensors", &["weights.safetensors", "is a file", "folder"]);
     assert!(!room.path("run").exists());
+}
+
+#[test]
+fn files_in_other_formats_are_named_with_the_way_out() {
+    let pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n";
+    for name in ["config.json", "model.safetensors", "tokenizer.json"] {
+        let room = Room::new();
+        fs::write(room.model().join(name), pointer).expect("written");
+        room.refuse(1, &[name, "Git LFS", "git lfs pull"], &TRAIN);
+    }
+    let room = Room::new();
+    let model = room.model();
+    fs::rename(model.join("tokenizer.json"), model.join("vocab.txt")).expect("renamed");
+    room.refuse(1, &["vocab.txt", "AutoTokenizer.from_pretrained('model').save_pretrained('model')"], &TRAIN);
+    let room = Room::new();
+    let model = room.model();
+    fs::rename(model.join("model.safetensors"), model.join("pytorch_model.bin")).expect("renamed");
+    room.refuse(1, &["pytorch_model.bin", "from_pretrained('model').save_pretrained('model')"], &TRAIN);
 }
 
 #[test]
@@ -75,8 +101,70 @@ fn another_kind_of_model_is_refused() {
 #[test]
 fn a_tokenizer_of_another_vocabulary_is_refused() {
     let room = Room::new();
+    edit(&room.model().join("tokenizer.json"), |tokenizer| {
+        let tokens = tokenizer["model"]["vocab"].as_object_mut().expect("tokens");
+        for (_, id) in tokens.iter_mut() {
+            *id = json!(id.as_u64().expect("an id") + 5000);
+        }
+    });
+    room.refuse(1, &["tokenizer.json", "config.json", "token 5", "1200"], &TRAIN);
+}
+
+#[test]
+fn a_token_that_no_text_gives_needs_no_embedding() {
+    let room = Room::new();
     edit(&room.model().join("tokenizer.json"), |tokenizer| tokenizer["model"]["vocab"]["zzzz"] = json!(5000));
-    room.refuse(1, &["tokenizer", "5001", "1200"], &TRAIN);
+    room.succeed(&crate::support::short(&TRAIN, &["--set", "train.rounds=1"]));
+}
+
+#[test]
+fn a_head_of_another_size_can_be_drawn_anew() {
+    let room = Room::new();
+    edit_weights(&room.model().join("model.safetensors"), |header, data| {
+        let mut add = |name: &str, shape: &[usize]| {
+            let (start, bytes) = (data.len(), 4 * shape.iter().product::<usize>());
+            header[name] = json!({"dtype": "F32", "shape": shape, "data_offsets": [start, start + bytes]});
+            data.extend(vec![0; bytes]);
+        };
+        add("classifier.out_proj.weight", &[3, 128]);
+        add("classifier.out_proj.bias", &[3]);
+    });
+    room.refuse(1, &["classifier.out_proj.weight", "[3, 128]", "model.new_head = true"], &TRAIN);
+    room.succeed(&crate::support::short(&TRAIN, &["--set", "train.rounds=1", "--set", "model.new_head=true"]));
+}
+
+#[test]
+fn labels_go_by_the_rows_of_a_head_that_names_them() {
+    let room = Room::new();
+    fs::create_dir(room.path("data")).expect("made");
+    let names = ["travel", "billing", "food"];
+    for split in ["train", "test"] {
+        let row =
+            |i: usize| json!({"text": format!("number {i} of {}", names[i % 3]), "label": names[i % 3]}).to_string();
+        fs::write(room.path(&format!("data/{split}.jsonl")), (0..24).map(row).collect::<Vec<_>>().join("\n"))
+            .expect("written");
+    }
+    let model = room.model();
+    let order = |id2label: Value| {
+        edit(&model.join("config.json"), |config| config["id2label"] = id2label);
+        let _ = fs::remove_dir_all(room.path("run"));
+        let sets = [
+            "--set",
+            "data.path=data",
+            "--set",
+            "data.labels=3",
+            "--set",
+            "data.min_shard=1",
+            "--set",
+            "clients.count=2",
+            "--set",
+            "data.partition={ kind = \"iid\" }",
+        ];
+        room.succeed(&[&TRAIN[..], &sets, &["--set", "train.rounds=1"]].concat());
+        room.json("run/partition.json")["labels"].clone()
+    };
+    assert_eq!(order(json!({"0": "Travel", "1": "billing", "2": "food"})), json!(["travel", "billing", "food"]));
+    assert_eq!(order(json!({"0": "x", "1": "billing", "2": "food"})), json!(["billing", "food", "travel"]));
 }
 
 #[test]
@@ -144,9 +232,10 @@ fn an_endless_name_of_a_tensor_is_cut() {
     let room = Room::new();
     edit_weights(&room.model().join("model.safetensors"), |header, data| {
         let end = data.len();
-        header["\u{1b}[2J".repeat(100_000)] = json!({"dtype": "F32", "shape": [1], "data_offsets": [end, end + 4]});
+        header[format!("roberta.encoder.layer.9.{}", "\u{1b}[2J".repeat(100_000))] =
+            json!({"dtype": "F32", "shape": [1], "data_offsets": [end, end + 4]});
         data.extend([0; 4]);
     });
-    let said = room.refuse(1, &["model.safetensors", "belongs to no part"], &TRAIN);
+    let said = room.refuse(1, &["model.safetensors", "belongs to no layer"], &TRAIN);
     assert!(said.err.len() < 3000 && !said.err.contains('\u{1b}'), "{} bytes", said.err.len());
 }

@@ -106,7 +106,7 @@ impl Problem {
     fn run(&self, device: &Device, format: Format) -> Result<(Vec<f32>, Vec<f32>), String> {
         let Attention { heads, kv_heads, width, causal, .. } = self.of;
         let (rows, device) = (self.sequences.rows() + SURPLUS, &device.clone().autodiff());
-        let layout = AttentionLayout { sequences: self.sequences.clone(), heads, kv_heads, causal };
+        let layout = AttentionLayout { sequences: self.sequences.clone(), heads, kv_heads, causal, window: None };
         let qkv = format.put(&self.qkv, [rows, self.of.columns()], device).require_grad();
         let out = packed_attention(qkv.clone(), &layout);
         let grads = backward(&out, format.put(&self.dy, [rows, heads * width], device));

@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use anyhow::{Context, Result};
+use bonfire_data::Dataset;
 use bonfire_data::random::{Use, stream};
-use bonfire_data::{Dataset, Tokenizer};
 use bonfire_engine::{Checkpoint, Member, Split, TrainSettings};
 use bonfire_models::{Goal, ModelInfo, ModelSource, Task, Transformer};
 use burn::tensor::Device;
@@ -220,16 +220,13 @@ fn read(args: &BenchArgs, folder: &Path, info: &ModelInfo) -> Result<(Split, Tas
             .into());
     }
     let data = Dataset::read(folder, None)?;
-    let (bytes, name) = source.file("tokenizer.json")?;
-    let tokenizer = Tokenizer::from_bytes(&bytes, &name)?;
-    if tokenizer.vocab_size() > info.vocab {
-        let what = format!("the tokenizer knows {} tokens, the model {}", tokenizer.vocab_size(), info.vocab);
-        return Err(Mistake::new(what).help("use a tokenizer.json that belongs to the model").into());
-    }
+    let tokenizer = job::tokenizer(&source)?;
     let texts: Vec<&str> = data.train.iter().map(|example| example.text()).collect();
     let ids = tokenizer.encode(&texts, args.max_length)?;
     let goals = data.train.iter().map(|example| Goal::Class(example.label)).collect();
-    Ok((Split { ids, goals }, Task::Classify(data.labels.len())))
+    let split = Split { ids, goals };
+    job::refuse_tokens_beyond(&[&split], &tokenizer, &source, info)?;
+    Ok((split, Task::Classify(data.labels.len())))
 }
 
 fn too_few(found: usize, wanted: usize) -> Mistake {

@@ -82,13 +82,13 @@ impl<'g> Workplace<'g> {
             Ok(run) => run,
             Err(error) => return Ok(Outcome::Failed(error.to_string())),
         };
-        let mut recorder = match self.go_on(folder, config, &mut run) {
+        let mut recorder = match self.go_on(folder, config, &mut run, &holdings.labels) {
             Ok(recorder) => recorder,
             Err(error) => {
                 if holds_something(folder) {
                     note(format!("{} begins anew: {error:#}", folder.display()));
                 }
-                let recorder = self.begin(folder, config, &run)?;
+                let recorder = self.begin(folder, config, &run, &holdings.labels)?;
                 if config.settings().publish() == Publish::All {
                     holdings.write(folder)?;
                 }
@@ -106,23 +106,23 @@ impl<'g> Workplace<'g> {
     }
 
     /// Sets `run` to the last checkpoint in `folder`. After an error it is as it was.
-    fn go_on(&self, folder: &Path, config: &RunConfig, run: &mut Run) -> Result<Recorder> {
+    fn go_on(&self, folder: &Path, config: &RunConfig, run: &mut Run, labels: &[String]) -> Result<Recorder> {
         let save = saves::newest(folder)?.0.context("it holds no checkpoint")?;
         let files = RunFolder::with(folder, Lock::take(folder)?)?;
         files.cut(save.notes.lengths)?;
         run.resume(save.checkpoint).with_context(|| format!("cannot go on from {}", save.path.display()))?;
         let interrupt = Arc::clone(&self.interrupt);
-        Recorder::resumed(files, config, &self.devices, run, save.notes, interrupt)
+        Recorder::resumed(files, config, &self.devices, run, labels, save.notes, interrupt)
     }
 
     /// Makes the folder anew, whatever an earlier run of the same configuration left there.
-    fn begin(&self, folder: &Path, config: &RunConfig, run: &Run) -> Result<Recorder> {
+    fn begin(&self, folder: &Path, config: &RunConfig, run: &Run, labels: &[String]) -> Result<Recorder> {
         if folder.exists() {
             std::fs::remove_dir_all(folder)
                 .with_context(|| format!("cannot remove the unfinished run {}", folder.display()))?;
         }
         let files = RunFolder::create(folder, &config.to_toml())?;
-        Recorder::new(files, config, &self.devices, run, Arc::clone(&self.interrupt))
+        Recorder::new(files, config, &self.devices, run, labels, Arc::clone(&self.interrupt))
     }
 }
 
@@ -133,7 +133,7 @@ fn read(
     opened: &[device::Opened],
 ) -> Result<(Vec<Transformer>, TokenizedData, Partitions)> {
     let base = &grid.base;
-    let data = job::dataset(base)?;
+    let data = job::dataset_for_model(base)?;
     let mut shards = HashMap::new();
     for &cell in cells {
         let loaded = &grid.cells[cell].loaded;
@@ -146,6 +146,7 @@ fn read(
     }
     let load = |o: &device::Opened| job::model_as_read(base, job::task(&base.config, data.labels.len()), &o.device);
     let models = opened.iter().map(load).collect::<Result<Vec<_>>>()?;
+    job::note_on_adapter(&base.config)?;
     let tokens = job::tokens(base, &data, models[0].info())?;
     Ok((models, tokens, shards))
 }

@@ -11,6 +11,7 @@ pub use bonfire_models::Task;
 use crate::args::{Common, ExportArgs};
 use crate::commands::evaluate::config_of;
 use crate::config::{self, Loaded, TaskKind};
+use crate::holdings::Holdings;
 use crate::job;
 use crate::mistake::Mistake;
 use crate::run_folder::{ADAPTER, CLIENTS, client_folder};
@@ -84,9 +85,10 @@ impl OpenedRun {
         Ok(Task::Classify(classes.with_context(text)?))
     }
 
-    /// Names of the classes, where the run's data are still there.
+    /// Names of the classes: as the run wrote them down, or of its data where those are still there.
     pub fn labels(&self) -> Option<Vec<String>> {
-        job::dataset(&self.loaded).ok().map(|data| data.labels)
+        let written = Holdings::read(&self.folder).ok().flatten().map(|holdings| holdings.labels);
+        written.or_else(|| job::dataset(&self.loaded).ok().map(|data| data.labels))
     }
 }
 

@@ -50,7 +50,7 @@ pub fn run(folder: &Path, args: &TrainArgs, common: &Common) -> Result<()> {
                 bail!("{} holds rounds but no checkpoint, so it cannot be gone on with; start anew", folder.display());
             }
             say_where(0, &loaded, common.quiet);
-            Recorder::new(files, config, &ready.devices, &ready.run, keys)?
+            Recorder::new(files, config, &ready.devices, &ready.run, &ready.holdings.labels, keys)?
         }
         Some(Save { path, checkpoint, notes }) => {
             let place = || format!("cannot go on from {}", path.display());
@@ -59,7 +59,8 @@ pub fn run(folder: &Path, args: &TrainArgs, common: &Common) -> Result<()> {
             if let Some(round) = args.round {
                 saves::forget_after(folder, round)?;
             }
-            Recorder::resumed(files, config, &ready.devices, &ready.run, notes, keys).with_context(place)?
+            Recorder::resumed(files, config, &ready.devices, &ready.run, &ready.holdings.labels, notes, keys)
+                .with_context(place)?
         }
     };
     ready.holdings.write(folder)?;
