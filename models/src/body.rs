@@ -50,7 +50,8 @@ impl Pooler {
     pub fn forward(&self, x: Tensor<2>, eps: f64) -> Tensor<2> {
         let x = bent(self.linear.forward(x, Arithmetic::F32), self.bend);
         match &self.norm {
-            Some(norm) => norm.of(x, eps),
+            // A few rows; composed of Burn's operations either way.
+            Some(norm) => norm.of(x, eps, true),
             None => x,
         }
     }
@@ -119,7 +120,7 @@ impl Body {
         });
         match (&self.embedding_norm, positions) {
             (Some(norm), Some(positions)) => norm.after(words, positions, info.eps, trained),
-            (Some(norm), None) => norm.of(words, info.eps),
+            (Some(norm), None) => norm.of(words, info.eps, trained),
             (None, _) => words,
         }
     }
@@ -151,9 +152,9 @@ impl Body {
     }
 
     /// What follows the last layer.
-    pub fn finish(&self, x: Tensor<2>, eps: f64) -> Tensor<2> {
+    pub fn finish(&self, x: Tensor<2>, eps: f64, trained: bool) -> Tensor<2> {
         match &self.last_norm {
-            Some(norm) => norm.of(x, eps),
+            Some(norm) => norm.of(x, eps, trained),
             None => x,
         }
     }

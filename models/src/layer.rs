@@ -4,6 +4,7 @@
 
 use bonfire_kernels::{
     Arithmetic, AttentionLayout, LowRank, Segments, adapted_linear, adapted_linear_composed, add_norm, product,
+    rms_norm,
 };
 use burn::tensor::module::layer_norm;
 use burn::tensor::{Device, FloatDType, Int, Tensor, TensorData};
@@ -151,13 +152,15 @@ impl Norm {
     pub fn after(&self, x: Tensor<2>, r: Tensor<2>, eps: f64, trained: bool) -> Tensor<2> {
         match (&self.beta, trained) {
             (Some(beta), false) => add_norm(x, r, self.gamma.clone(), beta.clone(), eps),
-            _ => self.of(x + r, eps),
+            _ => self.of(x + r, eps, trained),
         }
     }
 
-    /// The norm of each row, composed of Burn's operations.
-    pub fn of(&self, x: Tensor<2>, eps: f64) -> Tensor<2> {
+    /// The norm of each row; `trained`: gradients reach its gain.
+    pub fn of(&self, x: Tensor<2>, eps: f64, trained: bool) -> Tensor<2> {
         match self.form {
+            NormForm::Rms if !trained => rms_norm(x, self.gamma.clone(), 0.0, eps),
+            NormForm::RmsFromOne if !trained => rms_norm(x, self.gamma.clone(), 1.0, eps),
             NormForm::Layer | NormForm::LayerWithoutBias => layer_norm(x, self.gamma.clone(), self.beta.clone(), eps),
             // The product with the gain as Transformers rounds it: after the norm is, or before.
             NormForm::Rms => rms(x.clone(), eps).cast(x.dtype()) * self.gamma.clone().unsqueeze_dim(0),

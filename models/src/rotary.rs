@@ -1,5 +1,6 @@
 //! Rotary positions: queries and keys are turned by angles that grow with a token's place. Shapes: `w` features a head.
 
+use bonfire_kernels::rotate;
 use burn::tensor::{Device, Int, Tensor};
 
 use crate::layer::matrix;
@@ -17,11 +18,11 @@ pub(crate) struct Rotary {
     tables: [Tensor<2>; 2],
 }
 
-/// The same of every token, `[T, 1, w/2]`.
+/// The same of every token, `[T, w/2]`.
 #[derive(Clone, Debug)]
 pub(crate) struct Angles {
-    cos: Tensor<3>,
-    sin: Tensor<3>,
+    cos: Tensor<2>,
+    sin: Tensor<2>,
 }
 
 impl Rotary {
@@ -36,7 +37,7 @@ impl Rotary {
         let kept = &self.tables[0];
         let longer = (end > kept.dims()[0]).then(|| tables(&self.frequencies, end, &kept.device()));
         let [cos, sin] = longer.as_ref().unwrap_or(&self.tables);
-        let of = |table: &Tensor<2>| table.clone().select(0, positions.clone()).unsqueeze_dim::<3>(1);
+        let of = |table: &Tensor<2>| table.clone().select(0, positions.clone());
         Angles { cos: of(cos), sin: of(sin) }
     }
 }
@@ -51,13 +52,9 @@ fn tables(frequencies: &[f64], positions: usize, device: &Device) -> [Tensor<2>;
 }
 
 impl Angles {
-    /// Turns heads `[T, heads, w]`. The first half of a head's features pairs with the second, as Hugging Face lays them.
-    pub fn turn(&self, heads: Tensor<3>) -> Tensor<3> {
-        let half = self.cos.dims()[2];
-        let [cos, sin] = [&self.cos, &self.sin].map(|table| table.clone().cast(heads.dtype()));
-        let [x, y] = [0..half, half..2 * half].map(|features| heads.clone().slice_dim(2, features));
-        let first = x.clone() * cos.clone() - y.clone() * sin.clone();
-        Tensor::cat(vec![first, y * cos + x * sin], 2)
+    /// Turns the first `heads` heads of every row of `[T, N]`; what lies behind them stays.
+    pub fn turn(&self, rows: Tensor<2>, heads: usize) -> Tensor<2> {
+        rotate(rows, self.cos.clone(), self.sin.clone(), heads)
     }
 }
 

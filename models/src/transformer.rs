@@ -175,7 +175,7 @@ impl Transformer {
 
     /// What follows the last layer, in f32: of the tokens that are read, or the means of texts.
     fn finish(&self, x: Tensor<2>, batch: &DeviceBatch) -> Tensor<2> {
-        let x = self.in_f32(self.backbone.finish(x, self.info.eps));
+        let x = self.in_f32(self.backbone.finish(x, self.info.eps, self.trained));
         match self.reads_means() {
             true => head::means(x, batch),
             false => x,

@@ -113,17 +113,8 @@ fn kept(info: &ModelInfo, number: u64) -> u64 {
     match info.is_gated() {
         // The linears their inputs, the norms the sums they were taken of, GELU its input.
         false => attention + number * ((2 * d + attended + wide) + 2 * d + wide),
-        true => {
-            // An RMS norm computes in f32: its input (where that is f32 already, the layer's own), and of every token mean,
-            // root and inverse.
-            let norms = 2 * SCALAR * (d + 3);
-            let linears = 2 * d + attended + wide;
-            // Cosine and sine of every position's angles.
-            let turned = info.head_width as u64;
-            // The gate, its sigmoid, SiLU of it, and what that meets.
-            let gated = 4 * wide;
-            attention + norms + number * (linears + turned + gated)
-        }
+        // The linears their inputs, the norms theirs, and the gated unit its gates and what they let through.
+        true => attention + number * ((2 * d + attended + wide) + 2 * d + 2 * wide),
     }
 }
 
@@ -227,18 +218,16 @@ mod tests {
         // x, queries, keys, values, attended, sum, normed, sum: 8 of 768; before and after GELU: 2 of 3072; 12 heads.
         assert_eq!(kept(&roberta, 4), 8 * 768 * 4 + 2 * 3072 * 4 + 12 * 4);
         assert_eq!(kept(&roberta, 2), 24_624);
-        // In f32: queries, keys and values 3072; two layer inputs, two normed and what attention gave, of 2048; cosine and sine
-        // 64; gate, sigmoid, SiLU, up and their product, of 8192; 32 heads, and 3 numbers a norm.
-        assert_eq!(kept(&llama, 4), 4 * (3072 + 5 * 2048 + 64 + 5 * 8192) + 4 * 32 + 4 * 6);
-        // In bf16 the norms' two inputs stay in f32.
-        assert_eq!(kept(&llama, 2), 2 * (3072 + 3 * 2048 + 64 + 5 * 8192) + 4 * 2 * 2048 + 4 * 32 + 4 * 6);
-        assert_eq!((kept(&llama, 4), kept(&llama, 2)), (217_496, 117_016));
+        // Queries, keys and values 3072; two layer inputs, two normed and what attention gave, of 2048; gates, ups and their
+        // product, of 8192; 32 heads.
+        assert_eq!(kept(&llama, 4), 4 * (3072 + 5 * 2048 + 3 * 8192) + 4 * 32);
+        assert_eq!((kept(&llama, 4), kept(&llama, 2)), (151_680, 75_904));
 
         // The same through the estimate: 16 layers, half as much again for gradients, and four hidden states an answer.
         let of = |more: &str| Estimate::new(&llama, Task::Causal, &settings(more), 1_000, [100, 10], None);
         let client = |layer: u64| 7 * 4 * 1_000 + 100 * 16 * (layer * 3 / 2) + 10 * 4 * 4 * 2048;
-        assert_eq!(of("").client, client(217_496));
-        assert_eq!(of("precision = \"bf16\"").client, client(117_016));
+        assert_eq!(of("").client, client(151_680));
+        assert_eq!(of("precision = \"bf16\"").client, client(75_904));
         // Embeddings, 16 layers of their linears and two norms, one last norm; and the linears again, folded.
         let linears = 16 * (2048 * 3072 + 2048 * 2048 + 3 * 2048 * 8192);
         let weights = 128_256 * 2048 + linears + 16 * 2 * 2048 + 2048;

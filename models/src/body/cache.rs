@@ -33,16 +33,16 @@ impl Body {
         for (i, (layer, kept)) in self.layers.iter().zip(&mut cache.layers).enumerate() {
             let groups = &layer.groups;
             let sight = info.sight(i);
-            let qkv = groups[0].linear.forward(normed(layer.norm(BeforeAttention), x.clone(), eps), arithmetic);
-            let qkv = layer.turned(qkv, info, sight.rope.map(|rope| &angles[rope]));
+            let qkv = groups[0].linear.forward(normed(layer.norm(BeforeAttention), x.clone(), eps, false), arithmetic);
+            let qkv = layer.turned(qkv, info, sight.rope.map(|rope| &angles[rope]), false);
             let attended = groups[1].linear.forward(attend(info, qkv, kept, sight.window), arithmetic);
-            x = x + normed(layer.norm(AfterAttention), attended, eps);
-            let inside = normed(layer.norm(BeforeFeedForward), x.clone(), eps);
+            x = x + normed(layer.norm(AfterAttention), attended, eps, false);
+            let inside = normed(layer.norm(BeforeFeedForward), x.clone(), eps, false);
             let wide = gated(groups[2].linear.forward(inside, arithmetic), info.activation);
-            x = x + normed(layer.norm(AfterFeedForward), groups[3].linear.forward(wide, arithmetic), eps);
+            x = x + normed(layer.norm(AfterFeedForward), groups[3].linear.forward(wide, arithmetic), eps, false);
         }
         cache.length += n;
-        let last = self.finish(x.narrow(0, n - 1, 1), eps);
+        let last = self.finish(x.narrow(0, n - 1, 1), eps, false);
         product(last, self.vocabulary().clone().transpose(), arithmetic)
     }
 }
