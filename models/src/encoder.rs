@@ -22,7 +22,7 @@ const NORMS: [&str; 2] = ["attention.output.LayerNorm", "output.LayerNorm"];
 pub(crate) struct Encoder {
     words: Tensor<2>,
     positions: Tensor<2>,
-    /// Only the first row is read: a classifier sees one text.
+    /// A row for a text, and in BERT one for the second of a pair.
     token_types: Tensor<2>,
     embedding_norm: Norm,
     pub layers: Vec<Layer>,
@@ -78,8 +78,12 @@ impl Encoder {
     /// The embeddings of all tokens `[T, D]`.
     pub fn embed(&self, batch: &DeviceBatch, eps: f64, trained: bool) -> Tensor<2> {
         let words = self.words.clone().select(0, batch.tokens.clone());
-        let first_type = self.token_types.clone().narrow(0, 0, 1);
-        let positions = self.positions.clone().select(0, batch.positions.clone()) + first_type;
+        // Where no token has another type, the first row is for all.
+        let types = match &batch.types {
+            None => self.token_types.clone().narrow(0, 0, 1),
+            Some(types) => self.token_types.clone().select(0, types.clone()),
+        };
+        let positions = self.positions.clone().select(0, batch.positions.clone()) + types;
         self.embedding_norm.after(words, positions, eps, trained)
     }
 

@@ -6,11 +6,12 @@ mod prompt;
 mod special;
 
 use std::fmt;
+use std::ops::Range;
 
 use tokenizers::Encoding;
 
 use crate::chat::ChatTemplate;
-use crate::{Content, DataError, Example, Tokenizer};
+use crate::{Content, DataError, Example, Score, Tokenizer};
 pub use special::TokenizerFiles;
 
 /// A tokenizer with what a causal language model needs besides: a token that ends a text, and a chat template where
@@ -29,8 +30,8 @@ pub struct CausalTokenizer {
 pub struct CausalTokens {
     /// Token ids of every example, at least two.
     pub ids: Vec<Vec<u32>>,
-    /// The first token of every example that is scored: at least 1, and below the number of its tokens.
-    pub from: Vec<usize>,
+    /// The tokens of every example that are scored, in order: at least one, never the first.
+    pub scored: Vec<Vec<Range<usize>>>,
     /// How many examples were too long and lost something.
     pub cut: usize,
 }
@@ -38,7 +39,7 @@ pub struct CausalTokens {
 /// One example's tokens.
 struct Encoded {
     ids: Vec<u32>,
-    from: usize,
+    scored: Vec<Range<usize>>,
     /// Whether the first token is the one that begins every text.
     begins: bool,
 }
@@ -79,7 +80,7 @@ impl CausalTokenizer {
     ///
     /// A prompt and its response are one text to the tokenizer; the first token that begins in the response is the first
     /// one scored (one that reaches over from the prompt is not). Of a plain text everything after the first token
-    /// is scored, of a conversation the assistant's last turn. What the tokenizer puts before a text (BOS) is put there
+    /// is scored, of a conversation what `score` says. What the tokenizer puts before a text (BOS) is put there
     /// once; after it comes the token that ends it, once. A chat template writes these itself.
     ///
     /// What is too long loses the end of its response, as long as half of `max_length` is left to that, then the beginning
@@ -93,6 +94,7 @@ impl CausalTokenizer {
         examples: &[Example],
         split: &'static str,
         max_length: usize,
+        score: Score,
     ) -> Result<CausalTokens, DataError> {
         if max_length < 3 {
             return Err(DataError::Setting {
@@ -105,47 +107,66 @@ impl CausalTokenizer {
         let mut tokens = CausalTokens::default();
         // In parts: encodings hold much more than ids.
         for (part, examples) in examples.chunks(4096).enumerate() {
-            for mut encoded in self.encode_some(examples, split, 4096 * part)? {
+            for mut encoded in self.encode_some(examples, split, 4096 * part, score)? {
                 tokens.cut += usize::from(encoded.cut_to(max_length));
                 tokens.ids.push(encoded.ids);
-                tokens.from.push(encoded.from);
+                tokens.scored.push(encoded.scored);
             }
         }
         Ok(tokens)
     }
 
-    fn encode_some(&self, examples: &[Example], split: &'static str, row: usize) -> Result<Vec<Encoded>, DataError> {
-        let text = |(at, example): (usize, &Example)| self.text(example, split, row + at);
-        let texts: Vec<(String, usize)> = examples.iter().enumerate().map(text).collect::<Result<_, _>>()?;
-        let chat = matches!(examples.first(), Some(Example { content: Content::Chat(_), .. }));
+    fn encode_some(
+        &self,
+        examples: &[Example],
+        split: &'static str,
+        row: usize,
+        score: Score,
+    ) -> Result<Vec<Encoded>, DataError> {
+        let text = |(at, example): (usize, &Example)| self.text(example, split, row + at, score);
+        let texts: Vec<(String, Vec<Range<usize>>)> = examples.iter().enumerate().map(text).collect::<Result<_, _>>()?;
+        let is_chat = |example: &Example| matches!(example.content, Content::Chat(_));
         let whole: Vec<&str> = texts.iter().map(|(text, _)| text.as_str()).collect();
         // A chat template writes the special tokens itself.
+        let chat = examples.first().is_some_and(is_chat);
         let encodings = self.tokenizer.encode_whole(&whole, !chat)?;
         let together = encodings.iter().zip(&texts).enumerate();
         together
-            .map(|(at, (encoding, (_, from)))| {
-                let encoded = self.encoded(encoding, *from, !chat);
+            .map(|(at, (encoding, (_, spans)))| {
+                let encoded = self.encoded(encoding, spans, !chat);
                 let problem = "its tokens leave nothing that could be scored".to_owned();
                 encoded.ok_or(DataError::Row { split, row: row + at, problem })
             })
             .collect()
     }
 
-    /// An example's text and the byte from which it is scored.
-    fn text(&self, example: &Example, split: &'static str, row: usize) -> Result<(String, usize), DataError> {
+    /// An example's text and the bytes that are scored.
+    fn text(
+        &self,
+        example: &Example,
+        split: &'static str,
+        row: usize,
+        score: Score,
+    ) -> Result<(String, Vec<Range<usize>>), DataError> {
+        let to_the_end = |text: String, from: usize| {
+            let all = from..text.len();
+            (text, vec![all])
+        };
         match &example.content {
-            Content::Text(text) => Ok((text.clone(), 0)),
-            Content::Pair { prompt, response } => Ok((format!("{prompt}{response}"), prompt.len())),
-            Content::Chat(turns) => {
-                let rendered = self.chat()?.last_turn(turns);
+            Content::Text(text) => Ok(to_the_end(text.clone(), 0)),
+            Content::Two(first, second) => Ok(to_the_end(format!("{first}\n{second}"), 0)),
+            Content::Pair { prompt, response } => Ok(to_the_end(format!("{prompt}{response}"), prompt.len())),
+            Content::Chat(talk) => {
+                let rendered = self.chat()?.scored(talk, score);
                 let rendered = rendered.map_err(|error| DataError::Row { split, row, problem: error.to_string() })?;
-                Ok((rendered.text, rendered.from))
+                Ok((rendered.text, rendered.scored))
             }
         }
     }
 
-    /// The ids with BOS and the end once each, and the first that is scored. `None` if there is no token to score.
-    fn encoded(&self, encoding: &Encoding, from: usize, ends: bool) -> Option<Encoded> {
+    /// The ids with BOS and the end once each, and the tokens that are scored: those that begin in `spans`. `None` if there is no
+    /// token to score.
+    fn encoded(&self, encoding: &Encoding, spans: &[Range<usize>], ends: bool) -> Option<Encoded> {
         let mut ids = encoding.get_ids().to_vec();
         let added = encoding.get_special_tokens_mask();
         let begins_at = encoding.get_offsets().iter().zip(added);
@@ -164,29 +185,66 @@ impl CausalTokenizer {
             ids.pop();
             starts.pop();
         }
-        let scored = starts.iter().position(|start| start.is_some_and(|start| start >= from)).unwrap_or(ids.len());
-        if ends && (ids.last() != Some(&self.eos) || ids.len() <= scored.max(1)) {
+        let mut scored = if ends { to_the_end(&starts, spans) } else { within(&starts, spans) };
+        let first = scored.first().map_or(ids.len(), |range| range.start);
+        if ends && (ids.last() != Some(&self.eos) || ids.len() <= first.max(1)) {
             ids.push(self.eos);
+            match scored.last_mut() {
+                Some(range) => range.end = ids.len(),
+                None => scored.push(ids.len() - 1..ids.len()),
+            }
         }
+        scored.iter_mut().for_each(|range| range.start = range.start.max(1));
+        scored.retain(|range| !range.is_empty());
         let begins = ids.first().is_some_and(|id| Some(*id) == self.bos || self.first.first() == Some(id));
-        let from = scored.max(1);
-        (from < ids.len()).then_some(Encoded { ids, from, begins })
+        (!scored.is_empty()).then_some(Encoded { ids, scored, begins })
     }
 }
 
+/// All tokens from the first one on that begins in the first span or later.
+fn to_the_end(starts: &[Option<usize>], spans: &[Range<usize>]) -> Vec<Range<usize>> {
+    let from = spans.first().map_or(0, |span| span.start);
+    let first = starts.iter().position(|start| start.is_some_and(|start| start >= from));
+    first.map(|first| first..starts.len()).into_iter().collect()
+}
+
+/// Runs of tokens that begin in one of the spans.
+fn within(starts: &[Option<usize>], spans: &[Range<usize>]) -> Vec<Range<usize>> {
+    let (mut runs, mut span): (Vec<Range<usize>>, usize) = (Vec::new(), 0);
+    for (token, start) in starts.iter().enumerate() {
+        let Some(start) = *start else { continue };
+        while spans.get(span).is_some_and(|span| span.end <= start) {
+            span += 1;
+        }
+        if !spans.get(span).is_some_and(|span| span.contains(&start)) {
+            continue;
+        }
+        match runs.last_mut().filter(|run| run.end == token) {
+            Some(run) => run.end += 1,
+            None => runs.push(token..token + 1),
+        }
+    }
+    runs
+}
+
 impl Encoded {
-    /// Cuts the example to `longest` tokens; whether it had to.
+    /// Cuts the example to `longest` tokens; whether it had to. What is scored first keeps a token at least.
     fn cut_to(&mut self, longest: usize) -> bool {
         if self.ids.len() <= longest {
             return false;
         }
-        let response = self.ids.len() - self.from;
-        let kept = response.min((longest / 2).max(longest.saturating_sub(self.from)));
-        self.ids.truncate(self.from + kept);
+        let from = self.scored[0].start;
+        let rest = self.ids.len() - from;
+        let kept = rest.min((longest / 2).max(longest.saturating_sub(from)));
+        self.ids.truncate(from + kept);
         let surplus = self.ids.len().saturating_sub(longest);
         let first = usize::from(self.begins);
         self.ids.drain(first..first + surplus);
-        self.from -= surplus;
+        let end = self.ids.len();
+        for range in &mut self.scored {
+            *range = range.start.saturating_sub(surplus).min(end)..range.end.saturating_sub(surplus).min(end);
+        }
+        self.scored.retain(|range| !range.is_empty());
         true
     }
 }

@@ -7,10 +7,21 @@ use std::fmt;
 use std::fs;
 use std::path::Path;
 
-use tokenizers::{Encoding, PostProcessor, TruncationDirection, TruncationParams, TruncationStrategy};
+use tokenizers::{EncodeInput, Encoding, PostProcessor, TruncationDirection, TruncationParams, TruncationStrategy};
 
 use crate::DataError;
 use crate::contain::contain;
+
+/// A text or a pair of texts to be classified, as token ids.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Classified {
+    /// Token ids, special tokens included.
+    pub ids: Vec<u32>,
+    /// The first token of type 1, from which on all are; the number of tokens where there is none.
+    pub second: usize,
+    /// Whether something was cut off.
+    pub cut: bool,
+}
 
 /// A Hugging Face tokenizer whose own padding and truncation are switched off.
 ///
@@ -83,24 +94,51 @@ impl Tokenizer {
     /// included. An empty text gives the special tokens alone.
     ///
     /// # Errors
+    /// As for [`Tokenizer::classified`].
+    pub fn encode(&self, texts: &[&str], max_length: usize) -> Result<Vec<Vec<u32>>, DataError> {
+        let texts: Vec<(&str, Option<&str>)> = texts.iter().map(|text| (*text, None)).collect();
+        Ok(self.classified(&texts, max_length)?.into_iter().map(|text| text.ids).collect())
+    }
+
+    /// Encodes texts and pairs of texts as the file's template puts them together, each cut to `max_length` tokens; of a pair the
+    /// longer text loses tokens first, as by Transformers' `truncation=True`.
+    ///
+    /// # Errors
     /// [`DataError::Setting`] if `max_length` leaves no room beside the special tokens,
     /// [`DataError::Encode`] if the tokenizer refuses a text (a word without an unknown token).
-    pub fn encode(&self, texts: &[&str], max_length: usize) -> Result<Vec<Vec<u32>>, DataError> {
-        let tokenizer = self.cut_to(max_length)?;
-        let encodings = self.contained(|| tokenizer.encode_batch_fast(texts.to_vec(), true))?;
-        Ok(encodings.iter().map(|encoding| encoding.get_ids().to_vec()).collect())
+    pub fn classified(&self, texts: &[(&str, Option<&str>)], max_length: usize) -> Result<Vec<Classified>, DataError> {
+        let pairs = texts.iter().any(|(_, second)| second.is_some());
+        let tokenizer = self.cut_to(max_length, pairs)?;
+        let inputs: Vec<EncodeInput> = texts
+            .iter()
+            .map(|(first, second)| match second {
+                Some(second) => EncodeInput::Dual((*first).into(), (*second).into()),
+                None => EncodeInput::Single((*first).into()),
+            })
+            .collect();
+        let encodings = self.contained(|| tokenizer.encode_batch_fast(inputs, true))?;
+        encodings.iter().map(|encoding| self.classified_one(encoding)).collect()
+    }
+
+    fn classified_one(&self, encoding: &Encoding) -> Result<Classified, DataError> {
+        let (ids, types) = (encoding.get_ids().to_vec(), encoding.get_type_ids());
+        let second = types.iter().position(|of| *of != 0).unwrap_or(ids.len());
+        if types[second..].iter().any(|of| *of != 1) {
+            return Err(self.failed("its template gives token types other than 0 and then 1"));
+        }
+        Ok(Classified { ids, second, cut: !encoding.get_overflowing().is_empty() })
     }
 
     /// A copy that truncates. Truncation is part of the tokenizer's state, and a copy (milliseconds, once a
     /// run) keeps `encode` free of `&mut`.
-    fn cut_to(&self, max_length: usize) -> Result<tokenizers::Tokenizer, DataError> {
-        let special = self.inner.get_post_processor().map_or(0, |post| post.added_tokens(false));
+    fn cut_to(&self, max_length: usize, pairs: bool) -> Result<tokenizers::Tokenizer, DataError> {
+        let special = self.inner.get_post_processor().map_or(0, |post| post.added_tokens(pairs));
         // The library subtracts without a check.
         if max_length <= special {
             return Err(DataError::Setting {
                 key: "max_length",
                 value: max_length.to_string(),
-                problem: format!("{} adds {special} special tokens to every text", self.name),
+                problem: format!("{} adds {special} special tokens to every {}", self.name, if pairs { "pair" } else { "text" }),
                 expected: format!("at least {}", special + 1),
             });
         }

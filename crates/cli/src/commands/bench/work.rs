@@ -219,7 +219,7 @@ fn read(args: &BenchArgs, folder: &Path, info: &ModelInfo) -> Result<(Split, Tas
             .help(format!("use at most {}", info.max_tokens()))
             .into());
     }
-    let data = Dataset::read(folder, None)?;
+    let data = Dataset::read(folder, &bonfire_data::Reading::default())?;
     let (bytes, name) = source.file("tokenizer.json")?;
     let tokenizer = Tokenizer::from_bytes(&bytes, &name)?;
     if tokenizer.vocab_size() > info.vocab {
