@@ -125,7 +125,9 @@ impl PackedBatch {
             _ => self.sequences.range(s).len(),
         };
         let seconds: Vec<usize> = self.goals.iter().enumerate().map(second).collect();
-        let of = |(range, second): (Range<usize>, &usize)| (0..range.len()).map(|t| i32::from(t >= *second)).collect::<Vec<_>>();
+        let of = |(range, second): (Range<usize>, &usize)| {
+            (0..range.len()).map(|t| i32::from(t >= *second)).collect::<Vec<_>>()
+        };
         let types: Vec<i32> = self.sequences.ranges().zip(&seconds).flat_map(of).collect();
         types.contains(&1).then_some(types)
     }

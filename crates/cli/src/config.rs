@@ -215,8 +215,7 @@ impl RunConfig {
             ),
             (
                 "data.text",
-                self.model.task == TaskKind::Classification
-                    || !matches!(&self.data.text, Some(TextColumns::Pair(_))),
+                self.model.task == TaskKind::Classification || !matches!(&self.data.text, Some(TextColumns::Pair(_))),
                 "names a pair, which is for classifiers; a language model learns one column, or data.prompt and data.response",
             ),
             (

@@ -124,7 +124,8 @@ impl CausalTokenizer {
         score: Score,
     ) -> Result<Vec<Encoded>, DataError> {
         let text = |(at, example): (usize, &Example)| self.text(example, split, row + at, score);
-        let texts: Vec<(String, Vec<Range<usize>>)> = examples.iter().enumerate().map(text).collect::<Result<_, _>>()?;
+        let texts: Vec<(String, Vec<Range<usize>>)> =
+            examples.iter().enumerate().map(text).collect::<Result<_, _>>()?;
         let is_chat = |example: &Example| matches!(example.content, Content::Chat(_));
         let whole: Vec<&str> = texts.iter().map(|(text, _)| text.as_str()).collect();
         // A chat template writes the special tokens itself.

@@ -12,7 +12,9 @@ use crate::source::At;
 #[non_exhaustive]
 pub enum DataError {
     /// The folder of a data set is not there, or is not a folder.
-    #[error("{path}: no such data folder or file; a folder should hold train.jsonl or train.csv or the like, and the same for test")]
+    #[error(
+        "{path}: no such data folder or file; a folder should hold train.jsonl or train.csv or the like, and the same for test"
+    )]
     FolderMissing {
         /// The folder asked for.
         path: PathBuf,
@@ -195,7 +197,9 @@ pub enum DataError {
         nearest: String,
     },
     /// A test row carries a label that no training row has.
-    #[error("{path}{at}: label {label:?} never occurs in the training rows, so it cannot be learnt{nearest}; correct it, or set data.unseen_labels = \"drop\" to leave such rows out")]
+    #[error(
+        "{path}{at}: label {label:?} never occurs in the training rows, so it cannot be learnt{nearest}; correct it, or set data.unseen_labels = \"drop\" to leave such rows out"
+    )]
     LabelUntrained {
         /// The test file.
         path: PathBuf,

@@ -24,8 +24,8 @@ use std::path::Path;
 
 use crate::{Conversation, DataError};
 use labels::{Labels, Written};
-use place::Place;
 pub use place::At;
+use place::Place;
 pub use read::{Reading, Score, SplitShares, UnseenLabels};
 use rows::Rows;
 use splits::Splits;
@@ -151,7 +151,8 @@ impl Dataset {
         }
         let mut rows = Rows::new(reading, &mut notes);
         let mut train = rows.split("train", &splits.train)?;
-        let (mut validation, mut test) = (rows.split("validation", &splits.validation)?, rows.split("test", &splits.test)?);
+        let (mut validation, mut test) =
+            (rows.split("validation", &splits.validation)?, rows.split("test", &splits.test)?);
         let column = rows.label_column();
         rows.tell();
         if train.is_empty() && !reading.part {
@@ -172,7 +173,8 @@ impl Dataset {
                 return Err(splits::missing(path, &inner, "test"));
             }
         }
-        let labelled = !reading.causal || [&train, &validation, &test].into_iter().flatten().any(|row| row.label.is_some());
+        let labelled =
+            !reading.causal || [&train, &validation, &test].into_iter().flatten().any(|row| row.label.is_some());
         let labels = match labelled {
             false => Labels::none(),
             true => match labels::listing(&splits.folders, &splits.train, &column)? {

@@ -138,7 +138,11 @@ impl Tokenizer {
             return Err(DataError::Setting {
                 key: "max_length",
                 value: max_length.to_string(),
-                problem: format!("{} adds {special} special tokens to every {}", self.name, if pairs { "pair" } else { "text" }),
+                problem: format!(
+                    "{} adds {special} special tokens to every {}",
+                    self.name,
+                    if pairs { "pair" } else { "text" }
+                ),
                 expected: format!("at least {}", special + 1),
             });
         }

@@ -3,7 +3,9 @@
 
 use std::fs;
 
-use bonfire_data::{Cell, Content, Conversation, DataError, Dataset, Message, Partition, Reading, Wording, corpus, label_table};
+use bonfire_data::{
+    Cell, Content, Conversation, DataError, Dataset, Message, Partition, Reading, Wording, corpus, label_table,
+};
 use tempfile::TempDir;
 
 fn folder(files: &[(&str, &str)]) -> TempDir {
@@ -15,12 +17,8 @@ fn folder(files: &[(&str, &str)]) -> TempDir {
 fn read(files: &[(&str, &str)], group: Option<&str>, wording: Option<&Wording>) -> Result<Dataset, String> {
     let folder = folder(files);
     let place = folder.path().to_str().unwrap().to_owned();
-    let reading = Reading {
-        causal: true,
-        group: group.map(str::to_owned),
-        wording: wording.cloned(),
-        ..Reading::default()
-    };
+    let reading =
+        Reading { causal: true, group: group.map(str::to_owned), wording: wording.cloned(), ..Reading::default() };
     Dataset::read(folder.path(), &reading).map_err(|error| error.to_string().replace(&place, "DIR"))
 }
 
@@ -124,7 +122,7 @@ fn wrong_rows_are_named() {
 #[test]
 fn wrong_folders_are_told_what_is_missing() {
     let error = read(&[("train.txt", "a")], None, None).unwrap_err();
-    assert_eq!(error, "DIR: no test file; add test.jsonl or test.csv or test.txt");
+    assert!(error.starts_with("DIR: no test file; there is: train.txt. Add test.*"), "{error}");
     let error = read(&[("train.txt", "a"), ("train.csv", ""), ("test.txt", "")], None, None).unwrap_err();
     assert_eq!(error, "DIR: both train.csv and train.txt are there; keep one of them, or name it with data.train");
     let error = read(&[("train.txt", "\n"), ("test.txt", "a")], None, None).unwrap_err();

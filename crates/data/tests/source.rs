@@ -77,10 +77,16 @@ fn wrong_folders_are_told_what_is_missing() {
     assert!(matches!(nowhere, DataError::FolderMissing { .. }), "{nowhere}");
     assert!(nowhere.to_string().starts_with("no/such/place: no such data folder"));
     let alone = complaint(&[("train.jsonl", TRAIN), ("notes.md", b"")], None);
-    assert!(alone.starts_with("DIR: no test file; there is: notes.md, train.jsonl. Add test.* as .jsonl, .json"), "{alone}");
+    assert!(
+        alone.starts_with("DIR: no test file; there is: notes.md, train.jsonl. Add test.* as .jsonl, .json"),
+        "{alone}"
+    );
     assert!(alone.contains("data.test = \"FILE\"") && alone.contains("data.split = { test = 0.2 }"), "{alone}");
     let both: &[(&str, &[u8])] = &[("train.jsonl", TRAIN), ("train.csv", b""), ("test.jsonl", TEST)];
-    assert_eq!(complaint(both, None), "DIR: both train.csv and train.jsonl are there; keep one of them, or name it with data.train");
+    assert_eq!(
+        complaint(both, None),
+        "DIR: both train.csv and train.jsonl are there; keep one of them, or name it with data.train"
+    );
     let empty: &[(&str, &[u8])] = &[("train.jsonl", b"\n"), ("test.jsonl", b"")];
     assert_eq!(complaint(empty, None), "DIR/train.jsonl: no rows; a training file needs at least one row");
 }
@@ -99,9 +105,15 @@ fn wrong_lines_are_named() {
         (b"{\"txt\": \"b\", \"label\": 0}", "DIR/train.jsonl:2: no field \"text\"; the fields here are: txt, label"),
         (b"{\"text\": \"b\"}", "DIR/train.jsonl:2: no field \"label\"; the fields here are: text"),
         (b"{\"text\": 7, \"label\": 0}", "DIR/train.jsonl:2: field \"text\" is not a string; expected a string"),
-        (b"{\"text\": \"b\", \"label\": -1}", "DIR/train.jsonl:2: label -1, which stands for none; expected a label in every training row"),
+        (
+            b"{\"text\": \"b\", \"label\": -1}",
+            "DIR/train.jsonl:2: label -1, which stands for none; expected a label in every training row",
+        ),
         (b"{\"text\": \"b\", \"label\": 1.5}", "DIR/train.jsonl:2: field \"label\" is 1.5; expected a whole number"),
-        (b"{\"text\": \"b\", \"label\": \"x\"}", "DIR/train.jsonl:2: label \"x\" is a name, but a row before has a number"),
+        (
+            b"{\"text\": \"b\", \"label\": \"x\"}",
+            "DIR/train.jsonl:2: label \"x\" is a name, but a row before has a number",
+        ),
         (b"{\"text\": \"b\", \"label\": null}", "DIR/train.jsonl:2: no label; expected a label in every training row"),
         (b"{\"text\": null, \"label\": 1}", "DIR/train.jsonl:2: field \"text\" is null; expected a string"),
         (b"{\"text\": NaN, \"label\": 1}", "DIR/train.jsonl:2: NaN, which is no JSON"),
@@ -116,7 +128,10 @@ fn wrong_lines_are_named() {
 #[test]
 fn wrong_csv_is_named() {
     for (train, expected) in [
-        (&b"txt,label\na,0\n"[..], "DIR/train.csv:2: no column is known to hold the text; the columns here are: txt, label; name it with data.text"),
+        (
+            &b"txt,label\na,0\n"[..],
+            "DIR/train.csv:2: no column is known to hold the text; the columns here are: txt, label; name it with data.text",
+        ),
         (b"text,label\na,0\nb\n", "DIR/train.csv:3: CSV error"),
         (b"text,label\na,0\n\xff,1\n", "DIR/train.csv:3: not UTF-8"),
         (b"text,label\na,\n", "DIR/train.csv:2: no label; expected a label in every"),
@@ -139,7 +154,11 @@ fn wrong_labels_are_named() {
     let unknown = with(&named("\"dog\""), b"", names);
     assert!(unknown.starts_with("DIR/train.jsonl:1: label \"dog\" is not listed in DIR/labels.json"), "{unknown}");
     let untrained = with(zero, &named("1"), names);
-    assert!(untrained.starts_with("DIR/test.jsonl:1: no test row has a label that a training row has; the first is \"bell\""), "{untrained}");
+    assert!(
+        untrained
+            .starts_with("DIR/test.jsonl:1: no test row has a label that a training row has; the first is \"bell\""),
+        "{untrained}"
+    );
     for (labels, expected) in [
         (&b"[]"[..], "DIR/labels.json: no labels"),
         (b"[\"a\", \"a\"]", "DIR/labels.json: label \"a\" is listed twice"),

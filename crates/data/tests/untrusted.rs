@@ -4,14 +4,16 @@
 
 #[path = "../../../tests/support/hostile.rs"]
 mod hostile;
+#[path = "support/packed.rs"]
+mod packed;
 #[path = "../../../tests/support/watched.rs"]
 mod watched;
 
 use std::fs;
 
 use bonfire_data::{
-    CausalTokenizer, ChatTemplate, Content, Conversation, DataError, Dataset, Example, Message, Partition, Reading, Score,
-    SplitShares, Tokenizer, TokenizerFiles, Wording,
+    CausalTokenizer, ChatTemplate, Content, Conversation, DataError, Dataset, Example, Message, Partition, Reading,
+    Score, SplitShares, Tokenizer, TokenizerFiles, Wording,
 };
 use hostile::{config, mutated, mutated_json};
 use proptest::prelude::*;
@@ -73,7 +75,10 @@ fn tokenize(json: &[u8]) {
                 let rows = TEXTS.map(|text| Example { content: pair(text), label: 0, group: None });
                 if let Ok(tokens) = causal.encode(&rows, "train", 8, Score::All) {
                     assert!(tokens.ids.iter().zip(&tokens.scored).all(|(ids, scored)| {
-                        ids.len() <= 8 && scored.iter().all(|range| 0 < range.start && range.start < range.end && range.end <= ids.len())
+                        ids.len() <= 8
+                            && scored
+                                .iter()
+                                .all(|range| 0 < range.start && range.start < range.end && range.end <= ids.len())
                     }));
                     let _ = causal.continuation(&tokens.ids[1], &[1, 2, u32::MAX]);
                 }
@@ -85,7 +90,8 @@ fn tokenize(json: &[u8]) {
 
 fn turns() -> Conversation {
     let turn = Message::new;
-    let talk = [turn("system", "s"), turn("assistant", "so"), turn("user", "what?\n{{ 1 }}"), turn("assistant", "that")];
+    let talk =
+        [turn("system", "s"), turn("assistant", "so"), turn("user", "what?\n{{ 1 }}"), turn("assistant", "that")];
     talk.to_vec().into()
 }
 
@@ -112,6 +118,7 @@ fn read(files: &[(&str, &[u8])]) {
     let read = readings.iter().map(|reading| Dataset::read(dir.path(), reading));
     for outcome in read {
         match outcome {
+            Err(DataError::Setting { key: "split", .. }) => {}
             Err(error) => assert!(error.to_string().contains(&dir.path().display().to_string()), "{error}"),
             Ok(data) => {
                 assert!(!data.train.is_empty());
@@ -204,6 +211,28 @@ proptest! {
     }
 
     #[test]
+    fn any_array_and_any_object(train in mutated_json(r#"[{"text": "a", "label": 0, "who": {"x": [1]}}, {"text": "b", "label": "c"}]"#),
+                                test in mutated_json(r#"{"data": [{"text": "a", "label": 0.0}], "version": 1}"#)) {
+        read(&[("train.json", &train), ("test.json", &test)]);
+    }
+
+    #[test]
+    fn any_tabs(train in mutated("text\tlabel\n\"a\"\tx\n\"b\ty\n"), test in mutated("text;label\na;x\n")) {
+        read(&[("train.tsv", &train), ("test.csv", &test)]);
+    }
+
+    #[test]
+    fn any_packed_file(gz in mutated(packed::gzip(LABELLED)), zst in mutated(packed::ZSTD)) {
+        read(&[("train.jsonl.gz", &gz), ("test.jsonl.zst", &zst)]);
+        read(&[("train.jsonl.zst", &zst), ("test.jsonl.gz", &gz)]);
+    }
+
+    #[test]
+    fn any_parquet(which in 0..packed::PARQUET.len(), train in prop::sample::select(&packed::PARQUET[..]).prop_flat_map(mutated)) {
+        read(&[("train.parquet", &train), ("test.parquet", packed::PARQUET[which])]);
+    }
+
+    #[test]
     fn any_partition_file(json in mutated_json("[[0, 2], [1, 3]]")) {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("parts.json");
@@ -232,8 +261,37 @@ proptest! {
     }
 }
 
+/// What a classifier's folder with one training file is told.
+fn refused(name: &str, bytes: &[u8]) -> String {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join(name), bytes).unwrap();
+    fs::write(dir.path().join("test.jsonl"), LABELLED).unwrap();
+    let error = Dataset::read(dir.path(), &Reading::default()).unwrap_err();
+    let cause = std::error::Error::source(&error).map_or(String::new(), |cause| cause.to_string());
+    format!("{error}: {cause}")
+}
+
+#[test]
+fn bombs_are_refused_early() {
+    // One line of a billion blanks, as 1 MB of gzip, and as some kilobytes of Zstandard.
+    let gzip = refused("train.jsonl.gz", &packed::gzip_bomb(1 << 30));
+    assert!(gzip.contains("train.jsonl.gz") && gzip.contains("more than 200 times its size"), "{gzip}");
+    let zstd = refused("train.jsonl.zst", &packed::zstd_bomb(1 << 30));
+    assert!(zstd.contains("train.jsonl.zst") && zstd.contains("more than 200 times its size"), "{zstd}");
+    // 20 million rows of one text, which Parquet writes down once.
+    let parquet = refused("train.parquet", &packed::parquet_bomb(20_000_000));
+    assert!(parquet.contains("train.parquet, row") && parquet.contains("more than 200 times its size"), "{parquet}");
+    watched::assert_modest(4 * MODEST);
+}
+
 #[test]
 fn the_samples_themselves_can_be_used() {
+    for sample in packed::PARQUET {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("train.parquet"), sample).unwrap();
+        fs::write(dir.path().join("test.jsonl.zst"), packed::ZSTD).unwrap();
+        assert!(Dataset::read(dir.path(), &Reading::default()).is_ok());
+    }
     for json in [WORDS, PAIRS, WORD_PIECES] {
         let tokenizer = Tokenizer::from_bytes(json.as_bytes(), "tokenizer.json").unwrap();
         assert!(tokenizer.encode(&TEXTS, 8).is_ok(), "{json}");

@@ -76,7 +76,8 @@ fn method(state: &mut State, value: &Value, name: &str, args: &[Value]) -> Resul
         }
         "swapcase" | "casefold" => {
             let _: () = from_args(args)?;
-            let swap = |c: char| if c.is_uppercase() { c.to_lowercase().to_string() } else { c.to_uppercase().to_string() };
+            let swap =
+                |c: char| if c.is_uppercase() { c.to_lowercase().to_string() } else { c.to_uppercase().to_string() };
             Value::from(if name == "casefold" { text.to_lowercase() } else { text.chars().map(swap).collect() })
         }
         "format" => return format_method(text, args),

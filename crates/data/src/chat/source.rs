@@ -96,7 +96,8 @@ fn with_percent(tag: &str) -> String {
 
 /// The byte after a value: a name, number, string or bracket with what hangs on it (`.name`, `[…]`, `(…)`, `|filter`).
 fn operand_end(bytes: &[u8], start: usize) -> Option<usize> {
-    let word = |from: usize| from + bytes[from..].iter().take_while(|b| b.is_ascii_alphanumeric() || **b == b'_').count();
+    let word =
+        |from: usize| from + bytes[from..].iter().take_while(|b| b.is_ascii_alphanumeric() || **b == b'_').count();
     let mut at = match *bytes.get(start)? {
         b'(' | b'[' | b'{' => bracket_end(bytes, start)?,
         quote @ (b'\'' | b'"') => string_end(bytes, start, quote)?,

@@ -224,7 +224,9 @@ fn nothing(content: &Content) -> Option<(&'static str, &'static str)> {
         Content::Chat(talk) => {
             let mut scored = talk.turns.iter().skip(talk.from);
             match scored.rfind(|turn| turn.role() == "assistant") {
-                None => Some(("a conversation without a turn of the assistant's", "a message with the role \"assistant\"")),
+                None => {
+                    Some(("a conversation without a turn of the assistant's", "a message with the role \"assistant\""))
+                }
                 Some(turn) if turn.is_empty() => Some(("empty last turn of the assistant's", "a turn to learn")),
                 Some(_) => None,
             }

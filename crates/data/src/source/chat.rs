@@ -5,7 +5,8 @@ use super::records::Record;
 use crate::cell::field;
 use crate::{Cell, Conversation, DataError, Message};
 
-const TURNS: &str = "a list such as [{\"role\": \"user\", \"content\": \"hello\"}, {\"role\": \"assistant\", \"content\": \"hi\"}]";
+const TURNS: &str =
+    "a list such as [{\"role\": \"user\", \"content\": \"hello\"}, {\"role\": \"assistant\", \"content\": \"hi\"}]";
 
 /// Who speaks, by the names of ShareGPT and of the sets made after it.
 const SPEAKERS: [(&str, &str); 12] = [
@@ -28,8 +29,11 @@ pub(super) fn conversation(place: &Place, row: &Record, name: &str) -> Result<Co
     let mut turns = turns(place, row, name)?;
     let mut fields = others(row, &[name]);
     // ShareGPT sets have what the system says beside the turns.
-    let says = fields.iter().position(|(name, cell)| name == "system" && cell.text().is_some_and(|text| !text.is_empty()));
-    if let Some(at) = says.filter(|_| name == "conversations" && turns.first().is_none_or(|turn| turn.role() != "system")) {
+    let says =
+        fields.iter().position(|(name, cell)| name == "system" && cell.text().is_some_and(|text| !text.is_empty()));
+    if let Some(at) =
+        says.filter(|_| name == "conversations" && turns.first().is_none_or(|turn| turn.role() != "system"))
+    {
         let (_, system) = fields.remove(at);
         turns.insert(0, Message::new("system", system.text().unwrap_or_default()));
     }
@@ -60,7 +64,9 @@ fn turns(place: &Place, row: &Record, name: &str) -> Result<Vec<Message>, DataEr
     let Some(Cell::List(turns)) = field(row, name) else {
         return Err(bad(format!("field {name:?} is not a list")));
     };
-    let turn = |(at, turn): (usize, &Cell)| message(turn).map_err(|problem| bad(format!("message {at} (counted from 0) {problem}")));
+    let turn = |(at, turn): (usize, &Cell)| {
+        message(turn).map_err(|problem| bad(format!("message {at} (counted from 0) {problem}")))
+    };
     turns.iter().enumerate().map(turn).collect()
 }
 
@@ -74,7 +80,8 @@ fn message(turn: &Cell) -> Result<Message, String> {
         match (name.as_str(), cell) {
             ("from", cell) if of_share_gpt => {
                 let speaker = cell.text().ok_or(LACKS)?;
-                let role = SPEAKERS.iter().find(|(of, _)| speaker.eq_ignore_ascii_case(of)).map_or(speaker, |(_, role)| role);
+                let role =
+                    SPEAKERS.iter().find(|(of, _)| speaker.eq_ignore_ascii_case(of)).map_or(speaker, |(_, role)| role);
                 out.push(("role".to_owned(), Cell::from(role)));
             }
             ("value", cell) if of_share_gpt => out.push(("content".to_owned(), content(cell)?)),
@@ -98,7 +105,11 @@ fn content(cell: &Cell) -> Result<Cell, String> {
         Cell::List(parts) => {
             let part = |part: &Cell| match (part, part.get("type").and_then(Cell::text)) {
                 (Cell::Text(text), _) => Ok(text.clone()),
-                (_, Some("text")) => part.get("text").and_then(Cell::text).map(str::to_owned).ok_or("has a part of kind text without `text`".to_owned()),
+                (_, Some("text")) => part
+                    .get("text")
+                    .and_then(Cell::text)
+                    .map(str::to_owned)
+                    .ok_or("has a part of kind text without `text`".to_owned()),
                 (_, kind) => Err(format!("has a part of kind {}, and only text is read", kind.unwrap_or("unknown"))),
             };
             Ok(Cell::Text(parts.iter().map(part).collect::<Result<String, String>>()?))

@@ -84,7 +84,8 @@ fn hint(role: &str, row: &Record) -> String {
     if role == "label" {
         return "name it with data.label = \"COLUMN\"".to_owned();
     }
-    let pair: Vec<&str> = present.iter().copied().filter(|name| OF_PAIRS.contains(&name.to_lowercase().as_str())).collect();
+    let pair: Vec<&str> =
+        present.iter().copied().filter(|name| OF_PAIRS.contains(&name.to_lowercase().as_str())).collect();
     // A column is a word or two; where names are sentences, there is no header row.
     if present.iter().any(|name| name.split_whitespace().count() > 4) {
         return "a table begins with a row of column names, and this one seems to have none: put one before its rows, such as \
@@ -92,7 +93,9 @@ fn hint(role: &str, row: &Record) -> String {
             .to_owned();
     }
     match pair.as_slice() {
-        [first, second] => format!("name a pair with data.text = [{first:?}, {second:?}], one text with data.text = \"COLUMN\""),
+        [first, second] => {
+            format!("name a pair with data.text = [{first:?}, {second:?}], one text with data.text = \"COLUMN\"")
+        }
         _ => "name it with data.text = \"COLUMN\", or a pair with data.text = [\"COLUMN\", \"COLUMN\"]".to_owned(),
     }
 }

@@ -24,7 +24,8 @@ pub(super) enum Written {
 impl Written {
     /// Reads a label; `loose` cells are text whatever they hold, as in CSV.
     pub fn of(place: &Place, column: &str, cell: &Cell, loose: bool) -> Result<Written, DataError> {
-        const EXPECTED: &str = "a whole number from 0, a name or a truth value; another column is named with data.label";
+        const EXPECTED: &str =
+            "a whole number from 0, a name or a truth value; another column is named with data.label";
         Ok(match cell {
             Cell::Null => Written::Nothing,
             Cell::Bool(value) => Written::Name(value.to_string()),
@@ -100,7 +101,11 @@ impl Labels {
             let problem = format!(
                 "label {:?} is {}",
                 later.label.as_ref().map(Written::name).unwrap_or_default(),
-                if std::ptr::eq(later, named) { "a name, but a row before has a number" } else { "a number, but a row before has a name" }
+                if std::ptr::eq(later, named) {
+                    "a name, but a row before has a number"
+                } else {
+                    "a number, but a row before has a name"
+                }
             );
             return Err(later.place.bad(problem, "one kind of label, or a labels.json"));
         }
@@ -191,7 +196,9 @@ impl Labels {
     /// What a label is called; a number by its name where a file lists one.
     fn shown(&self, label: &Written) -> String {
         let listed = match label {
-            Written::Whole(value, _) if self.numbers.is_none() => usize::try_from(*value).ok().and_then(|at| self.names.get(at)),
+            Written::Whole(value, _) if self.numbers.is_none() => {
+                usize::try_from(*value).ok().and_then(|at| self.names.get(at))
+            }
             _ => None,
         };
         listed.cloned().unwrap_or_else(|| label.name())
@@ -214,7 +221,8 @@ impl Labels {
             (None, Written::Whole(value, _), Some(_)) => {
                 let at = usize::try_from(*value).ok().filter(|at| *at < self.names.len());
                 let labels = self.names.len();
-                let out = || DataError::LabelRange { path: place.file.to_path_buf(), at: place.at, label: *value, labels };
+                let out =
+                    || DataError::LabelRange { path: place.file.to_path_buf(), at: place.at, label: *value, labels };
                 at.map(Some).ok_or_else(out)
             }
             (None, _, Some(_)) => Err(self.unknown(place, label)),
@@ -247,8 +255,10 @@ fn did_you_mean(nearest: Option<&str>) -> String {
 impl Resolved {
     /// What to say of a split of which no row has a label that is known.
     pub fn all_unseen(&self, split: &str, place: &Place) -> DataError {
-        let (label, near) = self.unseen.iter().next().map_or(("", None), |(name, (_, near))| (name.as_str(), near.as_deref()));
-        let problem = format!("no {split} row has a label that a training row has; the first is {label:?}{}", did_you_mean(near));
+        let (label, near) =
+            self.unseen.iter().next().map_or(("", None), |(name, (_, near))| (name.as_str(), near.as_deref()));
+        let problem =
+            format!("no {split} row has a label that a training row has; the first is {label:?}{}", did_you_mean(near));
         place.bad(problem, "the same labels in all splits")
     }
 
@@ -263,7 +273,8 @@ impl Resolved {
                 format!("{name:?} ({rows}){}", did_you_mean(near.as_deref()))
             };
             let names: Vec<String> = self.unseen.iter().take(5).map(one).collect();
-            let more = if self.unseen.len() > 5 { format!(" and {} more", self.unseen.len() - 5) } else { String::new() };
+            let more =
+                if self.unseen.len() > 5 { format!(" and {} more", self.unseen.len() - 5) } else { String::new() };
             notes.push(format!(
                 "{rows} {split} rows have labels that no training row has and are left out: {}{more}",
                 names.join(", ")
@@ -294,7 +305,9 @@ pub(super) fn listing(folders: &[PathBuf], train: &[PathBuf], column: &str) -> R
     let Some(file) = train.first().filter(is_parquet) else { return Ok(None) };
     let names = super::parquet::class_names(Path::new(file), column)?;
     let names = names.filter(|names| !names.is_empty());
-    names.map(|names| super::listing::checked(names, file).map(|names| Labels::listed(names, Some(file.clone())))).transpose()
+    names
+        .map(|names| super::listing::checked(names, file).map(|names| Labels::listed(names, Some(file.clone()))))
+        .transpose()
 }
 
 #[cfg(test)]

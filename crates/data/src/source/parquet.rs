@@ -31,7 +31,11 @@ pub(super) fn read(file: &Arc<Path>, each: Each) -> Result<(), DataError> {
         let record = record(next);
         left = left.checked_sub(weight(&record)).ok_or_else(|| {
             let times = super::open::MOST_TIMES;
-            damaged(file, row, &format!("its rows up to here are more than {times} times its size, which texts are not"))
+            damaged(
+                file,
+                row,
+                &format!("its rows up to here are more than {times} times its size, which texts are not"),
+            )
         })?;
         each(Place { file: file.clone(), at: At::Row(row) }, record)?;
     }
@@ -42,7 +46,8 @@ pub(super) fn read(file: &Arc<Path>, each: Each) -> Result<(), DataError> {
 pub(super) fn class_names(file: &Path, column: &str) -> Result<Option<Vec<String>>, DataError> {
     let reader = open(file)?;
     let notes = reader.metadata().file_metadata().key_value_metadata();
-    let note = notes.into_iter().flatten().find(|entry| entry.key == "huggingface").and_then(|entry| entry.value.as_ref());
+    let note =
+        notes.into_iter().flatten().find(|entry| entry.key == "huggingface").and_then(|entry| entry.value.as_ref());
     let Some(note) = note.and_then(|text| serde_json::from_str::<Cell>(text).ok()) else { return Ok(None) };
     let Some(features) = note.at_path("info.features") else { return Ok(None) };
     let feature = features.get(column).or_else(|| features.at_path(column));
@@ -64,8 +69,17 @@ fn contained<T>(file: &Path, work: impl FnOnce() -> T) -> Result<T, DataError> {
 fn damaged(file: &Path, row: u64, problem: &str) -> DataError {
     let problem = problem.trim_start_matches("Parquet error: ");
     match row {
-        0 => DataError::BadFile { path: file.to_path_buf(), problem: format!("not Parquet that can be read ({problem})"), expected: WHOLE },
-        row => DataError::BadLine { path: file.to_path_buf(), at: At::Row(row), problem: problem.to_owned(), expected: WHOLE },
+        0 => DataError::BadFile {
+            path: file.to_path_buf(),
+            problem: format!("not Parquet that can be read ({problem})"),
+            expected: WHOLE,
+        },
+        row => DataError::BadLine {
+            path: file.to_path_buf(),
+            at: At::Row(row),
+            problem: problem.to_owned(),
+            expected: WHOLE,
+        },
     }
 }
 

@@ -42,7 +42,8 @@ const ENDINGS: [(&str, Format); 7] = [
 ];
 
 /// What files of rows may be called, in words.
-pub(super) const KINDS: &str = ".jsonl, .json, .csv, .tsv, .parquet or, for language models, .txt, each also with .gz or .zst";
+pub(super) const KINDS: &str =
+    ".jsonl, .json, .csv, .tsv, .parquet or, for language models, .txt, each also with .gz or .zst";
 
 impl Format {
     /// The kind of a file by its name, and the name without the endings.
@@ -147,11 +148,10 @@ fn no_json(place: &Place, error: &serde_json::Error, text: &str, expected: &'sta
             "whole characters; in Python text.encode('utf-16', 'surrogatepass').decode('utf-16', 'replace') mends a text",
         );
     }
-    let word = ["NaN", "-Infinity", "Infinity"].into_iter().find(|word| {
-        let column = error.column();
-        let near = text.get(column.saturating_sub(word.len() + 2)..).unwrap_or(text);
-        error.line() == 1 && near.trim_start().starts_with(|c: char| !c.is_alphanumeric()) && near.contains(word)
-    });
+    // The place is that of the word's first letter.
+    let at = |back: usize| error.column().checked_sub(back).and_then(|at| text.get(at..)).unwrap_or_default();
+    let word =
+        ["NaN", "Infinity", "-Infinity"].into_iter().find(|word| at(1).starts_with(word) || at(2).starts_with(word));
     match word {
         Some(word) => place.bad(
             format!("{word}, which is no JSON ({said})"),

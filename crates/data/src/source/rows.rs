@@ -81,7 +81,9 @@ impl<'r> Rows<'r> {
             _ if format != Some(Format::Text) => return Ok(()),
             reading if !reading.causal => "a text file has no labels".to_owned(),
             Reading { group: Some(group), .. } if split == "train" => format!("a text file has no column {group:?}"),
-            reading if reading.wording.is_some() => "a text file has no columns for data.prompt and data.response".to_owned(),
+            reading if reading.wording.is_some() => {
+                "a text file has no columns for data.prompt and data.response".to_owned()
+            }
             reading if !reading.text.is_empty() => "a text file has no columns for data.text".to_owned(),
             _ => return Ok(()),
         };

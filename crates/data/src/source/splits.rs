@@ -38,11 +38,9 @@ impl Splits {
     pub fn find(path: &Path, reading: &Reading, notes: &mut Vec<String>) -> Result<Splits, DataError> {
         let mut found = match (path.is_dir(), path.is_file()) {
             (true, _) => Splits::of_folder(path, notes)?,
-            (_, true) => Splits {
-                train: vec![path.to_path_buf()],
-                folders: vec![folder_of(path)],
-                ..Splits::default()
-            },
+            (_, true) => {
+                Splits { train: vec![path.to_path_buf()], folders: vec![folder_of(path)], ..Splits::default() }
+            }
             _ => return Err(DataError::FolderMissing { path: path.to_path_buf() }),
         };
         let root = if path.is_dir() { path.to_path_buf() } else { folder_of(path) };
@@ -96,7 +94,8 @@ impl Splits {
     /// A folder with one file of rows, whatever that is called.
     fn only_file(path: &Path, notes: &mut Vec<String>) -> Result<Splits, DataError> {
         let mut splits = Splits { folders: vec![path.to_path_buf()], ..Splits::default() };
-        let rows: Vec<_> = entries(path)?.into_iter().filter(|(name, path)| path.is_file() && holds_rows(name)).collect();
+        let rows: Vec<_> =
+            entries(path)?.into_iter().filter(|(name, path)| path.is_file() && holds_rows(name)).collect();
         if let [(name, file)] = rows.as_slice() {
             notes.push(format!("{}: {name} is the only file of rows and holds the training rows", path.display()));
             splits.train.push(file.clone());
@@ -141,7 +140,11 @@ impl Splits {
                 None => set.push((split, called)),
             }
             let files = splits.split(split);
-            if is_folder { files.extend(inner) } else { files.push(path) }
+            if is_folder {
+                files.extend(inner)
+            } else {
+                files.push(path)
+            }
             let count = files.len();
             if let Some((number, of)) = part
                 && number + 1 != count
@@ -176,16 +179,16 @@ impl Splits {
 
 /// Whether a file's name is one of rows: labels have names of their own.
 fn holds_rows(name: &str) -> bool {
-    const OTHERS: [&str; 7] =
-        ["labels", "dataset_infos", "dataset_info", "state", "config", "readme", "requirements"];
+    const OTHERS: [&str; 7] = ["labels", "dataset_infos", "dataset_info", "state", "config", "readme", "requirements"];
     Format::of(name).is_some_and(|(_, stem)| !OTHERS.iter().any(|other| stem.eq_ignore_ascii_case(other)))
 }
 
-/// `train-00000-of-00002` as `train` and its number and count.
+/// `train-00000-of-00002` as `train` and its number and count; older files have a checksum behind.
 fn parted(stem: &str) -> (&str, Option<(usize, usize)>) {
     let parts = || {
         let (rest, of) = stem.rsplit_once("-of-")?;
         let (name, number) = rest.rsplit_once('-')?;
+        let of = of.split_once('-').map_or(of, |(of, _)| of);
         Some((name, (number.parse().ok()?, of.parse().ok()?)))
     };
     parts().map_or((stem, None), |(name, part)| (name, Some(part)))
@@ -237,17 +240,13 @@ fn named_files(root: &Path, inner: &Path, split: &'static str, named: &str) -> R
             }
         }
         let is_named = |name: &str| Format::of(name).is_some_and(|(_, stem)| parted(stem).0 == named);
-        let files: Vec<_> = entries(folder)?.into_iter().filter(|(name, path)| path.is_file() && is_named(name)).collect();
+        let files: Vec<_> =
+            entries(folder)?.into_iter().filter(|(name, path)| path.is_file() && is_named(name)).collect();
         if !files.is_empty() {
             return Ok(files.into_iter().map(|(_, path)| path).collect());
         }
     }
-    Err(DataError::SplitNamed {
-        split,
-        named: named.to_owned(),
-        folder: inner.to_path_buf(),
-        there: contents(inner),
-    })
+    Err(DataError::SplitNamed { split, named: named.to_owned(), folder: inner.to_path_buf(), there: contents(inner) })
 }
 
 fn folder_of(file: &Path) -> PathBuf {

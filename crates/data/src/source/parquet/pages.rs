@@ -168,7 +168,8 @@ impl Pages {
                 if length as u64 >= most {
                     return Err(error(FAR));
                 }
-                plain = snap::raw::Decoder::new().decompress_vec(packed).map_err(|problem| broken(problem.to_string()))?;
+                plain =
+                    snap::raw::Decoder::new().decompress_vec(packed).map_err(|problem| broken(problem.to_string()))?;
                 Ok(plain.len())
             }
         };
