@@ -200,7 +200,7 @@ impl RunConfig {
             ("model.path", self.model.path != Source::Unset, "is not set"),
             ("data.path", self.data.path != Source::Unset, "is not set"),
             ("model.path", self.model.path.is_well_named(), RepoName::FORM),
-            ("data.path", self.data.path.is_well_named(), RepoName::FORM),
+            ("data.path", self.data.path.is_well_named_data(), RepoName::DATA_FORM),
             (
                 "data.max_length",
                 self.data.max_length >= 3,

@@ -29,7 +29,9 @@ pub fn dataset(loaded: &Loaded) -> Result<Dataset> {
     let data = match &section.path {
         Source::Folder(folder) => read(loaded, folder)?,
         Source::Hub(name) => {
-            let folder = hub::data(name)?;
+            let keys = [&section.train, &section.validation, &section.test];
+            let named: Vec<&str> = keys.into_iter().flatten().map(String::as_str).collect();
+            let folder = hub::data(name, &named)?;
             // The folder is called after its commit.
             Dataset { name: name.clone(), ..read(loaded, &folder)? }
         }
@@ -95,7 +97,7 @@ fn reading(loaded: &Loaded) -> Result<Reading> {
     let config = &loaded.config;
     let section = &config.data;
     let group = match &section.partition {
-        Partition::Natural { column } => Some(column.clone()),
+        Partition::Natural { column } | Partition::GroupedNatural { column, .. } => Some(column.clone()),
         _ => None,
     };
     Ok(Reading {
@@ -125,7 +127,7 @@ fn wording(loaded: &Loaded) -> Result<Option<Wording>> {
 /// The built-in texts have one column to go by.
 fn check_builtin_column(loaded: &Loaded) -> Result<(), Mistake> {
     match &loaded.config.data.partition {
-        Partition::Natural { column } if column != corpus::COLUMN => {
+        Partition::Natural { column } | Partition::GroupedNatural { column, .. } if column != corpus::COLUMN => {
             Err(Mistake::new(format!("the built-in data has no column `{column}` to partition by"))
                 .at(Some(loaded.place_of("data.partition.column")))
                 .help(format!("use column = \"{}\"", corpus::COLUMN)))

@@ -79,10 +79,10 @@ impl ChatTemplate {
     /// These turns as text, what is scored between marks where the template says it.
     fn marked(&self, talk: &Conversation, turns: &[Message], prompt: bool) -> Result<String, DataError> {
         let template = self.templates.get_template(TEMPLATE).expect("it was added");
-        let fields = |fields: &[(String, Cell)]| {
-            Value::from_pairs(fields.iter().map(|(name, cell)| (name.clone(), value(cell))))
+        let fields = |turn: &Message| {
+            Value::from_pairs(turn.for_template().into_iter().map(|(name, cell)| (name.to_owned(), value(cell))))
         };
-        let messages: Vec<Value> = turns.iter().map(|turn| fields(turn.fields())).collect();
+        let messages: Vec<Value> = turns.iter().map(fields).collect();
         let mut context: Vec<(&str, Value)> =
             self.tokens.iter().map(|(name, text)| (name.as_str(), Value::from(text.as_str()))).collect();
         context.extend([("tools", Value::from(())), ("documents", Value::from(()))]);

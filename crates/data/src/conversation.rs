@@ -24,8 +24,10 @@ impl Message {
         Message(vec![("role".to_owned(), Cell::from(role)), ("content".to_owned(), Cell::from(content))])
     }
 
-    /// A turn of these fields; `None` without a text `role`.
-    pub fn of(fields: Vec<(String, Cell)>) -> Option<Message> {
+    /// A turn of these fields; `None` without a text `role`. Fields that hold nothing count as not there, as in Transformers: many
+    /// templates would write the word for it.
+    pub fn of(mut fields: Vec<(String, Cell)>) -> Option<Message> {
+        fields.retain(|(_, cell)| !cell.is_null());
         field(&fields, "role").and_then(Cell::text).is_some().then_some(Message(fields))
     }
 
@@ -44,6 +46,22 @@ impl Message {
         &self.0
     }
 
+    /// The fields as a template sees them: what was thought goes by each of the names that templates know, as in Transformers.
+    pub(crate) fn for_template(&self) -> Vec<(&str, &Cell)> {
+        let thought = THOUGHTS.iter().find_map(|name| field(&self.0, name));
+        let own = self.0.iter().map(|(name, cell)| (name.as_str(), cell));
+        let Some(thought) = thought else { return own.collect() };
+        let mut fields = Vec::with_capacity(self.0.len() + 2);
+        if field(&self.0, "thinking").is_none() {
+            fields.push(("thinking", thought));
+        }
+        fields.extend(own);
+        if field(&self.0, "reasoning_content").is_none() {
+            fields.push(("reasoning_content", thought));
+        }
+        fields
+    }
+
     /// The same turn with something else to say.
     pub(crate) fn saying(&self, content: &str) -> Message {
         let mut fields = self.0.clone();
@@ -57,6 +75,9 @@ impl Message {
         self.content().trim().is_empty() && !calls
     }
 }
+
+/// The names of what the assistant thought before it spoke, the first that is there counting.
+const THOUGHTS: [&str; 3] = ["reasoning_content", "thinking", "reasoning"];
 
 impl From<Vec<Message>> for Conversation {
     fn from(turns: Vec<Message>) -> Conversation {

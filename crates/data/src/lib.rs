@@ -36,6 +36,8 @@ pub use chat::{ChatTemplate, Rendered};
 pub use contain::is_contained;
 pub use conversation::{Conversation, Message};
 pub use error::DataError;
-pub use partition::{Partition, Shards, label_table};
-pub use source::{At, Content, Dataset, Example, Reading, Score, SplitShares, UnseenLabels, Wording};
+pub use partition::{Growth, Partition, Rest, Shards, label_table};
+pub use source::{
+    At, Content, Dataset, Example, Reading, Score, SplitFile, SplitShares, UnseenLabels, Wording, split_of_file,
+};
 pub use tokens::{Classified, Tokenizer};

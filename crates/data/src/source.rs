@@ -29,6 +29,7 @@ use place::Place;
 pub use read::{Reading, Score, SplitShares, UnseenLabels};
 use rows::Rows;
 use splits::Splits;
+pub use splits::{SplitFile, split_of_file};
 pub use wording::Wording;
 
 /// What an example says.

@@ -229,7 +229,7 @@ fn templates_that_rewrite_earlier_turns_are_refused() {
 
 #[test]
 fn every_field_reaches_the_template() {
-    let source = "{% for m in messages %}{{ m.role }}:{{ m.content if m.content is not none else 'null' }}\
+    let source = "{% for m in messages %}{{ m.role }}:{{ m.content }}\
                   {% if m.tool_calls %}{{ m.tool_calls | tojson }}{% endif %}{{ m.name or '' }};{% endfor %}\
                   {{ tools | tojson if tools else 'no tools' }} {{ documents is none }} {{ mood }} {{ unk_token }}";
     let cell = |json: &str| serde_json::from_str::<Cell>(json).unwrap();
@@ -248,7 +248,7 @@ fn every_field_reaches_the_template() {
     let template = ChatTemplate::parse(source, "t", &[("unk_token", "<unk>")]).unwrap();
     assert_eq!(
         template.render(&talk, false).unwrap(),
-        "assistant:null[{\"type\": \"function\", \"id\": \"c\", \"a\": {\"z\": 1, \"b\": 2.5}}];tool:foundlook;\
+        "assistant:[{\"type\": \"function\", \"id\": \"c\", \"a\": {\"z\": 1, \"b\": 2.5}}];tool:foundlook;\
          no tools True calm <unk>"
     );
 }
@@ -266,6 +266,11 @@ fn templates_have_what_transformers_gives_them() {
         ("{{ 'a-b-c'.partition('-')[2] }}{{ 'a-b-c'.rpartition('-')[0] }}", "b-ca-b"),
         ("{{ 'abc'.index('c') }}{{ 'xabc'.removeprefix('x') }}{{ 'abc'.removesuffix('c') }}", "2abcab"),
         ("{{ '{} {b}{{'.format('x', b='y') }}{{ '7'.zfill(3) }}{{ 'ab'.center(5) }}|", "x y{007  ab |"),
+        (
+            "{{ {'b': 'ä', 'a': [1, 2]} | tojson(sort_keys=true, ensure_ascii=true) }}",
+            "{\"a\": [1, 2], \"b\": \"\\u00e4\"}",
+        ),
+        ("{{ {'b': [1, 2]} | tojson(separators=(',', ':')) }}", "{\"b\":[1,2]}"),
         ("{{ 'one two  three' | wordcount }}{{ 'a b/ä' | urlencode }}", "3a%20b/%C3%A4"),
         ("a\r\nb\r\n", "a\nb"),
     ] {

@@ -170,7 +170,7 @@ fn tool_calls_in_parquet() {
     let calls = bonfire_data::Cell::Record(talk.turns[1].fields().to_vec());
     assert_eq!(
         calls.to_string(),
-        r#"{"role":"assistant","content":null,"tool_calls":[{"function":{"name":"look","arguments":"{\"q\": 1}"},"type":"function"}]}"#
+        r#"{"role":"assistant","tool_calls":[{"function":{"name":"look","arguments":"{\"q\": 1}"},"type":"function"}]}"#
     );
     // Tools that are JSON in a string are read as such.
     assert_eq!(talk.fields[0].1.to_string(), r#"[{"name":"look"}]"#);

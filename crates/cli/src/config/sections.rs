@@ -34,6 +34,11 @@ impl Source {
         !matches!(self, Source::Hub(name) if RepoName::parse(name).is_none())
     }
 
+    /// Whether a data set of the Hub is named as one must be, with a folder of it behind or not.
+    pub fn is_well_named_data(&self) -> bool {
+        !matches!(self, Source::Hub(name) if RepoName::parse_data(name).is_none())
+    }
+
     /// What PEFT calls the model that an adapter belongs to: a repository's name alone, without `hf:` and revision.
     pub fn base_model(&self) -> String {
         match self {
@@ -110,7 +115,8 @@ pub enum TaskKind {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DataSection {
-    /// `"builtin"`, a folder with train and test as JSONL, JSON, CSV, TSV or Parquet, one such file, or `"hf:org/name"`.
+    /// `"builtin"`, a folder with train and test as JSONL, JSON, CSV, TSV or Parquet, one such file, or
+    /// `"hf:org/name"`, or a folder of it, `"hf:org/name/folder"`.
     pub path: Source,
     /// For a classifier: the column of the text, or the two of a pair, `["premise", "hypothesis"]`; for a causal language model the
     /// column of plain texts. Dots lead into nested fields. Left out: `text`, or the one column that can be meant.

@@ -143,36 +143,70 @@ fn spaces(width: usize) -> Result<String, Error> {
     }
 }
 
-/// Python's `json.dumps(value, ensure_ascii=False)`, which Transformers puts in the place of Jinja's own filter.
+/// Python's `json.dumps(value, ensure_ascii=False)` with its other options, which Transformers puts in the place of Jinja's own filter.
 fn to_json(value: Value, options: Kwargs) -> Result<Value, Error> {
+    let bad = |problem: String| Error::new(ErrorKind::BadSerialization, problem);
     let indent = options.get::<Option<usize>>("indent")?.map(spaces).transpose()?;
+    let ascii = options.get::<Option<bool>>("ensure_ascii")?.unwrap_or(false);
+    let sorted = options.get::<Option<bool>>("sort_keys")?.unwrap_or(false);
+    let separators = options.get::<Option<Vec<String>>>("separators")?;
+    options.assert_all_used()?;
     let mut bytes = Vec::new();
+    // The library's own maps have their keys in order.
+    let in_order =
+        if sorted { Some(serde_json::to_value(&value).map_err(|error| bad(error.to_string()))?) } else { None };
     let written = match &indent {
-        None => value.serialize(&mut serde_json::Serializer::with_formatter(&mut bytes, OneLine)),
+        None => {
+            let (between, after_key) = match separators.as_deref() {
+                Some([between, after_key]) => (between.clone(), after_key.clone()),
+                _ => (", ".to_owned(), ": ".to_owned()),
+            };
+            let mut to = serde_json::Serializer::with_formatter(&mut bytes, OneLine { between, after_key });
+            match &in_order {
+                None => value.serialize(&mut to),
+                Some(sorted) => sorted.serialize(&mut to),
+            }
+        }
         Some(indent) => {
             let pretty = serde_json::ser::PrettyFormatter::with_indent(indent.as_bytes());
-            value.serialize(&mut serde_json::Serializer::with_formatter(&mut bytes, pretty))
+            let mut to = serde_json::Serializer::with_formatter(&mut bytes, pretty);
+            match &in_order {
+                None => value.serialize(&mut to),
+                Some(sorted) => sorted.serialize(&mut to),
+            }
         }
     };
-    let bad = |problem: String| Error::new(ErrorKind::BadSerialization, problem);
     written.map_err(|error| bad(error.to_string()))?;
     let text = String::from_utf8(bytes).map_err(|error| bad(error.to_string()))?;
-    Ok(Value::from_safe_string(text))
+    Ok(Value::from_safe_string(if ascii { escaped(&text) } else { text }))
+}
+
+/// What is not ASCII as JSON's escapes.
+fn escaped(text: &str) -> String {
+    let mut units = [0; 2];
+    let mut one = |c: char| match c.is_ascii() {
+        true => c.to_string(),
+        false => c.encode_utf16(&mut units).iter().map(|unit| format!("\\u{unit:04x}")).collect(),
+    };
+    text.chars().map(&mut one).collect()
 }
 
 /// JSON on one line with Python's spaces: `{"a": 1, "b": [1, 2]}`.
-struct OneLine;
+struct OneLine {
+    between: String,
+    after_key: String,
+}
 
 impl serde_json::ser::Formatter for OneLine {
     fn begin_array_value<W: ?Sized + std::io::Write>(&mut self, out: &mut W, first: bool) -> std::io::Result<()> {
-        if first { Ok(()) } else { out.write_all(b", ") }
+        if first { Ok(()) } else { out.write_all(self.between.as_bytes()) }
     }
 
     fn begin_object_key<W: ?Sized + std::io::Write>(&mut self, out: &mut W, first: bool) -> std::io::Result<()> {
-        if first { Ok(()) } else { out.write_all(b", ") }
+        if first { Ok(()) } else { out.write_all(self.between.as_bytes()) }
     }
 
     fn begin_object_value<W: ?Sized + std::io::Write>(&mut self, out: &mut W) -> std::io::Result<()> {
-        out.write_all(b": ")
+        out.write_all(self.after_key.as_bytes())
     }
 }

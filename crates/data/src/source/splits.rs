@@ -33,6 +33,25 @@ fn split_of(name: &str) -> Option<&'static str> {
     NAMES.iter().find(|(_, names)| names.iter().any(|of| name.eq_ignore_ascii_case(of))).map(|(split, _)| *split)
 }
 
+/// How a file says which split it belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SplitFile {
+    /// By its own name.
+    ByName,
+    /// By that of its folder.
+    ByFolder,
+}
+
+/// Whether a file of this name, in a folder of that name, holds rows of a split, and by which of both.
+pub fn split_of_file(name: &str, folder: &str) -> Option<SplitFile> {
+    let (_, stem) = Format::of(name)?;
+    match (split_of(parted(stem).0), split_of(folder)) {
+        (Some(_), _) => Some(SplitFile::ByName),
+        (None, Some(_)) if holds_rows(name) => Some(SplitFile::ByFolder),
+        _ => None,
+    }
+}
+
 impl Splits {
     /// Finds the files that `path`, a folder or a file, stands for.
     pub fn find(path: &Path, reading: &Reading, notes: &mut Vec<String>) -> Result<Splits, DataError> {
