@@ -271,6 +271,7 @@ fn templates_have_what_transformers_gives_them() {
             "{\"a\": [1, 2], \"b\": \"\\u00e4\"}",
         ),
         ("{{ {'b': [1, 2]} | tojson(separators=(',', ':')) }}", "{\"b\":[1,2]}"),
+        ("{{ none is iterable }}{{ [] is iterable }}", "FalseTrue"),
         ("{{ 'one two  three' | wordcount }}{{ 'a b/ä' | urlencode }}", "3a%20b/%C3%A4"),
         ("a\r\nb\r\n", "a\nb"),
     ] {

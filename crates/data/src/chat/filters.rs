@@ -14,6 +14,8 @@ pub(super) fn install(templates: &mut Environment<'static>) {
     templates.add_function("strftime_now", super::date::strftime_now);
     templates.add_filter("tojson", to_json);
     templates.add_filter("indent", indent);
+    // Nothing is not iterable in Python; here it would count as an empty list.
+    templates.add_test("iterable", |value: Value| !value.is_none() && value.try_iter().is_ok());
     templates.add_filter("wordcount", |text: StringInput<'_>| text.as_str().split_whitespace().count());
     templates.add_filter("urlencode", urlencode);
     templates.add_filter(super::source::PERCENT, super::percent::format);
@@ -146,6 +148,9 @@ fn spaces(width: usize) -> Result<String, Error> {
 /// Python's `json.dumps(value, ensure_ascii=False)` with its other options, which Transformers puts in the place of Jinja's own filter.
 fn to_json(value: Value, options: Kwargs) -> Result<Value, Error> {
     let bad = |problem: String| Error::new(ErrorKind::BadSerialization, problem);
+    if value.is_undefined() {
+        return Err(bad("Object of type Undefined is not JSON serializable".to_owned()));
+    }
     let indent = options.get::<Option<usize>>("indent")?.map(spaces).transpose()?;
     let ascii = options.get::<Option<bool>>("ensure_ascii")?.unwrap_or(false);
     let sorted = options.get::<Option<bool>>("sort_keys")?.unwrap_or(false);
