@@ -145,7 +145,10 @@ fn rows(labels: &[&str]) -> Vec<u8> {
         .into()
 }
 
-fn labels(train: &[&str], test: &[&str]) -> Result<(Vec<String>, Vec<usize>, Vec<usize>, Vec<String>), String> {
+/// Names, the classes of training and test rows, notes.
+type Labelled = (Vec<String>, Vec<usize>, Vec<usize>, Vec<String>);
+
+fn labels(train: &[&str], test: &[&str]) -> Result<Labelled, String> {
     let (train, test) = (rows(train), rows(test));
     let data = read(&[("train.jsonl", &train), ("test.jsonl", &test)], &Reading::default())?;
     let of = |rows: &[bonfire_data::Example]| rows.iter().map(|row| row.label).collect();

@@ -41,7 +41,7 @@ pub fn split_tokens(loaded: &Loaded, examples: &[Example], name: &'static str, m
 
 /// What turns texts into tokens.
 enum Kind {
-    Labelled(Tokenizer),
+    Labelled(Box<Tokenizer>),
     Causal(Box<CausalTokenizer>),
 }
 
@@ -73,7 +73,7 @@ impl<'l> Encoder<'l> {
             );
         }
         let kind = match loaded.config.model.task {
-            TaskKind::Classification => Kind::Labelled(tokenizer),
+            TaskKind::Classification => Kind::Labelled(Box::new(tokenizer)),
             TaskKind::CausalLm => Kind::Causal(Box::new(causal_tokenizer(&source, tokenizer, model)?)),
         };
         Ok(Encoder { loaded, kind, knows_types: model.token_types > 1 })
