@@ -45,7 +45,7 @@ fn a_missing_folder_is_named() {
 fn a_missing_file_is_named() {
     let room = room(&[], &[]);
     std::fs::remove_file(room.path("data/test.jsonl")).expect("removed");
-    room.refuse(1, &["test.jsonl"], &TRAIN);
+    room.refuse(1, &["data: no test file; there is: train.jsonl", "data.split = { test = 0.2 }"], &TRAIN);
 }
 
 #[test]

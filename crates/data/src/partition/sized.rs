@@ -27,13 +27,7 @@ pub(super) fn dirichlet(
 ) -> Result<Vec<Vec<usize>>, DataError> {
     check_alpha(alpha)?;
     let drawn = drawn(data.train.len(), min_shard, seed, |stream| proportions(alpha, clients, stream));
-    drawn.ok_or(DataError::DirichletUnlikely {
-        alpha,
-        clients,
-        rows: data.train.len(),
-        min_shard,
-        tries: TRIES,
-    })
+    drawn.ok_or(DataError::DirichletUnlikely { alpha, clients, rows: data.train.len(), min_shard, tries: TRIES })
 }
 
 /// Sizes in proportion to draws from a Poisson distribution.
