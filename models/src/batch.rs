@@ -1,5 +1,8 @@
 //! One step's examples, packed: sequences end to end, client by client. Nothing is padded.
 
+use std::ops::Range;
+use std::sync::Arc;
+
 use bonfire_kernels::{Grouped, Segments, runs_on_cpu};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
@@ -31,21 +34,47 @@ impl Rounding {
 }
 
 /// What is asked of a text.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Goal {
     /// Its class.
     Class(usize),
+    /// The class of a pair of texts.
+    PairClass {
+        /// The class.
+        class: usize,
+        /// The first token of the second text, by the tokenizer's token types: it and those after it have type 1.
+        second: usize,
+    },
     /// Every token from this place on, each from those before it. What comes earlier (a prompt) is read and not scored.
     Next(usize),
+    /// The tokens of these ranges, in order and none of them the first, each from those before it: of a conversation what the
+    /// assistant says.
+    Spans(Arc<[Range<usize>]>),
 }
 
 impl Goal {
     /// How many answers a text of so many tokens is asked for.
-    pub fn answers(self, tokens: usize) -> usize {
+    pub fn answers(&self, tokens: usize) -> usize {
+        self.scored(tokens).map(|range| range.len()).sum::<usize>() + usize::from(self.class().is_some())
+    }
+
+    /// The class that is asked for.
+    pub fn class(&self) -> Option<usize> {
         match self {
-            Goal::Class(_) => 1,
-            Goal::Next(from) => tokens.saturating_sub(from.max(1)),
+            Goal::Class(class) | Goal::PairClass { class, .. } => Some(*class),
+            Goal::Next(_) | Goal::Spans(_) => None,
         }
+    }
+
+    /// The tokens that are asked for, of a text of so many.
+    pub fn scored(&self, tokens: usize) -> impl Iterator<Item = Range<usize>> + '_ {
+        let (next, spans): (_, &[Range<usize>]) = match self {
+            Goal::Next(from) => (Some((*from).max(1)..tokens), &[]),
+            Goal::Spans(spans) => (None, spans),
+            Goal::Class(_) | Goal::PairClass { .. } => (None, &[]),
+        };
+        let within = move |range: &Range<usize>| range.start.max(1)..range.end.min(tokens);
+        next.into_iter().chain(spans.iter().map(within))
     }
 }
 
@@ -68,7 +97,7 @@ impl PackedBatch {
         let all = || clients.iter().flatten();
         PackedBatch {
             tokens: all().flat_map(|(ids, _)| ids.iter().copied()).collect(),
-            goals: all().map(|&(_, goal)| goal).collect(),
+            goals: all().map(|(_, goal)| goal.clone()).collect(),
             sequences: Segments::from_lengths(all().map(|(ids, _)| ids.len())),
             clients: Segments::from_lengths(clients.iter().map(Vec::len)),
         }
@@ -83,12 +112,24 @@ impl PackedBatch {
     fn answers(&self, mark: impl Fn(usize) -> usize) -> impl Iterator<Item = (usize, usize)> {
         self.goals.iter().enumerate().flat_map(move |(s, goal)| {
             let range = self.sequences.range(s);
-            let (class, next) = match *goal {
-                Goal::Class(class) => (Some((mark(s), class)), 0..0),
-                Goal::Next(from) => (None, range.start + from.max(1)..range.end),
-            };
-            class.into_iter().chain(next.map(|t| (t - 1, self.tokens[t] as usize)))
+            let class = goal.class().map(|class| (mark(s), class));
+            let scored = goal.scored(range.len()).flatten().map(move |t| range.start + t);
+            class.into_iter().chain(scored.map(|t| (t - 1, self.tokens[t] as usize)))
         })
+    }
+
+    /// The type of every token `[T]`, where a pair has a second text.
+    fn types(&self) -> Option<Vec<i32>> {
+        let second = |(s, goal): (usize, &Goal)| match goal {
+            Goal::PairClass { second, .. } => *second,
+            _ => self.sequences.range(s).len(),
+        };
+        let seconds: Vec<usize> = self.goals.iter().enumerate().map(second).collect();
+        let of = |(range, second): (Range<usize>, &usize)| {
+            (0..range.len()).map(|t| i32::from(t >= *second)).collect::<Vec<_>>()
+        };
+        let types: Vec<i32> = self.sequences.ranges().zip(&seconds).flat_map(of).collect();
+        types.contains(&1).then_some(types)
     }
 
     /// Puts the batch on `device` as models of the shape `info` read it.
@@ -109,6 +150,7 @@ impl PackedBatch {
         DeviceBatch {
             tokens: ints(self.tokens.iter().map(|&t| t as i32).collect(), 0),
             positions: ints(positions.collect(), first),
+            types: self.types().map(|types| ints(types, 0)),
             marks: ints((0..self.goals.len()).map(|s| mark(s) as i32).collect(), 0),
             read: ints(read, 0),
             labels: ints(labels, 0),
@@ -129,6 +171,8 @@ pub struct DeviceBatch {
     pub tokens: Tensor<1, Int>,
     /// Position of every token `[T]`.
     pub positions: Tensor<1, Int>,
+    /// Type of every token `[T]`; `None` where all have type 0.
+    pub types: Option<Tensor<1, Int>>,
     /// The token that stands for a sequence `[S]`, surplus included: the first in an encoder, the last in a decoder.
     pub marks: Tensor<1, Int>,
     /// The tokens whose result is read `[N]`, surplus included.
@@ -160,5 +204,22 @@ mod tests {
         assert_eq!(ints(batch.read), [1, 2, 4, 7]);
         assert_eq!(ints(batch.labels), [8, 9, 5, 2]);
         assert_eq!(batch.client_read.ranges().map(|r| r.len()).collect::<Vec<_>>(), [3, 1]);
+    }
+
+    #[test]
+    fn turns_are_scored_one_by_one_and_pairs_have_types() {
+        let ids = [1, 7, 8, 9, 5, 4];
+        let spans = Goal::Spans([1..3, 5..6].into());
+        assert_eq!(spans.answers(6), 3);
+        let (device, info) = (Device::flex(), ModelInfo::roberta_base());
+        let ints = |t: Tensor<1, Int>| t.into_data().iter::<i64>().collect::<Vec<_>>();
+        let batch = PackedBatch::pack(&[vec![(&ids[..], spans)]]).to_device(&info, Rounding::Exact, &device);
+        assert_eq!((ints(batch.read), ints(batch.labels)), (vec![0, 1, 4], vec![7, 8, 4]));
+        assert!(batch.types.is_none());
+        let pair = Goal::PairClass { class: 3, second: 4 };
+        let texts = vec![(&ids[..2], Goal::Class(1)), (&ids[..], pair)];
+        let batch = PackedBatch::pack(&[texts]).to_device(&info, Rounding::Exact, &device);
+        assert_eq!(batch.types.map(ints), Some(vec![0, 0, 0, 0, 0, 0, 1, 1]));
+        assert_eq!((ints(batch.read), ints(batch.labels)), (vec![0, 2], vec![1, 3]));
     }
 }

@@ -113,9 +113,11 @@ impl Body {
         let words = self.words_of(&batch.tokens, info);
         let positions = self.positions.as_ref().map(|table| {
             let positions = table.clone().select(0, batch.positions.clone());
-            match &self.token_types {
-                Some(types) => positions + types.clone().narrow(0, 0, 1),
-                None => positions,
+            match (&self.token_types, &batch.types) {
+                (None, _) => positions,
+                // Where no token has another type, the first row is for all.
+                (Some(table), None) => positions + table.clone().narrow(0, 0, 1),
+                (Some(table), Some(types)) => positions + table.clone().select(0, types.clone()),
             }
         });
         match (&self.embedding_norm, positions) {

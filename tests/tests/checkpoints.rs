@@ -55,7 +55,7 @@ fn load(dir: &tempfile::TempDir, task: Task, new_head: bool) -> Result<Transform
 fn scores(model: &Transformer) -> Vec<f32> {
     let texts: [&[u32]; 2] = [&[2, 17, 40, 9, 3], &[2, 60, 3]];
     let goal = if model.task() == Task::Causal { Goal::Next(1) } else { Goal::Class(0) };
-    let batch = PackedBatch::pack(&[texts.map(|text| (text, goal)).to_vec()]);
+    let batch = PackedBatch::pack(&[texts.map(|text| (text, goal.clone())).to_vec()]);
     let head = model.head().iter().map(|t| {
         let data = TensorData::new(t.value.data.clone(), [1, t.value.rows, t.value.cols]);
         Tensor::<3>::from_data(data, model.device())

@@ -4,8 +4,8 @@
 
 use bonfire_kernels::{Arithmetic, LowRank, product};
 use bonfire_models::{
-    Adapter, AdapterInit, ClientAdapter, DeviceBatch, Matrix, Model, NamedWeight, NoiseSigns, PackedBatch, Rounding,
-    TargetKind, Transformer, checkpoint, normals,
+    Adapter, AdapterInit, ClientAdapter, DeviceBatch, Goal, Matrix, Model, NamedWeight, NoiseSigns, PackedBatch,
+    Rounding, TargetKind, Transformer, checkpoint, normals,
 };
 use bonfire_tests::{fixture, load, toy};
 use burn::tensor::{Tensor, TensorData};
@@ -21,7 +21,7 @@ fn encoder(name: &str) -> Transformer {
 /// Toy texts, so many a client.
 fn batch(model: &dyn Model, clients: &[usize], rounding: Rounding) -> DeviceBatch {
     let texts = toy::texts(clients.iter().sum(), 3);
-    let mut rows = texts.ids.iter().map(Vec::as_slice).zip(texts.goals.iter().copied());
+    let mut rows = texts.ids.iter().map(Vec::as_slice).zip(texts.goals.iter().cloned());
     let clients: Vec<Vec<_>> = clients.iter().map(|&n| rows.by_ref().take(n).collect()).collect();
     PackedBatch::pack(&clients).to_device(model.info(), rounding, model.device())
 }
@@ -210,7 +210,7 @@ fn clients_feel_their_own_noise_alone() {
     let rows = [0..3, 3..5, 5..7];
     for rounding in [Rounding::Exact, Rounding::Few] {
         let packed = |rows: &[std::ops::Range<usize>]| {
-            let example = |i: usize| (texts.ids[i].as_slice(), texts.goals[i]);
+            let example = |i: usize| (texts.ids[i].as_slice(), texts.goals[i].clone());
             let clients: Vec<Vec<_>> = rows.iter().map(|r| r.clone().map(example).collect()).collect();
             PackedBatch::pack(&clients).to_device(model.info(), rounding, model.device())
         };
@@ -278,5 +278,32 @@ fn a_written_checkpoint_is_the_same_model() {
         let expected = with(&model, &weights, false).logits(&adapter, &batch);
         assert_eq!(numbers(&again.logits(&adapter, &batch)), numbers(&expected));
         assert_eq!((again.weights(), again.head()), (weights, model.head()));
+    }
+}
+
+#[test]
+fn the_second_text_of_a_pair_has_a_type_of_its_own() {
+    let model = encoder("bert-tiny");
+    let texts = toy::texts(3, 3);
+    let adapter = head_alone(&model);
+    let logits = |model: &dyn Model, goal: &dyn Fn(usize) -> Goal, rounding| {
+        let rows: Vec<_> = texts.ids.iter().enumerate().map(|(i, ids)| (ids.as_slice(), goal(i))).collect();
+        let batch = PackedBatch::pack(&[rows]).to_device(model.info(), rounding, model.device());
+        numbers(&model.logits(&adapter, &batch))[..3 * toy::CLASSES].to_vec()
+    };
+    // A model whose first type is the other's second: there all of a text has that type.
+    let mut weights = model.weights();
+    let types = weights.iter_mut().find(|weight| weight.name.contains("token_type")).expect("BERT has two types");
+    let width = types.value.cols;
+    assert_eq!(types.value.rows, 2);
+    types.value.data.copy_within(width.., 0);
+    let swapped = with(&model, &weights, false);
+    for rounding in [Rounding::Exact, Rounding::Few] {
+        let plain = logits(&model, &|_| Goal::Class(0), rounding);
+        let second = |from: usize| logits(&model, &move |_| Goal::PairClass { class: 0, second: from }, rounding);
+        let all = logits(swapped.as_ref(), &|_| Goal::Class(0), rounding);
+        assert!(apart(&second(0), &all) < 1e-6 && apart(&plain, &all) > 1e-3);
+        assert!(apart(&second(1000), &plain) < 1e-6);
+        assert!(apart(&second(2), &plain) > 1e-4 && apart(&second(2), &all) > 1e-4);
     }
 }

@@ -124,7 +124,7 @@ fn several_devices_equal_one() {
 fn surplus_rows_change_nothing() {
     let model = load(&fixture("roberta-tiny"), toy::CLASSES, &TargetKind::all());
     let texts = toy::texts(7, 3);
-    let example = |i: usize| (texts.ids[i].as_slice(), texts.goals[i]);
+    let example = |i: usize| (texts.ids[i].as_slice(), texts.goals[i].clone());
     let batch = PackedBatch::pack(&[(0..2).map(example).collect(), vec![], (2..7).map(example).collect()]);
     let device = model.device();
     let random = |shape: [usize; 3]| Tensor::<3>::random(shape, Distribution::Normal(0.0, 0.2), device).require_grad();

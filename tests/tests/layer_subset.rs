@@ -23,7 +23,7 @@ fn the_layers_whose_states_say_most_are_shared_and_the_others_stay_private() {
     let (texts, shards) = (toy::texts(38, 1), toy::shards(4).train);
     let mut scores = [0.0, 0.0];
     for shard in &shards {
-        let batch = shard[..4].iter().map(|&i| (texts.ids[i].as_slice(), texts.goals[i])).collect();
+        let batch = shard[..4].iter().map(|&i| (texts.ids[i].as_slice(), texts.goals[i].clone())).collect();
         let batch = PackedBatch::pack(&[batch]);
         let batch = batch.to_device(model.info(), Rounding::Exact, model.device());
         let states = model.layer_states(&ClientAdapter::new(vec![], vec![]), &batch);

@@ -101,8 +101,8 @@ impl Case {
             let batch = PackedBatch::pack(clients).to_device(info, Rounding::Exact, device);
             values(self.torch.model.logits(&client, &batch))
         };
-        let all: Vec<_> = texts.iter().map(|(ids, goal)| (ids.as_slice(), *goal)).collect();
-        let alone: Vec<f64> = all.iter().flat_map(|&text| scores(&[vec![text]])).collect();
+        let all: Vec<_> = texts.iter().map(|(ids, goal)| (ids.as_slice(), goal.clone())).collect();
+        let alone: Vec<f64> = all.iter().flat_map(|text| scores(&[vec![text.clone()]])).collect();
         close("packed", &scores(std::slice::from_ref(&all)), &alone, 1e-5);
         let (first, second) = all.split_at(2);
         close("of two clients", &scores(&[first.to_vec(), second.to_vec()]), &alone, 1e-5);

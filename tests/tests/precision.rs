@@ -49,7 +49,7 @@ fn tf32_rounds_what_meets_frozen_weights_and_nothing_else() {
     }
     let model = load("roberta-tiny", Task::Classify(toy::CLASSES), &device);
     let texts = toy::texts(7, 3);
-    let batch = PackedBatch::pack(&[(0..7).map(|i| (texts.ids[i].as_slice(), texts.goals[i])).collect()]);
+    let batch = PackedBatch::pack(&[(0..7).map(|i| (texts.ids[i].as_slice(), texts.goals[i].clone())).collect()]);
     let leaves = check::Leaves::new(&model, 1, 2);
     let of = |precision| check::step(&model.clone().computing_in(precision), &leaves, &batch).unwrap();
     let (exact, again, found) = (of(Precision::F32), of(Precision::F32), of(Precision::Tf32));
@@ -69,7 +69,7 @@ fn load(name: &str, task: Task, device: &Device) -> Transformer {
 fn near_f32(name: &str, task: Task, texts: &Split, device: &Device, precision: Precision) {
     let (model, allowed) = (load(name, task, device), Allowed::of(precision));
     let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(1);
-    let example = |i: usize| (texts.ids[i].as_slice(), texts.goals[i]);
+    let example = |i: usize| (texts.ids[i].as_slice(), texts.goals[i].clone());
     let batch = PackedBatch::pack(&[(0..3).map(example).collect(), (3..7).map(example).collect()]);
     let leaves = check::Leaves::new(&model, 2, 2);
     let of = |model: &Transformer| check::step(model, &leaves, &batch).unwrap();
@@ -104,7 +104,7 @@ fn noise_is_near_that_of_f32() {
     let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(1);
     let adapter = Adapter::fresh(model.targets(), 1, 1.0, AdapterInit::Kaiming, vec![], &mut rng);
     let texts = toy::texts(7, 3);
-    let batch = PackedBatch::pack(&[(0..7).map(|i| (texts.ids[i].as_slice(), texts.goals[i])).collect()]);
+    let batch = PackedBatch::pack(&[(0..7).map(|i| (texts.ids[i].as_slice(), texts.goals[i].clone())).collect()]);
     let head = model
         .head()
         .iter()

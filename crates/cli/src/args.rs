@@ -164,9 +164,23 @@ pub struct EvaluateArgs {
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,
-    /// Also write a JSON line for every test example: what was right, what was said, how sure
+    /// Which split to measure on
+    #[arg(long, value_enum, default_value_t = SplitName::Test)]
+    pub split: SplitName,
+    /// Also write a JSON line for every example: what was right, what was said, how sure
     #[arg(long, value_name = "FILE")]
     pub predictions: Option<PathBuf>,
+}
+
+/// A split of the data.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum SplitName {
+    /// The rows that clients train on
+    Train,
+    /// The rows by which settings may be chosen
+    Validation,
+    /// The rows that measure
+    Test,
 }
 
 /// Options of `generate`.

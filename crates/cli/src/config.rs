@@ -28,7 +28,9 @@ use document::Document;
 use overrides::Override;
 pub use sample::sample;
 pub use schema::schema;
-pub use sections::{DataSection, EngineSection, ModelSection, SaveSection, Source, TaskKind, TrackSection};
+pub use sections::{
+    DataSection, EngineSection, ModelSection, SaveSection, Source, TaskKind, TextColumns, TrackSection,
+};
 
 /// What `train` runs when no file is named.
 const QUICKSTART: &str = include_str!("../../../configs/quickstart.toml");
@@ -119,10 +121,18 @@ pub fn of_table(name: &str, table: toml::Table, sets: &[String]) -> Result<Loade
 }
 
 fn check(mut document: Document, sets: &[String]) -> Result<Loaded, Mistake> {
+    let for_builtin = document.get(&path_of("data.path")).and_then(toml::Value::as_str) == Some("builtin");
     for set in sets {
-        document.apply(Override::parse(set)?)?;
+        let change = Override::parse(set)?;
+        match change.is_none() && schema::can_be_unset(&change.path) {
+            true => document.unset(change),
+            false => document.apply(change)?,
+        }
     }
     let mut notices = Vec::new();
+    if for_builtin {
+        notices.extend(drop_keys_of_builtin(&mut document));
+    }
     let mut config: RunConfig = check::read(&mut document, &mut notices)?;
     notices.extend(drop_budget(&mut config, &document));
     match config.problem() {
@@ -190,7 +200,7 @@ impl RunConfig {
             ("model.path", self.model.path != Source::Unset, "is not set"),
             ("data.path", self.data.path != Source::Unset, "is not set"),
             ("model.path", self.model.path.is_well_named(), RepoName::FORM),
-            ("data.path", self.data.path.is_well_named(), RepoName::FORM),
+            ("data.path", self.data.path.is_well_named_data(), RepoName::DATA_FORM),
             (
                 "data.max_length",
                 self.data.max_length >= 3,
@@ -203,6 +213,25 @@ impl RunConfig {
                 "must be at least 2: one checkpoint that is good while the next is written",
             ),
             ("data.labels", self.data.labels.is_none_or(|n| n >= 2), "must be at least 2"),
+            (
+                "data.text",
+                self.data.text.is_none() || self.data.prompt.is_none(),
+                "names the texts, and data.prompt and data.response make them: set one of both",
+            ),
+            (
+                "data.text",
+                self.model.task == TaskKind::Classification || !matches!(&self.data.text, Some(TextColumns::Pair(_))),
+                "names a pair, which is for classifiers; a language model learns one column, or data.prompt and data.response",
+            ),
+            (
+                "data.split",
+                self.data.split.is_none_or(|s| {
+                    [s.test, s.validation].iter().all(|share| (0.0..1.0).contains(share))
+                        && s.test + s.validation > 0.0
+                        && s.test + s.validation < 1.0
+                }),
+                "must hold shares from 0 that leave rows to train on, such as { test = 0.2, validation = 0.1 }",
+            ),
             (
                 "data.prompt",
                 self.data.prompt.is_some() || self.data.response.is_none(),
@@ -230,8 +259,8 @@ impl Mistake {
             "model.path" | "data.path" => self.help(
                 "pass --set model.path=DIR --set data.path=DIR\n\
                  model: a Hugging Face folder with config.json, model.safetensors and tokenizer.json\n\
-                 data: a folder with train.jsonl and test.jsonl (or .csv), each row with `text` and `label`, or for a\n\
-                 causal language model with `prompt` and `response`, `instruction` and `output`, `messages` or `text`\n\
+                 data: a folder with train.jsonl and test.jsonl (or .csv, .parquet …), each row with `text` and `label`, or\n\
+                 for a causal language model with `prompt` and `response`, `instruction` and `output`, `messages` or `text`\n\
                  either can be a repository of the Hugging Face Hub: hf:org/name",
             ),
             _ => self,
@@ -263,6 +292,27 @@ fn read_text(path: &Path) -> Result<String, Mistake> {
         return Err(cannot(&format!("it has more than {MOST} bytes, which no configuration needs")));
     }
     String::from_utf8(text).map_err(|_| cannot(&"it is not UTF-8 text"))
+}
+
+/// What a configuration says of the built-in texts holds for them alone: with other data from `--set` it is left out.
+fn drop_keys_of_builtin(document: &mut Document) -> Option<String> {
+    let path = path_of("data.path");
+    let other = document.get(&path).and_then(toml::Value::as_str).is_some_and(|path| !path.starts_with("builtin"));
+    if !other || !document.is_overridden(&path) {
+        return None;
+    }
+    let keys = ["data.labels", "data.min_shard"].map(path_of);
+    let own: Vec<String> = keys
+        .iter()
+        .filter(|key| document.get(key).is_some() && !document.is_overridden(key))
+        .map(|key| format!("{} ({})", key.join("."), document.place_of(key)))
+        .collect();
+    for key in keys {
+        if !document.is_overridden(&key) {
+            document::remove(&mut document.table, &key);
+        }
+    }
+    (!own.is_empty()).then(|| format!("left out, since they are for the built-in texts: {}", own.join(" and ")))
 }
 
 /// A file's budgets were written for the file's strategy: with another one from `--set` they are left out like that

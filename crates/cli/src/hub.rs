@@ -16,10 +16,12 @@ mod name;
 mod settings;
 mod web;
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, anyhow};
+use bonfire_data::{Dataset, Reading};
 use bonfire_models::{ModelSource, shard_names};
 
 use crate::console::{is_quiet, note};
@@ -41,7 +43,6 @@ const OPTIONAL: [&str; 4] =
 
 /// Files of a data set: names first, so that the rows come last.
 const NAMES: [&str; 2] = ["labels.json", "labels.txt"];
-const ENDINGS: [&str; 3] = ["jsonl", "csv", "txt"];
 
 /// The folder of a model in the cache, fetched where it is not whole there.
 ///
@@ -80,19 +81,27 @@ pub fn model_shape(name: &str) -> Result<PathBuf> {
     }
 }
 
-/// The folder of a data set in the cache, fetched where it is not whole there.
+/// The folder of a data set in the cache, fetched where it is not whole there. `named` are the files or folders that the
+/// configuration names for splits.
 ///
 /// # Errors
 /// A repository that is not there or has no files that are read, no network.
-pub fn data(name: &str) -> Result<PathBuf> {
-    let place = Place::of(name, Kind::Dataset)?;
-    let whole = |folder: &PathBuf| {
-        ["train", "test"].iter().all(|split| ENDINGS.iter().any(|of| folder.join(format!("{split}.{of}")).is_file()))
+pub fn data(name: &str, named: &[&str]) -> Result<PathBuf> {
+    let parsed = RepoName::parse_data(name);
+    let (repo, folder) = parsed.ok_or_else(|| Mistake::new(format!("\"hf:{name}\" {}", RepoName::DATA_FORM)))?;
+    let place = Place::of_name(repo, Kind::Dataset);
+    let whole = |snapshot: &PathBuf| {
+        let at = snapshot.join(&folder);
+        match named.is_empty() {
+            true => Dataset::has_training_rows(&at, &Reading::default()),
+            false => named.iter().all(|file| at.join(file).exists()),
+        }
     };
-    match place.cached().filter(whole) {
-        Some(folder) => Ok(folder),
-        None => place.open()?.fetch_data(),
-    }
+    let snapshot = match place.cached().filter(whole) {
+        Some(snapshot) => snapshot,
+        None => place.open()?.fetch_data(&folder, named)?,
+    };
+    Ok(snapshot.join(folder))
 }
 
 /// A repository by name, and where it lies in the cache.
@@ -106,8 +115,12 @@ impl Place {
     fn of(name: &str, kind: Kind) -> Result<Place> {
         let parsed = RepoName::parse(name);
         let name = parsed.ok_or_else(|| Mistake::new(format!("\"hf:{name}\" {}", RepoName::FORM)))?;
+        Ok(Place::of_name(name, kind))
+    }
+
+    fn of_name(name: RepoName, kind: Kind) -> Place {
         let at = Repository::of(&name, kind);
-        Ok(Place { name, kind, at })
+        Place { name, kind, at }
     }
 
     /// The files of the revision as far as they are in the cache.
@@ -235,16 +248,25 @@ impl Remote {
         }
     }
 
-    fn fetch_data(&self) -> Result<PathBuf> {
-        let rows = |split: &str| ENDINGS.map(|ending| format!("{split}.{ending}")).into_iter().filter(|n| self.has(n));
-        let splits = ["train", "test"].map(|split| (split, rows(split).collect::<Vec<_>>()));
-        if let Some((split, _)) = splits.iter().find(|(_, rows)| rows.is_empty()) {
-            let there: Vec<&str> = self.files.iter().map(String::as_str).take(12).collect();
-            let help = format!("files of other names and kinds are not read; it has: {}", there.join(", "));
-            return Err(self.lacks(&format!("{split}.jsonl, {split}.csv or {split}.txt"), &help));
-        }
+    fn fetch_data(&self, folder: &str, named: &[&str]) -> Result<PathBuf> {
+        let rows = match split_files(&self.files, folder, named) {
+            Ok(rows) => rows,
+            Err(Unfit::Several(folders)) => {
+                let what = format!("{} holds several configurations: {}", self.place.words(), folders.join(", "));
+                let help = format!("name one, such as hf:{}/{}", self.place.name.id(), folders[0]);
+                return Err(Mistake::new(what).help(help).into());
+            }
+            Err(Unfit::Nothing) => {
+                let there: Vec<&str> = self.files.iter().map(String::as_str).take(12).collect();
+                let help = format!(
+                    "files of other names and kinds are not read (data.train and data.test can name them); it has: {}",
+                    there.join(", ")
+                );
+                return Err(self.lacks("train.jsonl, .json, .csv, .tsv, .parquet or .txt", &help));
+            }
+        };
         let mut names: Vec<&str> = NAMES.into_iter().filter(|name| self.has(name)).collect();
-        names.extend(splits.iter().flat_map(|(_, rows)| rows).map(String::as_str));
+        names.extend(rows.iter().map(String::as_str));
         self.fetch(&names)
     }
 
@@ -270,8 +292,81 @@ impl Remote {
     }
 }
 
+/// Why no files of a repository are the splits of a set.
+enum Unfit {
+    /// These folders each hold a set.
+    Several(Vec<String>),
+    Nothing,
+}
+
+/// The files of a repository below `folder` that hold splits: those that are named, and those that lie beside each other and are
+/// called like splits, in the folder itself or in the one below it that has any.
+fn split_files(all: &[String], folder: &str, named: &[&str]) -> Result<Vec<String>, Unfit> {
+    let start = if folder.is_empty() { String::new() } else { format!("{folder}/") };
+    let below: Vec<(&str, &String)> = all.iter().filter_map(|file| Some((file.strip_prefix(&start)?, file))).collect();
+    let is_named = |file: &str| named.iter().any(|name| file == *name || file.starts_with(&format!("{name}/")));
+    let mut found: Vec<String> =
+        below.iter().filter(|(file, _)| is_named(file)).map(|(_, whole)| (*whole).clone()).collect();
+    let mut folders: BTreeMap<&str, Vec<&String>> = BTreeMap::new();
+    for (file, whole) in &below {
+        let (parent, name) = file.rsplit_once('/').unwrap_or(("", file));
+        // A folder may be the split: `train/0000.parquet`.
+        let holder = match bonfire_data::split_of_file(name, parent.rsplit('/').next().unwrap_or_default()) {
+            Some(bonfire_data::SplitFile::ByName) => parent,
+            Some(bonfire_data::SplitFile::ByFolder) => parent.rsplit_once('/').map_or("", |(above, _)| above),
+            None => continue,
+        };
+        folders.entry(holder).or_default().push(whole);
+    }
+    let own = folders.remove("");
+    match (own, folders.len()) {
+        (Some(own), _) => found.extend(own.into_iter().cloned()),
+        (None, 1) => found.extend(folders.into_values().flatten().cloned()),
+        (None, 0) => {}
+        (None, _) if found.is_empty() => return Err(Unfit::Several(folders.into_keys().map(str::to_owned).collect())),
+        (None, _) => {}
+    }
+    found.sort();
+    found.dedup();
+    if found.is_empty() { Err(Unfit::Nothing) } else { Ok(found) }
+}
+
 /// A file's name as a part of an address.
 fn escaped(name: &str) -> String {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte);
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.~/".contains(&byte);
     name.bytes().map(|b| if plain(b) { char::from(b).to_string() } else { format!("%{b:02X}") }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_files_of_splits_are_chosen() {
+        let files = |all: &[&str], folder: &str, named: &[&str]| {
+            let all: Vec<String> = all.iter().map(|file| (*file).to_owned()).collect();
+            split_files(&all, folder, named).map_err(|unfit| match unfit {
+                Unfit::Several(folders) => folders.join(" "),
+                Unfit::Nothing => String::new(),
+            })
+        };
+        let told = |files: &[&str]| Ok(files.iter().map(|file| (*file).to_owned()).collect::<Vec<_>>());
+        let glue =
+            ["README.md", "mnli/train-00000-of-00001.parquet", "mnli/test_matched.parquet", "sst2/train.parquet"];
+        assert_eq!(files(&glue, "", &[]), Err("mnli sst2".to_owned()));
+        assert_eq!(
+            files(&glue, "mnli", &[]),
+            told(&["mnli/test_matched.parquet", "mnli/train-00000-of-00001.parquet"])
+        );
+        let imdb = [
+            "plain_text/train-0.parquet",
+            "plain_text/train-00000-of-00001.parquet",
+            "plain_text/unsupervised.parquet",
+        ];
+        assert_eq!(files(&imdb, "", &[]), told(&["plain_text/train-00000-of-00001.parquet"]));
+        assert_eq!(files(&["default/train/0000.parquet", "x.bin"], "", &[]), told(&["default/train/0000.parquet"]));
+        assert_eq!(files(&["dolly.jsonl", "README.md"], "", &[]), Err(String::new()));
+        assert_eq!(files(&["dolly.jsonl", "README.md"], "", &["dolly.jsonl"]), told(&["dolly.jsonl"]));
+        assert_eq!(files(&["train.jsonl", "old/train.csv"], "", &[]), told(&["train.jsonl"]));
+    }
 }

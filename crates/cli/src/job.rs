@@ -1,6 +1,8 @@
 //! From a checked configuration to data, shards, tokens and a model: what `train`, `evaluate` and `partition` share.
+//! Tokens are made in `job/texts.rs`.
 
 mod labels;
+mod texts;
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -8,20 +10,17 @@ use std::sync::Mutex;
 
 use anyhow::{Context, Result, bail};
 use bonfire_data::random::{Use, stream};
-use bonfire_data::{
-    CausalTokenizer, CausalTokens, DataError, Dataset, Example, Partition, Shards, Tokenizer, TokenizerFiles, Wording,
-    corpus,
-};
-use bonfire_engine::{Split, TokenizedData};
+use bonfire_data::{DataError, Dataset, Partition, Reading, Shards, Wording, corpus};
 use bonfire_federation::FederationError;
-use bonfire_models::{Goal, Model, ModelInfo, ModelSource, Precision, TargetKind, Task, Transformer, Wanted, peft};
+use bonfire_models::{Model, ModelInfo, ModelSource, Precision, TargetKind, Task, Transformer, Wanted, peft};
 use burn::tensor::Device;
 
-use crate::config::{Loaded, RunConfig, Source, TaskKind};
+use crate::config::{DataSection, Loaded, RunConfig, Source, TaskKind};
 use crate::console::note;
 use crate::device::Opened;
 use crate::hub;
 use crate::mistake::Mistake;
+pub use texts::{causal_tokenizer, refuse_tokens_beyond, split_tokens, tokenizer, tokens};
 
 /// Reads the data set that the configuration names, for those who use no model. Labels go by a model's head where it is at
 /// hand: nothing is fetched.
@@ -48,25 +47,48 @@ fn as_labelled(loaded: &Loaded) -> Result<Dataset> {
     let data = match &section.path {
         Source::Folder(folder) => read(loaded, folder)?,
         Source::Hub(name) => {
-            let folder = hub::data(name)?;
+            let keys = [&section.train, &section.validation, &section.test];
+            let named: Vec<&str> = keys.into_iter().flatten().map(String::as_str).collect();
+            let folder = hub::data(name, &named)?;
             // The folder is called after its commit.
             Dataset { name: name.clone(), ..read(loaded, &folder)? }
         }
-        _ if section.prompt.is_some() => {
-            return Err(Mistake::new("the built-in data has no columns for data.prompt and data.response")
-                .at(Some(loaded.place_of("data.prompt")))
-                .help("leave both out, or set data.path to a folder of rows")
-                .into());
-        }
         _ => {
+            refuse_keys_of_files(loaded)?;
             check_builtin_column(loaded)?;
             if causal { corpus::causal() } else { corpus::dataset() }
         }
     };
-    match section.labels {
-        None => Ok(data),
-        Some(n) => data.keep_labels(n).map_err(|error| placed(loaded, error)),
-    }
+    kept(loaded, data)
+}
+
+/// The built-in texts have no files and columns.
+fn refuse_keys_of_files(loaded: &Loaded) -> Result<(), Mistake> {
+    let section: &DataSection = &loaded.config.data;
+    let keys = [
+        ("prompt", section.prompt.is_some()),
+        ("response", section.response.is_some()),
+        ("text", section.text.is_some()),
+        ("label", section.label.is_some()),
+        ("train", section.train.is_some()),
+        ("validation", section.validation.is_some()),
+        ("test", section.test.is_some()),
+        ("split", section.split.is_some()),
+    ];
+    let Some((key, _)) = keys.into_iter().find(|(_, given)| *given) else { return Ok(()) };
+    Err(Mistake::new(format!("the built-in data has no files and columns for data.{key}"))
+        .at(Some(loaded.place_of(&format!("data.{key}"))))
+        .help("leave it out, or set data.path to a folder of rows"))
+}
+
+/// The set with the labels that the configuration keeps; what a user should know of it is said.
+fn kept(loaded: &Loaded, data: Dataset) -> Result<Dataset> {
+    let data = match loaded.config.data.labels {
+        None => data,
+        Some(n) => data.keep_labels(n).map_err(|error| placed(loaded, error))?,
+    };
+    data.notes.iter().for_each(note);
+    Ok(data)
 }
 
 /// Reads what one site or the server of a federation across machines has in `folder`, of which a split may be missing.
@@ -74,14 +96,44 @@ fn as_labelled(loaded: &Loaded) -> Result<Dataset> {
 /// # Errors
 /// As [`dataset`]; labels that are not listed.
 pub fn part(loaded: &Loaded, folder: &Path) -> Result<Dataset> {
-    let causal = loaded.config.model.task == TaskKind::CausalLm;
-    let data = Dataset::read_part(folder, causal, wording(loaded)?.as_ref())?;
-    let data = match loaded.config.data.labels {
-        None => data,
-        Some(n) => data.keep_labels(n).map_err(|error| placed(loaded, error))?,
-    };
+    let whole = reading(loaded)?;
+    let reading = Reading { part: true, group: None, train: None, validation: None, test: None, shares: None, ..whole };
+    let data = Dataset::read(folder, &reading).map_err(|error| placed(loaded, error))?;
+    let data = kept(loaded, data)?;
     source(&loaded.config)?;
     labels::ordered(loaded, data)
+}
+
+/// Whether the data has training rows, as a server's may not.
+///
+/// # Errors
+/// Templates of prompts that cannot be used.
+pub fn has_training_rows(loaded: &Loaded, folder: &Path) -> Result<bool> {
+    Ok(Dataset::has_training_rows(folder, &reading(loaded)?))
+}
+
+/// How the configuration wants its data read.
+fn reading(loaded: &Loaded) -> Result<Reading> {
+    let config = &loaded.config;
+    let section = &config.data;
+    let group = match &section.partition {
+        Partition::Natural { column } | Partition::GroupedNatural { column, .. } => Some(column.clone()),
+        _ => None,
+    };
+    Ok(Reading {
+        causal: config.model.task == TaskKind::CausalLm,
+        group,
+        wording: wording(loaded)?,
+        text: section.text.as_ref().map(|text| text.names()).unwrap_or_default(),
+        label: section.label.clone(),
+        unseen: section.unseen_labels,
+        train: section.train.clone(),
+        validation: section.validation.clone(),
+        test: section.test.clone(),
+        shares: section.split,
+        seed: config.train.seed,
+        part: false,
+    })
 }
 
 /// How prompts and responses are made of a row's columns, where the configuration says so.
@@ -95,7 +147,7 @@ fn wording(loaded: &Loaded) -> Result<Option<Wording>> {
 /// The built-in texts have one column to go by.
 fn check_builtin_column(loaded: &Loaded) -> Result<(), Mistake> {
     match &loaded.config.data.partition {
-        Partition::Natural { column } if column != corpus::COLUMN => {
+        Partition::Natural { column } | Partition::GroupedNatural { column, .. } if column != corpus::COLUMN => {
             Err(Mistake::new(format!("the built-in data has no column `{column}` to partition by"))
                 .at(Some(loaded.place_of("data.partition.column")))
                 .help(format!("use column = \"{}\"", corpus::COLUMN)))
@@ -104,17 +156,9 @@ fn check_builtin_column(loaded: &Loaded) -> Result<(), Mistake> {
     }
 }
 
-/// Reads a folder as what the model learns from.
+/// Reads a folder or file as what the model learns from.
 fn read(loaded: &Loaded, folder: &Path) -> Result<Dataset> {
-    let section = &loaded.config.data;
-    let column = match &section.partition {
-        Partition::Natural { column } => Some(column.as_str()),
-        _ => None,
-    };
-    if loaded.config.model.task == TaskKind::Classification {
-        return Ok(Dataset::read(folder, column)?);
-    }
-    Ok(Dataset::read_causal(folder, column, wording(loaded)?.as_ref())?)
+    Dataset::read(folder, &reading(loaded)?).map_err(|error| placed(loaded, error))
 }
 
 /// Deals the rows out to the clients.
@@ -283,103 +327,6 @@ pub fn check_precision(precision: Precision, device: &Device) -> Result<(), Mist
     Err(Mistake::new(what).help(format!("use \"f32\", or {has}")))
 }
 
-/// Turns both splits into token ids for `model`.
-///
-/// # Errors
-/// No usable tokenizer beside the model, one with more tokens than the model, or a `data.max_length` above the model's.
-pub fn tokens(loaded: &Loaded, data: &Dataset, model: &ModelInfo) -> Result<TokenizedData> {
-    let longest = loaded.config.data.max_length;
-    if longest > model.max_tokens() {
-        return Err(Mistake::new(format!("data.max_length = {longest} is more than the model can read"))
-            .at(Some(loaded.place_of("data.max_length")))
-            .help(format!("use at most {}", model.max_tokens()))
-            .into());
-    }
-    let source = source(&loaded.config)?;
-    let tokenizer = tokenizer(&source)?;
-    let tokens = match loaded.config.model.task {
-        TaskKind::Classification => labelled_tokens(loaded, data, &tokenizer)?,
-        TaskKind::CausalLm => causal_tokens(loaded, data, &causal_tokenizer(&source, tokenizer.clone(), model)?)?,
-    };
-    refuse_tokens_beyond(&[&tokens.train, &tokens.test], &tokenizer, &source, model)?;
-    Ok(tokens)
-}
-
-/// The tokenizer of a model, as the files beside it want it.
-///
-/// # Errors
-/// A file that is missing or cannot be read.
-pub fn tokenizer(source: &ModelSource) -> Result<Tokenizer> {
-    let (bytes, name) = source.file("tokenizer.json")?;
-    let tokenizer = Tokenizer::from_bytes(&bytes, &name)?;
-    Ok(match source.optional("tokenizer_config.json")? {
-        Some((bytes, name)) => tokenizer.obeying(&bytes, &name)?,
-        None => tokenizer,
-    })
-}
-
-/// Refuses token ids for which the model has no embedding. A tokenizer may know more tokens than the model, a padding token
-/// that was added and never trained, as long as no text gives them.
-///
-/// # Errors
-/// As said, with the token and both files.
-pub fn refuse_tokens_beyond(
-    splits: &[&Split],
-    tokenizer: &Tokenizer,
-    source: &ModelSource,
-    model: &ModelInfo,
-) -> Result<()> {
-    let ids = splits.iter().flat_map(|split| split.ids.iter().flatten());
-    let Some(id) = ids.copied().find(|id| *id as usize >= model.vocab) else { return Ok(()) };
-    let files = ["tokenizer.json", "config.json"].map(|name| source.shown(name));
-    let token = tokenizer.token(id).map_or(String::new(), |token| format!(" (\"{token}\")"));
-    bail!(
-        "{}: the data's texts give token {id}{token}, but the model has embeddings for {} tokens ({}: vocab_size): is it \
-         another model's tokenizer?",
-        files[0],
-        model.vocab,
-        files[1]
-    )
-}
-
-fn labelled_tokens(loaded: &Loaded, data: &Dataset, tokenizer: &Tokenizer) -> Result<TokenizedData> {
-    let split = |examples: &[Example]| -> Result<Split> {
-        let texts: Vec<&str> = examples.iter().map(Example::text).collect();
-        let ids = tokenizer.encode(&texts, loaded.config.data.max_length).map_err(|error| placed(loaded, error))?;
-        Ok(Split { ids, goals: examples.iter().map(|example| Goal::Class(example.label)).collect() })
-    };
-    Ok(TokenizedData { train: split(&data.train)?, test: split(&data.test)?, task: Task::Classify(data.labels.len()) })
-}
-
-/// The tokenizer with what the files beside it say of special tokens and conversations.
-///
-/// # Errors
-/// A file that cannot be read, no token that ends a text.
-pub fn causal_tokenizer(source: &ModelSource, tokenizer: Tokenizer, model: &ModelInfo) -> Result<CausalTokenizer> {
-    let files = TokenizerFiles {
-        tokenizer_config: source.optional("tokenizer_config.json")?,
-        chat_template: source.optional("chat_template.jinja")?,
-        generation_config: source.optional("generation_config.json")?,
-        model_eos: model.decoder.as_ref().and_then(|decoder| decoder.eos.first().copied()),
-    };
-    Ok(CausalTokenizer::new(tokenizer, &files)?)
-}
-
-fn causal_tokens(loaded: &Loaded, data: &Dataset, tokenizer: &CausalTokenizer) -> Result<TokenizedData> {
-    let longest = loaded.config.data.max_length;
-    let [train, test] = [(&data.train, "train"), (&data.test, "test")]
-        .map(|(examples, split)| tokenizer.encode(examples, split, longest).map_err(|error| placed(loaded, error)));
-    let (train, test) = (train?, test?);
-    let cut = train.cut + test.cut;
-    if cut > 0 {
-        let all = train.ids.len() + test.ids.len();
-        note(format!("{cut} of {all} texts are longer than data.max_length = {longest} tokens and are cut"));
-    }
-    let split =
-        |tokens: CausalTokens| Split { ids: tokens.ids, goals: tokens.from.into_iter().map(Goal::Next).collect() };
-    Ok(TokenizedData { train: split(train), test: split(test), task: Task::Causal })
-}
-
 /// Gives a complaint about a setting the place of its key; other errors name their place themselves.
 fn placed(loaded: &Loaded, error: DataError) -> anyhow::Error {
     if let DataError::Groups { column, groups, clients } = &error {
@@ -399,7 +346,7 @@ fn placed(loaded: &Loaded, error: DataError) -> anyhow::Error {
     let DataError::Setting { key, value, problem, expected } = &error else { return error.into() };
     let key = match *key {
         "clients" => "clients.count".to_string(),
-        "max_length" | "min_shard" | "labels" => format!("data.{key}"),
+        "max_length" | "min_shard" | "labels" | "split" => format!("data.{key}"),
         _ => format!("data.partition.{key}"),
     };
     Mistake::new(format!("{key} = {value} cannot work: {problem}"))

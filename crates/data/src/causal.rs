@@ -6,12 +6,13 @@ mod prompt;
 mod special;
 
 use std::fmt;
+use std::ops::Range;
 
 use tokenizers::Encoding;
 
 use crate::chat::ChatTemplate;
 use crate::tokens::bounds::{beginning, bytes_for, end, parts};
-use crate::{Content, DataError, Example, Tokenizer};
+use crate::{Content, DataError, Example, Score, Tokenizer};
 pub use special::TokenizerFiles;
 
 /// A tokenizer with what a causal language model needs besides: a token that ends a text, and a chat template where
@@ -30,8 +31,8 @@ pub struct CausalTokenizer {
 pub struct CausalTokens {
     /// Token ids of every example, at least two.
     pub ids: Vec<Vec<u32>>,
-    /// The first token of every example that is scored: at least 1, and below the number of its tokens.
-    pub from: Vec<usize>,
+    /// The tokens of every example that are scored, in order: at least one, never the first.
+    pub scored: Vec<Vec<Range<usize>>>,
     /// How many examples were too long and lost something.
     pub cut: usize,
 }
@@ -39,7 +40,7 @@ pub struct CausalTokens {
 /// One example's tokens.
 struct Encoded {
     ids: Vec<u32>,
-    from: usize,
+    scored: Vec<Range<usize>>,
     /// Whether the first token is the one that begins every text.
     begins: bool,
     /// Whether its text was not read whole.
@@ -82,7 +83,7 @@ impl CausalTokenizer {
     ///
     /// A prompt and its response are one text to the tokenizer; the first token that begins in the response is the first
     /// one scored (one that reaches over from the prompt is not). Of a plain text everything after the first token
-    /// is scored, of a conversation the assistant's last turn. What the tokenizer puts before a text (BOS) is put there
+    /// is scored, of a conversation what `score` says. What the tokenizer puts before a text (BOS) is put there
     /// once; after it comes the token that ends it, once. A chat template writes these itself.
     ///
     /// What is too long loses the end of its response, as long as half of `max_length` is left to that, then the beginning
@@ -96,6 +97,7 @@ impl CausalTokenizer {
         examples: &[Example],
         split: &'static str,
         max_length: usize,
+        score: Score,
     ) -> Result<CausalTokens, DataError> {
         if max_length < 3 {
             return Err(DataError::Setting {
@@ -109,63 +111,73 @@ impl CausalTokenizer {
         let longest = bytes_for(max_length);
         // In parts: encodings hold much more than ids.
         for examples in parts(examples, |example| bytes(example).min(2 * longest)) {
-            for mut encoded in self.encode_some(examples, split, tokens.ids.len(), longest)? {
+            for mut encoded in self.encode_some(examples, split, tokens.ids.len(), longest, score)? {
                 tokens.cut += usize::from(encoded.cut_to(max_length) || encoded.shortened);
                 tokens.ids.push(encoded.ids);
-                tokens.from.push(encoded.from);
+                tokens.scored.push(encoded.scored);
             }
         }
         Ok(tokens)
     }
 
-    /// Encodes examples of which the first is `row`, none longer than `longest` bytes of prompt and as many of response.
+    /// Encodes examples of which the first is `row`, none longer than `longest` bytes before what is scored first and as many
+    /// from there on.
     fn encode_some(
         &self,
         examples: &[Example],
         split: &'static str,
         row: usize,
         longest: usize,
+        score: Score,
     ) -> Result<Vec<Encoded>, DataError> {
         let text = |(at, example): (usize, &Example)| {
-            let (text, from) = self.text(example, split, row + at)?;
-            let (prompt, response) = text.split_at(from);
-            let (prompt, response) = (end(prompt, longest), beginning(response, longest));
-            match prompt.len() + response.len() < text.len() {
-                false => Ok((text, from, false)),
-                true => Ok((format!("{prompt}{response}"), prompt.len(), true)),
-            }
+            let (text, spans) = self.text(example, split, row + at, score)?;
+            Ok::<_, DataError>(within_bytes(text, spans, longest))
         };
-        let texts: Vec<(String, usize, bool)> =
-            examples.iter().enumerate().map(text).collect::<Result<_, DataError>>()?;
-        let chat = matches!(examples.first(), Some(Example { content: Content::Chat(_), .. }));
+        let texts: Vec<(String, Vec<Range<usize>>, bool)> =
+            examples.iter().enumerate().map(text).collect::<Result<_, _>>()?;
+        let is_chat = |example: &Example| matches!(example.content, Content::Chat(_));
         let whole: Vec<&str> = texts.iter().map(|(text, ..)| text.as_str()).collect();
         // A chat template writes the special tokens itself.
+        let chat = examples.first().is_some_and(is_chat);
         let encodings = self.tokenizer.encode_whole(&whole, !chat)?;
         let together = encodings.iter().zip(&texts).enumerate();
         together
-            .map(|(at, (encoding, (_, from, shortened)))| {
-                let encoded = self.encoded(encoding, *from, !chat).map(|it| Encoded { shortened: *shortened, ..it });
+            .map(|(at, (encoding, (_, spans, shortened)))| {
+                let encoded = self.encoded(encoding, spans, !chat).map(|it| Encoded { shortened: *shortened, ..it });
                 let problem = "its tokens leave nothing that could be scored".to_owned();
                 encoded.ok_or(DataError::Row { split, row: row + at, problem })
             })
             .collect()
     }
 
-    /// An example's text and the byte from which it is scored.
-    fn text(&self, example: &Example, split: &'static str, row: usize) -> Result<(String, usize), DataError> {
+    /// An example's text and the bytes that are scored.
+    fn text(
+        &self,
+        example: &Example,
+        split: &'static str,
+        row: usize,
+        score: Score,
+    ) -> Result<(String, Vec<Range<usize>>), DataError> {
+        let to_the_end = |text: String, from: usize| {
+            let all = from..text.len();
+            (text, vec![all])
+        };
         match &example.content {
-            Content::Text(text) => Ok((text.clone(), 0)),
-            Content::Pair { prompt, response } => Ok((format!("{prompt}{response}"), prompt.len())),
-            Content::Chat(turns) => {
-                let rendered = self.chat()?.last_turn(turns);
+            Content::Text(text) => Ok(to_the_end(text.clone(), 0)),
+            Content::Two(first, second) => Ok(to_the_end(format!("{first}\n{second}"), 0)),
+            Content::Pair { prompt, response } => Ok(to_the_end(format!("{prompt}{response}"), prompt.len())),
+            Content::Chat(talk) => {
+                let rendered = self.chat()?.scored(talk, score);
                 let rendered = rendered.map_err(|error| DataError::Row { split, row, problem: error.to_string() })?;
-                Ok((rendered.text, rendered.from))
+                Ok((rendered.text, rendered.scored))
             }
         }
     }
 
-    /// The ids with BOS and the end once each, and the first that is scored. `None` if there is no token to score.
-    fn encoded(&self, encoding: &Encoding, from: usize, ends: bool) -> Option<Encoded> {
+    /// The ids with BOS and the end once each, and the tokens that are scored: those that begin in `spans`. `None` if there is no
+    /// token to score.
+    fn encoded(&self, encoding: &Encoding, spans: &[Range<usize>], ends: bool) -> Option<Encoded> {
         let mut ids = encoding.get_ids().to_vec();
         let added = encoding.get_special_tokens_mask();
         let begins_at = encoding.get_offsets().iter().zip(added);
@@ -184,38 +196,90 @@ impl CausalTokenizer {
             ids.pop();
             starts.pop();
         }
-        let scored = starts.iter().position(|start| start.is_some_and(|start| start >= from)).unwrap_or(ids.len());
-        if ends && (ids.last() != Some(&self.eos) || ids.len() <= scored.max(1)) {
+        let mut scored = if ends { to_the_end(&starts, spans) } else { within(&starts, spans) };
+        let first = scored.first().map_or(ids.len(), |range| range.start);
+        if ends && (ids.last() != Some(&self.eos) || ids.len() <= first.max(1)) {
             ids.push(self.eos);
+            match scored.last_mut() {
+                Some(range) => range.end = ids.len(),
+                None => scored.push(ids.len() - 1..ids.len()),
+            }
         }
+        scored.iter_mut().for_each(|range| range.start = range.start.max(1));
+        scored.retain(|range| !range.is_empty());
         let begins = ids.first().is_some_and(|id| Some(*id) == self.bos || self.first.first() == Some(id));
-        let from = scored.max(1);
-        (from < ids.len()).then_some(Encoded { ids, from, begins, shortened: false })
+        (!scored.is_empty()).then_some(Encoded { ids, scored, begins, shortened: false })
     }
+}
+
+/// All tokens from the first one on that begins in the first span or later.
+fn to_the_end(starts: &[Option<usize>], spans: &[Range<usize>]) -> Vec<Range<usize>> {
+    let from = spans.first().map_or(0, |span| span.start);
+    let first = starts.iter().position(|start| start.is_some_and(|start| start >= from));
+    first.map(|first| first..starts.len()).into_iter().collect()
+}
+
+/// Runs of tokens that begin in one of the spans.
+fn within(starts: &[Option<usize>], spans: &[Range<usize>]) -> Vec<Range<usize>> {
+    let (mut runs, mut span): (Vec<Range<usize>>, usize) = (Vec::new(), 0);
+    for (token, start) in starts.iter().enumerate() {
+        let Some(start) = *start else { continue };
+        while spans.get(span).is_some_and(|span| span.end <= start) {
+            span += 1;
+        }
+        if !spans.get(span).is_some_and(|span| span.contains(&start)) {
+            continue;
+        }
+        match runs.last_mut().filter(|run| run.end == token) {
+            Some(run) => run.end += 1,
+            None => runs.push(token..token + 1),
+        }
+    }
+    runs
+}
+
+/// A text of which at most `longest` bytes are left before what is scored first, and as many from there on; what is scored of
+/// it, and whether it lost something.
+fn within_bytes(text: String, mut spans: Vec<Range<usize>>, longest: usize) -> (String, Vec<Range<usize>>, bool) {
+    let first = spans.first().map_or(text.len(), |span| span.start);
+    let (before, after) = (end(&text[..first], longest), beginning(&text[first..], longest));
+    if before.len() + after.len() == text.len() {
+        return (text, spans, false);
+    }
+    let (lost, length) = (first - before.len(), before.len() + after.len());
+    spans.iter_mut().for_each(|span| *span = (span.start - lost).min(length)..(span.end - lost).min(length));
+    spans.retain(|span| !span.is_empty());
+    (format!("{before}{after}"), spans, true)
 }
 
 /// How long an example's text is, a chat template's own words not counted.
 fn bytes(example: &Example) -> usize {
     match &example.content {
         Content::Text(text) => text.len(),
+        Content::Two(first, second) => first.len() + second.len(),
         Content::Pair { prompt, response } => prompt.len() + response.len(),
-        Content::Chat(turns) => turns.iter().map(|turn| turn.content.len()).sum(),
+        Content::Chat(talk) => talk.turns.iter().map(|turn| turn.content().len()).sum(),
     }
 }
 
 impl Encoded {
-    /// Cuts the example to `longest` tokens; whether it had to.
+    /// Cuts the example to `longest` tokens; whether it had to. What is scored first keeps a token at least.
     fn cut_to(&mut self, longest: usize) -> bool {
         if self.ids.len() <= longest {
             return false;
         }
-        let response = self.ids.len() - self.from;
-        let kept = response.min((longest / 2).max(longest.saturating_sub(self.from)));
-        self.ids.truncate(self.from + kept);
+        let from = self.scored[0].start;
+        let rest = self.ids.len() - from;
+        let kept = rest.min((longest / 2).max(longest.saturating_sub(from)));
+        self.ids.truncate(from + kept);
         let surplus = self.ids.len().saturating_sub(longest);
         let first = usize::from(self.begins);
         self.ids.drain(first..first + surplus);
-        self.from -= surplus;
+        let end = self.ids.len();
+        for range in &mut self.scored {
+            *range = range.start.saturating_sub(surplus).min(end)..range.end.saturating_sub(surplus).min(end);
+        }
+        self.scored.retain(|range| !range.is_empty());
         true
     }
 }

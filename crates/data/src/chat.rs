@@ -1,77 +1,95 @@
 //! Conversations to text, by the Jinja template that comes with a tokenizer.
 //!
-//! A template is somebody's program. It sees the conversation and nothing else, and [`FUEL`] to do
-//! its work with.
+//! A template is somebody's program. It sees the conversation, the other fields of its row and the tokenizer's special tokens, and
+//! has [`FUEL`] to do its work with. `chat/source.rs` makes its text ready, `chat/filters.rs` has what Transformers adds to Jinja.
+
+mod date;
+mod filters;
+mod percent;
+mod source;
+
+use std::ops::Range;
 
 use minijinja::syntax::SyntaxConfig;
-use minijinja::value::{Kwargs, StringInput, Value};
-use minijinja::{Environment, Error, ErrorKind, context};
-use serde::Serialize;
+use minijinja::value::Value;
+use minijinja::{Environment, Error};
 
 use crate::contain::contain;
-use crate::{DataError, Message};
+use crate::{Cell, Conversation, DataError, Message, Score};
 
 /// A tokenizer's chat template.
 ///
 /// Templates are written for Python's Jinja as Transformers sets it up: blocks are trimmed, strings and lists have
-/// Python's methods, `raise_exception`, `strftime_now` and `tojson` are there. Today is always 26 July 2024, the date
-/// that Llama 3's template falls back to: what a model learns must not depend on the day.
+/// Python's methods, `raise_exception`, `strftime_now`, `tojson` and `{% generation %}` are there. Today is always 26 July 2024, the
+/// date that Llama 3's template falls back to: what a model learns must not depend on the day.
 #[derive(Debug)]
 pub struct ChatTemplate {
     templates: Environment<'static>,
     name: String,
-    bos: String,
-    eos: String,
+    tokens: Vec<(String, String)>,
+    asks_for_date: bool,
 }
 
 /// Instructions that a template may carry out on one conversation, about a second of them; templates in use need some
 /// dozens a turn.
 const FUEL: u64 = 10_000_000;
 
-/// Spaces that a template may ask for at the beginning of a line.
-const WIDEST: usize = 64;
-
-/// A conversation as text, and where the assistant's last turn begins in it.
+/// A conversation as text, and what of it is scored.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rendered {
     /// The conversation up to the end of the assistant's last turn.
     pub text: String,
-    /// The byte at which what the assistant says last begins.
-    pub from: usize,
+    /// The bytes of what is scored, in order; never empty.
+    pub scored: Vec<Range<usize>>,
 }
 
 impl ChatTemplate {
-    /// Reads a template; `name` is the file that errors name, `bos` and `eos` are the tokens that it may write.
+    /// Reads a template; `name` is the file that errors name, `tokens` are the special tokens that it may write, by the names that
+    /// Transformers gives them (`bos_token`, `eos_token`, …).
     ///
     /// # Errors
     /// [`DataError::ChatTemplate`] if it is not a Jinja template.
-    pub fn parse(source: &str, name: &str, bos: &str, eos: &str) -> Result<ChatTemplate, DataError> {
+    pub fn parse(source: &str, name: &str, tokens: &[(&str, &str)]) -> Result<ChatTemplate, DataError> {
         let mut templates = Environment::new();
         let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
         templates.set_syntax(syntax.expect("the delimiters are the usual ones"));
         templates.set_fuel(Some(FUEL));
-        templates.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
-        templates.add_function("raise_exception", raise_exception);
-        templates.add_function("strftime_now", strftime_now);
-        templates.add_filter("tojson", to_json);
-        templates.add_filter("indent", indent);
-        let owned = |text: &str| text.to_owned();
+        filters::install(&mut templates);
         templates
-            .add_template_owned(owned(TEMPLATE), owned(source))
+            .add_template_owned(TEMPLATE.to_owned(), source::prepared(source))
             .map_err(|error| wrong(name, "the chat template cannot be read", &error))?;
-        Ok(ChatTemplate { templates, name: owned(name), bos: owned(bos), eos: owned(eos) })
+        let tokens = tokens.iter().map(|(key, text)| ((*key).to_owned(), (*text).to_owned())).collect();
+        let asks_for_date = source.contains("strftime_now");
+        Ok(ChatTemplate { templates, name: name.to_owned(), tokens, asks_for_date })
+    }
+
+    /// Whether the template can write the date, which is always 26 July 2024.
+    pub fn asks_for_date(&self) -> bool {
+        self.asks_for_date
     }
 
     /// The conversation as text; with `prompt` up to where the assistant is to speak.
     ///
     /// # Errors
     /// [`DataError::ChatTemplate`] if the template refuses the conversation or does not work.
-    pub fn render(&self, turns: &[Message], prompt: bool) -> Result<String, DataError> {
+    pub fn render(&self, talk: &Conversation, prompt: bool) -> Result<String, DataError> {
+        Ok(unmarked(&self.marked(talk, &talk.turns, prompt)?).0)
+    }
+
+    /// These turns as text, what is scored between marks where the template says it.
+    fn marked(&self, talk: &Conversation, turns: &[Message], prompt: bool) -> Result<String, DataError> {
         let template = self.templates.get_template(TEMPLATE).expect("it was added");
-        let (bos_token, eos_token) = (&self.bos, &self.eos);
-        let turn = |turn: &Message| Value::from_pairs([("role", &turn.role), ("content", &turn.content)]);
-        let messages: Vec<Value> = turns.iter().map(turn).collect();
-        let context = context! { messages, bos_token, eos_token, add_generation_prompt => prompt };
+        let fields = |turn: &Message| {
+            Value::from_pairs(turn.for_template().into_iter().map(|(name, cell)| (name.to_owned(), value(cell))))
+        };
+        let messages: Vec<Value> = turns.iter().map(fields).collect();
+        let mut context: Vec<(&str, Value)> =
+            self.tokens.iter().map(|(name, text)| (name.as_str(), Value::from(text.as_str()))).collect();
+        context.extend([("tools", Value::from(())), ("documents", Value::from(()))]);
+        // What comes later goes before what is of the same name.
+        context.extend(talk.fields.iter().map(|(name, cell)| (name.as_str(), value(cell))));
+        context.extend([("messages", Value::from(messages)), ("add_generation_prompt", Value::from(prompt))]);
+        let context: Value = Value::from_pairs(context);
         match contain(|| template.render(context)) {
             Ok(rendered) => rendered.map_err(|error| wrong(&self.name, "the chat template failed", &error)),
             Err(panic) => {
@@ -81,116 +99,156 @@ impl ChatTemplate {
         }
     }
 
-    /// The conversation up to the end of the assistant's last turn, and where that turn begins. Later turns of others
-    /// are left out: nothing comes after them that could be learnt.
+    /// The conversation up to the end of the assistant's last turn, and what of it is scored. Later turns of others are left out:
+    /// nothing comes after them that could be learnt.
     ///
-    /// The beginning is found by rendering what comes before and asking for the assistant to speak. Where that is not
-    /// how the turn begins (templates that put more into that request), the turn's header counts to it.
+    /// What a template puts between `{% generation %}` and `{% endgeneration %}` is scored. In others a turn begins where the text
+    /// ends that comes of the turns before it and a request that the assistant speak, or, where that is not how the turn begins,
+    /// without the request: then the turn's header counts to it. Where an earlier turn is written otherwise once others follow, it
+    /// is found by what changes when it says something else.
     ///
     /// # Errors
-    /// [`DataError::ChatTemplate`] if the template refuses the conversation, or if it renders what comes before the last
-    /// turn otherwise once the turn is there.
-    pub fn last_turn(&self, turns: &[Message]) -> Result<Rendered, DataError> {
+    /// [`DataError::ChatTemplate`] if the template refuses the conversation, or if a turn cannot be found in the text.
+    pub fn scored(&self, talk: &Conversation, score: Score) -> Result<Rendered, DataError> {
         let bad = |problem: &str| DataError::ChatTemplate { name: self.name.clone(), problem: problem.to_owned() };
-        let last = turns.iter().rposition(|turn| turn.role == "assistant");
-        let last = last.ok_or_else(|| bad("a conversation without a turn of the assistant's"))?;
-        let text = self.render(&turns[..=last], false)?;
-        for prompt in [true, false] {
-            let before = self.render(&turns[..last], prompt)?;
-            if text.starts_with(&before) && before.len() < text.len() {
-                return Ok(Rendered { from: before.len(), text });
+        let spoken = |(at, turn): (usize, &Message)| (at >= talk.from && turn.role() == "assistant").then_some(at);
+        let mut asked: Vec<usize> = talk.turns.iter().enumerate().filter_map(spoken).collect();
+        let last = *asked.last().ok_or_else(|| bad("a conversation without a turn of the assistant's"))?;
+        let turns = &talk.turns[..=last];
+        let (text, marks) = unmarked(&self.marked(talk, turns, false)?);
+        let marks: Vec<_> = marks.into_iter().filter(|mark| !mark.is_empty()).collect();
+        if score == Score::Last {
+            asked.drain(..asked.len() - 1);
+        }
+        if !marks.is_empty() {
+            // Those of the prompt come first.
+            let skip = match (score, talk.from) {
+                (Score::Last, _) => marks.len() - 1,
+                (Score::All, 0) => 0,
+                (Score::All, from) => {
+                    let before = unmarked(&self.marked(talk, &talk.turns[..from], false)?).1;
+                    before.into_iter().filter(|mark| !mark.is_empty()).count().min(marks.len() - 1)
+                }
+            };
+            return Ok(Rendered { text, scored: marks[skip..].to_vec() });
+        }
+        let mut scored: Vec<Range<usize>> = Vec::new();
+        for turn in asked {
+            let span = match self.by_rendering(talk, turn, turn == last, &text)? {
+                Some(span) => Some(span),
+                None if turn == last => None,
+                None => self.by_changing(talk, turns, turn, &text)?,
+            };
+            let span = span.ok_or_else(|| {
+                bad("the chat template writes the earlier turns otherwise when the assistant's turn is there, so that where \
+                     that turn begins cannot be told; use `prompt` and `response` instead")
+            })?;
+            match scored.last_mut() {
+                Some(before) if before.end >= span.start => before.end = before.end.max(span.end),
+                _ => scored.push(span),
             }
         }
-        Err(bad(
-            "the chat template writes the earlier turns otherwise when the assistant's last turn is there, so that \
-                 where that turn begins cannot be told; use `prompt` and `response` instead",
-        ))
+        Ok(Rendered { text, scored })
+    }
+
+    /// A turn found by rendering what comes before it and what goes up to its end.
+    fn by_rendering(
+        &self,
+        talk: &Conversation,
+        turn: usize,
+        last: bool,
+        text: &str,
+    ) -> Result<Option<Range<usize>>, DataError> {
+        let render = |turns: &[Message], prompt| Ok(unmarked(&self.marked(talk, turns, prompt)?).0);
+        // Some templates refuse a conversation that does not end as they want.
+        let end = match last {
+            true => Some(text.len()),
+            false => {
+                let upto: Result<String, DataError> = render(&talk.turns[..=turn], false);
+                upto.ok().filter(|upto| text.starts_with(upto.as_str())).map(|upto| upto.len())
+            }
+        };
+        let Some(end) = end else { return Ok(None) };
+        for prompt in [true, false] {
+            let before: Result<String, DataError> = render(&talk.turns[..turn], prompt);
+            let before = match before {
+                Err(error) if last && !prompt => return Err(error),
+                Err(_) => continue,
+                Ok(before) => before,
+            };
+            if before.len() < end && text.starts_with(&before) {
+                return Ok(Some(before.len()..end));
+            }
+        }
+        Ok(None)
+    }
+
+    /// A turn found by letting it say something else: what it says is what changes, and with it what follows the last turn.
+    fn by_changing(
+        &self,
+        talk: &Conversation,
+        turns: &[Message],
+        turn: usize,
+        text: &str,
+    ) -> Result<Option<Range<usize>>, DataError> {
+        let said = turns[turn].content().trim();
+        let other = if said.starts_with('Q') { "Z" } else { "Q" };
+        let mut changed = turns.to_vec();
+        changed[turn] = turns[turn].saying(other);
+        let changed = unmarked(&self.marked(talk, &changed, false)?).0;
+        let start = text.bytes().zip(changed.bytes()).take_while(|(a, b)| a == b).count();
+        let Some(end) = text.len().checked_sub(changed.len() - changed.len().min(start + other.len())) else {
+            return Ok(None);
+        };
+        let is_it = !said.is_empty()
+            && end > start
+            && text.is_char_boundary(start)
+            && text.get(start..end) == Some(said)
+            && text.get(end..) == changed.get(start + other.len()..);
+        if !is_it {
+            return Ok(None);
+        }
+        // How a turn ends is seen at the last.
+        let last = turns.last().map_or("", |turn| turn.content().trim());
+        let tail = text.rfind(last).map_or("", |at| &text[at + last.len()..]);
+        let closed = if text[end..].starts_with(tail) { tail.len() } else { 0 };
+        Ok(Some(start..end + closed))
     }
 }
 
 const TEMPLATE: &str = "chat";
 
+/// A field as templates see it.
+fn value(cell: &Cell) -> Value {
+    match cell {
+        Cell::Null => Value::from(()),
+        Cell::Bool(value) => Value::from(*value),
+        Cell::Whole(value) => Value::from(*value),
+        Cell::Float(value) => Value::from(*value),
+        Cell::Text(text) => Value::from(text.as_str()),
+        Cell::List(items) => Value::from(items.iter().map(value).collect::<Vec<_>>()),
+        Cell::Record(fields) => Value::from_pairs(fields.iter().map(|(name, cell)| (name.clone(), value(cell)))),
+    }
+}
+
+/// The text without its marks, and the bytes that were between them.
+fn unmarked(marked: &str) -> (String, Vec<Range<usize>>) {
+    let mut text = String::with_capacity(marked.len());
+    let (mut spans, mut open) = (Vec::new(), None);
+    for piece in marked.split_inclusive([source::BEGINS, source::ENDS]) {
+        let mark = piece.chars().next_back().filter(|c| [source::BEGINS, source::ENDS].contains(c));
+        text.push_str(piece.trim_end_matches([source::BEGINS, source::ENDS]));
+        match mark {
+            Some(source::BEGINS) => open = Some(text.len()),
+            Some(_) => spans.extend(open.take().map(|start| start..text.len())),
+            None => {}
+        }
+    }
+    (text, spans)
+}
+
 fn wrong(name: &str, what: &str, error: &Error) -> DataError {
     let line = error.line().map_or(String::new(), |line| format!(" in its line {line}"));
     let detail = error.detail().map_or_else(|| error.kind().to_string(), str::to_owned);
     DataError::ChatTemplate { name: name.to_owned(), problem: format!("{what}{line}: {detail}") }
-}
-
-/// How templates refuse a conversation.
-fn raise_exception(message: String) -> Result<Value, Error> {
-    Err(Error::new(ErrorKind::InvalidOperation, message))
-}
-
-/// Friday, 26 July 2024, in the forms that templates ask for.
-fn strftime_now(format: String) -> String {
-    let forms = [
-        ("%d", "26"),
-        ("%m", "07"),
-        ("%b", "Jul"),
-        ("%B", "July"),
-        ("%Y", "2024"),
-        ("%y", "24"),
-        ("%a", "Fri"),
-        ("%A", "Friday"),
-        ("%H", "00"),
-        ("%M", "00"),
-        ("%S", "00"),
-    ];
-    forms.into_iter().fold(format, |text, (form, value)| text.replace(form, value))
-}
-
-/// Jinja's own filter, for as many spaces as a text can need.
-fn indent(
-    value: StringInput<'_>,
-    width: Option<usize>,
-    first: Option<bool>,
-    blank: Option<bool>,
-    options: Kwargs,
-) -> Result<Value, Error> {
-    let asked = if options.has("width") { options.peek::<Option<usize>>("width")? } else { width };
-    spaces(asked.unwrap_or(0))?;
-    minijinja::filters::indent(value, width, first, blank, options)
-}
-
-fn spaces(width: usize) -> Result<String, Error> {
-    match width {
-        0..=WIDEST => Ok(" ".repeat(width)),
-        _ => {
-            Err(Error::new(ErrorKind::InvalidOperation, format!("an indent of {width}; at most {WIDEST} are written")))
-        }
-    }
-}
-
-/// Python's `json.dumps(value, ensure_ascii=False)`, which Transformers puts in the place of Jinja's own filter.
-fn to_json(value: Value, options: Kwargs) -> Result<Value, Error> {
-    let indent = options.get::<Option<usize>>("indent")?.map(spaces).transpose()?;
-    let mut bytes = Vec::new();
-    let written = match &indent {
-        None => value.serialize(&mut serde_json::Serializer::with_formatter(&mut bytes, OneLine)),
-        Some(indent) => {
-            let pretty = serde_json::ser::PrettyFormatter::with_indent(indent.as_bytes());
-            value.serialize(&mut serde_json::Serializer::with_formatter(&mut bytes, pretty))
-        }
-    };
-    let bad = |problem: String| Error::new(ErrorKind::BadSerialization, problem);
-    written.map_err(|error| bad(error.to_string()))?;
-    let text = String::from_utf8(bytes).map_err(|error| bad(error.to_string()))?;
-    Ok(Value::from_safe_string(text))
-}
-
-/// JSON on one line with Python's spaces: `{"a": 1, "b": [1, 2]}`.
-struct OneLine;
-
-impl serde_json::ser::Formatter for OneLine {
-    fn begin_array_value<W: ?Sized + std::io::Write>(&mut self, out: &mut W, first: bool) -> std::io::Result<()> {
-        if first { Ok(()) } else { out.write_all(b", ") }
-    }
-
-    fn begin_object_key<W: ?Sized + std::io::Write>(&mut self, out: &mut W, first: bool) -> std::io::Result<()> {
-        if first { Ok(()) } else { out.write_all(b", ") }
-    }
-
-    fn begin_object_value<W: ?Sized + std::io::Write>(&mut self, out: &mut W) -> std::io::Result<()> {
-        out.write_all(b": ")
-    }
 }

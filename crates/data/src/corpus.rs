@@ -55,7 +55,7 @@ pub fn dataset() -> Dataset {
     train.shuffle(&mut order);
     test.shuffle(&mut order);
     let labels = INTENTS.iter().map(|intent| intent.name.to_owned()).collect();
-    Dataset { name: "library".to_owned(), labels, train, test }
+    Dataset { name: "library".to_owned(), labels, train, test, ..Dataset::default() }
 }
 
 /// The corpus for a causal language model: a request and the line `intent:` are given, and its intent's name follows in

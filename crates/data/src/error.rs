@@ -5,28 +5,121 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
+use crate::source::At;
+
 /// A mistake in the user's data or settings. Every message names the place and what would be right.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum DataError {
     /// The folder of a data set is not there, or is not a folder.
-    #[error("{path}: no such data folder; it should hold train.jsonl or train.csv, and test.jsonl or test.csv")]
+    #[error(
+        "{path}: no such data folder or file; a folder should hold train.jsonl or train.csv or the like, and the same for test"
+    )]
     FolderMissing {
         /// The folder asked for.
         path: PathBuf,
     },
     /// No file of a split is there.
-    #[error("{folder}: no {split} file; add {formats}")]
+    #[error(
+        "{folder}: no {split} file; there is: {there}. Add {split}.* as {kinds}; or name a file with data.{split} = \"FILE\"{}",
+        if *.split == "test" { ", or take a share of the training rows with data.split = { test = 0.2 }" } else { "" }
+    )]
     FileMissing {
         /// The folder of the data set.
         folder: PathBuf,
         /// `train` or `test`.
         split: &'static str,
-        /// The files that would do.
-        formats: String,
+        /// What files may be called.
+        kinds: &'static str,
+        /// What lies there.
+        there: String,
+    },
+    /// The file or folder that a user named for a split is not there.
+    #[error("data.{split} = {named:?}: no such file, folder or split in {folder}; there is: {there}")]
+    SplitNamed {
+        /// The split.
+        split: &'static str,
+        /// What was named.
+        named: String,
+        /// The folder that was looked into.
+        folder: PathBuf,
+        /// What lies there.
+        there: String,
+    },
+    /// A folder holds several sets.
+    #[error("{folder}: holds several configurations: {names}; name one, such as data.path = \"{folder}/{first}\"")]
+    Configurations {
+        /// The folder.
+        folder: PathBuf,
+        /// Its folders with rows.
+        names: String,
+        /// One of them.
+        first: String,
+    },
+    /// A numbered part of a split is not there.
+    #[error("{folder}: {name} is missing; fetch all parts of the split")]
+    PartMissing {
+        /// The folder.
+        folder: PathBuf,
+        /// The file.
+        name: String,
+    },
+    /// A file of a kind that is not read.
+    #[error("{path}: not a file of rows by its name; expected {kinds}")]
+    NotRows {
+        /// The file.
+        path: PathBuf,
+        /// What files may be called.
+        kinds: &'static str,
+    },
+    /// A file cannot be understood at all.
+    #[error("{path}: {problem}; expected {expected}")]
+    BadFile {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        problem: String,
+        /// What would be right.
+        expected: &'static str,
+    },
+    /// No column is known to hold the text or the label.
+    #[error("{path}{at}: no column is known to hold the {role}; the columns here are: {present}; {hint}")]
+    ColumnUnknown {
+        /// The file.
+        path: PathBuf,
+        /// The line or row.
+        at: At,
+        /// `text` or `label`.
+        role: &'static str,
+        /// The columns that are there.
+        present: String,
+        /// What to do.
+        hint: String,
+    },
+    /// Several columns may hold the text or the label.
+    #[error("{path}{at}: more than one column may hold the {role}: {candidates}; {hint}")]
+    ColumnAmbiguous {
+        /// The file.
+        path: PathBuf,
+        /// The line or row.
+        at: At,
+        /// `text` or `label`.
+        role: &'static str,
+        /// The columns.
+        candidates: String,
+        /// What to do.
+        hint: String,
+    },
+    /// No row of the test split has a label, and there is no other split to measure by.
+    #[error(
+        "{path}: no test row has a label (-1 or null stands for none), as in published test splits whose labels are kept secret; name another split with data.test = \"FILE\", or take a share of the training rows with data.split = {{ test = 0.2 }}"
+    )]
+    TestUnlabelled {
+        /// The folder or file of the data set.
+        path: PathBuf,
     },
     /// Two files claim to be the same thing, and reading either would be a guess.
-    #[error("{folder}: both {first} and {second} are there; keep one of them")]
+    #[error("{folder}: both {first} and {second} are there; keep one of them{}", if .split.is_empty() { String::new() } else { format!(", or name it with data.{split}") })]
     FileAmbiguous {
         /// The folder of the data set.
         folder: PathBuf,
@@ -34,6 +127,8 @@ pub enum DataError {
         first: String,
         /// The other.
         second: String,
+        /// The split that both claim; empty where it is none.
+        split: &'static str,
     },
     /// The operating system would not give the file.
     #[error("{path}: cannot be read")]
@@ -52,62 +147,68 @@ pub enum DataError {
         line: u64,
     },
     /// A line cannot be understood.
-    #[error("{path}:{line}: {problem}; expected {expected}")]
+    #[error("{path}{at}: {problem}; expected {expected}")]
     BadLine {
         /// The file.
         path: PathBuf,
-        /// The line, counted from 1.
-        line: u64,
+        /// The line or row.
+        at: At,
         /// What is wrong.
         problem: String,
         /// What would be right.
         expected: &'static str,
     },
     /// A row lacks a field, or a CSV header lacks a column.
-    #[error("{path}:{line}: no field {field:?}; the fields here are: {present}")]
+    #[error("{path}{at}: no field {field:?}; the fields here are: {present}")]
     FieldMissing {
         /// The file.
         path: PathBuf,
-        /// The line, counted from 1.
-        line: u64,
+        /// The line or row.
+        at: At,
         /// The field looked for.
         field: String,
         /// The fields that are there.
         present: String,
     },
     /// A label index lies outside the label list.
-    #[error("{path}:{line}: label {label} is out of range; there are {labels} labels, so 0 to {}", .labels - 1)]
+    #[error("{path}{at}: label {label} is out of range; there are {labels} labels, so 0 to {}", .labels - 1)]
     LabelRange {
         /// The file.
         path: PathBuf,
-        /// The line, counted from 1.
-        line: u64,
+        /// The line or row.
+        at: At,
         /// The label read.
-        label: u64,
+        label: i64,
         /// The number of labels.
         labels: usize,
     },
     /// A label name is not in the label list.
-    #[error("{path}:{line}: label {label:?} is not listed in {listed}; add it there or correct the row")]
+    #[error("{path}{at}: label {label:?} is not listed in {listed}{nearest}; add it there or correct the row")]
     LabelUnknown {
         /// The file.
         path: PathBuf,
-        /// The line, counted from 1.
-        line: u64,
+        /// The line or row.
+        at: At,
         /// The label read.
         label: String,
         /// The labels file.
         listed: PathBuf,
+        /// The label that may be meant, as a question in brackets; or nothing.
+        nearest: String,
     },
     /// A test row carries a label that no training row has.
-    #[error("{path}:{line}: label {label:?} never occurs in the training file, so it cannot be learnt")]
+    #[error(
+        "{path}{at}: label {label:?} never occurs in the training rows, so it cannot be learnt{nearest}; correct it, or set data.unseen_labels = \"drop\" to leave such rows out"
+    )]
     LabelUntrained {
         /// The test file.
         path: PathBuf,
-        /// The line, counted from 1.
-        line: u64,
+        /// The line or row.
+        at: At,
         /// The label's name.
         label: String,
+        /// The label that may be meant, as a question in brackets; or nothing.
+        nearest: String,
     },
     /// A part of a data set whose labels nobody can know from its rows.
     #[error(
@@ -172,7 +273,7 @@ pub enum DataError {
     /// A row cannot be made into tokens.
     #[error("{split} row {row} (counted from 0): {problem}")]
     Row {
-        /// `train` or `test`.
+        /// `train`, `validation` or `test`.
         split: &'static str,
         /// The row, counted from 0.
         row: usize,

@@ -19,8 +19,10 @@
 #![deny(missing_docs)]
 
 mod causal;
+mod cell;
 mod chat;
 mod contain;
+mod conversation;
 pub mod corpus;
 mod error;
 mod partition;
@@ -29,9 +31,13 @@ mod source;
 mod tokens;
 
 pub use causal::{CausalTokenizer, CausalTokens, TokenizerFiles};
+pub use cell::Cell;
 pub use chat::{ChatTemplate, Rendered};
 pub use contain::is_contained;
+pub use conversation::{Conversation, Message};
 pub use error::DataError;
-pub use partition::{Partition, Shards, label_table};
-pub use source::{Content, Dataset, Example, Message, Wording};
-pub use tokens::Tokenizer;
+pub use partition::{Growth, Partition, Rest, Shards, label_table};
+pub use source::{
+    At, Content, Dataset, Example, Reading, Score, SplitFile, SplitShares, UnseenLabels, Wording, split_of_file,
+};
+pub use tokens::{Classified, Tokenizer};

@@ -1,11 +1,13 @@
 //! Who holds which rows. A partition is a function of the data, the number of clients and the seed.
 //!
 //! Here are the kinds, the checks that hold for all of them, and the test rows; the ways of cutting are in
-//! `partition/cut.rs`, the Dirichlet draw in `partition/dirichlet.rs`, the file in `partition/file.rs`.
+//! `partition/cut.rs` and by size in `partition/sized.rs`, the Dirichlet draw in `partition/dirichlet.rs`, the file in
+//! `partition/file.rs`.
 
 mod cut;
 mod dirichlet;
 mod file;
+mod sized;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -48,11 +50,79 @@ pub enum Partition {
         /// The column.
         column: String,
     },
+    /// Clients of several values of a column each, such as organizations of users: the values in sorted order, `group` to a client.
+    /// `clients` is the number of groups, or 0.
+    GroupedNatural {
+        /// The column.
+        column: String,
+        /// Values a client.
+        group: usize,
+        /// What becomes of the values that are left over.
+        #[serde(default)]
+        rest: Rest,
+    },
+    /// All rows shuffled and cut into shards whose sizes grow with the client's number k = 1, 2, …: as k, k² or eᵏ.
+    Growing {
+        /// How fast.
+        by: Growth,
+    },
+    /// All rows shuffled and cut into shards whose shares are drawn from a symmetric Dirichlet; labels play no part. Drawn again until
+    /// every client has `min_shard` rows.
+    SizeDirichlet {
+        /// Concentration, from 1e-6 to 1e6; large: equal sizes.
+        alpha: f64,
+    },
+    /// All rows shuffled and cut into shards whose sizes are in proportion to draws from a Poisson distribution. Drawn again until every
+    /// client has `min_shard` rows.
+    SizePoisson {
+        /// Its mean, from 0.01 to 1e6; large: equal sizes.
+        mean: f64,
+    },
     /// A JSON file: a list with one list of training row indices (from 0) per client. It may leave rows out.
     File {
         /// The file.
         path: PathBuf,
     },
+}
+
+/// What becomes of values that do not fill a group.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Rest {
+    /// They are a last, smaller group.
+    #[default]
+    Smaller,
+    /// The first groups have one more each.
+    Larger,
+    /// Nobody holds their rows.
+    Drop,
+    /// They are an error.
+    Refuse,
+}
+
+/// How sizes grow with a client's number k.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Growth {
+    /// As k.
+    Linear,
+    /// As k².
+    Square,
+    /// As eᵏ.
+    Exponential,
+}
+
+impl Growth {
+    /// The shares of `clients` clients, up to a factor.
+    fn weights(self, clients: usize) -> Vec<f64> {
+        let weight = |k: usize| match self {
+            Growth::Linear => k as f64,
+            Growth::Square => (k as f64).powi(2),
+            // Beside the largest, so that many clients do not overflow.
+            Growth::Exponential => (k as f64 - clients as f64).exp(),
+        };
+        (1..=clients).map(weight).collect()
+    }
 }
 
 /// Row indices per client, ascending. Client `k` of `train` is client `k` of `test`.
@@ -86,6 +156,12 @@ impl Partition {
             Partition::Pathological { classes } => cut::pathological(data, *classes, clients, seed)?,
             Partition::Shards { per_client } => cut::shards(data, *per_client, clients, seed)?,
             Partition::Natural { column } => cut::natural(&data.train, column)?,
+            Partition::GroupedNatural { column, group, rest } => {
+                sized::grouped(cut::natural(&data.train, column)?, *group, *rest)?
+            }
+            Partition::Growing { by } => sized::by_weights(data.train.len(), &by.weights(clients), seed),
+            Partition::SizeDirichlet { alpha } => sized::dirichlet(data, *alpha, clients, min_shard, seed)?,
+            Partition::SizePoisson { mean } => sized::poisson(data, *mean, clients, min_shard, seed)?,
             Partition::File { path } => file::read(path, data.train.len(), clients)?,
         };
         train.iter_mut().for_each(|shard| shard.sort_unstable());
@@ -99,7 +175,7 @@ impl Partition {
             Partition::Dirichlet { .. } => "dirichlet",
             Partition::Pathological { .. } => "pathological",
             Partition::Shards { .. } => "shards",
-            Partition::Iid {} | Partition::Natural { .. } | Partition::File { .. } => return Ok(()),
+            _ => return Ok(()),
         };
         match data.is_labelled() {
             true => Ok(()),
@@ -108,8 +184,14 @@ impl Partition {
     }
 
     fn count_clients(&self, data: &Dataset, clients: usize) -> Result<usize, DataError> {
-        if let Partition::Natural { column } = self {
-            let groups = cut::natural(&data.train, column)?.len();
+        let groups = match self {
+            Partition::Natural { column } => Some((column, cut::natural(&data.train, column)?.len())),
+            Partition::GroupedNatural { column, group, rest } => {
+                Some((column, sized::grouped(cut::natural(&data.train, column)?, *group, *rest)?.len()))
+            }
+            _ => None,
+        };
+        if let Some((column, groups)) = groups {
             return match clients {
                 0 => Ok(groups),
                 _ if clients == groups => Ok(groups),
@@ -130,9 +212,11 @@ impl Partition {
     fn split_test(&self, data: &Dataset, train: &[Vec<usize>], seed: u64) -> Vec<Vec<usize>> {
         let mut test = vec![Vec::new(); train.len()];
         let mut rest: Vec<usize> = (0..data.test.len()).collect();
-        if matches!(self, Partition::Natural { .. }) {
-            let client = |shard: &Vec<usize>| data.train[shard[0]].group.as_deref();
-            let clients: HashMap<_, _> = train.iter().enumerate().map(|(at, shard)| (client(shard), at)).collect();
+        if matches!(self, Partition::Natural { .. } | Partition::GroupedNatural { .. }) {
+            let held = |(at, shard): (usize, &Vec<usize>)| {
+                shard.iter().map(|row| (data.train[*row].group.as_deref(), at)).collect::<Vec<_>>()
+            };
+            let clients: HashMap<_, _> = train.iter().enumerate().flat_map(held).collect();
             for row in std::mem::take(&mut rest) {
                 match data.test[row].group.as_deref() {
                     None => rest.push(row),

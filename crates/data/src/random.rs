@@ -46,6 +46,8 @@ pub enum Use {
     Generate = 22,
     /// Scores of slots where the choice is left to chance.
     Selection = 23,
+    /// Drawing the rows of a split that is a share of another.
+    Split = 24,
     /// Writing the built-in corpus.
     Corpus = 13,
     /// Made-up texts and weights that only measure speed.

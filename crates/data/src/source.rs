@@ -1,18 +1,35 @@
-//! Text sets: what one is, and how it is read from a folder.
+//! Text sets: what one is, and how it is read.
 //!
-//! `source/rows.rs` reads the rows of one file, `source/causal.rs` those for causal language models, `source/labels.rs`
-//! finds out what the labels are called, `source/wording.rs` makes prompts and responses of other columns.
+//! `source/splits.rs` finds the files of the splits, `records.rs` the records of a file (`table.rs` those of CSV, `parquet.rs` those of
+//! Parquet), `columns.rs` the columns that matter, `causal.rs` and `chat.rs` what rows for causal language models say,
+//! `labels.rs` which class a label is, `wording.rs` prompts and responses of other columns.
 
 mod causal;
+mod chat;
+mod columns;
 mod labels;
+mod listing;
+mod open;
+mod parquet;
+mod place;
+mod read;
+mod records;
 mod rows;
+mod share;
+mod splits;
+mod table;
 mod wording;
 
 use std::path::Path;
 
-use crate::DataError;
-use labels::Labels;
-use rows::{Rows, Wanted};
+use crate::{Conversation, DataError};
+use labels::{Labels, Written};
+pub use place::At;
+use place::Place;
+pub use read::{Reading, Score, SplitShares, UnseenLabels};
+use rows::Rows;
+use splits::Splits;
+pub use splits::{SplitFile, split_of_file};
 pub use wording::Wording;
 
 /// What an example says.
@@ -27,17 +44,26 @@ pub enum Content {
         /// What follows.
         response: String,
     },
+    /// Two texts to be classified together.
+    Two(String, String),
     /// A conversation with at least one turn of the assistant's.
-    Chat(Vec<Message>),
+    Chat(Conversation),
 }
 
-/// One turn of a conversation.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Message {
-    /// `system`, `user`, `assistant`, or what else the model's chat template knows.
-    pub role: String,
-    /// What is said.
-    pub content: String,
+/// One row before its label is a class.
+#[derive(Debug)]
+struct Row {
+    place: Place,
+    content: Content,
+    /// Never absent in a set for classification.
+    label: Option<Written>,
+    group: Option<String>,
+}
+
+impl Row {
+    fn example(self, label: usize) -> Example {
+        Example { content: self.content, label, group: self.group }
+    }
 }
 
 /// One example.
@@ -57,18 +83,18 @@ impl Example {
         Example { content: Content::Text(text.into()), label, group }
     }
 
-    /// The text; of a pair its prompt, of a conversation its first turn.
+    /// The text; of two texts the first, of a prompt and response the prompt, of a conversation its first turn.
     pub fn text(&self) -> &str {
         match &self.content {
-            Content::Text(text) => text,
+            Content::Text(text) | Content::Two(text, _) => text,
             Content::Pair { prompt, .. } => prompt,
-            Content::Chat(turns) => turns.first().map_or("", |turn| &turn.content),
+            Content::Chat(talk) => talk.turns.first().map_or("", |turn| turn.content()),
         }
     }
 }
 
-/// A training and a test split with their label names.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// The splits of a set with their label names.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Dataset {
     /// The name of the set: its folder's last part.
     pub name: String,
@@ -76,89 +102,120 @@ pub struct Dataset {
     pub labels: Vec<String>,
     /// The rows that are split over the clients.
     pub train: Vec<Example>,
+    /// The rows by which settings may be chosen; often none.
+    pub validation: Vec<Example>,
     /// The rows that measure.
     pub test: Vec<Example>,
+    /// What a user should know of how it was read, a line each.
+    pub notes: Vec<String>,
 }
 
 impl Dataset {
-    /// Reads `train` and `test` (each `.jsonl` or `.csv` with a header row) from a folder.
+    /// Reads a folder with the files of the splits, or one file.
     ///
-    /// Rows have a `text` (string) and a `label` (index from 0, or name). Label names come from `labels.json`
-    /// (a list of strings) or `labels.txt` (one a line); without such a file they are the sorted names of both
-    /// splits, or `"0"` to the highest index. `group_column` names the field that a natural partition splits
-    /// by: any scalar, needed in every training row, optional in test rows.
+    /// A split is a `.jsonl`, `.json`, `.csv`, `.tsv` or `.parquet` file (for language models also `.txt`, texts with blank lines
+    /// between them), each but Parquet also packed as `.gz` or `.zst`; or parts of one, `train-00000-of-00002.parquet`; or a folder
+    /// of files. Training and test rows are needed; where there is no test split, or none of its rows has a label, the validation
+    /// split takes its place. [`Reading`] names files, columns and shares where names do not say them.
     ///
-    /// # Errors
-    /// Names file and line for: missing folder or file, two files for one split, text that is not UTF-8 or not
-    /// JSON/CSV, missing fields, labels outside the list, test labels that no training row has, no rows.
-    pub fn read(folder: &Path, group_column: Option<&str>) -> Result<Dataset, DataError> {
-        if !folder.is_dir() {
-            return Err(DataError::FolderMissing { path: folder.to_path_buf() });
-        }
-        let train = Rows::read(folder, "train", &Wanted { group: group_column, group_needed: true })?;
-        let test = Rows::read(folder, "test", &Wanted { group: group_column, group_needed: false })?;
-        if train.rows.is_empty() {
-            return Err(DataError::NoRows { path: train.path });
-        }
-        let labels = Labels::find(folder, &train, &test)?;
-        let train = labels.resolve(train)?;
-        let test = labels.resolve_trained(test, &train)?;
-        Ok(Dataset { name: name_of(folder), labels: labels.names, train, test })
-    }
-
-    /// Reads `train` and `test` (each `.jsonl`, `.csv` with a header row, or `.txt`) for a causal language model.
+    /// Rows to classify have a text or a pair of texts, and a label: a name, a number or a truth value. Classes are the values that
+    /// the training rows have, or the names that `labels.json`, `labels.txt` or a Parquet file's own notes list, to which numbers
+    /// from 0 are indices.
     ///
-    /// The fields of the first training row say what all rows are: `messages` (a list of `role` and `content`; JSONL
-    /// only), `prompt` and `response`, `instruction` and `output` with or without `input` (put into the prompts of
-    /// Stanford Alpaca), or `text` alone. With `wording` prompt and response are made of any columns instead. A `.txt`
-    /// file holds texts with blank lines between them. Rows may have a `label` (all or none), by which partitions
-    /// can go; names as for [`Dataset::read`]. So for `group_column`.
+    /// Rows for a causal language model are what the first training row is: `messages`, `conversations` (ShareGPT), `prompt` and
+    /// `response` or `completion` (texts or turns), `instruction` and `output` (put into the prompts of Stanford Alpaca), or `text`
+    /// alone; [`Reading::wording`] makes prompts and responses of any columns. They may have a `label` (all or none), by which
+    /// partitions can go. Rows that leave nothing to learn are left out and counted.
+    ///
+    /// What was found out, left out or cut is in [`Dataset::notes`].
     ///
     /// # Errors
-    /// Names file and line, as [`Dataset::read`]; and rows of an unknown or another kind, responses and texts that are
-    /// empty, conversations without a turn of the assistant's, columns that `wording` names and a row lacks.
-    pub fn read_causal(
-        folder: &Path,
-        group_column: Option<&str>,
-        wording: Option<&Wording>,
-    ) -> Result<Dataset, DataError> {
-        if !folder.is_dir() {
-            return Err(DataError::FolderMissing { path: folder.to_path_buf() });
-        }
-        let (train, test) = causal::read(folder, group_column, wording)?;
-        let labelled = train.rows.first().is_some_and(|row| row.label.is_some());
-        let labels = if labelled { Labels::find(folder, &train, &test)? } else { Labels::none() };
-        let (train, test) = (labels.resolve(train)?, labels.resolve(test)?);
-        Ok(Dataset { name: name_of(folder), labels: labels.names, train, test })
-    }
-
-    /// Reads what one site or the server of a federation across machines has: a folder as for [`Dataset::read`], or with
-    /// `causal` as for [`Dataset::read_causal`], in which either split may be missing. Nobody sees all rows, so labels must be
-    /// listed in a file.
-    ///
-    /// # Errors
-    /// As there, and [`DataError::LabelsUnlisted`].
-    pub fn read_part(folder: &Path, causal: bool, wording: Option<&Wording>) -> Result<Dataset, DataError> {
-        if !folder.is_dir() {
-            return Err(DataError::FolderMissing { path: folder.to_path_buf() });
-        }
-        let (train, test) = match causal {
-            true => causal::read_part(folder, wording)?,
-            false => {
-                let any = Wanted { group: None, group_needed: false };
-                let split = |name| or_nothing(folder, name, Rows::read(folder, name, &any));
-                (split("train")?, split("test")?)
+    /// Names file and line for: files and folders that are not there or not whole, two files for one split, text that is not UTF-8 or not
+    /// what its kind of file holds, columns that are missing or may be several, labels outside a list, training rows without a
+    /// label, no rows.
+    pub fn read(path: &Path, reading: &Reading) -> Result<Dataset, DataError> {
+        let mut notes = Vec::new();
+        let mut splits = Splits::find(path, reading, &mut notes)?;
+        let share = reading.shares.is_some();
+        let inner = splits.folders.last().cloned().unwrap_or_else(|| path.to_path_buf());
+        if !reading.part {
+            if splits.train.is_empty() {
+                return Err(splits::missing(path, &inner, "train"));
             }
-        };
-        let labelled = train.rows.iter().chain(&test.rows).any(|row| row.label.is_some());
-        let labels = match !causal || labelled {
-            true => {
-                Labels::listed(folder)?.ok_or_else(|| DataError::LabelsUnlisted { folder: folder.to_path_buf() })?
+            if splits.test.is_empty() && !share {
+                if splits.validation.is_empty() {
+                    return Err(splits::missing(path, &inner, "test"));
+                }
+                notes.push("there is no test split: the validation split takes its place".to_owned());
+                splits.test = std::mem::take(&mut splits.validation);
             }
+        }
+        let mut rows = Rows::new(reading, &mut notes);
+        let mut train = rows.split("train", &splits.train)?;
+        let (mut validation, mut test) =
+            (rows.split("validation", &splits.validation)?, rows.split("test", &splits.test)?);
+        let column = rows.label_column();
+        rows.tell();
+        if train.is_empty() && !reading.part {
+            return Err(DataError::NoRows { path: splits.train[0].clone() });
+        }
+        if let Some(shares) = &reading.shares {
+            let drawn = share::draw(&mut train, shares, reading.seed)?;
+            for (name, share, split, drawn) in
+                [("validation", shares.validation, &mut validation, drawn.0), ("test", shares.test, &mut test, drawn.1)]
+            {
+                if share > 0.0 {
+                    let instead = if split.is_empty() { "" } else { ", instead of the split that is there" };
+                    notes.push(format!("{} of the training rows are the {name} split{instead}", drawn.len()));
+                    *split = drawn;
+                }
+            }
+            if shares.test == 0.0 && splits.test.is_empty() && !reading.part {
+                return Err(splits::missing(path, &inner, "test"));
+            }
+        }
+        let labelled =
+            !reading.causal || [&train, &validation, &test].into_iter().flatten().any(|row| row.label.is_some());
+        let labels = match labelled {
             false => Labels::none(),
+            true => match labels::listing(&splits.folders, &splits.train, &column)? {
+                Some(labels) => labels,
+                None if reading.part => return Err(DataError::LabelsUnlisted { folder: path.to_path_buf() }),
+                None => Labels::of_rows(&train)?,
+            },
         };
-        let (train, test) = (labels.resolve(train)?, labels.resolve(test)?);
-        Ok(Dataset { name: name_of(folder), labels: labels.names, train, test })
+        let train = labels.resolve(train)?;
+        let mut measured = |name: &str, rows: Vec<Row>| {
+            let known = if reading.part || reading.causal { &[][..] } else { &train[..] };
+            let count = rows.len();
+            let first = rows.first().map(|row| row.place.clone());
+            let resolved = labels.resolve_measured(rows, known, reading.unseen)?;
+            let lost = count > 0 && resolved.rows.is_empty();
+            let unlabelled = lost && resolved.unseen.is_empty();
+            match first {
+                // An unlabelled split is left out by name below.
+                Some(place) if lost && !unlabelled => Err(resolved.all_unseen(name, &place)),
+                _ => {
+                    resolved.note(name, &mut notes);
+                    Ok((resolved.rows, unlabelled.then_some(count)))
+                }
+            }
+        };
+        let (mut validation, _) = measured("validation", validation)?;
+        let (mut test, unlabelled) = measured("test", test)?;
+        if unlabelled.is_some() && !reading.part {
+            if validation.is_empty() {
+                return Err(DataError::TestUnlabelled { path: path.to_path_buf() });
+            }
+            notes.push("no test row has a label: the validation split takes the place of the test split".to_owned());
+            test = std::mem::take(&mut validation);
+        }
+        Ok(Dataset { name: name_of(path), labels: labels.names, train, validation, test, notes })
+    }
+
+    /// Whether a folder or file has training rows, as far as names tell.
+    pub fn has_training_rows(path: &Path, reading: &Reading) -> bool {
+        Splits::find(path, reading, &mut Vec::new()).is_ok_and(|splits| !splits.train.is_empty())
     }
 
     /// Whether the rows have labels.
@@ -192,22 +249,20 @@ impl Dataset {
             return Err(refuse(problem, format!("a number from 1 to {available}")));
         }
         let had_rows = !self.train.is_empty();
+        let all = self.train.len();
         self.labels.truncate(n);
         self.train.retain(|example| example.label < n);
+        self.validation.retain(|example| example.label < n);
         self.test.retain(|example| example.label < n);
         if had_rows && self.train.is_empty() {
             let problem = format!("no training row of {} has one of these labels", self.name);
             return Err(refuse(problem, "a larger number".to_owned()));
         }
+        if n < available {
+            let kept = self.train.len();
+            self.notes.push(format!("labels = {n} keeps {n} of {available} labels and {kept} of {all} training rows"));
+        }
         Ok(self)
-    }
-}
-
-/// No rows where the split's file is missing.
-fn or_nothing(folder: &Path, split: &'static str, read: Result<Rows, DataError>) -> Result<Rows, DataError> {
-    match read {
-        Err(DataError::FileMissing { .. }) => Ok(Rows { path: folder.join(split), rows: Vec::new(), csv: false }),
-        other => other,
     }
 }
 

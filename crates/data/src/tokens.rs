@@ -9,7 +9,7 @@ use std::fmt;
 use std::fs;
 use std::path::Path;
 
-use tokenizers::{Encoding, PostProcessor, TruncationDirection, TruncationParams, TruncationStrategy};
+use tokenizers::{EncodeInput, Encoding, PostProcessor, TruncationDirection, TruncationParams, TruncationStrategy};
 
 use crate::DataError;
 use crate::contain::contain;
@@ -17,6 +17,17 @@ use bounds::{beginning, bytes_for, end, parts};
 
 /// The most bytes that a normalizer may make of one text. The library holds some thirty bytes for each.
 const LONGEST: f64 = 64.0 * 1024.0 * 1024.0;
+
+/// A text or a pair of texts to be classified, as token ids.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Classified {
+    /// Token ids, special tokens included.
+    pub ids: Vec<u32>,
+    /// The first token of type 1, from which on all are; the number of tokens where there is none.
+    pub second: usize,
+    /// Whether something was cut off.
+    pub cut: bool,
+}
 
 /// A Hugging Face tokenizer whose own padding and truncation are switched off.
 ///
@@ -79,7 +90,7 @@ impl Tokenizer {
 
     /// Encodes texts at their whole length, with places in bytes; `special` asks for the special tokens of the file.
     pub(crate) fn encode_whole(&self, texts: &[&str], special: bool) -> Result<Vec<Encoding>, DataError> {
-        self.refuse_growth(texts)?;
+        self.refuse_growth(texts.iter().map(|text| text.len()).max().unwrap_or(0))?;
         self.contained(|| self.inner.encode_batch(texts.to_vec(), special))
     }
 
@@ -92,29 +103,48 @@ impl Tokenizer {
     /// included. An empty text gives the special tokens alone.
     ///
     /// # Errors
+    /// As for [`Tokenizer::classified`].
+    pub fn encode(&self, texts: &[&str], max_length: usize) -> Result<Vec<Vec<u32>>, DataError> {
+        let texts: Vec<(&str, Option<&str>)> = texts.iter().map(|text| (*text, None)).collect();
+        Ok(self.classified(&texts, max_length)?.into_iter().map(|text| text.ids).collect())
+    }
+
+    /// Encodes texts and pairs of texts as the file's template puts them together, each cut to `max_length` tokens; of a pair the
+    /// longer text loses tokens first, as by Transformers' `truncation=True`.
+    ///
+    /// # Errors
     /// [`DataError::Setting`] if `max_length` leaves no room beside the special tokens,
     /// [`DataError::Encode`] if the tokenizer refuses a text (a word without an unknown token).
-    pub fn encode(&self, texts: &[&str], max_length: usize) -> Result<Vec<Vec<u32>>, DataError> {
-        let tokenizer = self.cut_to(max_length)?;
+    pub fn classified(&self, texts: &[(&str, Option<&str>)], max_length: usize) -> Result<Vec<Classified>, DataError> {
+        let pairs = texts.iter().any(|(_, second)| second.is_some());
+        let tokenizer = self.cut_to(max_length, pairs)?;
         let longest = bytes_for(max_length);
-        let mut ids = Vec::with_capacity(texts.len());
-        // In parts: the library's encodings hold a hundred bytes a byte of text, of which the ids alone are kept.
-        for part in parts(texts, |text| text.len().min(longest)) {
-            let read = |text: &&'_ str| match self.direction {
-                TruncationDirection::Right => beginning(text, longest).to_owned(),
-                TruncationDirection::Left => end(text, longest).to_owned(),
+        let read = |text: &str| match self.direction {
+            TruncationDirection::Right => beginning(text, longest).to_owned(),
+            TruncationDirection::Left => end(text, longest).to_owned(),
+        };
+        let size = |(first, second): &(&str, Option<&str>)| first.len().max(second.map_or(0, str::len)).min(longest);
+        let mut all = Vec::with_capacity(texts.len());
+        // In parts: the library's encodings hold a hundred bytes a byte of text, of which little is kept.
+        for part in parts(texts, |pair| 2 * size(pair)) {
+            self.refuse_growth(part.iter().map(size).max().unwrap_or(0))?;
+            let input = |(first, second): &(&'_ str, Option<&'_ str>)| match second {
+                Some(second) => EncodeInput::Dual(read(first).into(), read(second).into()),
+                None => EncodeInput::Single(read(first).into()),
             };
-            let part: Vec<String> = part.iter().map(read).collect();
-            self.refuse_growth(&part)?;
-            let encodings = self.contained(|| tokenizer.encode_batch_fast(part, true))?;
-            ids.extend(encodings.iter().map(|encoding| encoding.get_ids().to_vec()));
+            let inputs: Vec<EncodeInput> = part.iter().map(input).collect();
+            let encodings = self.contained(|| tokenizer.encode_batch_fast(inputs, true))?;
+            for (encoding, pair) in encodings.iter().zip(part) {
+                let shortened = pair.0.len() > longest || pair.1.is_some_and(|second| second.len() > longest);
+                let text = self.classified_one(encoding)?;
+                all.push(Classified { cut: text.cut || shortened, ..text });
+            }
         }
-        Ok(ids)
+        Ok(all)
     }
 
     /// Refuses texts that the file could make longer than memory is likely to hold.
-    fn refuse_growth(&self, texts: &[impl AsRef<str>]) -> Result<(), DataError> {
-        let longest = texts.iter().map(|text| text.as_ref().len()).max().unwrap_or(0);
+    fn refuse_growth(&self, longest: usize) -> Result<(), DataError> {
         let grown = longest as f64 * self.growth;
         match grown > LONGEST {
             false => Ok(()),
@@ -126,16 +156,29 @@ impl Tokenizer {
         }
     }
 
+    fn classified_one(&self, encoding: &Encoding) -> Result<Classified, DataError> {
+        let (ids, types) = (encoding.get_ids().to_vec(), encoding.get_type_ids());
+        let second = types.iter().position(|of| *of != 0).unwrap_or(ids.len());
+        if types[second..].iter().any(|of| *of != 1) {
+            return Err(self.failed("its template gives token types other than 0 and then 1"));
+        }
+        Ok(Classified { ids, second, cut: !encoding.get_overflowing().is_empty() })
+    }
+
     /// A copy that truncates. Truncation is part of the tokenizer's state, and a copy (milliseconds, once a
     /// run) keeps `encode` free of `&mut`.
-    fn cut_to(&self, max_length: usize) -> Result<tokenizers::Tokenizer, DataError> {
-        let special = self.inner.get_post_processor().map_or(0, |post| post.added_tokens(false));
+    fn cut_to(&self, max_length: usize, pairs: bool) -> Result<tokenizers::Tokenizer, DataError> {
+        let special = self.inner.get_post_processor().map_or(0, |post| post.added_tokens(pairs));
         // The library subtracts without a check.
         if max_length <= special {
             return Err(DataError::Setting {
                 key: "max_length",
                 value: max_length.to_string(),
-                problem: format!("{} adds {special} special tokens to every text", self.name),
+                problem: format!(
+                    "{} adds {special} special tokens to every {}",
+                    self.name,
+                    if pairs { "pair" } else { "text" }
+                ),
                 expected: format!("at least {}", special + 1),
             });
         }

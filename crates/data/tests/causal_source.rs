@@ -3,7 +3,9 @@
 
 use std::fs;
 
-use bonfire_data::{Content, DataError, Dataset, Message, Partition, Wording, corpus, label_table};
+use bonfire_data::{
+    Cell, Content, Conversation, DataError, Dataset, Message, Partition, Reading, Wording, corpus, label_table,
+};
 use tempfile::TempDir;
 
 fn folder(files: &[(&str, &str)]) -> TempDir {
@@ -15,7 +17,9 @@ fn folder(files: &[(&str, &str)]) -> TempDir {
 fn read(files: &[(&str, &str)], group: Option<&str>, wording: Option<&Wording>) -> Result<Dataset, String> {
     let folder = folder(files);
     let place = folder.path().to_str().unwrap().to_owned();
-    Dataset::read_causal(folder.path(), group, wording).map_err(|error| error.to_string().replace(&place, "DIR"))
+    let reading =
+        Reading { causal: true, group: group.map(str::to_owned), wording: wording.cloned(), ..Reading::default() };
+    Dataset::read(folder.path(), &reading).map_err(|error| error.to_string().replace(&place, "DIR"))
 }
 
 fn pair(prompt: &str, response: &str) -> Content {
@@ -24,13 +28,16 @@ fn pair(prompt: &str, response: &str) -> Content {
 
 #[test]
 fn fields_say_what_rows_are() {
-    let message = |role: &str, content: &str| Message { role: role.into(), content: content.into() };
+    let named = |role: &str, content: &str, name: &str| {
+        let fields = [("role", role), ("content", content), ("name", name)];
+        Message::of(fields.map(|(key, text)| (key.to_owned(), Cell::from(text))).to_vec()).unwrap()
+    };
     for (row, expected) in [
         (r#"{"text": "once upon"}"#, Content::Text("once upon".into())),
         (r#"{"prompt": "2+2=", "response": "4", "text": "both"}"#, pair("2+2=", "4")),
         (
             r#"{"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho", "name": "x"}]}"#,
-            Content::Chat(vec![message("user", "hi"), message("assistant", "ho")]),
+            Content::Chat(Conversation::from(vec![Message::new("user", "hi"), named("assistant", "ho", "x")])),
         ),
         (
             r#"{"instruction": "Add {input}.", "input": "", "output": "4"}"#,
@@ -89,7 +96,6 @@ fn wrong_rows_are_named() {
         ("{", "DIR/train.jsonl:2: not a JSON object"),
         (r#"{"prompt": "a"}"#, "DIR/train.jsonl:2: no field \"response\"; the fields here are: prompt"),
         (r#"{"prompt": 1, "response": "b"}"#, "DIR/train.jsonl:2: field \"prompt\" is not a string"),
-        (r#"{"prompt": "a", "response": " "}"#, "DIR/train.jsonl:2: empty response"),
         (r#"{"text": "a"}"#, "DIR/train.jsonl:2: a row with `text`, but the first row has `prompt` and `response`"),
         (r#"{"prompt": "a", "response": "b", "label": 1}"#, "DIR/train.jsonl:2: a label, but the first row has none"),
     ] {
@@ -100,7 +106,7 @@ fn wrong_rows_are_named() {
     for (row, expected) in [
         (
             r#"{"question": "a", "answer": "b"}"#,
-            "nothing here that can be learnt; the fields here are: answer, question",
+            "nothing here that can be learnt; the fields here are: question, answer",
         ),
         (r#"{"text": ""}"#, "empty text"),
         (r#"{"messages": "hi"}"#, "field \"messages\" is not a list"),
@@ -116,13 +122,13 @@ fn wrong_rows_are_named() {
 #[test]
 fn wrong_folders_are_told_what_is_missing() {
     let error = read(&[("train.txt", "a")], None, None).unwrap_err();
-    assert_eq!(error, "DIR: no test file; add test.jsonl or test.csv or test.txt");
+    assert!(error.starts_with("DIR: no test file; there is: train.txt. Add test.*"), "{error}");
     let error = read(&[("train.txt", "a"), ("train.csv", ""), ("test.txt", "")], None, None).unwrap_err();
-    assert_eq!(error, "DIR: both train.csv and train.txt are there; keep one of them");
+    assert_eq!(error, "DIR: both train.csv and train.txt are there; keep one of them, or name it with data.train");
     let error = read(&[("train.txt", "\n"), ("test.txt", "a")], None, None).unwrap_err();
     assert!(error.starts_with("DIR/train.txt: no rows"), "{error}");
     let error = read(&[("train.txt", "a"), ("test.txt", "a")], Some("who"), None).unwrap_err();
-    assert!(error.starts_with("DIR/train.txt:1: a text file has no column \"who\""), "{error}");
+    assert!(error.starts_with("DIR/train.txt: a text file has no column \"who\""), "{error}");
     let error = read(&[("train.jsonl", r#"{"text": "a"}"#), ("test.txt", "")], Some("who"), None).unwrap_err();
     assert_eq!(error, "DIR/train.jsonl:1: no field \"who\"; the fields here are: text");
 }

@@ -1,7 +1,10 @@
 //! Token ids for causal language models: where scoring begins, what begins and ends a text, what is cut.
 #![allow(clippy::unwrap_used)]
 
-use bonfire_data::{CausalTokenizer, ChatTemplate, Content, Example, Message, Tokenizer, TokenizerFiles, corpus};
+use bonfire_data::{
+    CausalTokenizer, Cell, ChatTemplate, Content, Conversation, Example, Message, Score, Tokenizer, TokenizerFiles,
+    corpus,
+};
 
 fn asset(model: &str) -> Tokenizer {
     let path = format!("{}/../../models/assets/{model}/tokenizer.json", env!("CARGO_MANIFEST_DIR"));
@@ -38,8 +41,10 @@ fn pair(prompt: &str, response: &str) -> Example {
 }
 
 fn one(tokenizer: &CausalTokenizer, example: Example, longest: usize) -> (Vec<u32>, usize, usize) {
-    let tokens = tokenizer.encode(&[example], "train", longest).unwrap();
-    (tokens.ids[0].clone(), tokens.from[0], tokens.cut)
+    let tokens = tokenizer.encode(&[example], "train", longest, Score::All).unwrap();
+    let scored = &tokens.scored[0];
+    assert!(scored.len() == 1 && scored[0].end == tokens.ids[0].len(), "{scored:?}");
+    (tokens.ids[0].clone(), scored[0].start, tokens.cut)
 }
 
 #[test]
@@ -129,7 +134,7 @@ fn long_examples_keep_their_begin_and_half_of_the_response() {
     }
     // Without a BOS the prompt loses its very beginning.
     assert_eq!(one(&words(), pair("a b c a b", " c"), 4), (vec![1, 2, 3, 4], 2, 1));
-    let short = llama().encode(&[long(1, 1)], "train", 2).unwrap_err().to_string();
+    let short = llama().encode(&[long(1, 1)], "train", 2, Score::All).unwrap_err().to_string();
     assert!(short.starts_with("max_length = 2 cannot work"), "{short}");
 }
 
@@ -146,54 +151,132 @@ const LLAMA2: &str = "{% if messages[0]['role'] == 'system' %}{% set loop_messag
      {{ bos_token + '[INST] ' + content.strip() + ' [/INST]' }}{% elif message['role'] == 'assistant' %}\
      {{ ' ' + content.strip() + ' ' + eos_token }}{% endif %}{% endfor %}";
 
-fn turns(turns: &[(&str, &str)]) -> Vec<Message> {
-    turns.iter().map(|(role, content)| Message { role: (*role).into(), content: (*content).into() }).collect()
+fn turns(turns: &[(&str, &str)]) -> Conversation {
+    turns.iter().map(|(role, content)| Message::new(role, content)).collect::<Vec<_>>().into()
+}
+
+fn template(source: &str) -> ChatTemplate {
+    ChatTemplate::parse(source, "t", &[("bos_token", "<s>"), ("eos_token", "</s>")]).unwrap()
+}
+
+/// The text with what is scored in brackets.
+fn marked(template: &ChatTemplate, talk: &Conversation, score: Score) -> String {
+    let rendered = template.scored(talk, score).unwrap();
+    let mut text = rendered.text.clone();
+    for span in rendered.scored.iter().rev() {
+        text.insert(span.end, ']');
+        text.insert(span.start, '[');
+    }
+    text
 }
 
 #[test]
-fn chat_templates_say_where_the_last_turn_begins() {
-    let talk = turns(&[("user", "hi"), ("assistant", "ho"), ("user", "more"), ("assistant", "no"), ("user", "why?")]);
-    let chatml = ChatTemplate::parse(CHATML, "t", "<s>", "</s>").unwrap().last_turn(&talk).unwrap();
-    assert_eq!(
-        chatml.text.split_at(chatml.from),
-        (
-            "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\nho<|im_end|>\n<|im_start|>user\nmore<|im_end|>\n\
-             <|im_start|>assistant\n",
-            "no<|im_end|>\n"
-        )
-    );
-    let llama2 = ChatTemplate::parse(LLAMA2, "t", "<s>", "</s>").unwrap();
-    let with_system = [turns(&[("system", "be brief")]), talk].concat();
-    let rendered = llama2.last_turn(&with_system).unwrap();
-    assert_eq!(
-        rendered.text.split_at(rendered.from),
-        ("<s>[INST] <<SYS>>\nbe brief\n<</SYS>>\n\nhi [/INST] ho </s><s>[INST] more [/INST]", " no </s>")
-    );
-    let error = llama2.last_turn(&turns(&[("assistant", "first")])).unwrap_err().to_string();
+fn chat_templates_say_where_turns_begin_and_end() {
+    let talk = [("user", "hi"), ("assistant", "ho"), ("user", "more"), ("assistant", "no"), ("user", "why?")];
+    let chatml = template(CHATML);
+    let expected = "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n[ho<|im_end|>\n]<|im_start|>user\nmore<|im_end|>\n\
+                    <|im_start|>assistant\n[no<|im_end|>\n]";
+    assert_eq!(marked(&chatml, &turns(&talk), Score::All), expected);
+    let last = expected.replacen('[', "", 1).replacen(']', "", 1);
+    assert_eq!(marked(&chatml, &turns(&talk), Score::Last), last);
+    // What a prompt says is not scored.
+    let prompted = Conversation { from: 2, ..turns(&talk) };
+    assert_eq!(marked(&chatml, &prompted, Score::All), last);
+    let llama2 = template(LLAMA2);
+    let with_system = [&[("system", "be brief")], &talk[..]].concat();
+    let expected = "<s>[INST] <<SYS>>\nbe brief\n<</SYS>>\n\nhi [/INST][ ho </s>]<s>[INST] more [/INST][ no </s>]";
+    assert_eq!(marked(&llama2, &turns(&with_system), Score::All), expected);
+    let error = llama2.scored(&turns(&[("assistant", "first")]), Score::All).unwrap_err().to_string();
     assert!(error.contains("roles must alternate"), "{error}");
 }
 
 #[test]
+fn templates_may_mark_what_is_scored() {
+    let source = "{% for m in messages %}\n<{{ m.role }}>{% if m.role == 'assistant' %}\n{% generation %}\n{{ m.content }}</>\
+                  {%- endgeneration %}\n{% else %}\n{{ m.content }}{% endif %}\n{% endfor %}\n";
+    let talk = turns(&[("user", "hi"), ("assistant", "ho"), ("user", "more"), ("assistant", "no")]);
+    let marks = template(source);
+    assert_eq!(marked(&marks, &talk, Score::All), "<user>hi<assistant>[ho</>]<user>more<assistant>[no</>]");
+    assert_eq!(marked(&marks, &talk, Score::Last), "<user>hi<assistant>ho</><user>more<assistant>[no</>]");
+    let prompted = Conversation { from: 2, ..talk };
+    assert_eq!(marked(&marks, &prompted, Score::All), "<user>hi<assistant>ho</><user>more<assistant>[no</>]");
+}
+
+#[test]
+fn earlier_turns_that_are_written_otherwise_are_found_too() {
+    // As Qwen3 does it: what was thought is there in the last turn alone.
+    let thinking = "{% for m in messages %}<{{ m.role }}>{% if m.role == 'assistant' and loop.last %}<think></think>{% endif %}\
+                    {{ m.content }}<end>\n{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}";
+    let talk = turns(&[("user", "hi"), ("assistant", "ho"), ("user", "more"), ("assistant", "no")]);
+    assert_eq!(
+        marked(&template(thinking), &talk, Score::All),
+        "<user>hi<end>\n<assistant>[ho<end>\n]<user>more<end>\n<assistant>[<think></think>no<end>\n]"
+    );
+}
+
+#[test]
 fn templates_that_rewrite_earlier_turns_are_refused() {
-    let rewriting = "{{ messages | length }}{% for m in messages %}{{ m.content }}{% endfor %}";
-    let template = ChatTemplate::parse(rewriting, "t", "", "").unwrap();
-    let error = template.last_turn(&turns(&[("user", "a"), ("assistant", "b")])).unwrap_err().to_string();
+    let rewriting = template("{{ messages | length }}{% for m in messages %}{{ m.content }}{% endfor %}");
+    let error = rewriting.scored(&turns(&[("user", "a"), ("assistant", "b")]), Score::All).unwrap_err().to_string();
     assert!(error.contains("where that turn begins cannot be told"), "{error}");
     // More than how a turn begins: the turn is scored with its header.
-    let eager = "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}{% if add_generation_prompt %}[think]{% endif %}";
-    let rendered = ChatTemplate::parse(eager, "t", "", "").unwrap();
-    let rendered = rendered.last_turn(&turns(&[("user", "a"), ("assistant", "b")])).unwrap();
-    assert_eq!(rendered.text.split_at(rendered.from), ("[user]a", "[assistant]b"));
-    let error = ChatTemplate::parse("{% if %}", "t", "", "").unwrap_err().to_string();
+    let eager = "{% for m in messages %}({{ m.role }}){{ m.content }}{% endfor %}{% if add_generation_prompt %}(think){% endif %}";
+    let talk = turns(&[("user", "a"), ("assistant", "b")]);
+    assert_eq!(marked(&template(eager), &talk, Score::All), "(user)a[(assistant)b]");
+    let error = ChatTemplate::parse("{% if %}", "t", &[]).unwrap_err().to_string();
     assert!(error.starts_with("t: the chat template cannot be read in its line 1"), "{error}");
+}
+
+#[test]
+fn every_field_reaches_the_template() {
+    let source = "{% for m in messages %}{{ m.role }}:{{ m.content }}\
+                  {% if m.tool_calls %}{{ m.tool_calls | tojson }}{% endif %}{{ m.name or '' }};{% endfor %}\
+                  {{ tools | tojson if tools else 'no tools' }} {{ documents is none }} {{ mood }} {{ unk_token }}";
+    let cell = |json: &str| serde_json::from_str::<Cell>(json).unwrap();
+    let turn = |json: &str| match cell(json) {
+        Cell::Record(fields) => Message::of(fields).unwrap(),
+        _ => panic!("an object"),
+    };
+    let talk = vec![
+        turn(
+            r#"{"role": "assistant", "content": null, "tool_calls": [{"type": "function", "id": "c", "a": {"z": 1, "b": 2.5}}]}"#,
+        ),
+        turn(r#"{"role": "tool", "content": "found", "name": "look"}"#),
+    ];
+    let fields = vec![("mood".to_owned(), Cell::from("calm"))];
+    let talk = Conversation { turns: talk, fields, from: 0 };
+    let template = ChatTemplate::parse(source, "t", &[("unk_token", "<unk>")]).unwrap();
+    assert_eq!(
+        template.render(&talk, false).unwrap(),
+        "assistant:[{\"type\": \"function\", \"id\": \"c\", \"a\": {\"z\": 1, \"b\": 2.5}}];tool:foundlook;\
+         no tools True calm <unk>"
+    );
 }
 
 #[test]
 fn templates_have_what_transformers_gives_them() {
     let source =
         "{{ strftime_now('%d %b %Y') }} {{ {'a': [1, '<b>']} | tojson }} {{ ' x '.strip() }}{{ 'a,b'.split(',')[1] }}";
-    let text = ChatTemplate::parse(source, "t", "", "").unwrap().render(&[], false).unwrap();
+    let text = template(source).render(&turns(&[]), false).unwrap();
     assert_eq!(text, "26 Jul 2024 {\"a\": [1, \"<b>\"]} xb");
+    // What Python's Jinja2 gives.
+    for (source, expected) in [
+        ("{{ '%s-%03d|%-4s|%.2f%%' % ('a', 7, 'b', 1.5) }}", "a-007|b   |1.50%"),
+        ("{{ 'x%sy' % bos_token }}", "x<s>y"),
+        ("{{ 'a-b-c'.partition('-')[2] }}{{ 'a-b-c'.rpartition('-')[0] }}", "b-ca-b"),
+        ("{{ 'abc'.index('c') }}{{ 'xabc'.removeprefix('x') }}{{ 'abc'.removesuffix('c') }}", "2abcab"),
+        ("{{ '{} {b}{{'.format('x', b='y') }}{{ '7'.zfill(3) }}{{ 'ab'.center(5) }}|", "x y{007  ab |"),
+        (
+            "{{ {'b': 'ä', 'a': [1, 2]} | tojson(sort_keys=true, ensure_ascii=true) }}",
+            "{\"a\": [1, 2], \"b\": \"\\u00e4\"}",
+        ),
+        ("{{ {'b': [1, 2]} | tojson(separators=(',', ':')) }}", "{\"b\":[1,2]}"),
+        ("{{ none is iterable }}{{ [] is iterable }}", "FalseTrue"),
+        ("{{ 'one two  three' | wordcount }}{{ 'a b/ä' | urlencode }}", "3a%20b/%C3%A4"),
+        ("a\r\nb\r\n", "a\nb"),
+    ] {
+        assert_eq!(template(source).render(&turns(&[]), false).unwrap(), expected, "{source}");
+    }
 }
 
 #[test]
@@ -217,9 +300,9 @@ fn conversations_are_scored_from_the_last_turn() {
     let file = ("{{ messages[1].content }}{{ eos_token }}".into(), "chat_template.jinja".to_owned());
     let files = TokenizerFiles { chat_template: Some(file), ..config(&json("\"x\"")) };
     let tokenizer = CausalTokenizer::new(asset("tiny-llama"), &files).unwrap();
-    let error = tokenizer.encode(std::slice::from_ref(&example), "test", 64).unwrap_err().to_string();
+    let error = tokenizer.encode(std::slice::from_ref(&example), "test", 64, Score::All).unwrap_err().to_string();
     assert!(error.starts_with("test row 0 (counted from 0): chat_template.jinja: "), "{error}");
-    let error = llama().encode(&[example], "train", 64).unwrap_err().to_string();
+    let error = llama().encode(&[example], "train", 64, Score::All).unwrap_err().to_string();
     assert!(error.contains("no chat_template") && error.contains("`prompt` and `response`"), "{error}");
 }
 

@@ -20,7 +20,7 @@ fn rows(counts: &[usize]) -> Dataset {
     };
     let half: Vec<usize> = counts.iter().map(|count| count / 2).collect();
     let labels = (0..counts.len()).map(|label| label.to_string()).collect();
-    Dataset { name: "rows".to_owned(), labels, train: examples(counts), test: examples(&half) }
+    Dataset { name: "rows".to_owned(), labels, train: examples(counts), test: examples(&half), ..Dataset::default() }
 }
 
 fn assert_complete(shards: &[Vec<usize>], rows: usize) {

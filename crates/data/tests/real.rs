@@ -35,7 +35,7 @@ fn ids_equal_the_recorded_ones() {
 fn real_sets_are_read_and_split() {
     let Some(shared) = shared() else { return };
     for (name, train, test, labels, empty) in [("banking77", 10_003, 3_080, 77, 0), ("20news", 11_314, 7_532, 20, 24)] {
-        let data = Dataset::read(&shared.join("data").join(name), None).unwrap();
+        let data = Dataset::read(&shared.join("data").join(name), &bonfire_data::Reading::default()).unwrap();
         assert_eq!(data.name, name);
         assert_eq!((data.train.len(), data.test.len(), data.labels.len()), (train, test, labels));
         assert_eq!(data.train.iter().filter(|example| example.text().is_empty()).count(), empty);

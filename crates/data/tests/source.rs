@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::Path;
 
-use bonfire_data::{DataError, Dataset, Example};
+use bonfire_data::{DataError, Dataset, Example, Reading};
 use tempfile::TempDir;
 
 fn folder(files: &[(&str, &[u8])]) -> TempDir {
@@ -18,16 +18,21 @@ const TRAIN: &[u8] = br#"{"text": "ring the bell", "label": "bell", "who": 3}
 "#;
 const TEST: &[u8] = br#"{"text": "open a window", "label": "air"}"#;
 
+/// As a classifier's rows, with the column that a natural partition goes by.
+fn read(folder: &Path, group: Option<&str>) -> Result<Dataset, DataError> {
+    Dataset::read(folder, &Reading { group: group.map(str::to_owned), ..Reading::default() })
+}
+
 fn complaint(files: &[(&str, &[u8])], group: Option<&str>) -> String {
     let folder = folder(files);
-    let error = Dataset::read(folder.path(), group).unwrap_err().to_string();
+    let error = read(folder.path(), group).unwrap_err().to_string();
     error.replace(folder.path().to_str().unwrap(), "DIR")
 }
 
 #[test]
 fn names_are_collected_and_sorted() {
     let folder = folder(&[("train.jsonl", TRAIN), ("test.jsonl", TEST)]);
-    let data = Dataset::read(folder.path(), Some("who")).unwrap();
+    let data = read(folder.path(), Some("who")).unwrap();
     assert_eq!(data.name, folder.path().file_name().unwrap().to_str().unwrap());
     assert_eq!(data.labels, ["air", "bell"]);
     let example = |text: &str, label, group: Option<&str>| Example::labelled(text, label, group.map(str::to_owned));
@@ -39,9 +44,10 @@ fn names_are_collected_and_sorted() {
 fn indices_without_names_are_their_own_names() {
     let train = b"{\"text\": \"a\", \"label\": 2}\n\n{\"text\": \"b\", \"label\": 0}";
     let folder = folder(&[("train.jsonl", train), ("test.jsonl", b"")]);
-    let data = Dataset::read(folder.path(), None).unwrap();
-    assert_eq!(data.labels, ["0", "1", "2"]);
-    assert_eq!((data.train[0].label, data.train[1].label, data.test.len()), (2, 0, 0));
+    let data = read(folder.path(), None).unwrap();
+    // Gaps are no classes.
+    assert_eq!(data.labels, ["0", "2"]);
+    assert_eq!((data.train[0].label, data.train[1].label, data.test.len()), (1, 0, 0));
 }
 
 #[test]
@@ -49,7 +55,7 @@ fn csv_and_jsonl_read_the_same() {
     let csv = "text,label,who\n\"ring, the\nbell\",1,ann\nair please,0,bob\n".as_bytes();
     let test = b"\xef\xbb\xbflabel,text\nair,\"say \"\"air\"\"\"\n";
     let folder = folder(&[("train.csv", csv), ("test.csv", test), ("labels.txt", b"air\nbell\n")]);
-    let data = Dataset::read(folder.path(), Some("who")).unwrap();
+    let data = read(folder.path(), Some("who")).unwrap();
     assert_eq!(data.labels, ["air", "bell"]);
     assert_eq!((data.train[0].text(), data.train[0].label), ("ring, the\nbell", 1));
     assert_eq!(data.train[1].group.as_deref(), Some("bob"));
@@ -61,18 +67,26 @@ fn csv_and_jsonl_read_the_same() {
 fn a_csv_cell_that_is_a_listed_name_is_that_name() {
     let train = b"text,label\nbad,1\ngood,5\n";
     let folder = folder(&[("train.csv", train), ("test.csv", b"text,label\n"), ("labels.txt", b"1\n5\n")]);
-    let data = Dataset::read(folder.path(), None).unwrap();
+    let data = read(folder.path(), None).unwrap();
     assert_eq!((data.train[0].label, data.train[1].label), (0, 1));
 }
 
 #[test]
 fn wrong_folders_are_told_what_is_missing() {
-    let nowhere = Dataset::read(Path::new("no/such/place"), None).unwrap_err();
+    let nowhere = read(Path::new("no/such/place"), None).unwrap_err();
     assert!(matches!(nowhere, DataError::FolderMissing { .. }), "{nowhere}");
     assert!(nowhere.to_string().starts_with("no/such/place: no such data folder"));
-    assert_eq!(complaint(&[("train.jsonl", TRAIN)], None), "DIR: no test file; add test.jsonl or test.csv");
+    let alone = complaint(&[("train.jsonl", TRAIN), ("notes.md", b"")], None);
+    assert!(
+        alone.starts_with("DIR: no test file; there is: notes.md, train.jsonl. Add test.* as .jsonl, .json"),
+        "{alone}"
+    );
+    assert!(alone.contains("data.test = \"FILE\"") && alone.contains("data.split = { test = 0.2 }"), "{alone}");
     let both: &[(&str, &[u8])] = &[("train.jsonl", TRAIN), ("train.csv", b""), ("test.jsonl", TEST)];
-    assert_eq!(complaint(both, None), "DIR: both train.jsonl and train.csv are there; keep one of them");
+    assert_eq!(
+        complaint(both, None),
+        "DIR: both train.csv and train.jsonl are there; keep one of them, or name it with data.train"
+    );
     let empty: &[(&str, &[u8])] = &[("train.jsonl", b"\n"), ("test.jsonl", b"")];
     assert_eq!(complaint(empty, None), "DIR/train.jsonl: no rows; a training file needs at least one row");
 }
@@ -88,13 +102,22 @@ fn wrong_lines_are_named() {
     for (line, expected) in [
         (&b"{\"text\": \"b\""[..], "DIR/train.jsonl:2: not a JSON object (EOF"),
         (b"[1]", "DIR/train.jsonl:2: not a JSON object"),
-        (b"{\"txt\": \"b\", \"label\": 0}", "DIR/train.jsonl:2: no field \"text\"; the fields here are: label, txt"),
+        (b"{\"txt\": \"b\", \"label\": 0}", "DIR/train.jsonl:2: no field \"text\"; the fields here are: txt, label"),
         (b"{\"text\": \"b\"}", "DIR/train.jsonl:2: no field \"label\"; the fields here are: text"),
         (b"{\"text\": 7, \"label\": 0}", "DIR/train.jsonl:2: field \"text\" is not a string; expected a string"),
-        (b"{\"text\": \"b\", \"label\": -1}", "DIR/train.jsonl:2: field \"label\" is -1; expected a whole number"),
+        (
+            b"{\"text\": \"b\", \"label\": -1}",
+            "DIR/train.jsonl:2: label -1, which stands for none; expected a label in every training row",
+        ),
         (b"{\"text\": \"b\", \"label\": 1.5}", "DIR/train.jsonl:2: field \"label\" is 1.5; expected a whole number"),
-        (b"{\"text\": \"b\", \"label\": \"x\"}", "DIR/train.jsonl:2: label \"x\" is a name, but the first row"),
-        (b"{\"text\": \"b\", \"label\": 4000000000}", "DIR/train.jsonl:2: label 4000000000 is too large"),
+        (
+            b"{\"text\": \"b\", \"label\": \"x\"}",
+            "DIR/train.jsonl:2: label \"x\" is a name, but a row before has a number",
+        ),
+        (b"{\"text\": \"b\", \"label\": null}", "DIR/train.jsonl:2: no label; expected a label in every training row"),
+        (b"{\"text\": null, \"label\": 1}", "DIR/train.jsonl:2: field \"text\" is null; expected a string"),
+        (b"{\"text\": NaN, \"label\": 1}", "DIR/train.jsonl:2: NaN, which is no JSON"),
+        (b"{\"text\": \"\\ud83d\", \"label\": 1}", "DIR/train.jsonl:2: half of a character"),
         (b"{\"text\": \"\xff\", \"label\": 0}", "DIR/train.jsonl:2: not UTF-8; save the file as UTF-8"),
     ] {
         let complaint = second_line(line);
@@ -105,10 +128,13 @@ fn wrong_lines_are_named() {
 #[test]
 fn wrong_csv_is_named() {
     for (train, expected) in [
-        (&b"txt,label\na,0\n"[..], "DIR/train.csv:1: no field \"text\"; the fields here are: txt, label"),
+        (
+            &b"txt,label\na,0\n"[..],
+            "DIR/train.csv:2: no column is known to hold the text; the columns here are: txt, label; name it with data.text",
+        ),
         (b"text,label\na,0\nb\n", "DIR/train.csv:3: CSV error"),
         (b"text,label\na,0\n\xff,1\n", "DIR/train.csv:3: not UTF-8"),
-        (b"text,label\na,\n", "DIR/train.csv:2: empty label"),
+        (b"text,label\na,\n", "DIR/train.csv:2: no label; expected a label in every"),
     ] {
         let complaint = complaint(&[("train.csv", train), ("test.jsonl", b"")], None);
         assert!(complaint.starts_with(expected), "{complaint}");
@@ -128,11 +154,15 @@ fn wrong_labels_are_named() {
     let unknown = with(&named("\"dog\""), b"", names);
     assert!(unknown.starts_with("DIR/train.jsonl:1: label \"dog\" is not listed in DIR/labels.json"), "{unknown}");
     let untrained = with(zero, &named("1"), names);
-    assert!(untrained.starts_with("DIR/test.jsonl:1: label \"bell\" never occurs"), "{untrained}");
+    assert!(
+        untrained
+            .starts_with("DIR/test.jsonl:1: no test row has a label that a training row has; the first is \"bell\""),
+        "{untrained}"
+    );
     for (labels, expected) in [
         (&b"[]"[..], "DIR/labels.json: no labels"),
         (b"[\"a\", \"a\"]", "DIR/labels.json: label \"a\" is listed twice"),
-        (b"{\"a\": 1}", "DIR/labels.json: not a list of label names"),
+        (b"{\"a\": 1}", "DIR/labels.json: a map in which index 0 is missing"),
         (b"[\"a\", \"\"]", "DIR/labels.json: an empty label name"),
     ] {
         let complaint = with(zero, b"", labels);
@@ -144,7 +174,7 @@ fn wrong_labels_are_named() {
 fn the_group_column_is_needed_in_training_only() {
     let files: &[(&str, &[u8])] = &[("train.jsonl", TRAIN), ("test.jsonl", TEST)];
     let missing = complaint(files, Some("speaker"));
-    assert_eq!(missing, "DIR/train.jsonl:1: no field \"speaker\"; the fields here are: label, text, who");
+    assert_eq!(missing, "DIR/train.jsonl:1: no field \"speaker\"; the fields here are: text, label, who");
     let list: &[u8] = br#"{"text": "a", "label": 0, "who": [1]}"#;
     let listed = complaint(&[("train.jsonl", list), ("test.jsonl", b"")], Some("who"));
     assert!(listed.starts_with("DIR/train.jsonl:1: group field \"who\" is a list"), "{listed}");
@@ -165,7 +195,7 @@ fn the_first_labels_can_be_kept() {
 fn a_part_may_lack_a_split_and_needs_listed_labels() {
     let folder = tempfile::tempdir().unwrap();
     let write = |name: &str, text: &str| fs::write(folder.path().join(name), text).unwrap();
-    let read = || Dataset::read_part(folder.path(), false, None);
+    let read = || Dataset::read(folder.path(), &Reading { part: true, ..Reading::default() });
     write("test.jsonl", "{\"text\": \"late\", \"label\": \"transfer\"}\n");
     let error = read().unwrap_err().to_string();
     assert!(error.contains("no labels.json"), "{error}");
@@ -183,6 +213,6 @@ fn a_part_may_lack_a_split_and_needs_listed_labels() {
 #[test]
 fn a_part_for_language_models_needs_no_labels() {
     let folder = folder(&[("train.txt", b"one text\n\nanother\n")]);
-    let part = Dataset::read_part(folder.path(), true, None).unwrap();
+    let part = Dataset::read(folder.path(), &Reading { part: true, causal: true, ..Reading::default() }).unwrap();
     assert_eq!((part.train.len(), part.test.len(), part.is_labelled()), (2, 0, false));
 }

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use bonfire_data::Tokenizer;
+use bonfire_data::{Classified, Tokenizer};
 
 /// Five words between [CLS] and [SEP]; the file asks for padding and truncation, which must not happen.
 const TINY: &str = r###"{
@@ -95,4 +95,26 @@ fn configurations_that_cannot_be_obeyed_are_named() {
         let said = of(config);
         assert!(said.contains("tokenizer_config.json") && said.contains(word), "{said}");
     }
+}
+
+#[test]
+fn pairs_go_through_the_tokenizers_own_template() {
+    // As BERT has it: [CLS] first [SEP] second [SEP], of which the second and its [SEP] have type 1.
+    const BERT: &str = r###"{"version":"1.0","truncation":null,"padding":null,"added_tokens":[],"normalizer":null,
+      "pre_tokenizer":{"type":"WhitespaceSplit"},"decoder":null,
+      "post_processor":{"type":"BertProcessing","sep":["[SEP]",1],"cls":["[CLS]",0]},
+      "model":{"type":"WordLevel","vocab":{"[CLS]":0,"[SEP]":1,"a":2,"b":3,"c":4,"?":5},"unk_token":"?"}}"###;
+    let tokenizer = Tokenizer::from_bytes(BERT.as_bytes(), "tokenizer.json").unwrap();
+    let one = |first, second, longest| tokenizer.classified(&[(first, second)], longest).unwrap().remove(0);
+    let of = |ids: &[u32], second, cut| Classified { ids: ids.to_vec(), second, cut };
+    assert_eq!(one("a b", Some("c"), 9), of(&[0, 2, 3, 1, 4, 1], 4, false));
+    assert_eq!(one("a b", None, 9), of(&[0, 2, 3, 1], 4, false));
+    assert_eq!(one("", Some(""), 9), of(&[0, 1, 1], 2, false));
+    // The longer one is cut first, then both.
+    assert_eq!(one("a b c a b", Some("c"), 6), of(&[0, 2, 3, 1, 4, 1], 4, true));
+    assert_eq!(one("c", Some("a b c a b"), 6), of(&[0, 4, 1, 2, 3, 1], 3, true));
+    assert_eq!(one("a a a a", Some("b b b b"), 7), of(&[0, 2, 2, 1, 3, 3, 1], 4, true));
+    assert_eq!(one("a b c", None, 4), of(&[0, 2, 3, 1], 4, true));
+    let error = tokenizer.classified(&[("a", Some("b"))], 3).unwrap_err().to_string();
+    assert!(error.contains("adds 3 special tokens to every pair"), "{error}");
 }

@@ -4,14 +4,16 @@
 
 #[path = "../../../tests/support/hostile.rs"]
 mod hostile;
+#[path = "support/packed.rs"]
+mod packed;
 #[path = "../../../tests/support/watched.rs"]
 mod watched;
 
 use std::fs;
 
 use bonfire_data::{
-    CausalTokenizer, ChatTemplate, Content, DataError, Dataset, Example, Message, Partition, Tokenizer, TokenizerFiles,
-    Wording,
+    CausalTokenizer, ChatTemplate, Content, Conversation, DataError, Dataset, Example, Message, Partition, Reading,
+    Score, SplitShares, Tokenizer, TokenizerFiles, Wording,
 };
 use hostile::{config, mutated, mutated_json};
 use proptest::prelude::*;
@@ -71,8 +73,13 @@ fn tokenize(json: &[u8]) {
             if let Ok(causal) = CausalTokenizer::new(tokenizer, &eos) {
                 let pair = |text: &str| Content::Pair { prompt: text.into(), response: "a b".into() };
                 let rows = TEXTS.map(|text| Example { content: pair(text), label: 0, group: None });
-                if let Ok(tokens) = causal.encode(&rows, "train", 8) {
-                    assert!(tokens.ids.iter().zip(&tokens.from).all(|(ids, from)| *from < ids.len() && ids.len() <= 8));
+                if let Ok(tokens) = causal.encode(&rows, "train", 8, Score::All) {
+                    assert!(tokens.ids.iter().zip(&tokens.scored).all(|(ids, scored)| {
+                        ids.len() <= 8
+                            && scored
+                                .iter()
+                                .all(|range| 0 < range.start && range.start < range.end && range.end <= ids.len())
+                    }));
                     let _ = causal.continuation(&tokens.ids[1], &[1, 2, u32::MAX]);
                 }
             }
@@ -81,9 +88,11 @@ fn tokenize(json: &[u8]) {
     watched::assert_modest(MODEST);
 }
 
-fn turns() -> Vec<Message> {
-    let turn = |role: &str, content: &str| Message { role: role.into(), content: content.into() };
-    vec![turn("system", "s"), turn("user", "what?\n{{ 1 }}"), turn("assistant", "that")]
+fn turns() -> Conversation {
+    let turn = Message::new;
+    let talk =
+        [turn("system", "s"), turn("assistant", "so"), turn("user", "what?\n{{ 1 }}"), turn("assistant", "that")];
+    talk.to_vec().into()
 }
 
 const CHATML: &str = "{% for message in messages %}{{ '<|' + message['role'] + '|>\\n' + message.content | trim }}\
@@ -95,19 +104,25 @@ fn read(files: &[(&str, &[u8])]) {
     let dir = tempfile::tempdir().unwrap();
     files.iter().for_each(|(name, bytes)| fs::write(dir.path().join(name), bytes).unwrap());
     let wording = Wording::parse("{text}", "{label}").unwrap();
-    let read = [
-        Dataset::read(dir.path(), None),
-        Dataset::read(dir.path(), Some("who")),
-        Dataset::read_causal(dir.path(), None, None),
-        Dataset::read_causal(dir.path(), Some("who"), None),
-        Dataset::read_causal(dir.path(), None, Some(&wording)),
+    let who = || Some("who".to_owned());
+    let shares = Some(SplitShares { test: 0.5, validation: 0.0 });
+    let plain = Reading::default;
+    let readings = [
+        plain(),
+        Reading { group: who(), ..plain() },
+        Reading { text: vec!["text".to_owned(), "who".to_owned()], label: Some("label".to_owned()), ..plain() },
+        Reading { causal: true, ..plain() },
+        Reading { causal: true, shares, group: who(), ..plain() },
+        Reading { causal: true, wording: Some(wording), ..plain() },
     ];
+    let read = readings.iter().map(|reading| Dataset::read(dir.path(), reading));
     for outcome in read {
         match outcome {
+            Err(DataError::Setting { key: "split", .. }) => {}
             Err(error) => assert!(error.to_string().contains(&dir.path().display().to_string()), "{error}"),
             Ok(data) => {
                 assert!(!data.train.is_empty());
-                let all = data.train.iter().chain(&data.test);
+                let all = data.train.iter().chain(&data.test).chain(&data.validation);
                 assert!(all.into_iter().all(|row| row.label < data.labels.len().max(1)));
             }
         }
@@ -169,11 +184,11 @@ proptest! {
     #[test]
     fn any_chat_template(bytes in mutated(CHATML)) {
         let named = |error: DataError| assert!(error.to_string().starts_with("chat.jinja: "), "{error}");
-        match ChatTemplate::parse(&String::from_utf8_lossy(&bytes), "chat.jinja", "<s>", "</s>") {
+        match ChatTemplate::parse(&String::from_utf8_lossy(&bytes), "chat.jinja", &[("eos_token", "</s>")]) {
             Err(error) => named(error),
-            Ok(template) => match template.last_turn(&turns()) {
+            Ok(template) => match template.scored(&turns(), Score::All) {
                 Err(error) => named(error),
-                Ok(rendered) => assert!(rendered.from <= rendered.text.len() && rendered.text.is_char_boundary(rendered.from)),
+                Ok(rendered) => assert!(rendered.scored.iter().all(|span| rendered.text.get(span.clone()).is_some())),
             },
         }
     }
@@ -196,6 +211,28 @@ proptest! {
     }
 
     #[test]
+    fn any_array_and_any_object(train in mutated_json(r#"[{"text": "a", "label": 0, "who": {"x": [1]}}, {"text": "b", "label": "c"}]"#),
+                                test in mutated_json(r#"{"data": [{"text": "a", "label": 0.0}], "version": 1}"#)) {
+        read(&[("train.json", &train), ("test.json", &test)]);
+    }
+
+    #[test]
+    fn any_tabs(train in mutated("text\tlabel\n\"a\"\tx\n\"b\ty\n"), test in mutated("text;label\na;x\n")) {
+        read(&[("train.tsv", &train), ("test.csv", &test)]);
+    }
+
+    #[test]
+    fn any_packed_file(gz in mutated(packed::gzip(LABELLED)), zst in mutated(packed::ZSTD)) {
+        read(&[("train.jsonl.gz", &gz), ("test.jsonl.zst", &zst)]);
+        read(&[("train.jsonl.zst", &zst), ("test.jsonl.gz", &gz)]);
+    }
+
+    #[test]
+    fn any_parquet(which in 0..packed::PARQUET.len(), train in prop::sample::select(&packed::PARQUET[..]).prop_flat_map(mutated)) {
+        read(&[("train.parquet", &train), ("test.parquet", packed::PARQUET[which])]);
+    }
+
+    #[test]
     fn any_partition_file(json in mutated_json("[[0, 2], [1, 3]]")) {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("parts.json");
@@ -206,6 +243,7 @@ proptest! {
             labels: vec!["a".into(), "b".into()],
             train: (0..6).map(row).collect(),
             test: (0..4).map(row).collect(),
+            ..Dataset::default()
         };
         match (Partition::File { path: path.clone() }).split(&data, 2, 1, 1) {
             Ok(shards) => prop_assert!(shards.train.iter().flatten().all(|row| *row < 6)),
@@ -223,14 +261,43 @@ proptest! {
     }
 }
 
+/// What a classifier's folder with one training file is told.
+fn refused(name: &str, bytes: &[u8]) -> String {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join(name), bytes).unwrap();
+    fs::write(dir.path().join("test.jsonl"), LABELLED).unwrap();
+    let error = Dataset::read(dir.path(), &Reading::default()).unwrap_err();
+    let cause = std::error::Error::source(&error).map_or(String::new(), |cause| cause.to_string());
+    format!("{error}: {cause}")
+}
+
+#[test]
+fn bombs_are_refused_early() {
+    // One line of a billion blanks, as 1 MB of gzip, and as some kilobytes of Zstandard.
+    let gzip = refused("train.jsonl.gz", &packed::gzip_bomb(1 << 30));
+    assert!(gzip.contains("train.jsonl.gz") && gzip.contains("more than 200 times its size"), "{gzip}");
+    let zstd = refused("train.jsonl.zst", &packed::zstd_bomb(1 << 30));
+    assert!(zstd.contains("train.jsonl.zst") && zstd.contains("more than 200 times its size"), "{zstd}");
+    // 20 million rows of one text, which Parquet writes down once.
+    let parquet = refused("train.parquet", &packed::parquet_bomb(20_000_000));
+    assert!(parquet.contains("train.parquet, row") && parquet.contains("more than 200 times its size"), "{parquet}");
+    watched::assert_modest(4 * MODEST);
+}
+
 #[test]
 fn the_samples_themselves_can_be_used() {
+    for sample in packed::PARQUET {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("train.parquet"), sample).unwrap();
+        fs::write(dir.path().join("test.jsonl.zst"), packed::ZSTD).unwrap();
+        assert!(Dataset::read(dir.path(), &Reading::default()).is_ok());
+    }
     for json in [WORDS, PAIRS, WORD_PIECES] {
         let tokenizer = Tokenizer::from_bytes(json.as_bytes(), "tokenizer.json").unwrap();
         assert!(tokenizer.encode(&TEXTS, 8).is_ok(), "{json}");
     }
-    let chat = ChatTemplate::parse(CHATML, "chat.jinja", "<s>", "</s>").unwrap();
-    assert!(chat.last_turn(&turns()).is_ok() || chat.render(&turns(), true).is_ok());
+    let chat = ChatTemplate::parse(CHATML, "chat.jinja", &[("eos_token", "</s>")]).unwrap();
+    assert!(chat.scored(&turns(), Score::All).is_ok() || chat.render(&turns(), true).is_ok());
 }
 
 #[test]
@@ -268,7 +335,7 @@ fn templates_that_ask_for_too_much_are_refused() {
         (LOOPS, "fuel"),
         ("{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}", "recursion"),
     ] {
-        let template = ChatTemplate::parse(source, "chat.jinja", "<s>", "</s>").unwrap();
+        let template = ChatTemplate::parse(source, "chat.jinja", &[("eos_token", "</s>")]).unwrap();
         let error = template.render(&turns(), false).unwrap_err().to_string();
         assert!(error.contains(word), "{source}: {error}");
     }

@@ -24,11 +24,11 @@ impl Split {
 
     /// Example `row` as the packer takes it.
     pub(crate) fn example(&self, row: usize) -> (&[u32], Goal) {
-        (&self.ids[row], self.goals[row])
+        (&self.ids[row], self.goals[row].clone())
     }
 }
 
-/// Both splits and what they are for.
+/// The splits and what they are for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TokenizedData {
     /// What clients train on.

@@ -419,8 +419,15 @@ pub(crate) fn checksum_of_data(data: &TokenizedData, shards: &Shards) -> String 
             let (kind, value) = match goal {
                 Goal::Class(class) => (0, *class),
                 Goal::Next(from) => (1, *from),
+                Goal::PairClass { class, .. } => (2, *class),
+                Goal::Spans(spans) => (3, spans.len()),
             };
             [kind, value, ids.len()].into_iter().for_each(&mut put);
+            match goal {
+                Goal::Class(_) | Goal::Next(_) => {}
+                Goal::PairClass { second, .. } => put(*second),
+                Goal::Spans(spans) => spans.iter().flat_map(|span| [span.start, span.end]).for_each(&mut put),
+            }
             ids.iter().for_each(|&id| put(id as usize));
         }
     }

@@ -200,14 +200,14 @@ impl TorchCase {
     /// Where the backend panics.
     pub fn packed(&self) -> Result<f64, String> {
         let (texts, client) = (self.texts(1)?, self.client(false));
-        let all: Vec<(&[u32], Goal)> = texts.iter().map(|(ids, goal)| (ids.as_slice(), *goal)).collect();
+        let all: Vec<(&[u32], Goal)> = texts.iter().map(|(ids, goal)| (ids.as_slice(), goal.clone())).collect();
         let scores = |clients: &[Vec<(&[u32], Goal)>]| {
             let batch = PackedBatch::pack(clients).to_device(self.model.info(), Rounding::Exact, self.model.device());
             part("scores", self.model.logits(&client, &batch))
         };
         let mut alone = Part { name: "scores".into(), values: Vec::new() };
-        for &text in &all {
-            alone.values.extend(scores(&[vec![text]])?.values);
+        for text in &all {
+            alone.values.extend(scores(&[vec![text.clone()]])?.values);
         }
         let (first, second) = all.split_at(2);
         let (one, two) = (scores(std::slice::from_ref(&all))?, scores(&[first.to_vec(), second.to_vec()])?);
@@ -245,7 +245,7 @@ impl TorchCase {
     /// A tensor is missing.
     pub fn batch(&self, batch: usize) -> Result<PackedBatch, String> {
         let texts = self.texts(batch)?;
-        Ok(PackedBatch::pack(&[texts.iter().map(|(ids, goal)| (ids.as_slice(), *goal)).collect()]))
+        Ok(PackedBatch::pack(&[texts.iter().map(|(ids, goal)| (ids.as_slice(), goal.clone())).collect()]))
     }
 
     /// The adapter as one client's, beside the weights, its tensors tracked or not.

@@ -1,4 +1,4 @@
-//! `bonfire evaluate`: measures a run's adapter, or its whole model, on the test split.
+//! `bonfire evaluate`: measures a run's adapter, or its whole model, on the test split or another.
 
 mod predictions;
 
@@ -9,7 +9,7 @@ use bonfire_engine::{Evaluation, evaluate};
 use bonfire_models::{Adapter, Model, Task, Transformer, peft};
 use serde_json::json;
 
-use crate::args::{Common, EvaluateArgs};
+use crate::args::{Common, EvaluateArgs, SplitName};
 use crate::config::{self, Loaded, Source};
 use crate::console::{note, percent, put, say};
 use crate::device;
@@ -28,17 +28,25 @@ pub fn run(args: &EvaluateArgs, common: &Common) -> Result<()> {
     let data = job::dataset_for_model(&loaded)?;
     let task = job::task(&loaded.config, data.labels.len());
     let model = job::model(&loaded, task, &opened.device)?;
-    let tokens = job::tokens(&loaded, &data, model.info())?;
+    let (examples, name) = match args.split {
+        SplitName::Train => (&data.train, "train"),
+        SplitName::Validation => (&data.validation, "validation"),
+        SplitName::Test => (&data.test, "test"),
+    };
+    if examples.is_empty() {
+        bail!("data set {} has no {name} split; bonfire partition shows which there are", data.name);
+    }
+    let split = job::split_tokens(&loaded, examples, name, model.info())?;
     let adapter = adapter(&args.run, &loaded, &model)?;
-    let rows: Vec<usize> = (0..data.test.len()).collect();
-    let result = evaluate(&model, &adapter, &tokens.test, &rows)?;
+    let rows: Vec<usize> = (0..split.len()).collect();
+    let result = evaluate(&model, &adapter, &split, &rows)?;
     if let Some(path) = &args.predictions {
-        predictions::write(path, &model, &adapter, &tokens.test, &data.labels)?;
+        predictions::write(path, &model, &adapter, &split, &data.labels)?;
     }
     match args.json {
         true => put(json!(result)),
         false => say(format!(
-            "test loss {:.4}, {} on {} texts of {} ({})",
+            "{name} loss {:.4}, {} on {} texts of {} ({})",
             result.loss,
             in_words(&result, task),
             result.examples,

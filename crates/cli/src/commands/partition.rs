@@ -25,6 +25,7 @@ pub fn run(args: &PartitionArgs, common: &Common) -> Result<()> {
     if !common.quiet {
         let tests: Vec<usize> = shards.test.iter().map(Vec::len).collect();
         say(table::render(&data.labels, &counts, &tests, width()));
+        say(table::splits(&data));
     }
     if !args.no_svg {
         let title = format!("{}: {} clients, {}", data.name, counts.len(), loaded.config.partition_words());

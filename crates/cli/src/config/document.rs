@@ -66,6 +66,12 @@ impl Document {
         Ok(())
     }
 
+    /// Takes a key away, so that its default holds.
+    pub fn unset(&mut self, change: Override) {
+        remove(&mut self.table, &change.path);
+        self.overrides.push(change);
+    }
+
     /// Whether `path` itself, or something around it, was given with `--set`.
     pub fn is_overridden(&self, path: &[String]) -> bool {
         self.overrides.iter().any(|change| path.starts_with(&change.path))

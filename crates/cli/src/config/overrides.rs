@@ -1,4 +1,4 @@
-//! `--set section.key=value`: TOML value syntax, with bare words taken as strings.
+//! `--set section.key=value`: TOML value syntax, with bare words taken as strings; `none` takes an optional key away.
 
 use toml::{Table, Value};
 
@@ -13,6 +13,7 @@ pub struct Override {
     /// Its value.
     pub value: Value,
     text: String,
+    bare_none: bool,
 }
 
 impl Override {
@@ -32,7 +33,12 @@ impl Override {
             return Err(wrong("an override without a key"));
         }
         let value = value(raw.trim()).map_err(|reason| wrong(&reason))?;
-        Ok(Override { path, value, text: text.to_string() })
+        Ok(Override { path, value, text: text.to_string(), bare_none: raw.trim() == "none" })
+    }
+
+    /// Whether the value is the word `none` without quotes, which takes an optional key away.
+    pub fn is_none(&self) -> bool {
+        self.bare_none
     }
 
     /// What a message gives as the place of this value.

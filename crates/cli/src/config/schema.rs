@@ -59,6 +59,26 @@ fn without_null(object: &mut serde_json::Map<String, Value>) {
     }
 }
 
+/// Whether a key may be left out and `none` is not one of the words that it takes.
+pub fn can_be_unset(path: &[String]) -> bool {
+    fn inside(schema: &Value, path: &[String]) -> bool {
+        let Some((key, rest)) = path.split_first() else { return false };
+        let inner = properties(schema).into_iter().find(|(name, _)| name == key).map(|(_, inner)| inner);
+        let Some(inner) = inner else { return choices(schema).iter().any(|one| inside(one.schema, path)) };
+        if !rest.is_empty() {
+            return inside(inner, rest);
+        }
+        let required = schema.get("required").and_then(Value::as_array);
+        required.is_none_or(|keys| !keys.iter().any(|of| of == key)) && !takes_none(inner)
+    }
+    fn takes_none(schema: &Value) -> bool {
+        let lists = ["oneOf", "anyOf", "enum"].iter().filter_map(|list| schema.get(list)?.as_array());
+        schema.get("const").is_some_and(|word| word == "none")
+            || lists.flatten().any(|one| one == "none" || takes_none(one))
+    }
+    inside(&schema(), path)
+}
+
 /// One of the tables that a key may hold, told apart by a word: `name = "fedit"`.
 pub struct Choice<'s> {
     /// The key of the word.

@@ -4,7 +4,7 @@
 use std::borrow::Cow;
 use std::path::PathBuf;
 
-use bonfire_data::Partition;
+use bonfire_data::{Partition, Score, SplitShares, UnseenLabels};
 use bonfire_engine::InFlight;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
@@ -32,6 +32,11 @@ impl Source {
     /// Whether a repository of the Hub is named as one must be.
     pub fn is_well_named(&self) -> bool {
         !matches!(self, Source::Hub(name) if RepoName::parse(name).is_none())
+    }
+
+    /// Whether a data set of the Hub is named as one must be, with a folder of it behind or not.
+    pub fn is_well_named_data(&self) -> bool {
+        !matches!(self, Source::Hub(name) if RepoName::parse_data(name).is_none())
     }
 
     /// What PEFT calls the model that an adapter belongs to: a repository's name alone, without `hf:` and revision.
@@ -120,14 +125,40 @@ pub enum TaskKind {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DataSection {
-    /// `"builtin"`, a folder with train and test as JSONL or CSV, or `"hf:org/name"`.
+    /// `"builtin"`, a folder with train and test as JSONL, JSON, CSV, TSV or Parquet, one such file, or
+    /// `"hf:org/name"`, or a folder of it, `"hf:org/name/folder"`.
     pub path: Source,
+    /// For a classifier: the column of the text, or the two of a pair, `["premise", "hypothesis"]`; for a causal language model the
+    /// column of plain texts. Dots lead into nested fields. Left out: `text`, or the one column that can be meant.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub text: Option<TextColumns>,
+    /// The column of the label. Left out: `label`, or the one column that can be meant.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub label: Option<String>,
+    /// The training split, as a file or folder in `path`, or how its files' names begin. Left out: what is called train.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub train: Option<String>,
+    /// The validation split, likewise. Left out: what is called validation, valid, val, dev or eval.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub validation: Option<String>,
+    /// The test split, likewise. Left out: what is called test; where there is none, the validation split.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub test: Option<String>,
+    /// Shares of the training rows, drawn by `train.seed`, that become other splits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub split: Option<SplitShares>,
+    /// What becomes of test rows whose label no training row has.
+    #[serde(default)]
+    pub unseen_labels: UnseenLabels,
     /// For a causal language model: the prompt, with columns in braces. Left out: the columns say what rows are.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prompt: Option<String>,
     /// With `prompt`: the response.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub response: Option<String>,
+    /// For a causal language model: what is scored in conversations.
+    #[serde(default)]
+    pub score: Score,
     /// Longest sequence in tokens, special tokens included; longer texts are cut.
     #[serde(default = "sixty_four")]
     pub max_length: usize,
@@ -139,6 +170,26 @@ pub struct DataSection {
     pub min_shard: usize,
     /// Which client holds which examples.
     pub partition: Partition,
+}
+
+/// The column of the text, or the two of a pair.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum TextColumns {
+    /// One column.
+    One(String),
+    /// Two, in this order.
+    Pair([String; 2]),
+}
+
+impl TextColumns {
+    /// Their names.
+    pub fn names(&self) -> Vec<String> {
+        match self {
+            TextColumns::One(name) => vec![name.clone()],
+            TextColumns::Pair(names) => names.to_vec(),
+        }
+    }
 }
 
 fn sixty_four() -> usize {

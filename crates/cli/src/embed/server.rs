@@ -43,7 +43,7 @@ pub fn server(loaded: &Loaded) -> Result<OpenServer> {
     job::refuse_precision(loaded, std::slice::from_ref(&opened))?;
     admit(std::slice::from_ref(&opened), || Purpose::of(config), true)?;
     let data = match &config.data.path {
-        Source::Folder(folder) if !has_training_rows(folder) => job::part(loaded, folder)?,
+        Source::Folder(folder) if !job::has_training_rows(loaded, folder)? => job::part(loaded, folder)?,
         _ => job::dataset_for_model(loaded)?,
     };
     let model = job::model(loaded, job::task(config, data.labels.len()), &opened.device)?;
@@ -65,10 +65,6 @@ pub fn server(loaded: &Loaded) -> Result<OpenServer> {
         coordinator,
         model,
     })
-}
-
-fn has_training_rows(folder: &Path) -> bool {
-    ["jsonl", "csv", "txt"].iter().any(|ending| folder.join(format!("train.{ending}")).is_file())
 }
 
 impl OpenServer {

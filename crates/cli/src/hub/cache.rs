@@ -76,15 +76,16 @@ impl Repository {
     /// # Errors
     /// The system refuses it.
     pub fn link(&self, tag: &str, commit: &str, name: &str) -> io::Result<PathBuf> {
-        let (blob, folder) = (self.blob(tag), self.snapshot(commit));
-        fs::create_dir_all(&folder)?;
-        let file = folder.join(name);
+        let (blob, file) = (self.blob(tag), self.snapshot(commit).join(name));
+        file.parent().map_or(Ok(()), fs::create_dir_all)?;
         // What cannot be read there, such as a link to nothing, gives way.
         match fs::remove_file(&file) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
-        link(&Path::new("../../blobs").join(tag), &file).or_else(|_| fs::rename(&blob, &file))?;
+        // A file in a folder lies so much deeper.
+        let up = "../".repeat(2 + name.matches('/').count());
+        link(&Path::new(&up).join("blobs").join(tag), &file).or_else(|_| fs::rename(&blob, &file))?;
         Ok(file)
     }
 

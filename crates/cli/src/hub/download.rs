@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 
 use super::bar::Bar;
 use super::cache::Repository;
-use super::name::{is_file_name, is_plain, shown};
+use super::name::{is_file_path, is_plain, shown};
 use super::web::{Answer, Follow, LEAST, Trouble, Web};
 
 /// What the Hub says of a file before it sends it.
@@ -35,7 +35,7 @@ impl Told {
 /// No answer, one that is not believed, a connection that breaks, a disk that cannot be written. What is not whole gets no
 /// name; what a checksum vouches for is gone on with the next time.
 pub fn fetch(web: &Web, at: &Repository, commit: &str, name: &str, path: &str) -> Result<PathBuf, Trouble> {
-    if !is_file_name(name) {
+    if !is_file_path(name) {
         return Err(Trouble::Refused(format!("{} is no plain name of a file", shown(name))));
     }
     let told = ask(web, commit, path)?;

@@ -36,6 +36,20 @@ impl RepoName {
         fits.then(|| RepoName { id: id.to_owned(), revision: revision.to_owned() })
     }
 
+    /// What the name of a data set must be.
+    pub const DATA_FORM: &str = "must be \"hf:org/name\", with a folder of it as \"hf:org/name/folder\" or a revision as \"hf:org/name@revision\", \
+                                 of letters, digits, `-`, `_` and `.`";
+
+    /// Reads the name of a data set, which may go on into folders of the repository: `org/name/folder@revision`.
+    pub fn parse_data(text: &str) -> Option<(RepoName, String)> {
+        let (path, revision) = text.split_once('@').unwrap_or((text, "main"));
+        let mut parts = path.split('/');
+        let id = [parts.next()?, parts.next()?].join("/");
+        let folder = parts.collect::<Vec<_>>();
+        let name = RepoName::parse(&format!("{id}@{revision}"))?;
+        folder.iter().all(|part| is_plain(part)).then(|| (name, folder.join("/")))
+    }
+
     /// `org/name`.
     pub fn id(&self) -> &str {
         &self.id
@@ -54,8 +68,13 @@ pub(super) fn is_plain(part: &str) -> bool {
     !part.is_empty() && part.len() <= 128 && !leads_out && part.chars().all(fits)
 }
 
-/// Whether the text can name a file of a snapshot.
-pub(super) fn is_file_name(name: &str) -> bool {
+/// Whether the text can name a file of a snapshot, some folders down at most.
+pub(super) fn is_file_path(path: &str) -> bool {
+    path.split('/').count() <= 4 && path.split('/').all(is_file_name)
+}
+
+/// Whether the text can name a file or folder of a snapshot.
+fn is_file_name(name: &str) -> bool {
     let odd = |c: char| c.is_control() || "/\\:".contains(c);
     !name.is_empty() && name.len() <= 255 && !name.starts_with('.') && !name.contains(odd)
 }
@@ -80,6 +99,13 @@ mod tests {
         let name = RepoName::parse("TinyLlama/TinyLlama-1.1B-Chat-v1.0").expect("a name");
         assert_eq!((name.id(), name.revision.as_str()), ("TinyLlama/TinyLlama-1.1B-Chat-v1.0", "main"));
         assert_eq!(name.folder(Kind::Dataset), "datasets--TinyLlama--TinyLlama-1.1B-Chat-v1.0");
+        let data = |text: &str| RepoName::parse_data(text).map(|(name, folder)| (name.id, name.revision, folder));
+        let told =
+            |id: &str, revision: &str, folder: &str| Some((id.to_owned(), revision.to_owned(), folder.to_owned()));
+        assert_eq!(data("nyu-mll/glue/mnli"), told("nyu-mll/glue", "main", "mnli"));
+        assert_eq!(data("a/b@v1"), told("a/b", "v1", ""));
+        assert_eq!(data("a/b/c/d@v1"), told("a/b", "v1", "c/d"));
+        assert!(["a", "a/b/", "a/b/../c", "a/b/.c", "a/b//c"].iter().all(|wrong| data(wrong).is_none()));
         assert_eq!(RepoName::parse("a/b@refs/pr/1").expect("a name").revision, "refs/pr/1");
         for wrong in [
             "foo",
@@ -105,6 +131,12 @@ mod tests {
     fn files_are_named_without_a_way_out() {
         for name in ["model-00001-of-00002.safetensors", "a b.json", "a--b.txt"] {
             assert!(is_file_name(name), "{name}");
+        }
+        for path in ["data/train-00000-of-00001.parquet", "mnli/a b.json", "a/b/c/d.csv"] {
+            assert!(is_file_path(path), "{path}");
+        }
+        for path in ["", "/a", "a/", "a//b", "../x", "a/../b", "a/.hidden", "a/b\\c", "a/b/c/d/e.csv"] {
+            assert!(!is_file_path(path), "{path:?}");
         }
         for name in ["", ".", "..", "../x", "a/b", "a\\b", "C:x", ".hidden", "a\nb", "a\u{1b}b"] {
             assert!(!is_file_name(name), "{name:?}");

@@ -88,7 +88,7 @@ fn renumbered(mut data: Dataset, order: &[usize]) -> Dataset {
     let mut places = vec![0; order.len()];
     order.iter().enumerate().for_each(|(new, &old)| places[old] = new);
     data.labels = order.iter().map(|&old| data.labels[old].clone()).collect();
-    for example in data.train.iter_mut().chain(&mut data.test) {
+    for example in data.train.iter_mut().chain(&mut data.validation).chain(&mut data.test) {
         example.label = places[example.label];
     }
     data
@@ -112,11 +112,14 @@ mod tests {
             name: "x".into(),
             labels: owned(&["billing", "food", "travel"]),
             train: vec![Example::labelled("a bill", 0, None), Example::labelled("a trip", 2, None)],
+            validation: vec![Example::labelled("a dinner", 1, None)],
             test: vec![Example::labelled("a meal", 1, None)],
+            notes: Vec::new(),
         };
         let data = renumbered(data, &[2, 0, 1]);
         assert_eq!(data.labels, ["travel", "billing", "food"]);
-        assert_eq!([data.train[0].label, data.train[1].label, data.test[0].label], [1, 0, 2]);
+        let rows = data.train.iter().chain(&data.validation).chain(&data.test);
+        assert_eq!(rows.map(|row| row.label).collect::<Vec<_>>(), [1, 0, 2, 2]);
     }
 
     #[test]

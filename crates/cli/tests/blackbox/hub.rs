@@ -172,6 +172,33 @@ fn a_model_is_fetched_once() {
 }
 
 #[test]
+fn a_set_is_fetched_as_the_hub_lays_it_out() {
+    let room = room();
+    let row = |label: &str| format!("{{\"sentence\": \"it is {label}\", \"label\": \"{label}\"}}\n");
+    let rows = (row("late") + &row("lost")).repeat(4).into_bytes();
+    let files = vec![
+        ("README.md", b"# A card".to_vec()),
+        ("one/train-00000-of-00002.jsonl", rows.clone()),
+        ("one/train-00001-of-00002.jsonl", rows.clone()),
+        ("one/validation-00000-of-00001.jsonl", rows.clone()),
+        ("two/train-00000-of-00001.jsonl", rows),
+    ];
+    let hub = serve(files, 0);
+    let envs = [("HF_ENDPOINT", hub.address.as_str())];
+    let said = run(&room, &["partition", "--no-svg", "--set", "data.path=hf:some/model"], &envs);
+    refused(&said, &["holds several configurations: one, two", "hf:some/model/one"]);
+    let set = ["partition", "--no-svg", "--set", "data.path=hf:some/model/one"];
+    let said = run(&room, &set, &envs);
+    assert_eq!(said.code, Some(0), "{said:?}");
+    assert!(said.out.contains("splits of some/model/one: 16 train, 8 test"), "{}", said.out);
+    assert!(said.err.contains("the validation split takes its place"), "{}", said.err);
+    assert!(!hub.asked().iter().any(|asked| asked.path.contains("two/") || asked.path.contains("README")));
+    let asked = hub.asked().len();
+    assert_eq!(run(&room, &set, &envs).code, Some(0));
+    assert_eq!(hub.asked().len(), asked, "the second time asked for the network");
+}
+
+#[test]
 fn a_repository_that_is_not_there_is_said() {
     let room = room();
     let hub = serve(model_files(), 0);

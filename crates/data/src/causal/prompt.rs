@@ -1,7 +1,7 @@
 //! Prompts alone, for generation, and the way back from token ids to text.
 
 use super::CausalTokenizer;
-use crate::{DataError, Message};
+use crate::{Conversation, DataError, Message};
 
 impl CausalTokenizer {
     /// The tokens of a text that is to be continued: as in training, without the token that ends it.
@@ -20,8 +20,8 @@ impl CausalTokenizer {
     /// # Errors
     /// [`DataError::ChatTemplate`] if there is no template or it does not work, [`DataError::Encode`].
     pub fn chat_prompt(&self, text: &str) -> Result<Vec<u32>, DataError> {
-        let said = Message { role: "user".to_owned(), content: text.to_owned() };
-        self.ids(&self.chat()?.render(&[said], true)?, false)
+        let said = Conversation::from(vec![Message::new("user", text)]);
+        self.ids(&self.chat()?.render(&said, true)?, false)
     }
 
     /// The text that the tokens `new` add to that of `prompt`, special tokens left out.

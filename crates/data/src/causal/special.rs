@@ -47,7 +47,14 @@ impl TokenizerFiles {
         // Many tokenizers name a BOS that they never write, so one out of the vocabulary harms nobody.
         let bos_id = bos.as_deref().and_then(|text| tokenizer.token_id(text));
         let chat = match self.template(&config)? {
-            Some((source, file)) => Ok(ChatTemplate::parse(&source, file, &bos.unwrap_or_default(), &eos_text)?),
+            Some((source, file)) => {
+                let mut all = tokens(&config);
+                if !all.iter().any(|(key, _)| key == "eos_token") {
+                    all.push(("eos_token".to_owned(), eos_text));
+                }
+                let all: Vec<(&str, &str)> = all.iter().map(|(key, text)| (key.as_str(), text.as_str())).collect();
+                Ok(ChatTemplate::parse(&source, file, &all)?)
+            }
             None => Err(name.to_owned()),
         };
         Ok(Special { bos: bos_id, eos, chat })
@@ -111,6 +118,12 @@ fn object(file: Option<&(Vec<u8>, String)>) -> Result<Map<String, Value>, DataEr
         problem: format!("not a JSON object ({error})"),
         expected: "fetch the file again".to_owned(),
     })
+}
+
+/// The special tokens by name, as Transformers hands them to a template: every `…_token` that is one.
+fn tokens(config: &Map<String, Value>) -> Vec<(String, String)> {
+    let named = config.keys().filter(|key| key.ends_with("_token") && !key.starts_with("add_"));
+    named.filter_map(|key| Some((key.clone(), token(config, key)?))).collect()
 }
 
 /// A token by its text, or as an object that holds it as `content`.

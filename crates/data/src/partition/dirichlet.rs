@@ -8,7 +8,7 @@ use crate::random::{Use, stream};
 use crate::{DataError, Dataset};
 
 /// Draws of the whole split before giving up. A draw costs no shuffle, so all of them take about half a second.
-const TRIES: u64 = 10_000;
+pub(super) const TRIES: u64 = 10_000;
 
 /// Draws shares for every class until every client has `min_shard` rows, then deals the shuffled rows.
 pub(super) fn split(
@@ -18,14 +18,7 @@ pub(super) fn split(
     min_shard: usize,
     seed: u64,
 ) -> Result<Vec<Vec<usize>>, DataError> {
-    if !(1e-6..=1e6).contains(&alpha) {
-        return Err(DataError::Setting {
-            key: "alpha",
-            value: alpha.to_string(),
-            problem: "it is the concentration of a Dirichlet distribution".to_owned(),
-            expected: "a number from 0.000001 to 1000000".to_owned(),
-        });
-    }
+    check_alpha(alpha)?;
     let by_label = rows_of_classes(data);
     for attempt in 0..TRIES {
         let mut stream = stream(seed, Use::Partition, 0, 0, attempt);
@@ -43,6 +36,18 @@ pub(super) fn split(
     Err(DataError::DirichletUnlikely { alpha, clients, rows, min_shard, tries: TRIES })
 }
 
+pub(super) fn check_alpha(alpha: f64) -> Result<(), DataError> {
+    if (1e-6..=1e6).contains(&alpha) {
+        return Ok(());
+    }
+    Err(DataError::Setting {
+        key: "alpha",
+        value: alpha.to_string(),
+        problem: "it is the concentration of a Dirichlet distribution".to_owned(),
+        expected: "a number from 0.000001 to 1000000".to_owned(),
+    })
+}
+
 /// Rows per class and client: `[classes][clients]`.
 fn draw(by_label: &[Vec<usize>], alpha: f64, clients: usize, stream: &mut ChaCha8Rng) -> Vec<Vec<usize>> {
     let held = vec![0; clients];
@@ -54,7 +59,7 @@ fn draw(by_label: &[Vec<usize>], alpha: f64, clients: usize, stream: &mut ChaCha
 ///
 /// Gamma(0.01) is below the smallest f64 about once in a thousand draws, and a class whose draws all underflow
 /// would divide 0 by 0. So the Gammas stay logarithms until the largest is taken out.
-fn proportions(alpha: f64, clients: usize, stream: &mut ChaCha8Rng) -> Vec<f64> {
+pub(super) fn proportions(alpha: f64, clients: usize, stream: &mut ChaCha8Rng) -> Vec<f64> {
     let logs: Vec<f64> = (0..clients).map(|_| log_gamma_draw(alpha, stream)).collect();
     let largest = logs.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     logs.into_iter().map(|log| (log - largest).exp()).collect()
@@ -82,7 +87,7 @@ fn gamma_draw(shape: f64, stream: &mut ChaCha8Rng) -> f64 {
 }
 
 /// Marsaglia's polar method; the second value is dropped to keep no state.
-fn normal(stream: &mut ChaCha8Rng) -> f64 {
+pub(super) fn normal(stream: &mut ChaCha8Rng) -> f64 {
     loop {
         let (x, y) = (2.0 * uniform(stream) - 1.0, 2.0 * uniform(stream) - 1.0);
         let square = x * x + y * y;
@@ -93,7 +98,7 @@ fn normal(stream: &mut ChaCha8Rng) -> f64 {
 }
 
 /// In (0, 1], so that its logarithm is finite.
-fn uniform(stream: &mut ChaCha8Rng) -> f64 {
+pub(super) fn uniform(stream: &mut ChaCha8Rng) -> f64 {
     1.0 - stream.random::<f64>()
 }
 

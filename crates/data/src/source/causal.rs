@@ -1,305 +1,236 @@
 //! Rows for causal language models: what kind they are, and what each of them says.
 
-use std::fs;
-use std::path::Path;
-
-use serde_json::{Map, Value};
-
-use super::rows::{Fields, Row, Rows, Written, csv_error, csv_label, find, is, json_group, json_label, read_jsonl};
-use super::{Content, Message, Wording, or_nothing};
-use crate::DataError;
+use super::columns;
+use super::labels::Written;
+use super::place::{Place, listed};
+use super::read::Reading;
+use super::records::Record;
+use super::{Content, Row, Wording, chat};
+use crate::cell::field;
+use crate::{Cell, DataError};
 
 /// The prompts of Stanford Alpaca (Taori et al. 2023, `PROMPT_DICT` of its train.py): with an input and without.
 const ALPACA_INPUT: &str = "Below is an instruction that describes a task, paired with an input that provides further \
-     context. Write a response that appropriately completes the request.\n\n### Instruction:\n{instruction}\n\n\
-     ### Input:\n{input}\n\n### Response:";
+     context. Write a response that appropriately completes the request.";
 const ALPACA: &str = "Below is an instruction that describes a task. Write a response that appropriately completes the \
-     request.\n\n### Instruction:\n{instruction}\n\n### Response:";
+     request.";
 
-const ANY_KIND: &str = "`messages`, `prompt` and `response`, `instruction` and `output`, or `text`; other columns can be \
-     named with data.prompt and data.response";
+const ANY_KIND: &str = "`messages`, `conversations`, `prompt` and `response` or `completion`, `instruction` and `output`, or \
+     `text`; other columns are named with data.text, or with data.prompt and data.response";
 
 /// What the rows of a set are; the first row decides.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum Kind {
-    Chat,
-    Pair,
+    /// Turns in this field.
+    Chat(&'static str),
+    /// A prompt and what follows, by the name of the latter.
+    Pair(&'static str),
     Alpaca,
-    Text,
+    /// A text in this column.
+    Text(String),
 }
 
 impl Kind {
     /// The kinds with the fields that tell them, the first that fits counting.
-    const ALL: [(Kind, &[&str]); 4] = [
-        (Kind::Chat, &["messages"]),
-        (Kind::Pair, &["prompt", "response"]),
-        (Kind::Alpaca, &["instruction", "output"]),
-        (Kind::Text, &["text"]),
-    ];
+    fn all() -> [(Kind, &'static [&'static str]); 6] {
+        [
+            (Kind::Chat("messages"), &["messages"]),
+            (Kind::Chat("conversations"), &["conversations"]),
+            (Kind::Pair("response"), &["prompt", "response"]),
+            (Kind::Pair("completion"), &["prompt", "completion"]),
+            (Kind::Alpaca, &["instruction", "output"]),
+            (Kind::Text("text".to_owned()), &["text"]),
+        ]
+    }
 
-    fn of(row: &Map<String, Value>) -> Option<Kind> {
-        let there = |name: &&str| row.get(*name).is_some_and(|value| !value.is_null());
-        Kind::ALL.into_iter().find(|(_, fields)| fields.iter().all(there)).map(|(kind, _)| kind)
+    fn of(row: &Record) -> Option<Kind> {
+        let there = |name: &&str| field(row, name).is_some_and(|value| !value.is_null());
+        Kind::all().into_iter().find(|(_, fields)| fields.iter().all(there)).map(|(kind, _)| kind)
+    }
+
+    /// Its fields.
+    fn fields(&self) -> Vec<String> {
+        let known = Kind::all().into_iter().find(|(kind, _)| kind == self);
+        match (known, self) {
+            (Some((_, fields)), _) => fields.iter().map(|field| (*field).to_owned()).collect(),
+            (None, Kind::Text(column)) => vec![column.clone()],
+            (None, _) => Vec::new(),
+        }
     }
 
     /// Its fields in words.
-    fn words(self) -> String {
-        let fields = Kind::ALL.iter().find(|(kind, _)| *kind == self).map_or(&[][..], |(_, fields)| fields);
-        fields.iter().map(|field| format!("`{field}`")).collect::<Vec<_>>().join(" and ")
+    fn words(&self) -> String {
+        self.fields().iter().map(|field| format!("`{field}`")).collect::<Vec<_>>().join(" and ")
     }
-}
-
-/// Both splits.
-pub(super) fn read(folder: &Path, group: Option<&str>, wording: Option<&Wording>) -> Result<(Rows, Rows), DataError> {
-    let mut reader = Reader { wording, kind: None, labelled: None };
-    let train = reader.split(folder, "train", group, true)?;
-    if train.rows.is_empty() {
-        return Err(DataError::NoRows { path: train.path });
-    }
-    let test = reader.split(folder, "test", group, false)?;
-    Ok((train, test))
-}
-
-/// Both splits of a site or a server, of which either may be missing.
-pub(super) fn read_part(folder: &Path, wording: Option<&Wording>) -> Result<(Rows, Rows), DataError> {
-    let mut reader = Reader { wording, kind: None, labelled: None };
-    let mut split = |name| or_nothing(folder, name, reader.split(folder, name, None, false));
-    Ok((split("train")?, split("test")?))
 }
 
 /// What the first row said about all of them.
-struct Reader<'w> {
-    wording: Option<&'w Wording>,
+#[derive(Default)]
+pub(super) struct Kinds {
     kind: Option<Kind>,
     labelled: Option<bool>,
 }
 
-impl Reader<'_> {
-    fn split(
-        &mut self,
-        folder: &Path,
-        split: &'static str,
-        group: Option<&str>,
-        group_needed: bool,
-    ) -> Result<Rows, DataError> {
-        let path = find(folder, split, &["jsonl", "csv", "txt"])?;
-        let fields = Fields { path: &path, group, group_needed };
-        let csv = is(&path, "csv");
-        let rows = match () {
-            () if csv => self.read_csv(&fields)?,
-            () if is(&path, "txt") => self.read_texts(&fields)?,
-            () => read_jsonl(&fields, |fields, line, text| self.json_row(fields, line, text))?,
-        };
-        Ok(Rows { path, rows, csv })
-    }
+/// What becomes of a row.
+pub(super) enum Outcome {
+    Row(Row),
+    /// It leaves nothing to learn, for this reason.
+    Nothing(DataError),
+}
 
-    fn json_row(&mut self, fields: &Fields, line: u64, text: &str) -> Result<Row, DataError> {
-        const OBJECT: &str = "one JSON object a line, such as {\"prompt\": \"hello\", \"response\": \"hi\"}";
-        let row = serde_json::from_str(text)
-            .map_err(|error| fields.bad(line, format!("not a JSON object ({error})"), OBJECT))?;
-        self.row(fields, line, &row, json_label)
-    }
-
-    fn read_csv(&mut self, fields: &Fields) -> Result<Vec<Row>, DataError> {
-        let mut reader = csv::Reader::from_path(fields.path).map_err(|error| csv_error(fields, error))?;
-        let header = reader.headers().map_err(|error| csv_error(fields, error))?.clone();
-        let mut rows = Vec::new();
-        for record in reader.records() {
-            let record = record.map_err(|error| csv_error(fields, error))?;
-            let line = record.position().map_or(0, csv::Position::line);
-            let cells = header.iter().zip(&record).map(|(name, cell)| (name.to_owned(), Value::from(cell)));
-            let label =
-                |fields: &Fields, line, cell: &Value| csv_label(fields, line, cell.as_str().unwrap_or_default());
-            rows.push(self.row(fields, line, &cells.collect(), label)?);
-        }
-        Ok(rows)
-    }
-
-    /// Texts with blank lines between them.
-    fn read_texts(&mut self, fields: &Fields) -> Result<Vec<Row>, DataError> {
-        const COLUMNS: &str = "a .jsonl or .csv file, which has columns";
-        if let Some(group) = fields.group.filter(|_| fields.group_needed) {
-            return Err(fields.bad(1, format!("a text file has no column {group:?}"), COLUMNS));
-        }
-        if self.wording.is_some() {
-            return Err(fields.bad(1, "a text file has no columns for data.prompt and data.response", COLUMNS));
-        }
-        let bytes = fs::read(fields.path).map_err(|error| fields.unreadable(error))?;
-        let text = String::from_utf8(bytes).map_err(|error| {
-            let before = &error.as_bytes()[..error.utf8_error().valid_up_to()];
-            fields.not_utf8(1 + before.iter().filter(|byte| **byte == b'\n').count() as u64)
-        })?;
-        let mut rows: Vec<Row> = Vec::new();
-        for (line, text) in paragraphs(text.trim_start_matches('\u{feff}')) {
-            self.agree(fields, line, Kind::Text)?;
-            self.agree_on_labels(fields, line, false)?;
-            rows.push(Row { line, content: Content::Text(text), label: None, group: None });
-        }
-        Ok(rows)
-    }
-
+impl Kinds {
     /// One row, whatever file it came from.
-    fn row(
+    pub fn row(
         &mut self,
-        fields: &Fields,
-        line: u64,
-        row: &Map<String, Value>,
-        label: impl Fn(&Fields, u64, &Value) -> Result<Written, DataError>,
-    ) -> Result<Row, DataError> {
-        let cells = Cells { fields, line, row };
-        let content = match self.wording {
-            Some(wording) => cells.worded(wording)?,
-            None => {
-                let kind = Kind::of(row).ok_or_else(|| self.unknown(&cells))?;
-                self.agree(fields, line, kind)?;
-                cells.content(kind)?
+        reading: &Reading,
+        place: Place,
+        row: &Record,
+        needs_group: bool,
+        loose: bool,
+    ) -> Result<Outcome, DataError> {
+        let content = match (&reading.wording, reading.text.as_slice()) {
+            (Some(wording), _) => worded(&place, row, wording)?,
+            (None, [column]) => {
+                self.agree(&place, Kind::Text(column.clone()))?;
+                Content::Text(columns::text(&place, row, column)?.into_owned())
+            }
+            _ => {
+                let kind = Kind::of(row).ok_or_else(|| self.unknown(&place, row))?;
+                self.agree(&place, kind.clone())?;
+                content(&place, row, &kind)?
             }
         };
-        refuse_empty(fields, line, &content)?;
-        let written = row.get("label").filter(|value| !value.is_null());
-        self.agree_on_labels(fields, line, written.is_some())?;
-        let label = written.map(|value| label(fields, line, value)).transpose()?;
-        Ok(Row { line, content, label, group: json_group(fields, line, row)? })
+        if let Some((problem, expected)) = nothing(&content) {
+            return Ok(Outcome::Nothing(place.bad(problem, expected)));
+        }
+        let column = reading.label.as_deref().unwrap_or("label");
+        let written = columns::value(row, column).filter(|value| !value.is_null());
+        if reading.label.is_some() && written.is_none() {
+            return Err(place.missing(column, row.iter().map(|(name, _)| name.as_str())));
+        }
+        self.agree_on_labels(&place, written.is_some())?;
+        let label = written.map(|value| Written::of(&place, column, value, loose)).transpose()?;
+        let group = columns::group(&place, row, reading.group.as_deref(), needs_group)?;
+        Ok(Outcome::Row(Row { place, content, label, group }))
     }
 
     /// What to say of a row that is of no kind.
-    fn unknown(&self, cells: &Cells) -> DataError {
-        match self.kind.and_then(|kind| Kind::ALL.iter().find(|(known, _)| *known == kind)) {
-            Some((_, wanted)) => {
-                let missing = wanted.iter().find(|name| cells.row.get(**name).is_none_or(Value::is_null));
-                cells.missing(missing.unwrap_or(&wanted[0]))
+    fn unknown(&self, place: &Place, row: &Record) -> DataError {
+        let present = || row.iter().map(|(name, _)| name.as_str());
+        match &self.kind {
+            Some(kind) => {
+                let wanted = kind.fields();
+                let missing = wanted.iter().find(|name| field(row, name).is_none_or(Cell::is_null));
+                place.missing(missing.or(wanted.first()).map_or("text", String::as_str), present())
             }
             None => {
-                let problem = format!("nothing here that can be learnt; the fields here are: {}", cells.present());
-                cells.fields.bad(cells.line, problem, ANY_KIND)
+                let problem = format!("nothing here that can be learnt; the fields here are: {}", listed(present()));
+                place.bad(problem, ANY_KIND)
             }
         }
     }
 
-    fn agree(&mut self, fields: &Fields, line: u64, kind: Kind) -> Result<(), DataError> {
-        match *self.kind.get_or_insert(kind) {
-            first if first == kind => Ok(()),
+    fn agree(&mut self, place: &Place, kind: Kind) -> Result<(), DataError> {
+        match self.kind.get_or_insert_with(|| kind.clone()) {
+            first if *first == kind => Ok(()),
             first => {
                 let problem = format!("a row with {}, but the first row has {}", kind.words(), first.words());
-                Err(fields.bad(line, problem, "rows of one kind"))
+                Err(place.bad(problem, "rows of one kind"))
             }
         }
     }
 
-    fn agree_on_labels(&mut self, fields: &Fields, line: u64, labelled: bool) -> Result<(), DataError> {
+    fn agree_on_labels(&mut self, place: &Place, labelled: bool) -> Result<(), DataError> {
         let problem = match (*self.labelled.get_or_insert(labelled), labelled) {
             (true, false) => "no label, but the first row has one",
             (false, true) => "a label, but the first row has none",
             _ => return Ok(()),
         };
-        Err(fields.bad(line, problem, "a `label` in every row or in none"))
+        Err(place.bad(problem, "a `label` in every row or in none"))
     }
 }
 
-/// The texts between blank lines, each with the number of its first line.
-fn paragraphs(text: &str) -> Vec<(u64, String)> {
-    let mut found: Vec<(u64, String)> = Vec::new();
-    let mut open = false;
-    for (number, line) in (1..).zip(text.lines()) {
-        match (line.trim().is_empty(), found.last_mut()) {
-            (true, _) => open = false,
-            (false, Some((_, text))) if open => {
-                text.push('\n');
-                text.push_str(line);
-            }
-            (false, _) => {
-                found.push((number, line.to_owned()));
-                open = true;
-            }
+fn content(place: &Place, row: &Record, kind: &Kind) -> Result<Content, DataError> {
+    let text = |name: &str| columns::text(place, row, name).map(String::from);
+    Ok(match kind {
+        Kind::Text(column) => Content::Text(text(column)?),
+        Kind::Pair(response) if field(row, "prompt").is_some_and(|prompt| prompt.list().is_some()) => {
+            Content::Chat(chat::completed(place, row, response)?)
         }
-    }
-    found
+        Kind::Pair(response) => Content::Pair { prompt: text("prompt")?, response: text(response)? },
+        Kind::Alpaca => alpaca(place, row)?,
+        Kind::Chat(name) => Content::Chat(chat::conversation(place, row, name)?),
+    })
 }
 
-/// One row's fields.
-struct Cells<'a> {
-    fields: &'a Fields<'a>,
-    line: u64,
-    row: &'a Map<String, Value>,
-}
-
-impl Cells<'_> {
-    fn present(&self) -> String {
-        self.row.keys().map(String::as_str).collect::<Vec<_>>().join(", ")
-    }
-
-    fn missing(&self, name: &str) -> DataError {
-        self.fields.missing(self.line, name, self.row.keys().map(String::as_str))
-    }
-
-    fn content(&self, kind: Kind) -> Result<Content, DataError> {
-        Ok(match kind {
-            Kind::Text => Content::Text(self.text("text")?),
-            Kind::Pair => Content::Pair { prompt: self.text("prompt")?, response: self.text("response")? },
-            Kind::Alpaca => self.alpaca()?,
-            Kind::Chat => Content::Chat(self.chat()?),
-        })
-    }
-
-    fn text(&self, name: &str) -> Result<String, DataError> {
-        match self.row.get(name) {
-            Some(Value::String(text)) => Ok(text.clone()),
-            Some(_) => Err(self.fields.bad(self.line, format!("field {name:?} is not a string"), "a string")),
-            None => Err(self.missing(name)),
-        }
-    }
-
-    fn alpaca(&self) -> Result<Content, DataError> {
-        let (instruction, response) = (self.text("instruction")?, self.text("output")?);
-        let input = match self.row.get("input") {
-            None | Some(Value::Null) => String::new(),
-            Some(_) => self.text("input")?,
-        };
-        let template = if input.is_empty() { ALPACA } else { ALPACA_INPUT };
-        let (before, after) = template.split_once("{instruction}").expect("both templates hold it");
-        let prompt = format!("{before}{instruction}{}", after.replace("{input}", &input));
-        Ok(Content::Pair { prompt, response })
-    }
-
-    fn worded(&self, wording: &Wording) -> Result<Content, DataError> {
-        let value = |name: &str| match self.row.get(name) {
-            Some(Value::String(text)) => Ok(text.clone()),
-            Some(value @ (Value::Number(_) | Value::Bool(_))) => Ok(value.to_string()),
-            Some(_) => {
-                let problem = format!("field {name:?} cannot stand in a prompt or a response");
-                Err(self.fields.bad(self.line, problem, "a string, a number or a truth value"))
-            }
-            None => Err(self.missing(name)),
-        };
-        Ok(Content::Pair { prompt: wording.prompt.fill(value)?, response: wording.response.fill(value)? })
-    }
-
-    fn chat(&self) -> Result<Vec<Message>, DataError> {
-        const TURNS: &str = "a list such as [{\"role\": \"user\", \"content\": \"hello\"}, {\"role\": \"assistant\", \"content\": \"hi\"}], in a .jsonl file";
-        let bad = |problem: String| self.fields.bad(self.line, problem, TURNS);
-        let Some(Value::Array(turns)) = self.row.get("messages") else {
-            return Err(bad("field \"messages\" is not a list".to_owned()));
-        };
-        let turn = |(at, turn): (usize, &Value)| {
-            let part = |name: &str| turn.get(name).and_then(Value::as_str).map(str::to_owned);
-            let message = part("role").zip(part("content")).map(|(role, content)| Message { role, content });
-            message.ok_or_else(|| bad(format!("message {at} (counted from 0) lacks a text `role` or `content`")))
-        };
-        turns.iter().enumerate().map(turn).collect()
-    }
-}
-
-/// Refuses what leaves nothing to learn.
-fn refuse_empty(fields: &Fields, line: u64, content: &Content) -> Result<(), DataError> {
-    let (problem, expected) = match content {
-        Content::Text(text) if text.trim().is_empty() => ("empty text", "a text to learn"),
-        Content::Pair { response, .. } if response.trim().is_empty() => ("empty response", "a response to learn"),
-        Content::Chat(turns) => match turns.iter().rfind(|turn| turn.role == "assistant") {
-            None => ("a conversation without a turn of the assistant's", "a message with the role \"assistant\""),
-            Some(turn) if turn.content.trim().is_empty() => ("empty last turn of the assistant's", "a turn to learn"),
-            Some(_) => return Ok(()),
-        },
-        _ => return Ok(()),
+/// A task in the prompts of Stanford Alpaca. What was said before (`history`, pairs of instruction and answer) stands before it in
+/// the same form, and a `system` text in the place of the sentence that begins the prompt.
+fn alpaca(place: &Place, row: &Record) -> Result<Content, DataError> {
+    let text = |name: &str| columns::text(place, row, name).map(String::from);
+    let optional = |name: &str| match field(row, name) {
+        None | Some(Cell::Null) => Ok(String::new()),
+        Some(_) => text(name),
     };
-    Err(fields.bad(line, problem, expected))
+    let (instruction, response) = (text("instruction")?, text("output")?);
+    let (input, system) = (optional("input")?, optional("system")?);
+    let usual = if input.is_empty() { ALPACA } else { ALPACA_INPUT };
+    let mut prompt = if system.is_empty() { usual.to_owned() } else { system };
+    for (asked, answered) in history(place, row)? {
+        prompt.push_str(&format!("\n\n### Instruction:\n{asked}\n\n### Response:{answered}"));
+    }
+    prompt.push_str(&format!("\n\n### Instruction:\n{instruction}"));
+    if !input.is_empty() {
+        prompt.push_str(&format!("\n\n### Input:\n{input}"));
+    }
+    prompt.push_str("\n\n### Response:");
+    Ok(Content::Pair { prompt, response })
+}
+
+/// What was asked and answered before.
+fn history<'r>(place: &Place, row: &'r Record) -> Result<Vec<(&'r str, &'r str)>, DataError> {
+    let bad = || place.bad("field \"history\" is not a list of pairs", "a list such as [[\"hello\", \"hi\"]]");
+    let turns = match field(row, "history") {
+        None | Some(Cell::Null) => return Ok(Vec::new()),
+        // In CSV there is nothing, or what Python writes.
+        Some(Cell::Text(text)) if text.trim().is_empty() || text.trim() == "[]" => return Ok(Vec::new()),
+        Some(Cell::List(turns)) => turns,
+        Some(_) => return Err(bad()),
+    };
+    let pair = |turn: &'r Cell| match turn.list() {
+        Some([asked, answered]) => Some((asked.text()?, answered.text()?)),
+        _ => None,
+    };
+    turns.iter().map(|turn| pair(turn).ok_or_else(bad)).collect()
+}
+
+fn worded(place: &Place, row: &Record, wording: &Wording) -> Result<Content, DataError> {
+    let value = |name: &str| match columns::value(row, name) {
+        Some(Cell::Text(text)) => Ok(text.clone()),
+        Some(value @ (Cell::Whole(_) | Cell::Float(_) | Cell::Bool(_))) => Ok(value.to_string()),
+        Some(_) => {
+            let problem = format!("field {name:?} cannot stand in a prompt or a response");
+            Err(place.bad(problem, "a string, a number or a truth value"))
+        }
+        None => Err(place.missing(name, row.iter().map(|(name, _)| name.as_str()))),
+    };
+    Ok(Content::Pair { prompt: wording.prompt.fill(value)?, response: wording.response.fill(value)? })
+}
+
+/// Why nothing can be learnt of this, and what could.
+fn nothing(content: &Content) -> Option<(&'static str, &'static str)> {
+    match content {
+        Content::Text(text) if text.trim().is_empty() => Some(("empty text", "a text to learn")),
+        Content::Pair { response, .. } if response.trim().is_empty() => Some(("empty response", "a response to learn")),
+        Content::Chat(talk) => {
+            let mut scored = talk.turns.iter().skip(talk.from);
+            match scored.rfind(|turn| turn.role() == "assistant") {
+                None => {
+                    Some(("a conversation without a turn of the assistant's", "a message with the role \"assistant\""))
+                }
+                Some(turn) if turn.is_empty() => Some(("empty last turn of the assistant's", "a turn to learn")),
+                Some(_) => None,
+            }
+        }
+        _ => None,
+    }
 }

@@ -1,167 +1,334 @@
 //! What the labels of a set are called, and which one a row means.
+//!
+//! Classes are the values that occur in training, or the names that a file lists. `listing.rs` reads such files.
 
-use std::collections::{BTreeSet, HashMap};
-use std::fs;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 
-use super::Example;
-use super::rows::{Row, Rows, Written};
-use crate::DataError;
+use super::place::Place;
+use super::read::UnseenLabels;
+use super::{Example, Row};
+use crate::{Cell, DataError};
 
-/// Without a labels file the highest index decides how many labels there are; beyond this it is a mistake
-/// (an id column, a year) rather than a label.
-const MOST_UNNAMED: u64 = 100_000;
+/// A label as written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Written {
+    /// Nothing is there.
+    Nothing,
+    /// A whole number; with its text where that may also be a name, as in CSV.
+    Whole(i64, Option<String>),
+    /// A name.
+    Name(String),
+}
 
-const LISTED: &str = "a list of different, non-empty label names";
+impl Written {
+    /// Reads a label; `loose` cells are text whatever they hold, as in CSV.
+    pub fn of(place: &Place, column: &str, cell: &Cell, loose: bool) -> Result<Written, DataError> {
+        const EXPECTED: &str =
+            "a whole number from 0, a name or a truth value; another column is named with data.label";
+        Ok(match cell {
+            Cell::Null => Written::Nothing,
+            Cell::Bool(value) => Written::Name(value.to_string()),
+            Cell::Whole(value) => Written::Whole(*value, None),
+            Cell::Float(value) if value.fract() == 0.0 && value.abs() < 1e15 => Written::Whole(*value as i64, None),
+            Cell::Text(text) if loose => Written::of_text(text.trim()),
+            Cell::Text(text) if text.trim().is_empty() => Written::Nothing,
+            Cell::Text(text) => Written::Name(text.clone()),
+            other => return Err(place.bad(format!("field {column:?} is {other}"), EXPECTED)),
+        })
+    }
+
+    /// What stands in a table is a number if it is written as numbers are; a code such as `007` is not.
+    fn of_text(text: &str) -> Written {
+        let whole = text.split_once('.').map_or(text, |(whole, part)| {
+            if !part.is_empty() && part.bytes().all(|digit| digit == b'0') { whole } else { text }
+        });
+        match whole.parse::<i64>() {
+            _ if text.is_empty() => Written::Nothing,
+            Ok(value) if value.to_string() == whole => Written::Whole(value, Some(text.to_owned())),
+            _ => Written::Name(text.to_owned()),
+        }
+    }
+
+    fn name(&self) -> String {
+        match self {
+            Written::Nothing => String::new(),
+            Written::Whole(value, text) => text.clone().unwrap_or_else(|| value.to_string()),
+            Written::Name(name) => name.clone(),
+        }
+    }
+}
 
 /// The label names of a set, and where they were written.
 pub(super) struct Labels {
     pub names: Vec<String>,
     index: HashMap<String, usize>,
+    /// Of numbers that are classes without names.
+    numbers: Option<BTreeMap<i64, usize>>,
     file: Option<PathBuf>,
 }
 
+/// What became of a split's labels.
+pub(super) struct Resolved {
+    pub rows: Vec<Example>,
+    /// Rows left out since they have no label.
+    pub unlabelled: usize,
+    /// Labels that no training row has, with the number of rows left out and the nearest one that is known.
+    pub unseen: BTreeMap<String, (usize, Option<String>)>,
+}
+
 impl Labels {
-    /// Takes the names from the labels file, or makes them up from the rows.
-    pub fn find(folder: &Path, train: &Rows, test: &Rows) -> Result<Labels, DataError> {
-        match Labels::listed(folder)? {
-            Some(labels) => Ok(labels),
-            None => Ok(Labels::of(from_rows(train, test)?, None)),
+    /// Of a set without labels.
+    pub fn none() -> Labels {
+        Labels::listed(Vec::new(), None)
+    }
+
+    /// The names that a file lists.
+    pub fn listed(names: Vec<String>, file: Option<PathBuf>) -> Labels {
+        let index = names.iter().enumerate().map(|(at, name)| (name.clone(), at)).collect();
+        Labels { names, index, numbers: None, file }
+    }
+
+    /// The distinct values that the training rows have, names in their order and numbers in theirs.
+    pub fn of_rows(train: &[Row]) -> Result<Labels, DataError> {
+        let mut numbers = BTreeSet::new();
+        let mut names = BTreeSet::new();
+        let labelled = || train.iter().filter_map(|row| Some((row, row.label.as_ref()?)));
+        let named = labelled().find(|(_, label)| matches!(label, Written::Name(_))).map(|(row, _)| row);
+        let bare = labelled().find(|(_, label)| matches!(label, Written::Whole(_, None))).map(|(row, _)| row);
+        if let (Some(named), Some(bare)) = (named, bare) {
+            let later = if named.place.at_least(&bare.place) { named } else { bare };
+            let problem = format!(
+                "label {:?} is {}",
+                later.label.as_ref().map(Written::name).unwrap_or_default(),
+                if std::ptr::eq(later, named) {
+                    "a name, but a row before has a number"
+                } else {
+                    "a number, but a row before has a name"
+                }
+            );
+            return Err(later.place.bad(problem, "one kind of label, or a labels.json"));
+        }
+        for (_, label) in labelled() {
+            match label {
+                Written::Whole(value, _) if named.is_none() => drop(numbers.insert(*value)),
+                Written::Nothing => {}
+                label => drop(names.insert(label.name())),
+            }
+        }
+        if named.is_some() {
+            return Ok(Labels::listed(names.into_iter().collect(), None));
+        }
+        let names = numbers.iter().map(i64::to_string).collect();
+        let places = numbers.into_iter().enumerate().map(|(at, value)| (value, at)).collect();
+        Ok(Labels { numbers: Some(places), ..Labels::listed(names, None) })
+    }
+
+    /// Whether the label says that there is none: nothing, or the −1 of published test splits where it is not a name.
+    pub fn is_none(&self, label: &Written) -> bool {
+        match label {
+            Written::Nothing => true,
+            Written::Whole(-1, text) => !text.as_ref().is_some_and(|text| self.index.contains_key(text)),
+            _ => false,
         }
     }
 
-    /// Takes the names from the labels file, if there is one.
-    pub fn listed(folder: &Path) -> Result<Option<Labels>, DataError> {
-        Ok(read_file(folder)?.map(|(names, file)| Labels::of(names, Some(file))))
-    }
-
-    fn of(names: Vec<String>, file: Option<PathBuf>) -> Labels {
-        let index = names.iter().enumerate().map(|(at, name)| (name.clone(), at)).collect();
-        Labels { names, index, file }
-    }
-
-    /// Of a set without labels.
-    pub fn none() -> Labels {
-        Labels { names: Vec::new(), index: HashMap::new(), file: None }
-    }
-
-    /// The rows with their labels as indices.
-    pub fn resolve(&self, rows: Rows) -> Result<Vec<Example>, DataError> {
-        let Rows { path, rows, csv } = rows;
+    /// The training rows with their labels as indices.
+    pub fn resolve(&self, rows: Vec<Row>) -> Result<Vec<Example>, DataError> {
         let resolve = |row: Row| {
-            let label = row.label.as_ref().map_or(Ok(0), |label| self.label(&path, csv, row.line, label))?;
-            Ok(Example { content: row.content, label, group: row.group })
+            let label = match &row.label {
+                None => 0,
+                Some(label) if self.is_none(label) => {
+                    let what = if *label == Written::Nothing { "no label" } else { "label -1, which stands for none" };
+                    return Err(row.place.bad(
+                        what,
+                        "a label in every training row; leave the row out, or write a class as a number from 0 or a name",
+                    ));
+                }
+                Some(label) => match self.label(&row.place, label)? {
+                    Some(label) => label,
+                    None => return Err(self.unknown(&row.place, label)),
+                },
+            };
+            Ok(row.example(label))
         };
         rows.into_iter().map(resolve).collect()
     }
 
-    /// As [`Labels::resolve`], and every label must be one that the training rows have.
-    pub fn resolve_trained(&self, rows: Rows, train: &[Example]) -> Result<Vec<Example>, DataError> {
-        let trained: BTreeSet<usize> = train.iter().map(|example| example.label).collect();
-        let (path, lines) = (rows.path.clone(), rows.rows.iter().map(|row| row.line).collect::<Vec<_>>());
-        let test = self.resolve(rows)?;
-        match test.iter().zip(lines).find(|(example, _)| !trained.contains(&example.label)) {
-            Some((Example { label, .. }, line)) => {
-                Err(DataError::LabelUntrained { path, line, label: self.names[*label].clone() })
+    /// Rows that measure: those without a label, and those whose label no training row has, are left out or refused.
+    pub fn resolve_measured(
+        &self,
+        rows: Vec<Row>,
+        train: &[Example],
+        unseen: UnseenLabels,
+    ) -> Result<Resolved, DataError> {
+        let mut trained = vec![false; self.names.len()];
+        train.iter().for_each(|example| trained[example.label] = true);
+        let mut resolved = Resolved { rows: Vec::new(), unlabelled: 0, unseen: BTreeMap::new() };
+        for row in rows {
+            let Some(label) = &row.label else {
+                resolved.rows.push(row.example(0));
+                continue;
+            };
+            if self.is_none(label) {
+                resolved.unlabelled += 1;
+                continue;
             }
-            None => Ok(test),
+            match self.label(&row.place, label)?.filter(|at| trained[*at] || train.is_empty()) {
+                Some(at) => resolved.rows.push(row.example(at)),
+                None if unseen == UnseenLabels::Refuse => {
+                    return Err(DataError::LabelUntrained {
+                        path: row.place.file.to_path_buf(),
+                        at: row.place.at,
+                        label: self.shown(label),
+                        nearest: did_you_mean(self.nearest(&label.name())),
+                    });
+                }
+                None => {
+                    let near = || (0, self.nearest(&label.name()).map(str::to_owned));
+                    resolved.unseen.entry(self.shown(label)).or_insert_with(near).0 += 1;
+                }
+            }
         }
+        Ok(resolved)
     }
 
-    fn label(&self, path: &Path, csv: bool, line: u64, label: &Written) -> Result<usize, DataError> {
-        let path = path.to_path_buf();
-        match label {
-            Written::Index(at) => {
-                let named = if csv { self.index.get(&at.to_string()).copied() } else { None };
-                let at = named.map_or(*at, |named| named as u64);
-                let labels = self.names.len();
-                let label = usize::try_from(at).ok().filter(|label| *label < labels);
-                label.ok_or(DataError::LabelRange { path, line, label: at, labels })
+    /// What a label is called; a number by its name where a file lists one.
+    fn shown(&self, label: &Written) -> String {
+        let listed = match label {
+            Written::Whole(value, _) if self.numbers.is_none() => {
+                usize::try_from(*value).ok().and_then(|at| self.names.get(at))
             }
-            Written::Name(name) => self.index.get(name).copied().ok_or_else(|| {
-                let listed = self.file.clone().unwrap_or_else(|| path.clone());
-                DataError::LabelUnknown { path, line, label: name.clone(), listed }
-            }),
-        }
+            _ => None,
+        };
+        listed.cloned().unwrap_or_else(|| label.name())
     }
-}
 
-fn read_file(folder: &Path) -> Result<Option<(Vec<String>, PathBuf)>, DataError> {
-    let (json, txt) = (folder.join("labels.json"), folder.join("labels.txt"));
-    let file = match (json.is_file(), txt.is_file()) {
-        (false, false) => return Ok(None),
-        (true, true) => {
-            return Err(DataError::FileAmbiguous {
-                folder: folder.to_path_buf(),
-                first: "labels.json".to_owned(),
-                second: "labels.txt".to_owned(),
+    /// The class of a label; `None` for a value that is no class of a set without a list.
+    fn label(&self, place: &Place, label: &Written) -> Result<Option<usize>, DataError> {
+        if let Some(numbers) = &self.numbers {
+            return Ok(match label {
+                Written::Whole(value, _) => numbers.get(value).copied(),
+                _ => None,
             });
         }
-        (true, false) => json,
-        (false, true) => txt,
-    };
-    let bytes = fs::read(&file).map_err(|source| DataError::Read { path: file.clone(), source })?;
-    let names = parse(&file, bytes)?;
-    let mut seen = BTreeSet::new();
-    let twice = names.iter().find(|name| name.is_empty() || !seen.insert(name.as_str()));
-    let problem = match twice {
-        _ if names.is_empty() => "no labels".to_owned(),
-        Some(name) if name.is_empty() => "an empty label name".to_owned(),
-        Some(name) => format!("label {name:?} is listed twice"),
-        None => return Ok(Some((names, file))),
-    };
-    Err(DataError::LabelsFile { path: file, problem, expected: LISTED })
-}
-
-fn parse(file: &Path, bytes: Vec<u8>) -> Result<Vec<String>, DataError> {
-    let bad = |problem: String, expected| DataError::LabelsFile { path: file.to_path_buf(), problem, expected };
-    let text = String::from_utf8(bytes).map_err(|error| {
-        let before = &error.as_bytes()[..error.utf8_error().valid_up_to()];
-        let line = 1 + before.iter().filter(|byte| **byte == b'\n').count() as u64;
-        DataError::NotUtf8 { path: file.to_path_buf(), line }
-    })?;
-    let text = text.trim_start_matches('\u{feff}');
-    if file.extension().is_some_and(|extension| extension == "json") {
-        const LIST: &str = "a JSON list of strings, such as [\"yes\", \"no\"]";
-        return serde_json::from_str(text).map_err(|error| bad(format!("not a list of label names ({error})"), LIST));
-    }
-    Ok(text.trim_end().lines().map(|line| line.trim().to_owned()).collect())
-}
-
-fn labelled(file: &Rows) -> impl Iterator<Item = (&Row, &Written)> {
-    file.rows.iter().filter_map(|row| Some((row, row.label.as_ref()?)))
-}
-
-fn from_rows(train: &Rows, test: &Rows) -> Result<Vec<String>, DataError> {
-    let mut names = BTreeSet::new();
-    let mut highest = 0;
-    let by_name = matches!(train.rows.first().and_then(|row| row.label.as_ref()), Some(Written::Name(_)));
-    let labelled = |file| labelled(file).map(move |(row, label)| (file, row, label));
-    for (file, row, label) in [train, test].into_iter().flat_map(labelled) {
-        let bad = |problem: String, expected| DataError::BadLine {
-            path: file.path.clone(),
-            line: row.line,
-            problem,
-            expected,
+        let named = match label {
+            Written::Whole(_, None) => None,
+            label => self.index.get(&label.name()).copied(),
         };
-        match label {
-            Written::Index(at) if !by_name && *at < MOST_UNNAMED => highest = highest.max(*at),
-            Written::Index(at) if !by_name => {
-                let problem = format!("label {at} is too large for a set without label names");
-                return Err(bad(problem, "an index below 100000, or a labels.json"));
+        match (named, label, &self.file) {
+            (Some(at), ..) => Ok(Some(at)),
+            (None, Written::Whole(value, _), Some(_)) => {
+                let at = usize::try_from(*value).ok().filter(|at| *at < self.names.len());
+                let labels = self.names.len();
+                let out =
+                    || DataError::LabelRange { path: place.file.to_path_buf(), at: place.at, label: *value, labels };
+                at.map(Some).ok_or_else(out)
             }
-            // In CSV a name may look like a number; JSON says which it is.
-            Written::Index(at) if file.csv => drop(names.insert(at.to_string())),
-            Written::Name(name) if by_name => drop(names.insert(name.clone())),
-            Written::Index(at) => {
-                let problem = format!("label {at} is an index, but the first row has a name");
-                return Err(bad(problem, "one kind of label, or a labels.json"));
-            }
-            Written::Name(name) => {
-                let problem = format!("label {name:?} is a name, but the first row has an index");
-                return Err(bad(problem, "one kind of label, or a labels.json"));
-            }
+            (None, _, Some(_)) => Err(self.unknown(place, label)),
+            (None, _, None) => Ok(None),
         }
     }
-    if by_name { Ok(names.into_iter().collect()) } else { Ok((0..=highest).map(|at| at.to_string()).collect()) }
+
+    fn unknown(&self, place: &Place, label: &Written) -> DataError {
+        DataError::LabelUnknown {
+            path: place.file.to_path_buf(),
+            at: place.at,
+            label: label.name(),
+            listed: self.file.clone().unwrap_or_else(|| place.file.to_path_buf()),
+            nearest: did_you_mean(self.nearest(&label.name())),
+        }
+    }
+
+    /// The label that differs in case and blanks alone.
+    fn nearest(&self, name: &str) -> Option<&str> {
+        let bare = |name: &str| name.split_whitespace().collect::<String>().to_lowercase().replace(['_', '-'], "");
+        self.names.iter().find(|of| bare(of) == bare(name)).map(String::as_str)
+    }
+}
+
+/// The question in brackets, or nothing.
+fn did_you_mean(nearest: Option<&str>) -> String {
+    nearest.map_or(String::new(), |name| format!(" (did you mean {name:?}?)"))
+}
+
+impl Resolved {
+    /// What to say of a split of which no row has a label that is known.
+    pub fn all_unseen(&self, split: &str, place: &Place) -> DataError {
+        let (label, near) =
+            self.unseen.iter().next().map_or(("", None), |(name, (_, near))| (name.as_str(), near.as_deref()));
+        let problem =
+            format!("no {split} row has a label that a training row has; the first is {label:?}{}", did_you_mean(near));
+        place.bad(problem, "the same labels in all splits")
+    }
+
+    /// One line on the rows that were left out.
+    pub fn note(&self, split: &str, notes: &mut Vec<String>) {
+        if self.unlabelled > 0 {
+            notes.push(format!("{} {split} rows have no label (-1 or null) and are left out", self.unlabelled));
+        }
+        let rows: usize = self.unseen.values().map(|(rows, _)| rows).sum();
+        if rows > 0 {
+            let one = |(name, (rows, near)): (&String, &(usize, Option<String>))| {
+                format!("{name:?} ({rows}){}", did_you_mean(near.as_deref()))
+            };
+            let names: Vec<String> = self.unseen.iter().take(5).map(one).collect();
+            let more =
+                if self.unseen.len() > 5 { format!(" and {} more", self.unseen.len() - 5) } else { String::new() };
+            notes.push(format!(
+                "{rows} {split} rows have labels that no training row has and are left out: {}{more}",
+                names.join(", ")
+            ));
+        }
+    }
+}
+
+impl Place {
+    /// Whether this place comes after the other, or in another file.
+    fn at_least(&self, other: &Place) -> bool {
+        use super::place::At;
+        let number = |place: &Place| match place.at {
+            At::Line(at) | At::Row(at) => at,
+        };
+        self.file != other.file || number(self) >= number(other)
+    }
+}
+
+/// Where the names of the labels are listed: a file beside the rows, else the training file itself.
+pub(super) fn listing(folders: &[PathBuf], train: &[PathBuf], column: &str) -> Result<Option<Labels>, DataError> {
+    for folder in folders {
+        if let Some((names, file)) = super::listing::read(folder)? {
+            return Ok(Some(Labels::listed(names, Some(file))));
+        }
+    }
+    let is_parquet = |path: &&PathBuf| path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("parquet"));
+    let Some(file) = train.first().filter(is_parquet) else { return Ok(None) };
+    let names = super::parquet::class_names(Path::new(file), column)?;
+    let names = names.filter(|names| !names.is_empty());
+    names
+        .map(|names| super::listing::checked(names, file).map(|names| Labels::listed(names, Some(file.clone()))))
+        .transpose()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tables_hold_numbers_codes_and_names() {
+        let whole = |value: i64, text: &str| Written::Whole(value, Some(text.to_owned()));
+        for (text, expected) in [
+            ("1", whole(1, "1")),
+            ("1.0", whole(1, "1.0")),
+            ("1.00", whole(1, "1.00")),
+            ("-1", whole(-1, "-1")),
+            ("0", whole(0, "0")),
+            ("", Written::Nothing),
+        ] {
+            assert_eq!(Written::of_text(text), expected, "{text}");
+        }
+        for name in ["007", "1.5", "1.", "+1", "-0", "1e3", "true", "99999999999999999999"] {
+            assert_eq!(Written::of_text(name), Written::Name(name.to_owned()));
+        }
+    }
 }

@@ -1,214 +1,121 @@
-//! The rows of one JSONL or CSV file, with the line each came from, before the labels have names.
-//! Here are the files and the fields that all rows have; what rows for causal language models say is in `causal.rs`.
+//! From records to rows: what every record of a split says.
 
-use std::fs::File;
-use std::io::{self, BufRead, BufReader};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use serde_json::{Map, Value};
-
-use super::Content;
+use super::causal::{Kinds, Outcome};
+use super::columns::{self, Columns};
+use super::labels::Written;
+use super::place::Place;
+use super::read::Reading;
+use super::records::{self, Format, Record};
+use super::{Content, Row};
 use crate::DataError;
 
-/// A label as written.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Written {
-    /// An index from 0.
-    Index(u64),
-    /// A name.
-    Name(String),
+/// Reads splits one after the other; what the first row says holds for all.
+pub(super) struct Rows<'r> {
+    reading: &'r Reading,
+    notes: &'r mut Vec<String>,
+    columns: Option<Columns>,
+    kinds: Kinds,
+    empty: usize,
 }
 
-/// One row as written.
-#[derive(Debug)]
-pub(super) struct Row {
-    pub line: u64,
-    pub content: Content,
-    /// Never absent in a set for classification.
-    pub label: Option<Written>,
-    pub group: Option<String>,
-}
-
-/// All rows of a file.
-#[derive(Debug)]
-pub(super) struct Rows {
-    pub path: PathBuf,
-    pub rows: Vec<Row>,
-    /// A CSV cell `3` may be an index or a name; only the labels file can tell.
-    pub csv: bool,
-}
-
-impl Rows {
-    /// Reads the split `train` or `test` of a folder.
-    pub fn read(folder: &Path, split: &'static str, wanted: &Wanted) -> Result<Rows, DataError> {
-        let path = find(folder, split, &["jsonl", "csv"])?;
-        let csv = is(&path, "csv");
-        let fields = Fields { path: &path, group: wanted.group, group_needed: wanted.group_needed };
-        let rows = if csv { read_csv(&fields)? } else { read_jsonl(&fields, json_row)? };
-        Ok(Rows { path, rows, csv })
-    }
-}
-
-/// The column that says which group a row belongs to.
-pub(super) struct Wanted<'a> {
-    pub group: Option<&'a str>,
-    /// Whether every row must have it.
-    pub group_needed: bool,
-}
-
-/// Whether the file's name ends so.
-pub(super) fn is(path: &Path, ending: &str) -> bool {
-    path.extension().is_some_and(|of_path| of_path == ending)
-}
-
-/// The one file of a split, among those with these endings.
-pub(super) fn find(folder: &Path, split: &'static str, endings: &[&str]) -> Result<PathBuf, DataError> {
-    let names = endings.iter().map(|ending| format!("{split}.{ending}"));
-    let there: Vec<String> = names.clone().filter(|name| folder.join(name).is_file()).collect();
-    match there.as_slice() {
-        [one] => Ok(folder.join(one)),
-        [] => {
-            let formats = names.collect::<Vec<_>>().join(" or ");
-            Err(DataError::FileMissing { folder: folder.to_path_buf(), split, formats })
-        }
-        [first, second, ..] => {
-            Err(DataError::FileAmbiguous { folder: folder.to_path_buf(), first: first.clone(), second: second.clone() })
-        }
-    }
-}
-
-/// What to look for in each row of a file.
-pub(super) struct Fields<'a> {
-    pub path: &'a Path,
-    pub group: Option<&'a str>,
-    pub group_needed: bool,
-}
-
-impl Fields<'_> {
-    pub fn unreadable(&self, source: io::Error) -> DataError {
-        DataError::Read { path: self.path.to_path_buf(), source }
+impl<'r> Rows<'r> {
+    pub fn new(reading: &'r Reading, notes: &'r mut Vec<String>) -> Self {
+        Rows { reading, notes, columns: None, kinds: Kinds::default(), empty: 0 }
     }
 
-    pub fn bad(&self, line: u64, problem: impl Into<String>, expected: &'static str) -> DataError {
-        DataError::BadLine { path: self.path.to_path_buf(), line, problem: problem.into(), expected }
+    /// The column that labels are in.
+    pub fn label_column(&self) -> String {
+        let found = self.columns.as_ref().map(|columns| columns.label.clone());
+        found.or_else(|| self.reading.label.clone()).unwrap_or_else(|| "label".to_owned())
     }
 
-    pub fn missing<'n>(&self, line: u64, field: &str, present: impl Iterator<Item = &'n str>) -> DataError {
-        DataError::FieldMissing {
-            path: self.path.to_path_buf(),
-            line,
-            field: field.to_owned(),
-            present: present.collect::<Vec<_>>().join(", "),
+    /// Says once what was seen in all splits.
+    pub fn tell(&mut self) {
+        if self.empty > 0 {
+            self.notes.push(format!("{} texts are empty", self.empty));
         }
     }
 
-    pub fn not_utf8(&self, line: u64) -> DataError {
-        DataError::NotUtf8 { path: self.path.to_path_buf(), line }
-    }
-}
-
-/// Reads every line that is not blank with `row`.
-pub(super) fn read_jsonl<R>(
-    fields: &Fields,
-    mut row: impl FnMut(&Fields, u64, &str) -> Result<R, DataError>,
-) -> Result<Vec<R>, DataError> {
-    let file = File::open(fields.path).map_err(|error| fields.unreadable(error))?;
-    let mut reader = BufReader::new(file);
-    let mut rows = Vec::new();
-    let mut bytes = Vec::new();
-    // Not `lines()`: that reports broken UTF-8 without saying where.
-    for line in 1.. {
-        bytes.clear();
-        let read = reader.read_until(b'\n', &mut bytes).map_err(|error| fields.unreadable(error))?;
-        if read == 0 {
-            break;
+    /// All rows of a split's files.
+    pub fn split(&mut self, name: &'static str, files: &[PathBuf]) -> Result<Vec<Row>, DataError> {
+        let (mut rows, mut nothing, mut first) = (Vec::new(), 0usize, None);
+        for path in files {
+            let format = path.file_name().and_then(|name| Some(Format::of(name.to_str()?)?.0));
+            let loose = matches!(format, Some(Format::Csv | Format::Tsv));
+            self.refuse_texts(path, format, name)?;
+            let mut notes = Vec::new();
+            records::read(path, &mut |note| notes.push(note), &mut |place, record| {
+                match self.row(place, &record, name == "train", loose)? {
+                    Outcome::Row(row) => rows.push(row),
+                    Outcome::Nothing(reason) => {
+                        nothing += 1;
+                        first.get_or_insert(reason);
+                    }
+                }
+                Ok(())
+            })?;
+            self.notes.append(&mut notes);
         }
-        let text = std::str::from_utf8(&bytes).map_err(|_| fields.not_utf8(line))?;
-        let text = if line == 1 { text.trim_start_matches('\u{feff}') } else { text };
-        if !text.trim().is_empty() {
-            rows.push(row(fields, line, text)?);
+        match first {
+            Some(reason) if rows.is_empty() && name == "train" => return Err(reason),
+            Some(reason) => {
+                let all = rows.len() + nothing;
+                let reason = reason.to_string();
+                let reason = reason.split("; expected").next().unwrap_or_default();
+                self.notes.push(format!(
+                    "{nothing} of {all} {name} rows have nothing to learn and are left out; the first: {reason}"
+                ));
+            }
+            None => {}
         }
+        rows.shrink_to_fit();
+        Ok(rows)
     }
-    Ok(rows)
-}
 
-fn json_row(fields: &Fields, line: u64, text: &str) -> Result<Row, DataError> {
-    const OBJECT: &str = "one JSON object a line, such as {\"text\": \"hello\", \"label\": 0}";
-    let row: Map<String, Value> =
-        serde_json::from_str(text).map_err(|error| fields.bad(line, format!("not a JSON object ({error})"), OBJECT))?;
-    let field = |name: &str| row.get(name).ok_or_else(|| fields.missing(line, name, row.keys().map(String::as_str)));
-    let Value::String(text) = field("text")? else {
-        return Err(fields.bad(line, "field \"text\" is not a string", "a string"));
-    };
-    let label = json_label(fields, line, field("label")?)?;
-    let group = json_group(fields, line, &row)?;
-    Ok(Row { line, content: Content::Text(text.clone()), label: Some(label), group })
-}
+    /// A text file has no columns.
+    fn refuse_texts(&self, path: &std::path::Path, format: Option<Format>, split: &str) -> Result<(), DataError> {
+        const COLUMNS: &str = "a file that has columns, such as .jsonl or .csv";
+        let problem = match &self.reading {
+            _ if format != Some(Format::Text) => return Ok(()),
+            reading if !reading.causal => "a text file has no labels".to_owned(),
+            Reading { group: Some(group), .. } if split == "train" => format!("a text file has no column {group:?}"),
+            reading if reading.wording.is_some() => {
+                "a text file has no columns for data.prompt and data.response".to_owned()
+            }
+            reading if !reading.text.is_empty() => "a text file has no columns for data.text".to_owned(),
+            _ => return Ok(()),
+        };
+        Err(DataError::BadFile { path: path.to_path_buf(), problem, expected: COLUMNS })
+    }
 
-pub(super) fn json_label(fields: &Fields, line: u64, label: &Value) -> Result<Written, DataError> {
-    match label {
-        Value::String(name) => Ok(Written::Name(name.clone())),
-        Value::Number(number) if number.is_u64() => Ok(Written::Index(number.as_u64().expect("is_u64 was asked"))),
-        other => {
-            let problem = format!("field \"label\" is {other}");
-            Err(fields.bad(line, problem, "a whole number from 0, or a name"))
+    fn row(&mut self, place: Place, record: &Record, train: bool, loose: bool) -> Result<Outcome, DataError> {
+        if self.reading.causal {
+            return self.kinds.row(self.reading, place, record, train, loose);
         }
-    }
-}
-
-pub(super) fn json_group(fields: &Fields, line: u64, row: &Map<String, Value>) -> Result<Option<String>, DataError> {
-    let Some(column) = fields.group else { return Ok(None) };
-    match row.get(column) {
-        Some(Value::String(value)) => Ok(Some(value.clone())),
-        Some(value @ (Value::Number(_) | Value::Bool(_))) => Ok(Some(value.to_string())),
-        Some(Value::Array(_) | Value::Object(_)) => {
-            let problem = format!("group field {column:?} is a list or an object");
-            Err(fields.bad(line, problem, "a string, a number or a truth value"))
+        if self.columns.is_none() {
+            self.columns = Some(Columns::of(self.reading, &place, record, self.notes)?);
         }
-        Some(Value::Null) | None if fields.group_needed => {
-            Err(fields.missing(line, column, row.keys().map(String::as_str)))
-        }
-        Some(Value::Null) | None => Ok(None),
-    }
-}
-
-fn read_csv(fields: &Fields) -> Result<Vec<Row>, DataError> {
-    let mut reader = csv::Reader::from_path(fields.path).map_err(|error| csv_error(fields, error))?;
-    let header = reader.headers().map_err(|error| csv_error(fields, error))?.clone();
-    let column = |name: &str| header.iter().position(|column| column == name);
-    let needed = |name: &str| column(name).ok_or_else(|| fields.missing(1, name, header.iter()));
-    let (text, label) = (needed("text")?, needed("label")?);
-    let group = match fields.group {
-        Some(name) if fields.group_needed => Some(needed(name)?),
-        Some(name) => column(name),
-        None => None,
-    };
-    let mut rows = Vec::new();
-    for record in reader.records() {
-        let record = record.map_err(|error| csv_error(fields, error))?;
-        let line = record.position().map_or(0, csv::Position::line);
-        let label = Some(csv_label(fields, line, &record[label])?);
-        let group = group.map(|at| record[at].to_owned());
-        rows.push(Row { line, content: Content::Text(record[text].to_owned()), label, group });
-    }
-    Ok(rows)
-}
-
-pub(super) fn csv_label(fields: &Fields, line: u64, cell: &str) -> Result<Written, DataError> {
-    let cell = cell.trim();
-    match cell.parse() {
-        _ if cell.is_empty() => Err(fields.bad(line, "empty label", "an index or a name")),
-        Ok(index) => Ok(Written::Index(index)),
-        Err(_) => Ok(Written::Name(cell.to_owned())),
-    }
-}
-
-pub(super) fn csv_error(fields: &Fields, error: csv::Error) -> DataError {
-    let line = error.position().map_or(1, csv::Position::line);
-    let text = error.to_string();
-    match error.into_kind() {
-        csv::ErrorKind::Io(error) => fields.unreadable(error),
-        csv::ErrorKind::Utf8 { .. } => fields.not_utf8(line),
-        _ => fields.bad(line, text, "as many cells as the header row has"),
+        let columns = self.columns.as_ref().expect("they were just found");
+        let text = |name: &String| columns::text(&place, record, name).map(String::from);
+        let content = match columns.text.as_slice() {
+            [first, second] => Content::Two(text(first)?, text(second)?),
+            [one, ..] => Content::Text(text(one)?),
+            [] => Content::Text(String::new()),
+        };
+        self.empty += usize::from(match &content {
+            Content::Two(a, b) => a.trim().is_empty() && b.trim().is_empty(),
+            Content::Text(text) => text.trim().is_empty(),
+            _ => false,
+        });
+        let label = match columns::value(record, &columns.label) {
+            Some(cell) => Written::of(&place, &columns.label, cell, loose)?,
+            // Published test splits often have no labels.
+            None if !train => Written::Nothing,
+            None => return Err(place.missing(&columns.label, record.iter().map(|(name, _)| name.as_str()))),
+        };
+        let group = columns::group(&place, record, self.reading.group.as_deref(), train)?;
+        Ok(Outcome::Row(Row { place, content, label: Some(label), group }))
     }
 }

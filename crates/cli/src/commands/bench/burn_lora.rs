@@ -169,8 +169,8 @@ fn train(
     let mut losses = Tensor::<1>::zeros([1], &device.clone().inner());
     for part in rows.chunks(args.batch) {
         let texts: Vec<&Vec<u32>> = part.iter().map(|&row| &work.texts.ids[row]).collect();
-        let class = |goal: Goal| if let Goal::Class(class) = goal { class as i32 } else { 0 };
-        let labels = part.iter().map(|&row| class(work.texts.goals[row])).collect();
+        let class = |goal: &Goal| goal.class().unwrap_or(0) as i32;
+        let labels = part.iter().map(|&row| class(&work.texts.goals[row])).collect();
         let batch = PaddedBatch::new(&texts, labels, model.first_position, device);
         let labels = batch.labels.clone();
         let loss = cross_entropy(model.forward(batch), labels).mean();

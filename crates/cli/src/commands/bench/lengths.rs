@@ -103,7 +103,7 @@ mod tests {
     #[test]
     fn a_language_model_is_asked_for_every_token() {
         let texts = made_up(200, Lengths::Between(3, 5), 100, Task::Causal, 1);
-        assert!(texts.goals.iter().all(|&goal| goal == Goal::Next(1)));
+        assert!(texts.goals.iter().all(|goal| *goal == Goal::Next(1)));
         let mut lengths: Vec<usize> = texts.ids.iter().map(Vec::len).collect();
         lengths.sort_unstable();
         lengths.dedup();

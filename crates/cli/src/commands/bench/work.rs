@@ -219,13 +219,13 @@ fn read(args: &BenchArgs, folder: &Path, info: &ModelInfo) -> Result<(Split, Tas
             .help(format!("use at most {}", info.max_tokens()))
             .into());
     }
-    let data = Dataset::read(folder, None)?;
+    let data = Dataset::read(folder, &bonfire_data::Reading::default())?;
     let tokenizer = job::tokenizer(&source)?;
     let texts: Vec<&str> = data.train.iter().map(|example| example.text()).collect();
     let ids = tokenizer.encode(&texts, args.max_length)?;
     let goals = data.train.iter().map(|example| Goal::Class(example.label)).collect();
     let split = Split { ids, goals };
-    job::refuse_tokens_beyond(&[&split], &tokenizer, &source, info)?;
+    job::refuse_tokens_beyond(&split, &tokenizer, &source, info)?;
     Ok((split, Task::Classify(data.labels.len())))
 }
 

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use bonfire_engine::{Scorer, Split};
-use bonfire_models::{Adapter, Goal, Matrix, Model};
+use bonfire_models::{Adapter, Matrix, Model};
 use serde::Serialize;
 
 /// Examples of one batch.
@@ -32,9 +32,12 @@ struct Row<'r> {
     /// Of a classifier: the score of every class.
     #[serde(skip_serializing_if = "Option::is_none")]
     logits: Option<&'r [f32]>,
-    /// Of a language model: the text's tokens, of which the last `answers` were asked for.
+    /// Of a language model: the text's tokens.
     #[serde(skip_serializing_if = "Option::is_none")]
     tokens: Option<&'r [u32]>,
+    /// Of a language model: the ranges of tokens that were asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    asked: Option<Vec<[usize; 2]>>,
 }
 
 /// Writes what `model` with `adapter` says of every example of `split`; `labels` names the classes.
@@ -56,13 +59,12 @@ pub fn write(path: &Path, model: &dyn Model, adapter: &Adapter, split: &Split, l
 }
 
 fn line<'r>(row: usize, scores: &'r Matrix, split: &'r Split, labels: &'r [String]) -> Row<'r> {
-    let right = match split.goals[row] {
-        Goal::Class(class) => vec![class],
-        Goal::Next(from) => split.ids[row].iter().skip(from.max(1)).map(|&id| id as usize).collect(),
-    };
+    let (goal, ids) = (&split.goals[row], &split.ids[row]);
+    let next = goal.scored(ids.len()).flatten().map(|token| ids[token] as usize);
+    let right: Vec<usize> = goal.class().into_iter().chain(next).collect();
     let judged: Vec<(usize, f64)> =
         right.iter().zip(scores.data.chunks(scores.cols.max(1))).map(|(&right, row)| judge(row, right)).collect();
-    let class = matches!(split.goals[row], Goal::Class(_));
+    let class = goal.class().is_some();
     let name = |class: usize| labels.get(class).map(String::as_str);
     Row {
         row,
@@ -72,7 +74,8 @@ fn line<'r>(row: usize, scores: &'r Matrix, split: &'r Split, labels: &'r [Strin
         right: right.iter().zip(&judged).filter(|(right, (best, _))| *right == best).count(),
         loss: judged.iter().map(|(_, loss)| loss).sum::<f64>() / judged.len().max(1) as f64,
         logits: class.then_some(&scores.data),
-        tokens: (!class).then_some(&split.ids[row]),
+        tokens: (!class).then_some(ids),
+        asked: (!class).then(|| goal.scored(ids.len()).map(|range| [range.start, range.end]).collect()),
     }
 }
 
@@ -86,6 +89,8 @@ fn judge(scores: &[f32], right: usize) -> (usize, f64) {
 
 #[cfg(test)]
 mod tests {
+    use bonfire_models::Goal;
+
     use super::*;
 
     #[test]

@@ -1,6 +1,8 @@
 //! The label distribution in a terminal: the full matrix when it fits, else a line of figures a client. Of a set without
 //! labels the sizes alone.
 
+use bonfire_data::Dataset;
+
 use crate::console::one_line;
 
 /// The table for `counts[client][label]` in at most `width` columns where possible.
@@ -16,6 +18,17 @@ pub fn render(labels: &[String], counts: &[Vec<usize>], tests: &[usize], width: 
         false => aligned(&figure_rows(labels, counts, tests)),
     };
     format!("{body}\n{}", total(labels, counts))
+}
+
+/// The splits of the set with their sizes in one line.
+pub fn splits(data: &Dataset) -> String {
+    let splits = [("train", &data.train), ("validation", &data.validation), ("test", &data.test)];
+    let there: Vec<String> = splits
+        .iter()
+        .filter(|(name, rows)| *name != "validation" || !rows.is_empty())
+        .map(|(name, rows)| format!("{} {name}", rows.len()))
+        .collect();
+    format!("splits of {}: {}", one_line(&data.name), there.join(", "))
 }
 
 fn matrix_rows(heads: &[String], counts: &[Vec<usize>], tests: &[usize]) -> Vec<Vec<String>> {

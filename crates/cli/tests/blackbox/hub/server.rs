@@ -23,11 +23,12 @@ pub struct Asked {
 impl Asked {
     /// The file that is asked for.
     pub fn file(&self) -> Option<&str> {
-        self.path.strip_prefix(&format!("/some/model/resolve/{COMMIT}/"))
+        let path = self.path.strip_prefix("/datasets").unwrap_or(&self.path);
+        path.strip_prefix(&format!("/some/model/resolve/{COMMIT}/"))
     }
 
     pub fn is_listing(&self) -> bool {
-        self.path == "/api/models/some/model/revision/main"
+        ["models", "datasets"].iter().any(|kind| self.path == format!("/api/{kind}/some/model/revision/main"))
     }
 }
 
@@ -113,7 +114,7 @@ pub fn listing(asked: &Asked, names: &[&str]) -> Vec<u8> {
 pub fn tag(name: &str, bytes: &[u8]) -> String {
     match name.ends_with(".safetensors") {
         true => Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect(),
-        false => format!("{name}-etag"),
+        false => format!("{}-etag", name.replace('/', "-")),
     }
 }
 

@@ -65,7 +65,9 @@ pub fn cases(args: &BenchArgs, work: &Work, device: &Device) -> Vec<Case> {
     let first: Vec<_> = work
         .shards
         .iter()
-        .map(|rows| rows[..args.batch].iter().map(|&row| (&work.texts.ids[row][..], work.texts.goals[row])).collect())
+        .map(|rows| {
+            rows[..args.batch].iter().map(|&row| (&work.texts.ids[row][..], work.texts.goals[row].clone())).collect()
+        })
         .collect();
     let device = device.clone().autodiff();
     let batch = PackedBatch::pack(&first).to_device(info, Rounding::Exact, &device);

@@ -1,0 +1,141 @@
+//! Which columns hold the text and the label. Guesses are made only where one answer is possible.
+
+use std::borrow::Cow;
+
+use super::place::Place;
+use super::read::Reading;
+use super::records::Record;
+use crate::cell::field;
+use crate::{Cell, DataError};
+
+/// Names that a column of texts has.
+const TEXT: [&str; 3] = ["sentence", "text", "content"];
+/// Names that a column of labels has.
+const LABEL: [&str; 4] = ["label", "labels", "intent", "category"];
+/// Names that tell that a text is one of two.
+const OF_PAIRS: [&str; 9] =
+    ["premise", "hypothesis", "question", "sentence1", "sentence2", "question1", "question2", "text1", "text2"];
+
+/// The columns that are read.
+#[derive(Debug, Clone)]
+pub(super) struct Columns {
+    /// One, or the two of a pair.
+    pub text: Vec<String>,
+    pub label: String,
+}
+
+impl Columns {
+    /// The columns that the reading names, else those that the first row lets guess.
+    pub fn of(reading: &Reading, place: &Place, row: &Record, notes: &mut Vec<String>) -> Result<Columns, DataError> {
+        let text = match reading.text.is_empty() {
+            false => reading.text.clone(),
+            true => vec![guess(place, row, "text", &TEXT, &OF_PAIRS)?],
+        };
+        let label = match &reading.label {
+            Some(label) => label.clone(),
+            None => guess(place, row, "label", &LABEL, &[])?,
+        };
+        let guessed = (reading.text.is_empty() && text[0] != "text") || (reading.label.is_none() && label != "label");
+        if guessed {
+            let text = text.iter().map(|name| format!("{name:?}")).collect::<Vec<_>>().join(" and ");
+            notes.push(format!("the texts are column {text}, the labels column {label:?}"));
+        }
+        Ok(Columns { text, label })
+    }
+}
+
+/// The one column that can be meant.
+fn guess(
+    place: &Place,
+    row: &Record,
+    role: &'static str,
+    names: &[&str],
+    rivals: &[&str],
+) -> Result<String, DataError> {
+    if field(row, role).is_some() {
+        return Ok(role.to_owned());
+    }
+    let present = || row.iter().map(|(name, _)| name.as_str());
+    let fits = |list: &[&str], name: &str| list.iter().any(|of| name.trim().eq_ignore_ascii_case(of));
+    let found: Vec<&str> = present().filter(|name| fits(names, name)).collect();
+    let others: Vec<&str> = present().filter(|name| fits(rivals, name)).collect();
+    match (found.as_slice(), others.as_slice()) {
+        ([one], []) => Ok((*one).to_owned()),
+        ([], []) => Err(DataError::ColumnUnknown {
+            path: place.file.to_path_buf(),
+            at: place.at,
+            role,
+            present: super::place::listed(present()),
+            hint: hint(role, row),
+        }),
+        _ => Err(DataError::ColumnAmbiguous {
+            path: place.file.to_path_buf(),
+            at: place.at,
+            role,
+            candidates: super::place::listed(found.iter().chain(&others).copied()),
+            hint: hint(role, row),
+        }),
+    }
+}
+
+/// What to write into the configuration, with the columns that are there where that is clear.
+fn hint(role: &str, row: &Record) -> String {
+    let present: Vec<&str> = row.iter().map(|(name, _)| name.as_str()).collect();
+    if role == "label" {
+        return "name it with data.label = \"COLUMN\"".to_owned();
+    }
+    let pair: Vec<&str> =
+        present.iter().copied().filter(|name| OF_PAIRS.contains(&name.to_lowercase().as_str())).collect();
+    // A column is a word or two; where names are sentences, there is no header row.
+    if present.iter().any(|name| name.split_whitespace().count() > 4) {
+        return "a table begins with a row of column names, and this one seems to have none: put one before its rows, such as \
+                text,label"
+            .to_owned();
+    }
+    match pair.as_slice() {
+        [first, second] => {
+            format!("name a pair with data.text = [{first:?}, {second:?}], one text with data.text = \"COLUMN\"")
+        }
+        _ => "name it with data.text = \"COLUMN\", or a pair with data.text = [\"COLUMN\", \"COLUMN\"]".to_owned(),
+    }
+}
+
+/// The value of a column; a name with dots may lead into nested fields.
+pub(super) fn value<'r>(row: &'r Record, name: &str) -> Option<&'r Cell> {
+    field(row, name).or_else(|| {
+        let (first, rest) = name.split_once('.')?;
+        field(row, first)?.at_path(rest)
+    })
+}
+
+/// The text in a column.
+pub(super) fn text<'r>(place: &Place, row: &'r Record, name: &str) -> Result<Cow<'r, str>, DataError> {
+    match value(row, name) {
+        Some(Cell::Text(text)) => Ok(text.into()),
+        Some(Cell::Null) => {
+            Err(place.bad(format!("field {name:?} is null"), "a string; leave out rows that have no text"))
+        }
+        Some(_) => Err(place.bad(format!("field {name:?} is not a string"), "a string")),
+        None => Err(place.missing(name, row.iter().map(|(name, _)| name.as_str()))),
+    }
+}
+
+/// The group of a row, where one is asked for; `needed` in training rows.
+pub(super) fn group(
+    place: &Place,
+    row: &Record,
+    column: Option<&str>,
+    needed: bool,
+) -> Result<Option<String>, DataError> {
+    let Some(column) = column else { return Ok(None) };
+    match value(row, column) {
+        Some(Cell::Text(text)) => Ok(Some(text.clone())),
+        Some(cell @ (Cell::Whole(_) | Cell::Float(_) | Cell::Bool(_))) => Ok(Some(cell.to_string())),
+        Some(Cell::List(_) | Cell::Record(_)) => {
+            let problem = format!("group field {column:?} is a list or an object");
+            Err(place.bad(problem, "a string, a number or a truth value"))
+        }
+        Some(Cell::Null) | None if needed => Err(place.missing(column, row.iter().map(|(name, _)| name.as_str()))),
+        Some(Cell::Null) | None => Ok(None),
+    }
+}
