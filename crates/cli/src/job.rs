@@ -87,7 +87,10 @@ fn kept(loaded: &Loaded, data: Dataset) -> Result<Dataset> {
         None => data,
         Some(n) => data.keep_labels(n).map_err(|error| placed(loaded, error))?,
     };
-    data.notes.iter().for_each(note);
+    // Of the built-in texts nothing is found out or left out but what was asked for.
+    if !matches!(loaded.config.data.path, Source::Builtin | Source::BuiltinLlama) {
+        data.notes.iter().for_each(note);
+    }
     Ok(data)
 }
 
