@@ -14,7 +14,7 @@ use super::tensors::{elem, empty, groups, owned};
 /// Elements a unit works on: several loads are on their way at once.
 const EACH: usize = 4;
 /// `1 / √(2π)`.
-pub(super) const DENSITY: f32 = 0.398_942_28;
+pub(super) const DENSITY: f32 = 0.398_942_3;
 
 /// `x · Φ(x)` of every element.
 ///
