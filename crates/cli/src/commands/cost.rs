@@ -1,5 +1,6 @@
 //! `bonfire cost`: what a federation would send, before anything is trained. Shapes are enough: no weights, no texts.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use anyhow::Result;
@@ -11,7 +12,7 @@ use serde::Serialize;
 use crate::args::Common;
 use crate::commands::bench::table::{aligned, row};
 use crate::commands::compare::grid::{Asked, Cell, Grid, Rank};
-use crate::commands::compare::variant::{Variants, our_forms};
+use crate::commands::compare::variant::{Variant, Variants, our_forms};
 use crate::config::{RunConfig, TaskKind};
 use crate::console::{bytes, note, put, say, seconds, short};
 use crate::job;
@@ -68,49 +69,107 @@ struct Cost {
     against_secure_aggregation: Option<&'static str>,
 }
 
-/// Runs the command.
+/// A strategy that the configuration does not fit.
+#[derive(Serialize)]
+struct Refused {
+    strategy: String,
+    /// Why.
+    refused: String,
+}
+
+/// What JSON has a list of.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Answer<'c> {
+    Cost(&'c Cost),
+    Refused(&'c Refused),
+}
+
+/// Runs the command. A strategy that the configuration does not fit is said beside the others.
 ///
 /// # Errors
-/// A configuration or a model's `config.json` that cannot be used; a trained head without a number of labels.
+/// A configuration that fits no strategy, or a model's `config.json` that cannot be used; a trained head without a number of
+/// labels.
 pub fn run(args: &CostArgs, common: &Common) -> Result<()> {
-    let asked = Asked { variants: args.strategies.0.clone(), seeds: &[], ranks: &args.ranks, alphas: &[] };
-    let of =
-        |sets: &[String]| Grid::new(args.config.as_deref(), &Common { sets: sets.to_vec(), ..common.clone() }, &asked);
-    // A configuration whose data is still to be named is as good as any: texts are not read.
-    let without_data = [common.sets.clone(), vec!["data.path=builtin".to_string()]].concat();
-    let (grid, has_data) = match of(&common.sets) {
-        Ok(grid) => (grid, true),
-        Err(_) => (of(&without_data)?, false),
-    };
-    grid.notices.iter().for_each(note);
-    let model = job::info(&grid.base.config)?;
-    let task = task(args, &grid, has_data)?;
-    let mut costs = Vec::new();
-    for (i, cell) in grid.cells.iter().enumerate() {
-        let cost = cost(args, cell, grid.variants[cell.variant].label(), &model, task);
-        costs.push(cost.map_err(|error| grid.explain(i, error))?);
-    }
-    match args.json {
-        true => put(serde_json::to_string_pretty(&costs)?),
-        false => {
-            print(args, &grid.base.config, &costs);
-            our_forms(&grid.variants).into_iter().for_each(say);
+    let asked =
+        |variants: &[Variant]| Asked { variants: variants.to_vec(), seeds: &[], ranks: &args.ranks, alphas: &[] };
+    asked(&args.strategies.0).check()?;
+    let (mut opened, mut refused) = (Vec::new(), Vec::new());
+    for variant in &args.strategies.0 {
+        match open(args, common, &asked(std::slice::from_ref(variant))) {
+            Ok(one) => opened.push(one),
+            Err(error) if StrategySettings::with_defaults(&variant.strategy).is_some() => {
+                refused.push((variant, error))
+            }
+            Err(error) => return Err(error),
         }
     }
+    if opened.is_empty() {
+        return Err(refused.remove(0).1);
+    }
+    let base = &opened[0].0.base;
+    let notices: BTreeSet<&String> = opened.iter().flat_map(|(grid, _)| &grid.notices).collect();
+    notices.into_iter().for_each(note);
+    let (model, task) = (job::info(&base.config)?, task(args, &opened)?);
+    let mut costs = Vec::new();
+    for (grid, _) in &opened {
+        for (i, cell) in grid.cells.iter().enumerate() {
+            let cost = cost(args, cell, grid.variants[cell.variant].label(), &model, task);
+            costs.push((i, cost.map_err(|error| grid.explain(i, error))?));
+        }
+    }
+    // Rank by rank.
+    costs.sort_by_key(|(rank, _)| *rank);
+    let costs: Vec<Cost> = costs.into_iter().map(|(_, cost)| cost).collect();
+    let refused: Vec<Refused> = refused.iter().map(|(variant, error)| Refused::of(variant, error)).collect();
+    if args.json {
+        let answers = costs.iter().map(Answer::Cost).chain(refused.iter().map(Answer::Refused));
+        put(serde_json::to_string_pretty(&answers.collect::<Vec<_>>())?);
+        return Ok(());
+    }
+    print(args, &base.config, &costs);
+    refused
+        .iter()
+        .for_each(|Refused { strategy, refused }| say(format!("Not with this configuration: {strategy}: {refused}.")));
+    let shown: Vec<Variant> = opened.iter().flat_map(|(grid, _)| grid.variants.clone()).collect();
+    our_forms(&shown).into_iter().for_each(say);
     Ok(())
 }
 
+/// The cells of what is asked, and whether the data is at hand.
+fn open(args: &CostArgs, common: &Common, asked: &Asked) -> Result<(Grid, bool)> {
+    let of =
+        |sets: &[String]| Grid::new(args.config.as_deref(), &Common { sets: sets.to_vec(), ..common.clone() }, asked);
+    // A configuration whose data is still to be named is as good as any: texts are not read.
+    let without_data = [common.sets.clone(), vec!["data.path=builtin".to_string()]].concat();
+    match of(&common.sets) {
+        Ok(grid) => Ok((grid, true)),
+        Err(_) => Ok((of(&without_data)?, false)),
+    }
+}
+
+impl Refused {
+    fn of(variant: &Variant, error: &anyhow::Error) -> Refused {
+        let text = error.to_string();
+        let own = format!("in the variant `{}`: ", variant.text);
+        Refused { strategy: variant.label(), refused: text.strip_prefix(&own).unwrap_or(&text).to_string() }
+    }
+}
+
 /// What the model learns; how many labels there are is asked for only where the head is sent.
-fn task(args: &CostArgs, grid: &Grid, has_data: bool) -> Result<Task> {
-    let config = &grid.base.config;
+fn task(args: &CostArgs, opened: &[(Grid, bool)]) -> Result<Task> {
+    let base = &opened[0].0.base;
+    let config = &base.config;
     if config.model.task == TaskKind::CausalLm {
         return Ok(Task::Causal);
     }
-    let sent = grid.cells.iter().any(|cell| cell.loaded.config.settings().trains_head());
+    let mut cells = opened.iter().flat_map(|(grid, _)| &grid.cells);
+    let sent = cells.any(|cell| cell.loaded.config.settings().trains_head());
+    let has_data = opened.iter().all(|(_, has_data)| *has_data);
     let labels = match (args.labels.or(config.data.labels), sent) {
         (Some(labels), _) => Ok(labels),
         (None, false) => Ok(2),
-        (None, true) if has_data => Ok(job::dataset(&grid.base)?.labels.len()),
+        (None, true) if has_data => Ok(job::dataset(base)?.labels.len()),
         (None, true) => Err(Mistake::new("the head is sent too, and its size goes by the number of labels")
             .help("pass --labels N, or --set data.path=DIR to count them")
             .into()),

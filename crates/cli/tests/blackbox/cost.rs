@@ -1,5 +1,7 @@
 //! `bonfire cost`: what a federation would send, from shapes alone.
 
+use std::path::{Path, PathBuf};
+
 use serde_json::Value;
 
 use crate::support::Room;
@@ -34,6 +36,38 @@ fn the_quickstart_has_a_table_and_our_own_forms_are_named() {
         said.out.contains("a federated form of our own") && said.out.contains("dfl, xgblora:layers=1"),
         "{}",
         said.out
+    );
+}
+
+/// Every configuration that is shipped can be planned with as it is, but for the model that it leaves to be named; a strategy that
+/// one does not fit is said, and the others are told.
+#[test]
+fn every_shipped_configuration_has_its_costs() {
+    let (room, mut refused) = (Room::new(), 0);
+    let configs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../configs");
+    let folders = [configs.clone(), configs.join("paper")];
+    let files = folders.iter().flat_map(|folder| std::fs::read_dir(folder).expect("a folder").flatten());
+    let paths: Vec<PathBuf> = files.map(|e| e.path()).filter(|p| p.extension().is_some_and(|e| e == "toml")).collect();
+    assert!(paths.len() > 20, "{paths:?}");
+    for path in paths {
+        let text = std::fs::read_to_string(&path).expect("readable");
+        let model = if text.contains("causal-lm") { "model.path=builtin-llama" } else { "model.path=builtin" };
+        let targets = if text.contains("causal-lm") { "adapter.targets=all" } else { "adapter.alpha=8" };
+        let config = path.display().to_string();
+        let said = room.succeed(&["cost", &config, "--labels", "20", "--set", model, "--set", targets]);
+        assert!(said.out.contains("secure sum") && said.out.contains("lora-a2"), "{config}: {}", said.out);
+        refused += said.out.matches("Not with this configuration: full: ").count();
+    }
+    assert!(refused >= 3, "full fine-tuning reads no budgets and trains in f32");
+    // All refused is an error, as is a name that nobody knows.
+    let budget = ["--set", "adapter.rank=64", "--set", "clients.budget=uniform", "--strategies"];
+    room.refuse(2, &["clients.budget"], &[&["cost"], &budget[..], &["full"]].concat());
+    room.refuse(2, &["nothing"], &["cost", "--strategies", "fedit,nothing"]);
+    let json = room.succeed(&[&["cost", "--json"], &budget[..], &["full,lora-a2"]].concat());
+    let rows: serde_json::Value = serde_json::from_str(&json.out).expect("JSON");
+    assert_eq!(rows[0]["strategy"], "lora-a2");
+    assert!(
+        rows[1]["strategy"] == "full" && rows[1]["refused"].as_str().is_some_and(|why| why.contains("clients.budget"))
     );
 }
 

@@ -174,7 +174,10 @@ impl Grid {
 
 impl Asked<'_> {
     /// Refuses what is given twice, and keys that a variant may not set.
-    fn check(&self) -> Result<(), Mistake> {
+    ///
+    /// # Errors
+    /// As said.
+    pub fn check(&self) -> Result<(), Mistake> {
         let variants: Vec<&str> = self.variants.iter().map(|v| v.text.as_str()).collect();
         let alphas: Vec<String> = self.alphas.iter().map(f64::to_string).collect();
         once("--strategies", &variants)?;
