@@ -291,12 +291,12 @@ impl Engine {
         all_or_worst(results)
     }
 
-    /// The cohort dealt out to the devices, each client to the one that has least to do so far.
+    /// The cohort dealt out to the devices, each client to the one that has fewest tokens so far.
     fn shares<'m>(&self, cohort: &Cohort<'m>) -> Vec<Vec<Member<'m>>> {
         let mut shares = vec![(0, Vec::new()); self.models.len()];
         for member in cohort {
-            let (rows, share) = shares.iter_mut().min_by_key(|(rows, _)| *rows).expect("at least one device");
-            *rows += member.rows.len();
+            let (tokens, share) = shares.iter_mut().min_by_key(|(tokens, _)| *tokens).expect("at least one device");
+            *tokens += member.rows.iter().map(|&row| self.train.ids[row].len()).sum::<usize>();
             share.push(*member);
         }
         shares.into_iter().map(|(_, share)| share).collect()
