@@ -140,6 +140,26 @@ mod tests {
     }
 
     #[test]
+    fn sizes_of_a_dirichlet_have_its_mean_and_variance() {
+        let row = |i: usize| crate::Example::labelled(i.to_string(), 0, None);
+        let data = Dataset { labels: vec!["a".into()], train: (0..1000).map(row).collect(), ..Dataset::default() };
+        for alpha in [0.5, 5.0] {
+            let shares: Vec<f64> = (0..4000)
+                .flat_map(|seed| dirichlet(&data, alpha, 5, 0, seed).expect("drawn"))
+                .map(|rows| rows.len() as f64 / 1000.0)
+                .collect();
+            // A share of a symmetric Dirichlet over k: mean 1/k, variance (1/k)·(1 − 1/k) / (k·α + 1).
+            let variance = shares.iter().map(|share| (share - 0.2).powi(2)).sum::<f64>() / shares.len() as f64;
+            let expected = 0.2 * 0.8 / (5.0 * alpha + 1.0);
+            assert!((variance / expected - 1.0).abs() < 0.05, "{alpha}: {variance}, expected {expected}");
+        }
+        let shards = dirichlet(&data, 0.5, 5, 0, 1).expect("drawn");
+        let mut all = shards.concat();
+        all.sort_unstable();
+        assert_eq!(all, (0..1000).collect::<Vec<_>>(), "every row once");
+    }
+
+    #[test]
     fn groups_are_those_of_flower_datasets() {
         // GroupedNaturalIdPartitioner on seven ids in groups of three, sorted.
         let natural = || (0..7).map(|id| vec![id]).collect::<Vec<_>>();
