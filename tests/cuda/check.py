@@ -221,7 +221,9 @@ def compare(found: dict, faults: Faults, update: bool) -> None:
             elif now is not None and now < allowed / rise - 0.5:
                 print(f"{name}: {key} fell from {allowed:g} to {now:g}; --update keeps it")
     if update:
-        BUDGETS.write_text(json.dumps(found, indent=2) + "\n")
+        # A step's share is a difference of two runs, and can come out just below nothing.
+        kept = {name: {key: max(0, value) for key, value in row.items()} for name, row in found.items()}
+        BUDGETS.write_text(json.dumps(kept, indent=2) + "\n")
 
 
 def messages(card: Card, faults: Faults) -> None:
