@@ -12,9 +12,9 @@ use super::product::UNITS;
 use super::tensors::{elem, empty, groups, owned};
 
 /// Elements a unit works on: several loads are on their way at once.
-const EACH: usize = 4;
+pub(super) const EACH: usize = 4;
 /// `1 / √(2π)`.
-pub(super) const DENSITY: f32 = 0.398_942_3;
+const DENSITY: f32 = 0.398_942_3;
 
 /// `x · Φ(x)` of every element.
 ///
@@ -28,7 +28,7 @@ pub(super) fn gelu(x: &CubeTensor) -> CubeTensor {
         unsafe {
             gelu_kernel::launch_unchecked(
                 &out.client,
-                groups(count.div_ceil(UNITS as usize * EACH)),
+                elementwise(count),
                 CubeDim::new_1d(UNITS),
                 x.clone().into_tensor_arg(),
                 out.clone().into_tensor_arg(),
@@ -53,7 +53,7 @@ pub(super) fn gelu_backward(x: &CubeTensor, dy: CubeTensor) -> CubeTensor {
         unsafe {
             gelu_backward_kernel::launch_unchecked(
                 &dy.client,
-                groups(count.div_ceil(UNITS as usize * EACH)),
+                elementwise(count),
                 CubeDim::new_1d(UNITS),
                 x.clone().into_tensor_arg(),
                 dy.clone().into_tensor_arg(),
@@ -64,19 +64,41 @@ pub(super) fn gelu_backward(x: &CubeTensor, dy: CubeTensor) -> CubeTensor {
     dy
 }
 
+/// The grid of a kernel that visits `count` elements, each unit [`EACH`] of them by [`visited`].
+pub(super) fn elementwise(count: usize) -> CubeCount {
+    groups(count.div_ceil(UNITS as usize * EACH))
+}
+
+/// Which element this is of those that a unit visits, the `i`-th: neighbouring units visit neighbouring ones.
+#[cube]
+pub(super) fn visited(#[comptime] i: usize) -> usize {
+    CUBE_POS * comptime!(UNITS as usize * EACH) + UNIT_POS as usize + comptime!(i * UNITS as usize)
+}
+
+/// Φ(x), the standard normal distribution.
+#[cube]
+pub(super) fn below(x: f32) -> f32 {
+    0.5f32 * (1.0f32 + f32::cast_from(Erf::erf(x * FRAC_1_SQRT_2)))
+}
+
+/// The slope of `x·Φ(x)`.
+#[cube]
+pub(super) fn gelu_slope(x: f32) -> f32 {
+    let exponent = -0.5f32 * x * x;
+    below(x) + x * DENSITY * exponent.exp()
+}
+
 #[cube(launch_unchecked)]
 fn gelu_kernel<E: Float>(x: &Tensor<E>, out: &mut Tensor<E>, #[define(E)] _type: ElemType) {
     let (rows, cols) = (x.shape(0), x.shape(1));
-    let first = CUBE_POS * comptime!(UNITS as usize * EACH) + UNIT_POS as usize;
     #[unroll]
     for i in 0..EACH {
-        let index = first + i * comptime!(UNITS as usize);
+        let index = visited(i);
         let (row, col) = (index / cols, index % cols);
         if row < rows {
             let value = f32::cast_from(x[row * x.stride(0) + col * x.stride(1)]);
-            let below = 0.5f32 * (1.0f32 + f32::cast_from(Erf::erf(value * FRAC_1_SQRT_2)));
             let at = row * out.stride(0) + col * out.stride(1);
-            out[at] = E::cast_from(value * below);
+            out[at] = E::cast_from(value * below(value));
         }
     }
 }
@@ -84,19 +106,15 @@ fn gelu_kernel<E: Float>(x: &Tensor<E>, out: &mut Tensor<E>, #[define(E)] _type:
 #[cube(launch_unchecked)]
 fn gelu_backward_kernel<E: Float, G: Float>(x: &Tensor<E>, dy: &mut Tensor<G>, #[define(E, G)] _types: [ElemType; 2]) {
     let (rows, cols) = (x.shape(0), x.shape(1));
-    let first = CUBE_POS * comptime!(UNITS as usize * EACH) + UNIT_POS as usize;
     #[unroll]
     for i in 0..EACH {
-        let index = first + i * comptime!(UNITS as usize);
+        let index = visited(i);
         let (row, col) = (index / cols, index % cols);
         if row < rows {
             let value = f32::cast_from(x[row * x.stride(0) + col * x.stride(1)]);
-            let below = 0.5f32 * (1.0f32 + f32::cast_from(Erf::erf(value * FRAC_1_SQRT_2)));
-            let exponent = -0.5f32 * value * value;
-            let density = DENSITY * exponent.exp();
             let at = row * dy.stride(0) + col * dy.stride(1);
             let gradient = f32::cast_from(dy[at]);
-            dy[at] = G::cast_from(gradient * (below + value * density));
+            dy[at] = G::cast_from(gradient * gelu_slope(value));
         }
     }
 }

@@ -3,19 +3,15 @@
 
 #![allow(unsafe_code)] // launches without bounds checks: the kernels check for themselves
 
-use std::f32::consts::FRAC_1_SQRT_2;
-
 use burn_cubecl::cubecl;
 use burn_cubecl::cubecl::prelude::*;
 use burn_cubecl::tensor::CubeTensor;
 
-use super::gelu::DENSITY;
+use super::gelu::{EACH, below, elementwise, gelu_slope, visited};
 use super::product::UNITS;
-use super::tensors::{elem, empty, groups, owned};
+use super::tensors::{elem, empty, owned};
 use crate::pointwise::Bend;
 
-/// Elements a unit works on: several loads are on their way at once.
-const EACH: usize = 4;
 /// `√(2/π)`.
 const ROOT: f32 = 0.797_884_6;
 const CUBE: f32 = 0.044_715;
@@ -32,10 +28,6 @@ fn number(bend: Bend) -> u32 {
     }
 }
 
-fn grid(count: usize) -> CubeCount {
-    groups(count.div_ceil(UNITS as usize * EACH))
-}
-
 /// See [`crate::glu`].
 ///
 /// # Shapes
@@ -48,7 +40,7 @@ pub(super) fn glu(wide: &CubeTensor, bend: Bend) -> CubeTensor {
         unsafe {
             glu_kernel::launch_unchecked(
                 &out.client,
-                grid(tokens * width),
+                elementwise(tokens * width),
                 CubeDim::new_1d(UNITS),
                 wide.clone().into_tensor_arg(),
                 out.clone().into_tensor_arg(),
@@ -74,7 +66,7 @@ pub(super) fn glu_backward(wide: &CubeTensor, dy: CubeTensor, bend: Bend) -> Cub
         unsafe {
             glu_backward_kernel::launch_unchecked(
                 &out.client,
-                grid(tokens * width),
+                elementwise(tokens * width),
                 CubeDim::new_1d(UNITS),
                 wide.clone().into_tensor_arg(),
                 dy.into_tensor_arg(),
@@ -103,7 +95,7 @@ pub(super) fn turn(x: CubeTensor, cos: CubeTensor, sin: CubeTensor, heads: usize
         unsafe {
             turn_kernel::launch_unchecked(
                 &x.client,
-                grid(pairs),
+                elementwise(pairs),
                 CubeDim::new_1d(UNITS),
                 x.clone().into_tensor_arg(),
                 cos.into_tensor_arg(),
@@ -123,7 +115,7 @@ fn bent(x: f32, #[comptime] bend: u32) -> f32 {
     if comptime!(bend == SILU) {
         x / (1.0f32 + (-x).exp())
     } else if comptime!(bend == GELU) {
-        x * 0.5f32 * (1.0f32 + f32::cast_from(Erf::erf(x * FRAC_1_SQRT_2)))
+        x * below(x)
     } else {
         x * 0.5f32 * (1.0f32 + tanh(ROOT * (x + CUBE * x * x * x)))
     }
@@ -136,9 +128,7 @@ fn slope(x: f32, #[comptime] bend: u32) -> f32 {
         let s = 1.0f32 / (1.0f32 + (-x).exp());
         s * (1.0f32 + x * (1.0f32 - s))
     } else if comptime!(bend == GELU) {
-        let below = 0.5f32 * (1.0f32 + f32::cast_from(Erf::erf(x * FRAC_1_SQRT_2)));
-        let exponent = -0.5f32 * x * x;
-        below + x * DENSITY * exponent.exp()
+        gelu_slope(x)
     } else {
         let t = tanh(ROOT * (x + CUBE * x * x * x));
         0.5f32 * (1.0f32 + t) + 0.5f32 * x * (1.0f32 - t * t) * ROOT * (1.0f32 + 3.0f32 * CUBE * x * x)
@@ -156,10 +146,9 @@ fn tanh(x: f32) -> f32 {
 #[cube(launch_unchecked)]
 fn glu_kernel<E: Float>(wide: &Tensor<E>, out: &mut Tensor<E>, #[comptime] bend: u32, #[define(E)] _type: ElemType) {
     let (rows, cols) = (out.shape(0), out.shape(1));
-    let first = CUBE_POS * comptime!(UNITS as usize * EACH) + UNIT_POS as usize;
     #[unroll]
     for i in 0..EACH {
-        let index = first + i * comptime!(UNITS as usize);
+        let index = visited(i);
         let (row, col) = (index / cols, index % cols);
         if row < rows {
             let at = row * wide.stride(0);
@@ -180,10 +169,9 @@ fn glu_backward_kernel<E: Float, G: Float>(
     #[define(E, G)] _types: [ElemType; 2],
 ) {
     let (rows, cols) = (dy.shape(0), dy.shape(1));
-    let first = CUBE_POS * comptime!(UNITS as usize * EACH) + UNIT_POS as usize;
     #[unroll]
     for i in 0..EACH {
-        let index = first + i * comptime!(UNITS as usize);
+        let index = visited(i);
         let (row, col) = (index / cols, index % cols);
         if row < rows {
             let at = row * wide.stride(0);
@@ -211,10 +199,9 @@ fn turn_kernel<E: Float, C: Float, S: Float>(
 ) {
     let (rows, half) = (cos.shape(0), cos.shape(1));
     let pairs = heads * half;
-    let first = CUBE_POS * comptime!(UNITS as usize * EACH) + UNIT_POS as usize;
     #[unroll]
     for i in 0..EACH {
-        let index = first + i * comptime!(UNITS as usize);
+        let index = visited(i);
         let (row, pair) = (index / pairs, index % pairs);
         if row < rows {
             let (head, feature) = (pair / half, pair % half);
