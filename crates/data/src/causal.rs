@@ -61,6 +61,11 @@ impl CausalTokenizer {
         Ok(CausalTokenizer { first, bos: special.bos, eos: special.eos, chat: special.chat, tokenizer })
     }
 
+    /// The tokenizer itself.
+    pub fn tokenizer(&self) -> &Tokenizer {
+        &self.tokenizer
+    }
+
     /// The token that ends a text.
     pub fn eos(&self) -> u32 {
         self.eos

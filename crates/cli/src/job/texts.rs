@@ -49,16 +49,15 @@ enum Kind {
 struct Encoder<'l> {
     loaded: &'l Loaded,
     kind: Kind,
-    /// The tokenizer itself, where it comes from, and the model that reads its tokens.
-    known: Tokenizer,
+    /// Where it comes from, and the model that reads its tokens.
     source: ModelSource,
-    model: ModelInfo,
+    model: &'l ModelInfo,
     /// Whether the model has embeddings for the second text of a pair.
     knows_types: bool,
 }
 
 impl<'l> Encoder<'l> {
-    fn open(loaded: &'l Loaded, model: &ModelInfo) -> Result<Encoder<'l>> {
+    fn open(loaded: &'l Loaded, model: &'l ModelInfo) -> Result<Encoder<'l>> {
         let longest = loaded.config.data.max_length;
         if longest > model.max_tokens() {
             return Err(Mistake::new(format!("data.max_length = {longest} is more than the model can read"))
@@ -68,31 +67,29 @@ impl<'l> Encoder<'l> {
         }
         let source = source(&loaded.config)?;
         let tokenizer = tokenizer(&source)?;
-        let known = tokenizer.clone();
         let kind = match loaded.config.model.task {
             TaskKind::Classification => Kind::Labelled(Box::new(tokenizer)),
             TaskKind::CausalLm => Kind::Causal(Box::new(causal_tokenizer(&source, tokenizer, model)?)),
         };
-        Ok(Encoder { loaded, kind, known, source, model: model.clone(), knows_types: model.token_types > 1 })
+        Ok(Encoder { loaded, kind, source, model, knows_types: model.token_types > 1 })
     }
 
     /// The split, and how many of its texts were cut.
     fn split(&self, examples: &[Example], name: &'static str) -> Result<(Split, usize)> {
-        let (split, cut) = match &self.kind {
-            Kind::Labelled(tokenizer) => self.labelled(examples, tokenizer)?,
-            Kind::Causal(tokenizer) => self.causal(examples, name, tokenizer)?,
+        let (tokenizer, (split, cut)) = match &self.kind {
+            Kind::Labelled(tokenizer) => (tokenizer.as_ref(), self.labelled(examples, tokenizer)?),
+            Kind::Causal(causal) => (causal.tokenizer(), self.causal(examples, name, causal)?),
         };
-        refuse_tokens_beyond(&split, &self.known, &self.source, &self.model)?;
+        refuse_tokens_beyond(&split, tokenizer, &self.source, self.model)?;
         Ok((split, cut))
     }
 
     fn labelled(&self, examples: &[Example], tokenizer: &Tokenizer) -> Result<(Split, usize)> {
-        let text = |example: &'_ Example| match &example.content {
-            Content::Two(first, second) => (first.clone(), Some(second.clone())),
-            _ => (example.text().to_owned(), None),
-        };
-        let texts: Vec<(String, Option<String>)> = examples.iter().map(text).collect();
-        let texts: Vec<(&str, Option<&str>)> = texts.iter().map(|(a, b)| (a.as_str(), b.as_deref())).collect();
+        let mut texts: Vec<(&str, Option<&str>)> = Vec::with_capacity(examples.len());
+        texts.extend(examples.iter().map(|example| match &example.content {
+            Content::Two(first, second) => (first.as_str(), Some(second.as_str())),
+            _ => (example.text(), None),
+        }));
         let longest = self.loaded.config.data.max_length;
         let encoded = tokenizer.classified(&texts, longest).map_err(|error| placed(self.loaded, error))?;
         let (mut split, mut cut) = (Split::default(), 0);
