@@ -117,14 +117,19 @@ impl Run {
         let (plan, adapter) = (coordinator.plan(), &coordinator.server().adapter);
         let clients = coordinator.clients();
         let cohort = settings.cohort_size(clients) as u64;
-        // Budgets differ: some of the clients stand for all.
-        let some = clients.div_ceil(16);
-        let looked: Vec<usize> = (0..clients).step_by(some).collect();
-        let size = |&client: &usize| {
+        let size = |client: usize| {
             let upload = sketch(&plan, adapter, &settings.train, client, Choice::Widest);
             4 * (upload.adapter_params() + upload.head_params() + upload.aux_params())
         };
-        let upload = looked.iter().map(size).sum::<u64>() / looked.len().max(1) as u64;
+        // Where budgets differ some of the clients stand for all. A whole model is not made up to be measured.
+        let looked: Vec<usize> = match plan.selection.is_some() || plan.ranks.is_some() {
+            true => (0..clients).step_by(clients.div_ceil(16)).collect(),
+            false => vec![0],
+        };
+        let upload = match adapter.weights.is_empty() {
+            true => looked.iter().map(|&client| size(client)).sum::<u64>() / looked.len() as u64,
+            false => 4 * self.trainable_params(),
+        };
         // Noise on the mean and equal weights look at a copy of them.
         let copied = settings.server.weights == Weights::Uniform || coordinator.protection.mechanism.is_some();
         let keep = u64::from(!plan.private.is_nothing()) + u64::from(settings.train.scaffold);
