@@ -59,9 +59,10 @@ impl AttentionLayout {
 /// # Panics
 /// For heads wider than [`widest_head`] says.
 pub fn packed_attention(qkv: Tensor<2>, layout: &AttentionLayout) -> Tensor<2> {
-    match layout.window_bites() {
-        true => packed_attention_composed(qkv, layout),
-        false => Tensor::from_dispatch(<Dispatch as PackedOps>::attend(qkv.into_dispatch(), layout.clone())),
+    if layout.window_bites() {
+        packed_attention_composed(qkv, layout)
+    } else {
+        Tensor::from_dispatch(<Dispatch as PackedOps>::attend(qkv.into_dispatch(), layout.clone()))
     }
 }
 

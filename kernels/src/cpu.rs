@@ -35,10 +35,12 @@ pub(crate) fn tensor(data: Vec<f32>, shape: Shape) -> FlexTensor {
 /// The tensor with its elements row-major from the start of its storage; a copy where it was a view.
 pub(crate) fn dense(t: FlexTensor) -> FlexTensor {
     let whole = t.layout().contiguous_offsets().is_some_and(|(start, _)| start == 0);
-    match whole {
-        true => t,
-        false if t.is_contiguous() => tensor(t.as_slice::<f32>().expect("contiguous f32").to_vec(), t.shape()),
-        false => t.to_contiguous(),
+    if whole {
+        t
+    } else if t.is_contiguous() {
+        tensor(t.as_slice::<f32>().expect("contiguous f32").to_vec(), t.shape())
+    } else {
+        t.to_contiguous()
     }
 }
 

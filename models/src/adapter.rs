@@ -172,19 +172,19 @@ impl Adapter {
 
     /// The same update as plain LoRA: what stands between A and B goes into B.
     pub fn plain(&self) -> Adapter {
-        let into = |(core, b): (&Matrix, &Matrix)| match core.cols == 1 && core.rows == b.rows {
-            false => core.matmul(b),
-            true => {
+        let into = |(core, b): (&Matrix, &Matrix)| {
+            if core.cols == 1 && core.rows == b.rows {
                 let rows = b.data.chunks(b.cols.max(1)).zip(&core.data);
                 Matrix::new(b.rows, b.cols, rows.flat_map(|(row, gate)| row.iter().map(move |v| v * gate)).collect())
+            } else {
+                core.matmul(b)
             }
         };
-        match self.core.is_empty() {
-            true => self.clone(),
-            false => {
-                let b = self.core.iter().zip(&self.b).map(into).collect();
-                Adapter { b, core: Vec::new(), ..self.clone() }
-            }
+        if self.core.is_empty() {
+            self.clone()
+        } else {
+            let b = self.core.iter().zip(&self.b).map(into).collect();
+            Adapter { b, core: Vec::new(), ..self.clone() }
         }
     }
 

@@ -141,9 +141,8 @@ impl PackedBatch {
         };
         let first = info.first_position;
         let positions = self.sequences.ranges().flat_map(|r| (0..r.len()).map(|p| (first + p) as i32));
-        let mark = |s: usize| match info.architecture.is_decoder() {
-            true => self.sequences.range(s).end - 1,
-            false => self.sequences.range(s).start,
+        let mark = |s: usize| {
+            if info.architecture.is_decoder() { self.sequences.range(s).end - 1 } else { self.sequences.range(s).start }
         };
         let (read, labels): (Vec<i32>, Vec<i32>) = self.answers(mark).map(|(t, a)| (t as i32, a as i32)).unzip();
         let client_read = self.client_lengths(|s| self.goals[s].answers(self.sequences.range(s).len()));

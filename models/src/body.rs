@@ -12,7 +12,7 @@ pub(crate) use self::cache::Cache;
 pub(crate) use self::load::Loaded;
 use crate::description::{Bend, Order};
 use crate::head::bent;
-use crate::layer::{Layer, Linear, Norm, Pass, Visit};
+use crate::layer::{Layer, LayerContext, Linear, Norm, Visit};
 use crate::rotary::{Angles, Rotary};
 use crate::{DeviceBatch, ModelInfo, Stored};
 use bonfire_kernels::{Arithmetic, Segments};
@@ -97,11 +97,10 @@ impl Body {
     /// The pooler's tensors by name, and what is done with each.
     pub fn visit_pooler(&self, info: &ModelInfo, visit: &mut Visit) {
         let Some((pooler, form)) = self.pooler.as_ref().zip(info.architecture.describe().pooler) else { return };
-        match pooler.has_bias {
-            true => drop(pooler.linear.map(form.linear, visit)),
-            false => {
-                visit(format!("{}.weight", form.linear), Stored::Transposed, pooler.linear.weight.clone());
-            }
+        if pooler.has_bias {
+            drop(pooler.linear.map(form.linear, visit))
+        } else {
+            visit(format!("{}.weight", form.linear), Stored::Transposed, pooler.linear.weight.clone());
         }
         if let Some((norm, name)) = pooler.norm.as_ref().zip(form.norm) {
             norm.map(name, visit);
@@ -146,10 +145,10 @@ impl Body {
     }
 
     /// One layer: `[T, D] -> [T, D]`, or the tokens that are read `[N, D]`.
-    pub fn layer(&self, i: usize, x: Tensor<2>, pass: &Pass) -> Tensor<2> {
+    pub fn layer(&self, i: usize, x: Tensor<2>, context: &LayerContext) -> Tensor<2> {
         match self.order {
-            Order::Post => self.layers[i].post_norm(x, pass),
-            Order::Pre => self.layers[i].pre_norm(x, pass),
+            Order::Post => self.layers[i].post_norm(x, context),
+            Order::Pre => self.layers[i].pre_norm(x, context),
         }
     }
 

@@ -108,9 +108,10 @@ impl Clock {
         let sum = |seconds: &[f64]| seconds.iter().sum::<f64>();
         let queues = self.when == When::Sometimes;
         let clocked = if queues && sum(&self.seconds) == 0.0 { self.first } else { self.seconds };
-        match queues && sum(&clocked) > 0.0 {
-            true => clocked.map(|s| s / sum(&clocked) * self.start.elapsed().as_secs_f64()),
-            false => clocked,
+        if queues && sum(&clocked) > 0.0 {
+            clocked.map(|s| s / sum(&clocked) * self.start.elapsed().as_secs_f64())
+        } else {
+            clocked
         }
     }
 

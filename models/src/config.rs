@@ -10,7 +10,7 @@ mod tests;
 use serde::Deserialize;
 use serde_json::Value;
 
-pub use self::attention::{LayerSight, Rope, RopeScaling};
+pub use self::attention::{LayerAttention, Rope, RopeScaling};
 pub use self::decoder::DecoderInfo;
 pub(crate) use self::shape::Shaped;
 use crate::{ModelError, Target, TargetKind};
@@ -176,7 +176,7 @@ pub struct ModelInfo {
     /// Rotary position embeddings that layers turn by; none where positions have a table.
     pub ropes: Vec<Rope>,
     /// What each layer's attention sees; layers beyond see all and turn by nothing.
-    pub sights: Vec<LayerSight>,
+    pub layer_attentions: Vec<LayerAttention>,
     /// Scores of attention are divided by the square root of it: the features of a head, but for Gemma 3.
     pub query_width: f64,
     /// Embeddings are multiplied by it.
@@ -249,8 +249,8 @@ impl ModelInfo {
     }
 
     /// What a layer's attention sees.
-    pub fn sight(&self, layer: usize) -> LayerSight {
-        self.sights.get(layer).copied().unwrap_or_default()
+    pub fn layer_attention(&self, layer: usize) -> LayerAttention {
+        self.layer_attentions.get(layer).copied().unwrap_or_default()
     }
 
     /// The linears of `kinds` in every layer: layer by layer, in the order of the forward pass. Kinds that the

@@ -68,12 +68,11 @@ pub(crate) fn load(
             weights.drop(&weight);
             weights.drop(&format!("{module}.bias"));
         }
-        let value = match weights.has(&weight) {
-            true => weights.take_linear_with(&weight, d_in, d_out, HINT)?,
-            false => {
-                lacking.push(head.len());
-                Matrix::zeros(d_in, d_out)
-            }
+        let value = if weights.has(&weight) {
+            weights.take_linear_with(&weight, d_in, d_out, HINT)?
+        } else {
+            lacking.push(head.len());
+            Matrix::zeros(d_in, d_out)
         };
         weights.refuse_not_finite(&weight, &value.data)?;
         head.push(HeadTensor { name: weight, value });
@@ -81,9 +80,10 @@ pub(crate) fn load(
             continue;
         }
         let bias = format!("{module}.bias");
-        let value = match weights.has(&bias) {
-            true => Matrix::new(1, d_out, weights.take_with(&bias, &[d_out], HINT)?),
-            false => Matrix::zeros(1, d_out),
+        let value = if weights.has(&bias) {
+            Matrix::new(1, d_out, weights.take_with(&bias, &[d_out], HINT)?)
+        } else {
+            Matrix::zeros(1, d_out)
         };
         weights.refuse_not_finite(&bias, &value.data)?;
         head.push(HeadTensor { name: bias, value });

@@ -114,9 +114,10 @@ impl Group {
             let module = format!("{layer}.{module}");
             let own = weight.clone().slice_dim(1, columns.clone());
             let weight = visit(format!("{module}.weight"), Stored::Transposed, own);
-            let bias = match part.bias {
-                true => visit_vector(format!("{module}.bias"), &bias.clone().slice_dim(0, columns), visit),
-                false => Tensor::zeros([part.width], (&weight.device(), weight.dtype())),
+            let bias = if part.bias {
+                visit_vector(format!("{module}.bias"), &bias.clone().slice_dim(0, columns), visit)
+            } else {
+                Tensor::zeros([part.width], (&weight.device(), weight.dtype()))
             };
             (*part, Linear { weight, bias })
         };
@@ -125,16 +126,16 @@ impl Group {
     }
 
     /// The linears with what is added to them.
-    pub fn apply(&self, x: Tensor<2>, pass: &Pass, rows: &Rows) -> Tensor<2> {
+    pub fn apply(&self, x: Tensor<2>, context: &LayerContext, rows: &Rows) -> Tensor<2> {
         let Linear { weight, bias } = &self.linear;
-        let added = |part: &Part| pass.added[part.kind as usize];
+        let added = |part: &Part| context.added[part.kind as usize];
         let update = |(part, columns)| added(part).update.map(|update| (update, columns));
         let updates: Vec<_> = self.columns().filter_map(update).collect();
-        let linear = if pass.trained { adapted_linear_composed } else { adapted_linear };
-        let y = linear(x.clone(), weight.clone(), bias.clone(), &updates, rows.clients, pass.arithmetic);
+        let linear = if context.trained { adapted_linear_composed } else { adapted_linear };
+        let y = linear(x.clone(), weight.clone(), bias.clone(), &updates, rows.clients, context.arithmetic);
         let Some(owners) = &rows.owners else { return y };
         let noise = self.parts.iter().map(|part| match added(part).noise {
-            Some((bank, signs)) => perturbed(x.clone(), bank.clone(), signs, owners, pass.arithmetic),
+            Some((bank, signs)) => perturbed(x.clone(), bank.clone(), signs, owners, context.arithmetic),
             None => Tensor::zeros([y.dims()[0], part.width], (&y.device(), y.dtype())),
         });
         y.clone() + Tensor::cat(noise.collect(), 1)
@@ -236,7 +237,7 @@ pub(crate) struct Rows<'p> {
 }
 
 /// What a layer needs besides its input.
-pub(crate) struct Pass<'p> {
+pub(crate) struct LayerContext<'p> {
     pub info: &'p ModelInfo,
     /// Whether gradients reach the weights.
     pub trained: bool,
@@ -255,7 +256,7 @@ pub(crate) struct Pass<'p> {
     pub angles: Option<&'p Angles>,
 }
 
-impl Pass<'_> {
+impl LayerContext<'_> {
     /// Of the layer's input and what attention gave: the rows that are read on.
     pub fn reading(&self, x: Tensor<2>, attended: Tensor<2>) -> (Tensor<2>, Tensor<2>, &Rows<'_>) {
         match self.read {

@@ -42,7 +42,7 @@ pub use batch::{DeviceBatch, Goal, PackedBatch, Rounding};
 pub use checkpoint::{ModelFolder, NamedWeight, Stored};
 pub use clock::{Clock, Part};
 pub use config::{
-    Activation, Architecture, Biases, DecoderInfo, LayerSight, ModelInfo, Pooling, Rope, RopeScaling, Task,
+    Activation, Architecture, Biases, DecoderInfo, LayerAttention, ModelInfo, Pooling, Rope, RopeScaling, Task,
 };
 pub use continuation::Continuation;
 pub use delta_log::DeltaLog;

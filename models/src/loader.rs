@@ -28,10 +28,7 @@ impl Loader<'_, '_> {
     /// The tensor's name in this file: a backbone saved alone has no prefix.
     fn name(&self, bare: &str) -> String {
         let full = format!("{}.{bare}", self.info.architecture.prefix());
-        match self.weights.has(&full) || !self.weights.has(bare) {
-            true => full,
-            false => bare.to_string(),
-        }
+        if self.weights.has(&full) || !self.weights.has(bare) { full } else { bare.to_string() }
     }
 
     /// An embedding table `[rows, D]` of the module `bare`.
@@ -105,9 +102,10 @@ impl Loader<'_, '_> {
         let numbers = self.weights.take_linear(&weight, d_in, d_out)?;
         self.weights.refuse_not_finite(&weight, &numbers.data)?;
         let weight = matrix(numbers, self.device);
-        let bias = match bias {
-            true => vector(self.take(&bias_name, &[d_out], "")?, self.device),
-            false => Tensor::zeros([d_out], self.device),
+        let bias = if bias {
+            vector(self.take(&bias_name, &[d_out], "")?, self.device)
+        } else {
+            Tensor::zeros([d_out], self.device)
         };
         Ok(Linear { weight, bias })
     }

@@ -151,10 +151,7 @@ fn plan(source: &TensorFiles, merge: Merge) -> Result<Vec<Planned>, ModelError> 
     let mut planned: BTreeMap<String, Planned> = BTreeMap::new();
     for (name, place) in &source.places {
         // A backbone saved alone has names without the prefix.
-        let name = match read.contains(name) {
-            true => name.clone(),
-            false => format!("{prefix}{name}"),
-        };
+        let name = if read.contains(name) { name.clone() } else { format!("{prefix}{name}") };
         if !read.contains(&name) || adapter.head.iter().any(|h| h.name == name) {
             continue;
         }

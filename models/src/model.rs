@@ -129,7 +129,7 @@ pub trait Model: Send + Sync {
     }
 
     /// Every row that is read, without the surplus: its cross-entropy `[N]` and the answer of highest score `[N]`.
-    fn judge(&self, adapter: &ClientAdapter, batch: &DeviceBatch) -> (Tensor<1>, Tensor<1, Int>) {
+    fn evaluate(&self, adapter: &ClientAdapter, batch: &DeviceBatch) -> (Tensor<1>, Tensor<1, Int>) {
         let logits = self.logits(adapter, batch);
         let labels = batch.labels.clone().narrow(0, 0, logits.dims()[0]);
         (cross_entropy(logits.clone(), labels), logits.argmax(1).squeeze_dim(1))

@@ -130,10 +130,11 @@ fn config_text(carried: &[Carried], adapter: &Adapter, meta: &PeftMeta) -> Vec<u
     let ranks: BTreeMap<&str, usize> = smaller().map(|c| (c.target.name.as_str(), c.rank())).collect();
     let alphas: BTreeMap<&str, _> = smaller().map(|c| (c.target.name.as_str(), alpha(c.rank()))).collect();
     let targets: Vec<&Target> = carried.iter().map(|c| c.target).collect();
-    let modules = match targets.len() == adapter.targets.len() {
-        true => target_modules(&targets),
+    let modules = if targets.len() == adapter.targets.len() {
+        target_modules(&targets)
+    } else {
         // Short names would also hit the linears that carry nothing.
-        false => targets.iter().map(|t| t.name.clone()).collect(),
+        targets.iter().map(|t| t.name.clone()).collect()
     };
     let config = json!({
         "peft_type": "LORA",

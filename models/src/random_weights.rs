@@ -8,7 +8,7 @@ use safetensors::tensor::{Dtype, TensorView};
 use crate::config::Shaped;
 use crate::weights::Weights;
 use crate::{
-    Activation, Architecture, Biases, DecoderInfo, LayerSight, ModelError, ModelInfo, Pooling, Rope, RopeScaling,
+    Activation, Architecture, Biases, DecoderInfo, LayerAttention, ModelError, ModelInfo, Pooling, Rope, RopeScaling,
     TargetKind, Task, Transformer, Wanted,
 };
 
@@ -69,7 +69,7 @@ impl ModelInfo {
             activation: Activation::Silu,
             biases: Biases::all(false),
             ropes: vec![rope],
-            sights: vec![LayerSight { window: None, rope: Some(0) }; layers],
+            layer_attentions: vec![LayerAttention { window: None, rope: Some(0) }; layers],
             query_width: (hidden / heads) as f64,
             embedding_scale: 1.0,
             pooling: Pooling::Token,
@@ -97,7 +97,7 @@ impl ModelInfo {
             activation: Activation::Gelu,
             biases: Biases::all(true),
             ropes: Vec::new(),
-            sights: Vec::new(),
+            layer_attentions: Vec::new(),
             query_width: (hidden / heads) as f64,
             embedding_scale: 1.0,
             pooling: Pooling::Token,

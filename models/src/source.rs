@@ -71,9 +71,10 @@ impl ModelSource {
                 let folder = self.folder().unwrap_or(Path::new(""));
                 let path = folder.join(name);
                 let bytes = fs::read(&path).map_err(|source| unreadable(folder, name, source))?;
-                match is_pointer(&bytes) {
-                    true => Err(pointer(path.display().to_string())),
-                    false => Ok((bytes, path.display().to_string())),
+                if is_pointer(&bytes) {
+                    Err(pointer(path.display().to_string()))
+                } else {
+                    Ok((bytes, path.display().to_string()))
                 }
             }
         }
@@ -223,9 +224,10 @@ fn unreadable(folder: &Path, name: &str, source: std::io::Error) -> ModelError {
         let plain =
             |part: &str| !part.is_empty() && part.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c));
         let is_repository = name.split('/').count() == 2 && name.split('/').all(plain) && !name.starts_with('.');
-        return problem(match is_repository {
-            true => format!("no such folder; a repository of the Hugging Face Hub is written \"hf:{name}\""),
-            false => "no such folder; paths are relative to the current directory".into(),
+        return problem(if is_repository {
+            format!("no such folder; a repository of the Hugging Face Hub is written \"hf:{name}\"")
+        } else {
+            "no such folder; paths are relative to the current directory".into()
         });
     }
     let slow = ["tokenizer.model", "vocab.txt", "vocab.json", "spiece.model", "sentencepiece.bpe.model"];

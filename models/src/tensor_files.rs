@@ -176,9 +176,10 @@ fn header(file: &mut dyn ReadSeek) -> Result<(u64, Metadata), String> {
     // Checks that tensors lie one after the other and are as long as their shapes say.
     let header: Metadata = serde_json::from_slice(&bytes).map_err(|e| format!("its header: {e}"))?;
     let (held, told) = (length - 8 - n, header.data_len() as u64);
-    match held == told {
-        true => Ok((8 + n, header)),
-        false => Err(format!("it holds {held} bytes of tensors, its header tells of {told}")),
+    if held == told {
+        Ok((8 + n, header))
+    } else {
+        Err(format!("it holds {held} bytes of tensors, its header tells of {told}"))
     }
 }
 

@@ -9,7 +9,7 @@ use burn::tensor::{Device, FloatDType, Gradients, Int, Tensor, TensorData};
 use rand::Rng;
 
 use crate::body::Body;
-use crate::layer::{Added, Pass, Rows, matrix, read};
+use crate::layer::{Added, LayerContext, Rows, matrix, read};
 use crate::model::{ClientAdapter, Model, at_once};
 use crate::rotary::Angles;
 use crate::{
@@ -74,7 +74,7 @@ fn owners(clients: &Segments, rows: usize, device: &Device) -> Tensor<1, Int> {
 }
 
 /// What all layers of one forward pass share.
-struct Sight<'s> {
+struct ForwardContext<'s> {
     batch: &'s DeviceBatch,
     attention: AttentionLayout,
     /// Of every rotary embedding.
@@ -103,7 +103,7 @@ impl Transformer {
         }
     }
 
-    fn sight<'s>(&'s self, adapter: &ClientAdapter, batch: &'s DeviceBatch) -> Sight<'s> {
+    fn forward_context<'s>(&'s self, adapter: &ClientAdapter, batch: &'s DeviceBatch) -> ForwardContext<'s> {
         let signs = self.signs(adapter);
         let rows = |clients, index: &Tensor<1, Int>| {
             let owners = (!signs.is_empty()).then(|| owners(clients, index.dims()[0], &self.device));
@@ -120,34 +120,34 @@ impl Transformer {
         let longest = batch.sequences.ranges().map(|range| range.len()).max().unwrap_or(0);
         let angles = self.backbone.angles(&batch.positions, self.info.first_position + longest);
         let added_scores = self.backbone.added_scores(&batch.sequences);
-        Sight { batch, attention, angles, added_scores, signs, tokens, read }
+        ForwardContext { batch, attention, angles, added_scores, signs, tokens, read }
     }
 
     /// One layer with what the clients add: `[T, D] -> [T, D]`; the last one gives the tokens that are read `[N, D]`.
-    fn layer(&self, i: usize, x: Tensor<2>, adapter: &ClientAdapter, sight: &Sight) -> Tensor<2> {
+    fn layer(&self, i: usize, x: Tensor<2>, adapter: &ClientAdapter, forward: &ForwardContext) -> Tensor<2> {
         let mut added = [Added::default(); TargetKind::COUNT];
         for (t, target) in self.targets.iter().enumerate().filter(|(_, t)| t.layer == i) {
             added[target.kind as usize] = Added {
                 update: adapter.updates.get(t).and_then(Option::as_ref),
-                noise: self.banks.get(t).zip(sight.signs.get(t)),
+                noise: self.banks.get(t).zip(forward.signs.get(t)),
             };
         }
         // A mean is taken of all tokens.
         let marked = i + 1 == self.info.layers && !self.reads_means();
-        let of_layer = self.info.sight(i);
-        let attention = AttentionLayout { window: of_layer.window, ..sight.attention.clone() };
-        let pass = Pass {
+        let of_layer = self.info.layer_attention(i);
+        let attention = AttentionLayout { window: of_layer.window, ..forward.attention.clone() };
+        let context = LayerContext {
             info: &self.info,
             trained: self.trained,
             arithmetic: self.precision.arithmetic(),
             attention: &attention,
-            tokens: &sight.tokens,
+            tokens: &forward.tokens,
             added,
-            read: marked.then_some((&sight.batch.read, &sight.read)),
-            added_scores: sight.added_scores.as_deref(),
-            angles: of_layer.rope.map(|rope| &sight.angles[rope]),
+            read: marked.then_some((&forward.batch.read, &forward.read)),
+            added_scores: forward.added_scores.as_deref(),
+            angles: of_layer.rope.map(|rope| &forward.angles[rope]),
         };
-        self.backbone.layer(i, x, &pass)
+        self.backbone.layer(i, x, &context)
     }
 
     /// Whether a head reads the mean of a text's tokens.
@@ -162,10 +162,10 @@ impl Transformer {
     /// Hidden states of the tokens that are read after the last layer `[N, D]`; `each` sees those of all tokens after
     /// every layer before `[T, D]`.
     fn hidden(&self, adapter: &ClientAdapter, batch: &DeviceBatch, each: &mut dyn FnMut(&Tensor<2>)) -> Tensor<2> {
-        let sight = self.sight(adapter, batch);
+        let forward = self.forward_context(adapter, batch);
         let mut x = self.embed(batch);
         for i in 0..self.info.layers {
-            x = self.layer(i, x, adapter, &sight);
+            x = self.layer(i, x, adapter, &forward);
             if i + 1 < self.info.layers {
                 each(&x);
             }
@@ -176,10 +176,7 @@ impl Transformer {
     /// What follows the last layer, in f32: of the tokens that are read, or the means of texts.
     fn finish(&self, x: Tensor<2>, batch: &DeviceBatch) -> Tensor<2> {
         let x = self.in_f32(self.backbone.finish(x, self.info.eps, self.trained));
-        match self.reads_means() {
-            true => head::means(x, batch),
-            false => x,
-        }
+        if self.reads_means() { head::means(x, batch) } else { x }
     }
 
     /// The clients' signs in the type that computes.
@@ -238,9 +235,10 @@ impl Transformer {
         let n = batch.client_read.rows();
         let labels = batch.labels.clone().narrow(0, 0, n);
         let arithmetic = self.precision.arithmetic();
-        match self.task == Task::Causal && !self.trained {
-            true => vocabulary::losses(hidden.narrow(0, 0, n), self.vocabulary(), labels, arithmetic),
-            false => bonfire_kernels::cross_entropy(self.scores(hidden, adapter, batch), labels),
+        if self.task == Task::Causal && !self.trained {
+            vocabulary::losses(hidden.narrow(0, 0, n), self.vocabulary(), labels, arithmetic)
+        } else {
+            bonfire_kernels::cross_entropy(self.scores(hidden, adapter, batch), labels)
         }
     }
 
@@ -253,15 +251,15 @@ impl Transformer {
         clock: &mut Clock,
     ) -> (Tensor<1>, Vec<Gradients>) {
         assert!(!self.trained, "weights train with the whole graph at once");
-        let (blind, sight) = (adapter.detached(), self.sight(adapter, batch));
+        let (blind, forward) = (adapter.detached(), self.forward_context(adapter, batch));
         let last = self.info.layers - 1;
         let mut inputs = vec![self.embed(batch)];
         for i in 0..last {
-            inputs.push(self.layer(i, inputs[i].clone(), &blind, &sight));
+            inputs.push(self.layer(i, inputs[i].clone(), &blind, &forward));
         }
         let leaf = |x: Option<Tensor<2>>| x.expect("an input a layer").detach().require_grad();
         let x = leaf(inputs.pop());
-        let hidden = self.finish(self.layer(last, x.clone(), adapter, &sight), batch);
+        let hidden = self.finish(self.layer(last, x.clone(), adapter, &forward), batch);
         let losses = batch.by_client.mean(self.losses(hidden, adapter, batch));
         clock.lap(Part::Forward);
         let mut parts = vec![losses.clone().sum().backward()];
@@ -269,7 +267,7 @@ impl Transformer {
         for i in (0..last).rev() {
             let Some(gradient) = upstream else { break };
             let x = leaf(inputs.pop());
-            let y = self.layer(i, x.clone(), adapter, &sight);
+            let y = self.layer(i, x.clone(), adapter, &forward);
             let gradients = (y * Tensor::from_inner(gradient)).sum().backward();
             upstream = x.grad(&gradients);
             parts.push(gradients);
@@ -319,18 +317,19 @@ impl Model for Transformer {
         recompute: bool,
         clock: &mut Clock,
     ) -> (Tensor<1>, Vec<Gradients>) {
-        match recompute {
-            true => self.gradients_by_layer(adapter, batch, clock),
-            false => at_once(self.loss(adapter, batch), clock),
+        if recompute {
+            self.gradients_by_layer(adapter, batch, clock)
+        } else {
+            at_once(self.loss(adapter, batch), clock)
         }
     }
 
-    fn judge(&self, adapter: &ClientAdapter, batch: &DeviceBatch) -> (Tensor<1>, Tensor<1, Int>) {
+    fn evaluate(&self, adapter: &ClientAdapter, batch: &DeviceBatch) -> (Tensor<1>, Tensor<1, Int>) {
         let hidden = self.hidden(adapter, batch, &mut |_| ());
         let labels = batch.labels.clone().narrow(0, 0, batch.client_read.rows());
         if self.task == Task::Causal {
             let hidden = hidden.narrow(0, 0, labels.dims()[0]);
-            return vocabulary::judge(hidden, self.vocabulary(), labels, self.precision.arithmetic());
+            return vocabulary::evaluate(hidden, self.vocabulary(), labels, self.precision.arithmetic());
         }
         let logits = self.scores(hidden, adapter, batch);
         (bonfire_kernels::cross_entropy(logits.clone(), labels), logits.argmax(1).squeeze_dim(1))

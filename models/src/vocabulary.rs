@@ -53,7 +53,7 @@ pub(crate) fn losses(
 }
 
 /// Cross-entropy of every row `[N]` and its likeliest token `[N]`.
-pub(crate) fn judge(
+pub(crate) fn evaluate(
     hidden: Tensor<2>,
     words: &Tensor<2>,
     labels: Tensor<1, Int>,

@@ -9,9 +9,9 @@ use burn::tensor::{Device, Tensor, TensorData};
 /// What goes wrong.
 #[derive(Clone, Debug)]
 pub enum Fault {
-    /// The loss, and with it every gradient, of whoever holds this place of the batch is NaN.
-    NanInPlace(usize),
-    /// The same at the n-th step alone, from 0, over all places and rounds.
+    /// The loss, and with it every gradient, of whoever holds this lane of the batch is NaN.
+    NanInLane(usize),
+    /// The same at the n-th step alone, from 0, over all lanes and rounds.
     NanAtStep(usize),
     /// The device breaks off in the middle of the n-th step.
     BreaksAtStep(usize),
@@ -88,9 +88,9 @@ impl Model for Faulty {
     fn loss(&self, adapter: &ClientAdapter, batch: &DeviceBatch) -> Tensor<1> {
         let step = self.steps.fetch_add(1, Ordering::SeqCst);
         let losses = self.inner.loss(adapter, batch);
-        let places = losses.dims()[0];
+        let lanes = losses.dims()[0];
         let wrong = match self.fault {
-            Fault::NanInPlace(place) => Some(place).filter(|p| *p < places),
+            Fault::NanInLane(lane) => Some(lane).filter(|p| *p < lanes),
             Fault::NanAtStep(n) => (step == n).then_some(0),
             Fault::BreaksAtStep(n) => {
                 assert!(step != n, "the device is lost");
@@ -101,12 +101,12 @@ impl Model for Faulty {
                 None
             }
             Fault::NoRoomAbove(most) => {
-                assert!(places <= most, "{NO_ROOM}");
+                assert!(lanes <= most, "{NO_ROOM}");
                 None
             }
             Fault::NoRoomToJudge(_) => None,
         };
-        let factors = (0..places).map(|p| if Some(p) == wrong { f32::NAN } else { 1.0 }).collect();
-        losses * Tensor::from_data(TensorData::new::<f32, _>(factors, [places]), self.device())
+        let factors = (0..lanes).map(|p| if Some(p) == wrong { f32::NAN } else { 1.0 }).collect();
+        losses * Tensor::from_data(TensorData::new::<f32, _>(factors, [lanes]), self.device())
     }
 }

@@ -2,9 +2,10 @@
 
 use bonfire_data::Shards;
 use bonfire_engine::{InFlight, Split, TokenizedData};
-use bonfire_federation::{ClientMetrics, ClientSettings, Control, Event, RoundMetrics, Run, Server, Settings, Site};
+use bonfire_federation::{ClientMetrics, ClientSettings, Event, RoundMetrics, Run, Server, Settings, Site};
 use bonfire_models::{Architecture, Goal, Model, Task, Transformer};
 use rand::{Rng, RngExt, SeedableRng};
+use std::ops::ControlFlow;
 
 use crate::{fixture, load, load_for};
 
@@ -78,7 +79,7 @@ pub fn settings(text: &str) -> Settings {
         server: read(section("server", "")),
         privacy,
         evaluate: read(section("evaluate", "every = 1")),
-        in_flight: InFlight::Auto,
+        engine: read(section("engine", "")),
     }
 }
 
@@ -167,7 +168,7 @@ pub fn finish(run: &mut Run) -> Finished {
             rows.extend(clients.to_vec());
             states.push(run.server().clone());
         }
-        Control::Continue
+        ControlFlow::Continue(())
     })
     .expect("the run ends well");
     (rounds, rows, states)
@@ -177,4 +178,10 @@ pub fn finish(run: &mut Run) -> Finished {
 pub fn run(settings: Settings) -> Run {
     let shards = shards(settings.clients.count);
     run_with(settings, shards)
+}
+
+/// The same with so many clients in flight.
+pub fn with_in_flight(mut settings: Settings, in_flight: InFlight) -> Settings {
+    settings.engine.in_flight = in_flight;
+    settings
 }

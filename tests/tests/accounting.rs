@@ -4,12 +4,13 @@
 
 use bonfire_data::Shards;
 use bonfire_engine::{Split, TokenizedData};
-use bonfire_federation::{Choice, Control, Event, RoundMetrics, Run, forecast};
+use bonfire_federation::{Choice, Event, RoundMetrics, Run, forecast};
 use bonfire_models::{
     Adapter, ClientAdapter, DeviceBatch, HeadTensor, Matrix, Model, ModelInfo, NamedWeight, Target, TargetKind, Task,
 };
 use bonfire_tests::toy;
 use burn::tensor::{Device, Tensor};
+use std::ops::ControlFlow;
 
 /// RoBERTa-base's shapes without its weights.
 #[derive(Clone)]
@@ -87,7 +88,7 @@ fn rounds(text: &str) -> Vec<RoundMetrics> {
         if let Event::RoundEnded { metrics, .. } = event {
             rows.push(metrics.clone());
         }
-        Control::Continue
+        ControlFlow::Continue(())
     })
     .unwrap();
     rows

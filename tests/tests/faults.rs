@@ -2,12 +2,13 @@
 #![allow(clippy::unwrap_used)]
 
 use bonfire_engine::{DEVICE_THREAD, InFlight, NotFinite};
-use bonfire_federation::{Control, Event, RoundMetrics, Run, Settings};
+use bonfire_federation::{Event, RoundMetrics, Run, Settings};
 use bonfire_kernels::{runs_on_cpu, widest_head};
 use bonfire_models::{ModelInfo, TargetKind, Task, Transformer};
 use bonfire_tests::faulty::{Fault, Faulty};
 use bonfire_tests::toy;
 use rand::SeedableRng;
+use std::ops::ControlFlow;
 use std::sync::Once;
 
 fn settings(more: &str) -> Settings {
@@ -27,7 +28,7 @@ fn train(run: &mut Run) -> (Vec<RoundMetrics>, Vec<Vec<(usize, f64)>>) {
             rounds.push(metrics.clone());
             clients.push(rows.iter().map(|c| (c.client, c.train_loss)).collect());
         }
-        Control::Continue
+        ControlFlow::Continue(())
     })
     .unwrap();
     (rounds, clients)
@@ -57,7 +58,8 @@ fn keep_panics_of_devices_quiet() {
 
 #[test]
 fn a_client_that_diverges_stops_the_run_unless_told_otherwise() {
-    let error = faulty(settings(""), Fault::NanInPlace(1)).train(&mut |_| Control::Continue).unwrap_err().to_string();
+    let error =
+        faulty(settings(""), Fault::NanInLane(1)).train(&mut |_| ControlFlow::Continue(())).unwrap_err().to_string();
     assert!(error.contains("round 1, client 1") && error.contains("not_finite = \"skip-client\""), "{error}");
 }
 
@@ -66,10 +68,10 @@ fn skipped_clients_are_counted_and_disturb_nobody() {
     for strategy in ["lora-a2", "fedit", "ffa-lora"] {
         let skip = |in_flight| {
             let mut settings = settings(&format!("[strategy]\nname = \"{strategy}\""));
-            (settings.train.not_finite, settings.in_flight) = (NotFinite::SkipClient, in_flight);
+            (settings.train.not_finite, settings.engine.in_flight) = (NotFinite::SkipClient, in_flight);
             settings
         };
-        let (rounds, clients) = train(&mut faulty(skip(InFlight::Count(100)), Fault::NanInPlace(1)));
+        let (rounds, clients) = train(&mut faulty(skip(InFlight::Count(100)), Fault::NanInLane(1)));
         assert_eq!(rounds.len(), 3);
         for (round, clients) in rounds.iter().zip(&clients) {
             assert_eq!(round.skipped, [1], "{strategy}");
@@ -88,7 +90,7 @@ fn whoever_takes_the_place_of_a_skipped_client_starts_clean() {
     // One place: client 0 diverges at its first step, and clients 1, 2 and 3 follow in its place.
     let one = |strategy: &str| {
         let mut settings = settings(&format!("[strategy]\nname = \"{strategy}\""));
-        (settings.train.not_finite, settings.in_flight) = (NotFinite::SkipClient, InFlight::Count(1));
+        (settings.train.not_finite, settings.engine.in_flight) = (NotFinite::SkipClient, InFlight::Count(1));
         settings
     };
     for strategy in ["lora-a2", "fedit"] {
@@ -105,7 +107,7 @@ fn a_round_in_which_everybody_diverges_ends_the_run() {
     let mut settings = settings("");
     (settings.train.not_finite, settings.train.lr_a) = (NotFinite::SkipClient, 1e38);
     let mut run = toy::run(settings);
-    let error = run.train(&mut |_| Control::Continue).unwrap_err().to_string();
+    let error = run.train(&mut |_| ControlFlow::Continue(())).unwrap_err().to_string();
     assert!(error.contains("every client"), "{error}");
     assert!(run.server().adapter.is_finite());
 }
@@ -122,7 +124,7 @@ fn a_device_that_breaks_is_an_error_and_the_last_round_is_kept() {
                 if let Event::RoundEnded { metrics, .. } = event {
                     before = metrics.round;
                 }
-                Control::Continue
+                ControlFlow::Continue(())
             })
             .unwrap_err()
             .to_string();
@@ -148,7 +150,7 @@ const METHODS: [&str; 4] = [
 
 /// With so many clients in flight.
 fn in_flight(method: &str, count: usize) -> Settings {
-    Settings { in_flight: InFlight::Count(count), ..settings(method) }
+    toy::with_in_flight(settings(method), InFlight::Count(count))
 }
 
 /// What must not depend on what failed on the way.
@@ -200,7 +202,7 @@ fn a_device_that_holds_not_even_one_client_ends_the_run_in_words() {
     keep_panics_of_devices_quiet();
     for (method, tried) in [(METHODS[0], 100), (METHODS[3], 1), ("[strategy]\nname = \"full\"", 100)] {
         let mut run = faulty(in_flight(method, tried), Fault::NoRoomAbove(0));
-        let error = run.train(&mut |_| Control::Continue).unwrap_err().to_string();
+        let error = run.train(&mut |_| ControlFlow::Continue(())).unwrap_err().to_string();
         for words in ["even one client in flight", "allocating 1048576 bytes)", "train.batch_size", "data.max_length"] {
             assert!(error.contains(words), "no {words:?} in {error}");
         }
@@ -221,7 +223,7 @@ fn texts_that_are_judged_are_halved_too() {
         assert_eq!(found.test_accuracy, wanted.test_accuracy);
     }
     let mut run = faulty(settings(""), Fault::NoRoomToJudge(3));
-    let error = run.train(&mut |_| Control::Continue).unwrap_err().to_string();
+    let error = run.train(&mut |_| ControlFlow::Continue(())).unwrap_err().to_string();
     assert!(error.contains("one text to be judged") && error.contains("data.max_length"), "{error}");
 }
 
@@ -229,13 +231,15 @@ fn texts_that_are_judged_are_halved_too() {
 fn where_memory_is_not_known_steps_begin_small_and_grow() {
     let mut settings = settings("[strategy]\nname = \"fedit\"");
     // A mean batch is counted as 512 texts of 8 tokens, though no client holds as many: 4,096 tokens.
-    (settings.train.batch_size, settings.in_flight) = (512, InFlight::Auto);
+    (settings.train.batch_size, settings.engine.in_flight) = (512, InFlight::Auto);
     let (rounds, _) = train(&mut toy::run(settings));
     let device = bonfire_tests::device();
-    let expected = match bonfire_kernels::device_memory(&device).is_none() {
-        true => [1, 2, 4],
-        false if runs_on_cpu(&device) => [1, 1, 1],
-        false => [4, 4, 4],
+    let expected = if bonfire_kernels::device_memory(&device).is_none() {
+        [1, 2, 4]
+    } else if runs_on_cpu(&device) {
+        [1, 1, 1]
+    } else {
+        [4, 4, 4]
     };
     assert_eq!(rounds.iter().map(|round| round.in_flight).collect::<Vec<_>>(), expected);
 }

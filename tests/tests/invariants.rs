@@ -3,11 +3,12 @@
 
 use bonfire_data::Shards;
 use bonfire_engine::InFlight;
-use bonfire_federation::{ClientMetrics, Control, Event, RoundMetrics, Run};
+use bonfire_federation::{ClientMetrics, Event, RoundMetrics, Run};
 use bonfire_kernels::LowRank;
 use bonfire_models::{Adapter, ClientAdapter, Factor, Matrix, Model, PackedBatch, Rounding, TargetKind};
 use bonfire_tests::{fixture, load, toy};
 use burn::tensor::{Distribution, Tensor};
+use std::ops::ControlFlow;
 
 /// Runs to the end; the rounds, the clients' rows, and the adapter after every round.
 fn finish(run: &mut Run) -> (Vec<RoundMetrics>, Vec<ClientMetrics>, Vec<Adapter>) {
@@ -79,7 +80,7 @@ fn batched_equals_one_by_one() {
         let of = |in_flight| {
             let mut settings = toy::settings(text);
             settings.train.rounds = 3;
-            settings.in_flight = in_flight;
+            settings.engine.in_flight = in_flight;
             finish(&mut toy::run(settings))
         };
         let (one_rounds, one_rows, one) = of(InFlight::Count(1));
@@ -305,7 +306,7 @@ fn a_diverging_client_stops_the_run_and_the_last_good_state_is_kept() {
             if let Event::RoundEnded { run, .. } = event {
                 last = run.server().clone();
             }
-            Control::Continue
+            ControlFlow::Continue(())
         })
         .unwrap_err()
         .to_string();
@@ -317,12 +318,16 @@ fn a_diverging_client_stops_the_run_and_the_last_good_state_is_kept() {
 #[test]
 fn stopping_inside_a_round_gives_the_round_up_and_after_it_keeps_it() {
     let mut run = toy::run(toy::settings("[train]\nrounds = 3"));
-    run.train(&mut |event| if matches!(event, Event::RoundEnded { .. }) { Control::Stop } else { Control::Continue })
-        .unwrap();
+    run.train(&mut |event| {
+        if matches!(event, Event::RoundEnded { .. }) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    })
+    .unwrap();
     assert_eq!(run.server().round, 1);
     let kept = run.server().clone();
-    run.train(&mut |event| if matches!(event, Event::Progress(_)) { Control::Stop } else { Control::Continue })
-        .unwrap();
+    run.train(&mut |event| {
+        if matches!(event, Event::Progress(_)) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    })
+    .unwrap();
     assert_eq!(run.server(), &kept);
     // Going on gives what an undisturbed run gives.
     let (_, _, rest) = finish(&mut run);

@@ -7,7 +7,7 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use bonfire_engine::{Active, Engine, InFlight, Member, Plan, Split, Start, TrainSettings};
+use bonfire_engine::{Active, Engine, EngineSettings, Member, Plan, Split, Start, TrainSettings};
 use bonfire_federation::{Norm, average};
 use bonfire_kernels::{Arithmetic, product};
 use bonfire_models::DeltaLog;
@@ -164,7 +164,7 @@ impl Case {
             given.head_lr, given.weight_decay
         );
         let settings: TrainSettings = toml::from_str(&text).unwrap();
-        let engine = Engine::new(vec![Box::new(self.torch.model.clone())], train, settings, InFlight::Auto);
+        let engine = Engine::new(vec![Box::new(self.torch.model.clone())], train, settings, EngineSettings::default());
         let plan = Plan { train_head: true, ..Plan::new(1, Active::Both, given.lr, given.lr) };
         let run = |steps: usize| {
             let member = [Member::new(0, &rows[..steps * batch_size])];

@@ -2,9 +2,10 @@
 #![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 
-use bonfire_engine::{Guard, Upload};
-use bonfire_federation::{Checkpoint, Control, Coordinator, Event, RoundMetrics, Settings};
+use bonfire_engine::{ClientPrivacy, Upload};
+use bonfire_federation::{Checkpoint, Coordinator, Event, RoundMetrics, Settings};
 use bonfire_models::{Adapter, Factor, Matrix};
 use bonfire_tests::toy::{self, Finished, finish};
 
@@ -46,9 +47,10 @@ fn the_noise_of_one_run_cannot_be_taken_off_another() {
             let (first, clean, third) = (of(&noisy), of(&clean), of(&noisy));
             let noise = size(first.iter().zip(&clean).map(|(x, y)| x - y));
             let left = size(first.iter().zip(&clean).zip(&third).zip(&clean).map(|(((x, y), z), c)| z - (x - y) - c));
-            match reproducible {
-                false => assert!(noise > 1e-4 && left > noise, "{noisy}: {left} is left of {noise}"),
-                true => assert!(left < 1e-6 * noise, "{noisy}: {left} is left of {noise}"),
+            if reproducible {
+                assert!(left < 1e-6 * noise, "{noisy}: {left} is left of {noise}")
+            } else {
+                assert!(noise > 1e-4 && left > noise, "{noisy}: {left} is left of {noise}")
             }
         }
     }
@@ -96,18 +98,18 @@ fn a_secret_survives_in_the_checkpoint_and_nowhere_else() {
         format!("[train]\nrounds = 4\nlr_a = 1e-3\n[clients]\ncount = 4\nper_round = 2\n{}", gaussian("noise = 0.5"));
     let mut run = toy::run(settings(&text));
     run.train(&mut |event| match event {
-        Event::RoundEnded { metrics, .. } if metrics.round == 2 => Control::Stop,
-        _ => Control::Continue,
+        Event::RoundEnded { metrics, .. } if metrics.round == 2 => ControlFlow::Break(()),
+        _ => ControlFlow::Continue(()),
     })
     .unwrap();
     let bytes = run.checkpoint(&BTreeMap::new());
-    run.train(&mut |_| Control::Continue).unwrap();
+    run.train(&mut |_| ControlFlow::Continue(())).unwrap();
     let mut other = toy::run(settings(&text));
     other.resume(Checkpoint::read(&bytes).unwrap()).unwrap();
-    other.train(&mut |_| Control::Continue).unwrap();
+    other.train(&mut |_| ControlFlow::Continue(())).unwrap();
     assert_eq!(run.server(), other.server(), "the same noise, the same cohorts");
     let mut fresh = toy::run(settings(&text));
-    fresh.train(&mut |_| Control::Continue).unwrap();
+    fresh.train(&mut |_| ControlFlow::Continue(())).unwrap();
     assert_ne!(run.server(), fresh.server());
     assert!(!format!("{:?}", settings(&text)).contains("Secret"));
 }
@@ -162,7 +164,7 @@ fn a_client_that_sends_too_much_is_left_out() {
     // In one process the same: a bound that nobody keeps leaves nobody.
     let mut strict = settings.clone();
     strict.server.max_norm = Some(1e-6);
-    let error = toy::run(strict).train(&mut |_| Control::Continue).unwrap_err().to_string();
+    let error = toy::run(strict).train(&mut |_| ControlFlow::Continue(())).unwrap_err().to_string();
     assert!(error.contains("server.max_norm"), "{error}");
 }
 
@@ -173,8 +175,8 @@ fn a_site_keeps_to_its_own_privacy() {
     let mut site = toy::site(&own, &[0, 1]);
     let mut plan = server.plan();
     site.receive(server.download(0, None), Some(&plan)).unwrap();
-    for less in [Guard::Open, Guard::Clip { clip: 100.0 }] {
-        plan.guard = less;
+    for less in [ClientPrivacy::Off, ClientPrivacy::Clip { clip: 100.0 }] {
+        plan.privacy = less;
         let error = site.train(&plan, &[0, 1], &mut |_| true).unwrap_err().to_string();
         assert!(error.contains("this site's own settings") && error.contains("nothing is trained"), "{error}");
     }

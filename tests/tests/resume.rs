@@ -5,8 +5,9 @@
 mod cases;
 
 use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 
-use bonfire_federation::{Checkpoint, CheckpointError, ClientMetrics, Control, Event, RoundMetrics, Run, Settings};
+use bonfire_federation::{Checkpoint, CheckpointError, ClientMetrics, Event, RoundMetrics, Run, Settings};
 use bonfire_tests::toy::{self, STRATEGIES};
 use proptest::prelude::*;
 
@@ -33,10 +34,10 @@ type Rows = (Vec<RoundMetrics>, Vec<ClientMetrics>);
 fn train(run: &mut Run, last: usize) -> Rows {
     let (mut rounds, mut rows) = (Vec::new(), Vec::new());
     run.train(&mut |event| {
-        let Event::RoundEnded { metrics, clients, .. } = event else { return Control::Continue };
+        let Event::RoundEnded { metrics, clients, .. } = event else { return ControlFlow::Continue(()) };
         rounds.push(RoundMetrics { seconds: 0.0, train_seconds: 0.0, times: None, ..metrics.clone() });
         rows.extend(clients.to_vec());
-        if metrics.round == last { Control::Stop } else { Control::Continue }
+        if metrics.round == last { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     })
     .unwrap();
     (rounds, rows)
@@ -62,8 +63,8 @@ fn every_strategy_goes_on_as_if_it_had_never_stopped() {
             rows.1.extend(rest.1);
             assert_eq!(rows, expected, "{sections}, stopped after {stop}");
             assert_eq!(after.server(), whole.server(), "{sections}, stopped after {stop}");
-            let persons = |run: &Run| run.persons().collect::<Vec<_>>();
-            assert_eq!(persons(&after), persons(&whole), "{sections}, stopped after {stop}");
+            let personal_models = |run: &Run| run.personal_models().collect::<Vec<_>>();
+            assert_eq!(personal_models(&after), personal_models(&whole), "{sections}, stopped after {stop}");
         }
     }
 }

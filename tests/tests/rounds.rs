@@ -3,11 +3,12 @@
 #![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 use std::path::Path;
 
 use bonfire_data::Shards;
 use bonfire_engine::{InFlight, Split, TokenizedData};
-use bonfire_federation::{ClientMetrics, Control, Event, Run, Settings};
+use bonfire_federation::{ClientMetrics, Event, Run, Settings};
 use bonfire_models::{Adapter, Architecture, Goal, Matrix, Task};
 use bonfire_tests::{fixture, load_for, toy};
 use safetensors::SafeTensors;
@@ -49,7 +50,7 @@ fn read<T: serde::de::DeserializeOwned>(folder: &Path, name: &str) -> T {
 
 impl Case {
     fn settings(&self, in_flight: usize) -> Settings {
-        Settings { in_flight: InFlight::Count(in_flight), ..toy::settings(&self.settings) }
+        toy::with_in_flight(toy::settings(&self.settings), InFlight::Count(in_flight))
     }
 
     /// The run, before its first round.
@@ -108,7 +109,7 @@ impl Case {
                     assert!(numbers.next().is_none(), "{}: {kind} has more numbers than the run holds", self.name);
                 }
             }
-            Control::Continue
+            ControlFlow::Continue(())
         });
         if let Err(error) = result {
             wrong.push(format!("{}: {error}", self.name));
@@ -217,7 +218,7 @@ fn held(run: &Run, clients: &[ClientMetrics], kind: &str) -> Vec<Vec<f64>> {
             vec![(0..targets).flat_map(|t| (0..adapter.rank).map(move |slot| flag(t, slot))).collect()]
         }
         ("person", Some(client)) => {
-            let (_, own) = run.persons().find(|(k, _)| k.to_string() == client).expect("it keeps something");
+            let (_, own) = run.personal_models().find(|(k, _)| k.to_string() == client).expect("it keeps something");
             of(&own, parts.next().unwrap())
         }
         _ => panic!("nothing is called {kind}"),

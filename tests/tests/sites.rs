@@ -6,10 +6,11 @@
 mod cases;
 
 use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 
 use bonfire_engine::{Plan, Slots, Trained, Upload};
 use bonfire_federation::{
-    Checkpoint, Control, Coordinator, Download, DownloadError, Event, RoundMetrics, Run, Server, Settings, Site,
+    Checkpoint, Coordinator, Download, DownloadError, Event, RoundMetrics, Run, Server, Settings, Site,
 };
 use bonfire_models::Matrix;
 use bonfire_tests::toy::{self, STRATEGIES};
@@ -136,7 +137,7 @@ fn rows_of(run: &mut Run) -> Vec<RoundMetrics> {
         if let Event::RoundEnded { metrics, .. } = event {
             rows.push(without_tests(metrics));
         }
-        Control::Continue
+        ControlFlow::Continue(())
     })
     .unwrap();
     rows
@@ -188,7 +189,7 @@ fn sites_that_get_messages_are_a_run() {
 fn one_client_at_a_time_is_the_same_bit_by_bit_however_clients_are_spread() {
     for sections in ["[strategy]\nname = \"lora-a2\"\n[clients]\ncount = 4\nbudget = 2", "[strategy]\nname = \"flora\""]
     {
-        let settings = Settings { in_flight: bonfire_federation::InFlight::Count(1), ..settings(sections) };
+        let settings = toy::with_in_flight(settings(sections), bonfire_federation::InFlight::Count(1));
         let mut run = toy::run(settings.clone());
         rows_of(&mut run);
         let (mut server, mut sites) = (coordinator(&settings), sites(&settings));

@@ -3,9 +3,10 @@
 #![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 
-use bonfire_engine::{Checkpoint, InFlight};
-use bonfire_federation::{Choice, ClientMetrics, Control, Event, RoundMetrics, Run, Server, Settings, forecast};
+use bonfire_engine::{InFlight, Recompute};
+use bonfire_federation::{Choice, ClientMetrics, Event, RoundMetrics, Run, Server, Settings, forecast};
 use bonfire_models::{Factor, Model, TargetKind, Task};
 use bonfire_tests::toy::{self, Finished, STRATEGIES, finish};
 
@@ -50,7 +51,7 @@ fn all_together_equal_one_by_one() {
     for strategy in STRATEGIES {
         let of = |in_flight| {
             let mut settings = settings(strategy, "[train]\nrounds = 3\nlr_a = 1e-3");
-            settings.in_flight = in_flight;
+            settings.engine.in_flight = in_flight;
             finish(&mut toy::run(settings))
         };
         together_is_one_by_one(strategy, (of(InFlight::Count(1)), of(InFlight::Count(100))));
@@ -85,9 +86,9 @@ fn language_models_all_together_equal_one_by_one_also_recomputed() {
     for strategy in STRATEGIES {
         let of = |in_flight, recompute: bool| {
             let mut settings = settings(strategy, "[train]\nrounds = 3\nlr_a = 1e-3");
-            settings.in_flight = in_flight;
+            settings.engine.in_flight = in_flight;
             if recompute && settings.strategy.recomputes() {
-                settings.train.checkpoint = Checkpoint::Block;
+                settings.engine.recompute = Recompute::Block;
             }
             finish(&mut toy::causal_run(settings))
         };
@@ -175,7 +176,7 @@ fn the_servers_variate_is_the_mean_of_the_clients() {
         let mut run = toy::run(settings(&format!("name = \"{strategy}\""), &more));
         let mut rounds = 0;
         run.train(&mut |event| {
-            let Event::RoundEnded { run, metrics, .. } = event else { return Control::Continue };
+            let Event::RoundEnded { run, metrics, .. } = event else { return ControlFlow::Continue(()) };
             let controls = run.server().state.iter().filter(|(name, _)| name.starts_with("control/"));
             for (name, server) in controls.clone() {
                 let of =
@@ -200,7 +201,7 @@ fn the_servers_variate_is_the_mean_of_the_clients() {
             };
             assert!(expected.iter().all(|name| part(name)), "{strategy}, round {}", metrics.round);
             rounds += 1;
-            Control::Continue
+            ControlFlow::Continue(())
         })
         .unwrap();
         assert_eq!(rounds, 4);
@@ -216,8 +217,8 @@ fn prox_holds_a_private_part_where_the_round_found_it() {
         let mut free = settings(strategy, more);
         let mut run = toy::run(free.clone());
         run.train(&mut |event| match event {
-            Event::RoundEnded { metrics, .. } if metrics.round == 2 => Control::Stop,
-            _ => Control::Continue,
+            Event::RoundEnded { metrics, .. } if metrics.round == 2 => ControlFlow::Break(()),
+            _ => ControlFlow::Continue(()),
         })
         .unwrap();
         let kept = |run: &Run| run.memory(1).expect("keeps something").clone();
@@ -227,7 +228,7 @@ fn prox_holds_a_private_part_where_the_round_found_it() {
         let bytes = run.checkpoint(&Default::default());
         let mut held = toy::run(free);
         held.resume(bonfire_federation::Checkpoint::read(&bytes).unwrap()).unwrap();
-        held.train(&mut |_| Control::Continue).unwrap();
+        held.train(&mut |_| ControlFlow::Continue(())).unwrap();
         // AdamW's steps have the size of the rate at any gradient, so the pull holds to about the rate: what is kept must not
         // have been drawn towards zero by all its size.
         let after = kept(&held);
@@ -263,7 +264,7 @@ fn soras_default_keeps_slots_alive_and_what_kills_them_is_said() {
     let greedy = sora("xi = 0.05");
     assert!(greedy.warnings()[0].contains("strategy.xi = 0.05"), "{:?}", greedy.warnings());
     let mut run = toy::run(greedy.clone());
-    let error = run.train(&mut |_| Control::Continue).unwrap_err().to_string();
+    let error = run.train(&mut |_| ControlFlow::Continue(())).unwrap_err().to_string();
     assert!(error.contains("nothing is left to train") && error.contains("strategy.xi"), "{error}");
     assert!(run.server().round > 0 && run.server().live().unwrap().iter().all(Vec::is_empty));
     assert!(run.server().adapter.is_finite());

@@ -16,7 +16,7 @@ use crate::commands::self_test::SelfTestArgs;
 use crate::device::Devices;
 use crate::examples;
 use crate::log::LogFormat;
-use crate::mistake::Mistake;
+use crate::user_error::UserError;
 
 /// GPU-native federated LoRA fine-tuning: many virtual clients train side by side on one device.
 #[derive(Debug, Parser)]
@@ -76,11 +76,11 @@ impl Common {
     ///
     /// # Errors
     /// There is a `--set`; `way_out` says what to do instead.
-    pub fn refuse_sets(&self, command: &str, way_out: &str) -> Result<(), Mistake> {
+    pub fn refuse_sets(&self, command: &str, way_out: &str) -> Result<(), UserError> {
         match self.sets.first() {
             Some(set) => {
                 let what = format!("{command} reads no configuration, so `--set {set}` changes nothing");
-                Err(Mistake::new(what).help(way_out))
+                Err(UserError::new(what).help(way_out))
             }
             None => Ok(()),
         }

@@ -17,7 +17,7 @@ use crate::commands::bench::table::three;
 use crate::config::RunConfig;
 use crate::device::Opened;
 use crate::job;
-use crate::mistake::{Mistake, quietly};
+use crate::user_error::{UserError, quietly};
 
 /// What a device is to train. A verdict on one says nothing of another: an encoder uses none of a decoder's operations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,7 +35,7 @@ impl Purpose {
     /// The model's `config.json` cannot be had or read.
     pub fn of(config: &RunConfig) -> Result<Purpose> {
         let model = Small::like(&job::info(config)?, config.model.task);
-        Ok(Purpose { model, precision: config.train.precision })
+        Ok(Purpose { model, precision: config.engine.precision })
     }
 
     /// Everything that can be trained on `device`.
@@ -187,7 +187,7 @@ pub fn verdict(findings: &[Finding], purpose: Option<Purpose>, software: bool) -
 ///
 /// # Errors
 /// This build has no CPU backend, which is the reference.
-pub fn examine(opened: &Opened, depth: Depth, progress: &dyn Fn(&str)) -> Result<Vec<Finding>, Mistake> {
+pub fn examine(opened: &Opened, depth: Depth, progress: &dyn Fn(&str)) -> Result<Vec<Finding>, UserError> {
     let cpu = reference()?;
     let mut findings = Vec::new();
     for case in check::cases().iter().filter(|case| depth == Depth::Full || case.short) {
@@ -203,11 +203,11 @@ pub fn examine(opened: &Opened, depth: Depth, progress: &dyn Fn(&str)) -> Result
 }
 
 /// The device that all others are held against.
-fn reference() -> Result<Device, Mistake> {
+fn reference() -> Result<Device, UserError> {
     #[cfg(feature = "flex")]
     return Ok(Device::flex());
     #[cfg(not(feature = "flex"))]
-    Err(Mistake::new("this build has no CPU backend to check devices against")
+    Err(UserError::new("this build has no CPU backend to check devices against")
         .help("build it with the Cargo feature `flex`"))
 }
 

@@ -5,6 +5,7 @@ mod check;
 mod difference;
 mod document;
 mod explain;
+pub mod moved;
 mod overrides;
 mod sample;
 mod schema;
@@ -22,7 +23,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::hub::RepoName;
-use crate::mistake::Mistake;
+use crate::user_error::UserError;
 pub use difference::{Difference, differences, shared};
 use document::Document;
 use overrides::Override;
@@ -94,7 +95,7 @@ impl Loaded {
 ///
 /// # Errors
 /// A file that cannot be read, is not TOML, or holds an unknown key, a wrong type or a value that cannot work.
-pub fn load(file: Option<&Path>, sets: &[String]) -> Result<Loaded, Mistake> {
+pub fn load(file: Option<&Path>, sets: &[String]) -> Result<Loaded, UserError> {
     let (name, stem, text) = match file {
         None => ("the built-in quickstart".to_string(), "quickstart".to_string(), QUICKSTART.to_string()),
         Some(path) => (path.display().to_string(), stem(path), read_text(path)?),
@@ -104,11 +105,24 @@ pub fn load(file: Option<&Path>, sets: &[String]) -> Result<Loaded, Mistake> {
     Ok(loaded)
 }
 
+/// Reads the configuration that a run left in its folder, with `--set` overrides; keys that stood elsewhere when it was written are
+/// understood.
+///
+/// # Errors
+/// As for [`load`].
+pub fn load_of_run(file: &Path, sets: &[String]) -> Result<Loaded, UserError> {
+    let mut document = Document::parse(&file.display().to_string(), &read_text(file)?)?;
+    moved::bring_up_to_date(&mut document.table);
+    let mut loaded = check(document, sets)?;
+    loaded.config.name.get_or_insert(stem(file));
+    Ok(loaded)
+}
+
 /// Checks the configuration in `text`; `name` is what messages call it.
 ///
 /// # Errors
 /// As for [`load`], without those of the file itself.
-pub fn parse(name: &str, text: &str, sets: &[String]) -> Result<Loaded, Mistake> {
+pub fn parse(name: &str, text: &str, sets: &[String]) -> Result<Loaded, UserError> {
     check(Document::parse(name, text)?, sets)
 }
 
@@ -116,17 +130,18 @@ pub fn parse(name: &str, text: &str, sets: &[String]) -> Result<Loaded, Mistake>
 ///
 /// # Errors
 /// As for [`parse`].
-pub fn of_table(name: &str, table: toml::Table, sets: &[String]) -> Result<Loaded, Mistake> {
+pub fn of_table(name: &str, table: toml::Table, sets: &[String]) -> Result<Loaded, UserError> {
     check(Document::of(name, table), sets)
 }
 
-fn check(mut document: Document, sets: &[String]) -> Result<Loaded, Mistake> {
+fn check(mut document: Document, sets: &[String]) -> Result<Loaded, UserError> {
     let for_builtin = document.get(&path_of("data.path")).and_then(toml::Value::as_str) == Some("builtin");
     for set in sets {
         let change = Override::parse(set)?;
-        match change.is_none() && schema::can_be_unset(&change.path) {
-            true => document.unset(change),
-            false => document.apply(change)?,
+        if change.is_none() && schema::can_be_unset(&change.path) {
+            document.unset(change)
+        } else {
+            document.apply(change)?
         }
     }
     let mut notices = Vec::new();
@@ -142,7 +157,7 @@ fn check(mut document: Document, sets: &[String]) -> Result<Loaded, Mistake> {
         }
         Some((key, what)) => {
             let place = document.place_of(&path_of(key));
-            Err(Mistake::new(format!("`{key}` {what}")).at(Some(place)).help_for(key))
+            Err(UserError::new(format!("`{key}` {what}")).at(Some(place)).help_for(key))
         }
     }
 }
@@ -158,7 +173,7 @@ impl RunConfig {
             server: self.server,
             privacy: self.privacy,
             evaluate: self.evaluate.clone(),
-            in_flight: self.engine.in_flight,
+            engine: self.engine.settings(),
         }
     }
 
@@ -252,9 +267,9 @@ impl RunConfig {
     }
 }
 
-impl Mistake {
+impl UserError {
     /// Adds what a user who has no model or data at hand needs to know.
-    fn help_for(self, key: &str) -> Mistake {
+    fn help_for(self, key: &str) -> UserError {
         match key {
             "model.path" | "data.path" => self.help(
                 "pass --set model.path=DIR --set data.path=DIR\n\
@@ -281,9 +296,9 @@ fn stem(path: &Path) -> String {
 /// Bytes that a configuration may have; the largest of ours has a few thousand.
 const MOST: u64 = 16 << 20;
 
-fn read_text(path: &Path) -> Result<String, Mistake> {
+fn read_text(path: &Path) -> Result<String, UserError> {
     let cannot = |what: &dyn std::fmt::Display| {
-        Mistake::new(format!("cannot read the configuration {}: {what}", path.display()))
+        UserError::new(format!("cannot read the configuration {}: {what}", path.display()))
     };
     let mut text = Vec::new();
     let read = std::fs::File::open(path).and_then(|file| file.take(MOST + 1).read_to_end(&mut text));

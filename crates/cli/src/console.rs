@@ -12,7 +12,7 @@ use serde::Serialize;
 use tracing::Level;
 
 use crate::log::{self, Entry, LogFormat};
-use crate::tui::Board;
+use crate::tui::Outputs;
 
 /// What lies on the terminal besides lines.
 #[derive(Default)]
@@ -23,7 +23,7 @@ pub enum Screen {
     /// Progress bars at the bottom, which lines must go above.
     Bars(MultiProgress),
     /// The dashboard, which shows lines itself.
-    Dashboard(Board),
+    Dashboard(Outputs),
 }
 
 static SCREEN: Mutex<Screen> = Mutex::new(Screen::Plain);
@@ -90,10 +90,7 @@ pub fn harmless(text: &str) -> Cow<'_, str> {
     }
     let mut out = String::with_capacity(text.len() + 16);
     for c in text.chars() {
-        match steers(c) {
-            true => write!(out, "\\u{:04x}", u32::from(c)).expect("text can be written"),
-            false => out.push(c),
-        }
+        if steers(c) { write!(out, "\\u{:04x}", u32::from(c)).expect("text can be written") } else { out.push(c) }
     }
     Cow::Owned(out)
 }
@@ -111,19 +108,20 @@ pub fn complain(block: &str) {
 /// Prints a line on stdout.
 pub fn say(line: impl Display) {
     let line = line.to_string();
-    match is_json() {
-        false => print(&line, io::stdout()),
-        // An empty line parts what people read.
-        true if line.is_empty() => {}
-        true => print(&Entry::new(Level::INFO, line.trim_end().to_owned()).json(), io::stdout()),
+    if !is_json() {
+        print(&line, io::stdout());
+    } else if !line.is_empty() {
+        // (An empty line parts what people read.)
+        print(&Entry::new(Level::INFO, line.trim_end().to_owned()).json(), io::stdout());
     }
 }
 
 /// Prints on stdout what people read as `text` and programs as the fields of `row`, with `message` to tell what it is.
 pub fn say_row(message: &str, row: &impl Serialize, text: impl Display) {
-    match is_json() {
-        false => say(text),
-        true => print(&Entry::new(Level::INFO, message.to_owned()).with(row).json(), io::stdout()),
+    if is_json() {
+        print(&Entry::new(Level::INFO, message.to_owned()).with(row).json(), io::stdout())
+    } else {
+        say(text)
     }
 }
 
@@ -153,13 +151,10 @@ pub fn show(entry: &Entry, target: &str) {
         return;
     }
     if is_json() {
-        return match round {
-            true => print(&entry.json(), io::stdout()),
-            false => print(&entry.json(), io::stderr()),
-        };
+        return if round { print(&entry.json(), io::stdout()) } else { print(&entry.json(), io::stderr()) };
     }
     // A round's line and the block that ends a run are printed by those who make them.
-    if round || target == crate::mistake::TARGET {
+    if round || target == crate::user_error::TARGET {
         return;
     }
     let word = match entry.level() {
@@ -216,10 +211,8 @@ pub fn percent(share: f64) -> String {
 pub fn sparkline(values: &[f64], width: usize) -> String {
     const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
     let (low, high) = values.iter().fold((f64::MAX, f64::MIN), |(l, h), &v| (l.min(v), h.max(v)));
-    let height = |value: f64| match high > low {
-        true => BARS[(((value - low) / (high - low)) * 7.0).round() as usize],
-        false => BARS[3],
-    };
+    let height =
+        |value: f64| if high > low { BARS[(((value - low) / (high - low)) * 7.0).round() as usize] } else { BARS[3] };
     thinned(values, width).into_iter().map(height).collect()
 }
 

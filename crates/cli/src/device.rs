@@ -7,7 +7,7 @@ use std::str::FromStr;
 use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
 
-use crate::mistake::Mistake;
+use crate::user_error::UserError;
 
 #[cfg(any(feature = "wgpu", feature = "vulkan", feature = "cuda"))]
 mod gpu;
@@ -45,7 +45,7 @@ pub struct Opened {
 }
 
 /// A device as it is asked for, and opened, or why it cannot be.
-pub type Tried = (DeviceChoice, Result<Opened, Mistake>);
+pub type Tried = (DeviceChoice, Result<Opened, UserError>);
 
 /// Every device of every backend in this build, the CPU first.
 pub fn every() -> Vec<Tried> {
@@ -60,7 +60,7 @@ pub fn every() -> Vec<Tried> {
 ///
 /// # Errors
 /// A device that is not compiled in (naming the Cargo feature) or does not answer.
-pub fn open(choice: DeviceChoice) -> Result<Opened, Mistake> {
+pub fn open(choice: DeviceChoice) -> Result<Opened, UserError> {
     match choice {
         DeviceChoice::Auto => open_auto(),
         DeviceChoice::Cpu => open_cpu(),
@@ -76,32 +76,32 @@ pub fn open(choice: DeviceChoice) -> Result<Opened, Mistake> {
 }
 
 #[cfg(any(feature = "wgpu", feature = "vulkan", feature = "cuda"))]
-fn open_auto() -> Result<Opened, Mistake> {
+fn open_auto() -> Result<Opened, UserError> {
     gpu::best().map_or_else(open_cpu, Ok)
 }
 
 #[cfg(not(any(feature = "wgpu", feature = "vulkan", feature = "cuda")))]
-fn open_auto() -> Result<Opened, Mistake> {
+fn open_auto() -> Result<Opened, UserError> {
     open_cpu()
 }
 
 #[cfg(feature = "flex")]
-fn open_cpu() -> Result<Opened, Mistake> {
+fn open_cpu() -> Result<Opened, UserError> {
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let name = format!("cpu (flex, {threads} thread{})", if threads == 1 { "" } else { "s" });
     Ok(Opened { device: Device::flex(), name, notice: None, software: false })
 }
 
 #[cfg(not(feature = "flex"))]
-fn open_cpu() -> Result<Opened, Mistake> {
+fn open_cpu() -> Result<Opened, UserError> {
     Err(not_compiled_in("flex"))
 }
 
 /// The message for a backend this binary was built without.
 #[cfg_attr(all(feature = "wgpu", feature = "vulkan", feature = "cuda", feature = "flex"), expect(dead_code))]
-fn not_compiled_in(feature: &str) -> Mistake {
+fn not_compiled_in(feature: &str) -> UserError {
     let device = if feature == "flex" { "cpu" } else { feature };
-    Mistake::new(format!("this build of bonfire has no `{device}` device"))
+    UserError::new(format!("this build of bonfire has no `{device}` device"))
         .help(format!("build it with the Cargo feature `{feature}`: cargo build --release --features {feature}"))
 }
 

@@ -20,7 +20,7 @@ use crate::config;
 use crate::job;
 use crate::log::{self, LogFormat};
 use crate::memory;
-use crate::mistake::{self, Mistake};
+use crate::user_error::{self, UserError};
 
 pub use crate::config::Loaded;
 pub use crate::interrupt::Interrupt;
@@ -28,7 +28,7 @@ pub use server::{OpenServer, server};
 pub use site::{Holding, OpenSite, site};
 
 /// Where a configuration comes from.
-pub enum Given {
+pub enum ConfigInput {
     /// The built-in quickstart.
     Quickstart,
     /// A TOML file.
@@ -44,7 +44,7 @@ pub fn begin() {
     ONCE.call_once(|| {
         bonfire_kernels::runtime::prepare();
         memory::keep_freed_awhile();
-        mistake::overhear_devices();
+        user_error::overhear_devices();
         log::init(LogFormat::Text, true);
     });
 }
@@ -53,15 +53,15 @@ pub fn begin() {
 ///
 /// # Errors
 /// As the command line's.
-pub fn load(given: Given, sets: &[String], device: Option<&str>) -> Result<Loaded> {
+pub fn load(given: ConfigInput, sets: &[String], device: Option<&str>) -> Result<Loaded> {
     let mut loaded = match given {
-        Given::Quickstart => config::load(None, sets)?,
-        Given::File(path) => config::load(Some(&path), sets)?,
-        Given::Table(table) => config::of_table("the configuration", table, sets)?,
+        ConfigInput::Quickstart => config::load(None, sets)?,
+        ConfigInput::File(path) => config::load(Some(&path), sets)?,
+        ConfigInput::Table(table) => config::of_table("the configuration", table, sets)?,
     };
     loaded.notices.iter().for_each(crate::console::note);
     if let Some(device) = device {
-        let devices = device.parse().map_err(|what: String| Mistake::new(format!("device = {what}")))?;
+        let devices = device.parse().map_err(|what: String| UserError::new(format!("device = {what}")))?;
         loaded.config.engine.device = devices;
     }
     Ok(loaded)
@@ -69,12 +69,12 @@ pub fn load(given: Given, sets: &[String], device: Option<&str>) -> Result<Loade
 
 /// What went wrong, in the lines that the command line prints.
 pub fn words(error: &anyhow::Error) -> String {
-    mistake::block(error)
+    user_error::block(error)
 }
 
 /// Whether it is a mistake in the configuration or the arguments.
-pub fn is_mistake(error: &anyhow::Error) -> bool {
-    error.chain().any(|cause| cause.is::<Mistake>())
+pub fn is_user_error(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| cause.is::<UserError>())
 }
 
 /// The run's name.
@@ -90,9 +90,9 @@ pub fn run(
     loaded: &Loaded,
     out: Option<&Path>,
     interrupt: Arc<Interrupt>,
-    hear: Box<dyn FnMut(&RoundMetrics)>,
+    on_round: Box<dyn FnMut(&RoundMetrics)>,
 ) -> Result<(PathBuf, Summary)> {
-    train::silently(loaded, out, interrupt, hear)
+    train::quietly_run(loaded, out, interrupt, on_round)
 }
 
 /// What `bonfire compare` is asked for; empty lists stand for the configuration's own values.
@@ -122,12 +122,12 @@ pub struct Comparison {
 /// As the command.
 pub fn comparison(asked: Comparison, interrupt: Arc<Interrupt>) -> Result<()> {
     let Comparison { config, sets, device, strategies, seeds, ranks, alphas, out } = asked;
-    let strategies = strategies.map(|text| text.parse().map_err(|e| Mistake::new(format!("strategies: {e}"))));
-    let device = device.map(|text| text.parse().map_err(|e: String| Mistake::new(format!("device = {e}"))));
+    let strategies = strategies.map(|text| text.parse().map_err(|e| UserError::new(format!("strategies: {e}"))));
+    let device = device.map(|text| text.parse().map_err(|e: String| UserError::new(format!("device = {e}"))));
     let common = Common { device: device.transpose()?, sets, quiet: true, log_format: LogFormat::Text };
     let strategies = strategies.transpose()?;
     let args = compare::CompareArgs { config, strategies, seeds, ranks, alphas, out: Some(out), only_missing: false };
-    compare::silently(&args, &common, interrupt)
+    compare::quietly_run(&args, &common, interrupt)
 }
 
 /// SHA-256, in hex, of a sample of the backbone's weights.

@@ -25,7 +25,7 @@ use bonfire_data::{Dataset, Reading};
 use bonfire_models::{ModelSource, shard_names};
 
 use crate::console::{is_quiet, note};
-use crate::mistake::Mistake;
+use crate::user_error::UserError;
 use cache::Repository;
 use listing::Listing;
 use name::Kind;
@@ -88,13 +88,14 @@ pub fn model_shape(name: &str) -> Result<PathBuf> {
 /// A repository that is not there or has no files that are read, no network.
 pub fn data(name: &str, named: &[&str]) -> Result<PathBuf> {
     let parsed = RepoName::parse_data(name);
-    let (repo, folder) = parsed.ok_or_else(|| Mistake::new(format!("\"hf:{name}\" {}", RepoName::DATA_FORM)))?;
+    let (repo, folder) = parsed.ok_or_else(|| UserError::new(format!("\"hf:{name}\" {}", RepoName::DATA_FORM)))?;
     let place = Place::of_name(repo, Kind::Dataset);
     let whole = |snapshot: &PathBuf| {
         let at = snapshot.join(&folder);
-        match named.is_empty() {
-            true => Dataset::has_training_rows(&at, &Reading::default()),
-            false => named.iter().all(|file| at.join(file).exists()),
+        if named.is_empty() {
+            Dataset::has_training_rows(&at, &Reading::default())
+        } else {
+            named.iter().all(|file| at.join(file).exists())
         }
     };
     let snapshot = match place.cached().filter(whole) {
@@ -114,7 +115,7 @@ struct Place {
 impl Place {
     fn of(name: &str, kind: Kind) -> Result<Place> {
         let parsed = RepoName::parse(name);
-        let name = parsed.ok_or_else(|| Mistake::new(format!("\"hf:{name}\" {}", RepoName::FORM)))?;
+        let name = parsed.ok_or_else(|| UserError::new(format!("\"hf:{name}\" {}", RepoName::FORM)))?;
         Ok(Place::of_name(name, kind))
     }
 
@@ -169,7 +170,7 @@ impl Place {
         };
         match trouble {
             // The Hub answers 401 for what is not there, so as not to tell what is private.
-            Trouble::Status(401 | 403 | 404) => Mistake::new(format!("the Hub does not give {what}"))
+            Trouble::Status(401 | 403 | 404) => UserError::new(format!("the Hub does not give {what}"))
                 .help(
                     "check the name and the revision; for a private or gated repository accept its terms on its page and \
                      set HF_TOKEN",
@@ -209,7 +210,7 @@ impl Remote {
     }
 
     fn lacks(&self, what: &str, help: &str) -> anyhow::Error {
-        Mistake::new(format!("{} has no {what}", self.place.words())).help(help).into()
+        UserError::new(format!("{} has no {what}", self.place.words())).help(help).into()
     }
 
     fn fetch_model(&self) -> Result<PathBuf> {
@@ -217,9 +218,10 @@ impl Remote {
         let single = self.has(WEIGHTS);
         if !single && !self.has(INDEX) {
             let pickled = self.files.iter().any(|file| file.ends_with(".bin") || file.ends_with(".pth"));
-            let help = match pickled {
-                true => "it has pickles, which are not read: they can run any code; convert the weights to safetensors",
-                false => "weights are read as safetensors only",
+            let help = if pickled {
+                "it has pickles, which are not read: they can run any code; convert the weights to safetensors"
+            } else {
+                "weights are read as safetensors only"
             };
             return Err(self.lacks(&format!("{WEIGHTS} and no {INDEX}"), help));
         }
@@ -254,7 +256,7 @@ impl Remote {
             Err(Unfit::Several(folders)) => {
                 let what = format!("{} holds several configurations: {}", self.place.words(), folders.join(", "));
                 let help = format!("name one, such as hf:{}/{}", self.place.name.id(), folders[0]);
-                return Err(Mistake::new(what).help(help).into());
+                return Err(UserError::new(what).help(help).into());
             }
             Err(Unfit::Nothing) => {
                 let there: Vec<&str> = self.files.iter().map(String::as_str).take(12).collect();

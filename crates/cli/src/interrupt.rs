@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use anyhow::{Context, Result};
 
 use crate::console::{note, note_after_key};
-use crate::mistake::ABANDONED;
 use crate::tui;
+use crate::user_error::ABANDONED;
 
 /// What the run and the signal handler share.
 #[derive(Debug, Default)]
@@ -85,7 +85,7 @@ impl Interrupt {
     }
 
     /// Says which command goes on with the run that is beginning.
-    pub fn goes_on_with(&self, command: String) {
+    pub fn resume_command(&self, command: String) {
         // A process trains one run that can be gone on with by a command of its own.
         let _ = self.go_on.set(command);
     }

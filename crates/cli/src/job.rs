@@ -19,7 +19,7 @@ use crate::config::{DataSection, Loaded, RunConfig, Source, TaskKind};
 use crate::console::note;
 use crate::device::Opened;
 use crate::hub;
-use crate::mistake::Mistake;
+use crate::user_error::UserError;
 pub use texts::{causal_tokenizer, refuse_tokens_beyond, split_tokens, tokenizer, tokens};
 
 /// Reads the data set that the configuration names, for those who use no model. Labels go by a model's head where it is at
@@ -63,7 +63,7 @@ fn as_labelled(loaded: &Loaded) -> Result<Dataset> {
 }
 
 /// The built-in texts have no files and columns.
-fn refuse_keys_of_files(loaded: &Loaded) -> Result<(), Mistake> {
+fn refuse_keys_of_files(loaded: &Loaded) -> Result<(), UserError> {
     let section: &DataSection = &loaded.config.data;
     let keys = [
         ("prompt", section.prompt.is_some()),
@@ -76,7 +76,7 @@ fn refuse_keys_of_files(loaded: &Loaded) -> Result<(), Mistake> {
         ("split", section.split.is_some()),
     ];
     let Some((key, _)) = keys.into_iter().find(|(_, given)| *given) else { return Ok(()) };
-    Err(Mistake::new(format!("the built-in data has no files and columns for data.{key}"))
+    Err(UserError::new(format!("the built-in data has no files and columns for data.{key}"))
         .at(Some(loaded.place_of(&format!("data.{key}"))))
         .help("leave it out, or set data.path to a folder of rows"))
 }
@@ -148,10 +148,10 @@ fn wording(loaded: &Loaded) -> Result<Option<Wording>> {
 }
 
 /// The built-in texts have one column to go by.
-fn check_builtin_column(loaded: &Loaded) -> Result<(), Mistake> {
+fn check_builtin_column(loaded: &Loaded) -> Result<(), UserError> {
     match &loaded.config.data.partition {
         Partition::Natural { column } | Partition::GroupedNatural { column, .. } if column != corpus::COLUMN => {
-            Err(Mistake::new(format!("the built-in data has no column `{column}` to partition by"))
+            Err(UserError::new(format!("the built-in data has no column `{column}` to partition by"))
                 .at(Some(loaded.place_of("data.partition.column")))
                 .help(format!("use column = \"{}\"", corpus::COLUMN)))
         }
@@ -229,7 +229,7 @@ pub fn task(config: &RunConfig, labels: usize) -> Task {
 /// # Errors
 /// What the models crate finds wrong with the folder.
 pub fn model(loaded: &Loaded, task: Task, device: &Device) -> Result<Transformer> {
-    model_in(loaded.config.train.precision, loaded, task, device)
+    model_in(loaded.config.engine.precision, loaded, task, device)
 }
 
 /// What [`model`] gives, in f32: to be shared by runs that compute in different precisions.
@@ -243,8 +243,8 @@ pub fn model_as_read(loaded: &Loaded, task: Task, device: &Device) -> Result<Tra
 fn model_in(held: Precision, loaded: &Loaded, task: Task, device: &Device) -> Result<Transformer> {
     let config = &loaded.config;
     let mut rng = stream(config.train.seed, Use::HeadInit, 0, 0, 0);
-    let (device, precision) = (device.clone().autodiff(), config.train.precision);
-    check_precision(precision, &device).map_err(|mistake| mistake.at(Some(loaded.place_of("train.precision"))))?;
+    let (device, precision) = (device.clone().autodiff(), config.engine.precision);
+    check_precision(precision, &device).map_err(|mistake| mistake.at(Some(loaded.place_of("engine.precision"))))?;
     let source = source(config)?;
     let kinds = kinds(loaded, &source.info().context("cannot read the model's shape")?)?;
     let wanted = Wanted { new_head: config.model.new_head, precision: held };
@@ -281,20 +281,20 @@ pub fn note_on_adapter(config: &RunConfig) -> Result<()> {
 pub fn model_again(model: &Transformer, loaded: &Loaded) -> Result<Transformer> {
     let config = &loaded.config;
     let mut rng = stream(config.train.seed, Use::HeadInit, 0, 0, 0);
-    Ok(model.again(&kinds(loaded, model.info())?, &mut rng).computing_in(config.train.precision))
+    Ok(model.again(&kinds(loaded, model.info())?, &mut rng).computing_in(config.engine.precision))
 }
 
 /// The linears that carry adapters.
-fn kinds(loaded: &Loaded, info: &ModelInfo) -> Result<Vec<TargetKind>, Mistake> {
+fn kinds(loaded: &Loaded, info: &ModelInfo) -> Result<Vec<TargetKind>, UserError> {
     loaded.config.adapter.kinds(info).map_err(|error| match error {
         FederationError::Setting { key, problem } => misset(loaded, &key, &problem),
-        other => Mistake::new(other.to_string()),
+        other => UserError::new(other.to_string()),
     })
 }
 
 /// A setting that turned out not to work, with its place.
-fn misset(loaded: &Loaded, key: &str, problem: &str) -> Mistake {
-    Mistake::new(format!("`{key}` {problem}")).at(Some(loaded.place_of(key)))
+fn misset(loaded: &Loaded, key: &str, problem: &str) -> UserError {
+    UserError::new(format!("`{key}` {problem}")).at(Some(loaded.place_of(key)))
 }
 
 /// Gives a federation's complaint about a setting the place of its key.
@@ -309,8 +309,8 @@ pub fn federation_error(loaded: &Loaded, error: FederationError) -> anyhow::Erro
 ///
 /// # Errors
 /// As said.
-pub fn refuse_precision(loaded: &Loaded, opened: &[Opened]) -> Result<(), Mistake> {
-    let (precision, place) = (loaded.config.train.precision, || Some(loaded.place_of("train.precision")));
+pub fn refuse_precision(loaded: &Loaded, opened: &[Opened]) -> Result<(), UserError> {
+    let (precision, place) = (loaded.config.engine.precision, || Some(loaded.place_of("engine.precision")));
     opened.iter().try_for_each(|o| check_precision(precision, &o.device).map_err(|mistake| mistake.at(place())))
 }
 
@@ -318,7 +318,7 @@ pub fn refuse_precision(loaded: &Loaded, opened: &[Opened]) -> Result<(), Mistak
 ///
 /// # Errors
 /// As said.
-pub fn check_precision(precision: Precision, device: &Device) -> Result<(), Mistake> {
+pub fn check_precision(precision: Precision, device: &Device) -> Result<(), UserError> {
     if precision.runs_on(device) {
         return Ok(());
     }
@@ -326,17 +326,19 @@ pub fn check_precision(precision: Precision, device: &Device) -> Result<(), Mist
         Precision::Tf32 => "a device with TF32 arithmetic (NVIDIA GPUs since Ampere, by --device cuda)",
         _ => "a device with bfloat16 arithmetic (recent NVIDIA GPUs, by --device cuda)",
     };
-    let what = format!("train.precision = \"{}\", which this device does not compute in", precision.name());
-    Err(Mistake::new(what).help(format!("use \"f32\", or {has}")))
+    let what = format!("engine.precision = \"{}\", which this device does not compute in", precision.name());
+    Err(UserError::new(what).help(format!("use \"f32\", or {has}")))
 }
 
 /// Gives a complaint about a setting the place of its key; other errors name their place themselves.
 fn placed(loaded: &Loaded, error: DataError) -> anyhow::Error {
     if let DataError::Groups { column, groups, clients } = &error {
-        return Mistake::new(format!("clients.count = {clients}, but column `{column}` has {groups} different values"))
-            .at(Some(loaded.place_of("clients.count")))
-            .help(format!("a natural partition has a client for each value: use clients.count = {groups}"))
-            .into();
+        return UserError::new(format!(
+            "clients.count = {clients}, but column `{column}` has {groups} different values"
+        ))
+        .at(Some(loaded.place_of("clients.count")))
+        .help(format!("a natural partition has a client for each value: use clients.count = {groups}"))
+        .into();
     }
     let at = match &error {
         DataError::Unlabelled { .. } => Some("data.partition".to_string()),
@@ -344,7 +346,7 @@ fn placed(loaded: &Loaded, error: DataError) -> anyhow::Error {
         _ => None,
     };
     if let Some(key) = at {
-        return Mistake::new(error.to_string()).at(Some(loaded.place_of(&key))).into();
+        return UserError::new(error.to_string()).at(Some(loaded.place_of(&key))).into();
     }
     let DataError::Setting { key, value, problem, expected } = &error else { return error.into() };
     let key = match *key {
@@ -352,7 +354,7 @@ fn placed(loaded: &Loaded, error: DataError) -> anyhow::Error {
         "max_length" | "min_shard" | "labels" | "split" => format!("data.{key}"),
         _ => format!("data.partition.{key}"),
     };
-    Mistake::new(format!("{key} = {value} cannot work: {problem}"))
+    UserError::new(format!("{key} = {value} cannot work: {problem}"))
         .at(Some(loaded.place_of(&key)))
         .help(format!("expected {expected}"))
         .into()

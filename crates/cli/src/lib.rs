@@ -2,6 +2,7 @@
 //! lives in the library crates. [`main`] is the program; [`embed`] is what other front ends share with it.
 
 mod args;
+mod checkpoints;
 mod checkup;
 mod clock;
 mod commands;
@@ -10,7 +11,6 @@ mod console;
 mod device;
 pub mod embed;
 mod examples;
-mod holdings;
 #[cfg(test)]
 #[path = "../../../tests/support/hostile.rs"]
 mod hostile;
@@ -19,15 +19,15 @@ mod interrupt;
 mod job;
 mod log;
 mod memory;
-mod mistake;
+mod partition_file;
 mod picture;
 mod progress;
 mod recorder;
 mod run_folder;
-mod saves;
-mod tally;
+mod summary;
 mod track;
 mod tui;
+mod user_error;
 
 use std::ffi::OsString;
 
@@ -38,7 +38,7 @@ use args::{Cli, Command};
 pub fn main(args: impl IntoIterator<Item = OsString>) -> u8 {
     bonfire_kernels::runtime::prepare();
     memory::keep_freed();
-    mistake::install_panic_hook();
+    user_error::install_panic_hook();
     let cli = Cli::read(args);
     log::init(cli.common.log_format, cli.common.quiet);
     let outcome = std::panic::catch_unwind(|| match &cli.command {
@@ -59,9 +59,9 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> u8 {
     });
     match outcome {
         Ok(Ok(())) => 0,
-        Ok(Err(error)) => mistake::report(&error),
+        Ok(Err(error)) => user_error::report(&error),
         Err(_) => {
-            mistake::say_if_unsaid();
+            user_error::say_if_unsaid();
             1
         }
     }

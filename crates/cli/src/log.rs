@@ -87,9 +87,10 @@ pub fn leave_file() {
 pub fn round(metrics: &RoundMetrics, rounds: usize, seen: bool) {
     let row = json(metrics);
     let number = metrics.round;
-    match seen {
-        true => tracing::info!(target: ROUND, row, "round {number} of {rounds}"),
-        false => tracing::info!(target: UNSEEN, row, "round {number} of {rounds}"),
+    if seen {
+        tracing::info!(target: ROUND, row, "round {number} of {rounds}")
+    } else {
+        tracing::info!(target: UNSEEN, row, "round {number} of {rounds}")
     }
 }
 

@@ -86,29 +86,32 @@ impl Expected {
     }
 
     /// Bytes of a device, with so many clients in flight.
-    pub fn total(&self, places: usize) -> u64 {
-        let device = Estimate { places, ..self.device };
-        match self.on_cpu {
-            false => device.total(),
+    pub fn total(&self, in_flight: usize) -> u64 {
+        let device = Estimate { in_flight, ..self.device };
+        if self.on_cpu {
             // The backbone as it was read is in what there is; its folded copy is not.
-            true => self.before + self.round + device.total() - device.backbone / 2,
+            self.before + self.round + device.total() - device.backbone / 2
+        } else {
+            device.total()
         }
     }
 }
 
 impl fmt::Display for Expected {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Estimate { available, places, client, backbone } = self.device;
+        let Estimate { available, in_flight, client, backbone } = self.device;
         let available = available.map(|n| format!(" of {}", bytes(n))).unwrap_or_default();
-        write!(f, "about {}{available}: ", bytes(self.total(places)))?;
-        match self.on_cpu {
-            true => write!(f, "program, data and model {}, ", bytes(self.before))?,
-            false => write!(f, "backbone {}, ", bytes(backbone))?,
+        write!(f, "about {}{available}: ", bytes(self.total(in_flight)))?;
+        if self.on_cpu {
+            write!(f, "program, data and model {}, ", bytes(self.before))?
+        } else {
+            write!(f, "backbone {}, ", bytes(backbone))?
         }
-        write!(f, "{places} in flight of {} each", bytes(client))?;
-        match self.on_cpu {
-            true => write!(f, ", uploads and server {}", bytes(self.round)),
-            false => write!(f, "; {} of the host", bytes(self.before + self.round)),
+        write!(f, "{in_flight} in flight of {} each", bytes(client))?;
+        if self.on_cpu {
+            write!(f, ", uploads and server {}", bytes(self.round))
+        } else {
+            write!(f, "; {} of the host", bytes(self.before + self.round))
         }
     }
 }

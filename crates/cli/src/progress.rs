@@ -46,9 +46,9 @@ impl Progress {
         Progress { rounds, shown }
     }
 
-    /// Shows nothing and tells `hear` of every round.
-    pub fn told(rounds: usize, hear: Box<dyn FnMut(&RoundMetrics)>) -> Progress {
-        Progress { rounds, shown: Shown::Told(hear) }
+    /// Shows nothing and tells `on_round` of every round.
+    pub fn told(rounds: usize, on_round: Box<dyn FnMut(&RoundMetrics)>) -> Progress {
+        Progress { rounds, shown: Shown::Told(on_round) }
     }
 
     /// The same on a dashboard, which fills the terminal until [`Self::finish`].
@@ -97,7 +97,7 @@ impl Progress {
         let line = || round_line(metrics, self.rounds, uploaded, width());
         match &mut self.shown {
             Shown::Nothing => {}
-            Shown::Told(hear) => hear(metrics),
+            Shown::Told(on_round) => on_round(metrics),
             // The round's event is its line.
             Shown::Lines if is_json() => {}
             Shown::Lines => say(line()),
@@ -218,10 +218,7 @@ fn phase_words(phase: &str) -> &'static str {
 
 /// Columns of the terminal that lines are printed on; endless elsewhere.
 fn width() -> usize {
-    match stdout().is_terminal() {
-        true => usize::from(console::Term::stdout().size().1),
-        false => usize::MAX,
-    }
+    if stdout().is_terminal() { usize::from(console::Term::stdout().size().1) } else { usize::MAX }
 }
 
 /// One line for a finished round: all of it, or as much as `width` columns hold.
@@ -310,7 +307,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::tally::tests::round;
+    use crate::summary::tests::round;
 
     #[test]
     fn a_rounds_line_is_one_line_on_every_terminal() {

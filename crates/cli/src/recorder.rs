@@ -1,13 +1,15 @@
 //! Writes what a run reports into its folder, round by round. `train` and `compare` share it.
 
+use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use bonfire_federation::{ClientMetrics, Control, Event, FederationError, MemoryUse, RoundMetrics, Run, Summary};
+use bonfire_federation::{ClientMetrics, Event, FederationError, MemoryUse, RoundMetrics, Run, Summary};
 use bonfire_models::peft::{self, Layout, PeftMeta};
 use bonfire_models::{Adapter, ModelFolder};
 
+use crate::checkpoints::{self, Notes};
 use crate::config::{RunConfig, SaveSection};
 use crate::console::{bytes, is_json, percent, say, say_row};
 use crate::interrupt::Interrupt;
@@ -15,8 +17,7 @@ use crate::job;
 use crate::memory::{self, Expected};
 use crate::progress::Progress;
 use crate::run_folder::{CLIENTS, CONFIG, RunFolder, client_folder, own, replace};
-use crate::saves::{self, Notes};
-use crate::tally::{Identity, Tally};
+use crate::summary::{Identity, Totals};
 use crate::track::Trackers;
 
 /// Writes what the run reports.
@@ -26,7 +27,7 @@ pub struct Recorder {
     meta: PeftMeta,
     /// Where every weight trains.
     whole: Option<ModelFolder>,
-    tally: Tally,
+    tally: Totals,
     trackers: Trackers,
     rounds: usize,
     /// The resolved configuration, as TOML.
@@ -99,10 +100,8 @@ impl Recorder {
         let (identity, rounds) =
             (Identity::of(config, device, run.model(), run.server(), run.trainable_params()), config.train.rounds);
         let trains_all = !run.server().adapter.weights.is_empty();
-        let whole = match trains_all {
-            true => Some(ModelFolder::of(run.model(), &job::source(config)?, Some(labels))?),
-            false => None,
-        };
+        let whole =
+            if trains_all { Some(ModelFolder::of(run.model(), &job::source(config)?, Some(labels))?) } else { None };
         let (save, config_text) = (config.save.clone(), config.to_toml());
         let trackers = Trackers::open(folder.path(), &config.track, past)?;
         Ok(Recorder {
@@ -110,7 +109,7 @@ impl Recorder {
             identity,
             meta,
             whole,
-            tally: Tally::default(),
+            tally: Totals::default(),
             trackers,
             rounds,
             config: config_text,
@@ -135,7 +134,7 @@ impl Recorder {
         let outcome = run.train(&mut |event| {
             self.on(event, progress).unwrap_or_else(|error| {
                 failure = Some(error);
-                Control::Stop
+                ControlFlow::Break(())
             })
         });
         if let Some(error) = failure {
@@ -155,15 +154,15 @@ impl Recorder {
             if self.saved != Some(round) {
                 self.save(run)?;
             }
-            self.write_persons(run)?;
+            self.write_personal_models(run)?;
         }
         Ok(outcome)
     }
 
     /// Writes the clients' own adapters, where they keep a part for themselves.
-    fn write_persons(&self, run: &Run) -> Result<()> {
+    fn write_personal_models(&self, run: &Run) -> Result<()> {
         let mut made = false;
-        for (client, adapter) in run.persons() {
+        for (client, adapter) in run.personal_models() {
             if !std::mem::replace(&mut made, true) {
                 let folder = self.folder.path().join(CLIENTS);
                 own::folder(&folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;
@@ -175,7 +174,7 @@ impl Recorder {
     }
 
     /// Sums over the rounds so far.
-    pub fn tally(&self) -> &Tally {
+    pub fn tally(&self) -> &Totals {
         &self.tally
     }
 
@@ -205,21 +204,21 @@ impl Recorder {
         self.rounds
     }
 
-    fn on(&mut self, event: Event<'_>, progress: &mut Progress) -> Result<Control> {
+    fn on(&mut self, event: Event<'_>, progress: &mut Progress) -> Result<ControlFlow<()>> {
         match event {
             Event::RoundStarted { round, phase, cohort } => {
                 self.interrupt.enter_round(round);
                 progress.round_started(round, phase, cohort.len());
-                Ok(Control::Continue)
+                Ok(ControlFlow::Continue(()))
             }
             Event::Progress(now) => {
                 progress.trained(now.done, now.total, now.tokens);
-                Ok(if self.interrupt.gives_up() { Control::Stop } else { Control::Continue })
+                Ok(if self.interrupt.gives_up() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
             }
             Event::RoundEnded { metrics, clients, run } => {
                 self.write_round(metrics, clients, run)?;
                 progress.round_ended(metrics, clients, self.tally.upload_bytes());
-                Ok(if self.interrupt.pressed() { Control::Stop } else { Control::Continue })
+                Ok(if self.interrupt.pressed() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
             }
         }
     }
@@ -234,10 +233,7 @@ impl Recorder {
         self.trackers.round(metrics, clients)?;
         self.write_state(&run.server().model())?;
         self.written = metrics.round;
-        match metrics.round.is_multiple_of(self.save.every) {
-            true => self.save(run),
-            false => Ok(()),
-        }
+        if metrics.round.is_multiple_of(self.save.every) { self.save(run) } else { Ok(()) }
     }
 
     /// Writes a checkpoint of `run` after its last complete round.
@@ -249,7 +245,7 @@ impl Recorder {
             version: env!("CARGO_PKG_VERSION").into(),
         };
         let round = run.server().round;
-        saves::write(self.folder.path(), round, &run.checkpoint(&notes.to_map()), self.save.keep)
+        checkpoints::write(self.folder.path(), round, &run.checkpoint(&notes.to_map()), self.save.keep)
             .with_context(|| format!("cannot save the run after round {round}"))?;
         self.saved = Some(round);
         Ok(())

@@ -1,9 +1,9 @@
 //! The run folder: written as the run goes, readable whenever the run ends.
 //! Rows are appended and flushed round by round; whole files are written beside and renamed.
 
-pub mod left;
 mod lock;
 pub mod own;
+pub mod read;
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
@@ -15,7 +15,7 @@ use bonfire_models::files;
 use serde::Serialize;
 
 use crate::clock;
-use crate::mistake::Mistake;
+use crate::user_error::UserError;
 pub use lock::Lock;
 
 /// The configuration of the run, all defaults written out.
@@ -75,13 +75,14 @@ pub fn choose(out: Option<&Path>, name: &str) -> Result<PathBuf> {
 /// Refuses a path that holds something already.
 ///
 /// # Errors
-/// A [`Mistake`] naming the path.
+/// A [`UserError`] naming the path.
 pub fn refuse_occupied(path: &Path) -> Result<()> {
-    match holds_something(path) {
-        true => Err(Mistake::new(format!("{} exists and is not an empty folder", path.display()))
+    if holds_something(path) {
+        Err(UserError::new(format!("{} exists and is not an empty folder", path.display()))
             .help("name another folder with --out, or remove this one first")
-            .into()),
-        false => Ok(()),
+            .into())
+    } else {
+        Ok(())
     }
 }
 
@@ -132,7 +133,7 @@ impl RunFolder {
             opened.with_context(|| format!("cannot write {}", path.display()))
         };
         // The lock says that nobody is writing there.
-        left::sweep(path);
+        read::sweep(path);
         let (metrics, clients) = (append(METRICS)?, append(ROWS_OF_CLIENTS)?);
         Ok(RunFolder { metrics, clients, path: path.to_path_buf(), lock })
     }
@@ -174,7 +175,7 @@ impl RunFolder {
     pub fn rounds(&self) -> Result<Vec<RoundMetrics>> {
         let path = self.path.join(METRICS);
         let mut all = Vec::new();
-        let cut = left::rows(&path, |row| all.push(row))?;
+        let cut = read::rows(&path, |row| all.push(row))?;
         anyhow::ensure!(!cut, "the last line of {} is cut", path.display());
         Ok(all)
     }

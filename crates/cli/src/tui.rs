@@ -22,9 +22,9 @@ use ratatui::{DefaultTerminal, Terminal, backend::CrosstermBackend};
 use crate::console::{self, Screen};
 use crate::interrupt::Interrupt;
 use crate::memory;
-use crate::mistake::Mistake;
+use crate::user_error::UserError;
 use draw::View;
-pub use state::{About, Board, State};
+pub use state::{About, Outputs, State};
 
 /// Time between two drawings.
 const TICK: Duration = Duration::from_millis(100);
@@ -40,9 +40,9 @@ static OPEN: AtomicBool = AtomicBool::new(false);
 ///
 /// # Errors
 /// Standard input or output is a file or a pipe.
-pub fn check_terminal() -> Result<(), Mistake> {
+pub fn check_terminal() -> Result<(), UserError> {
     let not = |what: &str| {
-        Mistake::new(format!("--tui needs a terminal, and {what} is none"))
+        UserError::new(format!("--tui needs a terminal, and {what} is none"))
             .help("leave --tui out; --log-format json is made for programs")
     };
     match (stdout().is_terminal(), io::stdin().is_terminal()) {
@@ -54,7 +54,7 @@ pub fn check_terminal() -> Result<(), Mistake> {
 
 /// An open dashboard; the terminal is given back when it is dropped.
 pub struct Dashboard {
-    board: Board,
+    board: Outputs,
     over: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
@@ -65,7 +65,7 @@ impl Dashboard {
     /// # Errors
     /// The terminal cannot be drawn on.
     pub fn open(state: State, interrupt: Arc<Interrupt>) -> Result<Dashboard> {
-        let board = Board::new(state);
+        let board = Outputs::new(state);
         let terminal = enter().inspect_err(|_| leave()).context("cannot draw on this terminal")?;
         console::set_screen(Screen::Dashboard(board.clone()));
         let over = Arc::new(AtomicBool::new(false));
@@ -76,7 +76,7 @@ impl Dashboard {
     }
 
     /// What it shows.
-    pub fn board(&self) -> &Board {
+    pub fn board(&self) -> &Outputs {
         &self.board
     }
 }
@@ -126,7 +126,7 @@ fn wait_for_drawing() -> Option<std::sync::MutexGuard<'static, ()>> {
 
 /// What runs on the dashboard's thread.
 struct Watcher {
-    board: Board,
+    board: Outputs,
     over: Arc<AtomicBool>,
     interrupt: Arc<Interrupt>,
     view: View,

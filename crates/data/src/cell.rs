@@ -188,14 +188,13 @@ fn without_doubles(fields: Vec<(String, Cell)>) -> Vec<(String, Cell)> {
     let mut places = HashMap::with_capacity(if fields.len() > FEW { fields.len() } else { 0 });
     let mut kept: Vec<(String, Cell)> = Vec::with_capacity(fields.len());
     for (name, cell) in fields {
-        let before = match kept.len() > FEW {
-            false => kept.iter().position(|(of, _)| *of == name),
-            true => {
-                if places.is_empty() {
-                    places.extend(kept.iter().enumerate().map(|(at, (of, _))| (of.clone(), at)));
-                }
-                places.get(&name).copied()
+        let before = if kept.len() > FEW {
+            if places.is_empty() {
+                places.extend(kept.iter().enumerate().map(|(at, (of, _))| (of.clone(), at)));
             }
+            places.get(&name).copied()
+        } else {
+            kept.iter().position(|(of, _)| *of == name)
         };
         match before {
             Some(at) => kept[at].1 = cell,

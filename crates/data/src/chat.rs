@@ -14,7 +14,7 @@ use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Value;
 use minijinja::{Environment, Error};
 
-use crate::contain::contain;
+use crate::catch_panic::catch_panic;
 use crate::{Cell, Conversation, DataError, Message, Score};
 
 /// A tokenizer's chat template.
@@ -90,7 +90,7 @@ impl ChatTemplate {
         context.extend(talk.fields.iter().map(|(name, cell)| (name.as_str(), value(cell))));
         context.extend([("messages", Value::from(messages)), ("add_generation_prompt", Value::from(prompt))]);
         let context: Value = Value::from_pairs(context);
-        match contain(|| template.render(context)) {
+        match catch_panic(|| template.render(context)) {
             Ok(rendered) => rendered.map_err(|error| wrong(&self.name, "the chat template failed", &error)),
             Err(panic) => {
                 let problem = format!("the chat template failed: {panic}");
@@ -161,12 +161,11 @@ impl ChatTemplate {
     ) -> Result<Option<Range<usize>>, DataError> {
         let render = |turns: &[Message], prompt| Ok(unmarked(&self.marked(talk, turns, prompt)?).0);
         // Some templates refuse a conversation that does not end as they want.
-        let end = match last {
-            true => Some(text.len()),
-            false => {
-                let upto: Result<String, DataError> = render(&talk.turns[..=turn], false);
-                upto.ok().filter(|upto| text.starts_with(upto.as_str())).map(|upto| upto.len())
-            }
+        let end = if last {
+            Some(text.len())
+        } else {
+            let upto: Result<String, DataError> = render(&talk.turns[..=turn], false);
+            upto.ok().filter(|upto| text.starts_with(upto.as_str())).map(|upto| upto.len())
         };
         let Some(end) = end else { return Ok(None) };
         for prompt in [true, false] {

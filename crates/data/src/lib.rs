@@ -18,10 +18,10 @@
 //! ```
 #![deny(missing_docs)]
 
+mod catch_panic;
 mod causal;
 mod cell;
 mod chat;
-mod contain;
 mod conversation;
 pub mod corpus;
 mod error;
@@ -30,10 +30,10 @@ pub mod random;
 mod source;
 mod tokens;
 
+pub use catch_panic::is_contained;
 pub use causal::{CausalTokenizer, CausalTokens, TokenizerFiles};
 pub use cell::Cell;
 pub use chat::{ChatTemplate, Rendered};
-pub use contain::is_contained;
 pub use conversation::{Conversation, Message};
 pub use error::DataError;
 pub use partition::{Growth, Partition, Rest, Shards, label_table};

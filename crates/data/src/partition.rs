@@ -177,10 +177,7 @@ impl Partition {
             Partition::Shards { .. } => "shards",
             _ => return Ok(()),
         };
-        match data.is_labelled() {
-            true => Ok(()),
-            false => Err(DataError::Unlabelled { name: data.name.clone(), kind }),
-        }
+        if data.is_labelled() { Ok(()) } else { Err(DataError::Unlabelled { name: data.name.clone(), kind }) }
     }
 
     fn count_clients(&self, data: &Dataset, clients: usize) -> Result<usize, DataError> {

@@ -176,13 +176,14 @@ impl Dataset {
         }
         let labelled =
             !reading.causal || [&train, &validation, &test].into_iter().flatten().any(|row| row.label.is_some());
-        let labels = match labelled {
-            false => Labels::none(),
-            true => match labels::listing(&splits.folders, &splits.train, &column)? {
+        let labels = if labelled {
+            match labels::listing(&splits.folders, &splits.train, &column)? {
                 Some(labels) => labels,
                 None if reading.part => return Err(DataError::LabelsUnlisted { folder: path.to_path_buf() }),
                 None => Labels::of_rows(&train)?,
-            },
+            }
+        } else {
+            Labels::none()
         };
         let train = labels.resolve(train)?;
         let mut measured = |name: &str, rows: Vec<Row>| {

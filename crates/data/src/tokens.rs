@@ -2,7 +2,7 @@
 //! do harm ends in an error.
 
 pub(crate) mod bounds;
-mod growth;
+mod expansion_limit;
 mod said;
 
 use std::fmt;
@@ -12,7 +12,7 @@ use std::path::Path;
 use tokenizers::{EncodeInput, Encoding, PostProcessor, TruncationDirection, TruncationParams, TruncationStrategy};
 
 use crate::DataError;
-use crate::contain::contain;
+use crate::catch_panic::catch_panic;
 use bounds::{beginning, bytes_for, end, parts};
 
 /// The most bytes that a normalizer may make of one text. The library holds some thirty bytes for each.
@@ -58,9 +58,9 @@ impl Tokenizer {
     /// [`DataError::Tokenizer`] if the bytes are not a tokenizer or it has no tokens.
     pub fn from_bytes(bytes: &[u8], name: &str) -> Result<Tokenizer, DataError> {
         let bad = |problem: String| DataError::Tokenizer { name: name.to_owned(), problem };
-        let growth = growth::check(bytes).map_err(bad)?;
+        let growth = expansion_limit::check(bytes).map_err(bad)?;
         // The library panics on some files that contradict themselves.
-        let opened = contain(|| open(bytes)).unwrap_or_else(|panic| Err(format!("it contradicts itself: {panic}")));
+        let opened = catch_panic(|| open(bytes)).unwrap_or_else(|panic| Err(format!("it contradicts itself: {panic}")));
         let (inner, direction) = opened.map_err(bad)?;
         let highest = inner.get_vocab(true).into_values().max();
         let highest = highest.ok_or_else(|| bad("its vocabulary is empty".to_owned()))?;
@@ -146,13 +146,14 @@ impl Tokenizer {
     /// Refuses texts that the file could make longer than memory is likely to hold.
     fn refuse_growth(&self, longest: usize) -> Result<(), DataError> {
         let grown = longest as f64 * self.growth;
-        match grown > LONGEST {
-            false => Ok(()),
-            true => Err(self.failed(&format!(
+        if grown > LONGEST {
+            Err(self.failed(&format!(
                 "its normalizer could make a text of {longest} bytes {:.0} times as long, {grown:.1e} bytes; at most \
                  {LONGEST:.1e} are allowed: use a shorter data.max_length",
                 self.growth
-            ))),
+            )))
+        } else {
+            Ok(())
         }
     }
 
@@ -196,7 +197,7 @@ impl Tokenizer {
 
     /// What the library makes of a text; it panics where a file that contradicts itself could still be opened.
     fn contained<T>(&self, work: impl FnOnce() -> tokenizers::Result<T>) -> Result<T, DataError> {
-        let done = contain(work).map_err(|panic| self.failed(&panic))?;
+        let done = catch_panic(work).map_err(|panic| self.failed(&panic))?;
         done.map_err(|error| self.failed(&error.to_string()))
     }
 

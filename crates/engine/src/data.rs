@@ -33,7 +33,7 @@ impl Split {
 pub struct TokenizedData {
     /// What clients train on.
     pub train: Split,
-    /// What the global model is judged by.
+    /// What the global model is evaluated by.
     pub test: Split,
     /// What a model learns from them.
     pub task: Task,

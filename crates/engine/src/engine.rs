@@ -10,12 +10,15 @@ use bonfire_kernels::{device_buffer_limit, device_memory, runs_on_cpu};
 use bonfire_models::{Adapter, Model, normals};
 use burn::tensor::Device;
 
+use crate::device_round::DeviceRound;
 use crate::device_thread::{self, EndsAll, give_back};
-use crate::evaluate::{TOKENS, judge_within};
+use crate::evaluate::{TOKENS, evaluate_rows_within};
 use crate::fit::{Estimate, check_pieces, clients_in_a_buffer};
-use crate::pass::Pass;
 use crate::room::Room;
-use crate::{Active, EngineError, InFlight, Judged, Named, Plan, Split, Start, StepTimes, TrainSettings, Upload};
+use crate::{
+    Active, EngineError, EngineSettings, InFlight, Named, Plan, RowEvaluation, Split, Start, StepTimes, TrainSettings,
+    Upload,
+};
 
 /// Tokens a step should hold for the device to be busy, by kind of device.
 const TOKENS_A_STEP_CPU: usize = 4_096;
@@ -77,7 +80,7 @@ pub struct Engine {
     models: Vec<Box<dyn Model>>,
     pub(crate) train: Split,
     pub(crate) settings: TrainSettings,
-    in_flight: InFlight,
+    pub(crate) options: EngineSettings,
     /// Bytes of the smallest device that tells.
     memory: Option<u64>,
     pub(crate) clocked: bool,
@@ -94,12 +97,12 @@ impl Engine {
     ///
     /// # Panics
     /// Without a model.
-    pub fn new(models: Vec<Box<dyn Model>>, train: Split, settings: TrainSettings, in_flight: InFlight) -> Self {
+    pub fn new(models: Vec<Box<dyn Model>>, train: Split, settings: TrainSettings, options: EngineSettings) -> Self {
         assert!(!models.is_empty(), "an engine has a device");
         let least = |of: fn(&Device) -> Option<u64>| models.iter().filter_map(|m| of(m.device())).min();
         let (memory, buffer) = (least(device_memory), least(device_buffer_limit));
         let noise = NoiseKey::Seed(settings.seed);
-        Engine { models, train, settings, in_flight, memory, clocked: true, buffer, room: Room::new(TOKENS), noise }
+        Engine { models, train, settings, options, memory, clocked: true, buffer, room: Room::new(TOKENS), noise }
     }
 
     /// From now on clients draw privacy's noise from `key`; before, it is the run's seed, which protects nobody.
@@ -129,38 +132,38 @@ impl Engine {
     }
 
     /// How many clients are on a device together, of `cohort` that share it and train `scalars` numbers each.
-    pub fn places(&self, cohort: usize, scalars: u64) -> usize {
-        self.estimate(cohort, scalars).places
+    pub fn clients_in_flight(&self, cohort: usize, scalars: u64) -> usize {
+        self.estimate(cohort, scalars).in_flight
     }
 
     /// What `cohort` clients that share a device and train `scalars` numbers each need there.
     pub fn estimate(&self, cohort: usize, scalars: u64) -> Estimate {
         let a_client = self.mean_batch();
-        let (model, settings) = (self.model(), &self.settings);
-        let mut estimate = Estimate::new(model.info(), model.task(), settings, scalars, a_client, self.memory);
-        let wanted = match self.in_flight {
+        let (model, options) = (self.model(), &self.options);
+        let mut estimate = Estimate::new(model.info(), model.task(), options, scalars, a_client, self.memory);
+        let wanted = match options.in_flight {
             InFlight::Count(n) => n,
             InFlight::Auto => {
                 let tokens = if self.grows() { self.room.tokens() } else { self.goal() };
                 let goal = tokens.div_ceil(a_client[0] as usize);
-                let piece = |limit| clients_in_a_buffer(model.info(), settings.precision, a_client[0], limit);
+                let piece = |limit| clients_in_a_buffer(model.info(), options.precision, a_client[0], limit);
                 goal.min(estimate.clients().unwrap_or(goal)).min(self.buffer.map_or(goal, piece))
             }
         };
-        estimate.places = wanted.min(self.room.most()).clamp(1, cohort.max(1));
+        estimate.in_flight = wanted.min(self.room.most()).clamp(1, cohort.max(1));
         estimate
     }
 
     /// Tokens of a step that the user or the kind of device likes.
     fn goal(&self) -> usize {
         let usual = if runs_on_cpu(self.model().device()) { TOKENS_A_STEP_CPU } else { TOKENS_A_STEP_GPU };
-        self.settings.tokens_per_step.unwrap_or(usual)
+        self.options.tokens_per_step.unwrap_or(usual)
     }
 
     /// Whether steps begin small and grow from round to round: nothing is known of a GPU's memory.
     fn grows(&self) -> bool {
-        let known = self.memory.is_some() || self.settings.memory_gb.is_some();
-        let said = self.in_flight != InFlight::Auto || self.settings.tokens_per_step.is_some();
+        let known = self.memory.is_some() || self.options.memory_gb.is_some();
+        let said = self.options.in_flight != InFlight::Auto || self.options.tokens_per_step.is_some();
         !known && !said && !runs_on_cpu(self.model().device())
     }
 
@@ -170,14 +173,15 @@ impl Engine {
     /// # Errors
     /// As said.
     pub fn check_memory(&self, scalars: u64) -> Result<(), EngineError> {
-        let (model, settings) = (self.model(), &self.settings);
+        let model = self.model();
         if let Some(limit) = self.buffer {
-            check_pieces(model.info(), model.task(), settings.precision, self.mean_batch()[0], limit)?;
+            check_pieces(model.info(), model.task(), self.options.precision, self.mean_batch()[0], limit)?;
         }
         let estimate = self.estimate(1, scalars);
-        match self.in_flight == InFlight::Count(1) || estimate.fits() {
-            true => Ok(()),
-            false => Err(EngineError::TooLarge { estimate }),
+        if self.options.in_flight == InFlight::Count(1) || estimate.fits() {
+            Ok(())
+        } else {
+            Err(EngineError::TooLarge { estimate })
         }
     }
 
@@ -189,12 +193,17 @@ impl Engine {
         [tokens, answers].map(|n| (self.settings.batch_size * n.div_ceil(train.len().max(1)).max(1)) as u64)
     }
 
-    /// Judges `rows` of `split` by the global `adapter` on the first device: see [`crate::judge`].
+    /// Evaluates `rows` of `split` by the global `adapter` on the first device: see [`crate::evaluate_rows`].
     ///
     /// # Errors
     /// As there.
-    pub fn judge(&self, adapter: &Adapter, split: &Split, rows: &[usize]) -> Result<Vec<Option<Judged>>, EngineError> {
-        judge_within(&self.room, self.model(), adapter, split, rows)
+    pub fn evaluate_rows(
+        &self,
+        adapter: &Adapter,
+        split: &Split,
+        rows: &[usize],
+    ) -> Result<Vec<Option<RowEvaluation>>, EngineError> {
+        evaluate_rows_within(&self.room, self.model(), adapter, split, rows)
     }
 
     /// Trains every client of `cohort` from `start` by the `plan`; uploads come in the order of the cohort. Where the
@@ -223,7 +232,7 @@ impl Engine {
         let share = shares.iter().map(Vec::len).max().unwrap_or(0);
         let mut no_room_for = Vec::new();
         loop {
-            let in_flight = self.places_of(plan, start.adapter, share);
+            let in_flight = self.lanes_for(plan, start.adapter, share);
             let words = match self.try_to_train(plan, start, &shares, on) {
                 Err(EngineError::OutOfMemory { words, .. }) => words,
                 Err(other) => return Err(other),
@@ -248,11 +257,11 @@ impl Engine {
     }
 
     /// How many of `jobs` clients that train by the `plan` are on a device together.
-    pub(crate) fn places_of(&self, plan: &Plan, global: &Adapter, jobs: usize) -> usize {
+    pub(crate) fn lanes_for(&self, plan: &Plan, global: &Adapter, jobs: usize) -> usize {
         match plan.active {
             // Weights have no client axis.
             Active::Full => 1,
-            _ => self.places(jobs, plan.scalars(global)),
+            _ => self.clients_in_flight(jobs, plan.scalars(global)),
         }
     }
 
@@ -321,14 +330,12 @@ impl Engine {
         let model = noisy.as_deref().unwrap_or(model);
         let folded = plan.active.folds().then(|| model.folded(&start.adapter.plain()));
         let model = folded.as_deref().unwrap_or(model);
-        let pass = Pass { engine: self, model, plan, global: start.adapter, cohort: share, times: Cell::default() };
+        let pass =
+            DeviceRound { engine: self, model, plan, global: start.adapter, cohort: share, times: Cell::default() };
         let mut count = |steps: usize, tokens: u64| {
             // Nobody listens only when the round is over.
             let _ = tell.send((steps, tokens));
-            match stop.load(Ordering::Relaxed) {
-                false => Ok(()),
-                true => Err(EngineError::Stopped { round: plan.round }),
-            }
+            if stop.load(Ordering::Relaxed) { Err(EngineError::Stopped { round: plan.round }) } else { Ok(()) }
         };
         let uploads = pass.run(&mut count);
         if uploads.is_err() {

@@ -21,7 +21,7 @@ pub enum EngineError {
     },
     /// Not even one client has room.
     #[error(
-        "the device has too little memory for one client: {estimate}; lower train.batch_size or data.max_length, set train.checkpoint = \"block\" or train.precision = \"bf16\", or set engine.in_flight = 1 to try it all the same"
+        "the device has too little memory for one client: {estimate}; lower train.batch_size or data.max_length, set engine.recompute = \"block\" or engine.precision = \"bf16\", or set engine.in_flight = 1 to try it all the same"
     )]
     TooLarge {
         /// What is needed and what is there.
@@ -61,7 +61,7 @@ pub enum EngineError {
     },
     /// The device ran out of memory, and there is nothing left to halve.
     #[error(
-        "the device's memory does not hold {what} ({words}); lower train.batch_size or data.max_length, set train.checkpoint = \"block\" or train.precision = \"bf16\", or leave the device to this run alone"
+        "the device's memory does not hold {what} ({words}); lower train.batch_size or data.max_length, set engine.recompute = \"block\" or engine.precision = \"bf16\", or leave the device to this run alone"
     )]
     OutOfMemory {
         /// The least that was tried.

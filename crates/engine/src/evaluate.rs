@@ -29,7 +29,7 @@ pub struct Evaluation {
 
 /// One example's outcome.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Judged {
+pub struct RowEvaluation {
     /// Summed over its answers.
     loss: f64,
     right: usize,
@@ -50,55 +50,55 @@ pub(crate) fn shared_head(adapter: &Adapter, device: &Device) -> ClientAdapter {
 ///
 /// # Errors
 /// The device fails, or does not even hold one text.
-pub fn judge(
+pub fn evaluate_rows(
     model: &dyn Model,
     adapter: &Adapter,
     split: &Split,
     rows: &[usize],
-) -> Result<Vec<Option<Judged>>, EngineError> {
-    judge_within(&Room::new(TOKENS), model, adapter, split, rows)
+) -> Result<Vec<Option<RowEvaluation>>, EngineError> {
+    evaluate_rows_within(&Room::new(TOKENS), model, adapter, split, rows)
 }
 
-/// [`judge`] in batches that the devices turned out to hold.
-pub(crate) fn judge_within(
+/// [`evaluate_rows`] in batches that the devices turned out to hold.
+pub(crate) fn evaluate_rows_within(
     room: &Room,
     model: &dyn Model,
     adapter: &Adapter,
     split: &Split,
     rows: &[usize],
-) -> Result<Vec<Option<Judged>>, EngineError> {
+) -> Result<Vec<Option<RowEvaluation>>, EngineError> {
     let longest = rows.iter().map(|&row| split.ids[row].len()).max().unwrap_or(0);
     loop {
-        let tokens = room.judged();
+        let tokens = room.evaluated();
         let words = match on_device(|| judge_here(model, adapter, split, rows, tokens)) {
             Err(EngineError::OutOfMemory { words, .. }) => words,
             other => return other,
         };
         give_back(model.device());
         let Some(next) = room.halve_judged(tokens, longest) else {
-            return Err(EngineError::OutOfMemory { what: "one text to be judged", words });
+            return Err(EngineError::OutOfMemory { what: "one text to be evaluated", words });
         };
         tracing::info!(
-            "the device's memory does not hold {tokens} tokens of texts to be judged ({words}); trying {next}"
+            "the device's memory does not hold {tokens} tokens of texts to be evaluated ({words}); trying {next}"
         );
     }
 }
 
-/// [`judge`], on this thread, in batches of at most so many tokens.
+/// [`evaluate_rows`], on this thread, in batches of at most so many tokens.
 fn judge_here(
     model: &dyn Model,
     adapter: &Adapter,
     split: &Split,
     rows: &[usize],
     most: usize,
-) -> Result<Vec<Option<Judged>>, EngineError> {
+) -> Result<Vec<Option<RowEvaluation>>, EngineError> {
     let shared = shared_head(adapter, model.device());
     let model = model.folded(adapter);
     let device = model.device();
     // Like lengths together keep the composed attention's groups full.
     let mut order = rows.to_vec();
     order.sort_by_key(|&r| (split.ids[r].len(), r));
-    let mut judged = vec![None; split.len()];
+    let mut evaluated = vec![None; split.len()];
     let mut rest = order.as_slice();
     while !rest.is_empty() {
         let mut tokens = 0;
@@ -110,27 +110,28 @@ fn judge_here(
         rest = later;
         let packed = PackedBatch::pack(&[now.iter().map(|&r| split.example(r)).collect()]);
         let batch = packed.to_device(model.info(), Rounding::of(device), device);
-        let (losses, best) = model.judge(&shared, &batch);
+        let (losses, best) = model.evaluate(&shared, &batch);
         let broken = |e: burn::tensor::DataError| failed(e.to_string());
         let losses: Vec<f32> = losses.inner().into_data().try_to_vec().map_err(broken)?;
         let [best, labels] = [best, batch.labels].map(|t| t.into_data());
         let mut rows = losses.into_iter().zip(best.iter::<i64>().zip(labels.iter::<i64>()));
         for &row in now {
             let answers = split.goals[row].answers(split.ids[row].len());
-            let one = |mut sum: Judged, (loss, (best, label)): (f32, (i64, i64))| {
+            let one = |mut sum: RowEvaluation, (loss, (best, label)): (f32, (i64, i64))| {
                 sum.loss += f64::from(loss);
                 sum.right += usize::from(best == label);
                 sum
             };
-            judged[row] = Some(rows.by_ref().take(answers).fold(Judged { answers, ..Judged::default() }, one));
+            evaluated[row] =
+                Some(rows.by_ref().take(answers).fold(RowEvaluation { answers, ..RowEvaluation::default() }, one));
         }
     }
-    Ok(judged)
+    Ok(evaluated)
 }
 
-/// Sums up the judged ones of `rows`.
-pub fn summarise(judged: &[Option<Judged>], rows: &[usize]) -> Evaluation {
-    let seen: Vec<Judged> = rows.iter().filter_map(|&r| judged[r]).collect();
+/// Sums up the evaluated ones of `rows`.
+pub fn summarise(evaluated: &[Option<RowEvaluation>], rows: &[usize]) -> Evaluation {
+    let seen: Vec<RowEvaluation> = rows.iter().filter_map(|&r| evaluated[r]).collect();
     let answers: usize = seen.iter().map(|j| j.answers).sum();
     let n = answers.max(1) as f64;
     Evaluation {
@@ -152,5 +153,5 @@ pub fn evaluate(
     split: &Split,
     rows: &[usize],
 ) -> Result<Evaluation, EngineError> {
-    Ok(summarise(&judge(model, adapter, split, rows)?, rows))
+    Ok(summarise(&evaluate_rows(model, adapter, split, rows)?, rows))
 }

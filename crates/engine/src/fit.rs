@@ -4,7 +4,7 @@ use std::fmt;
 
 use bonfire_models::{ModelInfo, Precision, Task, vocabulary_block};
 
-use crate::{Checkpoint, EngineError, TrainSettings};
+use crate::{EngineError, EngineSettings, Recompute};
 
 /// Share of the device's memory that a run plans with; the rest is for the system, for tuning and for slack between
 /// allocations.
@@ -25,7 +25,7 @@ pub struct Estimate {
     /// Bytes that the run may use, where known.
     pub available: Option<u64>,
     /// Clients in flight.
-    pub places: usize,
+    pub in_flight: usize,
 }
 
 impl Estimate {
@@ -34,27 +34,27 @@ impl Estimate {
     pub(crate) fn new(
         info: &ModelInfo,
         task: Task,
-        settings: &TrainSettings,
+        options: &EngineSettings,
         scalars: u64,
         [tokens, answers]: [u64; 2],
         memory: Option<u64>,
     ) -> Self {
-        let memory = settings.memory_gb.map(|gb| (gb * 1e9) as u64).or(memory);
+        let memory = options.memory_gb.map(|gb| (gb * 1e9) as u64).or(memory);
         let (all, linears) = (info.backbone_params(), info.matmul_params());
-        let number = number(settings.precision);
+        let number = number(options.precision);
         let backbone = number * (all + linears);
         // Kept for backward by each layer, half as much again for the gradients that pass.
         let layer = kept(info, number) * 3 / 2;
         let layers = info.layers as u64;
-        let token = match settings.checkpoint {
-            Checkpoint::None => layers * layer,
-            Checkpoint::Block => layers * number * info.hidden as u64 + layer,
+        let token = match options.recompute {
+            Recompute::None => layers * layer,
+            Recompute::Block => layers * number * info.hidden as u64 + layer,
         };
         // Hidden states and their gradients where the vocabulary is scored.
         let answer = if task == Task::Causal { 4 * SCALAR * info.hidden as u64 } else { 0 };
         let client = COPIES_OF_A_CLIENT * SCALAR * scalars + tokens * token + answers * answer;
         let available = memory.map(|bytes| (bytes as f64 * PLANNED) as u64);
-        Estimate { backbone, client, available, places: 1 }
+        Estimate { backbone, client, available, in_flight: 1 }
     }
 
     /// How many clients fit; at least one.
@@ -70,7 +70,7 @@ impl Estimate {
 
     /// Bytes that the clients in flight need together, the backbone included.
     pub fn total(&self) -> u64 {
-        self.backbone + self.client * self.places as u64
+        self.backbone + self.client * self.in_flight as u64
     }
 }
 
@@ -110,12 +110,10 @@ fn kept(info: &ModelInfo, number: u64) -> u64 {
     let [qkv, attended] = attention(info);
     // Attention reads queries, keys and values again, and of every head the logarithm of the softmax's denominator.
     let attention = number * qkv + SCALAR * heads;
-    match info.is_gated() {
-        // The linears their inputs, the norms the sums they were taken of, GELU its input.
-        false => attention + number * ((2 * d + attended + wide) + 2 * d + wide),
-        // The linears their inputs, the norms theirs, and the gated unit its gates and what they let through.
-        true => attention + number * ((2 * d + attended + wide) + 2 * d + 2 * wide),
-    }
+    // The linears keep their inputs, the norms theirs (or the sums they were taken of), GELU its input, a gated unit its gates
+    // and what they let through.
+    let widened = if info.is_gated() { 2 * wide } else { wide };
+    attention + number * ((2 * d + attended + wide) + 2 * d + widened)
 }
 
 /// Room for the rounding of a batch's rows and for texts longer than the mean, in parts of what a buffer holds.
@@ -175,7 +173,7 @@ pub(crate) fn check_pieces(
     let (activation, token) = widest_activation(info, precision);
     let pieces = [
         (weight, bytes, "train this model on another device: --device cuda or --device cpu"),
-        (activation, token * tokens, "lower train.batch_size or data.max_length, or set train.precision = \"bf16\""),
+        (activation, token * tokens, "lower train.batch_size or data.max_length, or set engine.precision = \"bf16\""),
     ];
     match pieces.into_iter().find(|(_, bytes, _)| *bytes > limit) {
         Some((tensor, bytes, way_out)) => Err(EngineError::Unbreakable { tensor, bytes, limit, way_out }),
@@ -187,20 +185,20 @@ pub(crate) fn check_pieces(
 mod tests {
     use super::*;
 
-    fn settings(more: &str) -> TrainSettings {
-        toml::from_str(&format!("rounds = 1\n{more}")).expect("settings")
+    fn options(more: &str) -> EngineSettings {
+        toml::from_str(more).expect("settings")
     }
 
     #[test]
     fn clients_fit_in_proportion_to_memory() {
         let (info, task) = (ModelInfo::roberta_base(), Task::Classify(20));
-        let of = |bytes: u64| Estimate::new(&info, task, &settings(""), 1_300_000, [450, 32], Some(bytes));
+        let of = |bytes: u64| Estimate::new(&info, task, &options(""), 1_300_000, [450, 32], Some(bytes));
         // 0.9 MB a token at RoBERTa-base's size, 0.4 GB a client of 450 tokens, 1 GB of weights and their folded copy.
         let [small, large] = [24, 80].map(|gb: u64| of(gb << 30).clients().expect("known"));
         assert!((30..60).contains(&small) && (110..180).contains(&large), "{small} {large}");
         assert!(of(8 << 30).fits() && !of(1 << 30).fits());
         assert_eq!(of(1 << 20).clients(), Some(1));
-        let capped = Estimate::new(&info, task, &settings("memory_gb = 1.0"), 1_300_000, [450, 32], Some(80 << 30));
+        let capped = Estimate::new(&info, task, &options("memory_gb = 1.0"), 1_300_000, [450, 32], Some(80 << 30));
         assert!(!capped.fits() && capped.to_string().contains("700.0 MB may be used"), "{capped}");
     }
 
@@ -224,7 +222,7 @@ mod tests {
         assert_eq!((kept(&llama, 4), kept(&llama, 2)), (151_680, 75_904));
 
         // The same through the estimate: 16 layers, half as much again for gradients, and four hidden states an answer.
-        let of = |more: &str| Estimate::new(&llama, Task::Causal, &settings(more), 1_000, [100, 10], None);
+        let of = |more: &str| Estimate::new(&llama, Task::Causal, &options(more), 1_000, [100, 10], None);
         let client = |layer: u64| 7 * 4 * 1_000 + 100 * 16 * (layer * 3 / 2) + 10 * 4 * 4 * 2048;
         assert_eq!(of("").client, client(151_680));
         assert_eq!(of("precision = \"bf16\"").client, client(75_904));
@@ -264,7 +262,7 @@ mod tests {
     #[test]
     fn what_is_computed_again_is_not_kept() {
         let info = ModelInfo::roberta_base();
-        let of = |more: &str| Estimate::new(&info, Task::Classify(2), &settings(more), 0, [512, 1], None).client;
-        assert!(of("") > 6 * of("checkpoint = \"block\""));
+        let of = |more: &str| Estimate::new(&info, Task::Classify(2), &options(more), 0, [512, 1], None).client;
+        assert!(of("") > 6 * of("recompute = \"block\""));
     }
 }

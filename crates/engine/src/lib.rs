@@ -4,19 +4,19 @@
 //! know that strategies exist, nor what the server does with an upload.
 #![deny(missing_docs)]
 
+mod batch_schedule;
 mod data;
+mod device_round;
 mod device_thread;
 mod engine;
 mod error;
 mod evaluate;
 mod fit;
-mod flight;
 mod generate;
-mod itinerary;
 mod layer_score;
+mod local_loop;
 mod optimize;
 mod parameters;
-mod pass;
 mod plan;
 mod receive;
 mod room;
@@ -32,18 +32,19 @@ pub use data::{Split, TokenizedData};
 pub use device_thread::{DEVICE_THREAD, is_told_elsewhere, on_device, overhear, overheard};
 pub use engine::{Cohort, Engine, Member, Progress, Trained};
 pub use error::EngineError;
-pub use evaluate::{Evaluation, Judged, evaluate, judge, summarise};
+pub use evaluate::{Evaluation, RowEvaluation, evaluate, evaluate_rows, summarise};
 pub use fit::Estimate;
 pub use generate::{Sampling, generate};
 pub use layer_score::layer_score;
 pub use plan::{
-    Active, Branches, Guard, LocalOptimizer, Named, Per, Plan, Private, Score, Selection, Start, Tail, Terms, Threshold,
+    Active, Branches, ClientPrivacy, LocalOptimizer, Named, Per, Plan, Private, Score, Selection, Start, TailPenalty,
+    Terms, Threshold,
 };
 pub use receive::MessageError;
 pub use scores::Scorer;
 pub use select::top_slots;
 pub use send::personal;
-pub use settings::{Checkpoint, Flat, InFlight, NotFinite, Probe, Rate, Schedule, TrainSettings};
+pub use settings::{EngineSettings, Flat, InFlight, NotFinite, Probe, Rate, Recompute, Schedule, TrainSettings};
 pub use sketch::{Choice, sketch};
 pub use times::StepTimes;
 pub use upload::{HEADER as UPLOAD_HEADER, MAGIC as UPLOAD_MAGIC, Slots, Upload};

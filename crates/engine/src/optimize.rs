@@ -7,10 +7,10 @@ use bonfire_kernels::{AdamW, Moving, adamw_step};
 use bonfire_models::{Factor, Matrix};
 use burn::tensor::{Device, Gradients, Tensor, TensorData};
 
-use crate::itinerary::Job;
+use crate::batch_schedule::ClientJob;
 use crate::parameters::{Parameter, Parameters, Role, pick, put, take};
-use crate::plan::{Branches, Guard, LocalOptimizer, Named, Plan, Score, Terms};
-use crate::{Tail, Threshold, TrainSettings};
+use crate::plan::{Branches, ClientPrivacy, LocalOptimizer, Named, Plan, Score, Terms};
+use crate::{TailPenalty, Threshold, TrainSettings};
 
 /// AdaLoRA's smoothing of sensitivity and of its uncertainty.
 const SMOOTHING: f64 = 0.85;
@@ -19,7 +19,7 @@ const SMOOTHING: f64 = 0.85;
 #[derive(Default)]
 pub(crate) struct Extra {
     /// SCAFFOLD: the server's control variate minus the client's, and the sum of gradients for its next one.
-    control: Option<[Tensor<3>; 2]>,
+    variate: Option<[Tensor<3>; 2]>,
     /// FedLADA: the highest second moment so far, and the federation's direction.
     amended: Option<[Tensor<3>; 2]>,
     /// FedProx's centre where a client goes on from a part of its own: the movement it began the round with. Elsewhere that
@@ -54,7 +54,7 @@ impl Watched {
     }
 
     /// What becomes the score.
-    fn told(&self) -> Option<&Tensor<3>> {
+    fn report(&self) -> Option<&Tensor<3>> {
         match self {
             Watched::Nothing => None,
             Watched::Sensitivity(books) => Some(&books[2]),
@@ -90,7 +90,7 @@ impl Extra {
         }
         let goes_on = plan.terms.prox > 0.0 && !plan.private.is_nothing();
         Extra {
-            control: plan.terms.control.is_some().then(|| [zeros(), zeros()]),
+            variate: plan.terms.variate.is_some().then(|| [zeros(), zeros()]),
             amended: matches!(plan.optimizer, LocalOptimizer::Amended { .. }).then(|| [zeros(), zeros()]),
             centre: goes_on.then(zeros),
             watched: Watched::Nothing,
@@ -105,15 +105,15 @@ impl Extra {
     }
 
     /// What the client tells of it in the end.
-    pub fn told(&self) -> Option<&Tensor<3>> {
-        let control = self.control.as_ref().map(|[_, sum]| sum);
+    pub fn report(&self) -> Option<&Tensor<3>> {
+        let variate = self.variate.as_ref().map(|[_, sum]| sum);
         let amended = self.amended.as_ref().map(|[highest, _]| highest);
-        control.or(amended).or(self.watched.told())
+        variate.or(amended).or(self.watched.report())
     }
 
-    /// Makes the places of new clients zero.
+    /// Makes the lanes of new clients zero.
     pub fn clear(&mut self, clear: &dyn Fn(Tensor<3>) -> Tensor<3>) {
-        let pairs = self.control.iter_mut().flatten().chain(self.amended.iter_mut().flatten());
+        let pairs = self.variate.iter_mut().flatten().chain(self.amended.iter_mut().flatten());
         pairs.chain(&mut self.centre).chain(self.watched.tensors()).for_each(|t| *t = clear(t.clone()));
     }
 }
@@ -137,8 +137,8 @@ pub(crate) struct Optimizer {
 impl Optimizer {
     pub fn new(plan: &Plan, settings: &TrainSettings) -> Optimizer {
         let (betas, eps, weight_decay) = (settings.betas, settings.eps, settings.weight_decay);
-        let clip_norm = match plan.guard {
-            Guard::Laplace { clip, .. } => Some(clip),
+        let clip_norm = match plan.privacy {
+            ClientPrivacy::Laplace { clip, .. } => Some(clip),
             _ => settings.clip_norm,
         };
         let amended = match &plan.optimizer {
@@ -158,11 +158,11 @@ impl Optimizer {
         self.terms.branches
     }
 
-    /// Gives clients that begin, whose places are zero, what they start from besides their movement; the tensor is number `at` of
+    /// Gives clients that begin, whose lanes are zero, what they start from besides their movement; the tensor is number `at` of
     /// those that train.
-    pub fn begin(&self, p: &mut Parameter, at: usize, starts: &[(usize, &Job)], device: &Device) {
+    pub fn begin(&self, p: &mut Parameter, at: usize, starts: &[(usize, &ClientJob)], device: &Device) {
         let dims = p.state.movement.dims();
-        let own = |job: &Job, all: &Matrix| match (p.role, &job.slots) {
+        let own = |job: &ClientJob, all: &Matrix| match (p.role, &job.slots) {
             (Role::Factor(t, _), Some(slots)) => pick(all, &slots[t], dims[1]),
             _ => all.clone(),
         };
@@ -172,9 +172,9 @@ impl Optimizer {
                 *tensor = tensor.clone() + put(&rows, dims, device);
             }
         };
-        if let Some([correction, _]) = &mut p.extra.control {
-            let control = |(lane, job): &(usize, &Job)| Some((*lane, own(job, &job.control.as_ref()?[at])));
-            put(correction, starts.iter().filter_map(control).collect());
+        if let Some([correction, _]) = &mut p.extra.variate {
+            let variate = |(lane, job): &(usize, &ClientJob)| Some((*lane, own(job, &job.variate.as_ref()?[at])));
+            put(correction, starts.iter().filter_map(variate).collect());
         }
         if let (Some((_, second, direction)), Some([highest, here])) = (&self.amended, &mut p.extra.amended) {
             let name = p.role.name();
@@ -238,7 +238,7 @@ impl Parameters {
             if ridge > 0.0 && factor {
                 *gradient = gradient.clone() + (p.start.clone() + p.state.movement.clone()) * (2.0 * ridge);
             }
-            if let Some([correction, sum]) = &mut p.extra.control {
+            if let Some([correction, sum]) = &mut p.extra.variate {
                 *sum = sum.clone() + gradient.clone();
                 *gradient = gradient.clone() + correction.clone();
             }
@@ -250,7 +250,7 @@ impl Parameters {
     }
 
     /// The gradient of `λ·‖B_tail‖·‖A_tail‖` for every target: for A it is `λ·‖B_tail‖/‖A_tail‖ · A_tail`.
-    fn push_tails(&self, tail: Tail, gradients: &mut [Tensor<3>]) {
+    fn push_tails(&self, tail: TailPenalty, gradients: &mut [Tensor<3>]) {
         let find = |t: usize, factor| self.trained.iter().position(|p| p.role == Role::Factor(t, factor));
         for t in 0..self.targets() {
             let (Some(a), Some(b)) = (find(t, Factor::A), find(t, Factor::B)) else { continue };
@@ -269,7 +269,7 @@ impl Parameters {
     }
 
     /// 1 for the last slots of every client `[C, rows, 1]`.
-    fn tail_mask(&self, target: usize, tail: Tail) -> Tensor<3> {
+    fn tail_mask(&self, target: usize, tail: TailPenalty) -> Tensor<3> {
         let rows = self.rows(target);
         let of = |lane: usize| {
             let own = self.rows_of(Role::Factor(target, Factor::A), lane).unwrap_or(rows);

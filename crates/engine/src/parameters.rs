@@ -8,7 +8,7 @@ use bonfire_kernels::{LowRank, Moving, SlotCounts};
 use bonfire_models::{Adapter, ClientAdapter, Factor, Matrix};
 use burn::tensor::{Device, Tensor, TensorData};
 
-use crate::itinerary::Job;
+use crate::batch_schedule::ClientJob;
 use crate::optimize::{Extra, Optimizer};
 use crate::{Active, NotFinite, Plan, TrainSettings};
 pub(crate) use left::Left;
@@ -63,11 +63,11 @@ pub(crate) struct Parameter {
 }
 
 /// One target as the clients in flight see it.
-struct Held {
+struct TargetState {
     /// Factors at the round's start, slot by slot, on the host: `[R, d_in]`, `[R, d_out]`, and what stands between
     /// them where something does.
     host: Vec<Matrix>,
-    /// The same on the device, `[1, R, ..]`; with chosen slots the clients' own, `[C, places, ..]`.
+    /// The same on the device, `[1, R, ..]`; with chosen slots the clients' own, `[C, slots, ..]`.
     device: Vec<Tensor<3>>,
     /// Slots of each client in flight, `C` lists; `None`: all have all.
     chosen: Option<Vec<Vec<usize>>>,
@@ -80,7 +80,7 @@ pub(crate) struct Parameters {
     active: Active,
     scale: f32,
     pub trained: Vec<Parameter>,
-    targets: Vec<Held>,
+    targets: Vec<TargetState>,
     head: Vec<Tensor<3>>,
     /// In full fine-tuning the encoder's tensors at the round's start, `[1, rows, cols]`; else none.
     weights: Vec<Tensor<3>>,
@@ -88,7 +88,7 @@ pub(crate) struct Parameters {
     pub optimizer: Optimizer,
     pub lanes: usize,
     not_finite: NotFinite,
-    /// Whether no place has held a client yet: all movement and moments are still zero.
+    /// Whether no lane has held a client yet: all movement and moments are still zero.
     fresh: bool,
     pub device: Device,
 }
@@ -111,11 +111,11 @@ pub(crate) fn cleared<const D: usize>(state: Tensor<D>, keep: &Tensor<D>, policy
     }
 }
 
-pub(crate) fn upload(m: &Matrix, device: &Device) -> Tensor<3> {
+pub(crate) fn to_device(m: &Matrix, device: &Device) -> Tensor<3> {
     Tensor::from_data(TensorData::new(m.data.clone(), [1, m.rows, m.cols]), device)
 }
 
-/// Matrices of some lanes in their places, zeros elsewhere: `[lanes, rows, cols]`, in one upload.
+/// Matrices of some lanes at their lanes, zeros elsewhere: `[lanes, rows, cols]`, in one upload.
 pub(crate) fn put(matrices: &[(usize, &Matrix)], [lanes, rows, cols]: [usize; 3], device: &Device) -> Tensor<3> {
     let mut all = vec![0f32; lanes * rows * cols];
     for (lane, matrix) in matrices {
@@ -124,9 +124,9 @@ pub(crate) fn put(matrices: &[(usize, &Matrix)], [lanes, rows, cols]: [usize; 3]
     Tensor::from_data(TensorData::new(all, [lanes, rows, cols]), device)
 }
 
-/// The chosen rows, then rows of zeros up to `places`.
-pub(crate) fn pick(m: &Matrix, chosen: &[usize], places: usize) -> Matrix {
-    let mut out = Matrix::zeros(places, m.cols);
+/// The chosen rows, then rows of zeros up to `slots`.
+pub(crate) fn pick(m: &Matrix, chosen: &[usize], slots: usize) -> Matrix {
+    let mut out = Matrix::zeros(slots, m.cols);
     for (row, &slot) in out.data.chunks_mut(m.cols.max(1)).zip(chosen) {
         row.copy_from_slice(&m.data[slot * m.cols..(slot + 1) * m.cols]);
     }
@@ -142,32 +142,32 @@ pub(crate) fn index(factor: Factor) -> usize {
 }
 
 impl Parameters {
-    /// State for `lanes` clients at the round's start; `device` without autodiff. `places` gives for every target how
+    /// State for `lanes` clients at the round's start; `device` without autodiff. `slots` gives for every target how
     /// many slots the client with most of them has; `None`: all slots train. `probing`: this is a probe.
     pub fn new(
         plan: &Plan,
         global: &Adapter,
         settings: &TrainSettings,
         lanes: usize,
-        places: Option<&[usize]>,
+        slots: Option<&[usize]>,
         probing: bool,
         device: &Device,
     ) -> Self {
         let kinds = if global.core.is_empty() { &Factor::ALL[..2] } else { &Factor::ALL[..] };
         let hold = |t: usize| {
             let host: Vec<Matrix> = kinds.iter().map(|&factor| global.slot_rows(factor, t)).collect();
-            let here = |m: &Matrix| match places {
-                None => upload(m, device),
-                Some(places) => Tensor::zeros([lanes, places[t], m.cols], device),
+            let here = |m: &Matrix| match slots {
+                None => to_device(m, device),
+                Some(slots) => Tensor::zeros([lanes, slots[t], m.cols], device),
             };
             let device = host.iter().map(here).collect();
-            Held { host, device, chosen: places.map(|_| vec![Vec::new(); lanes]), counts: None }
+            TargetState { host, device, chosen: slots.map(|_| vec![Vec::new(); lanes]), counts: None }
         };
-        let targets: Vec<Held> = (0..global.targets.len()).map(hold).collect();
-        let head: Vec<_> = global.head.iter().map(|t| upload(&t.value, device)).collect();
+        let targets: Vec<TargetState> = (0..global.targets.len()).map(hold).collect();
+        let head: Vec<_> = global.head.iter().map(|t| to_device(&t.value, device)).collect();
         let full = plan.active == Active::Full;
         assert!(!full || lanes == 1, "weights have no client axis: one client trains them at a time");
-        let weights: Vec<_> = global.weights.iter().filter(|_| full).map(|m| upload(m, device)).collect();
+        let weights: Vec<_> = global.weights.iter().filter(|_| full).map(|m| to_device(m, device)).collect();
         let parameter = |(role, lr, start): (Role, f64, &Tensor<3>)| {
             let [_, rows, cols] = start.dims();
             let zeros = || Tensor::zeros([lanes, rows, cols], device);
@@ -181,8 +181,8 @@ impl Parameters {
         };
         let factors = plan.active.factors().iter().flat_map(|&factor| {
             let lr = [plan.lr_a, plan.lr_b, plan.lr_core][index(factor)];
-            let held = targets.iter().enumerate().filter(|(_, held)| held.places() > 0);
-            held.map(move |(t, held)| (Role::Factor(t, factor), lr, &held.device[index(factor)]))
+            let target = targets.iter().enumerate().filter(|(_, target)| target.slots() > 0);
+            target.map(move |(t, target)| (Role::Factor(t, factor), lr, &target.device[index(factor)]))
         });
         let heads = head.iter().enumerate().filter(|_| plan.train_head);
         let heads = heads.map(|(i, start)| (Role::Head(i), settings.lr_head, start));
@@ -212,7 +212,7 @@ impl Parameters {
         let leaf = |p: &Parameter| p.state.movement.clone().autodiff().require_grad();
         let leaves: Vec<Tensor<3>> = self.trained.iter().map(leaf).collect();
         let mut factors: Vec<Vec<Tensor<3>>> =
-            self.targets.iter().map(|held| held.device.iter().map(|t| t.clone().autodiff()).collect()).collect();
+            self.targets.iter().map(|target| target.device.iter().map(|t| t.clone().autodiff()).collect()).collect();
         let mut head: Vec<Tensor<3>> = self.head.iter().map(|t| t.clone().autodiff()).collect();
         let mut weights: Vec<Tensor<3>> = self.weights.iter().map(|t| t.clone().autodiff()).collect();
         for (p, leaf) in self.trained.iter().zip(&leaves) {
@@ -224,20 +224,20 @@ impl Parameters {
             let folded = self.active.folds() && matches!(p.role, Role::Factor(..));
             *place = if folded { leaf.clone() } else { place.clone() + leaf.clone() };
         }
-        let update = |(factors, held): (Vec<Tensor<3>>, &Held)| {
-            (held.places() > 0).then(|| {
+        let update = |(factors, target): (Vec<Tensor<3>>, &TargetState)| {
+            (target.slots() > 0).then(|| {
                 let (a, b) = plain(factors);
-                LowRank { a, b, used: held.counts.clone(), scale: self.scale }
+                LowRank { a, b, used: target.counts.clone(), scale: self.scale }
             })
         };
         let updates = factors.into_iter().zip(&self.targets).map(update).collect();
         (leaves, ClientAdapter::new(updates, head), weights.into_iter().map(|t| t.squeeze_dim(0)).collect())
     }
 
-    /// Gives places to new clients: their slots, zero moments, and the movement each starts from (zero, or what a probe
+    /// Gives lanes to new clients: their slots, zero moments, and the movement each starts from (zero, or what a probe
     /// left of its slots).
-    pub fn reset(&mut self, starts: &[(usize, &Job)]) {
-        self.choose(starts);
+    pub fn reset(&mut self, starts: &[(usize, &ClientJob)]) {
+        self.load_slots(starts);
         let keep = (starts.len() < self.lanes).then(|| self.keep_all_but(starts.iter().map(|(lane, _)| *lane)));
         for p in &mut self.trained {
             if !self.fresh {
@@ -265,14 +265,14 @@ impl Parameters {
         self.fresh = false;
     }
 
-    /// Puts the clients' slots into their places.
-    fn choose(&mut self, starts: &[(usize, &Job)]) {
+    /// Brings the slots of clients that begin to the device.
+    fn load_slots(&mut self, starts: &[(usize, &ClientJob)]) {
         let choosing = || starts.iter().filter_map(|(lane, job)| Some((*lane, job.slots.as_ref()?)));
         if choosing().next().is_none() {
             return;
         }
-        for (t, held) in self.targets.iter_mut().enumerate() {
-            held.choose(choosing().map(|(lane, slots)| (lane, slots[t].as_slice())), &self.device);
+        for (t, target) in self.targets.iter_mut().enumerate() {
+            target.load_slots(choosing().map(|(lane, slots)| (lane, slots[t].as_slice())), &self.device);
         }
         for p in &mut self.trained {
             if let Role::Factor(t, factor) = p.role {
@@ -295,7 +295,7 @@ impl Parameters {
 
     /// Rows of a target's tensors on the device.
     pub fn rows(&self, target: usize) -> usize {
-        self.targets[target].places()
+        self.targets[target].slots()
     }
 
     /// Slots the client in `lane` has of a factor; `None`: all there are.
@@ -319,9 +319,9 @@ fn plain(mut factors: Vec<Tensor<3>>) -> (Tensor<3>, Tensor<3>) {
     (factors.remove(0), b)
 }
 
-impl Held {
+impl TargetState {
     /// Rows of the tensors on the device.
-    fn places(&self) -> usize {
+    fn slots(&self) -> usize {
         self.device[0].dims()[1]
     }
 
@@ -331,17 +331,17 @@ impl Held {
     }
 
     /// Gives clients their slots: one upload a factor, whoever begins.
-    fn choose<'s>(&mut self, starts: impl Iterator<Item = (usize, &'s [usize])>, device: &Device) {
-        let places = self.places();
+    fn load_slots<'s>(&mut self, starts: impl Iterator<Item = (usize, &'s [usize])>, device: &Device) {
+        let most = self.slots();
         let Some(chosen) = &mut self.chosen else { return };
         starts.for_each(|(lane, slots)| chosen[lane] = slots.to_vec());
         self.counts = Some(SlotCounts::new(chosen.iter().map(Vec::len).collect()));
-        if places == 0 {
+        if most == 0 {
             return;
         }
         for (tensor, host) in self.device.iter_mut().zip(&self.host) {
-            let rows: Vec<f32> = chosen.iter().flat_map(|slots| pick(host, slots, places).data).collect();
-            *tensor = Tensor::from_data(TensorData::new(rows, [chosen.len(), places, host.cols]), device);
+            let rows: Vec<f32> = chosen.iter().flat_map(|slots| pick(host, slots, most).data).collect();
+            *tensor = Tensor::from_data(TensorData::new(rows, [chosen.len(), most, host.cols]), device);
         }
     }
 }

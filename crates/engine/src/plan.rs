@@ -100,9 +100,9 @@ pub struct Plan {
     /// What clients keep for themselves.
     pub private: Private,
     /// What is done to an upload for privacy before it leaves.
-    pub guard: Guard,
+    pub privacy: ClientPrivacy,
     /// Each client also reports, layer by layer, how much the states of its first batch say ([`crate::layer_score`]).
-    pub survey: bool,
+    pub layer_scores: bool,
     /// A and B are a start that every client makes from the seed, so nobody is sent them.
     pub seeded: bool,
 }
@@ -123,8 +123,8 @@ impl Plan {
             terms: Terms::default(),
             optimizer: LocalOptimizer::default(),
             private: Private::default(),
-            guard: Guard::Open,
-            survey: false,
+            privacy: ClientPrivacy::Off,
+            layer_scores: false,
             seeded: false,
         }
     }
@@ -212,12 +212,12 @@ pub struct Terms {
     /// `λ·(‖A‖² + ‖B‖²)` over the factors that train.
     pub ridge: f64,
     /// HetLoRA's push on the last slots.
-    pub tail: Option<Tail>,
+    pub tail: Option<TailPenalty>,
     /// SoRA's shrinking of the gates after every step.
     pub threshold: Option<Threshold>,
     /// SCAFFOLD: the server's control variate; clients add theirs, and send what changed of it.
     #[serde(with = "message::presence")]
-    pub control: Option<Arc<Named>>,
+    pub variate: Option<Arc<Named>>,
     /// DFL's two branches.
     pub branches: Option<Branches>,
 }
@@ -226,7 +226,7 @@ pub struct Terms {
 /// product shrinks in local training, the client drops these slots from its upload, unless that leaves fewer than
 /// `least`.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Tail {
+pub struct TailPenalty {
     /// λ.
     pub weight: f64,
     /// γ.
@@ -235,7 +235,7 @@ pub struct Tail {
     pub least: usize,
 }
 
-impl Tail {
+impl TailPenalty {
     /// Slots of `rank` that stay in any case.
     pub fn keeps(&self, rank: usize) -> usize {
         ((self.decay * rank as f64).floor() as usize).clamp(self.least.min(rank), rank)
@@ -258,7 +258,7 @@ pub struct Branches {
     /// The first so many slots of every target are shared, the others private.
     pub shared: usize,
     /// Weight β of `−β·JS(z_shared, z_private)`, which pushes the branches' answers apart.
-    pub apart: f64,
+    pub divergence_weight: f64,
 }
 
 /// How clients step.
@@ -303,9 +303,10 @@ impl Private {
 
     /// From which of `rows` slots on a factor is private.
     pub fn from_row(&self, target: usize, factor: Factor, rows: usize) -> usize {
-        match self.factors.contains(&factor) || self.targets.contains(&target) {
-            true => 0,
-            false => self.slots_from.unwrap_or(rows).min(rows),
+        if self.factors.contains(&factor) || self.targets.contains(&target) {
+            0
+        } else {
+            self.slots_from.unwrap_or(rows).min(rows)
         }
     }
 }
@@ -313,10 +314,10 @@ impl Private {
 /// What is done to an upload before it leaves the client.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Guard {
+pub enum ClientPrivacy {
     /// Nothing.
     #[default]
-    Open,
+    Off,
     /// Gradients are clipped to norm `clip` at every step and every number gets noise of Laplace(0, `2·clip·η/ε`) once,
     /// as in APPFL (the LoRA-A² paper, table 4).
     Laplace {

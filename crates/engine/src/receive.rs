@@ -5,7 +5,7 @@ use bonfire_models::Adapter;
 
 use crate::sketch::sketch_of;
 use crate::upload::{HEADER, MAGIC, flags};
-use crate::{Guard, Plan, Slots, TrainSettings, Upload};
+use crate::{ClientPrivacy, Plan, Slots, TrainSettings, Upload};
 
 /// A message that is none, or that was not asked for.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -116,7 +116,7 @@ fn empty(
     slots: Option<Vec<Vec<usize>>>,
     bytes: usize,
 ) -> Result<Upload, String> {
-    let mut plain = Plan { guard: Guard::Open, ..plan.clone() };
+    let mut plain = Plan { privacy: ClientPrivacy::Off, ..plan.clone() };
     let tail = plain.terms.tail.take();
     let numbers = |upload: &Upload| 4 * (upload.adapter_params() + upload.head_params() + upload.aux_params()) as usize;
     let whole = sketch_of(&plain, global, settings, client, slots.clone());
@@ -140,8 +140,9 @@ fn fill(upload: &mut Upload, bytes: &[u8]) -> Result<(), String> {
     let mut numbers = bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]));
     upload.matrices_mut().flat_map(|m| &mut m.data).zip(&mut numbers).for_each(|(place, number)| *place = number);
     let finite = upload.matrices().chain(upload.aux.iter().flat_map(|(_, list)| list));
-    match finite.flat_map(|m| &m.data).all(|v| v.is_finite()) {
-        true => Ok(()),
-        false => Err("some of its numbers are not finite".into()),
+    if finite.flat_map(|m| &m.data).all(|v| v.is_finite()) {
+        Ok(())
+    } else {
+        Err("some of its numbers are not finite".into())
     }
 }

@@ -18,13 +18,13 @@ struct Found {
     /// Clients in flight at most: half of what failed.
     most: usize,
     /// Tokens of an evaluation batch.
-    judged: usize,
+    evaluated: usize,
 }
 
 impl Room {
-    /// Before anything was tried; evaluation begins with batches of `judged` tokens.
-    pub fn new(judged: usize) -> Room {
-        Room(Mutex::new(Found { tokens: FIRST, most: usize::MAX, judged }))
+    /// Before anything was tried; evaluation begins with batches of `evaluated` tokens.
+    pub fn new(evaluated: usize) -> Room {
+        Room(Mutex::new(Found { tokens: FIRST, most: usize::MAX, evaluated }))
     }
 
     fn found(&self) -> MutexGuard<'_, Found> {
@@ -42,8 +42,8 @@ impl Room {
     }
 
     /// Tokens of an evaluation batch.
-    pub fn judged(&self) -> usize {
-        self.found().judged
+    pub fn evaluated(&self) -> usize {
+        self.found().evaluated
     }
 
     /// A round held: the next one may be twice as large, up to `goal` tokens a step. Never again what failed.
@@ -67,7 +67,7 @@ impl Room {
     pub fn halve_judged(&self, tried: usize, longest: usize) -> Option<usize> {
         let mut found = self.found();
         let next = (tried > longest).then_some(tried / 2)?;
-        found.judged = found.judged.min(next);
+        found.evaluated = found.evaluated.min(next);
         Some(next)
     }
 }
@@ -98,8 +98,8 @@ mod tests {
     #[test]
     fn evaluation_halves_down_to_one_text() {
         let room = Room::new(4_096);
-        assert_eq!((room.halve_judged(4_096, 1_500), room.judged()), (Some(2_048), 2_048));
-        assert_eq!((room.halve_judged(2_048, 1_500), room.judged()), (Some(1_024), 1_024));
+        assert_eq!((room.halve_judged(4_096, 1_500), room.evaluated()), (Some(2_048), 2_048));
+        assert_eq!((room.halve_judged(2_048, 1_500), room.evaluated()), (Some(1_024), 1_024));
         assert_eq!(room.halve_judged(1_024, 1_500), None);
     }
 }

@@ -6,7 +6,7 @@ use bonfire_models::{Adapter, Factor, Matrix};
 use rand::{Rng, RngExt};
 
 use crate::parameters::Role;
-use crate::{Guard, Named, Plan, Private, Slots, Tail, TrainSettings, Upload};
+use crate::{ClientPrivacy, Named, Plan, Private, Slots, TailPenalty, TrainSettings, Upload};
 
 /// What a client holds at the end of a round, role by role.
 pub(crate) struct Learnt {
@@ -18,10 +18,10 @@ pub(crate) struct Learnt {
     /// Whether it chose them itself, so that the server must be told.
     pub chosen: bool,
     pub movement: Vec<Matrix>,
-    /// See [`crate::flight::Outcome::extra`].
+    /// See [`crate::local_loop::Outcome::extra`].
     pub extra: Vec<Matrix>,
     /// A score a layer, if the plan asks for them.
-    pub survey: Option<Matrix>,
+    pub layer_scores: Option<Matrix>,
     pub loss: f64,
     pub steps: usize,
     pub tokens: u64,
@@ -42,13 +42,13 @@ pub(crate) fn upload(
     }
     let mut kept = Named::new();
     let mut aux = Vec::new();
-    if let Some(server) = &plan.terms.control {
-        aux.push(("control", control(server, memory, &roles, &learnt, global, &mut kept)));
+    if let Some(server) = &plan.terms.variate {
+        aux.push(("control", variate(server, memory, &roles, &learnt, global, &mut kept)));
     }
     if matches!(plan.optimizer, crate::LocalOptimizer::Amended { .. }) {
         aux.push(("second", std::mem::take(&mut learnt.extra)));
     }
-    if let Some(scores) = learnt.survey.take() {
+    if let Some(scores) = learnt.layer_scores.take() {
         aux.push(("layers", vec![scores]));
     }
     let movement = keep_private(plan, global, &roles, &mut learnt, &mut kept);
@@ -89,12 +89,12 @@ pub(crate) fn upload(
         steps: learnt.steps,
         tokens: learnt.tokens,
     };
-    guard(plan, settings, noise, &mut upload);
+    protect(plan, settings, noise, &mut upload);
     upload
 }
 
 /// HetLoRA's self-pruning: the last slots go when their product has shrunk in training.
-fn drop_tail(plan: &Plan, global: &Adapter, tail: Tail, roles: &[Role], learnt: &mut Learnt) {
+fn drop_tail(plan: &Plan, global: &Adapter, tail: TailPenalty, roles: &[Role], learnt: &mut Learnt) {
     let targets = global.targets.len();
     let mut slots = learnt.slots.clone().unwrap_or_else(|| vec![(0..global.rank).collect::<Vec<usize>>(); targets]);
     let norm =
@@ -129,7 +129,7 @@ fn drop_tail(plan: &Plan, global: &Adapter, tail: Tail, roles: &[Role], learnt: 
 
 /// SCAFFOLD: the client's next control variate is its mean gradient (with plain SGD the paper's option II exactly);
 /// what changed of it is sent. Slots it does not have keep their variate.
-fn control(
+fn variate(
     server: &Named,
     memory: Option<&Named>,
     roles: &[Role],
@@ -249,10 +249,10 @@ pub fn personal(private: &Private, global: &Adapter, memory: Option<&Named>) -> 
 }
 
 /// What privacy asks of an upload.
-fn guard(plan: &Plan, settings: &TrainSettings, noise: &NoiseKey, upload: &mut Upload) {
-    match plan.guard {
-        Guard::Open => {}
-        Guard::Laplace { epsilon, clip } => {
+fn protect(plan: &Plan, settings: &TrainSettings, noise: &NoiseKey, upload: &mut Upload) {
+    match plan.privacy {
+        ClientPrivacy::Off => {}
+        ClientPrivacy::Laplace { epsilon, clip } => {
             let mut rng = noise.stream(Use::Privacy, plan.round as u64, upload.client as u64, 0);
             for (factor, list) in &mut upload.factors {
                 let lr = [plan.lr_a, plan.lr_b, plan.lr_core][crate::parameters::index(*factor)];
@@ -261,7 +261,7 @@ fn guard(plan: &Plan, settings: &TrainSettings, noise: &NoiseKey, upload: &mut U
             upload.weights.iter_mut().for_each(|m| add_laplace(m, 2.0 * clip * plan.lr_a / epsilon, &mut rng));
             upload.head.iter_mut().for_each(|m| add_laplace(m, 2.0 * clip * settings.lr_head / epsilon, &mut rng));
         }
-        Guard::Clip { clip } => upload.clip(clip),
+        ClientPrivacy::Clip { clip } => upload.clip(clip),
     }
 }
 

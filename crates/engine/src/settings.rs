@@ -49,19 +49,6 @@ pub struct TrainSettings {
     /// Draw a new order of the shard for every epoch; `false`: always the order of the shard.
     #[serde(default = "yes")]
     pub shuffle: bool,
-    /// Real tokens a step should hold where the number of clients in flight is chosen by the engine (`in_flight =
-    /// "auto"`). Left out: what the kind of device likes.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub tokens_per_step: Option<usize>,
-    /// Device memory to plan with, in GB (10⁹ bytes). Left out: what the device says it has.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub memory_gb: Option<f64>,
-    /// What the forward pass keeps for the backward pass.
-    #[serde(default)]
-    pub checkpoint: Checkpoint,
-    /// Numbers that the frozen weights and the activations are held in, and multiplied in.
-    #[serde(default)]
-    pub precision: Precision,
     /// FedProx (arXiv 1812.06127): adds `(prox/2)·‖θ − θᵗ‖²` over what trains to the local objective.
     #[serde(default)]
     pub prox: f64,
@@ -186,18 +173,50 @@ impl TrainSettings {
             ("train.weight_decay", rate(self.weight_decay), "a finite number, not negative"),
             ("train.betas", self.betas.iter().all(|b| (0.0..1.0).contains(b)), "two numbers in [0, 1)"),
             ("train.eps", self.eps > 0.0 && self.eps.is_finite(), "a small positive number"),
-            ("train.tokens_per_step", self.tokens_per_step != Some(0), "at least 1"),
-            ("train.memory_gb", self.memory_gb.is_none_or(|gb| gb > 0.0 && gb.is_finite()), "a positive number"),
             ("train.clip_norm", self.clip_norm.is_none_or(|c| c > 0.0), "a positive number"),
         ];
         checks.into_iter().find(|(_, ok, _)| !ok).map(|(key, _, want)| (key, format!("must be {want}")))
     }
 }
 
-/// `[train] checkpoint`: gradient checkpointing (arXiv 1604.06174).
+/// How the work is done on the devices (`[engine]`). What a run computes depends on `precision` alone; the rest decides how fast
+/// and in how much memory.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EngineSettings {
+    /// Clients on the device together: `"auto"` or a number.
+    #[serde(default)]
+    pub in_flight: InFlight,
+    /// Real tokens a step should hold where the number of clients in flight is chosen by the engine (`in_flight =
+    /// "auto"`). Left out: what the kind of device likes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokens_per_step: Option<usize>,
+    /// Device memory to plan with, in GB (10⁹ bytes). Left out: what the device says it has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_gb: Option<f64>,
+    /// What the forward pass keeps for the backward pass.
+    #[serde(default)]
+    pub recompute: Recompute,
+    /// Numbers that the frozen weights and the activations are held in, and multiplied in.
+    #[serde(default)]
+    pub precision: Precision,
+}
+
+impl EngineSettings {
+    /// The first thing wrong with these settings, as `(key, what would be right)`.
+    pub fn problem(&self) -> Option<(&'static str, String)> {
+        let checks = [
+            ("engine.tokens_per_step", self.tokens_per_step != Some(0), "at least 1"),
+            ("engine.memory_gb", self.memory_gb.is_none_or(|gb| gb > 0.0 && gb.is_finite()), "a positive number"),
+        ];
+        checks.into_iter().find(|(_, ok, _)| !ok).map(|(key, _, want)| (key, format!("must be {want}")))
+    }
+}
+
+/// `[engine] recompute`: gradient checkpointing (arXiv 1604.06174).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
-pub enum Checkpoint {
+pub enum Recompute {
     /// Everything is kept: fastest.
     #[default]
     None,

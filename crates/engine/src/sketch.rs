@@ -54,7 +54,7 @@ pub(crate) fn sketch_of(
         slots,
         extra: movement.clone(),
         movement,
-        survey: plan.survey.then(|| Matrix::zeros(1, layers(global))),
+        layer_scores: plan.layer_scores.then(|| Matrix::zeros(1, layers(global))),
         loss: 0.0,
         steps: 1,
         tokens: 0,

@@ -5,7 +5,7 @@ use bonfire_data::random::{NoiseKey, Use};
 use bonfire_engine::Upload;
 use bonfire_models::{Adapter, Factor, Matrix, standard_normal};
 
-use crate::products::in_order;
+use crate::client_products::in_order;
 use crate::server_optimizer::step;
 use crate::{Aggregation, Named, Norm, ServerOptimizer};
 

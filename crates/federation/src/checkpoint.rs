@@ -373,10 +373,7 @@ fn opened(bytes: &[u8]) -> Result<&[u8], CheckpointError> {
     if length != payload.len() as u64 {
         return Err(CheckpointError::Length { found, expected: length.saturating_add(HEAD as u64) });
     }
-    match Sha256::digest(payload)[..] == head[20..] {
-        true => Ok(payload),
-        false => Err(CheckpointError::Damaged),
-    }
+    if Sha256::digest(payload)[..] == head[20..] { Ok(payload) } else { Err(CheckpointError::Damaged) }
 }
 
 impl Checkpoint {

@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use bonfire_data::Shards;
 use bonfire_data::random::{Use, stream};
 use bonfire_engine::{
-    Engine, EngineError, Evaluation, Judged, Member, Named, Plan, Private, Progress, Split, Start, TokenizedData,
-    Trained, Upload, personal, summarise,
+    Engine, EngineError, Evaluation, Member, Named, Plan, Private, Progress, RowEvaluation, Split, Start,
+    TokenizedData, Trained, Upload, personal, summarise,
 };
 use bonfire_models::{Adapter, Model};
 use rand::RngExt;
@@ -32,7 +32,7 @@ pub(crate) struct Clients {
 impl Clients {
     pub fn new(settings: &Settings, models: Vec<Box<dyn Model>>, data: TokenizedData, shards: Shards) -> Self {
         let data_checksum = checksum_of_data(&data, &shards);
-        let engine = Engine::new(models, data.train, settings.train.clone(), settings.in_flight);
+        let engine = Engine::new(models, data.train, settings.train.clone(), settings.engine.clone());
         let (memories, private) = (BTreeMap::new(), Private::default());
         Clients { settings: settings.clone(), engine, test: data.test, shards, memories, private, data_checksum }
     }
@@ -58,45 +58,46 @@ impl Clients {
     fn pace(&self, round: usize, client: usize) -> f64 {
         let Some(stragglers) = self.settings.clients.stragglers else { return 1.0 };
         let mut rng = stream(self.settings.train.seed, Use::Pace, round as u64, client as u64, 0);
-        match rng.random_bool(stragglers.share) {
-            true => stragglers.least + (1.0 - stragglers.least) * rng.random::<f64>(),
-            false => 1.0,
+        if rng.random_bool(stragglers.share) {
+            stragglers.least + (1.0 - stragglers.least) * rng.random::<f64>()
+        } else {
+            1.0
         }
     }
 
     /// Clients that keep a part of the model for themselves, each with its own model as one plain adapter over the
     /// untouched backbone. Clients that never took part have none.
-    pub fn persons<'c>(&'c self, server: &'c Server) -> impl Iterator<Item = (usize, Adapter)> + 'c {
+    pub fn personal_models<'c>(&'c self, server: &'c Server) -> impl Iterator<Item = (usize, Adapter)> + 'c {
         let own = self.memories.keys().filter(|_| !self.private.is_nothing());
-        own.map(|&client| (client, self.person(server, client)))
+        own.map(|&client| (client, self.personal_model(server, client)))
     }
 
     /// The model of a client that keeps a part for itself.
-    fn person(&self, server: &Server, client: usize) -> Adapter {
+    fn personal_model(&self, server: &Server, client: usize) -> Adapter {
         server.merged.total(&personal(&self.private, &server.adapter, self.memories.get(&client)))
     }
 
     /// The test split by the global model.
-    pub fn judge(&self, server: &Server) -> Result<Vec<Option<Judged>>, EngineError> {
-        self.judge_rows(server, &(0..self.test.len()).collect::<Vec<_>>())
+    pub fn evaluate(&self, server: &Server) -> Result<Vec<Option<RowEvaluation>>, EngineError> {
+        self.evaluate_rows(server, &(0..self.test.len()).collect::<Vec<_>>())
     }
 
     /// Some rows of the test split by the global model.
-    pub fn judge_rows(&self, server: &Server, rows: &[usize]) -> Result<Vec<Option<Judged>>, EngineError> {
-        self.engine.judge(&server.model(), &self.test, rows)
+    pub fn evaluate_rows(&self, server: &Server, rows: &[usize]) -> Result<Vec<Option<RowEvaluation>>, EngineError> {
+        self.engine.evaluate_rows(&server.model(), &self.test, rows)
     }
 
     /// A client's test rows by its own model.
-    pub fn judge_person(&self, server: &Server, client: usize) -> Result<Evaluation, EngineError> {
+    pub fn evaluate_personal_model(&self, server: &Server, client: usize) -> Result<Evaluation, EngineError> {
         let rows = &self.shards.test[client];
-        Ok(summarise(&self.engine.judge(&self.person(server, client), &self.test, rows)?, rows))
+        Ok(summarise(&self.engine.evaluate_rows(&self.personal_model(server, client), &self.test, rows)?, rows))
     }
 
     /// The share of all test examples that their own clients' models get right.
-    pub fn judge_persons(&self, server: &Server) -> Result<Option<f64>, EngineError> {
+    pub fn evaluate_personal_models(&self, server: &Server) -> Result<Option<f64>, EngineError> {
         let (mut right, mut seen) = (0.0, 0);
         for (client, _) in self.shards.test.iter().enumerate().filter(|(_, rows)| !rows.is_empty()) {
-            let own = self.judge_person(server, client)?;
+            let own = self.evaluate_personal_model(server, client)?;
             right += own.accuracy * own.answers as f64;
             seen += own.answers;
         }

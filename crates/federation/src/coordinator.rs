@@ -5,7 +5,7 @@ use bonfire_engine::{Evaluation, MessageError, Plan, Upload};
 use bonfire_models::{Factor, Model, Task};
 
 use crate::download::{Download, Pushes};
-use crate::first::{begin_trained, first_adapter};
+use crate::initial_adapter::{begin_trained, initial_adapter};
 use crate::ledger::Traffic;
 use crate::overlap::overlap;
 use crate::protection::Protection;
@@ -41,7 +41,7 @@ impl Coordinator {
         if let Some((key, problem)) = settings.problem() {
             return Err(FederationError::Setting { key: key.into(), problem });
         }
-        let global = first_adapter(&settings, model)?;
+        let global = initial_adapter(&settings, model)?;
         let protection = Protection::new(&settings, clients)?;
         let strategy = build(&settings, &protection, settings.budgets(clients)?);
         let (mut server, mut ledger) = (Server::new(global), Ledger::new(clients));

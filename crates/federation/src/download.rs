@@ -72,12 +72,11 @@ impl Pushes {
                     .all(|r| old.data[r * old.cols..(r + 1) * old.cols] == new.data[r * new.cols..][..old.cols])
         };
         let grew = before.a.is_empty() || before.a.iter().zip(&after.a).all(starts_with);
-        match grew {
+        if grew {
+            self.starts.entry(round).or_insert_with(|| widths(before));
+        } else {
             // What stood there is not what stands there now.
-            false => self.starts.clear(),
-            true => {
-                self.starts.entry(round).or_insert_with(|| widths(before));
-            }
+            self.starts.clear();
         }
         self.starts.insert(round + 1, widths(after));
     }
@@ -188,9 +187,10 @@ impl Download {
         let targets = &copy.adapter.targets;
         let whole = |widths: &[f32]| -> Result<Vec<usize>, String> {
             let fits = |w: &f32| (0.0..1e6).contains(w) && w.fract() == 0.0;
-            match widths.len() == targets.len() && widths.iter().all(fits) {
-                true => Ok(widths.iter().map(|&w| w as usize).collect()),
-                false => Err("must be one whole number a target".into()),
+            if widths.len() == targets.len() && widths.iter().all(fits) {
+                Ok(widths.iter().map(|&w| w as usize).collect())
+            } else {
+                Err("must be one whole number a target".into())
             }
         };
         let to = whole(to)?;

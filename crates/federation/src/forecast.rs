@@ -5,7 +5,7 @@ use bonfire_engine::{Choice, Plan, Upload, sketch};
 use bonfire_models::{Adapter, DeltaLog, ModelInfo, Task, blank_head};
 use rand::SeedableRng;
 
-use crate::first::begin_trained;
+use crate::initial_adapter::begin_trained;
 use crate::protection::Protection;
 use crate::strategies::build;
 use crate::{FederationError, Ledger, Server, Settings, StrategySettings};

@@ -205,8 +205,8 @@ pub(crate) const HEADER: u64 = 12;
 /// Scalars of what a method sends to clients besides the model: control variates, moments, a direction.
 fn more_params(plan: &Plan) -> u64 {
     let params = |named: &Named| named.values().map(|m| m.data.len() as u64).sum::<u64>();
-    let control = plan.terms.control.as_ref().map_or(0, |c| params(c));
-    control
+    let variate = plan.terms.variate.as_ref().map_or(0, |c| params(c));
+    variate
         + match &plan.optimizer {
             LocalOptimizer::AdamW => 0,
             LocalOptimizer::Amended { second, direction, .. } => params(second) + params(direction),

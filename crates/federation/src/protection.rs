@@ -4,7 +4,7 @@
 use std::borrow::Cow;
 
 use bonfire_data::random::{NoiseKey, Use};
-use bonfire_engine::{Choice, Guard, Plan, Upload, sketch};
+use bonfire_engine::{Choice, ClientPrivacy, Plan, Upload, sketch};
 use bonfire_models::Adapter;
 use rand::RngExt;
 
@@ -97,7 +97,9 @@ impl Protection {
         settings: &Settings,
         uploads: &'u [Upload],
     ) -> Cow<'u, [Upload]> {
-        let (Guard::Clip { clip }, Some(_)) = (plan.guard, self.mechanism) else { return Cow::Borrowed(uploads) };
+        let (ClientPrivacy::Clip { clip }, Some(_)) = (plan.privacy, self.mechanism) else {
+            return Cow::Borrowed(uploads);
+        };
         let mut all = uploads.to_vec();
         all.iter_mut().filter(|u| u.norm() > clip * (1.0 + ROUNDING)).for_each(|upload| upload.clip(clip));
         let everything = Plan { selection: None, ranks: None, ..plan.clone() };

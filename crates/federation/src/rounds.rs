@@ -2,40 +2,39 @@
 //! a new objective into the engine.
 
 use std::collections::BTreeSet;
+use std::ops::ControlFlow;
 use std::time::Instant;
 
-use bonfire_engine::{EngineError, Evaluation, Judged, Plan, Trained, Upload, summarise};
+use bonfire_engine::{EngineError, Evaluation, Plan, RowEvaluation, Trained, Upload, summarise};
 
 use crate::clients::Clients;
-use crate::{ClientMetrics, Control, Event, FederationError, Run, Times};
+use crate::{ClientMetrics, Event, FederationError, Run, Times};
 
 /// The clients of `stays` that sent nothing that counts: what they learnt was not finite, or is not believed.
 fn skipped(round: usize, stays: &[usize], uploads: &[Upload]) -> Result<Vec<usize>, FederationError> {
     let sent: BTreeSet<usize> = uploads.iter().map(|u| u.client).collect();
     let skipped: Vec<usize> = stays.iter().copied().filter(|client| !sent.contains(client)).collect();
-    match sent.is_empty() && !skipped.is_empty() {
-        true => Err(FederationError::NobodyLeft { round }),
-        false => Ok(skipped),
-    }
+    if sent.is_empty() && !skipped.is_empty() { Err(FederationError::NobodyLeft { round }) } else { Ok(skipped) }
 }
 
 impl Run {
-    /// Runs the rounds that are left; `on` hears of everything and may end the run.
+    /// Runs the rounds that are left. `on` hears of everything and may break off: after a complete round the run ends there,
+    /// inside a round the round is given up.
     ///
     /// # Errors
     /// Training failed or gave numbers that are not finite; the state after the last complete round is kept.
-    pub fn train(&mut self, on: &mut dyn FnMut(Event<'_>) -> Control) -> Result<(), FederationError> {
+    pub fn train(&mut self, on: &mut dyn FnMut(Event<'_>) -> ControlFlow<()>) -> Result<(), FederationError> {
         while !self.coordinator.is_finished() {
             let start = Instant::now();
             let (plan, cohort) = (self.coordinator.plan(), self.coordinator.cohort());
             let (round, phase) = (plan.round, plan.active.name());
-            if on(Event::RoundStarted { round, phase, cohort: &cohort }) == Control::Stop {
+            if on(Event::RoundStarted { round, phase, cohort: &cohort }).is_break() {
                 return Ok(());
             }
             let (stays, dropped) = self.clients.settings.who_stays(round, &cohort);
 
             let clock = Instant::now();
-            let mut listen = |progress| on(Event::Progress(progress)) == Control::Continue;
+            let mut listen = |progress| on(Event::Progress(progress)).is_continue();
             let trained = self.clients.train(&plan, self.server().start(), &stays, &mut listen);
             let Trained { mut uploads, times: steps, in_flight, no_room_for } = match trained {
                 Err(EngineError::Stopped { .. }) => return Ok(()),
@@ -52,19 +51,19 @@ impl Run {
             let aggregate = clock.elapsed().as_secs_f64();
 
             let clock = Instant::now();
-            let (judged, persons) = (self.judge_if_due()?, self.judge_persons_if_due(&plan)?);
+            let (evaluated, personal_models) = (self.evaluate_if_due()?, self.evaluate_personal_if_due(&plan)?);
             let evaluate = clock.elapsed().as_secs_f64();
-            let mut metrics = self.coordinator.row(&plan, &uploads, traffic, judged.as_deref().map(summarise_all));
+            let mut metrics = self.coordinator.row(&plan, &uploads, traffic, evaluated.as_deref().map(summarise_all));
             metrics.dropped = dropped;
             metrics.skipped = skipped;
             (metrics.in_flight, metrics.no_room_for) = (in_flight, no_room_for);
-            metrics.personal_accuracy = persons;
+            metrics.personal_accuracy = personal_models;
             metrics.train_seconds = train_seconds;
             metrics.seconds = start.elapsed().as_secs_f64();
             metrics.times = Some(Times::new(steps, aggregate, evaluate, metrics.seconds));
-            let clients = self.client_metrics(&uploads, &sizes, judged.as_deref());
+            let clients = self.client_metrics(&uploads, &sizes, evaluated.as_deref());
             let (metrics, clients) = self.coordinator.published(metrics, clients);
-            if on(Event::RoundEnded { metrics: &metrics, clients: &clients, run: self }) == Control::Stop {
+            if on(Event::RoundEnded { metrics: &metrics, clients: &clients, run: self }).is_break() {
                 return Ok(());
             }
         }
@@ -72,20 +71,21 @@ impl Run {
     }
 
     /// Judges the test split by the new global model, when this round is due.
-    fn judge_if_due(&self) -> Result<Option<Vec<Option<Judged>>>, FederationError> {
+    fn evaluate_if_due(&self) -> Result<Option<Vec<Option<RowEvaluation>>>, FederationError> {
         let coordinator = &self.coordinator;
         if !coordinator.is_due() || self.clients.test.is_empty() || !coordinator.has_global_model() {
             return Ok(None);
         }
-        Ok(Some(self.clients.judge(self.server())?))
+        Ok(Some(self.clients.evaluate(self.server())?))
     }
 
     /// Where clients keep a part of the model for themselves: the share of all test examples that their own clients'
     /// models get right.
-    fn judge_persons_if_due(&self, plan: &Plan) -> Result<Option<f64>, FederationError> {
-        match !self.coordinator.is_due() || plan.private.is_nothing() {
-            true => Ok(None),
-            false => Ok(self.clients.judge_persons(self.server())?),
+    fn evaluate_personal_if_due(&self, plan: &Plan) -> Result<Option<f64>, FederationError> {
+        if !self.coordinator.is_due() || plan.private.is_nothing() {
+            Ok(None)
+        } else {
+            Ok(self.clients.evaluate_personal_models(self.server())?)
         }
     }
 
@@ -93,9 +93,9 @@ impl Run {
         &self,
         uploads: &[Upload],
         sizes: &[u64],
-        judged: Option<&[Option<Judged>]>,
+        evaluated: Option<&[Option<RowEvaluation>]>,
     ) -> Vec<ClientMetrics> {
-        let wanted = judged.filter(|_| self.clients.settings.evaluate.per_client);
+        let wanted = evaluated.filter(|_| self.clients.settings.evaluate.per_client);
         let one = |(u, &bytes): (&Upload, &u64)| {
             let rows = &self.clients.shards.test[u.client];
             let test_accuracy = wanted.filter(|_| !rows.is_empty()).map(|j| summarise(j, rows).accuracy);
@@ -105,6 +105,6 @@ impl Run {
     }
 }
 
-fn summarise_all(judged: &[Option<Judged>]) -> Evaluation {
-    summarise(judged, &(0..judged.len()).collect::<Vec<_>>())
+fn summarise_all(evaluated: &[Option<RowEvaluation>]) -> Evaluation {
+    summarise(evaluated, &(0..evaluated.len()).collect::<Vec<_>>())
 }

@@ -32,15 +32,6 @@ pub enum Event<'e> {
     },
 }
 
-/// The listener's answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Control {
-    /// Go on.
-    Continue,
-    /// Stop: after a complete round the run ends there; inside a round the round is given up.
-    Stop,
-}
-
 /// A federation with its server and all its clients in one process.
 pub struct Run {
     pub(crate) coordinator: Coordinator,
@@ -73,8 +64,8 @@ impl Run {
 
     /// Clients that keep a part of the model for themselves, each with its own model as one plain adapter over the
     /// untouched backbone. Clients that never took part have none.
-    pub fn persons(&self) -> impl Iterator<Item = (usize, Adapter)> {
-        self.clients.persons(self.server())
+    pub fn personal_models(&self) -> impl Iterator<Item = (usize, Adapter)> {
+        self.clients.personal_models(self.server())
     }
 
     /// What a client keeps for itself from round to round, by name: its part of the model (`b/3`, `head/0`, as movements from
@@ -122,13 +113,15 @@ impl Run {
             4 * (upload.adapter_params() + upload.head_params() + upload.aux_params())
         };
         // Where budgets differ some of the clients stand for all. A whole model is not made up to be measured.
-        let looked: Vec<usize> = match plan.selection.is_some() || plan.ranks.is_some() {
-            true => (0..clients).step_by(clients.div_ceil(16)).collect(),
-            false => vec![0],
+        let looked: Vec<usize> = if plan.selection.is_some() || plan.ranks.is_some() {
+            (0..clients).step_by(clients.div_ceil(16)).collect()
+        } else {
+            vec![0]
         };
-        let upload = match adapter.weights.is_empty() {
-            true => looked.iter().map(|&client| size(client)).sum::<u64>() / looked.len() as u64,
-            false => 4 * self.trainable_params(),
+        let upload = if adapter.weights.is_empty() {
+            looked.iter().map(|&client| size(client)).sum::<u64>() / looked.len() as u64
+        } else {
+            4 * self.trainable_params()
         };
         // Noise on the mean and equal weights look at a copy of them.
         let copied = settings.server.weights == Weights::Uniform || coordinator.protection.mechanism.is_some();

@@ -54,10 +54,7 @@ impl Server {
         for (t, slots) in live.iter().enumerate() {
             let slots: BTreeSet<usize> = slots.iter().copied().collect();
             for slot in 0..rank {
-                match slots.contains(&slot) {
-                    true => flags.data[t * rank + slot] = 1.0,
-                    false => self.clear_slot(t, slot),
-                }
+                if slots.contains(&slot) { flags.data[t * rank + slot] = 1.0 } else { self.clear_slot(t, slot) }
             }
         }
         self.state.insert(LIVE.into(), flags);

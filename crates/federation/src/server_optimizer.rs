@@ -30,9 +30,10 @@ pub(crate) fn step(optimizer: ServerOptimizer, state: &mut Named, name: &str, mo
             each(moved, |i, v| {
                 let m = betas[0] * f64::from(first.data[i]) + (1.0 - betas[0]) * v;
                 let (old, square) = (f64::from(second.data[i]), v * v);
-                let new = match yogi {
-                    true => old - (1.0 - betas[1]) * square * (old - square).signum(),
-                    false => betas[1] * old + (1.0 - betas[1]) * square,
+                let new = if yogi {
+                    old - (1.0 - betas[1]) * square * (old - square).signum()
+                } else {
+                    betas[1] * old + (1.0 - betas[1]) * square
                 };
                 (first.data[i], second.data[i]) = (m as f32, new as f32);
                 lr * m / (new.sqrt() + tau)

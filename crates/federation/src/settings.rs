@@ -9,7 +9,7 @@ mod server;
 mod strategy;
 
 use bonfire_data::random::{Use, stream};
-use bonfire_engine::{Checkpoint, Guard, InFlight, TrainSettings};
+use bonfire_engine::{ClientPrivacy, EngineSettings, Recompute, TrainSettings};
 use bonfire_models::{ModelInfo, Precision, TargetKind, Targets};
 use rand::RngExt;
 use rand::seq::SliceRandom;
@@ -42,8 +42,8 @@ pub struct Settings {
     pub privacy: Option<PrivacySettings>,
     /// When to evaluate.
     pub evaluate: EvaluateSettings,
-    /// Clients on the device together.
-    pub in_flight: InFlight,
+    /// How the work is done on the devices.
+    pub engine: EngineSettings,
 }
 
 /// SoRA's ξ over the gates' learning rate, as in its published runs (3e-4 / 8e-4 on STS-B).
@@ -180,12 +180,12 @@ impl Settings {
                     "puts noise on adapted weights, and full has no adapter; leave it out".into(),
                 ));
             }
-            if self.train.precision != Precision::F32 {
-                return Some(("train.precision", "must be \"f32\": full trains the weights themselves".into()));
+            if self.engine.precision != Precision::F32 {
+                return Some(("engine.precision", "must be \"f32\": full trains the weights themselves".into()));
             }
         }
-        if self.train.checkpoint == Checkpoint::Block && !self.strategy.recomputes() {
-            return Some(("train.checkpoint", format!("must be \"none\": {name} needs the whole graph at once")));
+        if self.engine.recompute == Recompute::Block && !self.strategy.recomputes() {
+            return Some(("engine.recompute", format!("must be \"none\": {name} needs the whole graph at once")));
         }
         if private && self.strategy.sends_more() {
             return Some((
@@ -260,8 +260,8 @@ impl Settings {
     }
 
     /// What clients do for privacy before an upload leaves.
-    pub fn guard(&self) -> Guard {
-        self.privacy.map_or(Guard::Open, |privacy| privacy.guard())
+    pub fn client_privacy(&self) -> ClientPrivacy {
+        self.privacy.map_or(ClientPrivacy::Off, |privacy| privacy.client_privacy())
     }
 
     /// What the run folder holds of clients.

@@ -99,11 +99,11 @@ impl Site {
                 format!("the plan is of round {}, and the site holds the start of {}", plan.round, self.holds());
             return Err(misfit(problem));
         }
-        let guard = self.clients.settings.guard();
-        if plan.guard != guard {
+        let privacy = self.clients.settings.client_privacy();
+        if plan.privacy != privacy {
             return Err(misfit(format!(
-                "the plan would have uploads leave under the privacy {:?}, and this site's own settings say {guard:?}; nothing is trained",
-                plan.guard
+                "the plan would have uploads leave under the privacy {:?}, and this site's own settings say {privacy:?}; nothing is trained",
+                plan.privacy
             )));
         }
         if let Some(problem) = plan.misfit(&self.copy.adapter, self.clients.shards.train.len()) {
@@ -117,7 +117,7 @@ impl Site {
         Ok(trained)
     }
 
-    /// Every client here that has test rows, judged by the global model of the copy, or by its own where clients keep a part
+    /// Every client here that has test rows, evaluated by the global model of the copy, or by its own where clients keep a part
     /// for themselves.
     ///
     /// # Errors
@@ -126,13 +126,13 @@ impl Site {
         let rows = |client: &&usize| !self.clients.shards.test[**client].is_empty();
         let with_rows = self.own.iter().filter(rows);
         if self.has_private_parts() {
-            let own = |&client| Ok((client, self.clients.judge_person(&self.copy, client)?));
+            let own = |&client| Ok((client, self.clients.evaluate_personal_model(&self.copy, client)?));
             return with_rows.map(own).collect();
         }
         let rows: Vec<usize> =
             with_rows.clone().flat_map(|&client| &self.clients.shards.test[client]).copied().collect();
-        let judged = self.clients.judge_rows(&self.copy, &rows)?;
-        Ok(with_rows.map(|&client| (client, summarise(&judged, &self.clients.shards.test[client]))).collect())
+        let evaluated = self.clients.evaluate_rows(&self.copy, &rows)?;
+        Ok(with_rows.map(|&client| (client, summarise(&evaluated, &self.clients.shards.test[client]))).collect())
     }
 
     /// Whether clients keep a part of the model for themselves.
@@ -140,9 +140,9 @@ impl Site {
         !self.clients.private.is_nothing()
     }
 
-    /// The clients' own models, where they keep a part for themselves: see [`crate::Run::persons`].
-    pub fn persons(&self) -> impl Iterator<Item = (usize, Adapter)> + '_ {
-        self.clients.persons(&self.copy)
+    /// The clients' own models, where they keep a part for themselves: see [`crate::Run::personal_models`].
+    pub fn personal_models(&self) -> impl Iterator<Item = (usize, Adapter)> + '_ {
+        self.clients.personal_models(&self.copy)
     }
 
     /// Its copy and what its clients keep, as bytes.

@@ -7,7 +7,7 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyByteArray, PyDict};
 
-use crate::errors::mistake;
+use crate::errors::user_error;
 
 /// `numpy.frombuffer`.
 fn from_buffer(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>> {
@@ -48,10 +48,10 @@ pub fn matrices<'py>(py: Python<'py>, named: &Named) -> PyResult<Bound<'py, PyDi
 /// The numbers of an array and its shape. `name` is what messages call it.
 pub fn read<T: Element>(name: &str, kind: &str, array: &Bound<'_, PyAny>) -> PyResult<(Vec<usize>, Vec<T>)> {
     let py = array.py();
-    let wrong = |_| mistake(py, format!("{name} must be a NumPy array of {kind}, contiguous in C order"));
+    let wrong = |_| user_error(py, format!("{name} must be a NumPy array of {kind}, contiguous in C order"));
     let buffer = PyBuffer::<T>::get(array).map_err(wrong)?;
     if !buffer.is_c_contiguous() {
-        return Err(mistake(py, format!("{name} must be contiguous in C order")));
+        return Err(user_error(py, format!("{name} must be contiguous in C order")));
     }
     Ok((buffer.shape().to_vec(), buffer.to_vec(py)?))
 }
@@ -61,7 +61,7 @@ pub fn vector(name: &str, array: &Bound<'_, PyAny>) -> PyResult<Vec<f32>> {
     let (shape, numbers) = read(name, "float32", array)?;
     match shape.len() {
         1 => Ok(numbers),
-        n => Err(mistake(array.py(), format!("{name} must have one axis, not {n}"))),
+        n => Err(user_error(array.py(), format!("{name} must have one axis, not {n}"))),
     }
 }
 
@@ -70,6 +70,6 @@ pub fn matrix(name: &str, array: &Bound<'_, PyAny>) -> PyResult<Matrix> {
     let (shape, numbers) = read(name, "float32", array)?;
     match shape[..] {
         [rows, cols] => Ok(Matrix::new(rows, cols, numbers)),
-        _ => Err(mistake(array.py(), format!("{name} must have two axes, not {}", shape.len()))),
+        _ => Err(user_error(array.py(), format!("{name} must have two axes, not {}", shape.len()))),
     }
 }

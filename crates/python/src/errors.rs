@@ -52,10 +52,7 @@ pub fn of(py: Python<'_>, error: &anyhow::Error) -> PyErr {
     let words = embed::words(error);
     let words = words.strip_prefix("error: ").unwrap_or(&words).to_string();
     let setting = error.downcast_ref::<FederationError>();
-    match embed::is_mistake(error) || matches!(setting, Some(FederationError::Setting { .. })) {
-        true => mistake(py, words),
-        false => raise(py, base(py), words),
-    }
+    if embed::is_user_error(error) || matches!(setting, Some(FederationError::Setting { .. })) { user_error(py, words) } else { raise(py, base(py), words) }
 }
 
 /// Something else that went wrong.
@@ -64,7 +61,7 @@ pub fn other(py: Python<'_>, words: impl ToString) -> PyErr {
 }
 
 /// What a caller did wrong.
-pub fn mistake(py: Python<'_>, words: impl ToString) -> PyErr {
+pub fn user_error(py: Python<'_>, words: impl ToString) -> PyErr {
     raise(py, config(py), words.to_string())
 }
 
@@ -73,6 +70,6 @@ pub fn of_download(py: Python<'_>, error: &DownloadError) -> PyErr {
     let words = format!("the download does not fit: {error}");
     match error {
         DownloadError::Stale { .. } => raise(py, stale(py), words),
-        DownloadError::Part { .. } => mistake(py, words),
+        DownloadError::Part { .. } => user_error(py, words),
     }
 }

@@ -3,9 +3,9 @@
 
 mod arrays;
 mod errors;
-mod given;
+mod config_input;
 mod messages;
-mod patience;
+mod interruptible;
 mod runs;
 mod server;
 mod site;

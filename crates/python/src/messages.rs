@@ -8,7 +8,7 @@ use pyo3::types::{PyDict, PyMapping};
 use serde::{Deserialize, Serialize};
 
 use crate::arrays;
-use crate::errors::mistake;
+use crate::errors::user_error;
 
 /// The server's orders for one round, and who is to take part.
 #[pyclass(frozen, module = "bonfire")]
@@ -30,7 +30,7 @@ impl Plan {
     #[new]
     #[pyo3(signature = (text, arrays = None))]
     fn new(py: Python<'_>, text: &str, arrays: Option<&Bound<'_, PyMapping>>) -> PyResult<Plan> {
-        let bad = |e: &dyn std::fmt::Display| mistake(py, format!("the text is not that of a plan: {e}"));
+        let bad = |e: &dyn std::fmt::Display| user_error(py, format!("the text is not that of a plan: {e}"));
         let Text::<serde_json::Value> { clients, plan } = serde_json::from_str(text).map_err(|e| bad(&e))?;
         let mut tensors = Named::new();
         for item in arrays.map(|arrays| arrays.items()).transpose()?.into_iter().flatten() {
@@ -184,8 +184,8 @@ impl Upload {
     ) -> PyResult<Upload> {
         let py = header.py();
         let get =
-            |name: &str| header.get_item(name).map_err(|_| mistake(py, format!("the upload's header has no {name}")));
-        let wrong = |name: &str| mistake(py, format!("{name} in the upload's header is not a number that can be"));
+            |name: &str| header.get_item(name).map_err(|_| user_error(py, format!("the upload's header has no {name}")));
+        let wrong = |name: &str| user_error(py, format!("{name} in the upload's header is not a number that can be"));
         let mut words = [0u32; 4];
         for (word, name) in words.iter_mut().zip(NAMES) {
             *word = get(name)?.extract().map_err(|_| wrong(name))?;

@@ -10,9 +10,9 @@ use pyo3::prelude::*;
 use pyo3::types::PyMapping;
 use serde_json::Value;
 
-use crate::errors::{mistake, of};
-use crate::given::{self, plain};
-use crate::patience::patiently;
+use crate::errors::{user_error, of};
+use crate::config_input::{self, plain};
+use crate::interruptible::patiently;
 
 /// A run that has ended, and its folder.
 #[pyclass(frozen, get_all, module = "bonfire")]
@@ -47,9 +47,9 @@ pub fn train(
     out: Option<PathBuf>,
     on_round: Option<&Bound<'_, PyAny>>,
 ) -> PyResult<Run> {
-    let loaded = given::load(config, overrides, device, py)?;
+    let loaded = config_input::load(config, overrides, device, py)?;
     let interrupt = Arc::new(Interrupt::default());
-    let hear = |row: RoundMetrics| match on_round {
+    let on_round = |row: RoundMetrics| match on_round {
         Some(call) => call.call1((plain(py, &row)?,)).map(drop),
         None => Ok(()),
     };
@@ -57,7 +57,7 @@ pub fn train(
     let done: Result<(PathBuf, Summary)> = patiently(
         py,
         || stop.give_up(),
-        hear,
+        on_round,
         |tell| {
             let told = Box::new(move |row: &RoundMetrics| drop(tell.send(row.clone())));
             embed::run(&loaded, out.as_deref(), interrupt, told)
@@ -90,12 +90,12 @@ pub fn compare<'py>(
     device: Option<String>,
 ) -> PyResult<Bound<'py, PyAny>> {
     // Checked here, so that a mapping is refused before a file is made of it.
-    let loaded = given::load(config, overrides, device.as_deref(), py)?;
+    let loaded = config_input::load(config, overrides, device.as_deref(), py)?;
     let config = match config {
         Some(it) if it.cast::<PyMapping>().is_ok() => {
-            return Err(mistake(py, "compare reads its configuration from a file; give a path"));
+            return Err(user_error(py, "compare reads its configuration from a file; give a path"));
         }
-        Some(it) => Some(given::path(it)?),
+        Some(it) => Some(config_input::path(it)?),
         None => None,
     };
     let strategies = match strategies {
@@ -106,7 +106,7 @@ pub fn compare<'py>(
         },
     };
     let out = out.unwrap_or_else(|| Path::new("compare").join(embed::name(&loaded)));
-    let sets = given::sets(overrides)?;
+    let sets = config_input::sets(overrides)?;
     let asked = Comparison { config, sets, device, strategies, seeds, ranks, alphas, out: out.clone() };
     let interrupt = Arc::new(Interrupt::default());
     let stop = Arc::clone(&interrupt);

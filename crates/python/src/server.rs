@@ -13,10 +13,10 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyMapping};
 
 use crate::arrays;
-use crate::errors::{mistake, of};
-use crate::given::{self, plain};
+use crate::errors::{user_error, of};
+use crate::config_input::{self, plain};
 use crate::messages::{Download, Plan, Upload};
-use crate::patience::patiently;
+use crate::interruptible::patiently;
 
 struct Inner {
     open: OpenServer,
@@ -145,7 +145,7 @@ impl Message {
 /// Clients of the federation, each once.
 fn clients(py: Python<'_>, clients: Vec<usize>, count: usize) -> PyResult<Vec<usize>> {
     if let Some(client) = clients.iter().find(|client| **client >= count) {
-        return Err(mistake(py, format!("there is no client {client}: the federation has {count}, counted from 0")));
+        return Err(user_error(py, format!("there is no client {client}: the federation has {count}, counted from 0")));
     }
     Ok(clients.into_iter().collect::<BTreeSet<_>>().into_iter().collect())
 }
@@ -162,7 +162,7 @@ impl Server {
         device: Option<&str>,
         evaluate: bool,
     ) -> PyResult<Server> {
-        let loaded = given::load(config, overrides, Some(device.unwrap_or("cpu")), py)?;
+        let loaded = config_input::load(config, overrides, Some(device.unwrap_or("cpu")), py)?;
         Server::open(py, &loaded, evaluate, None)
     }
 
@@ -177,7 +177,7 @@ impl Server {
         device: Option<&str>,
         evaluate: bool,
     ) -> PyResult<Server> {
-        let loaded = given::load(config, overrides, Some(device.unwrap_or("cpu")), py)?;
+        let loaded = config_input::load(config, overrides, Some(device.unwrap_or("cpu")), py)?;
         Server::open(py, &loaded, evaluate, Some(state))
     }
 

@@ -11,10 +11,10 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList, PyMapping};
 use serde_json::json;
 
-use crate::errors::{mistake, of, of_download};
-use crate::given::{self, plain};
+use crate::errors::{user_error, of, of_download};
+use crate::config_input::{self, plain};
 use crate::messages::{Download, Plan, Upload};
-use crate::patience::patiently;
+use crate::interruptible::patiently;
 
 /// What training may end with.
 enum Trouble {
@@ -42,7 +42,7 @@ fn holding(shards: Option<&Bound<'_, PyAny>>) -> PyResult<Holding> {
     let Some(shards) = shards else { return Ok(Holding::All) };
     let py = shards.py();
     let wrong =
-        |_| mistake(py, "shards are a list of client numbers, a mapping from client numbers to folders, or None");
+        |_| user_error(py, "shards are a list of client numbers, a mapping from client numbers to folders, or None");
     if let Ok(folders) = shards.cast::<PyMapping>() {
         let pairs: Vec<(usize, PathBuf)> = folders.items()?.extract().map_err(wrong)?;
         return Ok(Holding::Folders(BTreeMap::from_iter(pairs)));
@@ -62,7 +62,7 @@ impl Site {
         overrides: Option<&Bound<'_, PyMapping>>,
         device: Option<&str>,
     ) -> PyResult<Site> {
-        let loaded = given::load(config, overrides, device, py)?;
+        let loaded = config_input::load(config, overrides, device, py)?;
         let holding = holding(shards)?;
         let opened = patiently(py, || (), |()| Ok(()), |_| embed::site(&loaded, &holding))?;
         opened.map(|site| Site(Mutex::new(site))).map_err(|e| of(py, &e))
@@ -102,10 +102,10 @@ impl Site {
     fn train(&self, py: Python<'_>, adapter: &Download, plan: &Plan, round: Option<usize>) -> PyResult<Vec<Upload>> {
         let own = plan.orders.round;
         if let Some(round) = round.filter(|&round| round != own) {
-            return Err(mistake(py, format!("round {round} was asked for, with the plan of round {own}")));
+            return Err(user_error(py, format!("round {round} was asked for, with the plan of round {own}")));
         }
         if adapter.0.round != own {
-            return Err(mistake(py, format!("the download is for round {}, the plan for {own}", adapter.0.round)));
+            return Err(user_error(py, format!("the download is for round {}, the plan for {own}", adapter.0.round)));
         }
         let stop = AtomicBool::new(false);
         let (download, orders, cohort) = (adapter.0.clone(), &plan.orders, &plan.cohort);
@@ -155,7 +155,7 @@ impl Site {
     /// Takes up what `state` gave, on a site of the same configuration, data and clients.
     fn restore(&self, py: Python<'_>, state: &[u8]) -> PyResult<()> {
         let restored = self.here(py, |it| it.site.restore(state));
-        restored.map_err(|e| mistake(py, format!("the state cannot be taken up: it {e}")))
+        restored.map_err(|e| user_error(py, format!("the state cannot be taken up: it {e}")))
     }
 
     /// Writes the clients' own adapters in PEFT layout, `folder/0007`, where clients keep a part of the model for themselves.

@@ -29,18 +29,16 @@ pub(crate) fn empty(like: &CubeTensor, shape: impl Into<Shape>, dtype: DType) ->
 
 /// Room for a result of `like`'s type: zeros where some rows are nobody's and no kernel writes them.
 pub(crate) fn room(like: &CubeTensor, shape: [usize; 2], surplus: bool) -> CubeTensor {
-    match surplus {
-        true => CubeBackend::float_zeros(Shape::from(shape), &like.device, like.dtype.into()),
-        false => empty(like, shape, like.dtype),
+    if surplus {
+        CubeBackend::float_zeros(Shape::from(shape), &like.device, like.dtype.into())
+    } else {
+        empty(like, shape, like.dtype)
     }
 }
 
 /// The tensor itself where nothing else holds its memory, else a copy: what comes out may be written.
 pub(crate) fn owned(tensor: CubeTensor) -> CubeTensor {
-    match tensor.can_mut() && tensor.is_nonoverlapping() {
-        true => tensor,
-        false => tensor.copy(),
-    }
+    if tensor.can_mut() && tensor.is_nonoverlapping() { tensor } else { tensor.copy() }
 }
 
 /// A `[C|1, rows, cols]` stack of matrices as the kernels see it: transposed on request, and with a first axis of 1

@@ -54,7 +54,7 @@ fn device() -> Option<CubeDevice> {
         println!("SKIPPED: set BONFIRE_TEST_DEVICE to wgpu, vulkan or cuda, whichever is compiled in");
         return None;
     };
-    let dirty: Vec<_> = (4..19).map(|n| upload(&vec![f32::NAN; 1 << n], &[1 << n], &device)).collect();
+    let dirty: Vec<_> = (4..19).map(|n| to_device(&vec![f32::NAN; 1 << n], &[1 << n], &device)).collect();
     drop(dirty);
     Some(device)
 }
@@ -93,7 +93,7 @@ impl Random {
     }
 }
 
-fn upload(values: &[f32], shape: &[usize], device: &CubeDevice) -> CubeTensor {
+fn to_device(values: &[f32], shape: &[usize], device: &CubeDevice) -> CubeTensor {
     CubeBackend::float_from_data(TensorData::new(values.to_vec(), shape.to_vec()), device)
 }
 
@@ -101,7 +101,7 @@ fn upload(values: &[f32], shape: &[usize], device: &CubeDevice) -> CubeTensor {
 type Put = fn(&[f32], &[usize], &CubeDevice) -> CubeTensor;
 
 /// The layouts that every kernel must take.
-const LAYOUTS: [Put; 2] = [upload, pitched];
+const LAYOUTS: [Put; 2] = [to_device, pitched];
 
 /// The numbers with more room on every axis but the first than they take, full of NaN: rows as CUDA pads them, stacks as
 /// parts of larger ones.
@@ -114,7 +114,7 @@ fn pitched(values: &[f32], shape: &[usize], device: &CubeDevice) -> CubeTensor {
     for (i, &value) in values.iter().enumerate() {
         room[place(i, shape, &strides)] = value;
     }
-    let mut tensor = upload(&room, &[room.len()], device);
+    let mut tensor = to_device(&room, &[room.len()], device);
     tensor.meta = Box::new(Metadata::new(Shape::from(shape.to_vec()), strides));
     assert!(shape[0] < 2 || values.is_empty() || !tensor.is_contiguous(), "rows further apart than they are wide");
     tensor

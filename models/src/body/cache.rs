@@ -32,10 +32,10 @@ impl Body {
         let mut x = self.words_of(&ints(tokens.iter().map(|&t| t as i32).collect()), info);
         for (i, (layer, kept)) in self.layers.iter().zip(&mut cache.layers).enumerate() {
             let groups = &layer.groups;
-            let sight = info.sight(i);
+            let attention = info.layer_attention(i);
             let qkv = groups[0].linear.forward(normed(layer.norm(BeforeAttention), x.clone(), eps, false), arithmetic);
-            let qkv = layer.turned(qkv, info, sight.rope.map(|rope| &angles[rope]), false);
-            let attended = groups[1].linear.forward(attend(info, qkv, kept, sight.window), arithmetic);
+            let qkv = layer.turned(qkv, info, attention.rope.map(|rope| &angles[rope]), false);
+            let attended = groups[1].linear.forward(attend(info, qkv, kept, attention.window), arithmetic);
             x = x + normed(layer.norm(AfterAttention), attended, eps, false);
             let inside = normed(layer.norm(BeforeFeedForward), x.clone(), eps, false);
             let wide = gated(groups[2].linear.forward(inside, arithmetic), info.activation);

@@ -7,37 +7,47 @@ use burn::tensor::Tensor;
 use crate::description::NormPlace::{
     AfterAttention, AfterFeedForward, BeforeAttention, BeforeFeedForward, Keys, Queries,
 };
-use crate::layer::{Layer, Norm, Pass};
+use crate::layer::{Layer, LayerContext, Norm};
 use crate::rotary::Angles;
 use crate::{Activation, ModelInfo};
 
 impl Layer {
     /// `norm(x + attention(x))`, then `norm(x + feed-forward(x))`.
-    pub(super) fn post_norm(&self, x: Tensor<2>, pass: &Pass) -> Tensor<2> {
+    pub(super) fn post_norm(&self, x: Tensor<2>, context: &LayerContext) -> Tensor<2> {
         let norm = |place| self.norm(place).expect("post-norm layers have both norms");
-        let attended = self.attend(x.clone(), pass);
-        let (x, attended, rows) = pass.reading(x, attended);
-        let x = norm(AfterAttention).after(x, self.groups[1].apply(attended, pass, rows), pass.info.eps, pass.trained);
-        let wide = gelu(self.groups[2].apply(x.clone(), pass, rows));
-        norm(AfterFeedForward).after(x, self.groups[3].apply(wide, pass, rows), pass.info.eps, pass.trained)
+        let attended = self.attend(x.clone(), context);
+        let (x, attended, rows) = context.reading(x, attended);
+        let x = norm(AfterAttention).after(
+            x,
+            self.groups[1].apply(attended, context, rows),
+            context.info.eps,
+            context.trained,
+        );
+        let wide = gelu(self.groups[2].apply(x.clone(), context, rows));
+        norm(AfterFeedForward).after(x, self.groups[3].apply(wide, context, rows), context.info.eps, context.trained)
     }
 
     /// `x + attention(norm(x))`, then `x + feed-forward(norm(x))`; what is added is normed too where the layer has such norms.
-    pub(super) fn pre_norm(&self, x: Tensor<2>, pass: &Pass) -> Tensor<2> {
-        let normed = |place, x| normed(self.norm(place), x, pass.info.eps, pass.trained);
-        let attended = self.attend(normed(BeforeAttention, x.clone()), pass);
-        let (x, attended, rows) = pass.reading(x, attended);
-        let x = x + normed(AfterAttention, self.groups[1].apply(attended, pass, rows));
+    pub(super) fn pre_norm(&self, x: Tensor<2>, context: &LayerContext) -> Tensor<2> {
+        let normed = |place, x| normed(self.norm(place), x, context.info.eps, context.trained);
+        let attended = self.attend(normed(BeforeAttention, x.clone()), context);
+        let (x, attended, rows) = context.reading(x, attended);
+        let x = x + normed(AfterAttention, self.groups[1].apply(attended, context, rows));
         let inside = normed(BeforeFeedForward, x.clone());
-        let wide = gated(self.groups[2].apply(inside, pass, rows), pass.info.activation);
-        x + normed(AfterFeedForward, self.groups[3].apply(wide, pass, rows))
+        let wide = gated(self.groups[2].apply(inside, context, rows), context.info.activation);
+        x + normed(AfterFeedForward, self.groups[3].apply(wide, context, rows))
     }
 
-    fn attend(&self, x: Tensor<2>, pass: &Pass) -> Tensor<2> {
-        let qkv = self.turned(self.groups[0].apply(x, pass, pass.tokens), pass.info, pass.angles, pass.trained);
-        match pass.added_scores {
-            Some(scores) => packed_attention_with(qkv, pass.attention, scores),
-            None => packed_attention(qkv, pass.attention),
+    fn attend(&self, x: Tensor<2>, context: &LayerContext) -> Tensor<2> {
+        let qkv = self.turned(
+            self.groups[0].apply(x, context, context.tokens),
+            context.info,
+            context.angles,
+            context.trained,
+        );
+        match context.added_scores {
+            Some(scores) => packed_attention_with(qkv, context.attention, scores),
+            None => packed_attention(qkv, context.attention),
         }
     }
 

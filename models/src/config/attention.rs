@@ -4,7 +4,7 @@ use serde_json::Value;
 
 /// What one layer's attention sees.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct LayerSight {
+pub struct LayerAttention {
     /// A token sees those less than so many tokens away; `None`: all.
     pub window: Option<usize>,
     /// Which of the model's rotary embeddings turns queries and keys; `None`: none.

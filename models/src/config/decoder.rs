@@ -3,7 +3,7 @@
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::attention::{LayerSight, Rope, local_layers, rope, two_ropes};
+use super::attention::{LayerAttention, Rope, local_layers, rope, two_ropes};
 use super::{Activation, Architecture, Biases, ModelInfo, Pooling, sizes};
 
 /// What a language model has besides.
@@ -166,7 +166,7 @@ pub(super) fn parse(json: &[u8], architecture: Architecture) -> Result<ModelInfo
         activation,
         biases: Biases { qkv: qwen2 || attention_bias, output: attention_bias && !qwen2, feed_forward: raw.mlp_bias },
         ropes: ropes(&raw, &usual, gemma)?,
-        sights: sights(&raw, &usual, architecture)?,
+        layer_attentions: layer_attentions(&raw, &usual, architecture)?,
         query_width,
         embedding_scale: if gemma { (raw.hidden_size as f64).sqrt() } else { 1.0 },
         pooling: Pooling::Token,
@@ -221,7 +221,7 @@ fn ropes(raw: &Raw, usual: &Usual, by_kind: bool) -> Result<Vec<Rope>, String> {
 }
 
 /// What the layers see: all, a window, or by `layer_types`; and by which embedding they turn.
-fn sights(raw: &Raw, usual: &Usual, architecture: Architecture) -> Result<Vec<LayerSight>, String> {
+fn layer_attentions(raw: &Raw, usual: &Usual, architecture: Architecture) -> Result<Vec<LayerAttention>, String> {
     let layers = raw.num_hidden_layers;
     let used = raw.use_sliding_window.unwrap_or(usual.window_counts);
     let window = raw.sliding_window.or(usual.window).filter(|_| used);
@@ -243,11 +243,11 @@ fn sights(raw: &Raw, usual: &Usual, architecture: Architecture) -> Result<Vec<La
         return Err("layer_types names \"sliding_attention\", but there is no sliding_window".into());
     }
     let second = usize::from(architecture == Architecture::Gemma3);
-    let sight = |(local, turned): (bool, bool)| LayerSight {
+    let of_layer = |(local, turned): (bool, bool)| LayerAttention {
         window: window.filter(|_| local),
         rope: turned.then_some(if local { second } else { 0 }),
     };
-    Ok(local.into_iter().zip(turns).map(sight).collect())
+    Ok(local.into_iter().zip(turns).map(of_layer).collect())
 }
 
 /// Which layers turn queries and keys: all but SmolLM3's that know no positions.

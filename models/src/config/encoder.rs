@@ -3,7 +3,7 @@
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::attention::{LayerSight, local_layers, two_ropes};
+use super::attention::{LayerAttention, local_layers, two_ropes};
 use super::{Activation, Architecture, Biases, ModelInfo, Pooling, sizes};
 
 #[derive(Deserialize)]
@@ -171,7 +171,7 @@ fn encoder(raw: Raw, architecture: Architecture) -> Result<ModelInfo, String> {
         activation: Activation::Gelu,
         biases: Biases::all(true),
         ropes: Vec::new(),
-        sights: Vec::new(),
+        layer_attentions: Vec::new(),
         query_width: head_width as f64,
         embedding_scale: 1.0,
         pooling: Pooling::Token,
@@ -182,9 +182,10 @@ fn encoder(raw: Raw, architecture: Architecture) -> Result<ModelInfo, String> {
 }
 
 fn head_width(hidden: usize, heads: usize) -> Result<usize, String> {
-    match hidden.is_multiple_of(heads) {
-        true => Ok(hidden / heads),
-        false => Err(format!("hidden_size {hidden} is not a multiple of num_attention_heads {heads}")),
+    if hidden.is_multiple_of(heads) {
+        Ok(hidden / heads)
+    } else {
+        Err(format!("hidden_size {hidden} is not a multiple of num_attention_heads {heads}"))
     }
 }
 
@@ -284,7 +285,7 @@ pub(super) fn parse_modernbert(json: &[u8]) -> Result<ModelInfo, String> {
     let local = local_layers(raw.layer_types.as_deref(), raw.num_hidden_layers, |i| !i.is_multiple_of(every))?;
     // So far on either side, the token itself besides.
     let window = raw.local_attention / 2 + 1;
-    let sight = |local: bool| LayerSight { window: local.then_some(window), rope: Some(usize::from(local)) };
+    let of_layer = |local: bool| LayerAttention { window: local.then_some(window), rope: Some(usize::from(local)) };
     let bases = [raw.global_rope_theta, raw.local_rope_theta];
     Ok(ModelInfo {
         architecture: Architecture::ModernBert,
@@ -303,7 +304,7 @@ pub(super) fn parse_modernbert(json: &[u8]) -> Result<ModelInfo, String> {
         activation: Activation::Gelu,
         biases: Biases { qkv: raw.attention_bias, output: raw.attention_bias, feed_forward: raw.mlp_bias },
         ropes: two_ropes(raw.rope_parameters.as_ref(), raw.rope_scaling.as_ref(), bases, true)?,
-        sights: local.into_iter().map(sight).collect(),
+        layer_attentions: local.into_iter().map(of_layer).collect(),
         query_width: head_width as f64,
         embedding_scale: 1.0,
         pooling,

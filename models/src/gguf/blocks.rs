@@ -77,10 +77,7 @@ fn small(id: u32, block: &[u8], out: &mut Vec<f32>) {
     for i in 0..32 {
         let low = (bits[i % 16] >> (4 * (i / 16))) & 15;
         let q = f32::from(low | (((fifths >> i) & 1) as u8) << 4);
-        out.push(match has_minimum {
-            true => half(block, 0) * q + half(block, 2),
-            false => half(block, 0) * (q - middle),
-        });
+        out.push(if has_minimum { half(block, 0) * q + half(block, 2) } else { half(block, 0) * (q - middle) });
     }
 }
 

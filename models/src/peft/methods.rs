@@ -87,11 +87,12 @@ fn beginning(way: &str) -> Result<(), String> {
              save_pretrained(…, path_initial_model_for_weight_conversion=…), or {MERGE}"
         ));
     }
-    match PLAIN.contains(&small.as_str()) {
-        true => Ok(()),
-        false => Err(format!(
+    if PLAIN.contains(&small.as_str()) {
+        Ok(())
+    } else {
+        Err(format!(
             "init_lora_weights is \"{way}\", which is not known, and may change the model's weights; if it does not, write true"
-        )),
+        ))
     }
 }
 

@@ -87,10 +87,7 @@ fn file(dir: &Path, name: &str) -> Result<Vec<u8>, ModelError> {
         };
         problem(dir, what)
     })?;
-    match is_pointer(&bytes) {
-        true => Err(pointer(path.display().to_string())),
-        false => Ok(bytes),
-    }
+    if is_pointer(&bytes) { Err(pointer(path.display().to_string())) } else { Ok(bytes) }
 }
 
 /// The command that writes an adapter's pickle as safetensors.

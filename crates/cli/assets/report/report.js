@@ -166,25 +166,25 @@ function partition() {
   }
 }
 
-function persons() {
+function personal() {
   const place = gallery("How clients fare", "clients");
-  const none = runs.filter((run) => !run.persons);
+  const none = runs.filter((run) => !run.personal);
   missing(place, none.filter((run) => !run.per_client),
     "accuracy by client was not measured. Train with --set evaluate.per_client=true to have it.");
   missing(place, none.filter((run) => run.per_client), "no round has accuracies of single clients.");
-  const have = runs.map((run, i) => ({ ...run, i })).filter((run) => run.persons);
+  const have = runs.map((run, i) => ({ ...run, i })).filter((run) => run.personal);
   if (!have.length) return;
-  const bins = have[0].persons.bins.length;
+  const bins = have[0].personal.bins.length;
   const edge = (b) => Math.round((100 * b) / bins);
   const names = Array.from({ length: bins }, (_, b) => `${edge(b)}–${edge(b + 1)}`);
   const one = (run) => {
-    const { round, clients, least, median, most } = run.persons;
+    const { round, clients, least, median, most } = run.personal;
     return `${several ? `${run.label}: r` : "R"}ound ${round}, ${words.count(clients, "client")} of its cohort with test examples; lowest ${words.percent(least)}, median ${words.percent(median)}, highest ${words.percent(most)}.`;
   };
   bars(place, {
     title: "Clients by accuracy of the global model on their own test examples", about: have.map(one), summary: have.map(one).join(" "),
     x: "accuracy (%)", y: "clients", names, head: "Accuracy (%)", show: words.number, counts: true, whole: true, tip: (i) => `Accuracy ${names[i]} %`,
-    series: have.map((run) => ({ name: several ? run.label : "clients", colour: run.i, values: run.persons.bins })),
+    series: have.map((run) => ({ name: several ? run.label : "clients", colour: run.i, values: run.personal.bins })),
   });
 }
 
@@ -289,6 +289,6 @@ Chart.defaults.plugins.colors.enabled = false;
 theme = dark.matches ? "dark" : "light";
 document.documentElement.dataset.theme = theme;
 head();
-[summary, learning, traffic, partition, persons, slots, times, configs, contents].forEach((part) => part());
+[summary, learning, traffic, partition, personal, slots, times, configs, contents].forEach((part) => part());
 choose("system");
 document.documentElement.dataset.drawn = String(drawn.length);

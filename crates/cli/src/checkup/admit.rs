@@ -14,8 +14,8 @@ use serde::{Deserialize, Serialize};
 use super::{Depth, Purpose, Verdict, examine, verdict};
 use crate::console::note;
 use crate::device::Opened;
-use crate::mistake::Mistake;
 use crate::run_folder::replace;
+use crate::user_error::UserError;
 
 /// What was said of devices before, by [`key`].
 #[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -46,7 +46,7 @@ pub fn admit(opened: &[Opened], purpose: impl FnOnce() -> Result<Purpose>, quiet
 }
 
 /// Checks and remembers.
-fn first_time(device: &Opened, purpose: Purpose, quiet: bool) -> Result<Verdict, Mistake> {
+fn first_time(device: &Opened, purpose: Purpose, quiet: bool) -> Result<Verdict, UserError> {
     if !quiet {
         note(format!("the first such training on {}: checking that it computes {purpose} right", device.name));
     }

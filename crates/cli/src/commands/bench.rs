@@ -28,8 +28,8 @@ use crate::args::Common;
 use crate::console::{note, say};
 use crate::device::{Devices, Opened, names};
 use crate::memory::keep_freed_awhile;
-use crate::mistake::Mistake;
 use crate::run_folder::replace;
+use crate::user_error::UserError;
 use args::{Method, Part, WayName};
 use report::{DeviceReport, ModelFacts, Report};
 use work::Work;
@@ -76,67 +76,65 @@ fn refuse_wrong(report: &Report) -> Result<()> {
 }
 
 /// Mistakes that no single option shows.
-fn check(args: &BenchArgs, common: &Common) -> Result<(), Mistake> {
+fn check(args: &BenchArgs, common: &Common) -> Result<(), UserError> {
     common.refuse_sets("bench", "use its own options; `bonfire bench --help` lists them")?;
     if !args.devices.is_empty() && common.device.is_some() {
-        return Err(Mistake::new("--device and --devices are both given").help("give one of them"));
+        return Err(UserError::new("--device and --devices are both given").help("give one of them"));
     }
     const TEXTS: usize = 10_000_000;
     let texts = args.clients.saturating_mul(args.batch).saturating_mul(args.steps);
     if texts > TEXTS {
-        return Err(Mistake::new(format!("--clients x --batch x --steps are {texts} texts"))
+        return Err(UserError::new(format!("--clients x --batch x --steps are {texts} texts"))
             .help(format!("use at most {TEXTS} in all")));
     }
     check_method(args)?;
     check_files(args)
 }
 
-fn check_method(args: &BenchArgs) -> Result<(), Mistake> {
+fn check_method(args: &BenchArgs) -> Result<(), UserError> {
     if args.budget.is_some() && args.strategy.is_some_and(|strategy| strategy != Method::LoraA2) {
-        return Err(Mistake::new("--budget is read by lora-a2 alone").help("add --strategy lora-a2, or leave it out"));
+        return Err(UserError::new("--budget is read by lora-a2 alone").help("add --strategy lora-a2, or leave it out"));
     }
     match args.budget.filter(|&budget| budget > args.rank) {
         Some(budget) => {
             let what = format!("--budget {budget} is above --rank {}", args.rank);
-            Err(Mistake::new(what).help(format!("use 1 to {}", args.rank)))
+            Err(UserError::new(what).help(format!("use 1 to {}", args.rank)))
         }
         None => Ok(()),
     }
 }
 
 /// The way by Burn's own modules is an encoder.
-fn check_ways(args: &BenchArgs, work: &Work) -> Result<(), Mistake> {
+fn check_ways(args: &BenchArgs, work: &Work) -> Result<(), UserError> {
     if args.ways.contains(&WayName::BurnApplyLora) && work.info.architecture.is_decoder() {
         let what = format!("--ways burn-apply-lora trains an encoder, and --shape {} is none", args.shape);
-        return Err(Mistake::new(what).help("leave it out, or use --shape builtin, minilm or roberta-base"));
+        return Err(UserError::new(what).help("leave it out, or use --shape builtin, minilm or roberta-base"));
     }
     Ok(())
 }
 
 /// Folders that are missing are said now, not after minutes of measuring.
-fn check_files(args: &BenchArgs) -> Result<(), Mistake> {
+fn check_files(args: &BenchArgs) -> Result<(), UserError> {
     for (option, path) in [("--json", &args.json), ("--svg", &args.svg)] {
         let folder = path.as_ref().and_then(|path| path.parent()).filter(|folder| !folder.as_os_str().is_empty());
         if let Some(folder) = folder.filter(|folder| !folder.is_dir()) {
             let what = format!("{option}: there is no folder {}", folder.display());
-            return Err(Mistake::new(what).help("make it first, or name another file"));
+            return Err(UserError::new(what).help("make it first, or name another file"));
         }
     }
     Ok(())
 }
 
 fn parts(args: &BenchArgs) -> Vec<Part> {
-    match args.parts.is_empty() {
-        true => vec![Part::Gemm, Part::Step],
-        false => args.parts.clone(),
-    }
+    if args.parts.is_empty() { vec![Part::Gemm, Part::Step] } else { args.parts.clone() }
 }
 
 /// What is measured one after another: each device of `--devices`, or those of `--device` together.
 fn devices(args: &BenchArgs, common: &Common) -> Vec<Devices> {
-    match args.devices.is_empty() {
-        true => vec![common.device.clone().unwrap_or_default()],
-        false => args.devices.iter().map(|&choice| choice.into()).collect(),
+    if args.devices.is_empty() {
+        vec![common.device.clone().unwrap_or_default()]
+    } else {
+        args.devices.iter().map(|&choice| choice.into()).collect()
     }
 }
 

@@ -2,17 +2,17 @@
 //! rank, partition and seed, and leaves an ordinary run folder; what is there already is not run again, and what was cut is gone on with.
 
 mod args;
-mod board;
 mod figure;
 mod folder;
 pub mod grid;
+mod outputs;
 mod plots;
 mod results;
+mod session;
 mod table;
 #[cfg(test)]
 mod untrusted;
 pub mod variant;
-mod workplace;
 
 use std::fs;
 use std::path::PathBuf;
@@ -27,10 +27,10 @@ use crate::args::Common;
 use crate::console::{bytes, note, percent, say, seconds};
 use crate::interrupt::Interrupt;
 use crate::run_folder::Lock;
-use board::Board;
 use grid::{Asked, Grid};
+use outputs::Outputs;
 use results::Outcome;
-use workplace::Workplace;
+use session::Session;
 
 /// Runs the command.
 ///
@@ -53,7 +53,7 @@ pub fn run(args: &CompareArgs, common: &Common) -> Result<()> {
 ///
 /// # Errors
 /// As [`run`].
-pub fn silently(args: &CompareArgs, common: &Common, interrupt: Arc<Interrupt>) -> Result<()> {
+pub fn quietly_run(args: &CompareArgs, common: &Common, interrupt: Arc<Interrupt>) -> Result<()> {
     let grid = grid(args, common)?;
     let mut board = board(args, &grid)?;
     let waiting = board.waiting();
@@ -66,21 +66,21 @@ fn grid(args: &CompareArgs, common: &Common) -> Result<Grid> {
     Grid::new(args.config.as_deref(), common, &asked)
 }
 
-fn board<'g>(args: &CompareArgs, grid: &'g Grid) -> Result<Board<'g>> {
+fn board<'g>(args: &CompareArgs, grid: &'g Grid) -> Result<Outputs<'g>> {
     let out = args.out.clone().unwrap_or_else(|| PathBuf::from("compare").join(grid.name()));
-    Board::open(&out, grid, args.only_missing)
+    Outputs::open(&out, grid, args.only_missing)
 }
 
 /// Trains the cells that are waiting and writes what came of it.
 fn carry_out(
     grid: &Grid,
-    board: &mut Board<'_>,
+    board: &mut Outputs<'_>,
     waiting: &[usize],
     quiet: bool,
     interrupt: impl FnOnce() -> Result<Arc<Interrupt>>,
 ) -> Result<()> {
     if !waiting.is_empty() {
-        let workplace = Workplace::prepare(grid, waiting, interrupt)?;
+        let workplace = Session::prepare(grid, waiting, interrupt)?;
         let out = board.out();
         fs::create_dir_all(out).with_context(|| format!("cannot make the folder {}", out.display()))?;
         // A cell that another process has finished in the meantime has no round left.
@@ -91,7 +91,7 @@ fn carry_out(
 }
 
 /// Trains the cells one after another, and writes what is known after each.
-fn train(workplace: &Workplace<'_>, waiting: &[usize], board: &mut Board<'_>, quiet: bool) -> Result<()> {
+fn train(workplace: &Session<'_>, waiting: &[usize], board: &mut Outputs<'_>, quiet: bool) -> Result<()> {
     let start = Instant::now();
     for (done, &cell) in waiting.iter().enumerate() {
         if workplace.interrupted() {
@@ -121,7 +121,7 @@ fn train(workplace: &Workplace<'_>, waiting: &[usize], board: &mut Board<'_>, qu
 }
 
 /// The table, what is missing, and an error if cells failed.
-fn finish(board: &Board<'_>, quiet: bool) -> Result<()> {
+fn finish(board: &Outputs<'_>, quiet: bool) -> Result<()> {
     if !quiet {
         say("");
     }
@@ -137,7 +137,7 @@ fn finish(board: &Board<'_>, quiet: bool) -> Result<()> {
 }
 
 /// An error if cells failed.
-fn failures(board: &Board<'_>) -> Result<()> {
+fn failures(board: &Outputs<'_>) -> Result<()> {
     let cells = board.cells();
     match board.failures() {
         failures if failures.is_empty() => Ok(()),

@@ -8,7 +8,7 @@ use clap::Args;
 use crate::args::Common;
 use crate::config;
 use crate::console::{note, put, say};
-use crate::mistake::Mistake;
+use crate::user_error::UserError;
 
 /// Options of `config`.
 #[derive(Debug, Args)]
@@ -30,7 +30,7 @@ pub struct ConfigArgs {
 pub fn run(args: &ConfigArgs, common: &Common) -> Result<()> {
     if let Some(set) = common.sets.first().filter(|_| args.schema || args.init.is_some()) {
         let what = format!("--schema and --init read no configuration, so `--set {set}` changes nothing");
-        return Err(Mistake::new(what).help("leave it out").into());
+        return Err(UserError::new(what).help("leave it out").into());
     }
     match &args.init {
         _ if args.schema => put(serde_json::to_string_pretty(&config::schema())?),
@@ -42,7 +42,7 @@ pub fn run(args: &ConfigArgs, common: &Common) -> Result<()> {
 }
 
 /// Prints the configuration as a run would have it, all defaults filled in.
-fn resolved(file: Option<&Path>, common: &Common) -> Result<(), Mistake> {
+fn resolved(file: Option<&Path>, common: &Common) -> Result<(), UserError> {
     let mut loaded = config::load(file, &common.sets)?;
     loaded.notices.iter().for_each(note);
     if let Some(devices) = &common.device {
@@ -58,7 +58,9 @@ fn write(file: &Path) -> Result<()> {
     let made = std::fs::File::options().write(true).create_new(true).open(file);
     let mut made = match made {
         Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
-            return Err(Mistake::new(format!("{} is there already", file.display())).help("name another file").into());
+            return Err(UserError::new(format!("{} is there already", file.display()))
+                .help("name another file")
+                .into());
         }
         other => other.with_context(|| format!("cannot write {}", file.display()))?,
     };

@@ -16,7 +16,7 @@ use crate::commands::compare::variant::{Variant, Variants, our_forms};
 use crate::config::{RunConfig, TaskKind};
 use crate::console::{bytes, note, put, say, seconds, short};
 use crate::job;
-use crate::mistake::Mistake;
+use crate::user_error::UserError;
 
 /// Options of `cost`.
 #[derive(Debug, Args)]
@@ -170,7 +170,7 @@ fn task(args: &CostArgs, opened: &[(Grid, bool)]) -> Result<Task> {
         (Some(labels), _) => Ok(labels),
         (None, false) => Ok(2),
         (None, true) if has_data => Ok(job::dataset(base)?.labels.len()),
-        (None, true) => Err(Mistake::new("the head is sent too, and its size goes by the number of labels")
+        (None, true) => Err(UserError::new("the head is sent too, and its size goes by the number of labels")
             .help("pass --labels N, or --set data.path=DIR to count them")
             .into()),
     };
@@ -218,10 +218,14 @@ fn print(args: &CostArgs, config: &RunConfig, costs: &[Cost]) {
     let mut rows =
         vec![row(["strategy", "rank", "sent", "bytes up", "bytes down", "largest upload", "a round", "secure sum"])];
     for cost in costs {
-        let span = |low: String, high: String| match low == high {
-            true if cost.about => format!("about {low}"),
-            true => low,
-            false => format!("{low} to {high}"),
+        let span = |low: String, high: String| {
+            if low != high {
+                format!("{low} to {high}")
+            } else if cost.about {
+                format!("about {low}")
+            } else {
+                low
+            }
         };
         let range = |of: &dyn Fn(&Forecast) -> String| span(of(&cost.low), of(&cost.high));
         let [fast, slow] = cost.seconds_a_round.map(seconds);

@@ -15,7 +15,7 @@ use crate::args::Common;
 use crate::checkup::{self, Depth, Purpose, Verdict, admit};
 use crate::console::{note, put, say};
 use crate::device::{self, DeviceChoice, Opened, Tried};
-use crate::mistake::{Mistake, quietly};
+use crate::user_error::{UserError, quietly};
 
 /// Options of `doctor`.
 #[derive(Debug, Args)]
@@ -48,10 +48,7 @@ pub fn run(args: &DoctorArgs, common: &Common) -> Result<()> {
     }
     let mut report = Report { system, devices: Vec::new(), kernels: None };
     for (choice, opened) in devices {
-        let patient = match args.list {
-            true => list(choice, opened),
-            false => visit(choice, opened, common.quiet)?,
-        };
+        let patient = if args.list { list(choice, opened) } else { visit(choice, opened, common.quiet)? };
         if shown {
             say(format!("\n{}", patient.words()));
         }
@@ -61,9 +58,10 @@ pub fn run(args: &DoctorArgs, common: &Common) -> Result<()> {
     if let Some(kernels) = report.kernels.as_ref().filter(|_| shown) {
         say(format!("\n{}", kernels.words()));
     }
-    match args.json {
-        true => put(serde_json::to_string_pretty(&report)?),
-        false => say(format!("{}{}", if shown { "\n" } else { "" }, report.verdicts())),
+    if args.json {
+        put(serde_json::to_string_pretty(&report)?)
+    } else {
+        say(format!("{}{}", if shown { "\n" } else { "" }, report.verdicts()))
     }
     match report.devices.iter().filter(|patient| !patient.verdict.is_fit()).count() {
         0 => Ok(()),
@@ -72,7 +70,7 @@ pub fn run(args: &DoctorArgs, common: &Common) -> Result<()> {
 }
 
 /// Those of `--device`, else all of every backend.
-fn devices(common: &Common) -> Result<Vec<Tried>, Mistake> {
+fn devices(common: &Common) -> Result<Vec<Tried>, UserError> {
     let Some(asked) = &common.device else { return Ok(device::every()) };
     let one = |&choice: &DeviceChoice| match device::open(choice) {
         Err(mistake) if !choice.is_compiled_in() => Err(mistake),
@@ -82,7 +80,7 @@ fn devices(common: &Common) -> Result<Vec<Tried>, Mistake> {
 }
 
 /// What is known of a device without checking it.
-fn list(choice: DeviceChoice, opened: Result<Opened, Mistake>) -> Patient {
+fn list(choice: DeviceChoice, opened: Result<Opened, UserError>) -> Patient {
     let opened = match opened {
         Ok(opened) => opened,
         Err(mistake) => return Patient::silent(choice, mistake.what),
@@ -96,7 +94,7 @@ fn memory(opened: &Opened) -> Option<u64> {
 }
 
 /// Checks one device and remembers the verdict for `train`.
-fn visit(choice: DeviceChoice, opened: Result<Opened, Mistake>, quiet: bool) -> Result<Patient, Mistake> {
+fn visit(choice: DeviceChoice, opened: Result<Opened, UserError>, quiet: bool) -> Result<Patient, UserError> {
     let opened = match opened {
         Ok(opened) => opened,
         Err(mistake) => return Ok(Patient::silent(choice, mistake.what)),

@@ -14,7 +14,7 @@ use crate::config::{self, Loaded, Source};
 use crate::console::{note, percent, put, say};
 use crate::device;
 use crate::job;
-use crate::run_folder::{ADAPTER, CONFIG, MODEL, left};
+use crate::run_folder::{ADAPTER, CONFIG, MODEL, read};
 
 /// Runs the command.
 ///
@@ -43,16 +43,17 @@ pub fn run(args: &EvaluateArgs, common: &Common) -> Result<()> {
     if let Some(path) = &args.predictions {
         predictions::write(path, &model, &adapter, &split, &data.labels)?;
     }
-    match args.json {
-        true => put(json!(result)),
-        false => say(format!(
+    if args.json {
+        put(json!(result))
+    } else {
+        say(format!(
             "{name} loss {:.4}, {} on {} texts of {} ({})",
             result.loss,
             in_words(&result, task),
             result.examples,
             data.name,
             opened.name
-        )),
+        ))
     }
     Ok(())
 }
@@ -73,7 +74,7 @@ fn in_words(result: &Evaluation, task: Task) -> String {
 /// # Errors
 /// `run` is not a run folder, or its configuration cannot be used any more.
 pub fn load(run: &Path, common: &Common) -> Result<Loaded> {
-    let mut loaded = config::load(Some(&config_of(run)?), &common.sets)?;
+    let mut loaded = config::load_of_run(&config_of(run)?, &common.sets)?;
     if loaded.config.strategy.is_full() {
         // Every weight was trained: the run holds a model of its own.
         loaded.config.model.path = Source::Folder(run.join(MODEL));
@@ -86,9 +87,10 @@ pub fn load(run: &Path, common: &Common) -> Result<Loaded> {
 /// # Errors
 /// An adapter that is damaged or belongs to another model.
 pub fn adapter(run: &Path, loaded: &Loaded, model: &Transformer) -> Result<Adapter> {
-    match loaded.config.strategy.is_full() {
-        true => Ok(Adapter::of_weights(Vec::new(), model.head().to_vec())),
-        false => peft::read(&run.join(ADAPTER), model.info(), model.task()).context("cannot read the adapter"),
+    if loaded.config.strategy.is_full() {
+        Ok(Adapter::of_weights(Vec::new(), model.head().to_vec()))
+    } else {
+        peft::read(&run.join(ADAPTER), model.info(), model.task()).context("cannot read the adapter")
     }
 }
 
@@ -97,7 +99,7 @@ pub fn adapter(run: &Path, loaded: &Loaded, model: &Transformer) -> Result<Adapt
 /// # Errors
 /// `run` is not a run folder, or holds what no run makes.
 pub fn config_of(run: &Path) -> Result<std::path::PathBuf> {
-    left::check(run)?;
+    read::check(run)?;
     let config = run.join(CONFIG);
     if !config.is_file() {
         bail!("{} is not a run folder: it has no {CONFIG}", run.display());

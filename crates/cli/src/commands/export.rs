@@ -15,8 +15,8 @@ use bonfire_models::{Adapter, gguf};
 
 use crate::args::{Common, ExportArgs, Format, LayoutName};
 use crate::console::say;
-use crate::mistake::Mistake;
 use crate::run_folder::{MODEL, refuse_occupied};
+use crate::user_error::UserError;
 use opened::{OpenedRun, Task};
 use publish::publish;
 use verify::Verifier;
@@ -33,7 +33,7 @@ pub fn run(args: &ExportArgs, common: &Common) -> Result<()> {
     let run = OpenedRun::open(&args.run, common)?;
     refuse_occupied(&args.out)?;
     if !(args.shard_size.is_finite() && args.shard_size > 0.0) {
-        return Err(Mistake::new("--shard-size must be a positive number of GB").into());
+        return Err(UserError::new("--shard-size must be a positive number of GB").into());
     }
     if run.is_whole() {
         return export_whole(&run, args);
@@ -42,7 +42,7 @@ pub fn run(args: &ExportArgs, common: &Common) -> Result<()> {
     let first = &from[0].0;
     let task = run.task(first)?;
     if let (Format::Gguf, Some(text)) = (args.format, gguf::refusal(&run.info, task)) {
-        return Err(Mistake::new(format!("no GGUF for this run: {text}")).into());
+        return Err(UserError::new(format!("no GGUF for this run: {text}")).into());
     }
     let verifier = args.verify.then(|| Verifier::open(&run, task, common)).transpose()?;
     publish(&args.out, |folder| {
@@ -92,7 +92,7 @@ fn write(run: &OpenedRun, task: Task, adapter: &Adapter, args: &ExportArgs, to: 
 fn export_whole(run: &OpenedRun, args: &ExportArgs) -> Result<()> {
     let model = run.folder.join(MODEL);
     if args.format != Format::Merged {
-        return Err(Mistake::new("this run trained every weight and has no adapter to export")
+        return Err(UserError::new("this run trained every weight and has no adapter to export")
             .help(format!("{} is a whole model in Hugging Face layout; --format merged copies it", model.display()))
             .into());
     }
@@ -101,10 +101,7 @@ fn export_whole(run: &OpenedRun, args: &ExportArgs) -> Result<()> {
     }
     publish(&args.out, |folder| {
         copy_files(&model, folder).with_context(|| format!("cannot copy {}", model.display()))?;
-        match args.verify {
-            true => verify::same_files(&model, folder),
-            false => Ok(()),
-        }
+        if args.verify { verify::same_files(&model, folder) } else { Ok(()) }
     })?;
     say(format!("wrote {}", args.out.display()));
     Ok(())

@@ -13,7 +13,7 @@ use crate::config::{Loaded, TaskKind};
 use crate::console::{note, say};
 use crate::device;
 use crate::job;
-use crate::mistake::Mistake;
+use crate::user_error::UserError;
 
 /// Runs the command.
 ///
@@ -22,7 +22,7 @@ use crate::mistake::Mistake;
 pub fn run(args: &GenerateArgs, common: &Common) -> Result<()> {
     let loaded = evaluate::load(&args.run, common)?;
     if loaded.config.model.task != TaskKind::CausalLm {
-        return Err(Mistake::new("this run trained a classifier, which does not generate")
+        return Err(UserError::new("this run trained a classifier, which does not generate")
             .help("`bonfire evaluate RUN --predictions FILE` writes what it answers")
             .into());
     }
@@ -36,12 +36,12 @@ pub fn run(args: &GenerateArgs, common: &Common) -> Result<()> {
     let room = model.info().max_tokens();
     if prompt.is_empty() || prompt.len() >= room {
         let what = format!("the prompt has {} tokens; this model reads 1 to {}", prompt.len(), room - 1);
-        return Err(Mistake::new(what).help("pass another --prompt").into());
+        return Err(UserError::new(what).help("pass another --prompt").into());
     }
     if let Some(id) = prompt.iter().find(|id| **id as usize >= model.info().vocab) {
         let vocab = model.info().vocab;
         let what = format!("the prompt gives token {id}, but the model has embeddings for {vocab} tokens");
-        return Err(Mistake::new(what).help("pass another --prompt").into());
+        return Err(UserError::new(what).help("pass another --prompt").into());
     }
     let ends: Vec<u32> = model.info().decoder.iter().flat_map(|d| d.eos.clone()).chain([tokenizer.eos()]).collect();
     let sampling = Sampling { temperature: args.temperature, max_tokens: args.max_tokens, seed: args.seed };

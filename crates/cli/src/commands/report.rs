@@ -1,9 +1,9 @@
 //! `bonfire report`: run folders as one HTML page that opens from disk and loads nothing.
 
+mod downsample;
 mod page;
+mod run_data;
 mod slots;
-mod story;
-mod thin;
 
 use std::path::Path;
 
@@ -12,7 +12,7 @@ use anyhow::Result;
 use crate::args::{Common, ReportArgs};
 use crate::console::say;
 use crate::run_folder::replace;
-use story::Story;
+use run_data::RunData;
 
 /// Runs the command.
 ///
@@ -20,7 +20,7 @@ use story::Story;
 /// A folder that is no run folder, a file in it that is missing or damaged, a disk that cannot be written.
 pub fn run(args: &ReportArgs, _: &Common) -> Result<()> {
     let labels = labels(&args.runs.iter().map(|run| run.as_path()).collect::<Vec<_>>());
-    let stories = args.runs.iter().zip(labels).map(|(run, label)| Story::read(run, label));
+    let stories = args.runs.iter().zip(labels).map(|(run, label)| RunData::read(run, label));
     let stories = stories.collect::<Result<Vec<_>>>()?;
     replace(&args.out, page::page(&stories)?.as_bytes())?;
     say(format!("wrote {}", args.out.display()));

@@ -17,11 +17,11 @@ use crate::checkup::admit::admit;
 use crate::config::{self, Loaded};
 use crate::console::{note, percent, say, say_row};
 use crate::device;
-use crate::holdings::Holdings;
 use crate::interrupt::Interrupt;
 use crate::job;
 use crate::log;
 use crate::memory::Expected;
+use crate::partition_file::PartitionFile;
 use crate::progress::Progress;
 use crate::recorder::Recorder;
 use crate::run_folder::{self, RunFolder};
@@ -60,21 +60,21 @@ fn record(loaded: &Loaded, place: &Path, ready: &Ready) -> Result<Recorder> {
     Recorder::new(folder, &loaded.config, &ready.devices, &ready.run, &ready.holdings.labels, keys)
 }
 
-/// The command for another front end: nothing is printed, `hear` is told every round, `interrupt` ends it. Gives the run's
+/// The command for another front end: nothing is printed, `on_round` is told every round, `interrupt` ends it. Gives the run's
 /// folder and its last row.
 ///
 /// # Errors
 /// As [`run`].
-pub fn silently(
+pub fn quietly_run(
     loaded: &Loaded,
     out: Option<&Path>,
     interrupt: Arc<Interrupt>,
-    hear: Box<dyn FnMut(&RoundMetrics)>,
+    on_round: Box<dyn FnMut(&RoundMetrics)>,
 ) -> Result<(PathBuf, Summary)> {
     let place = run_folder::choose(out, loaded.config.name())?;
     let mut ready = prepare(loaded, &place, true, || Ok(interrupt))?;
     let mut recorder = record(loaded, &place, &ready)?;
-    let trained = recorder.train(&mut ready.run, &mut Progress::told(recorder.rounds(), hear));
+    let trained = recorder.train(&mut ready.run, &mut Progress::told(recorder.rounds(), on_round));
     log::leave_file();
     trained.and_then(|trained| Ok(trained?)).with_context(|| recorder.what_is_left())?;
     Ok((place, recorder.summary()))
@@ -82,18 +82,22 @@ pub fn silently(
 
 /// Reads the configuration, `--set` and `--device` applied.
 fn load(file: Option<&Path>, common: &Common) -> Result<Loaded> {
-    let mut loaded = config::load(file, &common.sets)?;
+    Ok(with_device(config::load(file, &common.sets)?, common))
+}
+
+/// Says what was noticed on reading, and lets `--device` go before the configuration's own.
+fn with_device(mut loaded: Loaded, common: &Common) -> Loaded {
     loaded.notices.iter().for_each(note);
     if let Some(devices) = &common.device {
         loaded.config.engine.device = devices.clone();
     }
-    Ok(loaded)
+    loaded
 }
 
 /// A federation that can train.
 struct Ready {
     run: Run,
-    holdings: Holdings,
+    holdings: PartitionFile,
     devices: String,
     interrupt: Arc<Interrupt>,
 }
@@ -112,7 +116,7 @@ fn prepare(
     admit(&opened, || Purpose::of(config), quiet)?;
     let devices = device::names(&opened);
     let interrupt = interrupt()?;
-    interrupt.goes_on_with(command(place));
+    interrupt.resume_command(command(place));
     let (run, holdings) = interrupt.while_preparing(|| federation(loaded, &opened, &devices, place, quiet))?;
     Ok(Ready { run, holdings, devices, interrupt })
 }
@@ -124,12 +128,12 @@ fn federation(
     devices: &str,
     place: &Path,
     quiet: bool,
-) -> Result<(Run, Holdings)> {
+) -> Result<(Run, PartitionFile)> {
     let config = &loaded.config;
     let data = job::dataset_for_model(loaded)?;
     let shards = job::shards(loaded, &data)?;
     job::refuse_empty(&shards)?;
-    let holdings = Holdings::of(&data, &shards);
+    let holdings = PartitionFile::of(&data, &shards);
     let load = |o: &device::Opened| job::model(loaded, job::task(config, data.labels.len()), &o.device);
     let models = opened.iter().map(load).collect::<Result<Vec<_>>>()?;
     job::note_on_adapter(config)?;
@@ -155,21 +159,23 @@ fn command(place: &Path) -> String {
 /// Trains, writing and reporting each round; then the last lines.
 fn follow(args: &TrainArgs, loaded: &Loaded, ready: Ready, mut recorder: Recorder, quiet: bool) -> Result<()> {
     let Ready { mut run, devices, interrupt, .. } = ready;
-    let mut progress = match args.tui {
-        false => Progress::new(recorder.rounds(), quiet),
-        true => {
-            let about = About::of(&run, &loaded.config, &devices);
-            Progress::dashboard(recorder.rounds(), about, run.model().device().clone(), interrupt)?
-        }
+    let mut progress = if args.tui {
+        let about = About::of(&run, &loaded.config, &devices);
+        Progress::dashboard(recorder.rounds(), about, run.model().device().clone(), interrupt)?
+    } else {
+        Progress::new(recorder.rounds(), quiet)
     };
     progress.past(&recorder.past()?);
     let rounds = recorder.rounds();
     let outcome = recorder.train(&mut run, &mut progress);
     progress.finish();
     let go_on = command(recorder.path());
-    outcome.and_then(|trained| Ok(trained?)).with_context(|| match recorder.is_there() {
-        true => format!("{}; go on with: {go_on}", recorder.what_is_left()),
-        false => recorder.what_is_left(),
+    outcome.and_then(|trained| Ok(trained?)).with_context(|| {
+        if recorder.is_there() {
+            format!("{}; go on with: {go_on}", recorder.what_is_left())
+        } else {
+            recorder.what_is_left()
+        }
     })?;
     let done = recorder.tally().rounds();
     if done < rounds {

@@ -10,7 +10,7 @@ use toml::{Table, Value};
 
 use super::document::{Document, Path, path_at, remove};
 use super::explain;
-use crate::mistake::Mistake;
+use crate::user_error::UserError;
 
 /// Keys that say which kind of table this is, with the table they stand in.
 const TAGS: [(&[&str], &str); 5] = [
@@ -39,7 +39,7 @@ pub struct Fault {
 ///
 /// # Errors
 /// The first thing wrong, with its key, its place and what would be right.
-pub fn read<T: DeserializeOwned>(document: &mut Document, notices: &mut Vec<String>) -> Result<T, Mistake> {
+pub fn read<T: DeserializeOwned>(document: &mut Document, notices: &mut Vec<String>) -> Result<T, UserError> {
     loop {
         let fault = match attempt::<T>(&document.table) {
             Ok(config) => return Ok(config),

@@ -16,13 +16,16 @@ pub struct Difference {
 
 /// Keys, and beginnings of keys, that say how and where the work is done or what is written beside it. What a run computes
 /// does not depend on them.
-const HOW: [&str; 7] =
-    ["name", "engine.", "save.", "track.", "train.memory_gb", "train.tokens_per_step", "train.checkpoint"];
+const HOW: [&str; 4] = ["name", "engine.", "save.", "track."];
+
+/// The one among them that does change what is computed.
+const PRECISION: &str = "engine.precision";
 
 impl Difference {
     /// Whether a run computes something else with the new value.
     pub fn matters(&self) -> bool {
-        !HOW.iter().any(|how| self.key == *how || (how.ends_with('.') && self.key.starts_with(how)))
+        self.key == PRECISION
+            || !HOW.iter().any(|how| self.key == *how || (how.ends_with('.') && self.key.starts_with(how)))
     }
 }
 
@@ -85,8 +88,11 @@ mod tests {
     #[test]
     fn what_is_shared_is_what_changes_numbers_and_lies_nowhere() {
         let text = "name = \"a\"\n[model]\npath = \"x\"\ntask = \"causal-lm\"\n[data]\npath = \"y\"\nmax_length = 9\n\
-                    partition = { kind = \"iid\" }\n[train]\nrounds = 3\nlr_a = 0.1\nmemory_gb = 2.0\n[engine]\ndevice = \"cpu\"\n";
+                    partition = { kind = \"iid\" }\n[train]\nrounds = 3\nlr_a = 0.1\n[engine]\ndevice = \"cpu\"\nmemory_gb = 2.0\nprecision = \"bf16\"\n";
         let shared = shared(&text.parse().expect("TOML"));
-        assert_eq!(shared.into_keys().collect::<Vec<_>>(), ["data.max_length", "model.task", "train.lr_a"]);
+        assert_eq!(
+            shared.into_keys().collect::<Vec<_>>(),
+            ["data.max_length", "engine.precision", "model.task", "train.lr_a"]
+        );
     }
 }

@@ -7,7 +7,7 @@ use toml::de::{DeTable, DeValue};
 use toml::{Table, Value};
 
 use super::overrides::Override;
-use crate::mistake::Mistake;
+use crate::user_error::UserError;
 
 /// Keys from the root to a value: `["train", "rounds"]`.
 pub type Path = Vec<String>;
@@ -27,15 +27,15 @@ impl Document {
     ///
     /// # Errors
     /// Text that is not TOML, with its line.
-    pub fn parse(name: &str, text: &str) -> Result<Document, Mistake> {
+    pub fn parse(name: &str, text: &str) -> Result<Document, UserError> {
         let spanned = DeTable::parse(text).map_err(|error| {
             let line = error.span().map(|span| Lines::of(text).at(span.start));
-            Mistake::new(format!("not valid TOML: {}", error.message())).at(Some(place(name, line)))
+            UserError::new(format!("not valid TOML: {}", error.message())).at(Some(place(name, line)))
         })?;
         let mut lines = BTreeMap::new();
         note_lines(spanned.get_ref(), &Lines::of(text), &mut Vec::new(), &mut lines);
         let table = toml::from_str(text).map_err(|error: toml::de::Error| {
-            Mistake::new(format!("not valid TOML: {}", error.message())).at(Some(place(name, None)))
+            UserError::new(format!("not valid TOML: {}", error.message())).at(Some(place(name, None)))
         })?;
         Ok(Document { table, name: name.to_string(), lines, overrides: Vec::new() })
     }
@@ -49,14 +49,14 @@ impl Document {
     ///
     /// # Errors
     /// A path that leads through something that is not a table.
-    pub fn apply(&mut self, change: Override) -> Result<(), Mistake> {
+    pub fn apply(&mut self, change: Override) -> Result<(), UserError> {
         let (last, parents) = change.path.split_last().expect("an override has at least one key");
         let mut table = &mut self.table;
         for (depth, key) in parents.iter().enumerate() {
             let value = table.entry(key.clone()).or_insert_with(|| Value::Table(Table::new()));
             let Value::Table(inner) = value else {
                 let path = parents[..=depth].join(".");
-                return Err(Mistake::new(format!("`{path}` holds a value, so nothing can be set inside it"))
+                return Err(UserError::new(format!("`{path}` holds a value, so nothing can be set inside it"))
                     .at(Some(change.place())));
             };
             table = inner;

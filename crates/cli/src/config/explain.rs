@@ -2,26 +2,32 @@
 
 use super::check::Fault;
 use super::document::Document;
-use crate::mistake::Mistake;
+use super::moved::new_name;
+use crate::user_error::UserError;
 
 /// Turns a fault into a message with its place and what would be right.
-pub fn mistake(document: &Document, fault: &Fault) -> Mistake {
+pub fn mistake(document: &Document, fault: &Fault) -> UserError {
     let key = fault.path.join(".");
     let place = Some(document.place_of(&fault.path));
     let message = fault.message.as_str();
     if let Some((name, choices)) = offered(message, "unknown field") {
         let table = fault.path[..fault.path.len().saturating_sub(1)].join(".");
-        return Mistake::new(format!("unknown {}", key_in(name, &table)))
+        if let Some(now) = new_name(&key) {
+            return UserError::new(format!("unknown {}", key_in(name, &table)))
+                .at(place)
+                .help(format!("it is `{now}` now"));
+        }
+        return UserError::new(format!("unknown {}", key_in(name, &table)))
             .at(place)
             .help(keys_help(name, &choices, &table));
     }
     if let Some((word, choices)) = offered(message, "unknown variant") {
-        return Mistake::new(format!("`{key}` cannot be \"{word}\"")).at(place).help(advice("word", word, &choices));
+        return UserError::new(format!("`{key}` cannot be \"{word}\"")).at(place).help(advice("word", word, &choices));
     }
     if let Some(name) = quoted(message, "missing field").into_iter().next() {
-        return Mistake::new(format!("missing {}", key_in(name, &key))).at(place).help(missing_help(name, &key));
+        return UserError::new(format!("missing {}", key_in(name, &key))).at(place).help(missing_help(name, &key));
     }
-    Mistake::new(format!("`{key}` {}", wrong_value(message))).at(place)
+    UserError::new(format!("`{key}` {}", wrong_value(message))).at(place)
 }
 
 /// `key `x` in [section]`, or `section [x]` at the root.
@@ -93,10 +99,7 @@ fn wrong_value(message: &str) -> String {
             m => format!("cannot be {m}"),
         };
     };
-    let found = match message.starts_with("invalid length") {
-        true => format!("a list of {found}"),
-        false => plain_found(found),
-    };
+    let found = if message.starts_with("invalid length") { format!("a list of {found}") } else { plain_found(found) };
     format!("must be {}, found {found}", plain_expected(expected))
 }
 

@@ -3,7 +3,7 @@
 use toml::{Table, Value};
 
 use super::document::Path;
-use crate::mistake::Mistake;
+use crate::user_error::UserError;
 
 /// One `--set`.
 #[derive(Clone, Debug)]
@@ -21,9 +21,9 @@ impl Override {
     ///
     /// # Errors
     /// No `=`, an empty key or value, or a value that starts like a TOML list, table or quoted text and does not end like one.
-    pub fn parse(text: &str) -> Result<Override, Mistake> {
+    pub fn parse(text: &str) -> Result<Override, UserError> {
         let wrong = |what: &str| {
-            Mistake::new(what)
+            UserError::new(what)
                 .at(Some(format!("--set {text}")))
                 .help("write --set section.key=value, such as --set train.rounds=3")
         };

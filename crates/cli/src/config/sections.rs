@@ -5,7 +5,8 @@ use std::borrow::Cow;
 use std::path::PathBuf;
 
 use bonfire_data::{Partition, Score, SplitShares, UnseenLabels};
-use bonfire_engine::InFlight;
+use bonfire_engine::{EngineSettings, InFlight, Recompute};
+use bonfire_models::Precision;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
@@ -240,7 +241,28 @@ pub struct EngineSection {
     /// Clients on the device together: `"auto"` or a number.
     #[serde(default)]
     pub in_flight: InFlight,
+    /// Real tokens a step should hold where the number of clients in flight is chosen by the engine (`in_flight =
+    /// "auto"`). Left out: what the kind of device likes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokens_per_step: Option<usize>,
+    /// Device memory to plan with, in GB (10⁹ bytes). Left out: what the device says it has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_gb: Option<f64>,
+    /// What the forward pass keeps for the backward pass.
+    #[serde(default)]
+    pub recompute: Recompute,
+    /// Numbers that the frozen weights and the activations are held in, and multiplied in.
+    #[serde(default)]
+    pub precision: Precision,
     /// Which device; `--device` goes before it.
     #[serde(default)]
     pub device: Devices,
+}
+
+impl EngineSection {
+    /// What the engine reads of it.
+    pub fn settings(&self) -> EngineSettings {
+        let EngineSection { in_flight, tokens_per_step, memory_gb, recompute, precision, device: _ } = *self;
+        EngineSettings { in_flight, tokens_per_step, memory_gb, recompute, precision }
+    }
 }

@@ -29,12 +29,12 @@ norm = "choosers"
 probe = { batches = 4, reset = false }
 "#;
 
-fn read(text: &str, sets: &[&str]) -> Result<Loaded, Mistake> {
+fn read(text: &str, sets: &[&str]) -> Result<Loaded, UserError> {
     let sets: Vec<String> = sets.iter().map(|set| set.to_string()).collect();
     parse("run.toml", text, &sets)
 }
 
-fn mistake(text: &str, sets: &[&str]) -> Mistake {
+fn mistake(text: &str, sets: &[&str]) -> UserError {
     read(text, sets).err().expect("a mistake")
 }
 

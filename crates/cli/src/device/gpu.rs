@@ -10,7 +10,7 @@ use burn::tensor::{Device, DeviceType, Tensor};
 
 use super::{DeviceChoice, Opened};
 use crate::console::note;
-use crate::mistake::{Mistake, quietly};
+use crate::user_error::{UserError, quietly};
 
 #[cfg(any(feature = "wgpu", feature = "vulkan"))]
 use burn::tensor::DeviceKind;
@@ -87,19 +87,19 @@ fn real(backend: &'static str, listed: &[Device], kinds: Vec<Device>) -> Vec<(&'
 
 /// Opens wgpu's adapter `index`, or its best; a software one only because it was asked for.
 #[cfg(feature = "wgpu")]
-pub fn open_wgpu(index: Option<usize>) -> Result<Opened, Mistake> {
+pub fn open_wgpu(index: Option<usize>) -> Result<Opened, UserError> {
     open_listed("wgpu", list(DeviceType::Wgpu), gpu_kinds(Device::wgpu), index)
 }
 
 /// Opens Vulkan's adapter `index`, or its best.
 #[cfg(feature = "vulkan")]
-pub fn open_vulkan(index: Option<usize>) -> Result<Opened, Mistake> {
+pub fn open_vulkan(index: Option<usize>) -> Result<Opened, UserError> {
     open_listed("vulkan", list(DeviceType::Vulkan), gpu_kinds(Device::vulkan), index)
 }
 
 /// Opens CUDA device `index`, or the first.
 #[cfg(feature = "cuda")]
-pub fn open_cuda(index: Option<usize>) -> Result<Opened, Mistake> {
+pub fn open_cuda(index: Option<usize>) -> Result<Opened, UserError> {
     cuda_can_run()?;
     open_listed("cuda", list(DeviceType::Cuda), Vec::new(), index)
 }
@@ -112,7 +112,7 @@ const NVRTC: &str = "install the CUDA toolkit, or `pip install nvidia-cuda-nvrtc
 
 /// What stands against CUDA on this machine, asked before anything is compiled for a card.
 #[cfg(feature = "cuda")]
-fn cuda_can_run() -> Result<(), Mistake> {
+fn cuda_can_run() -> Result<(), UserError> {
     cuda_driver().map_err(|fault| {
         let way_out = match fault {
             CudaFault::NoDriver => "install NVIDIA's driver, or use --device cpu",
@@ -128,11 +128,11 @@ fn cuda_can_run() -> Result<(), Mistake> {
                 "install a newer CUDA toolkit, or build with the feature `cuda` in place of `cuda-cpp`"
             }
         };
-        Mistake::new(fault.to_string()).help(way_out)
+        UserError::new(fault.to_string()).help(way_out)
     })?;
     runtime::prepare();
     runtime::device_math().map(drop).map_err(|why| {
-        Mistake::new(format!("kernels for CUDA lack their mathematical functions, which cannot be written: {why}"))
+        UserError::new(format!("kernels for CUDA lack their mathematical functions, which cannot be written: {why}"))
             .help("set XDG_CACHE_HOME to a folder that can be written, or CUDA_PATH to a CUDA toolkit")
     })
 }
@@ -143,7 +143,7 @@ fn open_listed(
     listed: Vec<Device>,
     preferred: Vec<Device>,
     index: Option<usize>,
-) -> Result<Opened, Mistake> {
+) -> Result<Opened, UserError> {
     let place = match index {
         Some(n) => n,
         None => preferred.iter().find_map(|p| listed.iter().position(|d| d == p)).unwrap_or(0),
@@ -158,13 +158,15 @@ fn open_listed(
 }
 
 /// The message for a device that is there and of no use.
-fn unusable(device: &str, error: &EngineError) -> Mistake {
+fn unusable(device: &str, error: &EngineError) -> UserError {
     match error {
-        EngineError::OutOfMemory { words, .. } => Mistake::new(format!("{device} has no free memory ({words})"))
+        EngineError::OutOfMemory { words, .. } => UserError::new(format!("{device} has no free memory ({words})"))
             .help("see what else is on it (nvidia-smi), wait for that, take another device, or use --device cpu"),
-        EngineError::Device(words) => Mistake::new(format!("{device} is listed but does not answer: {}", cause(words)))
-            .help("check its driver, or use --device cpu"),
-        other => Mistake::new(format!("{device} is of no use: {other}")),
+        EngineError::Device(words) => {
+            UserError::new(format!("{device} is listed but does not answer: {}", cause(words)))
+                .help("check its driver, or use --device cpu")
+        }
+        other => UserError::new(format!("{device} is of no use: {other}")),
     }
 }
 
@@ -175,11 +177,11 @@ fn cause(words: &str) -> &str {
 }
 
 /// The message for a device that is not there.
-fn missing(backend: &str, place: usize, count: usize) -> Mistake {
+fn missing(backend: &str, place: usize, count: usize) -> UserError {
     match count {
-        0 => Mistake::new(format!("no `{backend}` device answers on this machine"))
+        0 => UserError::new(format!("no `{backend}` device answers on this machine"))
             .help("check that its driver is installed, or use --device cpu"),
-        _ => Mistake::new(format!("there is no `{backend}` device {place}; {count} answer, numbered from 0"))
+        _ => UserError::new(format!("there is no `{backend}` device {place}; {count} answer, numbered from 0"))
             .help(format!("use --device {backend}:0, or --device cpu")),
     }
 }
@@ -220,7 +222,7 @@ fn answers(device: &Device) -> Result<(), EngineError> {
 fn mend_kept_kernels() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
-        // The database's engine is given damaged files here, and nobody should hear what it makes of them.
+        // The database's engine is given damaged files here, and nobody should on_round what it makes of them.
         if let Some(line) = quietly(runtime::mend_kept).flatten() {
             note(line);
         }

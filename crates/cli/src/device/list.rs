@@ -8,7 +8,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
 use super::{DeviceChoice, Opened, open};
-use crate::mistake::Mistake;
+use crate::user_error::UserError;
 
 /// The devices a run trains on, the first of which also evaluates.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,7 +36,7 @@ impl Devices {
     ///
     /// # Errors
     /// As [`open`].
-    pub fn open(&self) -> Result<Vec<Opened>, Mistake> {
+    pub fn open(&self) -> Result<Vec<Opened>, UserError> {
         self.0.iter().map(|&choice| open(choice)).collect()
     }
 }

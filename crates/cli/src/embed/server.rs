@@ -16,7 +16,7 @@ use crate::config::Source;
 use crate::console::note;
 use crate::device;
 use crate::job;
-use crate::tally::{Identity, Tally};
+use crate::summary::{Identity, Totals};
 
 /// The server of a federation across machines, with what it needs to judge and write the global model.
 pub struct OpenServer {
@@ -29,7 +29,7 @@ pub struct OpenServer {
     model: Transformer,
     test: Split,
     identity: Identity,
-    tally: Tally,
+    tally: Totals,
     base_model: String,
 }
 
@@ -60,7 +60,7 @@ pub fn server(loaded: &Loaded) -> Result<OpenServer> {
         config: config.to_toml(),
         test,
         identity,
-        tally: Tally::default(),
+        tally: Totals::default(),
         base_model: config.model.path.base_model(),
         coordinator,
         model,

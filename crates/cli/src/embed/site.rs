@@ -14,7 +14,7 @@ use crate::checkup::Purpose;
 use crate::checkup::admit::admit;
 use crate::device;
 use crate::job;
-use crate::mistake::Mistake;
+use crate::user_error::UserError;
 
 /// Which clients' data a site holds.
 pub enum Holding {
@@ -70,7 +70,7 @@ pub fn site(loaded: &Loaded, holding: &Holding) -> Result<OpenSite> {
     let mut backbones = Vec::new();
     let mut models: Vec<Transformer> = Vec::new();
     for device in &opened {
-        models.push(match config.train.precision {
+        models.push(match config.engine.precision {
             Precision::F32 | Precision::Tf32 => {
                 let backbone = backbone(loaded, task, device, &weights)?;
                 let model = job::model_again(&backbone, loaded)?;
@@ -113,7 +113,7 @@ impl OpenSite {
             write_adapter(&folder.join(format!("{client:04}")), &adapter, &self.base_model)?;
             Ok(client)
         };
-        self.site.persons().map(write).collect()
+        self.site.personal_models().map(write).collect()
     }
 }
 
@@ -123,11 +123,11 @@ fn sorted(mut own: Vec<usize>, count: usize) -> Result<Vec<usize>> {
     let twice = own.windows(2).find(|w| w[0] == w[1]);
     if let Some(client) = own.iter().find(|client| **client >= count) {
         let what = format!("there is no client {client}: the federation has {count}, counted from 0");
-        return Err(Mistake::new(what).into());
+        return Err(UserError::new(what).into());
     }
     match (own.is_empty(), twice) {
-        (true, _) => Err(Mistake::new("a site has at least one client").into()),
-        (false, Some(w)) => Err(Mistake::new(format!("client {} is named twice", w[0])).into()),
+        (true, _) => Err(UserError::new("a site has at least one client").into()),
+        (false, Some(w)) => Err(UserError::new(format!("client {} is named twice", w[0])).into()),
         (false, None) => Ok(own),
     }
 }

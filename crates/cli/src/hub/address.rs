@@ -19,11 +19,11 @@ impl Address {
         if !web {
             return Err(format!("{} is no address that begins with https:// or http://", shown(text)));
         }
-        match uri.authority().is_some_and(|authority| authority.as_str().contains('@')) {
+        if uri.authority().is_some_and(|authority| authority.as_str().contains('@')) {
             // What stands there is a secret and not to be shown.
-            true => Err("the address has a user or a password in it, which is not supported".to_owned()),
-            false => Ok(Address(uri)),
+            return Err("the address has a user or a password in it, which is not supported".to_owned());
         }
+        Ok(Address(uri))
     }
 
     /// Where `Location: location` leads from here.
@@ -41,9 +41,10 @@ impl Address {
             beside => format!("{scheme}://{host}{folder}{beside}"),
         };
         let next = Address::parse(&whole)?;
-        match self.scheme() == "https" && next.scheme() != "https" {
-            true => Err(format!("{} is not encrypted, though the address before was", shown(&whole))),
-            false => Ok(next),
+        if self.scheme() == "https" && next.scheme() != "https" {
+            Err(format!("{} is not encrypted, though the address before was", shown(&whole)))
+        } else {
+            Ok(next)
         }
     }
 

@@ -68,9 +68,8 @@ fn ask(web: &Web, commit: &str, path: &str) -> Result<Told, Trouble> {
         return Err(Trouble::Refused(format!("its etag is {}, which cannot name a file", shown(tag))));
     }
     // The length of a redirect is not the file's.
-    let own = |answer: &Answer| match answer.response.status().is_redirection() {
-        true => Ok(None),
-        false => answer.number("content-length"),
+    let own = |answer: &Answer| {
+        if answer.response.status().is_redirection() { Ok(None) } else { answer.number("content-length") }
     };
     let size = match answer.number("x-linked-size")? {
         Some(size) => Some(size),
@@ -209,10 +208,7 @@ impl Pour<'_> {
                 (since, lately) = (Instant::now(), 0);
             }
         }
-        match at == self.size {
-            true => Ok(()),
-            false => Err(self.broken(at, "the connection ended")),
-        }
+        if at == self.size { Ok(()) } else { Err(self.broken(at, "the connection ended")) }
     }
 
     fn broken(&self, at: u64, why: &str) -> Trouble {

@@ -59,9 +59,10 @@ fn parse(text: &[u8]) -> Result<Listing, Trouble> {
     let info: Info = serde_json::from_slice(text)
         .map_err(|error| Trouble::Refused(format!("its list of files cannot be read: {error}")))?;
     // The answer becomes paths in the cache.
-    match is_plain(&info.sha) {
-        true => Ok(Listing { commit: info.sha, files: info.siblings.into_iter().map(|file| file.rfilename).collect() }),
-        false => Err(Trouble::Refused(format!("the commit is {}, which is none", shown(&info.sha)))),
+    if is_plain(&info.sha) {
+        Ok(Listing { commit: info.sha, files: info.siblings.into_iter().map(|file| file.rfilename).collect() })
+    } else {
+        Err(Trouble::Refused(format!("the commit is {}, which is none", shown(&info.sha))))
     }
 }
 

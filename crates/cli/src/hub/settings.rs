@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use crate::mistake::Mistake;
+use crate::user_error::UserError;
 
 /// Where models and data come from unless HF_ENDPOINT says otherwise.
 const ENDPOINT: &str = "https://huggingface.co";
@@ -60,9 +60,10 @@ pub fn token() -> Result<Option<String>> {
         None => (file.display().to_string(), fs::read_to_string(&file).unwrap_or_default()),
     };
     let token = token.trim();
-    match token.bytes().all(|byte| byte.is_ascii_graphic()) {
-        true => Ok(Some(token.to_owned()).filter(|token| !token.is_empty())),
-        false => Err(Mistake::new(format!("{from} holds no token of the Hub: it has characters that none has")).into()),
+    if token.bytes().all(|byte| byte.is_ascii_graphic()) {
+        Ok(Some(token.to_owned()).filter(|token| !token.is_empty()))
+    } else {
+        Err(UserError::new(format!("{from} holds no token of the Hub: it has characters that none has")).into())
     }
 }
 

@@ -10,7 +10,7 @@ use ureq::{Agent, Body};
 use super::address::Address;
 use super::name::shown;
 use super::settings;
-use crate::mistake::Mistake;
+use crate::user_error::UserError;
 
 /// Redirects that are followed for one file. The Hub needs two.
 const REDIRECTS: usize = 5;
@@ -68,7 +68,7 @@ impl Web {
     pub fn open() -> Result<Web> {
         let (base, patience) = (settings::endpoint(), settings::patience());
         let endpoint = Address::parse(&base).map_err(|what| {
-            Mistake::new(format!("HF_ENDPOINT: {what}")).help("give it as https://host, or leave it out")
+            UserError::new(format!("HF_ENDPOINT: {what}")).help("give it as https://host, or leave it out")
         })?;
         let agent = Agent::config_builder()
             .user_agent(concat!("bonfire/", env!("CARGO_PKG_VERSION")))

@@ -10,7 +10,7 @@ use bonfire_models::{Goal, ModelInfo, ModelSource, Task};
 use super::{placed, source};
 use crate::config::{Loaded, TaskKind};
 use crate::console::note;
-use crate::mistake::Mistake;
+use crate::user_error::UserError;
 
 /// Turns the training and test split into token ids for `model`.
 ///
@@ -60,7 +60,7 @@ impl<'l> Encoder<'l> {
     fn open(loaded: &'l Loaded, model: &'l ModelInfo) -> Result<Encoder<'l>> {
         let longest = loaded.config.data.max_length;
         if longest > model.max_tokens() {
-            return Err(Mistake::new(format!("data.max_length = {longest} is more than the model can read"))
+            return Err(UserError::new(format!("data.max_length = {longest} is more than the model can read"))
                 .at(Some(loaded.place_of("data.max_length")))
                 .help(format!("use at most {}", model.max_tokens()))
                 .into());
@@ -95,9 +95,10 @@ impl<'l> Encoder<'l> {
         let (mut split, mut cut) = (Split::default(), 0);
         for (text, example) in encoded.into_iter().zip(examples) {
             cut += usize::from(text.cut);
-            split.goals.push(match self.knows_types && text.second < text.ids.len() {
-                true => Goal::PairClass { class: example.label, second: text.second },
-                false => Goal::Class(example.label),
+            split.goals.push(if self.knows_types && text.second < text.ids.len() {
+                Goal::PairClass { class: example.label, second: text.second }
+            } else {
+                Goal::Class(example.label)
             });
             split.ids.push(text.ids);
         }

@@ -6,9 +6,9 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
-use super::{LOCK, left, own};
+use super::{LOCK, own, read};
 use crate::console::note;
-use crate::mistake::Mistake;
+use crate::user_error::UserError;
 
 /// Says that this process writes a folder, for as long as it lives: the system takes the lock back when the process ends,
 /// however it ends.
@@ -27,10 +27,10 @@ impl Lock {
         match patiently(|| lock.try_lock()) {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
-                let owner = left::text(&file).unwrap_or_default();
+                let owner = read::text(&file).unwrap_or_default();
                 // Others may have written something else there.
                 let number = owner.parse::<u32>().map(|owner| format!(" (process {owner})")).unwrap_or_default();
-                return Err(Mistake::new(format!("another bonfire{number} is writing to {}", path.display()))
+                return Err(UserError::new(format!("another bonfire{number} is writing to {}", path.display()))
                     .help("wait until it is done, or name another folder")
                     .into());
             }

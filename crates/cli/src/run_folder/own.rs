@@ -7,7 +7,7 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 
 use super::{ADAPTER, CLIENTS, CONFIG, LOCK, METRICS, MODEL, ROWS_OF_CLIENTS};
-use crate::{holdings, log, saves, track};
+use crate::{checkpoints, log, partition_file, track};
 
 /// What a run writes, from the run's folder.
 pub const NAMES: [&str; 13] = [
@@ -19,8 +19,8 @@ pub const NAMES: [&str; 13] = [
     MODEL,
     CLIENTS,
     super::SUMMARY,
-    holdings::PARTITION,
-    saves::CHECKPOINTS,
+    partition_file::PARTITION,
+    checkpoints::CHECKPOINTS,
     log::FILE,
     track::CSV,
     track::TENSORBOARD,
@@ -86,9 +86,10 @@ fn open(path: &Path, options: &OpenOptions, found: &Metadata) -> io::Result<File
     }
     let file = options.open(path)?;
     // A link may have come in between.
-    match is_same(&file.metadata()?, found) {
-        true => Ok(file),
-        false => Err(io::Error::other("it was replaced while it was opened")),
+    if is_same(&file.metadata()?, found) {
+        Ok(file)
+    } else {
+        Err(io::Error::other("it was replaced while it was opened"))
     }
 }
 
@@ -98,10 +99,13 @@ fn open(path: &Path, options: &OpenOptions, found: &Metadata) -> io::Result<File
 /// As the system says; a link or a file of that name.
 pub fn folder(path: &Path) -> io::Result<()> {
     match fs::create_dir(path) {
-        Err(error) if error.kind() == ErrorKind::AlreadyExists => match fs::symlink_metadata(path)?.is_dir() {
-            true => Ok(()),
-            false => Err(io::Error::new(ErrorKind::InvalidInput, "a link or a file is in the way")),
-        },
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+            if fs::symlink_metadata(path)?.is_dir() {
+                Ok(())
+            } else {
+                Err(io::Error::new(ErrorKind::InvalidInput, "a link or a file is in the way"))
+            }
+        }
         other => other,
     }
 }

@@ -81,9 +81,10 @@ pub fn draw(frame: &mut Frame, state: &State, view: &mut View) {
         Layout::vertical([Constraint::Length(4), Constraint::Min(0), Constraint::Length(1)]).areas(area);
     header(frame, top, state);
     let wide = area.width >= WIDE.0 && area.height >= WIDE.1;
-    match wide {
-        true => all_panels(frame, middle, state, view),
-        false => one_panel(frame, middle, state, view),
+    if wide {
+        all_panels(frame, middle, state, view)
+    } else {
+        one_panel(frame, middle, state, view)
     }
     footer(frame, bottom, state, wide);
     if view.help {
@@ -162,12 +163,11 @@ fn footer(frame: &mut Frame, area: Rect, state: &State, wide: bool) {
         spans.extend([key("Tab"), " next panel  ".into()]);
     }
     spans.extend([key("?"), " keys".into()]);
-    let line = match state.stopping {
-        true => {
-            let text = format!(" finishing round {}; press q again to leave at once ", state.round);
-            Line::from(Span::styled(text, Style::new().add_modifier(Modifier::REVERSED)))
-        }
-        false => Line::from(spans),
+    let line = if state.stopping {
+        let text = format!(" finishing round {}; press q again to leave at once ", state.round);
+        Line::from(Span::styled(text, Style::new().add_modifier(Modifier::REVERSED)))
+    } else {
+        Line::from(spans)
     };
     frame.render_widget(line, area);
 }

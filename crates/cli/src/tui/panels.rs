@@ -56,9 +56,10 @@ fn cells(client: usize, row: &ClientRow) -> [String; 8] {
 /// How often slots of each target were chosen, round by round.
 pub fn slots(frame: &mut Frame, area: Rect, state: &State) {
     if state.chosen.is_empty() {
-        let text = match state.rounds.is_empty() {
-            true => "no round has ended yet",
-            false => "every client uploads all its slots: nobody chooses",
+        let text = if state.rounds.is_empty() {
+            "no round has ended yet"
+        } else {
+            "every client uploads all its slots: nobody chooses"
         };
         return frame.render_widget(Paragraph::new(text).block(framed("slots chosen")), area);
     }
@@ -144,7 +145,7 @@ pub fn traffic(frame: &mut Frame, area: Rect, state: &State) {
     ];
     if let Some(plain) = state.plain.filter(|plain| *plain > 0 && state.uploaded > 0) {
         lines.push(row("plain LoRA", bytes(plain)));
-        lines.push(row("", crate::tally::ratio(state.uploaded, plain).unwrap_or_default() + " that"));
+        lines.push(row("", crate::summary::ratio(state.uploaded, plain).unwrap_or_default() + " that"));
     }
     if let Some(epsilon) = last.and_then(|metrics| metrics.epsilon) {
         lines.push(row("privacy", format!("ε {epsilon:.2}")));

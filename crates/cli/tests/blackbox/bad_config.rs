@@ -145,20 +145,34 @@ fn unknown_devices_and_missing_backends_are_refused() {
 }
 
 #[test]
+fn keys_that_moved_are_refused_with_their_new_name() {
+    for (old, new) in [
+        ("precision = \"bf16\"", "engine.precision"),
+        ("checkpoint = \"block\"", "engine.recompute"),
+        ("memory_gb = 4.0", "engine.memory_gb"),
+        ("tokens_per_step = 50", "engine.tokens_per_step"),
+    ] {
+        let said = format!("it is `{new}` now");
+        refused("rounds = 2", &format!("{old}\nrounds = 2"), &["in [train]", "run.toml, line 16", &said]);
+    }
+}
+
+#[test]
 fn a_precision_that_the_device_lacks_is_refused() {
-    refused("rounds = 2", "precision = \"f8\"\nrounds = 2", &["`train.precision`", "run.toml, line 16", "bf16"]);
+    const ENGINE: &str = "[strategy]";
+    refused(ENGINE, "[engine]\nprecision = \"f8\"\n[strategy]", &["`engine.precision`", "run.toml, line ", "bf16"]);
     refused(
-        "rounds = 2",
-        "rounds = 2\nprecision = \"bf16\"",
-        &["train.precision = \"bf16\", which this device does not compute in", "run.toml, line 17", "use \"f32\""],
+        ENGINE,
+        "[engine]\nprecision = \"bf16\"\n[strategy]",
+        &["engine.precision = \"bf16\", which this device does not compute in", "run.toml, line ", "use \"f32\""],
     );
-    let tf32 = ["train", "--device", "cpu", "--set", "train.precision=\"tf32\""];
+    let tf32 = ["train", "--device", "cpu", "--set", "engine.precision=\"tf32\""];
     let said =
-        ["train.precision = \"tf32\", which this device does not compute in", "--set train.precision", "use \"f32\""];
+        ["engine.precision = \"tf32\", which this device does not compute in", "--set engine.precision", "use \"f32\""];
     let room = Room::new();
     room.refuse(2, &said, &tf32);
     assert!(!room.path("runs").exists(), "nothing was begun");
-    room.refuse(2, &said, &["compare", "--device", "cpu", "--set", "train.precision=\"tf32\""]);
+    room.refuse(2, &said, &["compare", "--device", "cpu", "--set", "engine.precision=\"tf32\""]);
 }
 
 #[test]

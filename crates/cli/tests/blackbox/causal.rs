@@ -125,10 +125,10 @@ fn a_language_model_says_what_it_learnt() {
 #[test]
 fn one_client_that_does_not_fit_is_refused_with_the_numbers() {
     let room = room(r#"{"text": "a book about # gardens"}"#);
-    let words = ["too little memory for one client", "the backbone takes about", "train.checkpoint"];
-    room.refuse(1, &words, &["train", "run.toml", "--out", "run", "--set", "train.memory_gb=0.001"]);
+    let words = ["too little memory for one client", "the backbone takes about", "engine.recompute"];
+    room.refuse(1, &words, &["train", "run.toml", "--out", "run", "--set", "engine.memory_gb=0.001"]);
     assert!(!room.path("run").exists(), "nothing is left behind");
-    room.succeed(&[&TRAIN[..], &["--set", "train.memory_gb=0.001", "--set", "engine.in_flight=1"]].concat());
+    room.succeed(&[&TRAIN[..], &["--set", "engine.memory_gb=0.001", "--set", "engine.in_flight=1"]].concat());
 }
 
 #[test]
@@ -138,7 +138,7 @@ fn encoders_do_not_foretell_and_classifiers_do_not_generate() {
     room.refuse(1, &["a roberta encoder cannot foretell tokens"], &encoder);
     room.refuse(
         2,
-        &["must be \"none\"", "full", "--set train.checkpoint"],
-        &["train", "run.toml", "--set", "strategy.name=full", "--set", "train.checkpoint=block"],
+        &["must be \"none\"", "full", "--set engine.recompute"],
+        &["train", "run.toml", "--set", "strategy.name=full", "--set", "engine.recompute=block"],
     );
 }

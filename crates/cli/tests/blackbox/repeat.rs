@@ -52,10 +52,32 @@ fn same_losses(more: &[&str]) {
 #[test]
 fn clients_in_flight_do_not_change_what_is_learnt() {
     same_losses(&["--set", "engine.in_flight=4"]);
-    same_losses(&["--set", "train.tokens_per_step=50"]);
+    same_losses(&["--set", "engine.tokens_per_step=50"]);
 }
 
 #[test]
 fn several_devices_do_not_change_what_is_learnt() {
     same_losses(&["--device", "cpu,cpu"]);
+}
+
+#[test]
+fn a_run_folder_whose_keys_have_moved_since_is_evaluated_and_resumed() {
+    let room = Room::new();
+    room.succeed(&short(&["train", "--quiet", "--out", "run"], &["--set", "train.rounds=1"]));
+    let config = room.read("run/config.toml");
+    let old = config.lines().filter(|line| !line.starts_with("precision =") && !line.starts_with("recompute =")).map(
+        |line| {
+            if line == "[train]" {
+                "[train]\nprecision = \"f32\"\ncheckpoint = \"none\"\nmemory_gb = 8.0"
+            } else {
+                line
+            }
+        },
+    );
+    room.write("run/config.toml", &old.collect::<Vec<_>>().join("\n"));
+    room.succeed(&["evaluate", "run"]);
+    room.succeed(&["train", "--quiet", "--resume", "run"]);
+    let config = room.read("run/config.toml");
+    let engine = config.split("[engine]").nth(1).expect("a section");
+    assert!(engine.contains("memory_gb = 8.0") && !config.contains("checkpoint = \"none\""), "{config}");
 }

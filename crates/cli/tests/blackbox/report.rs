@@ -50,9 +50,9 @@ fn the_page_has_all_sections_and_loads_nothing() {
     let sent: u64 = metrics.iter().map(|row| row["upload_bytes"].as_u64().expect("a count")).sum();
     assert_eq!(accuracy["uploaded"][1].as_u64(), Some(sent));
     assert_eq!(run["partition"]["labels"].as_array().map(Vec::len), Some(4));
-    let persons = &run["persons"];
-    let judged: u64 = persons["bins"].as_array().expect("bars").iter().filter_map(Value::as_u64).sum();
-    assert_eq!((persons["round"].as_u64(), persons["clients"].as_u64()), (Some(2), Some(judged)));
+    let personal = &run["personal"];
+    let judged: u64 = personal["bins"].as_array().expect("bars").iter().filter_map(Value::as_u64).sum();
+    assert_eq!((personal["round"].as_u64(), personal["clients"].as_u64()), (Some(2), Some(judged)));
     // A budget of 1 and 4 clients: as many choices a round as 4 times the targets.
     let targets = run["slots"]["targets"].as_array().expect("targets");
     assert_eq!(targets[1], "0 key");
@@ -94,7 +94,7 @@ fn several_runs_share_a_page() {
     );
     assert_eq!(a["partition"], b["partition"], "the same clients");
     assert!(a["slots"].is_object() && b["slots"].is_null(), "fedit chooses nothing");
-    assert!(a["persons"].is_object() && b["persons"].is_null(), "b was not asked for clients");
+    assert!(a["personal"].is_object() && b["personal"].is_null(), "b was not asked for clients");
 }
 
 #[test]
@@ -163,7 +163,7 @@ fn language_models_without_labels_have_a_page() {
     assert!(run["causal"] == true && run["curves"]["perplexity"].is_object() && run["slots"].is_null(), "{run}");
     assert_eq!(run["partition"]["sizes"], serde_json::json!([6, 6]));
     assert_eq!(run["partition"]["labels"], serde_json::json!([]));
-    assert_eq!(run["persons"]["clients"], 2);
+    assert_eq!(run["personal"]["clients"], 2);
 }
 
 #[test]

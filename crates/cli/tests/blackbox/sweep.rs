@@ -21,9 +21,10 @@ fn library() -> Option<PathBuf> {
 /// Three rounds, all of whose rows, adapters and checkpoints are written; or what is left of such a run.
 fn command(room: &Room, library: &PathBuf, fault: &str) -> Command {
     let begun = room.path("run/config.toml").exists();
-    let args = match begun {
-        true => vec!["train", "--quiet", "--resume", "run"],
-        false => short(&["train", "--quiet", "--out", "run"], &["--set", "train.rounds=3", "--set", "track.csv=true"]),
+    let args = if begun {
+        vec!["train", "--quiet", "--resume", "run"]
+    } else {
+        short(&["train", "--quiet", "--out", "run"], &["--set", "train.rounds=3", "--set", "track.csv=true"])
     };
     let mut command = room.command(&args);
     if !fault.is_empty() {

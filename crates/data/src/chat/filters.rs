@@ -189,9 +189,12 @@ fn to_json(value: Value, options: Kwargs) -> Result<Value, Error> {
 /// What is not ASCII as JSON's escapes.
 fn escaped(text: &str) -> String {
     let mut units = [0; 2];
-    let mut one = |c: char| match c.is_ascii() {
-        true => c.to_string(),
-        false => c.encode_utf16(&mut units).iter().map(|unit| format!("\\u{unit:04x}")).collect(),
+    let mut one = |c: char| {
+        if c.is_ascii() {
+            c.to_string()
+        } else {
+            c.encode_utf16(&mut units).iter().map(|unit| format!("\\u{unit:04x}")).collect()
+        }
     };
     text.chars().map(&mut one).collect()
 }

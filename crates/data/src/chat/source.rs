@@ -22,9 +22,10 @@ pub(super) fn prepared(template: &str) -> String {
         };
         let Some(end) = end else { break };
         let tag = &rest[..end];
-        match tag.starts_with("{#") {
-            true => out.push_str(tag),
-            false => out.push_str(&with_percent(&with_filter(tag))),
+        if tag.starts_with("{#") {
+            out.push_str(tag)
+        } else {
+            out.push_str(&with_percent(&with_filter(tag)))
         }
         rest = &rest[end..];
     }

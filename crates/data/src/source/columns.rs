@@ -27,9 +27,10 @@ pub(super) struct Columns {
 impl Columns {
     /// The columns that the reading names, else those that the first row lets guess.
     pub fn of(reading: &Reading, place: &Place, row: &Record, notes: &mut Vec<String>) -> Result<Columns, DataError> {
-        let text = match reading.text.is_empty() {
-            false => reading.text.clone(),
-            true => vec![guess(place, row, "text", &TEXT, &OF_PAIRS)?],
+        let text = if reading.text.is_empty() {
+            vec![guess(place, row, "text", &TEXT, &OF_PAIRS)?]
+        } else {
+            reading.text.clone()
         };
         let label = match &reading.label {
             Some(label) => label.clone(),

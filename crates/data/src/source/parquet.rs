@@ -13,7 +13,7 @@ use self::pages::PackedFile;
 use super::open::allowed;
 use super::place::{At, Place};
 use super::records::{Each, Record};
-use crate::contain::contain;
+use crate::catch_panic::catch_panic;
 use crate::{Cell, DataError};
 
 const WHOLE: &str = "a whole Parquet file; fetch or write it again";
@@ -62,7 +62,7 @@ fn open(file: &Path) -> Result<PackedFile, DataError> {
 }
 
 fn contained<T>(file: &Path, work: impl FnOnce() -> T) -> Result<T, DataError> {
-    contain(work).map_err(|panic| damaged(file, 0, &panic))
+    catch_panic(work).map_err(|panic| damaged(file, 0, &panic))
 }
 
 /// What is wrong with a file; in row 0 it is the file as a whole.

@@ -85,10 +85,7 @@ impl SplitShares {
         if [self.test, self.validation].iter().any(|share| !(0.0..1.0).contains(share)) {
             return Err(wrong("a share is outside 0 to 1".to_owned()));
         }
-        let count = |share: f64| match share > 0.0 {
-            true => ((rows as f64 * share).round() as usize).max(1),
-            false => 0,
-        };
+        let count = |share: f64| if share > 0.0 { ((rows as f64 * share).round() as usize).max(1) } else { 0 };
         let (validation, test) = (count(self.validation), count(self.test));
         match validation + test {
             0 => Err(wrong("both shares are 0".to_owned())),

@@ -223,9 +223,10 @@ fn object(file: &Arc<Path>, from: impl BufRead, each: Each) -> Result<(), DataEr
     const DATA: &str = "an object a line, an array of objects, or {\"data\": [ … ]}";
     let whole: Cell = serde_json::from_reader(from).map_err(|error| {
         let place = Place { file: file.clone(), at: At::Line(error.line().max(1) as u64) };
-        match error.is_io() {
-            true => DataError::Read { path: file.to_path_buf(), source: error.into() },
-            false => no_json(&place, &error, "", DATA),
+        if error.is_io() {
+            DataError::Read { path: file.to_path_buf(), source: error.into() }
+        } else {
+            no_json(&place, &error, "", DATA)
         }
     })?;
     let Cell::Record(fields) = whole else { return Ok(()) };
@@ -249,9 +250,10 @@ fn object(file: &Arc<Path>, from: impl BufRead, each: Each) -> Result<(), DataEr
 fn texts(file: &Arc<Path>, each: Each) -> Result<(), DataError> {
     let mut from = open(file)?;
     let (mut bytes, mut text, mut first) = (Vec::new(), String::new(), 0);
-    let mut end = |text: &mut String, line: u64| match text.is_empty() {
-        true => Ok(()),
-        false => {
+    let mut end = |text: &mut String, line: u64| {
+        if text.is_empty() {
+            Ok(())
+        } else {
             let place = Place { file: file.clone(), at: At::Line(line) };
             each(place, vec![("text".to_owned(), Cell::Text(std::mem::take(text)))])
         }

@@ -239,10 +239,7 @@ pub(super) fn contents(folder: &Path) -> String {
     let all = entries(folder).unwrap_or_default();
     let names: Vec<String> =
         all.into_iter().map(|(name, path)| if path.is_dir() { format!("{name}/") } else { name }).collect();
-    match names.is_empty() {
-        true => "nothing".to_owned(),
-        false => listed(names.iter().map(String::as_str)),
-    }
+    if names.is_empty() { "nothing".to_owned() } else { listed(names.iter().map(String::as_str)) }
 }
 
 /// The files that a user named for a split: a file or folder relative to `root`, or how the files of a split there begin.

@@ -4,8 +4,8 @@ use bonfire_kernels::{gather_lanes, lanes_on, slot_scores};
 use bonfire_models::{Factor, Matrix};
 use burn::tensor::Tensor;
 
-use super::{Held, Parameters, Role, index};
-use crate::flight::Wanted;
+use super::{Parameters, Role, TargetState, index};
+use crate::local_loop::Wanted;
 
 /// Numbers that are gathered for one read: a quarter of a GB.
 const AT_ONCE: usize = 1 << 26;
@@ -30,9 +30,9 @@ impl Parameters {
         if wanted.movement {
             parts.extend(self.trained.iter().map(|p| p.state.movement.clone()));
         }
-        let told: Vec<&Tensor<3>> = self.trained.iter().filter_map(|p| p.extra.told()).collect();
-        let extra = !told.is_empty();
-        parts.extend(told.into_iter().cloned());
+        let report: Vec<&Tensor<3>> = self.trained.iter().filter_map(|p| p.extra.report()).collect();
+        let extra = !report.is_empty();
+        parts.extend(report.into_iter().cloned());
         if wanted.scores {
             parts.extend(self.scores());
         }
@@ -81,10 +81,10 @@ impl Parameters {
 
     /// By how much each slot of every client in flight changes the model, target by target: `[C, slots, 1]`.
     fn scores(&self) -> impl Iterator<Item = Tensor<3>> {
-        self.targets.iter().enumerate().filter(|(_, held)| held.places() > 0).map(|(t, held)| {
+        self.targets.iter().enumerate().filter(|(_, target)| target.slots() > 0).map(|(t, target)| {
             let of = |factor| {
                 let p = self.trained.iter().find(|p| p.role == Role::Factor(t, factor));
-                p.map_or(&held.device[index(factor)], |p| &p.state.movement).clone()
+                p.map_or(&target.device[index(factor)], |p| &p.state.movement).clone()
             };
             slot_scores(of(Factor::A), of(Factor::B)).unsqueeze_dim(2)
         })
@@ -92,10 +92,10 @@ impl Parameters {
 
     /// A lane's scores as lists by target.
     fn by_target(&self, lane: usize, mut numbers: &[f32]) -> Vec<Vec<f32>> {
-        let of_target = |held: &Held| {
-            let (here, rest) = numbers.split_at(held.places());
+        let of_target = |target: &TargetState| {
+            let (here, rest) = numbers.split_at(target.slots());
             numbers = rest;
-            here[..held.used(lane).unwrap_or(here.len())].to_vec()
+            here[..target.used(lane).unwrap_or(here.len())].to_vec()
         };
         self.targets.iter().map(of_target).collect()
     }

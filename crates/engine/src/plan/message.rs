@@ -14,8 +14,8 @@ impl Plan {
         let mut put = |kind: &str, named: &Named| {
             tensors.extend(named.iter().map(|(name, matrix)| (format!("{kind}/{name}"), matrix.clone())));
         };
-        if let Some(control) = &self.terms.control {
-            put("control", control);
+        if let Some(variate) = &self.terms.variate {
+            put("control", variate);
         }
         if let LocalOptimizer::Amended { second, direction, .. } = &self.optimizer {
             put("second", second);
@@ -34,8 +34,8 @@ impl Plan {
             let own = |(name, matrix): (&String, &Matrix)| Some((name.strip_prefix(kind)?.to_owned(), matrix.clone()));
             Arc::new(tensors.iter().filter_map(own).collect::<Named>())
         };
-        if let Some(control) = &mut plan.terms.control {
-            *control = of("control/");
+        if let Some(variate) = &mut plan.terms.variate {
+            *variate = of("control/");
         }
         if let LocalOptimizer::Amended { second, direction, .. } = &mut plan.optimizer {
             (*second, *direction) = (of("second/"), of("direction/"));
@@ -83,7 +83,7 @@ impl Plan {
             LocalOptimizer::Amended { second, direction, .. } => Some([second, direction]),
         };
         let amended = amended.into_iter().flatten();
-        self.terms.control.iter().chain(amended).flat_map(|named| named.iter())
+        self.terms.variate.iter().chain(amended).flat_map(|named| named.iter())
     }
 
     /// The shape of a tensor that goes with what trains; `None`: nothing of that name does.
@@ -98,8 +98,8 @@ impl Plan {
 pub(super) mod presence {
     use super::*;
 
-    pub fn serialize<S: Serializer>(control: &Option<Arc<Named>>, to: S) -> Result<S::Ok, S::Error> {
-        control.is_some().serialize(to)
+    pub fn serialize<S: Serializer>(variate: &Option<Arc<Named>>, to: S) -> Result<S::Ok, S::Error> {
+        variate.is_some().serialize(to)
     }
 
     pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Arc<Named>>, D::Error> {

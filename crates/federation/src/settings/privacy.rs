@@ -1,6 +1,6 @@
 //! `[privacy]`: what is done so that an upload, or the model, tells little about one client.
 
-use bonfire_engine::Guard;
+use bonfire_engine::ClientPrivacy;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -96,10 +96,10 @@ impl PrivacySettings {
     }
 
     /// What clients do before an upload leaves.
-    pub fn guard(&self) -> Guard {
+    pub fn client_privacy(&self) -> ClientPrivacy {
         match *self {
-            PrivacySettings::Laplace { epsilon, clip, .. } => Guard::Laplace { epsilon, clip },
-            PrivacySettings::Gaussian { clip, .. } => Guard::Clip { clip },
+            PrivacySettings::Laplace { epsilon, clip, .. } => ClientPrivacy::Laplace { epsilon, clip },
+            PrivacySettings::Gaussian { clip, .. } => ClientPrivacy::Clip { clip },
         }
     }
 

@@ -1,6 +1,6 @@
 //! From settings to strategies.
 
-use bonfire_engine::{Tail, Threshold};
+use bonfire_engine::{TailPenalty, Threshold};
 
 use super::dfl::Dfl;
 use super::fed_sb::FedSb;
@@ -55,9 +55,10 @@ pub(crate) fn build(settings: &Settings, protection: &Protection, budgets: Vec<u
         StrategySettings::LoraFair { lambda } => Box::new(LoraFair { common: common(1.0), lambda: *lambda }),
         StrategySettings::FedSvd {} => Box::new(FedSvd { common: common(1.0) }),
         StrategySettings::FedSb {} => Box::new(FedSb { common: common(1.0) }),
-        StrategySettings::HetLora { weight, decay, least } => {
-            Box::new(HetLora { common: common(1.0), tail: Tail { weight: *weight, decay: *decay, least: *least } })
-        }
+        StrategySettings::HetLora { weight, decay, least } => Box::new(HetLora {
+            common: common(1.0),
+            tail: TailPenalty { weight: *weight, decay: *decay, least: *least },
+        }),
         StrategySettings::FedSaLora {} => Box::new(FedSaLora { common: common(1.0) }),
         StrategySettings::SaFedLora { initiating, prox, least } => {
             let initiating = initiating.unwrap_or(settings.train.rounds.div_ceil(5));
@@ -79,7 +80,7 @@ pub(crate) fn build(settings: &Settings, protection: &Protection, budgets: Vec<u
         }
         StrategySettings::Dfl { private, apart } => {
             let private = private.unwrap_or(settings.adapter.rank / 2);
-            Box::new(Dfl { common: common(1.0), private, apart: *apart })
+            Box::new(Dfl { common: common(1.0), private, divergence_weight: *apart })
         }
     }
 }

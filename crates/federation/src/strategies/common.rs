@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use bonfire_data::random::{Use, stream};
-use bonfire_engine::{Active, Guard, Named, Plan, Schedule, Terms, Upload};
+use bonfire_engine::{Active, ClientPrivacy, Named, Plan, Schedule, Terms, Upload};
 use bonfire_models::{Adapter, AdapterInit, Matrix};
 
 use crate::aggregate::{CentralNoise, Rule};
@@ -32,7 +32,7 @@ pub struct Common {
     /// Whether SCAFFOLD's control variates correct gradients.
     pub scaffold: bool,
     /// What is done to uploads for privacy.
-    pub guard: Guard,
+    pub privacy: ClientPrivacy,
     /// How movements are combined.
     pub rule: Rule,
     /// Rank pruning.
@@ -56,7 +56,7 @@ impl Common {
             ranks: None,
             prox: 0.0,
             scaffold: false,
-            guard: Guard::Open,
+            privacy: ClientPrivacy::Off,
             rule: Rule::default(),
             prune: None,
             schedule: (Schedule::Constant, 0),
@@ -85,7 +85,7 @@ impl Common {
             ranks: differ.then(|| budgets.to_vec()),
             prox: train.prox,
             scaffold: train.scaffold,
-            guard: settings.guard(),
+            privacy: settings.client_privacy(),
             rule: Rule { aggregation, optimizer, noise },
             prune: settings.strategy.prune(),
             schedule: (train.schedule, train.warmup_steps),
@@ -97,13 +97,13 @@ impl Common {
 
     /// A plan without selection for the server's next round.
     pub fn plan(&self, server: &Server, active: Active) -> Plan {
-        let control = self.scaffold.then(|| Arc::new(control_of(server, active)));
+        let variate = self.scaffold.then(|| Arc::new(control_of(server, active)));
         Plan {
             live: server.live(),
             ranks: self.ranks.clone(),
             train_head: self.train_head,
-            terms: Terms { prox: self.prox, control, ..Terms::default() },
-            guard: self.guard,
+            terms: Terms { prox: self.prox, variate, ..Terms::default() },
+            privacy: self.privacy,
             ..Plan::new(server.round + 1, active, self.lr_a, self.lr_b)
         }
     }
@@ -120,7 +120,7 @@ impl Common {
         let round = server.round + 1;
         self.rule.apply(&mut server.adapter, &mut server.state, round, uploads, norm);
         if self.scaffold {
-            self.control(server, uploads);
+            self.variate(server, uploads);
         }
         if let Some(prune) = self.prune {
             prune_slots(prune, server);
@@ -145,7 +145,7 @@ impl Common {
     }
 
     /// SCAFFOLD: `c ← c + (1/K)·Σ Δc_k` over the round's clients; a slot a client does not have counts as zero.
-    fn control(&self, server: &mut Server, uploads: &[Upload]) {
+    fn variate(&self, server: &mut Server, uploads: &[Upload]) {
         for upload in uploads {
             let Some((_, changes)) = upload.aux.iter().find(|(name, _)| *name == "control") else { continue };
             let factors = upload.factors.iter().flat_map(|(f, list)| (0..list.len()).map(move |t| (Ok(*f), t)));
@@ -194,7 +194,7 @@ pub(crate) fn contributions(adapter: &Adapter) -> Vec<Vec<f64>> {
     (0..adapter.targets.len()).map(of).collect()
 }
 
-/// Removes slots that have contributed little for long enough. A round's end is judged by the global model, so all
+/// Removes slots that have contributed little for long enough. A round's end is evaluated by the global model, so all
 /// clients agree; the slot of largest contribution always stays.
 fn prune_slots(prune: Prune, server: &mut Server) {
     let shares = contributions(&server.adapter);

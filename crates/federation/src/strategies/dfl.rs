@@ -17,7 +17,7 @@ pub struct Dfl {
     /// Slots of every target that are private, the last ones.
     pub private: usize,
     /// Weight β of the term that pushes the branches apart.
-    pub apart: f64,
+    pub divergence_weight: f64,
 }
 
 impl Strategy for Dfl {
@@ -33,7 +33,7 @@ impl Strategy for Dfl {
         let shared = server.adapter.rank - self.private;
         let mut plan = self.common.plan(server, Active::Both);
         plan.private = Private { slots_from: Some(shared), ..Private::default() };
-        plan.terms.branches = Some(Branches { shared, apart: self.apart });
+        plan.terms.branches = Some(Branches { shared, divergence_weight: self.divergence_weight });
         plan
     }
 }

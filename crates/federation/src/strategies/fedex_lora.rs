@@ -6,7 +6,7 @@ use bonfire_engine::{Active, Plan, Upload};
 
 use super::{Common, Strategy};
 use crate::algebra::Svd;
-use crate::products::{each_target, in_order, mean_of_products, merge};
+use crate::client_products::{each_target, in_order, mean_of_products, merge};
 use crate::{FederationError, Norm, Server};
 
 /// The strategy `fedex-lora`.

@@ -18,7 +18,7 @@ use bonfire_engine::{Active, Named, Plan, Private, Upload};
 use bonfire_models::{Factor, Matrix};
 
 use super::{Common, Strategy};
-use crate::products::{in_order, weights};
+use crate::client_products::{in_order, weights};
 use crate::{FederationError, Server};
 
 /// Name of the state that says which layers are shared, `[1, layers]` of ones and zeros; absent: not surveyed yet.
@@ -48,7 +48,7 @@ impl Strategy for FedPepTao {
 
     fn plan(&self, server: &Server) -> Plan {
         let plan = self.common.plan(server, Active::Both);
-        let Some(shared) = server.state.get(LAYERS) else { return Plan { survey: true, ..plan } };
+        let Some(shared) = server.state.get(LAYERS) else { return Plan { layer_scores: true, ..plan } };
         let targets = server.adapter.targets.iter().enumerate();
         let private = targets.filter(|(_, target)| shared.data[target.layer] == 0.0).map(|(t, _)| t).collect();
         Plan { private: Private { targets: private, ..Private::default() }, ..plan }

@@ -5,7 +5,7 @@
 use bonfire_engine::{Active, Plan, Upload};
 
 use super::{Common, Strategy};
-use crate::products::{each_target, nothing};
+use crate::client_products::{each_target, nothing};
 use crate::{FederationError, Norm, Server};
 
 /// The strategy `fedsvd`.

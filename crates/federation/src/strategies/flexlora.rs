@@ -7,7 +7,7 @@
 use bonfire_engine::{Active, Plan, Upload};
 
 use super::{Common, Strategy};
-use crate::products::{each_target, in_order, mean_of_products, place};
+use crate::client_products::{each_target, in_order, mean_of_products, place};
 use crate::{FederationError, Server};
 
 /// The strategy `flexlora`.

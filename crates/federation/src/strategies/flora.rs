@@ -6,7 +6,7 @@ use bonfire_engine::{Active, Plan, Upload};
 use bonfire_models::AdapterInit;
 
 use super::{Common, Strategy};
-use crate::products::{in_order, merge_products};
+use crate::client_products::{in_order, merge_products};
 use crate::{FederationError, Server};
 
 /// The strategy `flora`.

@@ -7,7 +7,7 @@ use bonfire_engine::{Active, Plan, Upload};
 use bonfire_models::AdapterInit;
 
 use super::{Common, Strategy};
-use crate::products::{each_target, in_order, mean_of_products, merge};
+use crate::client_products::{each_target, in_order, mean_of_products, merge};
 use crate::{FederationError, Server};
 
 /// The strategy `florist`.

@@ -2,12 +2,12 @@
 //! the global adapter, with a push on its last ones; where those shrink they are dropped for good (self-pruning). The
 //! server pads with zeros and weighs each client by the size of its update: `p_k = ‖ΔW_k‖_F / Σ_j ‖ΔW_j‖_F`.
 
-use bonfire_engine::{Active, Plan, Slots, Tail, Upload};
+use bonfire_engine::{Active, Plan, Slots, TailPenalty, Upload};
 use bonfire_models::{Factor, Matrix};
 
 use super::{Common, Strategy};
 use crate::algebra::frobenius;
-use crate::products::{in_order, trained};
+use crate::client_products::{in_order, trained};
 use crate::{FederationError, Server};
 
 /// Name of the state that holds the clients' ranks, `[1, K]`.
@@ -19,7 +19,7 @@ pub struct HetLora {
     /// Learning rates, head and first ranks.
     pub common: Common,
     /// The push on the last slots; its decay and least rank also rule self-pruning.
-    pub tail: Tail,
+    pub tail: TailPenalty,
 }
 
 impl HetLora {
@@ -96,7 +96,7 @@ mod tests {
 
     fn strategy(ranks: Vec<usize>) -> HetLora {
         let common = Common { clients: ranks.len(), ranks: Some(ranks), ..Common::plain(1e-3, 1e-3, false) };
-        HetLora { common, tail: Tail { weight: 0.01, decay: 0.75, least: 1 } }
+        HetLora { common, tail: TailPenalty { weight: 0.01, decay: 0.75, least: 1 } }
     }
 
     #[test]

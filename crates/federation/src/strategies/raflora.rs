@@ -9,7 +9,7 @@ use bonfire_models::Adapter;
 
 use super::{Common, Strategy};
 use crate::algebra::Stack;
-use crate::products::{each_target, in_order, nothing, place, trained, weights};
+use crate::client_products::{each_target, in_order, nothing, place, trained, weights};
 use crate::{FederationError, Server};
 
 /// The strategy `raflora`.

@@ -38,7 +38,7 @@ impl Strategy for Replication {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::products::trained;
+    use crate::client_products::trained;
     use crate::strategies::testing::{server, uploads};
     use bonfire_models::Factor;
 

@@ -5,7 +5,7 @@ use bonfire_models::{Adapter, Factor, HeadTensor, Matrix, Target, TargetKind, st
 use rand::{Rng, SeedableRng};
 
 use crate::Server;
-use crate::products::{in_order, trained, weights};
+use crate::client_products::{in_order, trained, weights};
 
 fn random(rows: usize, cols: usize, rng: &mut impl Rng) -> Matrix {
     Matrix::new(rows, cols, (0..rows * cols).map(|_| (0.3 * standard_normal(rng)) as f32).collect())

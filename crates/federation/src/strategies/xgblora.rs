@@ -11,7 +11,7 @@ use bonfire_models::{Adapter, AdapterInit};
 use rand::seq::index::sample;
 
 use super::{Common, Strategy};
-use crate::products::{in_order, merge_products};
+use crate::client_products::{in_order, merge_products};
 use crate::{FederationError, Server};
 
 /// The strategy `xgblora`.

@@ -81,7 +81,7 @@ impl Attention {
         let run = move |device: &Device, format| {
             let problem = self.problem(format);
             let (out, gradient) = problem.run(device, format)?;
-            Ok(problem.judge(&out, &gradient))
+            Ok(problem.compare(&out, &gradient))
         };
         Exact { operation, shape, rounded: true, run: Box::new(run) }
     }
@@ -113,7 +113,7 @@ impl Problem {
         Ok((read(out)?, gradient("q, k, v", &qkv, &grads)?))
     }
 
-    fn judge(&self, out: &[f32], gradient: &[f32]) -> Vec<Off> {
+    fn compare(&self, out: &[f32], gradient: &[f32]) -> Vec<Off> {
         let Attention { heads, kv_heads, width, .. } = self.of;
         let (columns, features) = (self.of.columns(), heads * width);
         let all = self.sequences.rows() + SURPLUS;

@@ -144,7 +144,7 @@ impl Linear {
     fn measure(&self, device: &Device, format: Format) -> Result<Vec<Off>, String> {
         let problem = self.problem(format);
         let found = problem.run(device, format)?;
-        Ok(problem.judge(&found))
+        Ok(problem.compare(&found))
     }
 }
 
@@ -194,7 +194,7 @@ impl Problem {
         sample
     }
 
-    fn judge(&self, found: &Found) -> Vec<Off> {
+    fn compare(&self, found: &Found) -> Vec<Off> {
         let (of, owners, sample) = (&self.of, self.clients.owners(), self.sample());
         let owner = |t: usize| owners.get(t).copied();
         let expected = each(sample.len(), |i| (sample[i], self.row(sample[i], owner(sample[i]))));
@@ -289,19 +289,19 @@ mod tests {
         let problem = linear.problem(Format::F32);
         let right = problem.run(&Device::flex(), Format::F32).expect("the CPU works");
         assert!(
-            problem.judge(&right).iter().all(|off| off.off <= Format::F32.allowed()),
+            problem.compare(&right).iter().all(|off| off.off <= Format::F32.allowed()),
             "{:?}",
-            problem.judge(&right)
+            problem.compare(&right)
         );
         let mut swapped = linear.problem(Format::F32);
         let a = &mut swapped.factors[0].1[0];
         a.rotate_left(2 * 8);
         let wrong = swapped.run(&Device::flex(), Format::F32).expect("the CPU works");
-        let offs = problem.judge(&wrong);
+        let offs = problem.compare(&wrong);
         assert!(offs.iter().any(|off| off.name == "result" && off.off > 0.1), "{offs:?}");
         // One row in the middle is enough.
         let mut one = Found { y: right.y.clone(), ..right };
         one.y[3 * 5 + 2] += 0.01;
-        assert!(problem.judge(&one)[0].off > Format::F32.allowed());
+        assert!(problem.compare(&one)[0].off > Format::F32.allowed());
     }
 }

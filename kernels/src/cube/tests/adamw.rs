@@ -53,8 +53,8 @@ pub(super) fn one_step() {
 fn a_tensor_of_more_groups_than_a_row_holds() {
     let Some(device) = device() else { return };
     let shape = [1, crate::cube::tensors::LONGEST + 2, crate::cube::product::UNITS as usize];
-    let filled = |value: f32| upload(&vec![value; shape.iter().product()], &shape, &device);
-    let clients = upload(&[1.0, 10.0, 100.0], &[1, 3], &device);
+    let filled = |value: f32| to_device(&vec![value; shape.iter().product()], &shape, &device);
+    let clients = to_device(&[1.0, 10.0, 100.0], &[1, 3], &device);
     let state = [filled(0.0), filled(0.0), filled(0.0)];
     let [movement, ..] = adamw_step(&CONSTANTS, state, filled(0.0), filled(2.0), clients);
     // The first step of Adam goes by the sign alone.

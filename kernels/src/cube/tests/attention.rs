@@ -154,7 +154,7 @@ fn no_tokens() {
     let Some(device) = device() else { return };
     let nobody = Segments::from_lengths([0]);
     let table = nobody.tables().for_sequences(&nobody, &device);
-    let qkv = Qkv::fused(upload(&[], &[0, 12], &device), 2, false);
+    let qkv = Qkv::fused(to_device(&[], &[0, 12], &device), 2, false);
     let (out, lse) = attend(&qkv, 0, &table);
     assert_eq!((dims(&out), dims(&lse)), (vec![0, 4], vec![0, 2]));
     assert_eq!(dims(&attend_backward(&qkv, out.clone(), lse, out, &table)), [0, 12]);

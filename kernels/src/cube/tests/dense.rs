@@ -35,11 +35,11 @@ fn side(random: &mut Random, shape: &[usize], lying: Lying, device: &CubeDevice)
     let values = random.numbers(stack * rows * cols);
     let at = |s: usize, r: usize, c: usize| values[(s * rows + r) * cols + c];
     let tensor = match lying {
-        Lying::Dense => upload(&values, shape, device),
+        Lying::Dense => to_device(&values, shape, device),
         Lying::Transposed => {
             let mut swapped = shape.to_vec();
             swapped.swap(axes - 2, axes - 1);
-            let mut tensor = upload(&transposed(&values, [stack, rows, cols]), &swapped, device);
+            let mut tensor = to_device(&transposed(&values, [stack, rows, cols]), &swapped, device);
             tensor.meta.swap(axes - 2, axes - 1);
             tensor
         }
@@ -53,12 +53,12 @@ fn side(random: &mut Random, shape: &[usize], lying: Lying, device: &CubeDevice)
             let all: Vec<f32> = (0..stack).flat_map(|s| (0..rows).flat_map(move |r| row(s, r))).collect();
             let mut here = vec![burn::tensor::Slice::full(); axes - 1];
             here.push(burn::tensor::Slice::from(3..3 + cols));
-            CubeBackend::float_slice(upload(&all, &wider, device), &here)
+            CubeBackend::float_slice(to_device(&all, &wider, device), &here)
         }
         Lying::Woven => {
             let all: Vec<f32> =
                 (0..rows).flat_map(|r| (0..stack).flat_map(move |s| (0..cols).map(move |c| at(s, r, c)))).collect();
-            let mut tensor = upload(&all, &[rows, stack, cols], device);
+            let mut tensor = to_device(&all, &[rows, stack, cols], device);
             tensor.meta.swap(0, 1);
             tensor
         }
@@ -169,7 +169,7 @@ fn whatever_tuning_may_choose_is_right() {
 fn products_of_nothing_are_zero() {
     let Some(device) = device() else { return };
     for (left, right, result) in [([0, 5], [5, 3], [0, 3]), ([4, 0], [0, 3], [4, 3]), ([4, 5], [5, 0], [4, 0])] {
-        let side = |shape: [usize; 2]| upload(&vec![1.0; shape[0] * shape[1]], &shape, &device);
+        let side = |shape: [usize; 2]| to_device(&vec![1.0; shape[0] * shape[1]], &shape, &device);
         let found = product(side(left), side(right), Arithmetic::F32, true);
         assert_eq!(dims(&found), result);
         assert_eq!(values(found), vec![0.0; result[0] * result[1]], "{left:?} x {right:?}");

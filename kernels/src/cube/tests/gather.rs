@@ -22,7 +22,7 @@ pub(super) fn some_clients_in_any_order() {
         let whose: Vec<f32> = lanes.iter().map(|lane| *lane as f32).collect();
         for put in LAYOUTS {
             let table = put(&before, &[lanes.len(), width], &device);
-            let whose = upload(&whose, &[lanes.len()], &device);
+            let whose = to_device(&whose, &[lanes.len()], &device);
             let found = gather(table, put(&stack, &[clients, rows, cols], &device), whose, at);
             close(&format!("{rows} x {cols} of {lanes:?}"), &values(found), &expected);
         }

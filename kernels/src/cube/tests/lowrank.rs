@@ -40,10 +40,7 @@ impl Case {
 /// A stack of matrices on the device, stored as it is or transposed.
 fn stack(values: &[f32], dims: [usize; 3], transpose: bool, put: Put, device: &CubeDevice) -> CubeTensor {
     let [stack, rows, cols] = dims;
-    match transpose {
-        true => put(&transposed(values, dims), &[stack, cols, rows], device),
-        false => put(values, &dims, device),
-    }
+    if transpose { put(&transposed(values, dims), &[stack, cols, rows], device) } else { put(values, &dims, device) }
 }
 
 /// Every layout, with the factor stored as it is and transposed.
@@ -81,9 +78,10 @@ pub(super) fn tokens_down_to_slots() {
         for (put, transpose) in ways() {
             let a = stack(&a, [case.stacked, cols.len(), slots], transpose, put, &device);
             // A view with its columns apart in memory is as good.
-            let x = match transpose {
-                true => swapped(put(&transposed(&x, [1, tokens, wide]), &[wide, tokens], &device)),
-                false => put(&x, &[tokens, wide], &device),
+            let x = if transpose {
+                swapped(put(&transposed(&x, [1, tokens, wide]), &[wide, tokens], &device))
+            } else {
+                put(&x, &[tokens, wide], &device)
             };
             let h = down(x, cols.clone(), a, transpose, 0.5, &case.table, case.rank_table.as_ref());
             assert_eq!(dims(&h), [tokens, slots]);
@@ -169,9 +167,9 @@ pub(super) fn gradients_of_factors() {
 fn nothing_to_do() {
     let Some(device) = device() else { return };
     let table = TileTable::new(&Segments::from_lengths([0, 0]), 16, &device);
-    let x = upload(&[], &[0, 9], &device);
-    let a = upload(&[1.0; 2 * 9 * 3], &[2, 9, 3], &device);
+    let x = to_device(&[], &[0, 9], &device);
+    let a = to_device(&[1.0; 2 * 9 * 3], &[2, 9, 3], &device);
     assert_eq!(dims(&down(x.clone(), 0..9, a, false, 1.0, &table, None)), [0, 3]);
-    let dy = upload(&[], &[0, 4], &device);
+    let dy = to_device(&[], &[0, 4], &device);
     assert_eq!(values(outer(x, 0..9, dy, 0..4, 1.0, &table, false, None)), [0.0; 2 * 9 * 4]);
 }

@@ -20,7 +20,7 @@ fn more_sequences_than_a_row_holds() {
     let (reference, sequences) = (problem.reference(), &problem.sequences);
     let table = sequences.tables().for_sequences(sequences, &device);
     assert!(table.count > LONGEST);
-    let (out, lse) = attend(&Qkv::fused(problem.fused(upload, &device), 1, false), sequences.rows(), &table);
+    let (out, lse) = attend(&Qkv::fused(problem.fused(to_device, &device), 1, false), sequences.rows(), &table);
     close("output", &values(out), &reference.out);
     close("denominators", &values(lse), &reference.lse);
 }
@@ -32,13 +32,13 @@ fn more_clients_than_a_row_holds() {
     let (tokens, table) = (clients.rows(), TileTable::new(&clients, 16, &device));
     assert!(table.count > LONGEST);
     let [x, a, y] = [tokens * 2, 2, tokens * 2].map(|n| random.numbers(n));
-    let on_device = |v: &[f32], width| upload(v, &[tokens, width], &device);
+    let on_device = |v: &[f32], width| to_device(v, &[tokens, width], &device);
     // One slot, two features: h = x·a, y + h·aᵀ, and each client's Σ h·x.
     let hidden: Vec<f64> = x.chunks(2).map(|x| (x[0] * a[0] + x[1] * a[1]) as f64).collect();
-    let h = down(on_device(&x, 2), 0..2, upload(&a, &[1, 2, 1], &device), false, 1.0, &table, None);
+    let h = down(on_device(&x, 2), 0..2, to_device(&a, &[1, 2, 1], &device), false, 1.0, &table, None);
     close("down", &values(h.clone()), &hidden);
     let sums: Vec<f64> = (0..2 * tokens).map(|i| y[i] as f64 + hidden[i / 2] * a[i % 2] as f64).collect();
-    let up = up_add(on_device(&y, 2), 0..2, h.clone(), upload(&a, &[1, 1, 2], &device), false, 1.0, &table, None);
+    let up = up_add(on_device(&y, 2), 0..2, h.clone(), to_device(&a, &[1, 1, 2], &device), false, 1.0, &table, None);
     close("up", &values(up), &sums);
     let found = outer(h, 0..1, on_device(&x, 2), 0..2, 1.0, &table, false, None);
     let each = clients.ranges().flat_map(|range| {

@@ -97,7 +97,7 @@ const LOG: &str = "CUBECL_DEBUG_LOG";
 fn every_kernel() {
     let (Some(log), Some(device)) = (std::env::var_os(LOG).map(PathBuf::from), device()) else { return };
     let _nothing_runs = DryRun::new();
-    let zeros = |shape: &[usize]| upload(&vec![0.0; shape.iter().product()], shape, &device);
+    let zeros = |shape: &[usize]| to_device(&vec![0.0; shape.iter().product()], shape, &device);
     let rows = Segments::from_lengths([3, 2]);
     for (slots, tile) in [(1, 16), (20, 32), (70, 32)] {
         let table = TileTable::new(&rows, tile, &device);

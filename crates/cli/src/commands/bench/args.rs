@@ -51,7 +51,7 @@ pub struct BenchArgs {
     /// Whether clients train the classifier head
     #[arg(long, value_enum, default_value_t = Head::Trained)]
     pub head: Head,
-    /// What the backbone computes in, as `train.precision` [default: f32]
+    /// What the backbone computes in, as `engine.precision` [default: f32]
     #[arg(long, value_name = "PRECISION", value_parser = precision)]
     pub precision: Option<Precision>,
     /// Short for --precision bf16
@@ -60,7 +60,7 @@ pub struct BenchArgs {
     /// What the device is said to do at most, in TFLOP/s in this precision: its share stands beside every rate
     #[arg(long, value_name = "X", value_parser = positive)]
     pub peak_tflops: Option<f64>,
-    /// Keep each block's input alone and compute the block again (`train.checkpoint = "block"`)
+    /// Keep each block's input alone and compute the block again (`engine.recompute = "block"`)
     #[arg(long)]
     pub checkpoint: bool,
     /// Method [default: lora-a2 for round, fedit elsewhere]

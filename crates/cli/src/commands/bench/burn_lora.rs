@@ -91,9 +91,10 @@ impl PlainEncoder {
             Targets::Qv => ParamGroup::from_any_predicates(vec!["query", "value"]),
         };
         let adapted = self.apply_lora(Lora::new(args.rank, args.alpha).set_param_group(adapted));
-        match trains_head(args) {
-            true => adapted.set_require_grad_group(ParamGroup::from_predicate("head_"), true),
-            false => adapted,
+        if trains_head(args) {
+            adapted.set_require_grad_group(ParamGroup::from_predicate("head_"), true)
+        } else {
+            adapted
         }
     }
 
@@ -153,7 +154,7 @@ pub fn way<'w>(args: &'w BenchArgs, work: &'w Work, device: &Device) -> Way<'w> 
         Ok(done)
     };
     let name = "Burn's apply_lora, one client after another".to_string();
-    Way { name, places: 1, run: Box::new(run) }
+    Way { name, in_flight: 1, run: Box::new(run) }
 }
 
 /// One client: fresh adapters, a fresh optimizer, its steps; the losses are read once at the end.

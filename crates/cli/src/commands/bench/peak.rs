@@ -16,16 +16,13 @@ pub struct Watch<'d> {
 impl<'d> Watch<'d> {
     /// Starts watching; memory that is held only for reuse is given back first.
     pub fn start(device: &'d Device) -> Self {
-        let fresh = match runs_on_cpu(device) {
-            true => {
-                give_back_freed();
-                // Writing 5 sets Linux's mark of the largest resident size back to the present one.
-                std::fs::write("/proc/self/clear_refs", "5").is_ok()
-            }
-            false => {
-                device.memory_cleanup();
-                true
-            }
+        let fresh = if runs_on_cpu(device) {
+            give_back_freed();
+            // Writing 5 sets Linux's mark of the largest resident size back to the present one.
+            std::fs::write("/proc/self/clear_refs", "5").is_ok()
+        } else {
+            device.memory_cleanup();
+            true
         };
         Watch { device, fresh }
     }

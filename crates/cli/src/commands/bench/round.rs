@@ -1,13 +1,14 @@
 //! Whole rounds of a federation on the same texts: where the seconds go.
 
+use std::ops::ControlFlow;
 use std::time::Instant;
 
 use anyhow::Result;
 use bonfire_data::Shards;
 use bonfire_engine::{InFlight, TokenizedData, TrainSettings};
 use bonfire_federation::{
-    AdapterSettings, AdapterStart, Budget, ClientSettings, Control, EvaluateSettings, Event, HeadMode, RoundMetrics,
-    Run, ServerSettings, Settings, StrategySettings,
+    AdapterSettings, AdapterStart, Budget, ClientSettings, EvaluateSettings, Event, HeadMode, RoundMetrics, Run,
+    ServerSettings, Settings, StrategySettings,
 };
 use bonfire_kernels::device_memory_reserved;
 use bonfire_models::Transformer;
@@ -20,7 +21,7 @@ use super::chart::{Bars, Panel};
 use super::peak::Watch;
 use super::table::{aligned, row, size, three, whole};
 use super::ways::boxed;
-use super::work::{Work, settings};
+use super::work::{Work, options, settings};
 use crate::console::{bytes, note};
 
 /// The rounds of one run.
@@ -78,7 +79,7 @@ pub fn measure(
     let shards = Shards { train: work.shards.clone(), test: vec![Vec::new(); work.shards.len()] };
     let probe_steps = if selects(args, method) { work.shards.len() * args.steps } else { 0 };
     let mut run = Run::new(settings, boxed(models), data, shards)?;
-    let in_flight = run.estimate().places;
+    let in_flight = run.estimate().in_flight;
     let (mut watch, mut peak) = (Some(Watch::start(device)), None);
     let mut rounds: Vec<RoundRow> = Vec::new();
     let (mut start, mut probed) = (Instant::now(), 0.0);
@@ -98,7 +99,7 @@ pub fn measure(
                 }
             }
         }
-        Control::Continue
+        ControlFlow::Continue(())
     })?;
     Ok(RoundReport { strategy: method, in_flight, peak_memory_bytes: peak, rounds })
 }
@@ -143,7 +144,7 @@ fn run_settings(args: &BenchArgs, method: Method) -> Settings {
         server: ServerSettings::default(),
         privacy: None,
         evaluate: EvaluateSettings::default(),
-        in_flight: InFlight::Auto,
+        engine: options(args, InFlight::Auto),
     }
 }
 

@@ -113,11 +113,11 @@ fn curve(ways: Vec<(usize, usize, Way)>, device: &Device, repeats: usize, quiet:
     for (((clients, batch), way), measured) in facts.into_iter().zip(ways).zip(measured) {
         let tokens_per_second = measured.tokens_per_second();
         // Local steps are counted over clients: so many share a step.
-        let steps = measured.done.steps as f64 / way.places as f64;
+        let steps = measured.done.steps as f64 / way.in_flight as f64;
         let tokens_a_step = measured.done.tokens as f64 / steps.max(1.0);
         points.push(Point {
             clients,
-            in_flight: way.places,
+            in_flight: way.in_flight,
             batch,
             tokens_a_step,
             measured,

@@ -99,14 +99,14 @@ fn ways<'w>(
     let (texts, shards, batch, clients) = (&work.texts, &work.shards[..], args.batch, args.clients);
     let engine = |name: &str, in_flight| EngineWay { args, models, texts, shards, batch, method }.way(name, in_flight);
     let auto = engine("", InFlight::Auto);
-    let auto = Way { name: format!("auto: {} in flight", auto.places), ..auto };
+    let auto = Way { name: format!("auto: {} in flight", auto.in_flight), ..auto };
     let asked = |id| args.ways.contains(&id);
     let wanted = |id, differs| asked(id) || (args.ways.is_empty() && differs);
     let mut ways = Vec::new();
     if wanted(WayName::AllInFlight, clients > 1) {
         ways.push((WayName::AllInFlight, engine(&format!("all {clients} in flight"), InFlight::Count(clients))));
     }
-    if wanted(WayName::Auto, auto.places != 1 && auto.places != clients) {
+    if wanted(WayName::Auto, auto.in_flight != 1 && auto.in_flight != clients) {
         ways.push((WayName::Auto, auto));
     }
     if wanted(WayName::OneInFlight, true) {
@@ -126,7 +126,7 @@ fn step_row(id: WayName, way: Way, measured: Measured, report: &StepReport, one:
     StepRow {
         id,
         name: way.name,
-        in_flight: way.places,
+        in_flight: way.in_flight,
         tokens_per_second,
         tokens_per_second_median: measured.done.tokens as f64 / measured.seconds.median,
         client_steps_per_second: measured.done.steps as f64 / measured.seconds.best,

@@ -12,7 +12,7 @@ use serde::Serialize;
 use super::args::{BenchArgs, Method};
 use super::peak::Watch;
 use super::stopwatch::{Seconds, reading};
-use super::work::{members, settings, trains_head};
+use super::work::{members, options, settings, trains_head};
 use crate::console::note;
 
 /// What one run of a way has done.
@@ -29,7 +29,7 @@ pub struct Way<'w> {
     /// The name in tables.
     pub name: String,
     /// Clients on the device together.
-    pub places: usize,
+    pub in_flight: usize,
     /// Trains.
     pub run: Box<dyn FnMut() -> Result<Done> + 'w>,
 }
@@ -63,7 +63,7 @@ pub fn in_turns(ways: &mut [Way], device: &Device, repeats: usize, quiet: bool) 
     let mut readings = vec![Readings::default(); ways.len()];
     // From few clients in flight to many: what a device keeps of a run adds to the next one's peak.
     let mut order: Vec<usize> = (0..ways.len()).collect();
-    order.sort_by_key(|&i| ways[i].places);
+    order.sort_by_key(|&i| ways[i].in_flight);
     for i in order {
         readings[i].warm_up(&mut ways[i], device, quiet)?;
     }
@@ -174,8 +174,10 @@ impl<'w> EngineWay<'w> {
         let server = Server::new(Adapter::fresh(model.targets(), args.rank, args.alpha, init, head, &mut rng));
         let plan = strategy(args, method, shards.len()).plan(&server);
         // Its clocks would wait for the device inside the steps that are timed here as a whole.
-        let engine = Engine::new(boxed(models), texts.clone(), settings(args, batch), in_flight).without_clock();
-        let places = engine.places(shards.len().div_ceil(models.len()), plan.scalars(&server.adapter)) * models.len();
+        let engine =
+            Engine::new(boxed(models), texts.clone(), settings(args, batch), options(args, in_flight)).without_clock();
+        let in_flight =
+            engine.clients_in_flight(shards.len().div_ceil(models.len()), plan.scalars(&server.adapter)) * models.len();
         let run = move || {
             let mut steps = 0;
             let mut count = |progress: bonfire_engine::Progress| {
@@ -185,6 +187,6 @@ impl<'w> EngineWay<'w> {
             let trained = engine.train(&plan, server.start(), &members(shards), &mut count)?;
             Ok(Done { tokens: trained.uploads.iter().map(|upload| upload.tokens).sum(), steps })
         };
-        Way { name: name.into(), places, run: Box::new(run) }
+        Way { name: name.into(), in_flight, run: Box::new(run) }
     }
 }

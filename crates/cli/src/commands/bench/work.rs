@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use bonfire_data::Dataset;
 use bonfire_data::random::{Use, stream};
-use bonfire_engine::{Checkpoint, Member, Split, TrainSettings};
+use bonfire_engine::{EngineSettings, InFlight, Member, Recompute, Split, TrainSettings};
 use bonfire_models::{Goal, ModelInfo, ModelSource, Task, Transformer};
 use burn::tensor::Device;
 use rand::seq::SliceRandom;
@@ -13,7 +13,7 @@ use rand::seq::SliceRandom;
 use super::args::{BenchArgs, Head, Shape, TaskName};
 use super::lengths::made_up;
 use crate::job;
-use crate::mistake::Mistake;
+use crate::user_error::UserError;
 
 /// Classes of made-up texts: BANKING77's.
 const CLASSES: usize = 77;
@@ -40,7 +40,7 @@ impl Work {
     pub fn new(args: &BenchArgs, texts_wanted: usize) -> Result<Work> {
         let info = info(&args.shape)?;
         if args.rank > info.hidden {
-            return Err(Mistake::new(format!("--rank {} is above the model's {} features", args.rank, info.hidden))
+            return Err(UserError::new(format!("--rank {} is above the model's {} features", args.rank, info.hidden))
                 .help(format!("use 1 to {}", info.hidden))
                 .into());
         }
@@ -121,13 +121,15 @@ pub fn settings(args: &BenchArgs, batch: usize) -> TrainSettings {
         schedule: Default::default(),
         warmup_steps: 0,
         shuffle: true,
-        tokens_per_step: None,
-        memory_gb: None,
-        checkpoint: if args.checkpoint { Checkpoint::Block } else { Checkpoint::None },
-        precision: args.precision(),
         not_finite: Default::default(),
         seed: args.seed,
     }
+}
+
+/// How the engine works with `in_flight` clients on the device together.
+pub fn options(args: &BenchArgs, in_flight: InFlight) -> EngineSettings {
+    let recompute = if args.checkpoint { Recompute::Block } else { Recompute::None };
+    EngineSettings { in_flight, recompute, precision: args.precision(), ..EngineSettings::default() }
 }
 
 /// Whether clients train the head.
@@ -161,15 +163,15 @@ fn source(shape: &Shape) -> Option<ModelSource> {
 }
 
 /// Whether a language model is trained.
-fn is_causal(args: &BenchArgs, info: &ModelInfo) -> Result<bool, Mistake> {
+fn is_causal(args: &BenchArgs, info: &ModelInfo) -> Result<bool, UserError> {
     let decoder = info.architecture.is_decoder();
     match args.task {
         Some(TaskName::Causal) if !decoder => {
-            Err(Mistake::new(format!("--task causal needs a decoder, and --shape {} is an encoder", args.shape))
+            Err(UserError::new(format!("--task causal needs a decoder, and --shape {} is an encoder", args.shape))
                 .help("use --shape llama-1b, smollm2-135m or tiny-decoder, or a decoder's folder"))
         }
         Some(TaskName::Causal) | None if decoder && args.data.is_some() => {
-            Err(Mistake::new("--data holds texts with labels, which a language model is not trained on here")
+            Err(UserError::new("--data holds texts with labels, which a language model is not trained on here")
                 .help("add --task classify, or leave --data out"))
         }
         task => Ok(task.map_or(decoder, |task| task == TaskName::Causal)),
@@ -184,7 +186,7 @@ fn info(shape: &Shape) -> Result<ModelInfo> {
         Shape::SmolLm2 => Ok(ModelInfo::smollm2_135m()),
         Shape::TinyDecoder => Ok(ModelInfo::tiny_decoder()),
         Shape::Folder(folder) if !folder.is_dir() => {
-            Err(Mistake::new(format!("--shape {shape}: there is no such shape and no folder of this name"))
+            Err(UserError::new(format!("--shape {shape}: there is no such shape and no folder of this name"))
                 .help(
                     "use builtin, minilm, roberta-base, llama-1b, smollm2-135m, tiny-decoder, or a folder with \
                      config.json and model.safetensors",
@@ -200,7 +202,7 @@ fn invent(args: &BenchArgs, count: usize, info: &ModelInfo, task: Task) -> Resul
     let lengths = args.made_up_lengths();
     let longest = lengths.longest();
     if longest > info.max_tokens() {
-        return Err(Mistake::new(format!("texts of {longest} tokens are more than the model can read"))
+        return Err(UserError::new(format!("texts of {longest} tokens are more than the model can read"))
             .help(format!("use --lengths N with N at most {}", info.max_tokens()))
             .into());
     }
@@ -210,12 +212,12 @@ fn invent(args: &BenchArgs, count: usize, info: &ModelInfo, task: Task) -> Resul
 /// The training texts of a data folder as token ids, and their labels as the task.
 fn read(args: &BenchArgs, folder: &Path, info: &ModelInfo) -> Result<(Split, Task)> {
     let Some(source) = source(&args.shape) else {
-        return Err(Mistake::new(format!("--data needs a tokenizer, and --shape {} has none", args.shape))
+        return Err(UserError::new(format!("--data needs a tokenizer, and --shape {} has none", args.shape))
             .help("use --shape builtin or a model folder, or leave --data out")
             .into());
     };
     if args.max_length > info.max_tokens() {
-        return Err(Mistake::new(format!("--max-length {} is more than the model can read", args.max_length))
+        return Err(UserError::new(format!("--max-length {} is more than the model can read", args.max_length))
             .help(format!("use at most {}", info.max_tokens()))
             .into());
     }
@@ -229,14 +231,14 @@ fn read(args: &BenchArgs, folder: &Path, info: &ModelInfo) -> Result<(Split, Tas
     Ok((split, Task::Classify(data.labels.len())))
 }
 
-fn too_few(found: usize, wanted: usize) -> Mistake {
-    Mistake::new(format!("the data folder has {found} training texts, and {wanted} are needed"))
+fn too_few(found: usize, wanted: usize) -> UserError {
+    UserError::new(format!("the data folder has {found} training texts, and {wanted} are needed"))
         .help("lower --clients, --steps, --batch or --examples")
 }
 
 /// The first `steps · batch` rows of every client from a file of row lists.
 fn listed(args: &BenchArgs, file: &Path, texts: usize) -> Result<Vec<Vec<usize>>> {
-    let wrong = |what: String| Mistake::new(format!("--rows {}: {what}", file.display()));
+    let wrong = |what: String| UserError::new(format!("--rows {}: {what}", file.display()));
     let text = std::fs::read_to_string(file).map_err(|error| wrong(format!("cannot be read: {error}")))?;
     let lists: Vec<Vec<usize>> = serde_json::from_str(&text).map_err(|error| {
         wrong(error.to_string()).help("expected one list of row numbers a client: [[0, 4], [1, 2]]")

@@ -6,9 +6,10 @@ use anyhow::{Context, Result};
 use bonfire_federation::Summary;
 use toml::Table;
 
+use crate::config::moved::bring_up_to_date;
 use crate::config::{Difference, differences};
-use crate::mistake::Mistake;
-use crate::run_folder::{CONFIG, SUMMARY, holds_something, left};
+use crate::run_folder::{CONFIG, SUMMARY, holds_something, read};
+use crate::user_error::UserError;
 
 /// What a cell's folder holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,31 +34,32 @@ pub fn state(path: &Path, config: &str, rounds: usize) -> Result<State> {
     if !holds_something(path) {
         return Ok(State::Absent);
     }
-    left::check(path)?;
-    let found = left::text(&path.join(CONFIG)).map_err(|_| foreign(path))?;
-    let old: Table = found.parse().map_err(|_| foreign(path))?;
+    read::check(path)?;
+    let found = read::text(&path.join(CONFIG)).map_err(|_| foreign(path))?;
+    let mut old: Table = found.parse().map_err(|_| foreign(path))?;
     let new: Table = config.parse().context("cannot read a configuration that was just written")?;
+    bring_up_to_date(&mut old);
     match differences(&old, &new) {
         list if list.is_empty() => {}
         list => return Err(other_run(path, &list).into()),
     }
-    let summary = left::text(&path.join(SUMMARY)).ok();
+    let summary = read::text(&path.join(SUMMARY)).ok();
     let summary: Option<Summary> = summary.and_then(|text| serde_json::from_str(&text).ok());
     Ok(if summary.is_some_and(|s| s.rounds == rounds) { State::Complete } else { State::Cut })
 }
 
-fn foreign(path: &Path) -> Mistake {
-    Mistake::new(format!("{} is in the way: it holds no run of `bonfire compare`", path.display()))
+fn foreign(path: &Path) -> UserError {
+    UserError::new(format!("{} is in the way: it holds no run of `bonfire compare`", path.display()))
         .help("remove it, or name another folder with --out")
 }
 
-fn other_run(path: &Path, differences: &[Difference]) -> Mistake {
+fn other_run(path: &Path, differences: &[Difference]) -> UserError {
     const SHOWN: usize = 4;
     let mut list = differences.iter().take(SHOWN).map(Difference::to_string).collect::<Vec<_>>().join("; ");
     if differences.len() > SHOWN {
         list += &format!("; and {} more", differences.len() - SHOWN);
     }
-    Mistake::new(format!("{} holds a run of another configuration: {list}", path.display())).help(
+    UserError::new(format!("{} holds a run of another configuration: {list}", path.display())).help(
         "name another folder with --out for the new settings, take the old settings back, or remove the folder to run \
          it again",
     )

@@ -10,7 +10,7 @@ use serde::{Serialize, Serializer};
 use super::variant::Variant;
 use crate::args::Common;
 use crate::config::{self, Loaded, RunConfig};
-use crate::mistake::Mistake;
+use crate::user_error::UserError;
 
 /// What the user wants compared; an empty list stands for the configuration's own value.
 pub struct Asked<'a> {
@@ -145,7 +145,7 @@ impl Grid {
         if let Some(twin) = self.cells.iter().find(|other| other.folder == cell.folder) {
             let [a, b] = [twin, &cell].map(|c| &self.variants[c.variant].text);
             let what = format!("`{a}` and `{b}` would both be written to {}", cell.folder);
-            return Err(Mistake::new(what).help("leave one of them out, or give it another value").into());
+            return Err(UserError::new(what).help("leave one of them out, or give it another value").into());
         }
         self.cells.push(cell);
         Ok(())
@@ -154,7 +154,7 @@ impl Grid {
     /// `error`, said of a cell: its variant is named, and the option that set the value at fault.
     pub fn explain(&self, cell: usize, error: anyhow::Error) -> anyhow::Error {
         let cell = &self.cells[cell];
-        match error.downcast::<Mistake>() {
+        match error.downcast::<UserError>() {
             Ok(mistake) => said_of(mistake, &self.variants[cell.variant], &cell.sets).into(),
             Err(other) => other.context(format!("in the cell {}", cell.folder)),
         }
@@ -177,7 +177,7 @@ impl Asked<'_> {
     ///
     /// # Errors
     /// As said.
-    pub fn check(&self) -> Result<(), Mistake> {
+    pub fn check(&self) -> Result<(), UserError> {
         let variants: Vec<&str> = self.variants.iter().map(|v| v.text.as_str()).collect();
         let alphas: Vec<String> = self.alphas.iter().map(f64::to_string).collect();
         once("--strategies", &variants)?;
@@ -186,7 +186,7 @@ impl Asked<'_> {
         once("--alphas", &alphas)?;
         for variant in &self.variants {
             if let Some((key, why)) = variant.shared_key() {
-                return Err(Mistake::new(format!("the variant `{}` cannot set {key}: {why}", variant.text))
+                return Err(UserError::new(format!("the variant `{}` cannot set {key}: {why}", variant.text))
                     .at(Some(format!("--strategies {}", variant.text)))
                     .help("for all cells alike, use --set"));
             }
@@ -195,9 +195,9 @@ impl Asked<'_> {
     }
 }
 
-fn once<T: PartialEq + std::fmt::Display>(option: &str, values: &[T]) -> Result<(), Mistake> {
+fn once<T: PartialEq + std::fmt::Display>(option: &str, values: &[T]) -> Result<(), UserError> {
     match values.iter().enumerate().find(|(i, value)| values[..*i].contains(value)) {
-        Some((_, twice)) => Err(Mistake::new(format!("{option} holds {twice} twice")).help("give each value once")),
+        Some((_, twice)) => Err(UserError::new(format!("{option} holds {twice} twice")).help("give each value once")),
         None => Ok(()),
     }
 }
@@ -220,13 +220,13 @@ fn cell_sets(
     rank: Option<usize>,
     column: &Column,
     seed: u64,
-) -> Result<Vec<Set>, Mistake> {
+) -> Result<Vec<Set>, UserError> {
     let named = format!("--strategies {}", variant.text);
     let mut sets = vec![Set { text: format!("strategy.name={}", variant.strategy), origin: named.clone() }];
     let by_rank = rank_sets(&variant.strategy, rank, base);
     let twice = |(key, _): &&(String, String)| by_rank.iter().any(|set| set.starts_with(&format!("{key}=")));
     if let (Some(_), Some((key, _))) = (rank, variant.keys.iter().find(twice)) {
-        return Err(Mistake::new(format!("the variant `{}` sets {key}, which --ranks sets too", variant.text))
+        return Err(UserError::new(format!("the variant `{}` sets {key}, which --ranks sets too", variant.text))
             .at(Some(named))
             .help("leave one of them out"));
     }
@@ -265,13 +265,13 @@ fn spelled(budget: &Budget) -> String {
 }
 
 /// `mistake` with its variant named, and the cell's own settings shown as the options they came from.
-fn said_of(mistake: Mistake, variant: &Variant, sets: &[Set]) -> Mistake {
+fn said_of(mistake: UserError, variant: &Variant, sets: &[Set]) -> UserError {
     let origin = |place: String| {
         let set = sets.iter().rev().find(|set| place == format!("--set {}", set.text));
         set.map_or(place, |set| format!("{} (as {})", set.origin, set.text))
     };
     let what = format!("in the variant `{}`: {}", variant.text, mistake.what);
-    Mistake { what, place: mistake.place.map(origin), help: mistake.help }
+    UserError { what, place: mistake.place.map(origin), help: mistake.help }
 }
 
 impl Column {

@@ -7,7 +7,7 @@ use bonfire_federation::Summary;
 use serde::{Deserialize, Serialize};
 
 use super::grid::{Grid, Rank};
-use crate::run_folder::left;
+use crate::run_folder::read;
 
 /// How a cell stands.
 #[derive(Clone, Debug, PartialEq)]
@@ -80,9 +80,9 @@ impl Measured {
     /// # Errors
     /// A file that is missing or not as a run leaves it.
     pub fn read(folder: &Path) -> Result<Measured> {
-        let summary: Summary = left::json(&folder.join("summary.json"))?;
+        let summary: Summary = read::json(&folder.join("summary.json"))?;
         let (path, mut rows) = (folder.join("metrics.jsonl"), Vec::<Row>::new());
-        let cut = left::rows(&path, |row| rows.push(row))?;
+        let cut = read::rows(&path, |row| rows.push(row))?;
         anyhow::ensure!(!cut, "{} is not as a run leaves it: its last line is cut", path.display());
         Ok(Measured::of(summary, &rows))
     }

@@ -9,7 +9,7 @@ use serde_json::json;
 
 use crate::checkup::admit;
 use crate::console::{bytes, note, put, say};
-use crate::mistake::quietly;
+use crate::user_error::quietly;
 
 /// What is kept.
 #[derive(Debug, PartialEq, Eq, Serialize)]

@@ -9,7 +9,7 @@ use super::system::System;
 use crate::checkup::{Finding, Verdict};
 use crate::commands::bench::table::{aligned, row, size, three};
 use crate::device::{DeviceChoice, Opened};
-use crate::mistake::quietly;
+use crate::user_error::quietly;
 
 /// The whole of `--json`.
 #[derive(Debug, Serialize)]

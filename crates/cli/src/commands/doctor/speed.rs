@@ -7,7 +7,7 @@ use serde::Serialize;
 use crate::commands::bench::stopwatch::in_turns;
 use crate::commands::bench::table::three;
 use crate::device::Opened;
-use crate::mistake::quietly;
+use crate::user_error::quietly;
 
 /// What was measured.
 #[derive(Debug, Serialize)]

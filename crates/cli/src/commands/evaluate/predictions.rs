@@ -62,8 +62,11 @@ fn line<'r>(row: usize, scores: &'r Matrix, split: &'r Split, labels: &'r [Strin
     let (goal, ids) = (&split.goals[row], &split.ids[row]);
     let next = goal.scored(ids.len()).flatten().map(|token| ids[token] as usize);
     let right: Vec<usize> = goal.class().into_iter().chain(next).collect();
-    let judged: Vec<(usize, f64)> =
-        right.iter().zip(scores.data.chunks(scores.cols.max(1))).map(|(&right, row)| judge(row, right)).collect();
+    let judged: Vec<(usize, f64)> = right
+        .iter()
+        .zip(scores.data.chunks(scores.cols.max(1)))
+        .map(|(&right, row)| best_and_loss(row, right))
+        .collect();
     let class = goal.class().is_some();
     let name = |class: usize| labels.get(class).map(String::as_str);
     Row {
@@ -80,7 +83,7 @@ fn line<'r>(row: usize, scores: &'r Matrix, split: &'r Split, labels: &'r [Strin
 }
 
 /// The place of the highest score, and the cross-entropy of the right one.
-fn judge(scores: &[f32], right: usize) -> (usize, f64) {
+fn best_and_loss(scores: &[f32], right: usize) -> (usize, f64) {
     let best = (0..scores.len()).rev().max_by(|&x, &y| scores[x].total_cmp(&scores[y])).unwrap_or(0);
     let top = f64::from(scores[best]);
     let sum: f64 = scores.iter().map(|s| (f64::from(*s) - top).exp()).sum();
@@ -95,7 +98,7 @@ mod tests {
 
     #[test]
     fn losses_are_those_of_the_scores() {
-        let (best, loss) = judge(&[1.0, 3.0, 3.0], 0);
+        let (best, loss) = best_and_loss(&[1.0, 3.0, 3.0], 0);
         assert_eq!(best, 1, "the first of equals");
         let want = (1f64.exp() + 2.0 * 3f64.exp()).ln() - 1.0;
         assert!((loss - want).abs() < 1e-12);

@@ -11,10 +11,10 @@ pub use bonfire_models::Task;
 use crate::args::{Common, ExportArgs};
 use crate::commands::evaluate::config_of;
 use crate::config::{self, Loaded, TaskKind};
-use crate::holdings::Holdings;
 use crate::job;
-use crate::mistake::Mistake;
+use crate::partition_file::PartitionFile;
 use crate::run_folder::{ADAPTER, CLIENTS, client_folder};
+use crate::user_error::UserError;
 
 /// What an export needs to know of a run.
 pub struct OpenedRun {
@@ -30,7 +30,7 @@ impl OpenedRun {
     /// # Errors
     /// No run folder, or a model that cannot be found any more.
     pub fn open(folder: &Path, common: &Common) -> Result<OpenedRun> {
-        let loaded = config::load(Some(&config_of(folder)?), &common.sets)?;
+        let loaded = config::load_of_run(&config_of(folder)?, &common.sets)?;
         let (source, info) = (job::source(&loaded.config)?, job::info(&loaded.config)?);
         Ok(OpenedRun { folder: folder.to_path_buf(), loaded, source, info })
     }
@@ -47,10 +47,12 @@ impl OpenedRun {
     pub fn adapters(&self, args: &ExportArgs) -> Result<Vec<(PathBuf, Option<String>)>> {
         if let Some(client) = args.client {
             let folder = client_folder(&self.folder, client);
-            return match folder.is_dir() {
-                true => Ok(vec![(folder, None)]),
-                false if self.client_names().is_empty() => Err(no_clients(self).into()),
-                false => Err(no_client(self, client).into()),
+            return if folder.is_dir() {
+                Ok(vec![(folder, None)])
+            } else if self.client_names().is_empty() {
+                Err(no_clients(self).into())
+            } else {
+                Err(no_client(self, client).into())
             };
         }
         if !args.clients {
@@ -87,26 +89,27 @@ impl OpenedRun {
 
     /// Names of the classes: as the run wrote them down, or of its data where those are still there.
     pub fn labels(&self) -> Option<Vec<String>> {
-        let written = Holdings::read(&self.folder).ok().flatten().map(|holdings| holdings.labels);
+        let written = PartitionFile::read(&self.folder).ok().flatten().map(|holdings| holdings.labels);
         written.or_else(|| job::dataset(&self.loaded).ok().map(|data| data.labels))
     }
 }
 
 /// The run has no clients' own adapters.
-pub fn no_clients(run: &OpenedRun) -> Mistake {
+pub fn no_clients(run: &OpenedRun) -> UserError {
     let strategy = &run.loaded.config.strategy;
-    let mistake = Mistake::new(format!("{} holds no clients' own adapters", run.folder.display()));
-    match strategy.keeps_private() {
-        true => mistake.help("`bonfire train` writes them when a run ends; this one was cut, or not made by `train`"),
-        false => mistake.help(format!(
+    let mistake = UserError::new(format!("{} holds no clients' own adapters", run.folder.display()));
+    if strategy.keeps_private() {
+        mistake.help("`bonfire train` writes them when a run ends; this one was cut, or not made by `train`")
+    } else {
+        mistake.help(format!(
             "the clients of {} keep nothing for themselves: leave --client and --clients out",
             strategy.name()
-        )),
+        ))
     }
 }
 
-fn no_client(run: &OpenedRun, client: usize) -> Mistake {
+fn no_client(run: &OpenedRun, client: usize) -> UserError {
     let (names, count) = (run.client_names().join(", "), run.loaded.config.clients.count);
-    Mistake::new(format!("client {client} has no adapter of its own"))
+    UserError::new(format!("client {client} has no adapter of its own"))
         .help(format!("of {count} clients, those that took part have one: {names}"))
 }

@@ -57,12 +57,11 @@ fn sweep(parent: &Path, name: &str) {
 /// Whether a process of this number runs; where the system does not tell, it may.
 fn is_alive(process: u32) -> bool {
     let listed = PathBuf::from("/proc").join(process.to_string());
-    match Path::new("/proc/self").exists() {
-        true => listed.exists(),
-        false => {
-            let asked = std::process::Command::new("kill").args(["-0", &process.to_string()]).output();
-            !cfg!(unix) || asked.map_or(true, |asked| asked.status.success())
-        }
+    if Path::new("/proc/self").exists() {
+        listed.exists()
+    } else {
+        let asked = std::process::Command::new("kill").args(["-0", &process.to_string()]).output();
+        !cfg!(unix) || asked.map_or(true, |asked| asked.status.success())
     }
 }
 

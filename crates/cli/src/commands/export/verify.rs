@@ -34,8 +34,8 @@ impl Verifier {
     /// # Errors
     /// A model or data that cannot be used any more.
     pub fn open(run: &OpenedRun, task: Task, common: &Common) -> Result<Verifier> {
-        let mut loaded = crate::config::load(Some(&run.folder.join(crate::run_folder::CONFIG)), &common.sets)?;
-        loaded.config.train.precision = Precision::F32;
+        let mut loaded = crate::config::load_of_run(&run.folder.join(crate::run_folder::CONFIG), &common.sets)?;
+        loaded.config.engine.precision = Precision::F32;
         let opened = device::open(common.device.as_ref().unwrap_or(&loaded.config.engine.device).first())?;
         let model = job::model(&loaded, task, &opened.device)?;
         let data = job::dataset(&loaded).context("--verify needs the run's data")?;

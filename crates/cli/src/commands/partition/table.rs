@@ -13,9 +13,10 @@ pub fn render(labels: &[String], counts: &[Vec<usize>], tests: &[usize], width: 
     }
     let heads: Vec<String> = (0..labels.len()).map(|label| label.to_string()).collect();
     let matrix = aligned(&matrix_rows(&heads, counts, tests));
-    let body = match matrix.lines().next().is_some_and(|line| line.chars().count() <= width) {
-        true => format!("{matrix}\n\n{}", legend(labels, width)),
-        false => aligned(&figure_rows(labels, counts, tests)),
+    let body = if matrix.lines().next().is_some_and(|line| line.chars().count() <= width) {
+        format!("{matrix}\n\n{}", legend(labels, width))
+    } else {
+        aligned(&figure_rows(labels, counts, tests))
     };
     format!("{body}\n{}", total(labels, counts))
 }
@@ -72,9 +73,8 @@ fn aligned(rows: &[Vec<String>]) -> String {
         .map(|column| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0))
         .collect();
     let line = |row: &Vec<String>| {
-        let cells = row.iter().zip(&widths).map(|(cell, &width)| match cell.starts_with(' ') {
-            true => format!("{cell:<width$}"),
-            false => format!("{cell:>width$}"),
+        let cells = row.iter().zip(&widths).map(|(cell, &width)| {
+            if cell.starts_with(' ') { format!("{cell:<width$}") } else { format!("{cell:>width$}") }
         });
         cells.collect::<Vec<_>>().join(" ").trim_end().to_string()
     };
@@ -87,13 +87,13 @@ fn legend(labels: &[String], width: usize) -> String {
     for (number, name) in labels.iter().enumerate() {
         let entry = format!("{number} {name}");
         let line = lines.last_mut().expect("there is a line");
-        match line.is_empty() {
-            true => *line = entry,
-            false if line.chars().count() + 2 + entry.chars().count() <= width => {
-                line.push_str("  ");
-                line.push_str(&entry);
-            }
-            false => lines.push(entry),
+        if line.is_empty() {
+            *line = entry;
+        } else if line.chars().count() + 2 + entry.chars().count() <= width {
+            line.push_str("  ");
+            line.push_str(&entry);
+        } else {
+            lines.push(entry);
         }
     }
     lines.join("\n")

@@ -3,7 +3,7 @@
 use anyhow::{Context, Result};
 use serde::Serialize;
 
-use super::story::Story;
+use super::run_data::RunData;
 
 macro_rules! asset {
     ($name:literal) => {
@@ -13,14 +13,14 @@ macro_rules! asset {
 
 #[derive(Serialize)]
 struct Data<'d> {
-    runs: &'d [Story],
+    runs: &'d [RunData],
 }
 
 /// The page about `runs`.
 ///
 /// # Errors
 /// None that a user can cause.
-pub fn page(runs: &[Story]) -> Result<String> {
+pub fn page(runs: &[RunData]) -> Result<String> {
     let data = serde_json::to_string(&Data { runs }).context("cannot write the runs as JSON")?;
     Ok(fill(asset!("page.html"), |name| match name {
         "version" => env!("CARGO_PKG_VERSION").to_string(),

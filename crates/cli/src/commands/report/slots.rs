@@ -5,8 +5,8 @@ use std::path::Path;
 use bonfire_models::TargetKind;
 use serde::{Deserialize, Serialize};
 
-use super::thin::mean_spans;
-use crate::run_folder::left;
+use super::downsample::mean_spans;
+use crate::run_folder::read;
 
 /// Columns of the picture at most.
 const COLUMNS: usize = 120;
@@ -58,7 +58,7 @@ struct PeftConfig {
 /// The linears of a layer that carry adapters, by the run's adapter, in the order of the forward pass; none where there
 /// is no adapter that says.
 fn kinds(run: &Path) -> Vec<String> {
-    let config = left::json::<PeftConfig>(&run.join("adapter/adapter_config.json"));
+    let config = read::json::<PeftConfig>(&run.join("adapter/adapter_config.json"));
     let Ok(config) = config else { return Vec::new() };
     let kind = |name: String| Some((serde_json::from_value::<TargetKind>(name.clone().into()).ok()?, name));
     let known: Option<Vec<_>> = config.target_modules.into_iter().map(kind).collect();
@@ -69,9 +69,10 @@ fn kinds(run: &Path) -> Vec<String> {
 
 /// Layer by layer `0 query`, `0 key` …; numbers where the linears are not known.
 fn names(kinds: &[String], targets: usize) -> Vec<String> {
-    match !kinds.is_empty() && targets.is_multiple_of(kinds.len()) {
-        true => (0..targets).map(|t| format!("{} {}", t / kinds.len(), kinds[t % kinds.len()])).collect(),
-        false => (0..targets).map(|t| format!("target {t}")).collect(),
+    if !kinds.is_empty() && targets.is_multiple_of(kinds.len()) {
+        (0..targets).map(|t| format!("{} {}", t / kinds.len(), kinds[t % kinds.len()])).collect()
+    } else {
+        (0..targets).map(|t| format!("target {t}")).collect()
     }
 }
 

@@ -2,7 +2,7 @@
 //! the program.
 
 use bonfire_data::random::{Use, stream};
-use bonfire_engine::{Active, Engine, InFlight, Member, Plan, Split, Start, TrainSettings};
+use bonfire_engine::{Active, Engine, EngineSettings, Member, Plan, Split, Start, TrainSettings};
 use bonfire_federation::{Norm, average};
 use bonfire_kernels::check::{Part, exact::Format};
 use bonfire_models::check::apart;
@@ -108,7 +108,7 @@ fn ten_steps(case: &TorchCase) -> Result<(Offs, Offs), String> {
     let train = Split { ids, goals };
     let rows: Vec<usize> = (0..train.len()).collect();
     let (given, model) = (&case.settings, Box::new(case.model.clone()));
-    let engine = Engine::new(vec![model], train, settings(case, batch)?, InFlight::Auto);
+    let engine = Engine::new(vec![model], train, settings(case, batch)?, EngineSettings::default());
     let plan = Plan { train_head: true, ..Plan::new(1, Active::Both, given.lr, given.lr) };
     let start = Start { adapter: &case.adapter, merged: &DeltaLog::default() };
     let trained = engine.train(&plan, start, &[Member::new(0, &rows)], &mut |_| true).map_err(|e| e.to_string())?;

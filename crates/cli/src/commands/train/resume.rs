@@ -6,16 +6,17 @@ use std::sync::Arc;
 use anyhow::{Context, Result, bail};
 use toml::Table;
 
-use super::{follow, load, prepare};
+use super::{follow, load, prepare, with_device};
 use crate::args::{Common, TrainArgs};
-use crate::config::{Difference, Loaded, differences};
+use crate::checkpoints::{self, Save};
+use crate::config::moved::bring_up_to_date;
+use crate::config::{self, Difference, Loaded, differences};
 use crate::console::{note, say};
 use crate::interrupt::Interrupt;
 use crate::log;
-use crate::mistake::Mistake;
 use crate::recorder::Recorder;
-use crate::run_folder::{CONFIG, Lock, RunFolder, left};
-use crate::saves::{self, Save};
+use crate::run_folder::{CONFIG, Lock, RunFolder, read};
+use crate::user_error::UserError;
 
 /// Goes on with the run in `folder`.
 ///
@@ -23,18 +24,21 @@ use crate::saves::{self, Save};
 /// As training; no run or no usable checkpoint there, or what no run makes; a configuration that is not the run's own and was not accepted; data or
 /// a model that the checkpoint does not belong to.
 pub fn run(folder: &Path, args: &TrainArgs, common: &Common) -> Result<()> {
-    left::check(folder)?;
+    read::check(folder)?;
     let own = folder.join(CONFIG);
     if !own.is_file() {
         return Err(no_run(folder).into());
     }
     let lock = Lock::take(folder)?;
     let (save, broken) = match args.round {
-        Some(round) => (Some(saves::of_round(folder, round)?), Vec::new()),
-        None => saves::newest(folder)?,
+        Some(round) => (Some(checkpoints::of_round(folder, round)?), Vec::new()),
+        None => checkpoints::newest(folder)?,
     };
     broken.iter().for_each(|line| note(format!("{line}; going on from the one before")));
-    let mut loaded = load(Some(args.config.as_deref().unwrap_or(&own)), common)?;
+    let mut loaded = match &args.config {
+        Some(file) => load(Some(file), common)?,
+        None => with_device(config::load_of_run(&own, &common.sets)?, common),
+    };
     if let Some(save) = &save {
         keep_name(&mut loaded, save)?;
         compare(&loaded, save, args.accept_changes)?;
@@ -57,7 +61,7 @@ pub fn run(folder: &Path, args: &TrainArgs, common: &Common) -> Result<()> {
             ready.run.resume(checkpoint).with_context(place)?;
             say_where(ready.run.server().round, &loaded, common.quiet);
             if let Some(round) = args.round {
-                saves::forget_after(folder, round)?;
+                checkpoints::forget_after(folder, round)?;
             }
             Recorder::resumed(files, config, &ready.devices, &ready.run, &ready.holdings.labels, notes, keys)
                 .with_context(place)?
@@ -67,12 +71,13 @@ pub fn run(folder: &Path, args: &TrainArgs, common: &Common) -> Result<()> {
     follow(args, &loaded, ready, recorder, common.quiet)
 }
 
-fn no_run(folder: &Path) -> Mistake {
-    let what = match folder.is_dir() {
-        true => format!("{} holds no run: {CONFIG} is missing", folder.display()),
-        false => format!("there is no run folder {}", folder.display()),
+fn no_run(folder: &Path) -> UserError {
+    let what = if folder.is_dir() {
+        format!("{} holds no run: {CONFIG} is missing", folder.display())
+    } else {
+        format!("there is no run folder {}", folder.display())
     };
-    Mistake::new(what).help("name a folder that `bonfire train` wrote, or start a run without --resume")
+    UserError::new(what).help("name a folder that `bonfire train` wrote, or start a run without --resume")
 }
 
 /// A configuration that names no run is called after its file; the run keeps its own name.
@@ -84,7 +89,11 @@ fn keep_name(loaded: &mut Loaded, save: &Save) -> Result<()> {
 
 /// The configuration that the checkpoint was written with.
 fn before(save: &Save) -> Result<Table> {
-    save.notes.config.parse().with_context(|| format!("{} holds a configuration that is no TOML", save.path.display()))
+    let text = &save.notes.config;
+    let mut table: Table =
+        text.parse().with_context(|| format!("{} holds a configuration that is no TOML", save.path.display()))?;
+    bring_up_to_date(&mut table);
+    Ok(table)
 }
 
 /// Says what is not as it was, and refuses what would change the numbers unless that was asked for.
@@ -109,7 +118,7 @@ fn compare(loaded: &Loaded, save: &Save, accept: bool) -> Result<()> {
         note(format!("from round {} on: {list}", round + 1));
         return Ok(());
     }
-    Err(Mistake::new(format!(
+    Err(UserError::new(format!(
         "the configuration is not what it was when the run was saved after round {round}: {list}"
     ))
     .help("take the change back, or pass --accept-changes to go on with the new values")

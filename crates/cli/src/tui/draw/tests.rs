@@ -6,7 +6,7 @@ use ratatui::backend::TestBackend;
 
 use super::super::{About, State};
 use super::*;
-use crate::tally::tests::round;
+use crate::summary::tests::round;
 
 fn metrics(number: usize) -> RoundMetrics {
     let (train_loss, test_loss) = (2.0 / number as f64, Some(2.5 / number as f64));

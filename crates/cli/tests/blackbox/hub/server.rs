@@ -112,9 +112,10 @@ pub fn listing(asked: &Asked, names: &[&str]) -> Vec<u8> {
 
 /// The tag of a file as the Hub gives it: of large files the SHA-256.
 pub fn tag(name: &str, bytes: &[u8]) -> String {
-    match name.ends_with(".safetensors") {
-        true => Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect(),
-        false => format!("{}-etag", name.replace('/', "-")),
+    if name.ends_with(".safetensors") {
+        Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+    } else {
+        format!("{}-etag", name.replace('/', "-"))
     }
 }
 

@@ -20,7 +20,7 @@ fn folders(grid: &Grid) -> Vec<&str> {
     grid.cells.iter().map(|cell| cell.folder.as_str()).collect()
 }
 
-fn refusal(grid: Result<Grid>) -> Mistake {
+fn refusal(grid: Result<Grid>) -> UserError {
     grid.err().expect("refused").downcast().expect("a mistake")
 }
 

@@ -1,5 +1,5 @@
-//! Which client's examples are in which place of the batch at every step, computed on the host alone: a fixed number of
-//! places, each held by a client until its local steps are done; then the next client takes the place. It runs ahead of
+//! Which client's examples are in which lane of the batch at every step, computed on the host alone: a fixed number of
+//! lanes, each held by a client until its local steps are done; then the next client takes the lane. It runs ahead of
 //! the device on a thread of its own.
 
 use std::collections::VecDeque;
@@ -11,7 +11,7 @@ use rand::seq::SliceRandom;
 use crate::{Split, TrainSettings};
 
 /// One client's work in a pass.
-pub(crate) struct Job<'j> {
+pub(crate) struct ClientJob<'j> {
     pub client: usize,
     /// Rows of the train split.
     pub rows: &'j [usize],
@@ -24,30 +24,30 @@ pub(crate) struct Job<'j> {
     /// Movement of those slots to start from, role by role (no rows: zero); `None`: zero.
     pub movement: Option<Vec<Matrix>>,
     /// SCAFFOLD's correction of every role, over all slots.
-    pub control: Option<Vec<Matrix>>,
+    pub variate: Option<Vec<Matrix>>,
 }
 
 /// One step of all clients in flight.
 pub(crate) struct Step {
-    /// Places that go to a new client before the step: `(place, job)`.
+    /// Places that go to a new client before the step: `(lane, job)`.
     pub starts: Vec<(usize, usize)>,
-    /// Everybody's examples, place by place.
+    /// Everybody's examples, lane by lane.
     pub batch: PackedBatch,
-    /// For every place whose step this is: `(job, its own step from 1)`.
+    /// For every lane whose step this is: `(job, its own step from 1)`.
     pub lanes: Vec<Option<(usize, usize)>>,
     /// Clients that are done after it.
-    pub ends: Vec<End>,
+    pub ends: Vec<Finished>,
 }
 
 /// A client that has done its steps.
-pub(crate) struct End {
-    pub place: usize,
+pub(crate) struct Finished {
+    pub lane: usize,
     pub job: usize,
     pub steps: usize,
     pub tokens: u64,
 }
 
-/// A place in the batch.
+/// A lane in the batch.
 struct Lane {
     job: usize,
     order: Vec<usize>,
@@ -58,8 +58,8 @@ struct Lane {
 }
 
 /// All steps of a pass over a cohort, in order.
-pub(crate) struct Itinerary<'i> {
-    jobs: &'i [Job<'i>],
+pub(crate) struct BatchSchedule<'i> {
+    jobs: &'i [ClientJob<'i>],
     train: &'i Split,
     settings: &'i TrainSettings,
     round: usize,
@@ -67,25 +67,25 @@ pub(crate) struct Itinerary<'i> {
     lanes: Vec<Option<Lane>>,
 }
 
-impl<'i> Itinerary<'i> {
+impl<'i> BatchSchedule<'i> {
     pub fn new(
-        jobs: &'i [Job<'i>],
+        jobs: &'i [ClientJob<'i>],
         train: &'i Split,
         settings: &'i TrainSettings,
         round: usize,
-        places: usize,
+        lanes: usize,
     ) -> Self {
-        let lanes = (0..places).map(|_| None).collect();
-        Itinerary { jobs, train, settings, round, waiting: (0..jobs.len()).collect(), lanes }
+        let lanes = (0..lanes).map(|_| None).collect();
+        BatchSchedule { jobs, train, settings, round, waiting: (0..jobs.len()).collect(), lanes }
     }
 
-    /// Gives empty places to waiting clients.
+    /// Gives empty lanes to waiting clients.
     fn fill(&mut self) -> Vec<(usize, usize)> {
         let mut starts = Vec::new();
-        for (place, lane) in self.lanes.iter_mut().enumerate().filter(|(_, lane)| lane.is_none()) {
+        for (lane, holder) in self.lanes.iter_mut().enumerate().filter(|(_, holder)| holder.is_none()) {
             let Some(job) = self.waiting.pop_front() else { break };
-            *lane = Some(Lane { job, order: Vec::new(), at: 0, epoch: 0, step: 0, tokens: 0 });
-            starts.push((place, job));
+            *holder = Some(Lane { job, order: Vec::new(), at: 0, epoch: 0, step: 0, tokens: 0 });
+            starts.push((lane, job));
         }
         starts
     }
@@ -111,7 +111,7 @@ impl<'i> Itinerary<'i> {
     }
 }
 
-impl Iterator for Itinerary<'_> {
+impl Iterator for BatchSchedule<'_> {
     type Item = Step;
 
     fn next(&mut self) -> Option<Step> {
@@ -124,9 +124,9 @@ impl Iterator for Itinerary<'_> {
         let examples: Vec<_> = lanes.iter_mut().map(next).collect();
         let batch = PackedBatch::pack(&examples);
         let steps = lanes.iter().map(|lane| lane.as_ref().map(|l| (l.job, l.step))).collect();
-        let done = |(place, lane): (usize, &mut Option<Lane>)| {
-            let l = lane.take_if(|l| l.step == self.jobs[l.job].steps)?;
-            Some(End { place, job: l.job, steps: l.step, tokens: l.tokens })
+        let done = |(lane, holder): (usize, &mut Option<Lane>)| {
+            let l = holder.take_if(|l| l.step == self.jobs[l.job].steps)?;
+            Some(Finished { lane, job: l.job, steps: l.step, tokens: l.tokens })
         };
         let ends = lanes.iter_mut().enumerate().filter_map(done).collect();
         self.lanes = lanes;

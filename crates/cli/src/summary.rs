@@ -40,7 +40,7 @@ impl Identity {
             strategy: config.strategy.name().to_string(),
             seed: config.train.seed,
             device: device.to_string(),
-            products: config.train.precision.products(model.device()),
+            products: config.engine.precision.products(model.device()),
             clients: config.clients.count,
             trainable_params: trainable,
             full_params: model.info().backbone_params() + head,
@@ -51,7 +51,7 @@ impl Identity {
 
 /// Sums over the rounds so far.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Tally {
+pub struct Totals {
     rounds: usize,
     uploads: u64,
     upload_params: u64,
@@ -67,7 +67,7 @@ pub struct Tally {
     personal: Option<f64>,
 }
 
-impl Tally {
+impl Totals {
     /// Adds a round in which `uploads` clients uploaded.
     pub fn add(&mut self, metrics: &RoundMetrics, uploads: usize) {
         self.rounds = metrics.round;
@@ -232,7 +232,7 @@ pub mod tests {
 
     #[test]
     fn sums_and_last_lines() {
-        let mut tally = Tally::default();
+        let mut tally = Totals::default();
         tally.add(&round(1, 0.1), 2);
         tally.add(&round(2, 0.5), 2);
         tally.add(&round(3, 0.4), 2);
@@ -251,7 +251,7 @@ pub mod tests {
 
     #[test]
     fn a_run_without_rounds_has_a_summary_and_no_comparison() {
-        let tally = Tally::default();
+        let tally = Totals::default();
         assert_eq!(tally.summary(&run()).final_accuracy, None);
         assert_eq!(tally.upload_line(&run()), None);
         assert_eq!(ratio(300, 299).as_deref(), Some("as much as"));

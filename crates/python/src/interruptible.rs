@@ -11,12 +11,12 @@ use crate::errors::other;
 /// How long Ctrl-C may wait.
 const PATIENCE: Duration = Duration::from_millis(100);
 
-/// Does `work`. What it tells is given to `hear` on this thread; where that fails, or a signal asks for an end, `stop` is
+/// Does `work`. What it tells is given to `on_round` on this thread; where that fails, or a signal asks for an end, `stop` is
 /// called once, and the exception raised when the work has ended.
 pub fn patiently<T: Send, E: Send>(
     py: Python<'_>,
     stop: impl Fn(),
-    mut hear: impl FnMut(E) -> PyResult<()>,
+    mut on_round: impl FnMut(E) -> PyResult<()>,
     work: impl FnOnce(Sender<E>) -> T + Send,
 ) -> PyResult<T> {
     std::thread::scope(|scope| {
@@ -30,7 +30,7 @@ pub fn patiently<T: Send, E: Send>(
                 py.detach(move || told.recv_timeout(PATIENCE))
             };
             let outcome = match heard {
-                Ok(event) => hear(event),
+                Ok(event) => on_round(event),
                 Err(RecvTimeoutError::Timeout) => py.check_signals(),
                 // Whoever told is gone: the work has ended.
                 Err(RecvTimeoutError::Disconnected) => break,

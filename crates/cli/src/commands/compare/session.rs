@@ -12,22 +12,22 @@ use bonfire_models::{Model, Transformer};
 
 use super::grid::Grid;
 use super::results::{Measured, Outcome};
+use crate::checkpoints;
 use crate::checkup::Purpose;
 use crate::checkup::admit::admit;
 use crate::config::RunConfig;
 use crate::console::{is_quiet, note};
 use crate::device;
-use crate::holdings::Holdings;
 use crate::interrupt::Interrupt;
 use crate::job;
 use crate::log;
+use crate::partition_file::PartitionFile;
 use crate::progress::Progress;
 use crate::recorder::Recorder;
 use crate::run_folder::{Lock, RunFolder, holds_something};
-use crate::saves;
 
 /// What all cells share.
-pub struct Workplace<'g> {
+pub struct Session<'g> {
     grid: &'g Grid,
     devices: String,
     models: Vec<Transformer>,
@@ -37,9 +37,9 @@ pub struct Workplace<'g> {
 }
 
 /// The shards of each partition, by what makes it.
-type Partitions = HashMap<String, (Shards, Holdings)>;
+type Partitions = HashMap<String, (Shards, PartitionFile)>;
 
-impl<'g> Workplace<'g> {
+impl<'g> Session<'g> {
     /// Opens the devices, reads data and model, and makes the partitions of the cells that are to run.
     ///
     /// # Errors
@@ -48,7 +48,7 @@ impl<'g> Workplace<'g> {
         grid: &'g Grid,
         cells: &[usize],
         interrupt: impl FnOnce() -> Result<Arc<Interrupt>>,
-    ) -> Result<Workplace<'g>> {
+    ) -> Result<Session<'g>> {
         let base = &grid.base;
         let opened = base.config.engine.device.open()?;
         opened.iter().filter_map(|o| o.notice.as_ref()).for_each(note);
@@ -59,7 +59,7 @@ impl<'g> Workplace<'g> {
         }
         let interrupt = interrupt()?;
         let (models, tokens, shards) = interrupt.while_preparing(|| read(grid, cells, &opened))?;
-        Ok(Workplace { grid, devices: device::names(&opened), models, tokens, shards, interrupt })
+        Ok(Session { grid, devices: device::names(&opened), models, tokens, shards, interrupt })
     }
 
     /// Whether Ctrl-C was pressed.
@@ -107,7 +107,7 @@ impl<'g> Workplace<'g> {
 
     /// Sets `run` to the last checkpoint in `folder`. After an error it is as it was.
     fn go_on(&self, folder: &Path, config: &RunConfig, run: &mut Run, labels: &[String]) -> Result<Recorder> {
-        let save = saves::newest(folder)?.0.context("it holds no checkpoint")?;
+        let save = checkpoints::newest(folder)?.0.context("it holds no checkpoint")?;
         let files = RunFolder::with(folder, Lock::take(folder)?)?;
         files.cut(save.notes.lengths)?;
         run.resume(save.checkpoint).with_context(|| format!("cannot go on from {}", save.path.display()))?;
@@ -140,7 +140,7 @@ fn read(
         if let std::collections::hash_map::Entry::Vacant(place) = shards.entry(partition_of(&loaded.config)) {
             let cut = job::shards(loaded, &data).and_then(|cut| job::refuse_empty(&cut).map(|()| cut));
             let cut = cut.map_err(|error| grid.explain(cell, error))?;
-            let holdings = Holdings::of(&data, &cut);
+            let holdings = PartitionFile::of(&data, &cut);
             place.insert((cut, holdings));
         }
     }

@@ -7,11 +7,11 @@ use anyhow::{Context, Result};
 use bonfire_federation::{RoundMetrics, Summary};
 use serde::{Deserialize, Serialize};
 
+use super::downsample::{mean_spans, short, spaced, thin};
 use super::slots::{Choices, SlotStory};
-use super::thin::{mean_spans, short, spaced, thin};
 use crate::commands::evaluate::config_of;
-use crate::holdings::Holdings;
-use crate::run_folder::left;
+use crate::partition_file::PartitionFile;
+use crate::run_folder::read;
 
 /// Points of a curve at most.
 const POINTS: usize = 600;
@@ -24,7 +24,7 @@ const BINS: usize = 20;
 
 /// A run.
 #[derive(Serialize)]
-pub struct Story {
+pub struct RunData {
     label: String,
     folder: String,
     summary: Summary,
@@ -41,9 +41,9 @@ pub struct Story {
     /// What the reader should know about how it was read.
     notes: Vec<String>,
     curves: BTreeMap<&'static str, Curve>,
-    times: Option<TimeStory>,
-    partition: Option<PartitionStory>,
-    persons: Option<PersonStory>,
+    times: Option<TimeData>,
+    partition: Option<PartitionData>,
+    personal: Option<PersonalData>,
     slots: Option<SlotStory>,
     config: String,
 }
@@ -61,14 +61,14 @@ struct Curve {
 
 /// Mean seconds of a round's parts.
 #[derive(Serialize)]
-struct TimeStory {
+struct TimeData {
     spans: Vec<[usize; 2]>,
     seconds: BTreeMap<&'static str, Vec<f64>>,
 }
 
 /// Who holds what.
 #[derive(Serialize)]
-struct PartitionStory {
+struct PartitionData {
     labels: Vec<String>,
     /// The clients that are shown.
     clients: Vec<usize>,
@@ -82,7 +82,7 @@ struct PartitionStory {
 
 /// How many clients have which accuracy, in the last round that says.
 #[derive(Serialize)]
-struct PersonStory {
+struct PersonalData {
     round: usize,
     clients: usize,
     bins: Vec<usize>,
@@ -99,21 +99,21 @@ struct ClientRow {
     test_accuracy: Option<f64>,
 }
 
-impl Story {
+impl RunData {
     /// Reads the run in `folder`, called `label`.
     ///
     /// # Errors
     /// No run folder; a file that is missing or damaged, with its line.
-    pub fn read(folder: &Path, label: String) -> Result<Story> {
+    pub fn read(folder: &Path, label: String) -> Result<RunData> {
         let path = config_of(folder)?;
-        let config = left::text(&path)?;
+        let config = read::text(&path)?;
         let table: toml::Table = toml::from_str(&config).with_context(|| format!("{} is not TOML", path.display()))?;
         let get = |section: &str, key: &str| table.get(section).and_then(|section| section.get(key));
-        let summary: Summary = left::json(&folder.join("summary.json"))?;
+        let summary: Summary = read::json(&folder.join("summary.json"))?;
         let mut rows: Vec<RoundMetrics> = Vec::new();
-        let cut = left::rows(&folder.join("metrics.jsonl"), |row| rows.push(row))?;
-        let clients = ClientStory::read(&folder.join("clients.jsonl"), rows.last().map_or(0, |row| row.round))?;
-        Ok(Story {
+        let cut = read::rows(&folder.join("metrics.jsonl"), |row| rows.push(row))?;
+        let clients = ClientData::read(&folder.join("clients.jsonl"), rows.last().map_or(0, |row| row.round))?;
+        Ok(RunData {
             label,
             folder: folder.display().to_string(),
             rounds: rows.len(),
@@ -123,9 +123,9 @@ impl Story {
             seconds: rows.iter().map(|row| row.seconds).sum(),
             notes: notes(cut, clients.cut),
             curves: curves(&rows),
-            times: TimeStory::of(&rows),
-            partition: Holdings::read(folder)?.map(PartitionStory::of),
-            persons: clients.persons(),
+            times: TimeData::of(&rows),
+            partition: PartitionFile::read(folder)?.map(PartitionData::of),
+            personal: clients.personal(),
             slots: clients.choices.story(folder),
             summary,
             config,
@@ -141,18 +141,18 @@ fn notes(metrics: bool, clients: bool) -> Vec<String> {
 
 /// What `clients.jsonl` says.
 #[derive(Default)]
-struct ClientStory {
+struct ClientData {
     choices: Choices,
     /// Accuracies of the last round that has any.
     accuracies: (usize, Vec<f64>),
     cut: bool,
 }
 
-impl ClientStory {
+impl ClientData {
     /// Reads the rows up to round `last`: a killed run may have written clients of a round that is not complete.
-    fn read(path: &Path, last: usize) -> Result<ClientStory> {
-        let mut story = ClientStory::default();
-        let cut = left::rows(path, |row: ClientRow| {
+    fn read(path: &Path, last: usize) -> Result<ClientData> {
+        let mut story = ClientData::default();
+        let cut = read::rows(path, |row: ClientRow| {
             if row.round > last {
                 return;
             }
@@ -170,7 +170,7 @@ impl ClientStory {
         Ok(story)
     }
 
-    fn persons(&self) -> Option<PersonStory> {
+    fn personal(&self) -> Option<PersonalData> {
         let (round, mut accuracies) = self.accuracies.clone();
         accuracies.sort_by(f64::total_cmp);
         let (least, most) = (*accuracies.first()?, *accuracies.last()?);
@@ -182,7 +182,7 @@ impl ClientStory {
         let mut bins = vec![0; BINS];
         // 100 % belongs to the last.
         accuracies.iter().for_each(|a| bins[((a * BINS as f64) as usize).min(BINS - 1)] += 1);
-        Some(PersonStory { round, clients: accuracies.len(), bins, least, median, most })
+        Some(PersonalData { round, clients: accuracies.len(), bins, least, median, most })
     }
 }
 
@@ -222,9 +222,9 @@ impl Curve {
     }
 }
 
-impl TimeStory {
+impl TimeData {
     /// `None` for runs of versions that did not say.
-    fn of(rows: &[RoundMetrics]) -> Option<TimeStory> {
+    fn of(rows: &[RoundMetrics]) -> Option<TimeData> {
         const PARTS: [&str; 7] = ["data", "forward", "backward", "optimizer", "aggregate", "evaluate", "other"];
         let timed = rows.iter().filter_map(|row| row.times.map(|t| (row.round, t)));
         let parts = timed.map(|(round, t)| {
@@ -233,13 +233,13 @@ impl TimeStory {
         let (rounds, parts): (Vec<usize>, Vec<Vec<f64>>) = parts.unzip();
         let (spans, means) = mean_spans(&rounds, &parts, BARS);
         let column = |(p, name): (usize, &&'static str)| (*name, means.iter().map(|row| row[p]).collect());
-        (!spans.is_empty()).then(|| TimeStory { spans, seconds: PARTS.iter().enumerate().map(column).collect() })
+        (!spans.is_empty()).then(|| TimeData { spans, seconds: PARTS.iter().enumerate().map(column).collect() })
     }
 }
 
-impl PartitionStory {
-    fn of(holdings: Holdings) -> PartitionStory {
-        let Holdings { labels, train, .. } = holdings;
+impl PartitionData {
+    fn of(holdings: PartitionFile) -> PartitionData {
+        let PartitionFile { labels, train, .. } = holdings;
         let clients = spaced(train.len(), HELD);
         let total = |label: usize| train.iter().map(|row| row[label]).sum::<usize>();
         let mut kept: Vec<usize> = (0..labels.len()).collect();
@@ -248,7 +248,7 @@ impl PartitionStory {
             kept.truncate(HELD);
             kept.sort_unstable();
         }
-        PartitionStory {
+        PartitionData {
             labels: kept.iter().map(|&label| labels[label].clone()).collect(),
             counts: clients.iter().map(|&client| kept.iter().map(|&label| train[client][label]).collect()).collect(),
             sizes: clients.iter().map(|&client| train[client].iter().sum()).collect(),
@@ -272,17 +272,17 @@ mod tests {
         let text =
             row(1, &accuracy(0.1)) + &row(2, &accuracy(1.0)) + &row(2, &accuracy(0.52)) + &row(2, "") + &row(3, "");
         std::fs::write(&path, text.clone() + &row(4, &accuracy(0.9))).expect("written");
-        let persons = ClientStory::read(&path, 3).expect("fine").persons().expect("accuracies");
-        assert_eq!((persons.round, persons.clients, persons.least, persons.most), (2, 2, 0.52, 1.0));
-        assert_eq!((persons.bins[10], persons.bins[19], persons.bins.iter().sum::<usize>()), (1, 1, 2));
-        assert!((persons.median - 0.76).abs() < 1e-9);
+        let personal = ClientData::read(&path, 3).expect("fine").personal().expect("accuracies");
+        assert_eq!((personal.round, personal.clients, personal.least, personal.most), (2, 2, 0.52, 1.0));
+        assert_eq!((personal.bins[10], personal.bins[19], personal.bins.iter().sum::<usize>()), (1, 1, 2));
+        assert!((personal.median - 0.76).abs() < 1e-9);
     }
 
     #[test]
     fn many_clients_and_labels_are_thinned() {
         let labels: Vec<String> = (0..300).map(|label| format!("l{label}")).collect();
         let train = (0..1000).map(|client| (0..300).map(|label| usize::from(label > 150) + client % 2).collect());
-        let story = PartitionStory::of(Holdings { labels, train: train.collect(), test: vec![0; 1000] });
+        let story = PartitionData::of(PartitionFile { labels, train: train.collect(), test: vec![0; 1000] });
         assert_eq!(
             (story.clients.len(), story.labels.len(), story.all_clients, story.all_labels),
             (200, 200, 1000, 300)

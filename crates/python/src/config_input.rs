@@ -2,13 +2,13 @@
 
 use std::path::PathBuf;
 
-use bonfire::embed::{self, Given, Loaded};
+use bonfire::embed::{self, ConfigInput, Loaded};
 use pyo3::prelude::*;
 use pyo3::types::{PyAnyMethods, PyMapping};
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::errors::{mistake, of, other};
+use crate::errors::{user_error, of, other};
 
 /// Reads a configuration.
 pub fn load(
@@ -19,10 +19,10 @@ pub fn load(
 ) -> PyResult<Loaded> {
     embed::begin();
     let given = match config {
-        None => Given::Quickstart,
+        None => ConfigInput::Quickstart,
         Some(it) => match it.cast::<PyMapping>() {
-            Ok(mapping) => Given::Table(table(mapping)?),
-            Err(_) => Given::File(path(it)?),
+            Ok(mapping) => ConfigInput::Table(table(mapping)?),
+            Err(_) => ConfigInput::File(path(it)?),
         },
     };
     let sets = sets(overrides)?;
@@ -31,7 +31,7 @@ pub fn load(
 
 /// A `str` or `os.PathLike`.
 pub fn path(it: &Bound<'_, PyAny>) -> PyResult<PathBuf> {
-    let wrong = |_| mistake(it.py(), "a configuration is a path, a mapping or None");
+    let wrong = |_| user_error(it.py(), "a configuration is a path, a mapping or None");
     it.extract().map_err(wrong)
 }
 
@@ -41,10 +41,10 @@ pub fn sets(overrides: Option<&Bound<'_, PyMapping>>) -> PyResult<Vec<String>> {
     let py = overrides.py();
     let set = |(key, value): (&String, &toml::Value)| format!("{key}={value}");
     let values = json(overrides.as_any())?;
-    let Value::Object(values) = values else { return Err(mistake(py, "overrides are a mapping from keys to values")) };
+    let Value::Object(values) = values else { return Err(user_error(py, "overrides are a mapping from keys to values")) };
     let mut all = toml::Table::new();
     for (key, value) in values {
-        let what = || mistake(py, format!("the override of {key} has a value that no configuration has"));
+        let what = || user_error(py, format!("the override of {key} has a value that no configuration has"));
         all.insert(key.clone(), toml_value(value).ok_or_else(what)?);
     }
     Ok(all.iter().map(set).collect())
@@ -53,7 +53,7 @@ pub fn sets(overrides: Option<&Bound<'_, PyMapping>>) -> PyResult<Vec<String>> {
 fn table(mapping: &Bound<'_, PyMapping>) -> PyResult<toml::Table> {
     match toml_value(json(mapping.as_any())?) {
         Some(toml::Value::Table(table)) => Ok(table),
-        _ => Err(mistake(mapping.py(), "a configuration is a mapping of sections")),
+        _ => Err(user_error(mapping.py(), "a configuration is a mapping of sections")),
     }
 }
 
@@ -62,13 +62,10 @@ fn json(it: &Bound<'_, PyAny>) -> PyResult<Value> {
     let py = it.py();
     let kwargs = pyo3::types::PyDict::new(py);
     kwargs.set_item("default", py.import("os")?.getattr("fspath")?)?;
-    let plain = match it.is_instance_of::<pyo3::types::PyDict>() {
-        true => it.clone(),
-        false => py.get_type::<pyo3::types::PyDict>().call1((it,))?.into_any(),
-    };
+    let plain = if it.is_instance_of::<pyo3::types::PyDict>() { it.clone() } else { py.get_type::<pyo3::types::PyDict>().call1((it,))?.into_any() };
     let text = py.import("json")?.call_method("dumps", (plain,), Some(&kwargs));
-    let text: String = text.map_err(|e| mistake(py, format!("a value that no configuration has: {e}")))?.extract()?;
-    serde_json::from_str(&text).map_err(|e| mistake(py, format!("a value that no configuration has: {e}")))
+    let text: String = text.map_err(|e| user_error(py, format!("a value that no configuration has: {e}")))?.extract()?;
+    serde_json::from_str(&text).map_err(|e| user_error(py, format!("a value that no configuration has: {e}")))
 }
 
 /// A key that is `None` is one that is left out.

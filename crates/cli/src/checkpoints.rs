@@ -9,9 +9,9 @@ use bonfire_federation::Checkpoint;
 use bonfire_models::files;
 
 use crate::console::note;
-use crate::mistake::Mistake;
-use crate::run_folder::{Lengths, left, own};
-use crate::tally::Tally;
+use crate::run_folder::{Lengths, own, read};
+use crate::summary::Totals;
+use crate::user_error::UserError;
 
 /// The folder, below the run's.
 pub const CHECKPOINTS: &str = "checkpoints";
@@ -23,7 +23,7 @@ pub struct Notes {
     /// The resolved configuration, as TOML.
     pub config: String,
     /// Sums over the rounds.
-    pub tally: Tally,
+    pub tally: Totals,
     /// How far the files of rows reach.
     pub lengths: Lengths,
     /// Version of the program that wrote it.
@@ -133,9 +133,10 @@ pub fn newest(run: &Path) -> Result<(Option<Save>, Vec<String>)> {
             Err(error) => broken.push(format!("{} {error:#}", path.display())),
         }
     }
-    match broken.is_empty() {
-        true => Ok((None, broken)),
-        false => bail!("no checkpoint of {} can be used\n{}", run.display(), broken.join("\n")),
+    if broken.is_empty() {
+        Ok((None, broken))
+    } else {
+        bail!("no checkpoint of {} can be used\n{}", run.display(), broken.join("\n"))
     }
 }
 
@@ -147,19 +148,20 @@ pub fn of_round(run: &Path, round: usize) -> Result<Save> {
     let all = list(run)?;
     let Some((_, path)) = all.iter().find(|(r, _)| *r == round) else {
         let rounds: Vec<String> = all.iter().rev().map(|(r, _)| r.to_string()).collect();
-        let there = match rounds.is_empty() {
-            true => "it has none".to_string(),
-            false => format!("there are those of {}", rounds.join(", ")),
+        let there = if rounds.is_empty() {
+            "it has none".to_string()
+        } else {
+            format!("there are those of {}", rounds.join(", "))
         };
         let what = format!("{} has no checkpoint of round {round}; {there}", run.display());
-        return Err(Mistake::new(what).help("`save.keep` says how many a run keeps").into());
+        return Err(UserError::new(what).help("`save.keep` says how many a run keeps").into());
     };
     read(path).map_err(|error| anyhow!("{} {error:#}", path.display()))
 }
 
 /// Reads a checkpoint; errors go on from the file's name.
 fn read(path: &Path) -> Result<Save> {
-    let bytes = left::whole(path).context("cannot be read")?;
+    let bytes = read::whole(path).context("cannot be read")?;
     let checkpoint = Checkpoint::read(&bytes)?;
     let notes = Notes::from_map(&checkpoint.notes)?;
     Ok(Save { path: path.to_path_buf(), checkpoint, notes })
@@ -200,7 +202,7 @@ mod tests {
     fn notes_come_back_as_they_were() {
         let notes = Notes {
             config: "a = 1\n".into(),
-            tally: Tally::default(),
+            tally: Totals::default(),
             lengths: Lengths { metrics: 3, clients: 4 },
             version: "1".into(),
         };

@@ -13,7 +13,7 @@ pub fn is_contained() -> bool {
 }
 
 /// Runs `attempt`; a panic in it comes back as its message.
-pub(crate) fn contain<T>(attempt: impl FnOnce() -> T) -> Result<T, String> {
+pub(crate) fn catch_panic<T>(attempt: impl FnOnce() -> T) -> Result<T, String> {
     ATTEMPTS.fetch_add(1, Ordering::SeqCst);
     // What panicked is not used again.
     let outcome = catch_unwind(AssertUnwindSafe(attempt));

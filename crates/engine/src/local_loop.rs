@@ -8,10 +8,10 @@ use bonfire_models::{ClientAdapter, Clock, DeviceBatch, Matrix, Model, NoiseSign
 use burn::tensor::activation::log_softmax;
 use burn::tensor::{Device, Tensor, TensorData};
 
-use crate::itinerary::{End, Itinerary, Job, Step};
+use crate::batch_schedule::{BatchSchedule, ClientJob, Finished, Step};
 use crate::optimize::Lanes;
 use crate::parameters::{Left, Parameters, cleared};
-use crate::{Checkpoint, EngineError, NotFinite, Plan, Score, Split, StepTimes, TrainSettings};
+use crate::{EngineError, NotFinite, Plan, Recompute, Score, Split, StepTimes, TrainSettings};
 
 /// Batches packed ahead of the device: one being read, one ready.
 const AHEAD: usize = 2;
@@ -45,8 +45,8 @@ pub(crate) struct Wanted {
     pub scores: bool,
 }
 
-/// What a flight tells as it goes.
-pub(crate) enum Happened {
+/// What the loop tells as it goes.
+pub(crate) enum LoopEvent {
     /// A step of all clients in flight.
     Step { clients: usize, tokens: u64 },
     /// A client has done its steps.
@@ -54,32 +54,33 @@ pub(crate) enum Happened {
     /// A client's loss or update is not finite, and the settings say to go on without it.
     Lost,
     /// All have; where the time went.
-    Landed(StepTimes),
+    Finished(StepTimes),
 }
 
 /// One pass over a cohort.
-pub(crate) struct Flight<'f> {
+pub(crate) struct LocalLoop<'f> {
     pub model: &'f dyn Model,
     pub train: &'f Split,
     pub settings: &'f TrainSettings,
+    pub recompute: Recompute,
     pub plan: &'f Plan,
-    pub jobs: &'f [Job<'f>],
+    pub jobs: &'f [ClientJob<'f>],
     pub wanted: Wanted,
     /// Whether the steps' parts are timed.
     pub clocked: bool,
 }
 
-impl Flight<'_> {
-    /// Runs all jobs with at most `places` clients in flight; `on` hears of every step and outcome and may end it all.
+impl LocalLoop<'_> {
+    /// Runs all jobs with at most `lanes` clients in flight; `on` hears of every step and outcome and may end it all.
     pub fn run(
         &self,
         mut parameters: Parameters,
-        places: usize,
-        on: &mut dyn FnMut(Happened) -> Result<(), EngineError>,
+        lanes: usize,
+        on: &mut dyn FnMut(LoopEvent) -> Result<(), EngineError>,
     ) -> Result<(), EngineError> {
         let device = self.model.device().clone().inner();
-        let mut losses = Tensor::<1>::zeros([places], &device);
-        let itinerary = Itinerary::new(self.jobs, self.train, self.settings, self.plan.round, places);
+        let mut losses = Tensor::<1>::zeros([lanes], &device);
+        let itinerary = BatchSchedule::new(self.jobs, self.train, self.settings, self.plan.round, lanes);
         let mut clock = if self.clocked { Clock::start(&device) } else { Clock::stopped(&device) };
         std::thread::scope(|scope| {
             let (packed, steps) = sync_channel(AHEAD);
@@ -89,27 +90,27 @@ impl Flight<'_> {
                 losses = self.begin(&mut parameters, &step, losses);
                 losses = losses + self.step(&mut parameters, &step, &device, &mut clock);
                 let clients = step.lanes.iter().flatten().count();
-                on(Happened::Step { clients, tokens: step.batch.tokens.len() as u64 })?;
+                on(LoopEvent::Step { clients, tokens: step.batch.tokens.len() as u64 })?;
                 if !step.ends.is_empty() {
-                    let lanes: Vec<usize> = step.ends.iter().map(|end| end.place).collect();
+                    let lanes: Vec<usize> = step.ends.iter().map(|end| end.lane).collect();
                     for (end, left) in step.ends.iter().zip(parameters.read_lanes(&lanes, &losses, self.wanted)) {
                         on(self.outcome(end, left)?)?;
                     }
                 }
                 clock.end_step();
             }
-            on(Happened::Landed(StepTimes::of(&clock)))
+            on(LoopEvent::Finished(StepTimes::of(&clock)))
         })
     }
 
-    /// Hands freed places to the next clients.
+    /// Hands freed lanes to the next clients.
     fn begin(&self, parameters: &mut Parameters, step: &Step, losses: Tensor<1>) -> Tensor<1> {
         if step.starts.is_empty() {
             return losses;
         }
-        let starts: Vec<_> = step.starts.iter().map(|&(place, job)| (place, &self.jobs[job])).collect();
+        let starts: Vec<_> = step.starts.iter().map(|&(lane, job)| (lane, &self.jobs[job])).collect();
         parameters.reset(&starts);
-        let keep = parameters.keep_all_but(step.starts.iter().map(|&(place, _)| place));
+        let keep = parameters.keep_all_but(step.starts.iter().map(|&(lane, _)| lane));
         cleared(losses, &keep.reshape([step.lanes.len()]), self.settings.not_finite)
     }
 
@@ -122,10 +123,10 @@ impl Flight<'_> {
         adapter.noise = self.noise(step);
         let trained = (!weights.is_empty()).then(|| self.model.with_weights(weights, true));
         let model = trained.as_deref().unwrap_or(self.model);
-        let (losses, gradients) = match parameters.optimizer.branches().filter(|b| b.apart > 0.0) {
-            None => model.gradients(&adapter, &batch, self.settings.checkpoint == Checkpoint::Block, clock),
+        let (losses, gradients) = match parameters.optimizer.branches().filter(|b| b.divergence_weight > 0.0) {
+            None => model.gradients(&adapter, &batch, self.recompute == Recompute::Block, clock),
             Some(branches) => {
-                let apart = divergence(model, &adapter, &batch, branches.shared) * branches.apart;
+                let apart = divergence(model, &adapter, &batch, branches.shared) * branches.divergence_weight;
                 at_once(model.loss(&adapter, &batch) - apart, clock)
             }
         };
@@ -135,7 +136,7 @@ impl Flight<'_> {
         losses
     }
 
-    /// Flat-LoRA's noise of each place at this step; a probe has none.
+    /// Flat-LoRA's noise of each lane at this step; a probe has none.
     fn noise(&self, step: &Step) -> Vec<NoiseSigns> {
         let Some(flat) = self.settings.flat.filter(|_| !self.wanted.probe) else { return Vec::new() };
         let targets = self.model.targets();
@@ -150,7 +151,7 @@ impl Flight<'_> {
         NoiseSigns::to_device(step.lanes.iter().flat_map(of).collect(), targets, self.model.device())
     }
 
-    /// What the optimizer needs to know of each place.
+    /// What the optimizer needs to know of each lane.
     fn lanes(&self, step: &Step, device: &Device) -> Lanes {
         let (schedule, warmup) = (self.settings.schedule, self.settings.warmup_steps);
         // With two branches in turns, each has made half of the steps.
@@ -171,10 +172,10 @@ impl Flight<'_> {
     }
 
     /// What came of a client that is done.
-    fn outcome(&self, end: &End, left: Left) -> Result<Happened, EngineError> {
+    fn outcome(&self, end: &Finished, left: Left) -> Result<LoopEvent, EngineError> {
         let Left { loss, movement, extra, scores } = left;
         let broken = |what| match self.settings.not_finite {
-            NotFinite::SkipClient => Ok(Happened::Lost),
+            NotFinite::SkipClient => Ok(LoopEvent::Lost),
             NotFinite::Stop => {
                 let client = self.jobs[end.job].client;
                 Err(EngineError::NotFinite { round: self.plan.round, client, steps: end.steps, what })
@@ -187,13 +188,14 @@ impl Flight<'_> {
         if numbers.any(|v| !v.is_finite()) {
             return broken("the update");
         }
-        let of_gradients = match self.wanted.probe {
-            true => self.plan.selection.as_ref().is_some_and(|s| s.score == Score::Gradient),
-            false => self.plan.terms.control.is_some(),
+        let of_gradients = if self.wanted.probe {
+            self.plan.selection.as_ref().is_some_and(|s| s.score == Score::Gradient)
+        } else {
+            self.plan.terms.variate.is_some()
         };
         let extra = if of_gradients { mean(extra, end.steps) } else { extra };
         let (loss, steps) = (f64::from(loss) / end.steps as f64, end.steps);
-        Ok(Happened::Done(Outcome { job: end.job, loss, tokens: end.tokens, movement, scores, extra, steps }))
+        Ok(LoopEvent::Done(Outcome { job: end.job, loss, tokens: end.tokens, movement, scores, extra, steps }))
     }
 }
 

@@ -12,10 +12,10 @@ use super::folder::{State, state};
 use super::grid::Grid;
 use super::results::{Group, Measured, Outcome};
 use super::{plots, table};
-use crate::run_folder::{left, replace};
+use crate::run_folder::{read, replace};
 
 /// The outcomes of a grid's cells and where they are written.
-pub struct Board<'g> {
+pub struct Outputs<'g> {
     out: PathBuf,
     grid: &'g Grid,
     command: String,
@@ -52,14 +52,14 @@ struct Row<'r> {
     measured: Option<&'r Measured>,
 }
 
-impl<'g> Board<'g> {
+impl<'g> Outputs<'g> {
     /// Looks at what `out` holds already. With `only_missing`, cells that failed before are left as they are.
     ///
     /// # Errors
     /// A cell's folder holds a run of another configuration.
-    pub fn open(out: &Path, grid: &'g Grid, only_missing: bool) -> Result<Board<'g>> {
+    pub fn open(out: &Path, grid: &'g Grid, only_missing: bool) -> Result<Outputs<'g>> {
         let failed = if only_missing { failed_before(out)? } else { HashMap::new() };
-        let mut board = Board { out: out.to_path_buf(), grid, command: command(), outcomes: Vec::new() };
+        let mut board = Outputs { out: out.to_path_buf(), grid, command: command(), outcomes: Vec::new() };
         for cell in &grid.cells {
             let (path, config) = (board.folder(&cell.folder), &cell.loaded.config);
             board.outcomes.push(match state(&path, &config.to_toml(), config.train.rounds)? {
@@ -142,7 +142,7 @@ impl<'g> Board<'g> {
         table::table(self.grid, &Group::all(self.grid, &self.outcomes))
     }
 
-    /// Names of the files that [`Board::write`] writes.
+    /// Names of the files that [`Outputs::write`] writes.
     pub fn files(&self) -> Vec<&'static str> {
         let groups = Group::all(self.grid, &self.outcomes);
         ["compare.json", "table.md"].into_iter().chain(plots::names(&groups)).collect()
@@ -244,7 +244,7 @@ fn run_of(folder: &str) -> String {
 /// Messages of the cells that failed in an earlier call, by folder.
 fn failed_before(out: &Path) -> Result<HashMap<String, String>> {
     let path = out.join("compare.json");
-    let Some(text) = left::optional(&path)? else { return Ok(HashMap::new()) };
+    let Some(text) = read::optional(&path)? else { return Ok(HashMap::new()) };
     let earlier: Earlier = serde_json::from_str(&text)
         .with_context(|| format!("{} is not as `bonfire compare` leaves it", path.display()))?;
     Ok(earlier.cells.into_iter().filter_map(|cell| Some((cell.run, cell.error?))).collect())
@@ -253,9 +253,8 @@ fn failed_before(out: &Path) -> Result<HashMap<String, String>> {
 /// The command as the user typed it, quoted where a shell needs it.
 fn command() -> String {
     let plain = |c: char| c.is_alphanumeric() || "-_.,:=/+@%".contains(c);
-    let quoted = |word: String| match !word.is_empty() && word.chars().all(plain) {
-        true => word,
-        false => format!("'{}'", word.replace('\'', "'\\''")),
+    let quoted = |word: String| {
+        if !word.is_empty() && word.chars().all(plain) { word } else { format!("'{}'", word.replace('\'', "'\\''")) }
     };
     let words = std::env::args().skip(1).map(quoted);
     std::iter::once("bonfire".to_string()).chain(words).collect::<Vec<_>>().join(" ")

@@ -7,9 +7,9 @@ use bonfire_models::{Adapter, ClientAdapter, Factor, Matrix, Model, PackedBatch,
 use burn::tensor::Tensor;
 use rand::RngExt;
 
+use crate::batch_schedule::ClientJob;
 use crate::engine::{Cohort, Engine, Member};
-use crate::flight::{Flight, Happened, Outcome, Wanted};
-use crate::itinerary::Job;
+use crate::local_loop::{LocalLoop, LoopEvent, Outcome, Wanted};
 use crate::parameters::{Parameters, Role};
 use crate::send::{self, Learnt, resume, role_zeros};
 use crate::{EngineError, Per, Plan, Score, Selection, StepTimes, Upload, layer_score, top_slots};
@@ -32,7 +32,7 @@ struct Work {
 }
 
 /// One round of one cohort.
-pub(crate) struct Pass<'p> {
+pub(crate) struct DeviceRound<'p> {
     pub engine: &'p Engine,
     pub model: &'p dyn Model,
     pub plan: &'p Plan,
@@ -45,7 +45,7 @@ pub(crate) struct Pass<'p> {
 /// Hears of steps and tokens; may end the round.
 pub(crate) type Count<'c> = dyn FnMut(usize, u64) -> Result<(), EngineError> + 'c;
 
-impl Pass<'_> {
+impl DeviceRound<'_> {
     /// The uploads, in the cohort's order.
     pub fn run(&self, count: &mut Count) -> Result<Vec<Upload>, EngineError> {
         let probes = self.probe(count)?;
@@ -75,7 +75,7 @@ impl Pass<'_> {
         }
         let movement = !probe.reset || selection.score == Score::Magnitude;
         let scores = selection.score == Score::Contribution;
-        let outcomes = self.fly(job, Wanted { probe: true, movement, scores }, count)?;
+        let outcomes = self.run_jobs(job, Wanted { probe: true, movement, scores }, count)?;
         let members = self.cohort.iter().zip(&given).zip(outcomes);
         let chosen =
             members.map(|((m, given), outcome)| Some(self.choose(selection, m, given.as_deref(), Some(outcome?))));
@@ -162,12 +162,12 @@ impl Pass<'_> {
                 movement: probed.movement.clone().or_else(resumed),
             })
         };
-        self.fly(job, Wanted { probe: false, movement: true, scores: false }, count)
+        self.run_jobs(job, Wanted { probe: false, movement: true, scores: false }, count)
     }
 
     /// SCAFFOLD's correction: the server's control variate minus the client's own, role by role over all slots.
     fn correction(&self, member: &Member) -> Option<Vec<Matrix>> {
-        let server = self.plan.terms.control.as_ref()?;
+        let server = self.plan.terms.variate.as_ref()?;
         let of = |role: Role| {
             let mut all = server.get(&role.name()).cloned().unwrap_or_else(|| role_zeros(role, self.global, server));
             if let Some(own) = member.memory.and_then(|m| m.get(&format!("control/{}", role.name()))) {
@@ -179,7 +179,7 @@ impl Pass<'_> {
     }
 
     /// Runs the members that have work; outcomes in the cohort's order, `None` where there is none.
-    fn fly(
+    fn run_jobs(
         &self,
         work: impl Fn(usize, &Member) -> Option<Work>,
         wanted: Wanted,
@@ -189,39 +189,40 @@ impl Pass<'_> {
         let (mut of, mut jobs) = (Vec::new(), Vec::new());
         for (i, m) in self.cohort.iter().enumerate() {
             let Some(Work { steps, r#use, slots, movement }) = work(i, m) else { continue };
-            let control = if wanted.probe { None } else { self.correction(m) };
+            let variate = if wanted.probe { None } else { self.correction(m) };
             of.push(i);
-            jobs.push(Job { client: m.client, rows: m.rows, steps, r#use, slots, movement, control });
+            jobs.push(ClientJob { client: m.client, rows: m.rows, steps, r#use, slots, movement, variate });
         }
         if jobs.is_empty() {
             return Ok(outcomes);
         }
         let settings = &self.engine.settings;
-        let places = self.engine.places_of(self.plan, self.global, jobs.len());
+        let places = self.engine.lanes_for(self.plan, self.global, jobs.len());
         let chosen: Vec<&Vec<Vec<usize>>> = jobs.iter().filter_map(|j| j.slots.as_ref()).collect();
         let most = |t: usize| chosen.iter().map(|slots| slots[t].len()).max().unwrap_or(0);
         let slots: Vec<usize> = (0..self.global.targets.len()).map(most).collect();
         let slots = (!chosen.is_empty()).then_some(slots.as_slice());
         let device = self.model.device().clone().inner();
         let parameters = Parameters::new(self.plan, self.global, settings, places, slots, wanted.probe, &device);
-        let flight = Flight {
+        let local_loop = LocalLoop {
             model: self.model,
             train: &self.engine.train,
             settings,
+            recompute: self.engine.options.recompute,
             plan: self.plan,
             jobs: &jobs,
             wanted,
             clocked: self.engine.clocked,
         };
-        flight.run(parameters, places, &mut |event| match event {
-            Happened::Step { clients, tokens } => count(clients, tokens),
-            Happened::Done(outcome) => {
+        local_loop.run(parameters, places, &mut |event| match event {
+            LoopEvent::Step { clients, tokens } => count(clients, tokens),
+            LoopEvent::Done(outcome) => {
                 let member = of[outcome.job];
                 outcomes[member] = Some(outcome);
                 Ok(())
             }
-            Happened::Lost => Ok(()),
-            Happened::Landed(times) => {
+            LoopEvent::Lost => Ok(()),
+            LoopEvent::Finished(times) => {
                 self.times.set(self.times.get() + times);
                 Ok(())
             }
@@ -230,7 +231,7 @@ impl Pass<'_> {
     }
 
     /// A score for every layer `[1, layers]` on the client's first batch, by the model that everybody starts from.
-    fn survey(&self, member: &Member) -> Matrix {
+    fn layer_scores(&self, member: &Member) -> Matrix {
         let (engine, device) = (self.engine, self.model.device());
         let rows = &member.rows[..member.rows.len().min(engine.settings.batch_size)];
         let batch = PackedBatch::pack(&[rows.iter().map(|&row| engine.train.example(row)).collect()]);
@@ -257,7 +258,7 @@ impl Pass<'_> {
             slots: probed.slots.or_else(|| self.plan.slots_of(member.client, self.global)),
             movement: outcome.movement,
             extra: outcome.extra,
-            survey: self.plan.survey.then(|| self.survey(member)),
+            layer_scores: self.plan.layer_scores.then(|| self.layer_scores(member)),
             loss: outcome.loss,
             steps: outcome.steps,
             tokens: probed.tokens + outcome.tokens,

@@ -18,7 +18,7 @@ pub const ABANDONED: i32 = 130;
 /// A mistake in the arguments or the configuration, with its place and what would be right.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error("{what}")]
-pub struct Mistake {
+pub struct UserError {
     /// What is wrong.
     pub what: String,
     /// File and line, or the `--set` text.
@@ -27,10 +27,10 @@ pub struct Mistake {
     pub help: Option<String>,
 }
 
-impl Mistake {
+impl UserError {
     /// A mistake that has no place in a file.
     pub fn new(what: impl Into<String>) -> Self {
-        Mistake { what: what.into(), place: None, help: None }
+        UserError { what: what.into(), place: None, help: None }
     }
 
     /// The same with what would be right.
@@ -51,7 +51,7 @@ pub const TARGET: &str = module_path!();
 
 /// Prints the block for `error` on stderr, or a JSON line where such are asked for; returns the exit code.
 pub fn report(error: &anyhow::Error) -> u8 {
-    let mistake = error.chain().find_map(|cause| cause.downcast_ref::<Mistake>());
+    let mistake = error.chain().find_map(|cause| cause.downcast_ref::<UserError>());
     let because = causes(error).join("; ");
     tracing::error!(
         because = Some(because.as_str()).filter(|text| !text.is_empty()),
@@ -62,17 +62,14 @@ pub fn report(error: &anyhow::Error) -> u8 {
     if !console::is_json() {
         console::complain(&block(error));
     }
-    match error.chain().any(|cause| cause.is::<Mistake>()) {
-        true => USAGE,
-        false => 1,
-    }
+    if error.chain().any(|cause| cause.is::<UserError>()) { USAGE } else { 1 }
 }
 
 /// The block: the error, its causes, its place and the way out. Nothing in it steers a terminal.
 pub fn block(error: &anyhow::Error) -> String {
     let mut lines = vec![format!("error: {}", cut(error.to_string()))];
     lines.extend(causes(error).into_iter().map(|cause| row("because", cut(cause))));
-    if let Some(mistake) = error.chain().find_map(|cause| cause.downcast_ref::<Mistake>()) {
+    if let Some(mistake) = error.chain().find_map(|cause| cause.downcast_ref::<UserError>()) {
         lines.extend(mistake.place.as_ref().map(|place| row("at", place)));
         lines.extend(mistake.help.as_ref().map(|help| row("help", help)));
     }
@@ -181,7 +178,7 @@ mod tests {
 
     #[test]
     fn the_block_has_what_where_and_the_way_out() {
-        let mistake = Mistake::new("unknown key `rouns` in [train]")
+        let mistake = UserError::new("unknown key `rouns` in [train]")
             .at(Some("x.toml, line 4".into()))
             .help("did you mean `rounds`?");
         let text = block(&mistake.into());
@@ -193,13 +190,13 @@ mod tests {
 
     #[test]
     fn what_others_named_does_not_steer_the_terminal() {
-        let text = block(&Mistake::new("unknown `\u{1b}]0;x\u{7}`").at(Some("a\u{9b}2J.toml".into())).into());
+        let text = block(&UserError::new("unknown `\u{1b}]0;x\u{7}`").at(Some("a\u{9b}2J.toml".into())).into());
         assert_eq!(text, "error: unknown `\\u001b]0;x\\u0007`\n  at:      a\\u009b2J.toml");
     }
 
     #[test]
     fn what_is_endless_is_cut() {
-        let text = block(&Mistake::new("ü".repeat(1_000_000)).into());
+        let text = block(&UserError::new("ü".repeat(1_000_000)).into());
         assert!(
             text.chars().count() < 4100 && text.ends_with("ü… (1992000 bytes more)"),
             "{}",

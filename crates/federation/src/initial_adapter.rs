@@ -13,7 +13,7 @@ use crate::{FederationError, Ledger, Server, Settings};
 ///
 /// # Errors
 /// A trained adapter that cannot be read, does not fit the model, or differs from the settings.
-pub(crate) fn first_adapter(settings: &Settings, model: &dyn Model) -> Result<Adapter, FederationError> {
+pub(crate) fn initial_adapter(settings: &Settings, model: &dyn Model) -> Result<Adapter, FederationError> {
     let (adapter, head) = (&settings.adapter, model.head().to_vec());
     if settings.strategy.is_full() {
         return Ok(Adapter::of_weights(model.weights().into_iter().map(|w| w.value).collect(), head));

@@ -32,10 +32,7 @@ pub fn check(run: &Path) -> Result<()> {
 fn bytes(path: &Path) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     own::read(path)?.take(MOST + 1).read_to_end(&mut bytes)?;
-    match bytes.len() as u64 > MOST {
-        true => Err(io::Error::other(format!("it has more than {MOST} bytes"))),
-        false => Ok(bytes),
-    }
+    if bytes.len() as u64 > MOST { Err(io::Error::other(format!("it has more than {MOST} bytes"))) } else { Ok(bytes) }
 }
 
 /// The text of a file that every run has.

@@ -179,7 +179,7 @@ pub struct ClientMetrics {
 }
 
 impl ClientMetrics {
-    /// Of an upload of so many `bytes`; not judged.
+    /// Of an upload of so many `bytes`; not evaluated.
     pub fn of(round: usize, upload: &Upload, bytes: u64) -> ClientMetrics {
         ClientMetrics {
             round,

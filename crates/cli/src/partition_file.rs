@@ -6,14 +6,14 @@ use anyhow::{Context, Result, ensure};
 use bonfire_data::{Dataset, Shards, label_table};
 use serde::{Deserialize, Serialize};
 
-use crate::run_folder::{left, replace};
+use crate::run_folder::{read, replace};
 
 /// The file's name.
 pub const PARTITION: &str = "partition.json";
 
 /// Who holds how much of what.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Holdings {
+pub struct PartitionFile {
     /// The labels' names; none where the data has no labels.
     pub labels: Vec<String>,
     /// Training examples, `[client][label]`; one number a client where there are no labels.
@@ -22,11 +22,11 @@ pub struct Holdings {
     pub test: Vec<usize>,
 }
 
-impl Holdings {
+impl PartitionFile {
     /// Of `data` dealt out as `shards`.
-    pub fn of(data: &Dataset, shards: &Shards) -> Holdings {
+    pub fn of(data: &Dataset, shards: &Shards) -> PartitionFile {
         let test = shards.test.iter().map(Vec::len).collect();
-        Holdings { labels: data.labels.clone(), train: label_table(data, &shards.train), test }
+        PartitionFile { labels: data.labels.clone(), train: label_table(data, &shards.train), test }
     }
 
     /// Writes them into the folder of a run.
@@ -42,11 +42,11 @@ impl Holdings {
     ///
     /// # Errors
     /// A file that cannot be read or is not as a run leaves it.
-    pub fn read(run: &Path) -> Result<Option<Holdings>> {
+    pub fn read(run: &Path) -> Result<Option<PartitionFile>> {
         let path = run.join(PARTITION);
-        let Some(text) = left::optional(&path)? else { return Ok(None) };
+        let Some(text) = read::optional(&path)? else { return Ok(None) };
         let broken = || format!("{} is not as a run leaves it", path.display());
-        let holdings: Holdings = serde_json::from_str(&text).with_context(broken)?;
+        let holdings: PartitionFile = serde_json::from_str(&text).with_context(broken)?;
         let width = holdings.labels.len().max(1);
         ensure!(
             holdings.train.iter().all(|row| row.len() == width),
@@ -64,14 +64,14 @@ mod tests {
     #[test]
     fn what_was_written_is_read_and_rows_must_fit_the_labels() {
         let folder = tempfile::tempdir().expect("a folder");
-        assert_eq!(Holdings::read(folder.path()).expect("fine"), None);
+        assert_eq!(PartitionFile::read(folder.path()).expect("fine"), None);
         let labels = vec!["a".to_string(), "b".to_string()];
-        let mut holdings = Holdings { labels, train: vec![vec![1, 2], vec![0, 3]], test: vec![1, 0] };
+        let mut holdings = PartitionFile { labels, train: vec![vec![1, 2], vec![0, 3]], test: vec![1, 0] };
         holdings.write(folder.path()).expect("written");
-        assert_eq!(Holdings::read(folder.path()).expect("fine"), Some(holdings.clone()));
+        assert_eq!(PartitionFile::read(folder.path()).expect("fine"), Some(holdings.clone()));
         holdings.train[1].pop();
         holdings.write(folder.path()).expect("written");
-        let error = Holdings::read(folder.path()).expect_err("a short row").to_string();
+        let error = PartitionFile::read(folder.path()).expect_err("a short row").to_string();
         assert!(error.contains("partition.json") && error.contains("2 numbers"), "{error}");
     }
 }
