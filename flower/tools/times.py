@@ -1,16 +1,16 @@
 #!/usr/bin/env python3
 """Time one federated job in several ways on the same machine, model, texts, row lists and settings, in turns.
 
-    peft          scripts/flower_peft: a Flower app with PyTorch and PEFT, one client a SuperNode
+    peft          flower/tools/peft_baseline: a Flower app with PyTorch and PEFT, one client a SuperNode
     peft-sliced   the same with each batch cut into four slices of like length; only where --sides names it
     flower-each   Bonfire's Flower app, one client a SuperNode
     flower-one    Bonfire's Flower app, all clients on one SuperNode
     train         bonfire train, without Flower
 
-    python3 scripts/flower_times.py --model DIR --data DIR --peft-python PYTHON --flower-python PYTHON \\
+    python3 flower/tools/times.py --model DIR --data DIR --peft-python PYTHON --flower-python PYTHON \\
       --bonfire target/release/bonfire
 
---peft-python has what scripts/flower_peft needs, --flower-python flwr[simulation], numpy and the bonfire
+--peft-python has what flower/tools/peft_baseline needs, --flower-python flwr[simulation], numpy and the bonfire
 wheel. Flower runs in its simulation engine, on a SuperLink of this script's own that is up before the clock
 starts. The job: FedIT, rank 8 on query and value, head trained, one epoch a round, batches of 32, in f32 on
 the CPU (without a GPU in the machine: Bonfire's app would take it). `s a round` is on the server's clock,
@@ -38,7 +38,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 CONFIG = ROOT / "configs/banking77.toml"  # the job, but for what `write_job` sets
 SIDES = ["peft", "peft-sliced", "flower-each", "flower-one", "train"]
 Reading = dict[str, Any]  # "rounds", "job": seconds; "accuracy": a share
@@ -154,7 +154,7 @@ def measure(args: Namespace, side: str, out: Path) -> Reading:
     if side.startswith("peft"):
         config = peft_config(args, out, slices=4 if side == "peft-sliced" else 1)
         job = flower(
-            args, args.peft_python, "scripts/flower_peft", config, args.clients, args.peft_actors, out
+            args, args.peft_python, "flower/tools/peft_baseline", config, args.clients, args.peft_actors, out
         )
         return {"job": job, **read(args, out / "rounds.jsonl")}
     supernodes, actors = (1, 1) if side == "flower-one" else (args.clients, args.flower_actors)

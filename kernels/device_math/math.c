@@ -4,7 +4,7 @@
  * and no toolkit; there this file, compiled to bitcode by build.sh, stands in. f32 alone: no kernel here computes in f64.
  * Polynomials are fitted by fit.py. What is on a hot path (exp, log, tanh, erf, sin, cos, exp2) computes in f32 with fused
  * multiply-adds; the rest in f64, which is slow on most cards and asked for by nothing that trains.
- * kernels/tests/device_math.rs holds every function to the C library's f64 on the CPU. */
+ * kernels/tests/reference/device_math.rs holds every function to the C library's f64 on the CPU. */
 
 typedef unsigned int u32;
 typedef unsigned long long u64;

@@ -1,6 +1,6 @@
 //! The small backbones that come with the program, so that the first run needs no download: a RoBERTa-style encoder and
-//! a LLaMA-style decoder, pretrained on the built-in corpus by `scripts/pretrain_tiny.py` and
-//! `scripts/pretrain_tiny_llama.py`.
+//! a LLaMA-style decoder, pretrained on the built-in corpus by `scripts/fixtures/pretrain_tiny.py` and
+//! `scripts/fixtures/pretrain_tiny_llama.py`.
 
 /// The built-in encoder's files.
 pub const FILES: [&str; 4] = ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"];

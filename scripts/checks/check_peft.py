@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Load a run's adapter with Hugging Face PEFT and judge the test split with it.
+"""Load a run's adapter with Hugging Face PEFT and evaluate the test split with it.
 
-    python scripts/check_peft.py runs/NAME --model DIR --data DIR [--predictions FILE]
+    python scripts/checks/check_peft.py runs/NAME --model DIR --data DIR [--predictions FILE]
 
 Prints accuracy and mean cross-entropy next to those the run measured last, and fails where they differ. MODEL and DATA
 are the folders that the run was trained with; the labels must be numbers. With a FILE of `bonfire evaluate runs/NAME

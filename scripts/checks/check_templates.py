@@ -1,7 +1,7 @@
 """Compares chat templates as Bonfire renders them with Transformers' apply_chat_template, byte by byte.
 
     pip install transformers jinja2
-    python scripts/check_templates.py FOLDER
+    python scripts/checks/check_templates.py FOLDER
 
 Every .jinja file of FOLDER renders every conversation below, as a row of a data set, with and without a request that the
 assistant speak. Transformers' clock is set to the day that Bonfire always has. Where Transformers refuses a conversation,
@@ -147,7 +147,8 @@ def main():
             print(f"  Bonfire:      {answer.get('text', answer.get('error'))!r}")
     all_of = len(wanted)
     print(
-        f"{len(templates)} templates, {len(ROWS)} conversations: {equal} equal, {refused} refused by both, {all_of - equal - refused} differ"
+        f"{len(templates)} templates, {len(ROWS)} conversations: {equal} equal, {refused} refused by both, "
+        f"{all_of - equal - refused} differ"
     )
     sys.exit(equal + refused != all_of)
 

@@ -2,9 +2,10 @@
 
     pip install pandas polars pyarrow
     cargo build --release --workspace --example read-rows
-    python scripts/read_rows.py target/release/examples/read-rows
+    python scripts/measurements/read_rows.py target/release/examples/read-rows
 
-Each reader is a process of its own, so that its peak is its own; the run of three with the least CPU-seconds counts. Bonfire's rows are parsed,
+Each reader is a process of its own, so that its peak is its own; the run of three with the least CPU-seconds
+counts. Bonfire's rows are parsed,
 checked and labelled; pandas and polars make a table.
 """
 

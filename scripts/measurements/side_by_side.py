@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Measure Bonfire and a PyTorch peer on the same machine, model, texts and settings, in turns: A B A B …
 
-    python3 scripts/side_by_side.py --peer PEER.py --peer-python PYTHON --model DIR --data DIR --bonfire target/release/bonfire
+    python3 scripts/measurements/side_by_side.py --peer PEER.py --peer-python PYTHON --model DIR --data DIR \\
+      --bonfire target/release/bonfire
 
 PEER.py is a script with the command line
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Split a play into a federated data set: one row a speech, one client a speaker.
 
-    python scripts/split_play.py tinyshakespeare/input.txt OUT [--least 40]
+    python scripts/measurements/split_play.py tinyshakespeare/input.txt OUT [--least 40]
 
 The text holds speeches separated by blank lines, each opened by the speaker's name and a colon on a line of its own.
 Speakers with fewer than `--least` speeches are left out. The last fifth of every speaker's speeches is the test split.

@@ -1,4 +1,7 @@
-"""Turns a terminal's screen into an SVG picture: `tmux capture-pane -e -p | python scripts/ansi_to_svg.py > screen.svg`."""
+"""Turns a terminal's screen into an SVG picture:
+
+    tmux capture-pane -e -p | python scripts/pictures/ansi_to_svg.py > screen.svg
+"""
 
 import re
 import sys
@@ -54,10 +57,12 @@ def main():
             if style.get(7):
                 ink, paper = paper or PAPER, ink
             if paper and paper != PAPER:
-                print(f'<rect x="{8 + x * COLUMN}" y="{8 + y * ROW}" width="{len(part) * COLUMN}" height="{ROW}" fill="{paper}"/>')
+                width = len(part) * COLUMN
+                print(f'<rect x="{8 + x * COLUMN}" y="{8 + y * ROW}" width="{width}" height="{ROW}" fill="{paper}"/>')
             if part.strip():
                 bold = ' font-weight="bold"' if style.get(1) else ""
-                place = f'x="{8 + x * COLUMN}" y="{8 + y * ROW + 14}" textLength="{len(part) * COLUMN}" lengthAdjust="spacingAndGlyphs"'
+                length = f'textLength="{len(part) * COLUMN}" lengthAdjust="spacingAndGlyphs"'
+                place = f'x="{8 + x * COLUMN}" y="{8 + y * ROW + 14}" {length}'
                 print(f'<text {place} fill="{ink}"{bold} xml:space="preserve">{escape(part)}</text>')
             x += len(part)
     print("</svg>")

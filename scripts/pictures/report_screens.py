@@ -2,7 +2,7 @@
 """Open reports in headless Chromium and look for what a reader would stumble over.
 
     bonfire report runs/a runs/b --out report.html
-    python3 scripts/report_screens.py report.html [--out FOLDER]
+    python3 scripts/pictures/report_screens.py report.html [--out FOLDER]
 
 Opens the page 1280 and 390 pixels wide, in light and in dark, and fails on anything the console says, on any request
 for another file, on content wider than the window, on an empty chart, on a chart without a name or a table, on a table

@@ -1,9 +1,9 @@
 """The licences of everything that a program of this project is linked from: checked, and gathered into one file.
 
-    python scripts/notices.py --check                                   # licences and bans of deny.toml
-    python scripts/notices.py --out THIRD-PARTY.txt                     # to lie beside the program `bonfire`
-    python scripts/notices.py --manifest crates/python/Cargo.toml --package bonfire-python --out THIRD-PARTY.txt
-    python scripts/notices.py --duplicates                              # crates that are there in several versions, and by whom
+    python scripts/release/notices.py --check                                   # licences and bans of deny.toml
+    python scripts/release/notices.py --out THIRD-PARTY.txt                     # to lie beside the program `bonfire`
+    python scripts/release/notices.py --manifest crates/python/Cargo.toml --package bonfire-python --out THIRD-PARTY.txt
+    python scripts/release/notices.py --duplicates              # crates that are there in several versions, and by whom
 
 Nothing is fetched: texts are those in the sources that cargo has unpacked. Needs Python 3.11 and cargo.
 """
@@ -17,7 +17,7 @@ import tomllib
 from collections import defaultdict
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 TEXTS = re.compile(r"^(licen[cs]e|copying|notice|unlicense|copyright)", re.IGNORECASE)
 
 

@@ -59,7 +59,8 @@ def freeze(binary: Path, room: Path, commit: str | None) -> Path:
     room.mkdir(parents=True, exist_ok=True)
     if commit is None:
         state = subprocess.run(["git", "-C", ROOT, "status", "--porcelain"], capture_output=True, text=True, check=True).stdout
-        commit = subprocess.run(["git", "-C", ROOT, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+        head = ["git", "-C", ROOT, "rev-parse", "--short", "HEAD"]
+        commit = subprocess.run(head, capture_output=True, text=True, check=True).stdout.strip()
         commit += "+changes" if state.strip() else ""
     version = subprocess.run([binary, "--version"], capture_output=True, text=True, check=True).stdout.split()[-1]
     shutil.copy2(binary, frozen)

@@ -91,7 +91,8 @@ def picture(line: grid.Line, cells: dict[str, dict], path: Path) -> bool:
 def rebuild(cells: dict[str, dict], folder: Path) -> None:
     """Writes what the cells say."""
     folder.mkdir(parents=True, exist_ok=True)
-    text = ["# Tables of the reproduction", "", "Made by `python scripts/reproduce/reproduce.py tables`; – is a cell not yet run.", ""]
+    made = "Made by `python scripts/reproduce/reproduce.py tables`; – is a cell not yet run."
+    text = ["# Tables of the reproduction", "", made, ""]
     for line in grid.LINES:
         text += [f"## {line.name}: {line.data}, Dirichlet {line.alpha:g}, rank {line.rank}, {line.head} head", ""]
         text += [*table(line, cells), ""]

@@ -19,8 +19,8 @@ pub enum Fault {
     NoRoomAtStep(usize),
     /// The device's memory holds at most so many clients in flight.
     NoRoomAbove(usize),
-    /// The device's memory holds at most so many tokens of texts that are judged.
-    NoRoomToJudge(usize),
+    /// The device's memory holds at most so many tokens of texts that are evaluated.
+    NoRoomToEvaluate(usize),
 }
 
 /// What CubeCL's error says where an allocation fails, as Burn hands it on.
@@ -80,7 +80,7 @@ impl Model for Faulty {
         self.inner.layer_states(adapter, batch)
     }
     fn logits(&self, adapter: &ClientAdapter, batch: &DeviceBatch) -> Tensor<2> {
-        if let Fault::NoRoomToJudge(tokens) = self.fault {
+        if let Fault::NoRoomToEvaluate(tokens) = self.fault {
             assert!(batch.client_tokens.rows() <= tokens, "{NO_ROOM}");
         }
         self.inner.logits(adapter, batch)
@@ -104,7 +104,7 @@ impl Model for Faulty {
                 assert!(lanes <= most, "{NO_ROOM}");
                 None
             }
-            Fault::NoRoomToJudge(_) => None,
+            Fault::NoRoomToEvaluate(_) => None,
         };
         let factors = (0..lanes).map(|p| if Some(p) == wrong { f32::NAN } else { 1.0 }).collect();
         losses * Tensor::from_data(TensorData::new::<f32, _>(factors, [lanes]), self.device())

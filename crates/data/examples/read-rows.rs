@@ -1,4 +1,4 @@
-//! Reads a file of rows and says how many there were: what `scripts/read_rows.py` measures.
+//! Reads a file of rows and says how many there were: what `scripts/measurements/read_rows.py` measures.
 
 use std::error::Error;
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! Renders conversations for `scripts/check_templates.py`: a JSON object a line comes in, one goes out.
+//! Renders conversations for `scripts/checks/check_templates.py`: a JSON object a line comes in, one goes out.
 //!
 //! In: `template`, `tokens` (special tokens by name), `row` (with `messages` and what else a row has), `prompt`. Out: `text`, or `error`.
 

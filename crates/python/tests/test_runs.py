@@ -78,7 +78,8 @@ def test_other_threads_go_on_meanwhile(tmp_path, small):
 def test_ctrl_c_is_a_keyboard_interrupt(tmp_path):
     code = (
         "import bonfire\n"
-        f"bonfire.train(overrides={{'train.rounds': 500}}, out={str(tmp_path / 'run')!r}, on_round=lambda r: print(r['round'], flush=True))"
+        f"bonfire.train(overrides={{'train.rounds': 500}}, out={str(tmp_path / 'run')!r}, "
+        "on_round=lambda r: print(r['round'], flush=True))"
     )
     child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert child.stdout.readline() == "1\n"

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Compare the adapter of a Flower run with that of `bonfire.train`: same configuration, seed and shards.
 
-    python3 scripts/flower/check.py RUN
+    python3 flower/tools/checks/check.py RUN
 
 The measure is the largest difference of two entries, against the largest movement of any entry since the
 start of the run; the exit code is 1 above --tolerance. Sums of floats run in another order where clients

@@ -2,7 +2,7 @@
 """Make what a Flower federation with TLS and SuperNode authentication needs: a certificate authority, a
 certificate for the SuperLink, and a key pair for each SuperNode.
 
-    python3 scripts/flower/credentials.py DIR --host superlink.example.org --nodes 4
+    python3 flower/tools/checks/credentials.py DIR --host superlink.example.org --nodes 4
 
 DIR gets ca.crt, server.pem and server.key (`flower-superlink --ssl-ca-certfile --ssl-certfile
 --ssl-keyfile`), ca.key, and node-0, node-0.pub … (`flower-supernode --auth-supernode-private-key`, `flwr

@@ -14,7 +14,7 @@ from typing import Self
 
 import credentials
 
-APP = Path(__file__).resolve().parents[2] / "flower"
+APP = Path(__file__).resolve().parents[2]
 # Seconds that a server may take to answer after its start, and a short command to end.
 START = 60
 COMMAND = 120

@@ -2,11 +2,11 @@
 """Run the Flower app over real processes on this machine: a SuperLink, SuperNodes, TLS and node
 authentication.
 
-    python3 scripts/flower/loopback.py --nodes 4 --clients-per-node 3,3,2,2 --out RUN
-    python3 scripts/flower/loopback.py --kill 1@2 --start 1@3 --out RUN   # a site dies, another comes
-    python3 scripts/flower/loopback.py --simulation --out RUN             # in Flower's simulation engine
-    python3 scripts/flower/loopback.py --stop 2 --out RUN                 # and then --resume --out RUN
-    python3 scripts/flower/loopback.py --check --override engine.in_flight=1 --out RUN    # as `bonfire.train`
+    python3 flower/tools/checks/loopback.py --nodes 4 --clients-per-node 3,3,2,2 --out RUN
+    python3 flower/tools/checks/loopback.py --kill 1@2 --start 1@3 --out RUN   # a site dies, another comes
+    python3 flower/tools/checks/loopback.py --simulation --out RUN             # in Flower's simulation engine
+    python3 flower/tools/checks/loopback.py --stop 2 --out RUN                 # and then --resume --out RUN
+    python3 flower/tools/checks/loopback.py --check --override engine.in_flight=1 --out RUN    # as `bonfire.train`
 
 Needs a Python with flwr and bonfire, for the simulation flwr[simulation]. Everything listens on 127.0.0.1, on
 ports that are free, and is killed at the end, whatever happened. The exit code is 0 if the run ended with all

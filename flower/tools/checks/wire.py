@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Measure the bytes that the Flower app puts on the wire, beside those that the ledger counts.
 
-    python3 scripts/flower/wire.py --nodes 4 --json wire.json [--config FILE] [--override KEY=VALUE] [--tls]
+    python3 flower/tools/checks/wire.py --nodes 4 --json wire.json [--config FILE] [--override KEY=VALUE] [--tls]
 
 Between each SuperNode and the SuperLink stands a forwarder that counts bytes in each direction: payload of
 TCP, HTTP's headers and Flower's own requests included. Without --tls nothing is encrypted, so records of TLS

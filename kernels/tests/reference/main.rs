@@ -2,8 +2,9 @@
 //! shapes with empty clients, single tokens and empty slot lists. `BONFIRE_TEST_DEVICE=wgpu` runs the same on a GPU.
 #![allow(clippy::unwrap_used)]
 
-#[path = "../../tests/support/cases.rs"]
+#[path = "../../../tests/support/cases.rs"]
 mod cases;
+mod device_math;
 
 use bonfire_kernels::check::exact::{self, Format};
 use bonfire_kernels::check::{self, Way, numbers};

@@ -1,4 +1,4 @@
-//! What PyTorch, Transformers and PEFT compute for a small random model (`scripts/make_fixtures.py`), held against what a
+//! What PyTorch, Transformers and PEFT compute for a small random model (`scripts/fixtures/make_fixtures.py`), held against what a
 //! device computes: scores, loss, and the gradients of adapters and head.
 
 use std::collections::HashMap;

@@ -145,7 +145,7 @@ mod tests {
 
     use super::*;
 
-    /// Random blocks and what gguf-py makes of them (`scripts/make_fixtures.py`).
+    /// Random blocks and what gguf-py makes of them (`scripts/fixtures/make_fixtures.py`).
     #[test]
     fn numbers_are_those_of_gguf_py() {
         let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/gguf-blocks.safetensors");

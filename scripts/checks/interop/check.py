@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
 """Load what Bonfire exports with the tools it is meant for, and compare their answers with Bonfire's.
 
-    pip install -r scripts/interop/requirements.txt
-    python scripts/interop/check.py --bonfire target/release/bonfire
+    pip install -r scripts/checks/interop/requirements.txt
+    python scripts/checks/interop/check.py --bonfire target/release/bonfire
 
-Makes tiny random models (every encoder and decoder that can be trained, LLaMA with tied and with separate embeddings) and a few texts,
-trains four rounds of each, exports every format and layout, and loads them with Transformers, PEFT and gguf:
+Makes tiny random models (every encoder and decoder that can be trained, LLaMA with tied and with separate embeddings) and a
+few texts, trains four rounds of each, exports every format and layout, and loads them with Transformers, PEFT and gguf:
 
   peft     PeftModel.from_pretrained on the base model: logits of every test text as `bonfire evaluate --predictions` says
   merged   AutoModelFor… alone: the same
@@ -65,7 +65,7 @@ from transformers import (
 )
 from transformers.utils import logging
 
-ASSETS = Path(__file__).parents[2] / "models" / "assets"
+ASSETS = Path(__file__).parents[3] / "models" / "assets"
 TOLERANCE = 1e-4
 CLASSES, VOCAB, LENGTH, PAD = 3, 1200, 32, 1
 RANK, ALPHA = 4, 6
@@ -222,7 +222,10 @@ def compare(what, net, tokenizer, rows, texts):
 def check_gguf(what, path, arch, heads, peft_folder, alpha):
     """The file by gguf's own reader: metadata, and every pair's product against the PEFT export's."""
     reader = GGUFReader(path)
-    text = lambda key: bytes(reader.fields[key].parts[-1]).decode()
+
+    def text(key):
+        return bytes(reader.fields[key].parts[-1]).decode()
+
     meta = [text("general.type"), text("adapter.type"), text("general.architecture")]
     if meta != ["adapter", "lora", arch]:
         failures.append(f"{what}: metadata {meta}")
@@ -252,7 +255,10 @@ def check_exports(runner, name, model, run, texts, tokenizer):
     causal = "tokens" in rows[0]
     auto = AutoModelForCausalLM if causal else AutoModelForSequenceClassification
     more = {} if causal else {"num_labels": CLASSES}
-    export = lambda kind, *args: runner.bonfire("export", run, "--verify", "--out", f"{run}-{kind}", *args)
+
+    def export(kind, *args):
+        runner.bonfire("export", run, "--verify", "--out", f"{run}-{kind}", *args)
+
     for layout in ("uniform", "compact"):
         export(layout, "--format", "peft", "--layout", layout)
         base = auto.from_pretrained(model, dtype=torch.float32, **more)

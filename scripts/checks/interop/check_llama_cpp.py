@@ -4,10 +4,11 @@
     pip install llama-cpp-python gguf safetensors ml_dtypes        # the first builds llama.cpp
     bonfire export RUN --format gguf --out OUT
     bonfire evaluate RUN --predictions FILE
-    python scripts/interop/check_llama_cpp.py --model DIR --adapter OUT/adapter.gguf --predictions FILE
+    python scripts/checks/interop/check_llama_cpp.py --model DIR --adapter OUT/adapter.gguf --predictions FILE
 
 MODEL is the folder of the LLaMA that the run started from. It is written as a GGUF in f32 beside the adapter's numbers, with the
-rows of queries and keys in llama.cpp's order and a vocabulary of stand-ins, since token ids go in, not text. Then llama.cpp reads both,
+rows of queries and keys in llama.cpp's order and a vocabulary of stand-ins, since token ids go in, not text. Then llama.cpp reads
+both,
 and the mean loss of every example's scored tokens is compared; without the adapter it must differ.
 """
 
@@ -120,8 +121,8 @@ def main():
         with_adapter = losses(Llama(lora_path=str(args.adapter), **options), rows)
         bare = losses(Llama(**options), rows)
     apart = np.abs(with_adapter - wanted).max()
-    print(f"{len(rows)} examples: mean loss {wanted.mean():.5f} by Bonfire, {with_adapter.mean():.5f} by llama.cpp with the adapter, "
-          f"{bare.mean():.5f} without; apart by {apart:.1e} at most")
+    print(f"{len(rows)} examples: mean loss {wanted.mean():.5f} by Bonfire, {with_adapter.mean():.5f} by llama.cpp with the "
+          f"adapter, {bare.mean():.5f} without; apart by {apart:.1e} at most")
     if apart > TOLERANCE * max(1.0, wanted.max()) or np.abs(bare - wanted).max() < 10 * apart:
         raise SystemExit("llama.cpp does not agree")
 

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """Read a run's event file with TensorBoard and hold it against the run's own rows.
 
-    pip install -r scripts/interop/requirements.txt
-    python scripts/interop/check_tensorboard.py --bonfire target/release/bonfire
+    pip install -r scripts/checks/interop/requirements.txt
+    python scripts/checks/interop/check_tensorboard.py --bonfire target/release/bonfire
 
-Trains two short rounds with `track.tensorboard` and every client judged, and reads the scalars and the histogram of
+Trains two short rounds with `track.tensorboard` and every client evaluated, and reads the scalars and the histogram of
 clients' accuracies with TensorBoard's own reader, which checks checksums.
 """
 
@@ -47,10 +47,10 @@ def main():
     total = events.Scalars("bytes/upload_total")[-1].value
     if total != sum(row["upload_bytes"] for row in rows):
         failures.append(f"bytes/upload_total: {total}")
-    judged = [client["test_accuracy"] for client in clients if client["round"] == 2 and "test_accuracy" in client]
+    evaluated = [client["test_accuracy"] for client in clients if client["round"] == 2 and "test_accuracy" in client]
     spread = events.Histograms("clients/accuracy")[-1].histogram_value
-    if (spread.num, sum(spread.bucket)) != (len(judged), len(judged)) or not math.isclose(spread.sum, sum(judged)):
-        failures.append(f"clients/accuracy: {spread}, expected {judged}")
+    if (spread.num, sum(spread.bucket)) != (len(evaluated), len(evaluated)) or not math.isclose(spread.sum, sum(evaluated)):
+        failures.append(f"clients/accuracy: {spread}, expected {evaluated}")
     if failures:
         sys.exit("\n".join(failures))
     print(f"TensorBoard reads {len(events.Tags()['scalars'])} scalars of {len(rows)} rounds, as metrics.jsonl has them")

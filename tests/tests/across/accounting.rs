@@ -1,6 +1,5 @@
 //! What is counted as sent, on RoBERTa-base's shape: against the totals of the LoRA-A² paper (table 1) and its
 //! bounds. No weights are needed: the model here has the shapes and a loss that touches every adapter.
-#![allow(clippy::unwrap_used)]
 
 use bonfire_data::Shards;
 use bonfire_engine::{Split, TokenizedData};

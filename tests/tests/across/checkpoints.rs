@@ -1,5 +1,4 @@
 //! Checkpoints as people have them: changed in ways that change no number, or whose numbers are known.
-#![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
 use std::fs;

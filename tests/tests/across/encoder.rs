@@ -1,6 +1,5 @@
 //! What the encoder can do beside logits over frozen weights: train every weight, add noise, show its layers' states, be
 //! written as a checkpoint.
-#![allow(clippy::unwrap_used)]
 
 use bonfire_kernels::{Arithmetic, LowRank, product};
 use bonfire_models::{

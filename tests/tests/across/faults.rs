@@ -1,5 +1,4 @@
 //! Clients that diverge and devices that break: what is lost, and what is not.
-#![allow(clippy::unwrap_used)]
 
 use bonfire_engine::{DEVICE_THREAD, InFlight, NotFinite};
 use bonfire_federation::{Event, RoundMetrics, Run, Settings};
@@ -206,25 +205,25 @@ fn a_device_that_holds_not_even_one_client_ends_the_run_in_words() {
         for words in ["even one client in flight", "allocating 1048576 bytes)", "train.batch_size", "data.max_length"] {
             assert!(error.contains(words), "no {words:?} in {error}");
         }
-        assert!(error.contains("checkpoint = \"block\"") && error.contains("\"bf16\""), "{error}");
+        assert!(error.contains("engine.recompute = \"block\"") && error.contains("\"bf16\""), "{error}");
         assert_eq!((run.server().round, error.lines().count()), (0, 1), "{error}");
     }
 }
 
 #[test]
-fn texts_that_are_judged_are_halved_too() {
+fn texts_that_are_evaluated_are_halved_too() {
     keep_panics_of_devices_quiet();
-    // Twenty texts of 4 to 9 tokens, judged after every round.
+    // Twenty texts of 4 to 9 tokens, evaluated after every round.
     let (expected, _) = train(&mut toy::run(settings("")));
-    let (found, _) = train(&mut faulty(settings(""), Fault::NoRoomToJudge(40)));
+    let (found, _) = train(&mut faulty(settings(""), Fault::NoRoomToEvaluate(40)));
     for (found, wanted) in found.iter().zip(&expected) {
         let (found_loss, wanted_loss) = (found.test_loss.unwrap(), wanted.test_loss.unwrap());
         assert!((found_loss - wanted_loss).abs() < 1e-6 * wanted_loss, "{found_loss}, expected {wanted_loss}");
         assert_eq!(found.test_accuracy, wanted.test_accuracy);
     }
-    let mut run = faulty(settings(""), Fault::NoRoomToJudge(3));
+    let mut run = faulty(settings(""), Fault::NoRoomToEvaluate(3));
     let error = run.train(&mut |_| ControlFlow::Continue(())).unwrap_err().to_string();
-    assert!(error.contains("one text to be judged") && error.contains("data.max_length"), "{error}");
+    assert!(error.contains("one text to be evaluated") && error.contains("data.max_length"), "{error}");
 }
 
 #[test]

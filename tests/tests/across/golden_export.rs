@@ -1,6 +1,5 @@
 //! The files of exports, key by key and byte by byte, against committed ones (`tests/fixtures/export/`), which PEFT,
-//! Transformers and gguf have read (`scripts/interop/check.py`). `BONFIRE_WRITE_GOLDEN=1` writes them anew.
-#![allow(clippy::unwrap_used)]
+//! Transformers and gguf have read (`scripts/checks/interop/check.py`). `BONFIRE_WRITE_GOLDEN=1` writes them anew.
 
 use std::collections::BTreeMap;
 use std::fs;

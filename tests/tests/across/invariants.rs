@@ -1,5 +1,4 @@
 //! The statements about federated training that must stay true, on a small real model.
-#![allow(clippy::unwrap_used)]
 
 use bonfire_data::Shards;
 use bonfire_engine::InFlight;

@@ -1,5 +1,4 @@
 //! FedPepTAO's choice of layers, from the clients' batches to what crosses the wire, on a small real model.
-#![allow(clippy::unwrap_used)]
 
 use bonfire_engine::layer_score;
 use bonfire_federation::{RoundMetrics, Run, Server, Settings};

@@ -1,7 +1,6 @@
 //! Agreement with PyTorch, Transformers and PEFT: logits, loss, gradients and ten AdamW steps of one client. The
-//! numbers come from `scripts/make_fixtures.py` (small random models, in the repository) and, when there, from real
+//! numbers come from `scripts/fixtures/make_fixtures.py` (small random models, in the repository) and, when there, from real
 //! pretrained weights.
-#![allow(clippy::unwrap_used)]
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;

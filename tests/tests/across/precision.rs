@@ -1,6 +1,5 @@
 //! Training with the backbone in fewer bits: near the f32 numbers, adapters still in f32. GPUs compute in what they have; the
 //! CPU, which offers none of it to users, in all of it, rounding where a GPU does.
-#![allow(clippy::unwrap_used)]
 
 use bonfire_engine::Split;
 use bonfire_kernels::runs_on_cpu;

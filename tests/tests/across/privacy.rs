@@ -1,5 +1,4 @@
 //! Privacy that holds: noise that nobody can compute, on everything that is released, and an ε that is told only where it holds.
-#![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;

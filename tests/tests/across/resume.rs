@@ -1,8 +1,4 @@
 //! A run that was stopped and taken up again from its checkpoint is a run that never stopped, whatever the strategy keeps.
-#![allow(clippy::unwrap_used)]
-
-#[path = "../support/cases.rs"]
-mod cases;
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -154,7 +150,7 @@ fn seal(payload: &[u8]) -> Vec<u8> {
 }
 
 proptest! {
-    #![proptest_config(cases::cases(256))]
+    #![proptest_config(crate::cases::cases(256))]
 
     #[test]
     fn any_bytes_are_an_error(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {

@@ -2,8 +2,7 @@
 //! what by keeping the sums at residuals and the norms in f32, as PyTorch's autocast does. By emulation on the CPU: the
 //! built-in encoder composed of plain operations in f32, its numbers and their gradients rounded where a GPU's would be.
 //!
-//! `cargo test --release -p bonfire-tests --test rounding -- --nocapture` prints the figures of `docs/performance.md`.
-#![allow(clippy::unwrap_used)]
+//! `cargo test --release -p bonfire-tests --test across -- rounding:: --nocapture` prints the figures of `docs/performance.md`.
 
 use std::collections::HashMap;
 

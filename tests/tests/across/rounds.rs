@@ -1,6 +1,5 @@
 //! Whole rounds against float64. `tests/fixtures/rounds/make.py` computes them apart from this code, from the papers'
 //! formulas; here every tensor that the server, or a client that keeps something, holds after each round is compared.
-#![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;

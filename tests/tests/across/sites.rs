@@ -1,9 +1,5 @@
 //! A federation whose clients live on several sites is the run that has them all in one process: the same uploads, the same
 //! server, the same ledger, whatever the strategy, though only messages cross.
-#![allow(clippy::unwrap_used)]
-
-#[path = "../support/cases.rs"]
-mod cases;
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -339,7 +335,7 @@ fn uploads_that_were_tampered_with_are_refused() {
 }
 
 proptest! {
-    #![proptest_config(cases::cases(200))]
+    #![proptest_config(crate::cases::cases(200))]
 
     #[test]
     fn any_bytes_are_no_panic(head in any::<[u8; 16]>(), body in proptest::collection::vec(any::<u8>(), 0..300)) {

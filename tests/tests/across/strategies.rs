@@ -1,6 +1,5 @@
 //! Every strategy on a small real model: it learns as it did, one client at a time equals all together, clients of different ranks
 //! work where the method knows them, and what it counts as sent is what its shapes say.
-#![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -30,8 +29,8 @@ fn every_strategy_learns_as_recorded() {
             let (rounds, ..) = finish(&mut run(settings(strategy, "")));
             let [first, last] = [&rounds[0], rounds.last().unwrap()].map(|round| round.train_loss);
             assert!(last < first, "{strategy}, {task}: loss {first} to {last}");
-            let judged = rounds.last().unwrap();
-            assert!(judged.test_loss.is_some() || judged.personal_accuracy.is_some(), "{strategy}, {task}");
+            let end = rounds.last().unwrap();
+            assert!(end.test_loss.is_some() || end.personal_accuracy.is_some(), "{strategy}, {task}");
             found.insert(format!("{}, {task}", strategy.replace('\n', ", ")), [first, last]);
         }
     }

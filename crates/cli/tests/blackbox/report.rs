@@ -195,7 +195,7 @@ fn browsers_show_it_whole() {
     spoil(&room, "b/partition.json", |text| text.replacen("[\"", "[\"</script><script>alert(1)</script>", 1));
     room.succeed(&["report", "a"]);
     room.succeed(&["report", "a", "b", "--out", "both.html"]);
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../../scripts/report_screens.py");
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../../scripts/pictures/report_screens.py");
     let pages = ["report.html", "both.html"].map(|name| room.path(name));
     let Ok(seen) = Command::new("python3").arg(script).args(pages).output() else {
         println!("SKIPPED: no python3 here, which opens the report in Chromium");

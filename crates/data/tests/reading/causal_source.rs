@@ -1,5 +1,4 @@
 //! Data folders for causal language models: every kind of row, and what a wrong one is told.
-#![allow(clippy::unwrap_used)]
 
 use std::fs;
 

@@ -1,5 +1,4 @@
 //! Token ids for causal language models: where scoring begins, what begins and ends a text, what is cut.
-#![allow(clippy::unwrap_used)]
 
 use bonfire_data::{
     CausalTokenizer, Cell, ChatTemplate, Content, Conversation, Example, Message, Score, Tokenizer, TokenizerFiles,

@@ -1,5 +1,4 @@
 //! The built-in corpus: what it promises, and that counting words does not solve it.
-#![allow(clippy::unwrap_used)]
 
 use std::collections::{HashMap, HashSet};
 

@@ -1,8 +1,4 @@
 //! The kinds of files, the names of splits and columns, and what becomes of labels.
-#![allow(clippy::unwrap_used)]
-
-#[path = "support/packed.rs"]
-mod packed;
 
 use std::fs;
 use std::path::Path;
@@ -35,7 +31,7 @@ fn every_kind_of_file_says_the_same() {
     let plain =
         read(&[("train.jsonl", LINES.as_bytes()), ("test.jsonl", LINES.as_bytes())], &Reading::default()).unwrap();
     assert_eq!((plain.train.len(), plain.labels.as_slice()), (2, &["x".to_owned(), "y".to_owned()][..]));
-    let gz = packed::gzip(LINES.as_bytes());
+    let gz = crate::packed::gzip(LINES.as_bytes());
     let array = r#" [{"text": "a, b", "label": "x"},
         {"text": "c", "label": "y"}]"#;
     let object = r#"{"version": 1, "data": [{"text": "a, b", "label": "x"}, {"text": "c", "label": "y"}]}"#;

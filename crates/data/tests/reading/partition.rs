@@ -1,8 +1,4 @@
 //! What every partition keeps, and what each kind promises.
-#![allow(clippy::unwrap_used)]
-
-#[path = "../../../tests/support/cases.rs"]
-mod cases;
 
 use std::collections::{BTreeSet, HashSet};
 use std::fs;
@@ -54,7 +50,7 @@ fn seeded_kinds() -> impl Strategy<Value = Partition> {
 }
 
 proptest! {
-    #![proptest_config(cases::cases(96))]
+    #![proptest_config(crate::cases::cases(96))]
 
     #[test]
     fn rows_are_split_completely_and_by_seed(

@@ -1,6 +1,5 @@
 //! Public sets in the form in which they are published, small: each loads with one or two keys at most. Columns, kinds of files and
-//! names are those of their cards (`scripts/make_data_fixtures.py` for the Parquet ones); the rows are our own.
-#![allow(clippy::unwrap_used)]
+//! names are those of their cards (`scripts/fixtures/make_data_fixtures.py` for the Parquet ones); the rows are our own.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,5 +1,4 @@
 //! Real tokenizers and data sets, where a folder of them is there.
-#![allow(clippy::unwrap_used)]
 
 use std::env;
 use std::fs;

@@ -1,5 +1,4 @@
 //! Reading data folders: what is accepted, and what a wrong folder is told.
-#![allow(clippy::unwrap_used)]
 
 use std::fs;
 use std::path::Path;

@@ -1,5 +1,4 @@
 //! Token ids: the wrapper's own rules on a tiny tokenizer. Real ones are in `real.rs`.
-#![allow(clippy::unwrap_used)]
 
 use std::path::Path;
 

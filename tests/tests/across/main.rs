@@ -1,0 +1,21 @@
+//! What crosses crates, in one program, since each links Burn and wgpu: parity with PyTorch, whole rounds in float64, invariants,
+//! accounting, resuming, sites, faults. `cargo test --release --workspace --test across -- rounds::` runs one part of it.
+#![allow(clippy::unwrap_used)]
+
+mod accounting;
+#[path = "../../support/cases.rs"]
+mod cases;
+mod checkpoints;
+mod encoder;
+mod faults;
+mod golden_export;
+mod invariants;
+mod layer_subset;
+mod parity;
+mod precision;
+mod privacy;
+mod resume;
+mod rounding;
+mod rounds;
+mod sites;
+mod strategies;
