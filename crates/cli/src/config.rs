@@ -14,7 +14,7 @@ mod sections;
 use std::io::Read;
 use std::path::Path;
 
-use bonfire_engine::TrainSettings;
+use bonfire_engine::{Problem, TrainSettings};
 use bonfire_federation::{
     AdapterSettings, Budget, BudgetUse, ClientSettings, EvaluateSettings, PrivacySettings, ServerSettings, Settings,
     StrategySettings,
@@ -155,7 +155,7 @@ fn check(mut document: Document, sets: &[String]) -> Result<Loaded, UserError> {
             notices.extend(config.settings().warnings());
             Ok(Loaded { config, notices, document })
         }
-        Some((key, what)) => {
+        Some(Problem { key, what }) => {
             let place = document.place_of(&path_of(key));
             Err(UserError::new(format!("`{key}` {what}")).at(Some(place)).help_for(key))
         }
@@ -195,13 +195,13 @@ impl RunConfig {
         toml::to_string(self).expect("settings are plain tables, numbers and text")
     }
 
-    /// The first value that cannot work, as `(key, what would be right)`.
-    fn problem(&self) -> Option<(&'static str, String)> {
+    /// The first value that cannot work.
+    fn problem(&self) -> Option<Problem> {
         self.own_problem().or_else(|| self.settings().problem())
     }
 
     /// The first problem in the parts that belong to the binary.
-    fn own_problem(&self) -> Option<(&'static str, String)> {
+    fn own_problem(&self) -> Option<Problem> {
         let file_name = |name: &str| {
             let fits = |c: char| c.is_alphanumeric() || "-_.".contains(c);
             !name.is_empty() && !name.starts_with('.') && name.chars().all(fits)
@@ -263,7 +263,7 @@ impl RunConfig {
                 "is for causal language models: set model.task = \"causal-lm\", or leave it and data.response out",
             ),
         ];
-        checks.into_iter().find(|(_, fine, _)| !fine).map(|(key, _, what)| (key, what.to_string()))
+        checks.into_iter().find(|(_, fine, _)| !fine).map(|(key, _, what)| Problem::new(key, what))
     }
 }
 
@@ -334,7 +334,7 @@ fn drop_keys_of_builtin(document: &mut Document) -> Option<String> {
 /// strategy's own keys.
 fn drop_budget(config: &mut RunConfig, document: &Document) -> Option<String> {
     let [budget, strategy] = ["clients.budget", "strategy.name"].map(path_of);
-    let reads = config.strategy.budgets() != BudgetUse::None;
+    let reads = config.strategy.traits().budget != BudgetUse::None;
     let given = config.clients.budget != Budget::Full;
     if reads || !given || !document.is_overridden(&strategy) || document.is_overridden(&budget) {
         return None;

@@ -18,6 +18,7 @@ mod local_loop;
 mod optimize;
 mod parameters;
 mod plan;
+mod problem;
 mod receive;
 mod room;
 mod scores;
@@ -40,6 +41,7 @@ pub use plan::{
     Active, Branches, ClientPrivacy, LocalOptimizer, Named, Per, Plan, Private, Score, Selection, Start, TailPenalty,
     Terms, Threshold,
 };
+pub use problem::Problem;
 pub use receive::MessageError;
 pub use scores::Scorer;
 pub use select::top_slots;

@@ -6,6 +6,8 @@ use bonfire_models::Precision;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::Problem;
+
 /// Local training, the same for every client of a run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -154,10 +156,10 @@ impl TrainSettings {
         examples.div_ceil(self.batch_size) * self.epochs
     }
 
-    /// The first thing wrong with these settings, as `(key, what would be right)`.
-    pub fn problem(&self) -> Option<(&'static str, String)> {
+    /// The first thing wrong with these settings.
+    pub fn problem(&self) -> Option<Problem> {
         let rate = |v: f64| v.is_finite() && v >= 0.0;
-        let checks = [
+        Problem::first([
             ("train.rounds", self.rounds >= 1, "at least 1"),
             ("train.epochs", self.epochs >= 1, "at least 1"),
             ("train.batch_size", self.batch_size >= 1, "at least 1"),
@@ -174,8 +176,7 @@ impl TrainSettings {
             ("train.betas", self.betas.iter().all(|b| (0.0..1.0).contains(b)), "two numbers in [0, 1)"),
             ("train.eps", self.eps > 0.0 && self.eps.is_finite(), "a small positive number"),
             ("train.clip_norm", self.clip_norm.is_none_or(|c| c > 0.0), "a positive number"),
-        ];
-        checks.into_iter().find(|(_, ok, _)| !ok).map(|(key, _, want)| (key, format!("must be {want}")))
+        ])
     }
 }
 
@@ -203,13 +204,12 @@ pub struct EngineSettings {
 }
 
 impl EngineSettings {
-    /// The first thing wrong with these settings, as `(key, what would be right)`.
-    pub fn problem(&self) -> Option<(&'static str, String)> {
-        let checks = [
+    /// The first thing wrong with these settings.
+    pub fn problem(&self) -> Option<Problem> {
+        Problem::first([
             ("engine.tokens_per_step", self.tokens_per_step != Some(0), "at least 1"),
             ("engine.memory_gb", self.memory_gb.is_none_or(|gb| gb > 0.0 && gb.is_finite()), "a positive number"),
-        ];
-        checks.into_iter().find(|(_, ok, _)| !ok).map(|(key, _, want)| (key, format!("must be {want}")))
+        ])
     }
 }
 

@@ -38,8 +38,8 @@ impl Coordinator {
     /// # Errors
     /// A setting that cannot be, named by its key.
     pub fn new(settings: Settings, model: &dyn Model, clients: usize) -> Result<Self, FederationError> {
-        if let Some((key, problem)) = settings.problem() {
-            return Err(FederationError::Setting { key: key.into(), problem });
+        if let Some(problem) = settings.problem() {
+            return Err(problem.into());
         }
         let global = initial_adapter(&settings, model)?;
         let protection = Protection::new(&settings, clients)?;
@@ -75,7 +75,7 @@ impl Coordinator {
 
     /// Whether there is one model for all; else every client's own is what counts.
     pub fn has_global_model(&self) -> bool {
-        self.strategy.has_global_model()
+        self.settings.strategy.traits().has_global_model
     }
 
     /// Whether all rounds are done.

@@ -1,6 +1,6 @@
 //! What can end a federation before its last round.
 
-use bonfire_engine::EngineError;
+use bonfire_engine::{EngineError, Problem};
 
 /// A run that cannot start or go on. The server keeps the state after the last complete round.
 #[derive(Debug, thiserror::Error)]
@@ -37,4 +37,10 @@ pub enum FederationError {
         /// Round, from 1.
         round: usize,
     },
+}
+
+impl From<Problem> for FederationError {
+    fn from(Problem { key, what }: Problem) -> Self {
+        FederationError::Setting { key: key.into(), problem: what }
+    }
 }

@@ -32,7 +32,7 @@ const STEADY: usize = 6;
 
 /// The traffic of a run by `settings` on a model of shape `info` trained for `task`. Where clients choose slots,
 /// `choice` says which: the two of them are bounds. Nothing is pruned: how much would be depends on the data, and so do
-/// the slots that [`StrategySettings::depends_on_data`] speaks of; those are made up.
+/// the slots that [`crate::StrategyTraits::depends_on_data`] speaks of; those are made up.
 ///
 /// # Errors
 /// A setting that cannot be, named by its key.
@@ -42,14 +42,14 @@ pub fn forecast(
     task: Task,
     choice: Choice,
 ) -> Result<Forecast, FederationError> {
-    if let Some((key, problem)) = settings.problem() {
-        return Err(FederationError::Setting { key: key.into(), problem });
+    if let Some(problem) = settings.problem() {
+        return Err(problem.into());
     }
     let clients = settings.clients.count;
     let protection = Protection::simulated(settings, clients)?;
     let strategy = build(settings, &protection, settings.budgets(clients)?);
     // Full fine-tuning is counted with one weight that stands for all of them.
-    let stands_for = if settings.strategy.is_full() { info.backbone_params() - 1 } else { 0 };
+    let stands_for = if settings.strategy.traits().trains_weights { info.backbone_params() - 1 } else { 0 };
     let mut server = start(settings, info, task)?;
     let mut ledger = Ledger::new(clients);
     if settings.adapter.init.folder().is_some() {
@@ -70,7 +70,7 @@ pub fn forecast(
         let make = |client: usize| sketch(&plan, &server.adapter, &settings.train, client, choice);
         let (mut uploads, up) = uploads(&plan, &stays, &make, stands_for);
         let mut next = server.clone();
-        if settings.strategy.merges() {
+        if settings.strategy.traits().merges {
             // What the mean of equal clients misses is nothing, so here one does not stand for all.
             uploads = stays.iter().map(|&client| make(client)).collect();
         }
@@ -152,7 +152,7 @@ impl Forecast {
 fn start(settings: &Settings, info: &ModelInfo, task: Task) -> Result<Server, FederationError> {
     let adapter = &settings.adapter;
     let head = blank_head(info, task);
-    if settings.strategy.is_full() {
+    if settings.strategy.traits().trains_weights {
         return Ok(Server::new(Adapter::of_weights(vec![bonfire_models::Matrix::zeros(1, 1)], head)));
     }
     let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(settings.train.seed);

@@ -15,7 +15,7 @@ use crate::{FederationError, Ledger, Server, Settings};
 /// A trained adapter that cannot be read, does not fit the model, or differs from the settings.
 pub(crate) fn initial_adapter(settings: &Settings, model: &dyn Model) -> Result<Adapter, FederationError> {
     let (adapter, head) = (&settings.adapter, model.head().to_vec());
-    if settings.strategy.is_full() {
+    if settings.strategy.traits().trains_weights {
         return Ok(Adapter::of_weights(model.weights().into_iter().map(|w| w.value).collect(), head));
     }
     let mut rng = stream(settings.train.seed, Use::AdapterInit, 0, 0, 0);

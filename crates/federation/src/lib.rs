@@ -37,7 +37,7 @@ pub use server::{Named, Server};
 pub use settings::{
     AdapterSettings, AdapterStart, Aggregation, Budget, BudgetName, BudgetUse, ClientSettings, EvaluateSettings,
     HeadMode, Norm, PrivacySettings, Prune, Publish, ServerOptimizer, ServerSettings, Settings, Spent, Stragglers,
-    StrategySettings, Weights,
+    StrategySettings, StrategyTraits, Weights,
 };
 pub use site::Site;
 pub use strategies::{Common, FedIt, FfaLora, LoraA2, RoLora, Strategy};

@@ -3,14 +3,16 @@
 
 mod adapter_start;
 mod clients;
+mod composition;
 mod privacy;
 mod schema;
 mod server;
 mod strategy;
+mod strategy_traits;
 
 use bonfire_data::random::{Use, stream};
-use bonfire_engine::{ClientPrivacy, EngineSettings, Recompute, TrainSettings};
-use bonfire_models::{ModelInfo, Precision, TargetKind, Targets};
+use bonfire_engine::{ClientPrivacy, EngineSettings, Problem, TrainSettings};
+use bonfire_models::{ModelInfo, TargetKind, Targets};
 use rand::RngExt;
 use rand::seq::SliceRandom;
 use schemars::JsonSchema;
@@ -24,6 +26,7 @@ pub(crate) use privacy::Mechanism;
 pub use privacy::{PrivacySettings, Publish, Spent};
 pub use server::{Aggregation, ServerOptimizer, ServerSettings, Weights};
 pub use strategy::{BudgetUse, Norm, Prune, StrategySettings};
+pub use strategy_traits::StrategyTraits;
 
 /// Everything a run is told.
 #[derive(Clone, Debug, PartialEq)]
@@ -53,10 +56,10 @@ const SORA_XI: f64 = 0.375;
 const MOST_CLIENTS: usize = 10_000_000;
 
 impl Settings {
-    /// The first thing wrong with these settings, as `(key, what is wrong and what would be right)`.
-    pub fn problem(&self) -> Option<(&'static str, String)> {
+    /// The first thing wrong with these settings.
+    pub fn problem(&self) -> Option<Problem> {
         let Settings { clients, adapter, .. } = self;
-        let is = |wrong: bool, key, text: &str| wrong.then(|| (key, text.to_string()));
+        let is = |wrong: bool, key, text: &str| wrong.then(|| Problem::new(key, text));
         is(clients.count == 0, "clients.count", "must be at least 1")
             .or(is(clients.count > MOST_CLIENTS, "clients.count", "is above 10000000, more than can be kept track of"))
             .or(is(adapter.rank == 0, "adapter.rank", "is 0; must be at least 1"))
@@ -74,126 +77,10 @@ impl Settings {
             .or_else(|| self.strategy_problem())
     }
 
-    fn cohort_problem(&self) -> Option<(&'static str, String)> {
+    fn cohort_problem(&self) -> Option<Problem> {
         let (n, count) = (self.clients.per_round?, self.clients.count);
-        (n == 0 || n > count)
-            .then(|| ("clients.per_round", format!("is {n}; must lie between 1 and clients.count = {count}")))
-    }
-
-    fn strategy_problem(&self) -> Option<(&'static str, String)> {
-        self.strategy
-            .problem(self.adapter.rank)
-            .or_else(|| self.budget_problem())
-            .or_else(|| self.server.problem())
-            .or_else(|| self.privacy.as_ref().and_then(|p| p.problem(self.clients.count)))
-            .or_else(|| self.composition_problem())
-    }
-
-    fn budget_problem(&self) -> Option<(&'static str, String)> {
-        let budget = &self.clients.budget;
-        match self.strategy.budgets() {
-            BudgetUse::Slots | BudgetUse::Ranks => {
-                budget.resolve(self.clients.count, self.adapter.rank).err().map(|p| ("clients.budget", p))
-            }
-            BudgetUse::None if *budget != Budget::Full => Some((
-                "clients.budget",
-                format!(
-                    "is not read by {}, whose clients all hold the same rank; set adapter.rank, and clients.budget = \"full\"",
-                    self.strategy.name()
-                ),
-            )),
-            BudgetUse::None => None,
-        }
-    }
-
-    /// What composes with strategies that average movements, and with those alone.
-    fn composition_problem(&self) -> Option<(&'static str, String)> {
-        let name = self.strategy.name();
-        let averages = |key, what: &str| {
-            Some((
-                key,
-                format!("{what} works on averaged movements, and {name} combines uploads in its own way; leave it out"),
-            ))
-        };
-        let averaging = self.strategy.averages();
-        // What a client weighs, and what is believed, is every method's business.
-        let ServerSettings { weights, max_norm, max_examples, .. } = self.server;
-        if !averaging
-            && self.server != (ServerSettings { weights, max_norm, max_examples, ..ServerSettings::default() })
-        {
-            return averages("server", "a server optimizer or a robust average");
-        }
-        if !averaging && self.train.scaffold {
-            return averages("train.scaffold", "SCAFFOLD");
-        }
-        if self.train.scaffold && self.strategy.keeps_private() {
-            let what = format!(
-                "sends control variates of all that trains, and {name} keeps a part of it private; leave it out"
-            );
-            return Some(("train.scaffold", what));
-        }
-        let secretive = self.publish() == Publish::Minimal;
-        if secretive && self.evaluate.per_client {
-            return Some((
-                "evaluate.per_client",
-                "tells of every client what privacy.publish = \"minimal\" keeps back; leave one of them out".into(),
-            ));
-        }
-        if secretive && self.strategy.keeps_private() {
-            return Some((
-                "privacy.publish",
-                format!("must be \"all\": of {name} every client's own model lies in the run folder"),
-            ));
-        }
-        let central = matches!(self.privacy, Some(PrivacySettings::Gaussian { .. }));
-        if !averaging && central {
-            return averages("privacy", "noise on the mean");
-        }
-        let private = self.privacy.is_some();
-        if private && self.train.scaffold {
-            return Some((
-                "train.scaffold",
-                "sends control variates, which [privacy] does not protect; leave one of them out".into(),
-            ));
-        }
-        if central && self.strategy.divides_by_owners() {
-            return Some((
-                "privacy",
-                format!(
-                    "noise on the mean needs the same divisor for every slot; {name} divides by the clients that have a slot"
-                ),
-            ));
-        }
-        if central && !matches!(self.server.aggregate, Aggregation::Mean {}) {
-            return Some(("server.aggregate", "must be the mean where privacy adds its noise to the mean".into()));
-        }
-        if self.strategy.is_full() {
-            if self.adapter.init.folder().is_some() {
-                return Some((
-                    "adapter.init",
-                    "names an adapter, and full trains the weights themselves; leave it out".into(),
-                ));
-            }
-            if self.train.flat.is_some() {
-                return Some((
-                    "train.flat",
-                    "puts noise on adapted weights, and full has no adapter; leave it out".into(),
-                ));
-            }
-            if self.engine.precision != Precision::F32 {
-                return Some(("engine.precision", "must be \"f32\": full trains the weights themselves".into()));
-            }
-        }
-        if self.engine.recompute == Recompute::Block && !self.strategy.recomputes() {
-            return Some(("engine.recompute", format!("must be \"none\": {name} needs the whole graph at once")));
-        }
-        if private && self.strategy.sends_more() {
-            return Some((
-                "privacy",
-                format!("protects movements, and {name} sends more than those; leave [privacy] out"),
-            ));
-        }
-        None
+        let what = || format!("is {n}; must lie between 1 and clients.count = {count}");
+        (n == 0 || n > count).then(|| Problem::new("clients.per_round", what()))
     }
 
     /// SoRA's threshold ξ and the learning rate of its gates; `None`: the strategy has no gates.
@@ -272,7 +159,7 @@ impl Settings {
     /// Whether clients choose the slots they train.
     pub(crate) fn chooses(&self) -> bool {
         let few = || self.clients.budget.resolve(self.clients.count, self.adapter.rank);
-        self.strategy.budgets() == BudgetUse::Slots
+        self.strategy.traits().budget == BudgetUse::Slots
             && few().is_ok_and(|budgets| budgets.iter().any(|&budget| budget < self.adapter.rank))
     }
 

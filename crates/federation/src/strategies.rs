@@ -24,7 +24,7 @@ mod rolora;
 mod sa_fedlora;
 mod sora;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 mod xgblora;
 
 use bonfire_engine::{Active, Plan, Upload};
@@ -61,11 +61,6 @@ pub trait Strategy: Send {
     fn aggregate(&self, server: &mut Server, uploads: &[Upload]) -> Result<(), FederationError> {
         self.common().average(server, uploads, Norm::All);
         Ok(())
-    }
-
-    /// Whether there is one model for all; else every client's own is what counts.
-    fn has_global_model(&self) -> bool {
-        true
     }
 }
 

@@ -254,9 +254,9 @@ fn settings_that_promise_nothing_are_refused() {
         ("kind = \"gaussian\"\nclip = 1.0\nnoise = 1.0\ndelta = 0.3", "privacy.delta", "1 / clients.count"),
         ("kind = \"gaussian\"\nclip = 1.0\nepsilon = -1.0", "privacy.epsilon", "positive"),
     ] {
-        let (found, problem) = settings(&format!("[privacy]\n{privacy}")).problem().expect(privacy);
-        assert!(found == key && problem.contains(says), "{privacy}: {found} {problem}");
+        let found = settings(&format!("[privacy]\n{privacy}")).problem().expect(privacy);
+        assert!(found.key == key && found.what.contains(says), "{privacy}: {found:?}");
     }
     let text = format!("{}\npublish = \"minimal\"\n[evaluate]\nper_client = true", gaussian("noise = 1.0"));
-    assert_eq!(settings(&text).problem().unwrap().0, "evaluate.per_client");
+    assert_eq!(settings(&text).problem().unwrap().key, "evaluate.per_client");
 }

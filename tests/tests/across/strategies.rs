@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
-use bonfire_engine::{InFlight, Recompute};
+use bonfire_engine::{InFlight, Problem, Recompute};
 use bonfire_federation::{Choice, ClientMetrics, Event, RoundMetrics, Run, Server, Settings, forecast};
 use bonfire_models::{Factor, Model, TargetKind, Task};
 use bonfire_tests::toy::{self, Finished, STRATEGIES, finish};
@@ -86,7 +86,7 @@ fn language_models_all_together_equal_one_by_one_also_recomputed() {
         let of = |in_flight, recompute: bool| {
             let mut settings = settings(strategy, "[train]\nrounds = 3\nlr_a = 1e-3");
             settings.engine.in_flight = in_flight;
-            if recompute && settings.strategy.recomputes() {
+            if recompute && settings.strategy.traits().recomputes {
                 settings.engine.recompute = Recompute::Block;
             }
             finish(&mut toy::causal_run(settings))
@@ -100,9 +100,9 @@ fn ranks_may_differ_where_the_method_knows_them_and_nowhere_else() {
     for strategy in STRATEGIES {
         let mut settings = settings(strategy, "[clients]\ncount = 4\nbudget = [1, 2, 3, 4]\n[train]\nrounds = 2");
         settings.train.epochs = 2;
-        let uses = settings.strategy.budgets();
+        let uses = settings.strategy.traits().budget;
         if uses == bonfire_federation::BudgetUse::None {
-            let (key, problem) = settings.problem().expect("refused");
+            let Problem { key, what: problem } = settings.problem().expect("refused");
             assert!(key == "clients.budget" && problem.contains(settings.strategy.name()), "{key} {problem}");
             continue;
         }
@@ -132,11 +132,11 @@ fn a_forecast_from_shapes_is_what_a_run_sends() {
             if name == "lora-a2" {
                 assert!((low.upload_bytes..=high.upload_bytes).contains(&up), "{up}, {low:?} {high:?}");
                 assert!(low.upload_bytes < high.upload_bytes);
-            } else if !settings.strategy.depends_on_data() {
+            } else if !settings.strategy.traits().depends_on_data {
                 assert_eq!((low, up), (high, low.upload_bytes), "{strategy}");
                 assert_eq!(sum(|r| r.upload_params), low.upload_params, "{strategy}");
             }
-            if name == "lora-a2" || !settings.strategy.depends_on_data() {
+            if name == "lora-a2" || !settings.strategy.traits().depends_on_data {
                 assert_eq!(down, low.download_bytes, "{strategy}\n{clients}");
             }
         }
@@ -292,8 +292,8 @@ fn what_does_not_compose_is_refused_by_its_key() {
         ("fedit", &format!("{CENTRAL}\n{SCAFFOLD}"), "train.scaffold"),
         ("full", "[train]\nrounds = 1\nflat = { rho = 0.1 }", "train.flat"),
     ] {
-        let (found, problem) = settings(&format!("name = \"{strategy}\""), more).problem().expect(strategy);
-        assert_eq!(found, key, "{strategy} {more}: {problem}");
+        let found = settings(&format!("name = \"{strategy}\""), more).problem().expect(strategy);
+        assert_eq!(found.key, key, "{strategy} {more}: {}", found.what);
     }
 }
 
@@ -421,7 +421,7 @@ fn every_strategy_goes_on_from_a_trained_adapter() {
                 assert!(apart <= 1e-5 * largest, "{strategy}, round {}, target {t}: {apart:.1e}", state.round);
             }
         }
-        if settings.strategy.name() != "lora-a2" && !settings.strategy.depends_on_data() {
+        if settings.strategy.name() != "lora-a2" && !settings.strategy.traits().depends_on_data {
             let model = bonfire_tests::load(&bonfire_tests::fixture("roberta-tiny"), toy::CLASSES, &TargetKind::all());
             let low = forecast(&settings, model.info(), Task::Classify(toy::CLASSES), Choice::Narrowest).unwrap();
             assert_eq!(rounds[0].download_bytes, low.download_bytes, "{strategy}");
@@ -429,7 +429,7 @@ fn every_strategy_goes_on_from_a_trained_adapter() {
         // B is no longer zero and the head no longer the backbone's: all of it must reach the clients.
         let head: u64 = start.head_params();
         let all = start.a.iter().chain(&start.b).map(|m| m.data.len() as u64).sum::<u64>();
-        let private = settings.strategy.keeps_private();
+        let private = settings.strategy.traits().keeps_private;
         assert!(private || rounds[0].download_params >= 4 * (all + head), "{strategy}: {}", rounds[0].download_params);
     }
 }

@@ -184,9 +184,9 @@ fn cost(args: &CostArgs, cell: &Cell, strategy: String, model: &ModelInfo, task:
     let chooses = matches!(settings.strategy, StrategySettings::LoraA2 { .. });
     let high = if chooses { of(Choice::Widest)? } else { low };
     let seconds = [low, high].map(|f| f.transfer_seconds(args.up, args.down));
-    let against = settings.strategy.against_secure_aggregation();
+    let against = settings.strategy.traits().against_secure_aggregation;
     let (rank, secure_aggregation) = (cell.rank.clone(), against.is_none());
-    let about = settings.strategy.depends_on_data() && low == high;
+    let about = settings.strategy.traits().depends_on_data && low == high;
     Ok(Cost {
         strategy,
         rank,

@@ -75,7 +75,7 @@ fn in_words(result: &Evaluation, task: Task) -> String {
 /// `run` is not a run folder, or its configuration cannot be used any more.
 pub fn load(run: &Path, common: &Common) -> Result<Loaded> {
     let mut loaded = config::load_of_run(&config_of(run)?, &common.sets)?;
-    if loaded.config.strategy.is_full() {
+    if loaded.config.strategy.traits().trains_weights {
         // Every weight was trained: the run holds a model of its own.
         loaded.config.model.path = Source::Folder(run.join(MODEL));
     }
@@ -87,7 +87,7 @@ pub fn load(run: &Path, common: &Common) -> Result<Loaded> {
 /// # Errors
 /// An adapter that is damaged or belongs to another model.
 pub fn adapter(run: &Path, loaded: &Loaded, model: &Transformer) -> Result<Adapter> {
-    if loaded.config.strategy.is_full() {
+    if loaded.config.strategy.traits().trains_weights {
         Ok(Adapter::of_weights(Vec::new(), model.head().to_vec()))
     } else {
         peft::read(&run.join(ADAPTER), model.info(), model.task()).context("cannot read the adapter")

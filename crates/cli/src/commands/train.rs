@@ -203,7 +203,7 @@ fn describe(
     device: &str,
     place: &Path,
 ) {
-    if strategy.is_our_form() {
+    if strategy.traits().our_form {
         say(format!("strategy    {}, in a federated form of our own: see docs/methods.md", strategy.name()));
     }
     let sizes = || shards.train.iter().map(Vec::len);

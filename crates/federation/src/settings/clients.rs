@@ -1,5 +1,6 @@
 //! `[clients]`: who takes part, with how much, and how long.
 
+use bonfire_engine::Problem;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -44,10 +45,10 @@ impl ClientSettings {
         ClientSettings { count, per_round: None, budget: Budget::Full, dropout: 0.0, stragglers: None }
     }
 
-    /// The first thing wrong, as `(key, what would be right)`.
-    pub(super) fn problem(&self) -> Option<(&'static str, String)> {
+    /// The first thing wrong.
+    pub(super) fn problem(&self) -> Option<Problem> {
         let share = |v: f64| (0.0..=1.0).contains(&v);
-        let checks = [
+        Problem::first([
             ("clients.dropout", (0.0..1.0).contains(&self.dropout), "a probability below 1"),
             ("clients.stragglers.share", self.stragglers.is_none_or(|s| share(s.share)), "a probability, 0 to 1"),
             (
@@ -55,8 +56,7 @@ impl ClientSettings {
                 self.stragglers.is_none_or(|s| share(s.least) && s.least > 0.0),
                 "a share of the local steps, above 0 and at most 1",
             ),
-        ];
-        checks.into_iter().find(|(_, fine, _)| !fine).map(|(key, _, want)| (key, format!("must be {want}")))
+        ])
     }
 }
 

@@ -1,6 +1,6 @@
 //! `[privacy]`: what is done so that an upload, or the model, tells little about one client.
 
-use bonfire_engine::ClientPrivacy;
+use bonfire_engine::{ClientPrivacy, Problem};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -133,8 +133,8 @@ impl PrivacySettings {
         Ok(Some(Mechanism { q, noise, delta }))
     }
 
-    /// The first thing wrong in a federation of `clients`, as `(key, what would be right)`.
-    pub fn problem(&self, clients: usize) -> Option<(&'static str, String)> {
+    /// The first thing wrong in a federation of `clients`.
+    pub fn problem(&self, clients: usize) -> Option<Problem> {
         let positive = |v: f64| v.is_finite() && v > 0.0;
         let checks = match *self {
             PrivacySettings::Laplace { epsilon, clip, .. } => vec![
@@ -164,7 +164,7 @@ impl PrivacySettings {
                 ]
             }
         };
-        checks.into_iter().find(|(_, fine, _)| !fine).map(|(key, _, problem)| (key, problem.to_string()))
+        checks.into_iter().find(|(_, fine, _)| !fine).map(|(key, _, what)| Problem::new(key, what))
     }
 }
 

@@ -1,5 +1,6 @@
 //! `[server]`: how movements become one, and what the server makes of it.
 
+use bonfire_engine::Problem;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -134,8 +135,8 @@ fn server_betas() -> [f64; 2] {
 }
 
 impl ServerSettings {
-    /// The first thing wrong, as `(key, what would be right)`.
-    pub fn problem(&self) -> Option<(&'static str, String)> {
+    /// The first thing wrong.
+    pub fn problem(&self) -> Option<Problem> {
         use ServerOptimizer::{FedAdam, FedAvg, FedAvgM, FedYogi};
         let (FedAvg { lr } | FedAvgM { lr, .. } | FedAdam { lr, .. } | FedYogi { lr, .. }) = self.optimizer;
         let unit = |v: f64| (0.0..1.0).contains(&v);
@@ -145,13 +146,12 @@ impl ServerSettings {
             FedAdam { betas, tau, .. } | FedYogi { betas, tau, .. } => betas.iter().all(|b| unit(*b)) && tau > 0.0,
         };
         let trim = !matches!(self.aggregate, Aggregation::TrimmedMean { trim } if !(0.0..0.5).contains(&trim));
-        let checks = [
+        Problem::first([
             ("server.max_norm", self.max_norm.is_none_or(|norm| norm.is_finite() && norm > 0.0), "a positive number"),
             ("server.max_examples", self.max_examples != Some(0), "1 or more"),
             ("server.optimizer.lr", lr.is_finite() && lr > 0.0, "a positive number"),
             ("server.optimizer", decays, "given momentum and betas in [0, 1) and a tau above 0"),
             ("server.aggregate.trim", trim, "a share in [0, 0.5)"),
-        ];
-        checks.into_iter().find(|(_, fine, _)| !fine).map(|(key, _, want)| (key, format!("must be {want}")))
+        ])
     }
 }

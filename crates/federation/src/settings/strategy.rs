@@ -1,6 +1,6 @@
 //! `[strategy]`: the name of a method and the keys that belong to it alone.
 
-use bonfire_engine::{Per, Probe, Score};
+use bonfire_engine::{Per, Probe, Problem, Score};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -244,95 +244,6 @@ impl StrategySettings {
         }
     }
 
-    /// What it makes of `clients.budget`.
-    pub fn budgets(&self) -> BudgetUse {
-        match self {
-            StrategySettings::LoraA2 { .. } => BudgetUse::Slots,
-            StrategySettings::FlexLora {}
-            | StrategySettings::Flora {}
-            | StrategySettings::Florist { .. }
-            | StrategySettings::RaFlora {}
-            | StrategySettings::Replication {}
-            | StrategySettings::HetLora { .. } => BudgetUse::Ranks,
-            _ => BudgetUse::None,
-        }
-    }
-
-    /// Whether its local objective can be differentiated block by block: every weight of a model trains together, and
-    /// DFL's divergence compares two forward passes.
-    pub fn recomputes(&self) -> bool {
-        !matches!(self, StrategySettings::Full { .. } | StrategySettings::Dfl { .. })
-    }
-
-    /// Whether its server averages movements number by number, so that server optimizers, robust averages, control
-    /// variates and noise on the mean compose with it.
-    pub fn averages(&self) -> bool {
-        matches!(
-            self,
-            StrategySettings::LoraA2 { .. }
-                | StrategySettings::FedIt { .. }
-                | StrategySettings::FfaLora { .. }
-                | StrategySettings::Full {}
-                | StrategySettings::RoLora { .. }
-                | StrategySettings::Replication {}
-                | StrategySettings::SaFedLora { .. }
-                | StrategySettings::FedSaLora {}
-                | StrategySettings::Sora { .. }
-                | StrategySettings::Dfl { .. }
-                | StrategySettings::FedLada { .. }
-        )
-    }
-
-    /// Whether a slot's average divides by the clients that have it. How many those are is nothing that noise on the
-    /// mean protects.
-    pub fn divides_by_owners(&self) -> bool {
-        matches!(self, StrategySettings::LoraA2 { norm: Norm::Choosers, .. } | StrategySettings::Replication {})
-    }
-
-    /// Whether every weight of the encoder trains, and no adapter.
-    pub fn is_full(&self) -> bool {
-        self.name() == "full"
-    }
-
-    /// Whether its server merges what clients learnt into the backbone, round by round.
-    pub fn merges(&self) -> bool {
-        ["flora", "florist", "fedex-lora", "xgblora"].contains(&self.name())
-    }
-
-    /// Whether the method was not published for federated LoRA, and this is a federated form of our own.
-    pub fn is_our_form(&self) -> bool {
-        ["sa-fedlora", "sora", "xgblora", "fedpeptao", "fedlada", "dfl"].contains(&self.name())
-    }
-
-    /// Whether what clients send depends on what they learn, so that shapes alone tell it about and not exactly.
-    pub fn depends_on_data(&self) -> bool {
-        ["lora-a2", "hetlora", "florist", "fedex-lora", "sa-fedlora", "sora"].contains(&self.name())
-            || self.prune().is_some()
-    }
-
-    /// Why secure aggregation, which shows the server nothing but a sum, does not serve it; `None`: it does.
-    pub fn against_secure_aggregation(&self) -> Option<&'static str> {
-        match self.name() {
-            "lora-a2" => Some("which slots a client chose is seen; their sum is all the server needs"),
-            "hetlora" => Some("weighs clients by the size of their own update"),
-            "flexlora" | "florist" | "raflora" | "fedex-lora" | "lora-fair" => Some("needs every client's product A·B"),
-            "flora" | "xgblora" => Some("stacks every client's factors"),
-            "fed-sb" => Some("its first round needs every client's product A·B; later rounds are a plain sum"),
-            "fedpeptao" => Some("keeps control variates for every client"),
-            _ => None,
-        }
-    }
-
-    /// Whether clients keep a part of what they learn for themselves.
-    pub fn keeps_private(&self) -> bool {
-        ["fedsa-lora", "dfl", "fedpeptao"].contains(&self.name())
-    }
-
-    /// Whether its clients send more than movements.
-    pub fn sends_more(&self) -> bool {
-        matches!(self, StrategySettings::FedLada { .. } | StrategySettings::FedPepTao { .. })
-    }
-
     /// Server-side rank pruning, for strategies that know it.
     pub fn prune(&self) -> Option<Prune> {
         match self {
@@ -344,62 +255,72 @@ impl StrategySettings {
         }
     }
 
-    /// The first thing wrong with its keys at global rank `rank`, as `(key, what would be right)`.
-    pub fn problem(&self, rank: usize) -> Option<(&'static str, String)> {
-        let must = |fine: bool, key, want: &str| (!fine).then(|| (key, format!("must be {want}")));
+    /// The first thing wrong with its keys at global rank `rank`.
+    pub fn problem(&self, rank: usize) -> Option<Problem> {
         let weight = |v: f64| v.is_finite() && v >= 0.0;
         let share = |v: f64| v > 0.0 && v <= 1.0;
-        let own =
-            match self {
-                StrategySettings::LoraA2 { probe, .. } => probe.problem().map(|p| ("strategy.probe", p.to_string())),
-                StrategySettings::FedPepTao { layers, lr, momentum } => {
-                    let checks = [
-                        ("strategy.layers", *layers != Some(0), "at least 1"),
-                        ("strategy.lr", lr.is_finite() && *lr > 0.0, "a positive number"),
-                        ("strategy.momentum", (0.0..1.0).contains(momentum), "in [0, 1)"),
-                    ];
-                    checks.into_iter().find(|(_, fine, _)| !fine).map(|(key, _, want)| (key, format!("must be {want}")))
-                }
-                StrategySettings::HetLora { weight: w, decay, least } => {
-                    must(weight(*w), "strategy.weight", "a finite number, not negative")
-                        .or(must(share(*decay), "strategy.decay", "above 0 and at most 1"))
-                        .or(must(*least >= 1 && *least <= rank, "strategy.least", "between 1 and adapter.rank"))
-                }
-                StrategySettings::Florist { tau } => must(share(*tau), "strategy.tau", "above 0 and at most 1"),
-                StrategySettings::FedExLora { rank } => {
-                    must(rank.is_none_or(|rank| rank >= 1), "strategy.rank", "at least 1; left out, nothing is cut")
-                }
-                StrategySettings::LoraFair { lambda } => {
-                    must(weight(*lambda), "strategy.lambda", "a finite number, not negative")
-                }
-                StrategySettings::SaFedLora { prox, least, .. } => {
-                    must(weight(*prox), "strategy.prox", "a finite number, not negative").or(must(
-                        *least > 0.0 && *least <= rank as f64,
-                        "strategy.least",
-                        "above 0 and at most adapter.rank",
-                    ))
-                }
-                StrategySettings::Sora { xi, lr_gate, .. } => {
-                    must(xi.is_none_or(weight), "strategy.xi", "a finite number, not negative").or(must(
-                        lr_gate.is_none_or(weight),
-                        "strategy.lr_gate",
-                        "a finite number, not negative",
-                    ))
-                }
-                StrategySettings::XgbLora { layers, ridge, shrinkage } => {
-                    must(*layers >= 1, "strategy.layers", "at least 1")
-                        .or(must(weight(*ridge), "strategy.ridge", "a finite number, not negative"))
-                        .or(must(share(*shrinkage), "strategy.shrinkage", "above 0 and at most 1"))
-                }
-                StrategySettings::FedLada { own } => must(share(*own), "strategy.own", "above 0 and at most 1"),
-                StrategySettings::Dfl { private, apart } => {
-                    let private = private.unwrap_or(rank / 2);
-                    must(private >= 1 && private < rank, "strategy.private", "at least 1 and below adapter.rank")
-                        .or(must(weight(*apart), "strategy.apart", "a finite number, not negative"))
-                }
-                _ => None,
-            };
-        own.or_else(|| self.prune().and_then(|prune| prune.problem()))
+        const WEIGHT: &str = "a finite number, not negative";
+        const SHARE: &str = "above 0 and at most 1";
+        let own = match self {
+            StrategySettings::LoraA2 { probe, .. } => {
+                return probe
+                    .problem()
+                    .map(|what| Problem::new("strategy.probe", what))
+                    .or_else(|| self.prune_problem());
+            }
+            StrategySettings::FedPepTao { layers, lr, momentum } => vec![
+                ("strategy.layers", *layers != Some(0), "at least 1"),
+                ("strategy.lr", lr.is_finite() && *lr > 0.0, "a positive number"),
+                ("strategy.momentum", (0.0..1.0).contains(momentum), "in [0, 1)"),
+            ],
+            StrategySettings::HetLora { weight: w, decay, least } => vec![
+                ("strategy.weight", weight(*w), WEIGHT),
+                ("strategy.decay", share(*decay), SHARE),
+                ("strategy.least", *least >= 1 && *least <= rank, "between 1 and adapter.rank"),
+            ],
+            StrategySettings::Florist { tau } => vec![("strategy.tau", share(*tau), SHARE)],
+            StrategySettings::FedExLora { rank } => {
+                vec![("strategy.rank", rank.is_none_or(|rank| rank >= 1), "at least 1; left out, nothing is cut")]
+            }
+            StrategySettings::LoraFair { lambda } => vec![("strategy.lambda", weight(*lambda), WEIGHT)],
+            StrategySettings::SaFedLora { prox, least, .. } => vec![
+                ("strategy.prox", weight(*prox), WEIGHT),
+                ("strategy.least", *least > 0.0 && *least <= rank as f64, "above 0 and at most adapter.rank"),
+            ],
+            StrategySettings::Sora { xi, lr_gate, .. } => vec![
+                ("strategy.xi", xi.is_none_or(weight), WEIGHT),
+                ("strategy.lr_gate", lr_gate.is_none_or(weight), WEIGHT),
+            ],
+            StrategySettings::XgbLora { layers, ridge, shrinkage } => vec![
+                ("strategy.layers", *layers >= 1, "at least 1"),
+                ("strategy.ridge", weight(*ridge), WEIGHT),
+                ("strategy.shrinkage", share(*shrinkage), SHARE),
+            ],
+            StrategySettings::FedLada { own } => vec![("strategy.own", share(*own), SHARE)],
+            StrategySettings::Dfl { private, apart } => {
+                let private = private.unwrap_or(rank / 2);
+                vec![
+                    ("strategy.private", private >= 1 && private < rank, "at least 1 and below adapter.rank"),
+                    ("strategy.apart", weight(*apart), WEIGHT),
+                ]
+            }
+            StrategySettings::FedIt { .. }
+            | StrategySettings::FfaLora { .. }
+            | StrategySettings::RoLora { .. }
+            | StrategySettings::Full {}
+            | StrategySettings::FlexLora {}
+            | StrategySettings::Flora {}
+            | StrategySettings::RaFlora {}
+            | StrategySettings::Replication {}
+            | StrategySettings::FedSvd {}
+            | StrategySettings::FedSb {}
+            | StrategySettings::FedSaLora {} => Vec::new(),
+        };
+        Problem::first(own).or_else(|| self.prune_problem())
+    }
+
+    fn prune_problem(&self) -> Option<Problem> {
+        self.prune().and_then(|prune| prune.problem())
     }
 }
 
@@ -437,8 +358,9 @@ fn four() -> usize {
 }
 
 impl Prune {
-    fn problem(&self) -> Option<(&'static str, String)> {
+    fn problem(&self) -> Option<Problem> {
         let fine = self.threshold > 0.0 && self.threshold < 1.0 && self.patience >= 1;
-        (!fine).then(|| ("strategy.prune", "must have a threshold in (0, 1) and a patience of at least 1 round".into()))
+        let what = "must have a threshold in (0, 1) and a patience of at least 1 round";
+        (!fine).then(|| Problem::new("strategy.prune", what))
     }
 }

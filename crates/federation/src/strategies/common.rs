@@ -79,7 +79,7 @@ impl Common {
         };
         let (aggregation, optimizer) = (settings.server.aggregate, settings.server.optimizer);
         let differ =
-            settings.strategy.budgets() == BudgetUse::Ranks && budgets.iter().any(|&b| b < settings.adapter.rank);
+            settings.strategy.traits().budget == BudgetUse::Ranks && budgets.iter().any(|&b| b < settings.adapter.rank);
         Common {
             clients,
             ranks: differ.then(|| budgets.to_vec()),

@@ -28,8 +28,4 @@ impl Strategy for FedSaLora {
         let private = Private { factors: vec![Factor::B], head: true, ..Private::default() };
         Plan { private, ..self.common.plan(server, Active::Both) }
     }
-
-    fn has_global_model(&self) -> bool {
-        false
-    }
 }

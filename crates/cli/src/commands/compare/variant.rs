@@ -53,7 +53,7 @@ impl FromStr for Variant {
 
 /// Which of `variants` are federated forms of our own, in a sentence; `None`: none is.
 pub fn our_forms(variants: &[Variant]) -> Option<String> {
-    let ours = |v: &&Variant| StrategySettings::with_defaults(&v.strategy).is_some_and(|s| s.is_our_form());
+    let ours = |v: &&Variant| StrategySettings::with_defaults(&v.strategy).is_some_and(|s| s.traits().our_form);
     let names: Vec<String> = variants.iter().filter(ours).map(Variant::label).collect();
     (!names.is_empty()).then(|| {
         format!(

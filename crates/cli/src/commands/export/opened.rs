@@ -37,7 +37,7 @@ impl OpenedRun {
 
     /// Whether it trained every weight.
     pub fn is_whole(&self) -> bool {
-        self.loaded.config.strategy.is_full()
+        self.loaded.config.strategy.traits().trains_weights
     }
 
     /// The adapters asked for, and the folders they go to below the output's.
@@ -98,7 +98,7 @@ impl OpenedRun {
 pub fn no_clients(run: &OpenedRun) -> UserError {
     let strategy = &run.loaded.config.strategy;
     let mistake = UserError::new(format!("{} holds no clients' own adapters", run.folder.display()));
-    if strategy.keeps_private() {
+    if strategy.traits().keeps_private {
         mistake.help("`bonfire train` writes them when a run ends; this one was cut, or not made by `train`")
     } else {
         mistake.help(format!(

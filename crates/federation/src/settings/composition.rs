@@ -1,0 +1,133 @@
+//! What does not go together: a strategy with its budgets, the server's rule, privacy, the engine's ways.
+
+use bonfire_engine::{Problem, Recompute};
+use bonfire_models::Precision;
+
+use super::{Aggregation, Budget, BudgetUse, PrivacySettings, Publish, ServerSettings, Settings};
+
+impl Settings {
+    /// The first thing wrong with the strategy, or with what it is to go together with.
+    pub(super) fn strategy_problem(&self) -> Option<Problem> {
+        self.strategy
+            .problem(self.adapter.rank)
+            .or_else(|| self.budget_problem())
+            .or_else(|| self.server.problem())
+            .or_else(|| self.privacy.as_ref().and_then(|p| p.problem(self.clients.count)))
+            .or_else(|| self.averaging_problem())
+            .or_else(|| self.privacy_problem())
+            .or_else(|| self.full_problem())
+            .or_else(|| self.recompute_problem())
+    }
+
+    fn budget_problem(&self) -> Option<Problem> {
+        let budget = &self.clients.budget;
+        match self.strategy.traits().budget {
+            BudgetUse::Slots | BudgetUse::Ranks => {
+                let resolved = budget.resolve(self.clients.count, self.adapter.rank);
+                resolved.err().map(|what| Problem::new("clients.budget", what))
+            }
+            BudgetUse::None => (*budget != Budget::Full).then(|| {
+                let name = self.strategy.name();
+                let what = format!("is not read by {name}, whose clients all hold the same rank; set adapter.rank, and clients.budget = \"full\"");
+                Problem::new("clients.budget", what)
+            }),
+        }
+    }
+
+    /// What composes with strategies that average movements, and with those alone.
+    fn averaging_problem(&self) -> Option<Problem> {
+        let (name, traits) = (self.strategy.name(), self.strategy.traits());
+        // What a client weighs, and what is believed, is every method's business.
+        let ServerSettings { weights, max_norm, max_examples, .. } = self.server;
+        let usual = ServerSettings { weights, max_norm, max_examples, ..ServerSettings::default() };
+        let composed = [
+            ("server", self.server != usual, "a server optimizer or a robust average"),
+            ("train.scaffold", self.train.scaffold, "SCAFFOLD"),
+            ("privacy", self.adds_central_noise(), "noise on the mean"),
+        ];
+        let refused = composed.into_iter().find(|(_, asked, _)| *asked && !traits.averages);
+        refused.map(|(key, _, what)| {
+            let why = format!("works on averaged movements, and {name} combines uploads in its own way; leave it out");
+            Problem::new(key, format!("{what} {why}"))
+        })
+    }
+
+    fn privacy_problem(&self) -> Option<Problem> {
+        let (name, traits) = (self.strategy.name(), self.strategy.traits());
+        let (private, central) = (self.privacy.is_some(), self.adds_central_noise());
+        let secretive = self.publish() == Publish::Minimal;
+        let is = |wrong: bool, key, what: &str| wrong.then(|| Problem::new(key, what));
+        is(
+            self.train.scaffold && traits.keeps_private,
+            "train.scaffold",
+            &format!("sends control variates of all that trains, and {name} keeps a part of it private; leave it out"),
+        )
+        .or(is(
+            secretive && self.evaluate.per_client,
+            "evaluate.per_client",
+            "tells of every client what privacy.publish = \"minimal\" keeps back; leave one of them out",
+        ))
+        .or(is(
+            secretive && traits.keeps_private,
+            "privacy.publish",
+            &format!("must be \"all\": of {name} every client's own model lies in the run folder"),
+        ))
+        .or(is(
+            private && self.train.scaffold,
+            "train.scaffold",
+            "sends control variates, which [privacy] does not protect; leave one of them out",
+        ))
+        .or(is(
+            central && traits.divides_by_owners,
+            "privacy",
+            &format!(
+                "noise on the mean needs the same divisor for every slot; {name} divides by the clients that have a slot"
+            ),
+        ))
+        .or(is(
+            central && !matches!(self.server.aggregate, Aggregation::Mean {}),
+            "server.aggregate",
+            "must be the mean where privacy adds its noise to the mean",
+        ))
+        .or(is(
+            private && traits.sends_more,
+            "privacy",
+            &format!("protects movements, and {name} sends more than those; leave [privacy] out"),
+        ))
+    }
+
+    fn adds_central_noise(&self) -> bool {
+        matches!(self.privacy, Some(PrivacySettings::Gaussian { .. }))
+    }
+
+    /// What needs an adapter, or frozen weights.
+    fn full_problem(&self) -> Option<Problem> {
+        if !self.strategy.traits().trains_weights {
+            return None;
+        }
+        let wrong = [
+            (
+                "adapter.init",
+                self.adapter.init.folder().is_some(),
+                "names an adapter, and full trains the weights themselves; leave it out",
+            ),
+            (
+                "train.flat",
+                self.train.flat.is_some(),
+                "puts noise on adapted weights, and full has no adapter; leave it out",
+            ),
+            (
+                "engine.precision",
+                self.engine.precision != Precision::F32,
+                "must be \"f32\": full trains the weights themselves",
+            ),
+        ];
+        wrong.into_iter().find(|(_, wrong, _)| *wrong).map(|(key, _, what)| Problem::new(key, what))
+    }
+
+    fn recompute_problem(&self) -> Option<Problem> {
+        let wrong = self.engine.recompute == Recompute::Block && !self.strategy.traits().recomputes;
+        let what = || format!("must be \"none\": {} needs the whole graph at once", self.strategy.name());
+        wrong.then(|| Problem::new("engine.recompute", what()))
+    }
+}
