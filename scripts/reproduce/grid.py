@@ -89,7 +89,7 @@ class Cell:
         return [
             *self.method.keys,
             f"data.partition={{kind='dirichlet',alpha={line.alpha}}}",
-            f"data.max_length={64 if line.data == 'banking77' else 128}",
+            f"data.max_length={128 if line.data == '20news' else 64}",
             f"adapter.rank={rank[0]}",
             f"clients.budget={rank[1]}",
             f"adapter.head={line.head}",

@@ -3,6 +3,7 @@
     python scripts/reproduce/reproduce.py start --model MINILM --banking77 DIR [--20news DIR] [--bonfire target/release/bonfire]
     python scripts/reproduce/reproduce.py status | pause | go | stop
     python scripts/reproduce/reproduce.py tables           # docs/reproduction/cells → tables and pictures
+    python scripts/reproduce/reproduce.py check            # a small cell, killed twice and gone on with, is that of one go
 
 `start` freezes a copy of the binary, with its version and commit, and goes on where an earlier start stopped: a cell that was
 cut resumes after its last round, a finished one is not run again. Finished cells lie in docs/reproduction/cells, one small
@@ -18,6 +19,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections import defaultdict
 from pathlib import Path
@@ -79,7 +81,7 @@ def draw_banking77(source: Path, target: Path) -> None:
         by_label[json.loads(row)["label"]].append(at)
     draw = random.Random(77)
     # An intent with fewer gives all it has.
-    kept = sorted(at for _, places in sorted(by_label.items()) for at in draw.sample(places, min(ROWS_AN_INTENT, len(places))))
+    kept = sorted(at for _, own in sorted(by_label.items()) for at in draw.sample(own, min(ROWS_AN_INTENT, len(own))))
     for name in ("test.jsonl", "labels.json"):
         if (source / name).exists():
             shutil.copy2(source / name, target / name)
@@ -206,6 +208,41 @@ def start(args: argparse.Namespace, room: Path) -> None:
     print(f"the grid runs in the background (process {process.pid}); its log: {room / 'log.txt'}")
 
 
+def check(binary: Path) -> None:
+    """Runs a small cell of the built-in model in one go, and again killed after its first and its third round: what is kept of
+    both must be the same, number by number."""
+    line = grid.Line("check", "builtin", 0.1, 1, "trained", ("lora-a2",))
+    cell = grid.Cell(line, grid.METHODS["lora-a2"], 0, grid.PAPER_RATE, 5)
+    options = {"model": "builtin", "builtin": "builtin", "device": "cpu"}
+
+    def rounds(run: Path) -> int:
+        metrics = run / "metrics.jsonl"
+        return len(metrics.read_text().splitlines()) if metrics.exists() else 0
+
+    def ran(run: Path, room: Path, kills: tuple[int, ...]) -> dict:
+        for after in kills:
+            process = subprocess.Popen(command(cell, run, options, binary), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            while process.poll() is None and rounds(run) < after:
+                time.sleep(0.05)
+            process.kill()
+            process.wait()
+            if not after <= rounds(run) < cell.rounds:
+                sys.exit(f"error: the run was to be killed after round {after}, and it has {rounds(run)} rounds")
+        subprocess.run(command(cell, run, options, binary), check=True, stdout=subprocess.DEVNULL)
+        kept = digest(cell, run, room)
+        del kept["seconds"]
+        return kept
+
+    with tempfile.TemporaryDirectory() as folder:
+        room = Path(folder)
+        write(room / "program.json", {})
+        whole, cut = ran(room / "whole", room, ()), ran(room / "cut", room, (1, 3))
+    different = [key for key in whole if whole[key] != cut[key]]
+    if different:
+        sys.exit(f"error: a cell that was cut differs from one of one go in {', '.join(different)}")
+    print(f"the same in one go and killed twice: {len(whole)} fields, accuracy by round {whole['accuracy']}")
+
+
 def tell(room: Path, what: signal.Signals) -> None:
     pid = worker(room)
     if pid is None:
@@ -240,6 +277,8 @@ def main() -> None:
         commands.add_parser(name, help=text)
     commands.add_parser("stop", help="end it; `start` goes on after the last round")
     commands.add_parser("tables", help="tables and pictures of what is finished")
+    proof = commands.add_parser("check", help="whether a cell that is cut ends as one of one go")
+    proof.add_argument("--bonfire", type=Path, default=ROOT / "target/release/bonfire")
     args = parser.parse_args()
     room = room_folder()
     match args.command:
@@ -255,6 +294,8 @@ def main() -> None:
             tell(room, signal.SIGCONT)
         case "stop":
             tell(room, signal.SIGTERM)
+        case "check":
+            check(args.bonfire)
         case "tables":
             import tables
 
