@@ -11,6 +11,7 @@ mod adamw;
 mod attention;
 mod attention_backward;
 mod attention_softmax;
+mod attention_tile;
 mod dense;
 mod gather;
 mod gelu;

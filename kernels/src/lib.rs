@@ -19,11 +19,13 @@ mod cuda_driver;
 #[cfg(feature = "cuda")]
 mod device_math;
 mod gather;
+mod graph;
 mod grouped;
 mod linear;
 mod loss;
 mod memory;
-mod ops;
+mod norm;
+mod options;
 mod pointwise;
 mod product;
 pub mod runtime;
@@ -31,7 +33,7 @@ mod scores;
 mod segments;
 
 pub use adamw::{AdamW, Moving, adamw_step, adamw_step_composed};
-pub use attention::{AttentionLayout, packed_attention, packed_attention_composed, packed_attention_with, widest_head};
+pub use attention::{packed_attention, packed_attention_composed, packed_attention_with, widest_head};
 #[cfg(feature = "cuda")]
 pub use cuda_driver::{CudaFault, cuda_driver};
 #[cfg(feature = "cuda")]
@@ -41,8 +43,10 @@ pub use grouped::Grouped;
 pub use linear::{LowRank, adapted_linear, adapted_linear_composed};
 pub use loss::cross_entropy;
 pub use memory::{device_buffer_limit, device_memory, device_memory_reserved};
-pub use pointwise::{Bend, add_norm, gelu, glu, rms_norm, rotate};
-pub use product::{Arithmetic, has_tf32, product, product_kernel};
+pub use norm::{add_norm, rms_norm};
+pub use options::{Arithmetic, AttentionLayout, Bend};
+pub use pointwise::{gelu, glu, rotate};
+pub use product::{has_tf32, product, product_kernel};
 pub use scores::slot_scores;
 pub use segments::{Segments, SlotCounts};
 

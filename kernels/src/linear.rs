@@ -1,14 +1,16 @@
 //! A frozen linear with its adapters, `y = x·W + b + s·(x·A_kᵀ)·B_k`, where `k` is the client a token belongs to. The
 //! frozen product is one for all clients; the low-rank update is computed slot by slot, only for slots a client has.
 
+mod graph;
+
 use std::ops::Range;
 
 use burn::backend::Dispatch;
 use burn::tensor::Tensor;
 
-use crate::backends::LinearLayout;
-use crate::ops::{Factors, PackedOps};
-use crate::{Arithmetic, Segments, SlotCounts, product};
+use self::graph::{Factors, LinearOps};
+use crate::options::{Arithmetic, LinearLayout};
+use crate::{Segments, SlotCounts, product};
 
 /// The factors of one target for the clients in flight. Both lie slot by slot: row `i` of A is what slot `i` reads, row
 /// `i` of B what it writes.
@@ -53,7 +55,7 @@ pub fn adapted_linear(
         arithmetic,
     };
     let pairs = adapters.iter().map(|(f, _)| [f.a.clone().into_dispatch(), f.b.clone().into_dispatch()]);
-    Tensor::from_dispatch(<Dispatch as PackedOps>::adapted_linear(
+    Tensor::from_dispatch(<Dispatch as LinearOps>::adapted_linear(
         x.into_dispatch(),
         weight.into_dispatch(),
         bias.into_dispatch(),

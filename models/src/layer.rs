@@ -7,12 +7,12 @@ use bonfire_kernels::{
     rms_norm,
 };
 use burn::tensor::module::layer_norm;
-use burn::tensor::{Device, FloatDType, Int, Tensor, TensorData};
+use burn::tensor::{FloatDType, Int, Tensor};
 
 use crate::description::{Linears, NormForm, NormPlace};
 use crate::noise::perturbed;
 use crate::rotary::Angles;
-use crate::{Architecture, Matrix, ModelInfo, NoiseSigns, Stored, TargetKind};
+use crate::{Architecture, ModelInfo, NoiseSigns, Stored, TargetKind};
 
 /// A linear.
 #[derive(Clone, Debug)]
@@ -62,21 +62,6 @@ pub(crate) type Visit<'v> = dyn FnMut(String, Stored, Tensor<2>) -> Tensor<2> + 
 /// Visits a vector as a matrix of one row.
 fn visit_vector(name: String, t: &Tensor<1>, visit: &mut Visit) -> Tensor<1> {
     visit(name, Stored::AsVector, t.clone().unsqueeze_dim(0)).squeeze_dim(0)
-}
-
-pub(crate) fn matrix(m: Matrix, device: &Device) -> Tensor<2> {
-    Tensor::from_data(TensorData::new(m.data, [m.rows, m.cols]), device)
-}
-
-pub(crate) fn vector(data: Vec<f32>, device: &Device) -> Tensor<1> {
-    let n = data.len();
-    Tensor::from_data(TensorData::new(data, [n]), device)
-}
-
-/// A tensor's numbers, without its graph.
-pub(crate) fn read(t: Tensor<2>) -> Matrix {
-    let [rows, cols] = t.dims();
-    Matrix::new(rows, cols, t.into_data().try_to_vec().expect("weights are kept in f32"))
 }
 
 impl Linear {

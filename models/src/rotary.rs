@@ -3,7 +3,7 @@
 use bonfire_kernels::rotate;
 use burn::tensor::{Device, Int, Tensor};
 
-use crate::layer::matrix;
+use crate::transfer::matrix;
 use crate::{Matrix, Rope};
 
 /// Positions whose angles are kept; those of longer texts are computed for each batch that has one. Models of 131,072

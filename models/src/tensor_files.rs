@@ -9,7 +9,6 @@ use safetensors::Dtype;
 use safetensors::tensor::Metadata;
 
 use crate::gguf::backbone::{Header, Packed, Placed};
-use crate::weights::shown as shown_name;
 use crate::{ModelError, ModelSource};
 
 trait ReadSeek: Read + Seek {}
@@ -34,6 +33,15 @@ pub(crate) struct TensorFiles<'f> {
     files: Vec<(Box<dyn ReadSeek + 'f>, String)>,
     /// Where every tensor lies, by its [present name](present_name).
     pub places: BTreeMap<String, Place>,
+}
+
+/// A tensor's name as a file gives it, cut to what can be read.
+pub(crate) fn shown_name(name: &str) -> String {
+    const MOST: usize = 200;
+    match name.char_indices().nth(MOST) {
+        Some((at, _)) => format!("{}…", &name[..at]),
+        None => name.to_string(),
+    }
 }
 
 /// A header that is longer is not one.

@@ -9,9 +9,10 @@ use burn::tensor::{Device, FloatDType, Gradients, Int, Tensor, TensorData};
 use rand::Rng;
 
 use crate::body::Body;
-use crate::layer::{Added, LayerContext, Rows, matrix, read};
+use crate::layer::{Added, LayerContext, Rows};
 use crate::model::{ClientAdapter, Model, at_once};
 use crate::rotary::Angles;
+use crate::transfer::{matrix, read};
 use crate::{
     Adapter, Clock, DeviceBatch, HeadTensor, ModelInfo, NamedWeight, NoiseSigns, Part, Pooling, Precision, Target,
     TargetKind, Task,

@@ -11,7 +11,7 @@ use rayon::prelude::*;
 use super::gelu::exp_of_negative;
 use super::micro::{Accumulate, run, vectorised};
 use super::{dense, filled, split, tensor, values};
-use crate::attention::AttentionLayout;
+use crate::options::AttentionLayout;
 
 /// Queries whose scores are held at once.
 const TILE: usize = 64;

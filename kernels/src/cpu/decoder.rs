@@ -9,7 +9,7 @@ use rayon::prelude::*;
 use super::gelu::{exp_of_negative, slope, value};
 use super::micro::vectorised;
 use super::{dense, filled, tensor, values};
-use crate::pointwise::Bend;
+use crate::options::Bend;
 
 /// Numbers a task works on, about: less is not worth another thread.
 const NUMBERS_A_TASK: usize = 1 << 14;

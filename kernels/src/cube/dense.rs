@@ -21,7 +21,7 @@ use cubek::matmul::tune_key::{MatmulAutotuneKey, should_tune_double_buffering};
 use cubek::std::InputBinding;
 
 use super::tensors::{elem, empty};
-use crate::Arithmetic;
+use crate::options::Arithmetic;
 
 /// Both sides and room for the result.
 type Operands = (CubeTensor, CubeTensor, CubeTensor);

@@ -10,7 +10,7 @@ use burn_cubecl::tensor::CubeTensor;
 use super::gelu::{EACH, below, elementwise, gelu_slope, visited};
 use super::product::UNITS;
 use super::tensors::{elem, empty, owned};
-use crate::pointwise::Bend;
+use crate::options::Bend;
 
 /// `√(2/π)`.
 const ROOT: f32 = 0.797_884_6;
