@@ -93,27 +93,27 @@ fn composed(qkv: Tensor<2>, layout: &AttentionLayout, added: &[Tensor<3>]) -> Te
     let mut parts = Vec::new();
     for (s, range) in layout.sequences.ranges().enumerate().filter(|(_, range)| !range.is_empty()) {
         let length = range.len();
-        let rows = qkv.clone().narrow(0, range.start, length);
-        let of = |start: usize, count: usize| {
+        let rows = qkv.clone().narrow(0, range.start, length); // [length, (H+2G)·w]
+        let heads_from = |start: usize, count: usize| {
             let part = rows.clone().narrow(1, start * width, count * width).reshape([length, count, width]);
             // Gathered, not repeated: on wgpu, Burn 0.22.1 sums a strided tensor over an axis of length 1 wrongly, as
             // the gradient of a repetition does.
             let serves: Vec<i32> = (0..heads).map(|head| (head / (heads / count)) as i32).collect();
-            part.swap_dims(0, 1).select(0, Tensor::<1, Int>::from_data(TensorData::new(serves, [heads]), &device))
+            part.swap_dims(0, 1).select(0, Tensor::<1, Int>::from_data(TensorData::new(serves, [heads]), &device)) // [H, length, w]
         };
-        let [q, k, v] = [of(0, heads), of(heads, kv_heads), of(heads + kv_heads, kv_heads)];
-        let mut scores = product(q, k.swap_dims(1, 2), Arithmetic::F32) / (width as f64).sqrt();
+        let [q, k, v] = [heads_from(0, heads), heads_from(heads, kv_heads), heads_from(heads + kv_heads, kv_heads)];
+        let mut scores = product(q, k.swap_dims(1, 2), Arithmetic::F32) / (width as f64).sqrt(); // [H, length, length]
         if let Some(added) = added.get(s) {
             scores = scores.clone() + added.clone().cast(scores.dtype());
         }
         if let Some(unseen) = unseen(layout, length, &device) {
             scores = scores.clone() + unseen.cast(scores.dtype()).unsqueeze_dim(0);
         }
-        let mixed = product(softmax(scores, 2), v, Arithmetic::F32);
-        parts.push(mixed.swap_dims(0, 1).reshape([length, heads * width]));
+        let mixed = product(softmax(scores, 2), v, Arithmetic::F32); // [H, length, w]
+        parts.push(mixed.swap_dims(0, 1).reshape([length, heads * width])); // [length, H·w]
     }
     if layout.sequences.rows() < tokens {
         parts.push(Tensor::zeros([tokens - layout.sequences.rows(), heads * width], &device));
     }
-    Tensor::cat(parts, 0)
+    Tensor::cat(parts, 0) // [T, H·w]
 }

@@ -1,9 +1,14 @@
-//! The operations that make many clients train in one pass: products segmented by client, the masked low-rank
-//! update, attention over packed sequences, layer normalisation with a short backward, and the client-axis optimizer
-//! step. Models and engine are written in terms of these; nothing here knows of models, data or strategies.
+//! The operations that let many clients train in one pass over one frozen backbone: linears to which every client adds its own
+//! low-rank update, attention over packed sequences, norms whose parameters are frozen, classifier heads and losses by
+//! client, and an optimizer step with a client axis. Models and engine are written in terms of these; nothing here knows of
+//! models, data or strategies.
 //!
-//! Letters in shapes: `C` clients in flight, `S` sequences, `T` tokens, `D` features, `R` rank, `K` classes,
-//! `H` heads.
+//! Most operations have three parts. The public function stands beside its place in autodiff's graph (`linear.rs`,
+//! `attention.rs`, …); what each backend computes for it is a method of `backends.rs`, implemented in `cpu/` and `cube/`; and a
+//! reference composed of Burn's operations is what tests hold it to.
+//!
+//! Letters in shapes: `C` clients in flight, `S` sequences, `T` tokens, `D` features, `R` rank (slots of an
+//! adapter: a slot is one row of A with its row of B), `K` classes, `H` heads.
 #![deny(missing_docs)]
 
 mod adamw;

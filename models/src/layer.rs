@@ -117,13 +117,13 @@ impl Group {
         let update = |(part, columns)| added(part).update.map(|update| (update, columns));
         let updates: Vec<_> = self.columns().filter_map(update).collect();
         let linear = if context.trained { adapted_linear_composed } else { adapted_linear };
-        let y = linear(x.clone(), weight.clone(), bias.clone(), &updates, rows.clients, context.arithmetic);
+        let y = linear(x.clone(), weight.clone(), bias.clone(), &updates, rows.clients, context.arithmetic); // [T, d_in] -> [T, Σ d_out]
         let Some(owners) = &rows.owners else { return y };
         let noise = self.parts.iter().map(|part| match added(part).noise {
             Some((bank, signs)) => perturbed(x.clone(), bank.clone(), signs, owners, context.arithmetic),
             None => Tensor::zeros([y.dims()[0], part.width], (&y.device(), y.dtype())),
         });
-        y.clone() + Tensor::cat(noise.collect(), 1)
+        y.clone() + Tensor::cat(noise.collect(), 1) // [T, Σ d_out]
     }
 }
 
@@ -161,7 +161,7 @@ impl Norm {
 /// Rows over their root mean square (arXiv 1910.07467), in f32 whatever `x` is.
 fn rms(x: Tensor<2>, eps: f64) -> Tensor<2> {
     let wide = x.cast(FloatDType::F32);
-    let mean = wide.clone().square().mean_dim(1);
+    let mean = wide.clone().square().mean_dim(1); // [T, 1]
     wide * (mean + eps).sqrt().recip()
 }
 
@@ -245,7 +245,7 @@ impl LayerContext<'_> {
     /// Of the layer's input and what attention gave: the rows that are read on.
     pub fn reading(&self, x: Tensor<2>, attended: Tensor<2>) -> (Tensor<2>, Tensor<2>, &Rows<'_>) {
         match self.read {
-            Some((tokens, rows)) => (x.select(0, tokens.clone()), attended.select(0, tokens.clone()), rows),
+            Some((tokens, rows)) => (x.select(0, tokens.clone()), attended.select(0, tokens.clone()), rows), // [T, ..] -> [N, ..]
             None => (x, attended, self.tokens),
         }
     }

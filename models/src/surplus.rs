@@ -1,5 +1,5 @@
-//! Tensors of a checkpoint that nobody asked for: layers too many mean that `config.json` is another model's; heads of other
-//! tasks and buffers are left aside, and said.
+//! Tensors of a checkpoint that the model does not read. More layers than `config.json` tells of mean that it is another model's,
+//! which is an error; heads of other tasks are left aside with a note, buffers without.
 
 use crate::tensor_files::shown_name;
 use crate::weights::Weights;

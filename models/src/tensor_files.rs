@@ -197,9 +197,9 @@ mod tests {
 
     #[test]
     fn names_of_2018_are_read_by_todays() {
-        let of = |name: &str| present_name(name.to_string());
-        assert_eq!(of("bert.embeddings.LayerNorm.gamma"), "bert.embeddings.LayerNorm.weight");
-        assert_eq!(of("bert.embeddings.LayerNorm.beta"), "bert.embeddings.LayerNorm.bias");
-        assert_eq!(of("bert.layer.gamma"), "bert.layer.gamma");
+        let present = |name: &str| present_name(name.to_string());
+        assert_eq!(present("bert.embeddings.LayerNorm.gamma"), "bert.embeddings.LayerNorm.weight");
+        assert_eq!(present("bert.embeddings.LayerNorm.beta"), "bert.embeddings.LayerNorm.bias");
+        assert_eq!(present("bert.layer.gamma"), "bert.layer.gamma");
     }
 }

@@ -66,8 +66,8 @@ impl Qkv {
 pub(crate) fn attend(qkv: &Qkv, tokens: usize, tiles: &TileTable) -> (CubeTensor, CubeTensor) {
     qkv.check(tiles);
     let q = &qkv.parts[0].0;
-    let out = room(q, [tokens, qkv.features()], tokens > tiles.segments.rows());
-    let lse = empty(q, [tokens, qkv.heads], DType::F32);
+    let out = room(q, [tokens, qkv.features()], tokens > tiles.segments.rows()); // [T, H·w]
+    let lse = empty(q, [tokens, qkv.heads], DType::F32); // [T, H]
     attend_into(qkv, tiles, &out, &lse);
     (out, lse)
 }
@@ -126,13 +126,13 @@ fn attend_kernel<E: Float>(
     let mut slices = slices(TILE);
     let mut weights = Shared::<[f32]>::new_slice(SHARED);
     let mut softmax = Softmax::new();
-    let mut sums = zeros(comptime!(form.blocks() * TILE.each()));
+    let mut sums = zeros(comptime!(form.blocks() * TILE.each())); // [queries, w] of the tile
     let queries = rows_at::<E>(q, here.first, at_q + head, here.rows);
     let end = if comptime!(form.causal) { here.first + here.rows } else { here.end };
     let steps = agreed((end - here.start).div_ceil(TILE.cols));
     for step in 0..steps {
         let first = here.start + step * TILE.cols;
-        let mut scores = zeros(comptime!(TILE.each()));
+        let mut scores = zeros(comptime!(TILE.each())); // [queries, keys] of the tile
         let keys = rows_at::<E>(k, first, at_k + head, end - first);
         accumulate::<E, E>(&mut scores, &mut slices, q, queries, k, keys, form.width, (true, true), TILE);
         write_scores(&mut weights, &scores, here, first, end, scale, form);

@@ -26,7 +26,7 @@ pub(crate) fn attend_backward(
     tiles: &TileTable,
 ) -> CubeTensor {
     let tokens = dy.meta.shape()[0];
-    let grads = room(&dy, [tokens, 3 * qkv.features()], tokens > tiles.segments.rows());
+    let grads = room(&dy, [tokens, 3 * qkv.features()], tokens > tiles.segments.rows()); // [T, 3·H·w]
     attend_backward_into(qkv, out, lse, dy, tiles, &grads);
     grads
 }
@@ -46,7 +46,7 @@ pub(super) fn attend_backward_into(
         assert_eq!(tensor.meta.shape().as_slice(), [tokens, qkv.features()], "one row a token");
     }
     if tiles.count > 0 {
-        let stats = row_stats(qkv, out, lse, dy.clone(), tokens);
+        let stats = row_stats(qkv, out, lse, dy.clone(), tokens); // [T, H, 2]
         launch(qkv, &dy, &stats, tiles, grads, Wanted::Queries);
         launch(qkv, &dy, &stats, tiles, grads, Wanted::KeysAndValues);
     }
@@ -54,7 +54,7 @@ pub(super) fn attend_backward_into(
 
 /// For every token and head the softmax's logarithmic denominator, then `Σ dy · out`: `[T, heads, 2]`.
 fn row_stats(qkv: &Qkv, out: CubeTensor, lse: CubeTensor, dy: CubeTensor, tokens: usize) -> CubeTensor {
-    let stats = empty(&out, [tokens, qkv.heads, 2], DType::F32);
+    let stats = empty(&out, [tokens, qkv.heads, 2], DType::F32); // [T, H, 2]
     let types = [elem(&out), elem(&dy)];
     // SAFETY: a unit beyond the last row of a head returns at once.
     unsafe {
