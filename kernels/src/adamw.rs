@@ -1,5 +1,5 @@
-//! AdamW on a client axis: every client has its own step count, learning rate and moments. Burn's optimizers share one
-//! step count over a tensor, so they cannot.
+//! AdamW for many clients in one tensor `[C, rows, cols]`: every client has its own step count, learning rate and moments. Burn's
+//! optimizers keep one step count for a tensor, so they cannot do it.
 //!
 //! The state is the *movement* since the round's start, so that an upload needs no subtraction and a slot that never
 //! moved is exactly zero. Weight decay acts on start + movement, as in PyTorch's AdamW.
@@ -86,8 +86,8 @@ pub fn adamw_step_composed(
     clients: Tensor<2>,
 ) -> Moving {
     let [beta1, beta2] = constants.betas;
-    let column = |i| clients.clone().narrow(1, i, 1).unsqueeze_dim::<3>(2);
-    let first = state.first * beta1 + grad.clone() * (1.0 - beta1);
+    let column = |i| clients.clone().narrow(1, i, 1).unsqueeze_dim::<3>(2); // [C, 1, 1]
+    let first = state.first * beta1 + grad.clone() * (1.0 - beta1); // [C, rows, cols], as all below
     let second = state.second * beta2 + grad.square() * (1.0 - beta2);
     let root = (second.clone() * column(2)).sqrt() + constants.eps;
     let decay = (state.movement.clone() + start) * constants.weight_decay;

@@ -1,11 +1,15 @@
 //! Attention over packed sequences: tokens of a sequence see that sequence and nothing else. Nothing is padded and no
 //! matrix of scores outlives a tile of queries, forward or backward.
 
-use burn::backend::Dispatch;
+use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
+use burn::backend::tensor::FloatTensor;
+use burn::backend::{Autodiff, Backend, Dispatch, backend_extension};
 use burn::tensor::{Device, Int, Tensor, TensorData, activation::softmax};
 
-use crate::ops::PackedOps;
-use crate::{Arithmetic, Segments, product, runs_on_cpu};
+use crate::backends::Kernels;
+use crate::graph::of_one_input;
+use crate::options::{Arithmetic, AttentionLayout};
+use crate::{product, runs_on_cpu};
 
 /// Features of the widest head that the GPU kernels take and are tested with.
 pub(crate) const WIDEST_HEAD: usize = 256;
@@ -15,36 +19,26 @@ pub fn widest_head(device: &Device) -> usize {
     if runs_on_cpu(device) { usize::MAX } else { WIDEST_HEAD }
 }
 
-/// Where the sequences of a batch lie and how attention runs over them. Cheap to clone.
-#[derive(Clone, Debug)]
-pub struct AttentionLayout {
-    /// Token ranges of the sequences; tokens after the last belong to nobody and get zeros.
-    pub sequences: Segments,
-    /// Heads of the queries.
-    pub heads: usize,
-    /// Heads of keys and values; each serves `heads / kv_heads` query heads.
-    pub kv_heads: usize,
-    /// Whether a token sees only itself and what stands before it.
-    pub causal: bool,
-    /// A token sees only those less than so many tokens away; `None`: all.
-    pub window: Option<usize>,
+/// Attention as Burn sees it, with and without a graph.
+#[backend_extension(Flex: cfg(feature = "flex"), Cube: cfg(feature = "cube"), Autodiff)]
+pub trait AttentionOps: Backend {
+    /// See [`packed_attention`]: `[T, (heads + 2·kv_heads)·width] -> [T, heads·width]`.
+    fn attend(qkv: FloatTensor<Self>, layout: AttentionLayout) -> FloatTensor<Self>;
 }
 
-impl AttentionLayout {
-    /// Full attention with as many key heads as query heads.
-    pub fn full(sequences: Segments, heads: usize) -> Self {
-        AttentionLayout { sequences, heads, kv_heads: heads, causal: false, window: None }
+impl<B: Kernels> AttentionOps for B {
+    fn attend(qkv: FloatTensor<Self>, layout: AttentionLayout) -> FloatTensor<Self> {
+        Self::attention_forward(&qkv, &layout).0
     }
+}
 
-    /// Whether some sequence is longer than the window, so that tokens of it do not see each other.
-    fn window_bites(&self) -> bool {
-        self.window.is_some_and(|window| self.sequences.ranges().any(|range| range.len() > window))
-    }
-
-    /// Features of one head, where queries, keys and values have `columns` in all.
-    pub(crate) fn width(&self, columns: usize) -> usize {
-        assert!(self.heads.is_multiple_of(self.kv_heads), "each key head serves as many query heads");
-        columns / (self.heads + 2 * self.kv_heads)
+impl<B: Kernels, C: CheckpointStrategy> AttentionOps for Autodiff<B, C> {
+    fn attend(qkv: FloatTensor<Self>, layout: AttentionLayout) -> FloatTensor<Self> {
+        let (qkv, input) = qkv.into_parts();
+        let (y, kept) = B::attention_forward(&qkv, &layout); // [T, H·w]
+        of_one_input::<B, C, _>(input, y, (qkv, kept, layout), |(qkv, kept, layout), dy| {
+            B::attention_backward(&qkv, kept, dy, &layout) // [T, H·w] -> [T, (H+2G)·w]
+        })
     }
 }
 
@@ -62,7 +56,7 @@ pub fn packed_attention(qkv: Tensor<2>, layout: &AttentionLayout) -> Tensor<2> {
     if layout.window_bites() {
         packed_attention_composed(qkv, layout)
     } else {
-        Tensor::from_dispatch(<Dispatch as PackedOps>::attend(qkv.into_dispatch(), layout.clone()))
+        Tensor::from_dispatch(<Dispatch as AttentionOps>::attend(qkv.into_dispatch(), layout.clone()))
     }
 }
 
@@ -99,27 +93,27 @@ fn composed(qkv: Tensor<2>, layout: &AttentionLayout, added: &[Tensor<3>]) -> Te
     let mut parts = Vec::new();
     for (s, range) in layout.sequences.ranges().enumerate().filter(|(_, range)| !range.is_empty()) {
         let length = range.len();
-        let rows = qkv.clone().narrow(0, range.start, length);
-        let of = |start: usize, count: usize| {
+        let rows = qkv.clone().narrow(0, range.start, length); // [length, (H+2G)·w]
+        let heads_from = |start: usize, count: usize| {
             let part = rows.clone().narrow(1, start * width, count * width).reshape([length, count, width]);
             // Gathered, not repeated: on wgpu, Burn 0.22.1 sums a strided tensor over an axis of length 1 wrongly, as
             // the gradient of a repetition does.
             let serves: Vec<i32> = (0..heads).map(|head| (head / (heads / count)) as i32).collect();
-            part.swap_dims(0, 1).select(0, Tensor::<1, Int>::from_data(TensorData::new(serves, [heads]), &device))
+            part.swap_dims(0, 1).select(0, Tensor::<1, Int>::from_data(TensorData::new(serves, [heads]), &device)) // [H, length, w]
         };
-        let [q, k, v] = [of(0, heads), of(heads, kv_heads), of(heads + kv_heads, kv_heads)];
-        let mut scores = product(q, k.swap_dims(1, 2), Arithmetic::F32) / (width as f64).sqrt();
+        let [q, k, v] = [heads_from(0, heads), heads_from(heads, kv_heads), heads_from(heads + kv_heads, kv_heads)];
+        let mut scores = product(q, k.swap_dims(1, 2), Arithmetic::F32) / (width as f64).sqrt(); // [H, length, length]
         if let Some(added) = added.get(s) {
             scores = scores.clone() + added.clone().cast(scores.dtype());
         }
         if let Some(unseen) = unseen(layout, length, &device) {
             scores = scores.clone() + unseen.cast(scores.dtype()).unsqueeze_dim(0);
         }
-        let mixed = product(softmax(scores, 2), v, Arithmetic::F32);
-        parts.push(mixed.swap_dims(0, 1).reshape([length, heads * width]));
+        let mixed = product(softmax(scores, 2), v, Arithmetic::F32); // [H, length, w]
+        parts.push(mixed.swap_dims(0, 1).reshape([length, heads * width])); // [length, H·w]
     }
     if layout.sequences.rows() < tokens {
         parts.push(Tensor::zeros([tokens - layout.sequences.rows(), heads * width], &device));
     }
-    Tensor::cat(parts, 0)
+    Tensor::cat(parts, 0) // [T, H·w]
 }

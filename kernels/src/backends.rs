@@ -1,27 +1,13 @@
-//! What a backend computes for the operations of `ops.rs`: forward with what backward reads, and backward.
-
-use std::ops::Range;
+//! What a backend computes for the operations that autodiff knows (`linear.rs`, `norm.rs`, `pointwise.rs`, `attention.rs`):
+//! the forward pass with what the backward pass reads, and the backward pass. `cpu/` and `cube/` implement it.
+//!
+//! Letters in shapes: `T` tokens, `K` and `N` features in and out, `D` features, `C` clients, `R` slots of an adapter, `n`
+//! columns that one adapter adds to, `H` query heads.
 
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, TensorMetadata};
 
-use crate::attention::AttentionLayout;
-use crate::{Arithmetic, Bend, Segments, SlotCounts};
-
-/// Where the adapters of one linear act.
-#[derive(Clone, Debug)]
-pub struct LinearLayout {
-    /// Token ranges of the clients; tokens after the last belong to nobody and meet the frozen weight alone.
-    pub(crate) clients: Segments,
-    /// LoRA's scale.
-    pub(crate) scale: f32,
-    /// For each adapter the columns of the result it adds to.
-    pub(crate) columns: Vec<Range<usize>>,
-    /// For each adapter the slots that each client has of those in the tensor, the first ones; `None`: all.
-    pub(crate) used: Vec<Option<SlotCounts>>,
-    /// What the product with the frozen weight is computed in; what adapters add is f32.
-    pub(crate) arithmetic: Arithmetic,
-}
+use crate::options::{AttentionLayout, Bend, LinearLayout};
 
 /// The factors of one adapter, slot by slot.
 #[derive(Clone, Debug)]

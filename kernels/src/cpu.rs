@@ -19,9 +19,8 @@ use burn_flex::{Flex, FlexTensor, Layout};
 
 use self::halves::{narrow, wide};
 pub(crate) use self::tf32::in_tf32;
-use crate::attention::AttentionLayout;
-use crate::backends::{Kernels, LinearGradients, LinearLayout, LinearSaved, Pair, Wanted};
-use crate::pointwise::Bend;
+use crate::backends::{Kernels, LinearGradients, LinearSaved, Pair, Wanted};
+use crate::options::{AttentionLayout, Bend, LinearLayout};
 
 /// Elements a thread takes at a time in elementwise loops: 64 KiB, so that a task is longer than its dispatch and
 /// its inputs and outputs stay in the core's own cache.

@@ -1,6 +1,6 @@
 //! Kernels of our own for CubeCL devices (CUDA, Vulkan, Metal, WebGPU): what Burn's operations would need a launch per
-//! client or a padded batch for. Each file holds its kernels and the plain functions that launch them; here they are
-//! put behind the crate's operations.
+//! client or a padded batch for. Each file holds its kernels and the plain functions that launch them; `glue.rs` puts
+//! them behind the crate's operations.
 //!
 //! All of them read strides, so views need no copy; sum in f32 whatever the tensors hold; stay within what WebGPU
 //! promises (8 tensors a kernel, 256 units a workgroup, 16 KiB of shared memory, 65,535 workgroups a side) and use no
@@ -11,6 +11,7 @@ mod adamw;
 mod attention;
 mod attention_backward;
 mod attention_softmax;
+mod attention_tile;
 mod dense;
 mod gather;
 mod gelu;

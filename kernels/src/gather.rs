@@ -1,4 +1,4 @@
-//! What ending clients leave, side by side in one table, so that the host reads all of it at once.
+//! The trained tensors of the clients that end at a step, side by side in one table, so that the host reads them all at once.
 
 use burn::backend::Dispatch;
 use burn::tensor::{Device, Tensor, TensorData};

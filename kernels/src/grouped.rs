@@ -55,12 +55,12 @@ impl Grouped {
         let x = if count > self.clients.rows() { x.narrow(0, 0, self.clients.rows()) } else { x };
         let x = match &self.rows {
             Some(rows) => {
-                let nothing = Tensor::zeros([1, width], &x.device());
-                Tensor::cat(vec![x, nothing], 0).select(0, rows.clone())
+                let nothing = Tensor::zeros([1, width], &x.device()); // [1, K]
+                Tensor::cat(vec![x, nothing], 0).select(0, rows.clone()) // [C·n, K]
             }
             None => x,
         };
-        x.reshape([self.clients.len(), self.longest, width])
+        x.reshape([self.clients.len(), self.longest, width]) // [C, n, K]
     }
 
     /// `x_c·w_c + bias_c` in f32 for the rows of every client: `[S, K] -> [S, N]`, without the surplus rows of `x`.
@@ -73,9 +73,9 @@ impl Grouped {
             let y = product(x, w.squeeze_dim(0), Arithmetic::F32) + bias.squeeze_dim::<2>(0);
             return y.narrow(0, 0, self.clients.rows());
         }
-        let y = (product(self.block(x), w, Arithmetic::F32) + bias).reshape([self.clients.len() * self.longest, width]);
+        let y = (product(self.block(x), w, Arithmetic::F32) + bias).reshape([self.clients.len() * self.longest, width]); // [C·n, N]
         match &self.back {
-            Some(back) => y.select(0, back.clone()),
+            Some(back) => y.select(0, back.clone()), // [S, N]
             None => y,
         }
     }

@@ -1,9 +1,14 @@
-//! The operations that make many clients train in one pass: products segmented by client, the masked low-rank
-//! update, attention over packed sequences, layer normalisation with a short backward, and the client-axis optimizer
-//! step. Models and engine are written in terms of these; nothing here knows of models, data or strategies.
+//! The operations that let many clients train in one pass over one frozen backbone: linears to which every client adds its own
+//! low-rank update, attention over packed sequences, norms whose parameters are frozen, classifier heads and losses by
+//! client, and an optimizer step with a client axis. Models and engine are written in terms of these; nothing here knows of
+//! models, data or strategies.
 //!
-//! Letters in shapes: `C` clients in flight, `S` sequences, `T` tokens, `D` features, `R` rank, `K` classes,
-//! `H` heads.
+//! Most operations have three parts. The public function stands beside its place in autodiff's graph (`linear.rs`,
+//! `attention.rs`, …); what each backend computes for it is a method of `backends.rs`, implemented in `cpu/` and `cube/`; and a
+//! reference composed of Burn's operations is what tests hold it to.
+//!
+//! Letters in shapes: `C` clients in flight, `S` sequences, `T` tokens, `D` features, `R` rank (slots of an
+//! adapter: a slot is one row of A with its row of B), `K` classes, `H` heads.
 #![deny(missing_docs)]
 
 mod adamw;
@@ -19,11 +24,13 @@ mod cuda_driver;
 #[cfg(feature = "cuda")]
 mod device_math;
 mod gather;
+mod graph;
 mod grouped;
 mod linear;
 mod loss;
 mod memory;
-mod ops;
+mod norm;
+mod options;
 mod pointwise;
 mod product;
 pub mod runtime;
@@ -31,7 +38,7 @@ mod scores;
 mod segments;
 
 pub use adamw::{AdamW, Moving, adamw_step, adamw_step_composed};
-pub use attention::{AttentionLayout, packed_attention, packed_attention_composed, packed_attention_with, widest_head};
+pub use attention::{packed_attention, packed_attention_composed, packed_attention_with, widest_head};
 #[cfg(feature = "cuda")]
 pub use cuda_driver::{CudaFault, cuda_driver};
 #[cfg(feature = "cuda")]
@@ -41,8 +48,10 @@ pub use grouped::Grouped;
 pub use linear::{LowRank, adapted_linear, adapted_linear_composed};
 pub use loss::cross_entropy;
 pub use memory::{device_buffer_limit, device_memory, device_memory_reserved};
-pub use pointwise::{Bend, add_norm, gelu, glu, rms_norm, rotate};
-pub use product::{Arithmetic, has_tf32, product, product_kernel};
+pub use norm::{add_norm, rms_norm};
+pub use options::{Arithmetic, AttentionLayout, Bend};
+pub use pointwise::{gelu, glu, rotate};
+pub use product::{has_tf32, product, product_kernel};
 pub use scores::slot_scores;
 pub use segments::{Segments, SlotCounts};
 

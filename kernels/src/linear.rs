@@ -1,14 +1,16 @@
 //! A frozen linear with its adapters, `y = x·W + b + s·(x·A_kᵀ)·B_k`, where `k` is the client a token belongs to. The
 //! frozen product is one for all clients; the low-rank update is computed slot by slot, only for slots a client has.
 
+mod graph;
+
 use std::ops::Range;
 
 use burn::backend::Dispatch;
 use burn::tensor::Tensor;
 
-use crate::backends::LinearLayout;
-use crate::ops::{Factors, PackedOps};
-use crate::{Arithmetic, Segments, SlotCounts, product};
+use self::graph::{Factors, LinearOps};
+use crate::options::{Arithmetic, LinearLayout};
+use crate::{Segments, SlotCounts, product};
 
 /// The factors of one target for the clients in flight. Both lie slot by slot: row `i` of A is what slot `i` reads, row
 /// `i` of B what it writes.
@@ -53,7 +55,7 @@ pub fn adapted_linear(
         arithmetic,
     };
     let pairs = adapters.iter().map(|(f, _)| [f.a.clone().into_dispatch(), f.b.clone().into_dispatch()]);
-    Tensor::from_dispatch(<Dispatch as PackedOps>::adapted_linear(
+    Tensor::from_dispatch(<Dispatch as LinearOps>::adapted_linear(
         x.into_dispatch(),
         weight.into_dispatch(),
         bias.into_dispatch(),
@@ -73,24 +75,24 @@ pub fn adapted_linear_composed(
     arithmetic: Arithmetic,
 ) -> Tensor<2> {
     let [tokens, _] = x.dims();
-    let frozen = product(x.clone(), weight, arithmetic) + bias.unsqueeze_dim(0);
+    let frozen = product(x.clone(), weight, arithmetic) + bias.unsqueeze_dim(0); // [T, N]
     if adapters.is_empty() {
         return frozen;
     }
     let mut parts = Vec::new();
     for (c, range) in clients.ranges().enumerate().filter(|(_, r)| !r.is_empty()) {
-        let [x, mut y] = [&x, &frozen].map(|t| t.clone().narrow(0, range.start, range.len()));
+        let [x, mut y] = [&x, &frozen].map(|t| t.clone().narrow(0, range.start, range.len())); // [t, K], [t, N]: one client's rows
         for (factors, columns) in adapters {
             let used = factors.used.as_ref().map_or(factors.a.dims()[1], |used| used.of(c));
             if used == 0 {
                 continue;
             }
-            let of = |t: &Tensor<3>| {
+            let factor_of_client = |t: &Tensor<3>| {
                 let client = if t.dims()[0] == 1 { 0 } else { c };
                 t.clone().narrow(0, client, 1).squeeze_dim::<2>(0).narrow(0, 0, used)
             };
-            let h = product(x.clone(), of(&factors.a).transpose(), Arithmetic::F32);
-            let update = product(h, of(&factors.b), Arithmetic::F32) * factors.scale;
+            let h = product(x.clone(), factor_of_client(&factors.a).transpose(), Arithmetic::F32); // [t, r]
+            let update = product(h, factor_of_client(&factors.b), Arithmetic::F32) * factors.scale; // [t, n]
             let here = [0..range.len(), columns.clone()];
             let old = y.clone().slice(here.clone());
             y = y.slice_assign(here, old + update);
@@ -100,5 +102,5 @@ pub fn adapted_linear_composed(
     if clients.rows() < tokens {
         parts.push(frozen.narrow(0, clients.rows(), tokens - clients.rows()));
     }
-    Tensor::cat(parts, 0)
+    Tensor::cat(parts, 0) // [T, N]
 }

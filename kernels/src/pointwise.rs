@@ -1,55 +1,69 @@
-//! The operations between the products: norms, GELU, gated activations, rotary positions.
+//! Operations that compute every number from one or two others: GELU, gated linear units, rotary positions.
 
-use burn::backend::Dispatch;
+use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
+use burn::backend::tensor::FloatTensor;
+use burn::backend::{Autodiff, Backend, Dispatch, backend_extension};
 use burn::tensor::Tensor;
 
-use crate::ops::PackedOps;
+use crate::backends::Kernels;
+use crate::graph::of_one_input;
+use crate::options::Bend;
 
-/// Normalises each row of `x + r` `[T, D]` to mean 0 and variance 1 (biased), then scales by `gamma` `[D]` and shifts by
-/// `beta` `[D]`, which must not be tracked: the backbone is frozen.
-///
-/// # Panics
-/// Shapes that do not agree.
-pub fn add_norm(x: Tensor<2>, r: Tensor<2>, gamma: Tensor<1>, beta: Tensor<1>, eps: f64) -> Tensor<2> {
-    let shapes = [x.dims(), r.dims(), [x.dims()[0], gamma.dims()[0]], [x.dims()[0], beta.dims()[0]]];
-    assert!(shapes.iter().all(|shape| *shape == x.dims()), "add_norm of x, r, gamma, beta (rows added): {shapes:?}");
-    Tensor::from_dispatch(<Dispatch as PackedOps>::add_norm(
-        x.into_dispatch(),
-        r.into_dispatch(),
-        gamma.into_dispatch(),
-        beta.into_dispatch(),
-        eps,
-    ))
+/// These operations as Burn sees them, with and without a graph.
+#[backend_extension(Flex: cfg(feature = "flex"), Cube: cfg(feature = "cube"), Autodiff)]
+pub trait PointwiseOps: Backend {
+    /// See [`gelu`]: `[T, D] -> [T, D]`.
+    fn gelu(x: FloatTensor<Self>) -> FloatTensor<Self>;
+
+    /// See [`glu`]: `[T, 2·I] -> [T, I]`.
+    fn glu(wide: FloatTensor<Self>, bend: Bend) -> FloatTensor<Self>;
+
+    /// See [`rotate`]: `x` `[T, N]`, `cos`, `sin` `[T, w/2]` -> `[T, N]`.
+    fn rotate(x: FloatTensor<Self>, cos: FloatTensor<Self>, sin: FloatTensor<Self>, heads: usize) -> FloatTensor<Self>;
+}
+
+impl<B: Kernels> PointwiseOps for B {
+    fn gelu(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        Self::gelu_elements(&x)
+    }
+
+    fn glu(wide: FloatTensor<Self>, bend: Bend) -> FloatTensor<Self> {
+        Self::glu_forward(&wide, bend)
+    }
+
+    fn rotate(x: FloatTensor<Self>, cos: FloatTensor<Self>, sin: FloatTensor<Self>, heads: usize) -> FloatTensor<Self> {
+        Self::turn(x, cos, sin, heads, false)
+    }
+}
+
+impl<B: Kernels, C: CheckpointStrategy> PointwiseOps for Autodiff<B, C> {
+    fn gelu(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        let (x, input) = x.into_parts();
+        let y = B::gelu_elements(&x); // [T, D]
+        of_one_input::<B, C, _>(input, y, x, |x, dy| B::gelu_elements_backward(&x, dy))
+    }
+
+    fn glu(wide: FloatTensor<Self>, bend: Bend) -> FloatTensor<Self> {
+        let (wide, input) = wide.into_parts();
+        let y = B::glu_forward(&wide, bend); // [T, I]
+        of_one_input::<B, C, _>(input, y, (wide, bend), |(wide, bend), dy| {
+            B::glu_backward(&wide, dy, bend) // [T, I] -> [T, 2·I]
+        })
+    }
+
+    fn rotate(x: FloatTensor<Self>, cos: FloatTensor<Self>, sin: FloatTensor<Self>, heads: usize) -> FloatTensor<Self> {
+        assert!(!cos.is_tracked() && !sin.is_tracked(), "angles are no parameters");
+        let (x, input) = x.into_parts();
+        let [cos, sin] = [cos, sin].map(|t| t.into_primitive());
+        let y = B::turn(x, cos.clone(), sin.clone(), heads, false); // [T, N]
+        // A rotation's gradient is the rotation back.
+        of_one_input::<B, C, _>(input, y, (cos, sin, heads), |(cos, sin, heads), dy| B::turn(dy, cos, sin, heads, true))
+    }
 }
 
 /// `x · Φ(x)` elementwise, Φ the standard normal distribution (the exact GELU): `[T, D] -> [T, D]`.
 pub fn gelu(x: Tensor<2>) -> Tensor<2> {
-    Tensor::from_dispatch(<Dispatch as PackedOps>::gelu_rows(x.into_dispatch()))
-}
-
-/// Each row over its root mean square (arXiv 1910.07467), times `gamma + offset` `[D]`, which must not be tracked: the backbone
-/// is frozen. Gemma's gains are stored as what they are above 1 (`offset` 1), others whole (0). In f32 whatever `x` is.
-///
-/// # Shapes
-/// `x` `[T, D]` -> the same, of `x`'s type.
-///
-/// # Panics
-/// Shapes that do not agree.
-pub fn rms_norm(x: Tensor<2>, gamma: Tensor<1>, offset: f64, eps: f64) -> Tensor<2> {
-    assert_eq!(x.dims()[1], gamma.dims()[0], "rms_norm: one gain a column");
-    let (x, gamma) = (x.into_dispatch(), gamma.into_dispatch());
-    Tensor::from_dispatch(<Dispatch as PackedOps>::rms_norm_rows(x, gamma, offset, eps))
-}
-
-/// How a gate bends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Bend {
-    /// `x · σ(x)`, σ the logistic function: SwiGLU (arXiv 2002.05202).
-    Silu,
-    /// `x · Φ(x)`: GeGLU with the exact GELU.
-    Gelu,
-    /// `½·x·(1 + tanh(√(2/π)·(x + 0.044715·x³)))`: GeGLU as Gemma has it.
-    GeluTanh,
+    Tensor::from_dispatch(<Dispatch as PointwiseOps>::gelu(x.into_dispatch()))
 }
 
 /// A gated linear unit: `bend(gate) · up`, gates in the first half of the columns. In f32 whatever `wide` is.
@@ -61,7 +75,7 @@ pub enum Bend {
 /// An odd number of columns.
 pub fn glu(wide: Tensor<2>, bend: Bend) -> Tensor<2> {
     assert!(wide.dims()[1].is_multiple_of(2), "glu: gates and what they let through are as many");
-    Tensor::from_dispatch(<Dispatch as PackedOps>::glu_rows(wide.into_dispatch(), bend))
+    Tensor::from_dispatch(<Dispatch as PointwiseOps>::glu(wide.into_dispatch(), bend))
 }
 
 /// Rotary positions (arXiv 2104.09864): the first `heads` heads of every row are turned by the token's angles, the first half of
@@ -78,5 +92,5 @@ pub fn rotate(x: Tensor<2>, cos: Tensor<2>, sin: Tensor<2>, heads: usize) -> Ten
     let fits = rows == tokens && sin.dims() == cos.dims() && heads * 2 * half <= columns;
     assert!(fits, "rotate: {heads} heads of {} features in [{tokens}, {columns}], angles of {rows} tokens", 2 * half);
     let [x, cos, sin] = [x, cos, sin].map(Tensor::into_dispatch);
-    Tensor::from_dispatch(<Dispatch as PackedOps>::rotate_rows(x, cos, sin, heads))
+    Tensor::from_dispatch(<Dispatch as PointwiseOps>::rotate(x, cos, sin, heads))
 }

@@ -10,15 +10,7 @@ use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, Backend, Dispatch, TensorMetadata, backend_extension};
 use burn::tensor::{Device, Shape, Tensor};
 
-/// What products of f32 numbers are computed in. Products of 16-bit numbers are exact in either, and summed in f32.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Arithmetic {
-    /// Multiplied and added in f32.
-    #[default]
-    F32,
-    /// Operands rounded to TF32 (10 bits of mantissa) where the device's kernel does so, added in f32.
-    Tf32,
-}
+use crate::options::Arithmetic;
 
 /// `lhs · rhs`, with its graph.
 ///

@@ -125,10 +125,10 @@ impl PackedBatch {
             _ => self.sequences.range(s).len(),
         };
         let seconds: Vec<usize> = self.goals.iter().enumerate().map(second).collect();
-        let of = |(range, second): (Range<usize>, &usize)| {
+        let types_of = |(range, second): (Range<usize>, &usize)| {
             (0..range.len()).map(|t| i32::from(t >= *second)).collect::<Vec<_>>()
         };
-        let types: Vec<i32> = self.sequences.ranges().zip(&seconds).flat_map(of).collect();
+        let types: Vec<i32> = self.sequences.ranges().zip(&seconds).flat_map(types_of).collect();
         types.contains(&1).then_some(types)
     }
 

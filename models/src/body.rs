@@ -109,9 +109,9 @@ impl Body {
 
     /// The embeddings of all tokens `[T, D]`.
     pub fn embed(&self, batch: &DeviceBatch, info: &ModelInfo, trained: bool) -> Tensor<2> {
-        let words = self.words_of(&batch.tokens, info);
+        let words = self.words_of(&batch.tokens, info); // [T, D]
         let positions = self.positions.as_ref().map(|table| {
-            let positions = table.clone().select(0, batch.positions.clone());
+            let positions = table.clone().select(0, batch.positions.clone()); // [T, D]
             match (&self.token_types, &batch.types) {
                 (None, _) => positions,
                 // Where no token has another type, the first row is for all.
@@ -127,7 +127,7 @@ impl Body {
     }
 
     fn words_of(&self, tokens: &Tensor<1, Int>, info: &ModelInfo) -> Tensor<2> {
-        let words = self.words.clone().select(0, tokens.clone());
+        let words = self.words.clone().select(0, tokens.clone()); // [V, D] -> [T, D]
         match info.embedding_scale {
             1.0 => words,
             scale => words * scale,

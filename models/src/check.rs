@@ -121,8 +121,8 @@ pub fn batch(model: &Transformer) -> PackedBatch {
         Task::Classify(classes) => Goal::Class(i % classes),
         Task::Causal => Goal::Next(1),
     };
-    let of = |range: std::ops::Range<usize>| range.map(|i| (texts[i].as_slice(), goal(i))).collect();
-    PackedBatch::pack(&[of(0..3), of(3..5), of(0..0)])
+    let texts_in = |range: std::ops::Range<usize>| range.map(|i| (texts[i].as_slice(), goal(i))).collect();
+    PackedBatch::pack(&[texts_in(0..3), texts_in(3..5), texts_in(0..0)])
 }
 
 /// The made-up values that belong to [`batch`].

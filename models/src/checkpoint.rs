@@ -6,8 +6,22 @@ use std::path::Path;
 use safetensors::tensor::{Dtype, TensorView};
 use serde_json::json;
 
-use crate::merged::OTHERS;
 use crate::{Adapter, Architecture, HeadTensor, Matrix, Model, ModelError, ModelSource, Task, files};
+
+/// Files beside config and weights that belong to a model. Without the tokenizer's configuration Transformers guesses its
+/// class from the model's, and may split texts otherwise.
+pub(crate) const OTHERS: [&str; 10] = [
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "tokenizer.model",
+    "chat_template.jinja",
+    "generation_config.json",
+];
 
 /// How a checkpoint stores what we keep as a matrix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,4 +1,4 @@
-//! Where the time of training steps goes.
+//! How the time of training steps divides into data, forward, backward and optimizer.
 
 use std::time::Instant;
 

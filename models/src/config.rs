@@ -1,4 +1,4 @@
-//! What `config.json` says about a model, and what we make of it.
+//! A model's `config.json`: sizes, biases, windows and positions, read and checked.
 
 mod attention;
 mod decoder;

@@ -1,4 +1,4 @@
-//! Texts continued token by token, with keys and values kept.
+//! Generation: a text continued token by token, with a cache of keys and values.
 
 use bonfire_kernels::Arithmetic;
 use burn::tensor::FloatDType;

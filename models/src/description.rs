@@ -188,20 +188,20 @@ mod tests {
 
     #[test]
     fn linears_go_by_the_names_that_peft_lists() {
-        let of = |architecture: Architecture| {
+        let described = |architecture: Architecture| {
             let description = architecture.describe();
             description.linears().map(|(kind, _)| description.short(*kind).expect("its own")).collect::<Vec<_>>()
         };
         assert_eq!(
-            of(Architecture::Bert),
+            described(Architecture::Bert),
             ["query", "key", "value", "attention.output.dense", "intermediate.dense", "output.dense"]
         );
-        assert_eq!(of(Architecture::DistilBert), ["q_lin", "k_lin", "v_lin", "out_lin", "lin1", "lin2"]);
-        assert_eq!(of(Architecture::MpNet), ["q", "k", "v", "o", "intermediate.dense", "output.dense"]);
-        assert_eq!(of(Architecture::ModernBert), ["Wqkv", "attn.Wo", "Wi", "mlp.Wo"]);
-        assert_eq!(of(Architecture::Phi3), ["qkv_proj", "o_proj", "gate_up_proj", "down_proj"]);
+        assert_eq!(described(Architecture::DistilBert), ["q_lin", "k_lin", "v_lin", "out_lin", "lin1", "lin2"]);
+        assert_eq!(described(Architecture::MpNet), ["q", "k", "v", "o", "intermediate.dense", "output.dense"]);
+        assert_eq!(described(Architecture::ModernBert), ["Wqkv", "attn.Wo", "Wi", "mlp.Wo"]);
+        assert_eq!(described(Architecture::Phi3), ["qkv_proj", "o_proj", "gate_up_proj", "down_proj"]);
         assert_eq!(
-            of(Architecture::Qwen3),
+            described(Architecture::Qwen3),
             ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
         );
     }

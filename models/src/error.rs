@@ -1,4 +1,4 @@
-//! What can be wrong with a model folder or an adapter, in words a user can act on.
+//! What can be wrong with a model folder or an adapter, in words that a user can act on.
 
 use std::path::PathBuf;
 

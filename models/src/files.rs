@@ -1,4 +1,4 @@
-//! Files that are there as a whole or not at all.
+//! Writing files so that a reader finds the old one or the new one, never a part.
 
 use std::collections::hash_map::RandomState;
 use std::ffi::OsString;

@@ -1,4 +1,4 @@
-//! Classifier heads: on the token that stands for a sequence, with weights shared or per client.
+//! Classifier heads: class scores from one row a sequence, with weights that all clients share or each has of its own.
 
 use bonfire_kernels::{Arithmetic, gelu, product};
 use burn::tensor::activation::relu;
@@ -115,7 +115,7 @@ pub(crate) fn logits(read: Tensor<2>, linears: &[HeadLinear], head: &[Tensor<3>]
     for linear in linears {
         let weight = next();
         let bias = if linear.bias { next() } else { Tensor::zeros([1, 1, linear.d_out], &x.device()) };
-        x = batch.by_client.linear(x, weight, bias);
+        x = batch.by_client.linear(x, weight, bias); // [N, d_out]
         x = bent(x, linear.bend);
     }
     x

@@ -7,12 +7,12 @@ use bonfire_kernels::{
     rms_norm,
 };
 use burn::tensor::module::layer_norm;
-use burn::tensor::{Device, FloatDType, Int, Tensor, TensorData};
+use burn::tensor::{FloatDType, Int, Tensor};
 
 use crate::description::{Linears, NormForm, NormPlace};
 use crate::noise::perturbed;
 use crate::rotary::Angles;
-use crate::{Architecture, Matrix, ModelInfo, NoiseSigns, Stored, TargetKind};
+use crate::{Architecture, ModelInfo, NoiseSigns, Stored, TargetKind};
 
 /// A linear.
 #[derive(Clone, Debug)]
@@ -62,21 +62,6 @@ pub(crate) type Visit<'v> = dyn FnMut(String, Stored, Tensor<2>) -> Tensor<2> + 
 /// Visits a vector as a matrix of one row.
 fn visit_vector(name: String, t: &Tensor<1>, visit: &mut Visit) -> Tensor<1> {
     visit(name, Stored::AsVector, t.clone().unsqueeze_dim(0)).squeeze_dim(0)
-}
-
-pub(crate) fn matrix(m: Matrix, device: &Device) -> Tensor<2> {
-    Tensor::from_data(TensorData::new(m.data, [m.rows, m.cols]), device)
-}
-
-pub(crate) fn vector(data: Vec<f32>, device: &Device) -> Tensor<1> {
-    let n = data.len();
-    Tensor::from_data(TensorData::new(data, [n]), device)
-}
-
-/// A tensor's numbers, without its graph.
-pub(crate) fn read(t: Tensor<2>) -> Matrix {
-    let [rows, cols] = t.dims();
-    Matrix::new(rows, cols, t.into_data().try_to_vec().expect("weights are kept in f32"))
 }
 
 impl Linear {
@@ -132,13 +117,13 @@ impl Group {
         let update = |(part, columns)| added(part).update.map(|update| (update, columns));
         let updates: Vec<_> = self.columns().filter_map(update).collect();
         let linear = if context.trained { adapted_linear_composed } else { adapted_linear };
-        let y = linear(x.clone(), weight.clone(), bias.clone(), &updates, rows.clients, context.arithmetic);
+        let y = linear(x.clone(), weight.clone(), bias.clone(), &updates, rows.clients, context.arithmetic); // [T, d_in] -> [T, Σ d_out]
         let Some(owners) = &rows.owners else { return y };
         let noise = self.parts.iter().map(|part| match added(part).noise {
             Some((bank, signs)) => perturbed(x.clone(), bank.clone(), signs, owners, context.arithmetic),
             None => Tensor::zeros([y.dims()[0], part.width], (&y.device(), y.dtype())),
         });
-        y.clone() + Tensor::cat(noise.collect(), 1)
+        y.clone() + Tensor::cat(noise.collect(), 1) // [T, Σ d_out]
     }
 }
 
@@ -176,7 +161,7 @@ impl Norm {
 /// Rows over their root mean square (arXiv 1910.07467), in f32 whatever `x` is.
 fn rms(x: Tensor<2>, eps: f64) -> Tensor<2> {
     let wide = x.cast(FloatDType::F32);
-    let mean = wide.clone().square().mean_dim(1);
+    let mean = wide.clone().square().mean_dim(1); // [T, 1]
     wide * (mean + eps).sqrt().recip()
 }
 
@@ -260,7 +245,7 @@ impl LayerContext<'_> {
     /// Of the layer's input and what attention gave: the rows that are read on.
     pub fn reading(&self, x: Tensor<2>, attended: Tensor<2>) -> (Tensor<2>, Tensor<2>, &Rows<'_>) {
         match self.read {
-            Some((tokens, rows)) => (x.select(0, tokens.clone()), attended.select(0, tokens.clone()), rows),
+            Some((tokens, rows)) => (x.select(0, tokens.clone()), attended.select(0, tokens.clone()), rows), // [T, ..] -> [N, ..]
             None => (x, attended, self.tokens),
         }
     }

@@ -33,6 +33,7 @@ mod source;
 mod surplus;
 mod target;
 mod tensor_files;
+mod transfer;
 mod transformer;
 mod vocabulary;
 mod weights;

@@ -3,7 +3,8 @@
 use burn::tensor::{Device, FloatDType, Tensor};
 
 use crate::description::{Linears, NormForm};
-use crate::layer::{Group, Linear, Norm, Part, matrix, vector};
+use crate::layer::{Group, Linear, Norm, Part};
+use crate::transfer::{matrix, vector};
 use crate::weights::Weights;
 use crate::{Matrix, ModelError, ModelInfo, TargetKind};
 

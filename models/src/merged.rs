@@ -13,28 +13,13 @@ use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 use serde_json::json;
 
-use crate::checkpoint::{Described, described, replace};
+use crate::checkpoint::{Described, OTHERS, described, replace};
 use crate::tensor_files::{Place, TensorFiles};
 use crate::weights::floats;
 use crate::{Adapter, HeadTensor, Matrix, ModelError, ModelInfo, ModelSource, Task};
 
 /// Bytes of tensors in one file, as Transformers splits models.
 pub const SHARD_BYTES: u64 = 5_000_000_000;
-
-/// Files beside config and weights that belong to a model. Without the tokenizer's configuration Transformers guesses its
-/// class from the model's, and may split texts otherwise.
-pub(crate) const OTHERS: [&str; 10] = [
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "vocab.txt",
-    "merges.txt",
-    "tokenizer.model",
-    "chat_template.jinja",
-    "generation_config.json",
-];
 
 /// What is made, and of what.
 #[derive(Clone, Copy, Debug)]

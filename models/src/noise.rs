@@ -88,7 +88,7 @@ pub fn normals(n: usize, rng: &mut impl Rng) -> Vec<f32> {
 /// The bank of a weight `[d_in, d_out]`: `normals` scaled by each output unit's norm over `√d_in`.
 pub(crate) fn bank(weight: Tensor<2>, normals: Vec<f32>) -> Tensor<2> {
     let [d_in, d_out] = weight.dims();
-    let sizes = (weight.square().sum_dim(0) / d_in as f64).sqrt();
+    let sizes = (weight.square().sum_dim(0) / d_in as f64).sqrt(); // [1, d_out]
     Tensor::from_data(TensorData::new(normals, [d_in, d_out]), &sizes.device()) * sizes
 }
 
@@ -101,8 +101,8 @@ pub(crate) fn perturbed(
     owners: &Tensor<1, Int>,
     arithmetic: Arithmetic,
 ) -> Tensor<2> {
-    let of = |signs: &Tensor<2>| signs.clone().select(0, owners.clone());
-    product(x * of(&signs.input), bank, arithmetic) * of(&signs.output)
+    let of_each_row = |signs: &Tensor<2>| signs.clone().select(0, owners.clone()); // [C, d] -> [T, d]
+    product(x * of_each_row(&signs.input), bank, arithmetic) * of_each_row(&signs.output) // [T, d_out]
 }
 
 #[cfg(all(test, feature = "flex"))]

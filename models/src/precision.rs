@@ -1,4 +1,4 @@
-//! What numbers the backbone computes with.
+//! The format that the frozen backbone is held and computed in: f32, TF32, bfloat16.
 
 use bonfire_kernels::{Arithmetic, has_tf32, runs_on_cpu};
 use burn::tensor::{Device, FloatDType};

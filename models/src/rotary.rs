@@ -1,9 +1,10 @@
-//! Rotary positions: queries and keys are turned by angles that grow with a token's place. Shapes: `w` features a head.
+//! Rotary position embeddings (arXiv 2104.09864): pairs of features of queries and keys are rotated by angles that grow with a
+//! token's position. Letters in shapes: `T` tokens, `w` features a head.
 
 use bonfire_kernels::rotate;
 use burn::tensor::{Device, Int, Tensor};
 
-use crate::layer::matrix;
+use crate::transfer::matrix;
 use crate::{Matrix, Rope};
 
 /// Positions whose angles are kept; those of longer texts are computed for each batch that has one. Models of 131,072
@@ -37,8 +38,8 @@ impl Rotary {
         let kept = &self.tables[0];
         let longer = (end > kept.dims()[0]).then(|| tables(&self.frequencies, end, &kept.device()));
         let [cos, sin] = longer.as_ref().unwrap_or(&self.tables);
-        let of = |table: &Tensor<2>| table.clone().select(0, positions.clone());
-        Angles { cos: of(cos), sin: of(sin) }
+        let rows_of = |table: &Tensor<2>| table.clone().select(0, positions.clone());
+        Angles { cos: rows_of(cos), sin: rows_of(sin) }
     }
 }
 

@@ -1,7 +1,8 @@
-//! Tensors of a checkpoint that nobody asked for: layers too many mean that `config.json` is another model's; heads of other
-//! tasks and buffers are left aside, and said.
+//! Tensors of a checkpoint that the model does not read. More layers than `config.json` tells of mean that it is another model's,
+//! which is an error; heads of other tasks are left aside with a note, buffers without.
 
-use crate::weights::{Weights, shown};
+use crate::tensor_files::shown_name;
+use crate::weights::Weights;
 use crate::{ModelError, ModelInfo, Task};
 
 /// Names that are listed; more are counted.
@@ -14,11 +15,11 @@ const LISTED: usize = 4;
 pub(crate) fn note(weights: &Weights, info: &ModelInfo, task: Task) -> Result<Option<String>, ModelError> {
     let left: Vec<&str> = weights.surplus().filter(|name| !is_buffer(name)).collect();
     if let Some(name) = left.iter().find(|name| is_of_a_layer(name, info)) {
-        let (file, name, architecture) = (weights.file_of(name).into(), shown(name), info.architecture.name());
+        let (file, name, architecture) = (weights.file_of(name).into(), shown_name(name), info.architecture.name());
         return Err(ModelError::SurplusTensor { file, name, architecture, layers: info.layers });
     }
     let Some(first) = left.first() else { return Ok(None) };
-    let mut names: Vec<String> = left.iter().take(LISTED).map(|name| shown(name)).collect();
+    let mut names: Vec<String> = left.iter().take(LISTED).map(|name| shown_name(name)).collect();
     if left.len() > LISTED {
         names.push(format!("{} more", left.len() - LISTED));
     }

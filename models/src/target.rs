@@ -1,4 +1,4 @@
-//! Which linears carry an adapter.
+//! Targets: the linears of a layer that carry an adapter, and what they are called.
 
 use std::borrow::Cow;
 use std::fmt;

@@ -9,9 +9,10 @@ use burn::tensor::{Device, FloatDType, Gradients, Int, Tensor, TensorData};
 use rand::Rng;
 
 use crate::body::Body;
-use crate::layer::{Added, LayerContext, Rows, matrix, read};
+use crate::layer::{Added, LayerContext, Rows};
 use crate::model::{ClientAdapter, Model, at_once};
 use crate::rotary::Angles;
+use crate::transfer::{matrix, read};
 use crate::{
     Adapter, Clock, DeviceBatch, HeadTensor, ModelInfo, NamedWeight, NoiseSigns, Part, Pooling, Precision, Target,
     TargetKind, Task,
@@ -163,9 +164,9 @@ impl Transformer {
     /// every layer before `[T, D]`.
     fn hidden(&self, adapter: &ClientAdapter, batch: &DeviceBatch, each: &mut dyn FnMut(&Tensor<2>)) -> Tensor<2> {
         let forward = self.forward_context(adapter, batch);
-        let mut x = self.embed(batch);
+        let mut x = self.embed(batch); // [T, D]
         for i in 0..self.info.layers {
-            x = self.layer(i, x, adapter, &forward);
+            x = self.layer(i, x, adapter, &forward); // [T, D]; of the last layer [N, D]
             if i + 1 < self.info.layers {
                 each(&x);
             }
@@ -176,7 +177,7 @@ impl Transformer {
     /// What follows the last layer, in f32: of the tokens that are read, or the means of texts.
     fn finish(&self, x: Tensor<2>, batch: &DeviceBatch) -> Tensor<2> {
         let x = self.in_f32(self.backbone.finish(x, self.info.eps, self.trained));
-        if self.reads_means() { head::means(x, batch) } else { x }
+        if self.reads_means() { head::means(x, batch) } else { x } // [N, D]
     }
 
     /// The clients' signs in the type that computes.
@@ -205,7 +206,7 @@ impl Transformer {
         let factors = adapter.a.iter().zip(&adapter.b);
         adapter.targets.iter().zip(factors).map(|(target, (a, b))| {
             let [a, b] = [a, b].map(|factor| matrix(factor.clone(), &self.device));
-            let product = product(a, b, Arithmetic::F32);
+            let product = product(a, b, Arithmetic::F32); // [d_in, d_out]
             let weight = self.backbone.layers[target.layer].weight(target.kind);
             (target, self.in_f32(weight) + product * adapter.scale())
         })
@@ -220,20 +221,20 @@ impl Transformer {
     /// Scores of the rows that are read, from their hidden states.
     fn scores(&self, hidden: Tensor<2>, adapter: &ClientAdapter, batch: &DeviceBatch) -> Tensor<2> {
         if self.task == Task::Causal {
-            let hidden = hidden.narrow(0, 0, batch.client_read.rows());
-            return vocabulary::logits(hidden, self.vocabulary(), self.precision.arithmetic());
+            let hidden = hidden.narrow(0, 0, batch.client_read.rows()); // [N, D] without surplus rows
+            return vocabulary::logits(hidden, self.vocabulary(), self.precision.arithmetic()); // [N, V]
         }
         let pooled = match &self.backbone.pooler {
-            Some(pooler) => pooler.forward(hidden, self.info.eps),
+            Some(pooler) => pooler.forward(hidden, self.info.eps), // [N, D]
             None => hidden,
         };
-        head::logits(pooled, &head::linears(&self.info, self.task), &adapter.head, batch)
+        head::logits(pooled, &head::linears(&self.info, self.task), &adapter.head, batch) // [N, K]
     }
 
     /// Cross-entropy of the rows that are read, from their hidden states.
     fn losses(&self, hidden: Tensor<2>, adapter: &ClientAdapter, batch: &DeviceBatch) -> Tensor<1> {
         let n = batch.client_read.rows();
-        let labels = batch.labels.clone().narrow(0, 0, n);
+        let labels = batch.labels.clone().narrow(0, 0, n); // [N]
         let arithmetic = self.precision.arithmetic();
         if self.task == Task::Causal && !self.trained {
             vocabulary::losses(hidden.narrow(0, 0, n), self.vocabulary(), labels, arithmetic)
@@ -253,21 +254,21 @@ impl Transformer {
         assert!(!self.trained, "weights train with the whole graph at once");
         let (blind, forward) = (adapter.detached(), self.forward_context(adapter, batch));
         let last = self.info.layers - 1;
-        let mut inputs = vec![self.embed(batch)];
+        let mut inputs = vec![self.embed(batch)]; // [T, D] a layer
         for i in 0..last {
             inputs.push(self.layer(i, inputs[i].clone(), &blind, &forward));
         }
         let leaf = |x: Option<Tensor<2>>| x.expect("an input a layer").detach().require_grad();
         let x = leaf(inputs.pop());
-        let hidden = self.finish(self.layer(last, x.clone(), adapter, &forward), batch);
-        let losses = batch.by_client.mean(self.losses(hidden, adapter, batch));
+        let hidden = self.finish(self.layer(last, x.clone(), adapter, &forward), batch); // [N, D]
+        let losses = batch.by_client.mean(self.losses(hidden, adapter, batch)); // [C]
         clock.lap(Part::Forward);
         let mut parts = vec![losses.clone().sum().backward()];
-        let mut upstream = x.grad(&parts[0]);
+        let mut upstream = x.grad(&parts[0]); // [T, D]
         for i in (0..last).rev() {
             let Some(gradient) = upstream else { break };
             let x = leaf(inputs.pop());
-            let y = self.layer(i, x.clone(), adapter, &forward);
+            let y = self.layer(i, x.clone(), adapter, &forward); // [T, D]
             let gradients = (y * Tensor::from_inner(gradient)).sum().backward();
             upstream = x.grad(&gradients);
             parts.push(gradients);

@@ -1,4 +1,5 @@
-//! Scores over a whole vocabulary, a few rows at a time, so that no tensor `[N, V]` of a step ever exists.
+//! The loss over a whole vocabulary, a block of rows at a time: a step's scores `[N, V]` would be larger than all else that it
+//! keeps, so they never exist at once. `N` rows that are read, `V` words, `D` features.
 
 use bonfire_kernels::{Arithmetic, cross_entropy, product};
 use burn::tensor::{FloatDType, Int, Tensor};
@@ -40,15 +41,15 @@ pub(crate) fn losses(
         // Softmax by hand: one exponential serves the loss and its gradient.
         let scores = logits(block, words, arithmetic);
         let scores = scores.clone() - scores.max_dim(1);
-        let right = scores.clone().gather(1, labels.clone().unsqueeze_dim::<2>(1));
-        let weights = scores.exp();
-        let total = weights.clone().sum_dim(1);
-        losses.push((total.clone().log() - right).squeeze_dim::<1>(1));
-        let expected = product((weights / total).cast(words.dtype()), words.clone(), arithmetic);
-        slopes.push((expected - words.clone().select(0, labels)).cast(FloatDType::F32));
+        let right = scores.clone().gather(1, labels.clone().unsqueeze_dim::<2>(1)); // [n, 1]
+        let weights = scores.exp(); // [n, V]
+        let total = weights.clone().sum_dim(1); // [n, 1]
+        losses.push((total.clone().log() - right).squeeze_dim::<1>(1)); // [n]
+        let expected = product((weights / total).cast(words.dtype()), words.clone(), arithmetic); // [n, D]
+        slopes.push((expected - words.clone().select(0, labels)).cast(FloatDType::F32)); // [n, D]
     }
     // Zero, with the gradient that the losses have.
-    let linear = ((hidden - plain) * Tensor::cat(slopes, 0)).sum_dim(1).squeeze_dim::<1>(1);
+    let linear = ((hidden - plain) * Tensor::cat(slopes, 0)).sum_dim(1).squeeze_dim::<1>(1); // [N]
     Tensor::cat(losses, 0) + linear
 }
 

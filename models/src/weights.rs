@@ -98,15 +98,6 @@ impl<'a> Weights<'a> {
     }
 }
 
-/// A tensor's name as a file gives it, cut to what can be read.
-pub(crate) fn shown(name: &str) -> String {
-    const MOST: usize = 200;
-    match name.char_indices().nth(MOST) {
-        Some((at, _)) => format!("{}…", &name[..at]),
-        None => name.to_string(),
-    }
-}
-
 pub(crate) fn floats(dtype: Dtype, data: &[u8]) -> Option<Vec<f32>> {
     let pair = |c: &[u8]| [c[0], c[1]];
     let eight = |c: &[u8]| [c[0], c[1], c[2], c[3], c[4], c[5], c[6], c[7]];

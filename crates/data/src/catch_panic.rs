@@ -1,4 +1,4 @@
-//! Third-party code that reads what strangers wrote, kept from ending the program: a panic becomes an answer.
+//! Libraries that read files of unknown origin may panic on them; here a panic becomes an error, so that it does not end the program.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};

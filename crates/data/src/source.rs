@@ -13,6 +13,7 @@ mod open;
 mod parquet;
 mod place;
 mod read;
+mod record;
 mod records;
 mod rows;
 mod share;

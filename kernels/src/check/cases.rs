@@ -75,12 +75,12 @@ fn gradient<const D: usize>(name: String, leaf: &Tensor<D>, grads: &Gradients, w
 /// A product as the forward pass and as the gradient of activations meets it.
 fn matrices(device: &Device, way: Way, tuned: bool) -> Outcome {
     let (x, w) = (tensor([37, 40], 1, device), tensor([40, 24], 2, device));
-    let of = |x: Tensor<2>, w: Tensor<2>| match (way, tuned) {
+    let multiplied = |x: Tensor<2>, w: Tensor<2>| match (way, tuned) {
         (Way::Operation, false) => product_untuned(x, w),
         _ => product(x, w, Arithmetic::F32),
     };
-    let y = of(x, w.clone());
-    Ok(vec![part("x·W", y.clone())?, part("dy·Wᵀ", of(y, w.transpose()))?])
+    let y = multiplied(x, w.clone());
+    Ok(vec![part("x·W", y.clone())?, part("dy·Wᵀ", multiplied(y, w.transpose()))?])
 }
 
 struct Linear {
@@ -193,7 +193,7 @@ fn losses(device: &Device, way: Way) -> Outcome {
             grouped.mean(cross_entropy(logits, labels))
         }
         Way::Reference => {
-            let of = |(client, range): (usize, std::ops::Range<usize>)| match range.len() {
+            let mean_loss = |(client, range): (usize, std::ops::Range<usize>)| match range.len() {
                 0 => Tensor::zeros([1], device),
                 n => {
                     let own = |t: &Tensor<3>| t.clone().narrow(0, client, 1).squeeze_dim::<2>(0);
@@ -202,7 +202,7 @@ fn losses(device: &Device, way: Way) -> Outcome {
                     log_softmax(logits, 1).gather(1, labels).mean().neg()
                 }
             };
-            Tensor::cat(clients.ranges().enumerate().map(of).collect(), 0)
+            Tensor::cat(clients.ranges().enumerate().map(mean_loss).collect(), 0)
         }
     };
     let grads = gradients(&result);

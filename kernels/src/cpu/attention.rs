@@ -1,5 +1,8 @@
-//! Packed attention on the CPU: every sequence where it lies, sequences in parallel, queries in tiles. The backward
-//! recomputes a tile's weights from the queries and keys and each row's log-sum-exp, so no scores are kept.
+//! Packed attention on the CPU: sequences side by side on all threads, each read where it lies in the packed matrix, its queries
+//! in tiles of a few dozen. The backward pass computes a tile's softmax weights again from queries, keys and each row's
+//! log-sum-exp, so no scores are kept.
+//!
+//! Letters in shapes: `T` tokens, `H` query heads, `G` key heads, `w` features a head.
 
 use std::ops::Range;
 
@@ -11,7 +14,7 @@ use rayon::prelude::*;
 use super::gelu::exp_of_negative;
 use super::micro::{Accumulate, run, vectorised};
 use super::{dense, filled, split, tensor, values};
-use crate::attention::AttentionLayout;
+use crate::options::AttentionLayout;
 
 /// Queries whose scores are held at once.
 const TILE: usize = 64;
@@ -30,7 +33,7 @@ struct Sequence<'a> {
     causal: bool,
 }
 
-/// Room for one head's tile; reused from head to head.
+/// Memory for one head's tile, used again from head to head.
 #[derive(Default)]
 struct Room {
     /// Keys (then values) of a head, feature by feature `[width, padded]`.
@@ -101,7 +104,7 @@ impl Sequence<'_> {
         });
     }
 
-    /// The part of a tile's row `i` (counted in the sequence) that may look.
+    /// How many keys the query at `i` in the sequence sees.
     fn reach(&self, i: usize) -> usize {
         if self.causal { i + 1 } else { self.length }
     }
@@ -115,15 +118,15 @@ impl Sequence<'_> {
             self.turned(self.key(kv), &mut room.keys);
             for tile in self.tiles() {
                 let q = &self.qkv[self.query(head)..];
-                self.scores(q, self.stride, &room.keys, &tile, self.scale(), &mut room.weights);
+                self.scores(q, self.stride, &room.keys, &tile, self.scale(), &mut room.weights); // [tile, keys]
                 vectorised(|| {
                     for (i, row) in tile.clone().zip(room.weights.chunks_exact_mut(padded)) {
-                        lse[i * self.heads + head] = softmax(row, self.reach(i));
+                        lse[i * self.heads + head] = softmax(row, self.reach(i)); // [H] a token
                     }
                 });
                 let rows = &mut out[tile.start * features + head * self.width..];
                 let value = &self.qkv[self.value(kv)..];
-                self.mix(rows, features, &room.weights, [padded, 1], value, [tile.len(), self.seen(&tile)], true);
+                self.mix(rows, features, &room.weights, [padded, 1], value, [tile.len(), self.seen(&tile)], true); // [tile, keys] · [keys, w]
             }
         }
     }
@@ -157,9 +160,9 @@ impl Sequence<'_> {
             self.turned(self.value(kv), &mut room.values);
             for tile in self.tiles() {
                 let q = &self.qkv[self.query(head)..];
-                self.scores(q, stride, &room.keys, &tile, self.scale(), &mut room.weights);
+                self.scores(q, stride, &room.keys, &tile, self.scale(), &mut room.weights); // [tile, keys]
                 let dy = &dy[head * self.width..];
-                self.scores(dy, features, &room.values, &tile, 1.0, &mut room.slopes);
+                self.scores(dy, features, &room.values, &tile, 1.0, &mut room.slopes); // dP [tile, keys]
                 vectorised(|| {
                     let rows = room.weights.chunks_exact_mut(padded).zip(room.slopes.chunks_exact_mut(padded));
                     for (i, (weights, slopes)) in tile.clone().zip(rows) {
@@ -168,9 +171,10 @@ impl Sequence<'_> {
                 });
                 let (count, seen) = (tile.len(), self.seen(&tile));
                 let dq = &mut d[tile.start * stride + self.query(head)..];
-                self.mix(dq, stride, &room.slopes, [padded, 1], &self.qkv[self.key(kv)..], [count, seen], true);
+                self.mix(dq, stride, &room.slopes, [padded, 1], &self.qkv[self.key(kv)..], [count, seen], true); // dS·k [tile, w]
                 let q = &self.qkv[tile.start * stride + self.query(head)..];
-                self.mix(&mut d[self.key(kv)..], stride, &room.slopes, [1, padded], q, [seen, count], false);
+                self.mix(&mut d[self.key(kv)..], stride, &room.slopes, [1, padded], q, [seen, count], false); // dSᵀ·q [keys, w]
+                // Pᵀ·dy [keys, w]
                 run(Accumulate {
                     out: &mut d[self.value(kv)..],
                     out_stride: stride,
@@ -255,13 +259,13 @@ fn sequence<'a>(qkv: &'a [f32], stride: usize, range: &Range<usize>, layout: &At
     }
 }
 
-/// See [`crate::backends::Kernels::attention_forward`]; keeps output-free state: each row's log-sum-exp `[T, heads]`.
+/// See [`crate::backends::Kernels::attention_forward`]; what backward reads is each row's log-sum-exp `[T, H]`.
 pub(super) fn forward(qkv: &FlexTensor, layout: &AttentionLayout) -> (FlexTensor, Vec<FlexTensor>) {
     let qkv = dense(qkv.clone());
     let [tokens, stride] = qkv.shape().dims();
     let features = layout.heads * layout.width(stride);
     let qs = values(&qkv);
-    let mut lse = vec![0f32; tokens * layout.heads];
+    let mut lse = vec![0f32; tokens * layout.heads]; // [T, H]
     let attend = |out: &mut [f32]| {
         out[layout.sequences.rows() * features..].fill(0.0);
         let lengths = || layout.sequences.ranges().map(|r| r.len());
@@ -274,7 +278,7 @@ pub(super) fn forward(qkv: &FlexTensor, layout: &AttentionLayout) -> (FlexTensor
     // SAFETY: the sequences follow each other from the first row to `rows`, each writes all heads of all its rows, and what
     // lies behind them is filled.
     #[allow(unsafe_code)]
-    let (out, ()) = unsafe { filled(tokens * features, attend) };
+    let (out, ()) = unsafe { filled(tokens * features, attend) }; // [T, H·w]
     let shape = |width| Shape::from([tokens, width]);
     (tensor(out, shape(features)), vec![tensor(lse, shape(layout.heads))])
 }
@@ -285,7 +289,7 @@ pub(super) fn backward(qkv: &FlexTensor, lse: &FlexTensor, dy: FlexTensor, layou
     let [tokens, stride] = qkv.shape().dims();
     let features = dy.shape()[1];
     let (qs, dys, lses) = (values(&qkv), values(&dy), values(lse));
-    let mut d = vec![0f32; tokens * stride];
+    let mut d = vec![0f32; tokens * stride]; // [T, (H+2G)·w]
     let lengths = layout.sequences.ranges().map(|r| r.len());
     let tasks: Vec<_> = split(&mut d, lengths, stride).into_iter().zip(layout.sequences.ranges()).collect();
     tasks.into_par_iter().for_each_init(Room::default, |room, (d, range)| {

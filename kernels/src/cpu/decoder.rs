@@ -9,7 +9,7 @@ use rayon::prelude::*;
 use super::gelu::{exp_of_negative, slope, value};
 use super::micro::vectorised;
 use super::{dense, filled, tensor, values};
-use crate::pointwise::Bend;
+use crate::options::Bend;
 
 /// Numbers a task works on, about: less is not worth another thread.
 const NUMBERS_A_TASK: usize = 1 << 14;
@@ -62,7 +62,7 @@ pub(super) fn rms(x: FlexTensor, gamma: FlexTensor, offset: f64, eps: f64) -> Fl
     };
     // SAFETY: a row of the result goes with every row of `x`, and is written whole: there is a gain for each column.
     #[allow(unsafe_code)]
-    let (out, ()) = unsafe { filled(xs.len(), rows) };
+    let (out, ()) = unsafe { filled(xs.len(), rows) }; // [T, D]
     tensor(out, shape)
 }
 
@@ -93,7 +93,7 @@ pub(super) fn rms_backward(x: FlexTensor, gamma: FlexTensor, dy: FlexTensor, off
     };
     // SAFETY: as in `rms`; a row is written whole before it is read.
     #[allow(unsafe_code)]
-    let (out, ()) = unsafe { filled(xs.len(), rows) };
+    let (out, ()) = unsafe { filled(xs.len(), rows) }; // [T, D]
     tensor(out, shape)
 }
 
@@ -120,7 +120,7 @@ fn tanh(x: f32) -> f32 {
     ((1.0 - e) / (1.0 + e)).copysign(x)
 }
 
-/// A bent gate and its slope.
+/// The activation of a gate, and its derivative.
 #[inline(always)]
 fn silu(x: f32) -> [f32; 2] {
     let s = logistic(x);
@@ -168,7 +168,7 @@ fn glu_by(wide: FlexTensor, bend: impl Fn(f32) -> [f32; 2] + Sync + Copy) -> Fle
     };
     // SAFETY: every row of the result is written whole: twice as many columns lie in every row of `wide`.
     #[allow(unsafe_code)]
-    let (out, ()) = unsafe { filled(tokens * width, rows) };
+    let (out, ()) = unsafe { filled(tokens * width, rows) }; // [T, I]
     tensor(out, Shape::from([tokens, width]))
 }
 
@@ -206,7 +206,7 @@ fn glu_backward_by(wide: FlexTensor, dy: FlexTensor, bend: impl Fn(f32) -> [f32;
     };
     // SAFETY: every row of the result is written whole: as many columns lie in every row of `wide`.
     #[allow(unsafe_code)]
-    let (out, ()) = unsafe { filled(ws.len(), rows) };
+    let (out, ()) = unsafe { filled(ws.len(), rows) }; // [T, 2·I]
     tensor(out, shape)
 }
 
@@ -224,7 +224,7 @@ pub(super) fn turn(x: FlexTensor, cos: FlexTensor, sin: FlexTensor, heads: usize
     }
     let sign = if back { -1.0 } else { 1.0 };
     let task = rows_a_task(columns);
-    let all = &mut x.storage_mut::<f32>()[..tokens * columns];
+    let all = &mut x.storage_mut::<f32>()[..tokens * columns]; // [T, N]
     let angles = cos.par_chunks(half * task).zip(sin.par_chunks(half * task));
     all.par_chunks_mut(columns * task).zip(angles).for_each(|(rows, (cos, sin))| {
         vectorised(|| {

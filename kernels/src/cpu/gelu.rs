@@ -62,7 +62,7 @@ pub(super) fn forward(x: &FlexTensor) -> FlexTensor {
     };
     // SAFETY: as many are written as `x` has.
     #[allow(unsafe_code)]
-    let (out, ()) = unsafe { filled(xs.len(), elements) };
+    let (out, ()) = unsafe { filled(xs.len(), elements) }; // [T, D]
     tensor(out, x.shape())
 }
 

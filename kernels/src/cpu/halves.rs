@@ -1,5 +1,5 @@
-//! Tensors held in 16 bits. This CPU gains nothing by them, so users are offered none; tests compute in them here as GPUs
-//! do: each operation in f32, its result rounded.
+//! Tensors held in 16 bits. The CPU gains nothing by them, so users are not offered them here; tests compute in them as GPUs do:
+//! each operation in f32, its result rounded.
 
 use burn::backend::DType;
 use burn::backend::ops::FloatTensorOps;

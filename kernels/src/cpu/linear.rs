@@ -11,8 +11,9 @@ use rayon::prelude::*;
 
 use super::micro::{Accumulate, Dots, run};
 use super::{dense, filled, in_tf32, split, tensor, values};
-use crate::backends::{LinearGradients, LinearLayout, LinearSaved, Pair, Wanted};
-use crate::{Arithmetic, SlotCounts};
+use crate::SlotCounts;
+use crate::backends::{LinearGradients, LinearSaved, Pair, Wanted};
+use crate::options::{Arithmetic, LinearLayout};
 
 /// Rows a thread takes at a time; with the widest results that is a few MiB.
 const ROWS_A_TASK: usize = 256;

@@ -41,7 +41,7 @@ pub(super) fn forward(
     // SAFETY: the shapes are equal, so that a row of `out` and `total` goes with every row of `x` and `r`; `row` writes all of
     // `total`, then all of `out`.
     #[allow(unsafe_code)]
-    let (out, (total, ())) = unsafe { filled(xs.len(), |out| filled(xs.len(), |total| rows(out, total))) };
+    let (out, (total, ())) = unsafe { filled(xs.len(), |out| filled(xs.len(), |total| rows(out, total))) }; // [T, D] each
     (tensor(out, shape.clone()), tensor(total, shape))
 }
 
@@ -93,7 +93,7 @@ pub(super) fn backward(total: FlexTensor, gamma: FlexTensor, dy: FlexTensor, eps
     // SAFETY: the shapes are equal, so that a row of `out` goes with every row of `x` and `dy`; `row_backward` first writes all
     // of it.
     #[allow(unsafe_code)]
-    let (out, ()) = unsafe { filled(xs.len(), rows) };
+    let (out, ()) = unsafe { filled(xs.len(), rows) }; // [T, D]
     tensor(out, shape)
 }
 

@@ -9,15 +9,11 @@ use burn_cubecl::cubecl::prelude::*;
 use burn_cubecl::tensor::CubeTensor;
 
 use super::attention_softmax::{Softmax, rescale, write_scores};
-use super::product::{Side, Slices, Tile, UNITS, accumulate, agreed, col_of, load, multiply, row_of, slices, zeros};
+use super::attention_tile::{Form, SHARED, TILE};
+use super::product::{Side, Slices, UNITS, accumulate, agreed, col_of, load, multiply, row_of, slices, zeros};
 use super::tensors::{elem, empty, groups, room};
 use super::tiles::{TileTable, place};
 use crate::attention::WIDEST_HEAD;
-
-/// Queries by keys, and also queries by columns of a head: one tile size for every product.
-pub(crate) const TILE: Tile = Tile::new(32, 32);
-/// Elements of a tile in shared memory.
-pub(super) const SHARED: usize = TILE.depth * (TILE.rows + 1);
 
 /// Queries, keys and values of a layer, each `heads · width` columns of a tensor with a row a token.
 #[derive(Clone, Debug)]
@@ -26,28 +22,6 @@ pub(crate) struct Qkv {
     pub(super) parts: [(CubeTensor, usize); 3],
     pub(super) heads: usize,
     pub(super) form: Form,
-}
-
-/// What the kernels are compiled for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Form {
-    /// Columns of a head.
-    pub(super) width: usize,
-    /// Tokens see only themselves and those before them.
-    pub(super) causal: bool,
-}
-
-impl Form {
-    /// Workgroups that share out a head's columns: one computes 128 of them at most, so that its units' sums stay in
-    /// registers. Each of them computes the scores, over all of the head, again.
-    pub(super) fn parts(&self) -> usize {
-        self.width.div_ceil(4 * TILE.cols)
-    }
-
-    /// Tiles side by side that cover a part.
-    pub(super) fn blocks(&self) -> usize {
-        self.width.div_ceil(TILE.cols).div_ceil(self.parts())
-    }
 }
 
 impl Qkv {
@@ -92,8 +66,8 @@ impl Qkv {
 pub(crate) fn attend(qkv: &Qkv, tokens: usize, tiles: &TileTable) -> (CubeTensor, CubeTensor) {
     qkv.check(tiles);
     let q = &qkv.parts[0].0;
-    let out = room(q, [tokens, qkv.features()], tokens > tiles.segments.rows());
-    let lse = empty(q, [tokens, qkv.heads], DType::F32);
+    let out = room(q, [tokens, qkv.features()], tokens > tiles.segments.rows()); // [T, H·w]
+    let lse = empty(q, [tokens, qkv.heads], DType::F32); // [T, H]
     attend_into(qkv, tiles, &out, &lse);
     (out, lse)
 }
@@ -152,13 +126,13 @@ fn attend_kernel<E: Float>(
     let mut slices = slices(TILE);
     let mut weights = Shared::<[f32]>::new_slice(SHARED);
     let mut softmax = Softmax::new();
-    let mut sums = zeros(comptime!(form.blocks() * TILE.each()));
+    let mut sums = zeros(comptime!(form.blocks() * TILE.each())); // [queries, w] of the tile
     let queries = rows_at::<E>(q, here.first, at_q + head, here.rows);
     let end = if comptime!(form.causal) { here.first + here.rows } else { here.end };
     let steps = agreed((end - here.start).div_ceil(TILE.cols));
     for step in 0..steps {
         let first = here.start + step * TILE.cols;
-        let mut scores = zeros(comptime!(TILE.each()));
+        let mut scores = zeros(comptime!(TILE.each())); // [queries, keys] of the tile
         let keys = rows_at::<E>(k, first, at_k + head, end - first);
         accumulate::<E, E>(&mut scores, &mut slices, q, queries, k, keys, form.width, (true, true), TILE);
         write_scores(&mut weights, &scores, here, first, end, scale, form);

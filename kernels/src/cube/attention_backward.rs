@@ -8,7 +8,8 @@ use burn_cubecl::cubecl;
 use burn_cubecl::cubecl::prelude::*;
 use burn_cubecl::tensor::CubeTensor;
 
-use super::attention::{Form, Qkv, SHARED, TILE, add_blocks, rows_at, share, write_row};
+use super::attention::{Qkv, add_blocks, rows_at, share, write_row};
+use super::attention_tile::{Form, SHARED, TILE};
 use super::product::{UNITS, accumulate, agreed, col_of, row_of, slices, zeros};
 use super::tensors::{elem, empty, groups, room};
 use super::tiles::{TileTable, place};
@@ -25,7 +26,7 @@ pub(crate) fn attend_backward(
     tiles: &TileTable,
 ) -> CubeTensor {
     let tokens = dy.meta.shape()[0];
-    let grads = room(&dy, [tokens, 3 * qkv.features()], tokens > tiles.segments.rows());
+    let grads = room(&dy, [tokens, 3 * qkv.features()], tokens > tiles.segments.rows()); // [T, 3·H·w]
     attend_backward_into(qkv, out, lse, dy, tiles, &grads);
     grads
 }
@@ -45,15 +46,15 @@ pub(super) fn attend_backward_into(
         assert_eq!(tensor.meta.shape().as_slice(), [tokens, qkv.features()], "one row a token");
     }
     if tiles.count > 0 {
-        let stats = row_stats(qkv, out, lse, dy.clone(), tokens);
-        launch(qkv, &dy, &stats, tiles, grads, true);
-        launch(qkv, &dy, &stats, tiles, grads, false);
+        let stats = row_stats(qkv, out, lse, dy.clone(), tokens); // [T, H, 2]
+        launch(qkv, &dy, &stats, tiles, grads, Wanted::Queries);
+        launch(qkv, &dy, &stats, tiles, grads, Wanted::KeysAndValues);
     }
 }
 
 /// For every token and head the softmax's logarithmic denominator, then `Σ dy · out`: `[T, heads, 2]`.
 fn row_stats(qkv: &Qkv, out: CubeTensor, lse: CubeTensor, dy: CubeTensor, tokens: usize) -> CubeTensor {
-    let stats = empty(&out, [tokens, qkv.heads, 2], DType::F32);
+    let stats = empty(&out, [tokens, qkv.heads, 2], DType::F32); // [T, H, 2]
     let types = [elem(&out), elem(&dy)];
     // SAFETY: a unit beyond the last row of a head returns at once.
     unsafe {
@@ -97,10 +98,22 @@ fn stats_kernel<E: Float, G: Float>(
     }
 }
 
-fn launch(qkv: &Qkv, dy: &CubeTensor, stats: &CubeTensor, tiles: &TileTable, grads: &CubeTensor, queries: bool) {
+/// Which gradients a kernel computes. Both walk one side of the scores for each tile of the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wanted {
+    /// dQ: keys pass by a tile of queries.
+    Queries,
+    /// dK and dV: queries pass by a tile of keys.
+    KeysAndValues,
+}
+
+fn launch(qkv: &Qkv, dy: &CubeTensor, stats: &CubeTensor, tiles: &TileTable, grads: &CubeTensor, wanted: Wanted) {
     let [(q, at_q), (k, at_k), (v, at_v)] = qkv.parts.clone();
     let types = [elem(&q), elem(dy)];
-    let kernel = if queries { dq_kernel::launch_unchecked } else { dkv_kernel::launch_unchecked };
+    let kernel = match wanted {
+        Wanted::Queries => dq_kernel::launch_unchecked,
+        Wanted::KeysAndValues => dkv_kernel::launch_unchecked,
+    };
     // SAFETY: the kernels read and write inside the shapes checked by the caller.
     unsafe {
         kernel(
@@ -181,48 +194,7 @@ fn dq_kernel<E: Float, G: Float>(
     #[comptime] form: Form,
     #[define(E, G)] _types: [ElemType; 2],
 ) {
-    let (number, own) = share(count, form);
-    if number >= stats.shape(1) {
-        terminate!();
-    }
-    let head = number * form.width;
-    let here = place(tiles, CUBE_POS % count);
-    let mut slices = slices(TILE);
-    let mut left = Shared::<[f32]>::new_slice(SHARED);
-    let mut sums = zeros(comptime!(form.blocks() * TILE.each()));
-    let queries = rows_at::<E>(q, here.first, at_q + head, here.rows);
-    let arriving = rows_at::<G>(dy, here.first, head, here.rows);
-    let end = if comptime!(form.causal) { here.first + here.rows } else { here.end };
-    let steps = agreed((end - here.start).div_ceil(TILE.cols));
-    for step in 0..steps {
-        let first = here.start + step * TILE.cols;
-        let mut scores = zeros(comptime!(TILE.each()));
-        let mut wgrads = zeros(comptime!(TILE.each()));
-        let keys = rows_at::<E>(k, first, at_k + head, end - first);
-        let values = rows_at::<E>(v, first, at_v + head, end - first);
-        accumulate::<E, E>(&mut scores, &mut slices, q, queries, k, keys, form.width, (true, true), TILE);
-        accumulate::<G, E>(&mut wgrads, &mut slices, dy, arriving, v, values, form.width, (true, true), TILE);
-        #[unroll]
-        for i in 0..TILE.unit_rows {
-            #[unroll]
-            for j in 0..TILE.unit_cols {
-                let (row, key) = (row_of(i, TILE), first + col_of(j, TILE));
-                let seen = row < here.rows && key < end;
-                let at = comptime!(i * TILE.unit_cols + j);
-                differentiate(&mut scores, &mut wgrads, stats, number, here.first + row, key, seen, scale, at, form);
-            }
-        }
-        write_left(&mut left, &wgrads);
-        add_blocks::<E>(&mut sums, &left, &mut slices, k, at_k + head, own, first, end, form);
-    }
-    #[unroll]
-    for i in 0..TILE.unit_rows {
-        let row = row_of(i, TILE);
-        if row < here.rows {
-            let base = (here.first + row) * grads.stride(0);
-            write_row::<G>(grads, &sums, base, head, own, 1.0, i, form);
-        }
-    }
+    walk::<E, G, E, G>(q, at_q, k, at_k, dy, 0, v, at_v, stats, tiles, grads, count, scale, true, form);
 }
 
 /// `dV = Wᵀ · dY` and `dK = scale · (W ∘ (dY·Vᵀ − Σ dy·out))ᵀ · Q` for a tile of keys.
@@ -243,7 +215,31 @@ fn dkv_kernel<E: Float, G: Float>(
     #[comptime] form: Form,
     #[define(E, G)] _types: [ElemType; 2],
 ) {
-    let (number, own) = share(count, form);
+    walk::<E, E, G, G>(k, at_k, q, at_q, v, at_v, dy, 0, stats, tiles, grads, count, scale, false, form);
+}
+
+/// Both kernels. A workgroup holds a tile of `own` rows (queries, or keys) against the `other` rows of their sequence (keys, or
+/// queries), tile by tile: scores `own · otherᵀ` and the weights' gradients `own_mixed · other_mixedᵀ`, where `mixed` is what the
+/// weights mix on either side (a query's dy, a key's value). `queries`: the own rows are queries.
+#[cube]
+fn walk<E: Float, O: Float, P: Float, G: Float>(
+    own: &Tensor<E>,
+    at_own: usize,
+    other: &Tensor<E>,
+    at_other: usize,
+    own_mixed: &Tensor<O>,
+    at_own_mixed: usize,
+    other_mixed: &Tensor<P>,
+    at_other_mixed: usize,
+    stats: &Tensor<f32>,
+    tiles: &[u32],
+    grads: &mut Tensor<G>,
+    count: usize,
+    scale: f32,
+    #[comptime] queries: bool,
+    #[comptime] form: Form,
+) {
+    let (number, part) = share(count, form);
     if number >= stats.shape(1) {
         terminate!();
     }
@@ -251,34 +247,64 @@ fn dkv_kernel<E: Float, G: Float>(
     let here = place(tiles, CUBE_POS % count);
     let mut slices = slices(TILE);
     let mut left = Shared::<[f32]>::new_slice(SHARED);
-    let mut dk = zeros(comptime!(form.blocks() * TILE.each()));
-    let mut dv = zeros(comptime!(form.blocks() * TILE.each()));
-    let keys = rows_at::<E>(k, here.first, at_k + head, here.rows);
-    let values = rows_at::<E>(v, here.first, at_v + head, here.rows);
-    let start = if comptime!(form.causal) { here.first } else { here.start };
-    let steps = agreed((here.end - start).div_ceil(TILE.cols));
+    let mut d_own = zeros(comptime!(form.blocks() * TILE.each())); // [rows, w]: of queries, or of keys
+    let mut d_value = zeros(comptime!(if queries { 1 } else { form.blocks() * TILE.each() })); // [rows, w]
+    let rows = rows_at::<E>(own, here.first, at_own + head, here.rows);
+    let mixed_rows = rows_at::<O>(own_mixed, here.first, at_own_mixed + head, here.rows);
+    // Causal: a query sees keys up to its own place, a key is seen by queries from its own place on.
+    let start = if comptime!(form.causal && !queries) { here.first } else { here.start };
+    let end = if comptime!(form.causal && queries) { here.first + here.rows } else { here.end };
+    let steps = agreed((end - start).div_ceil(TILE.cols));
     for step in 0..steps {
         let first = start + step * TILE.cols;
-        let mut scores = zeros(comptime!(TILE.each()));
-        let mut wgrads = zeros(comptime!(TILE.each()));
-        let queries = rows_at::<E>(q, first, at_q + head, here.end - first);
-        let arriving = rows_at::<G>(dy, first, head, here.end - first);
-        accumulate::<E, E>(&mut scores, &mut slices, k, keys, q, queries, form.width, (true, true), TILE);
-        accumulate::<E, G>(&mut wgrads, &mut slices, v, values, dy, arriving, form.width, (true, true), TILE);
+        let mut scores = zeros(comptime!(TILE.each())); // [rows, others]
+        let mut wgrads = zeros(comptime!(TILE.each())); // [rows, others]
+        let others = rows_at::<E>(other, first, at_other + head, end - first);
+        let mixed_others = rows_at::<P>(other_mixed, first, at_other_mixed + head, end - first);
+        accumulate::<E, E>(&mut scores, &mut slices, own, rows, other, others, form.width, (true, true), TILE);
+        accumulate::<O, P>(
+            &mut wgrads,
+            &mut slices,
+            own_mixed,
+            mixed_rows,
+            other_mixed,
+            mixed_others,
+            form.width,
+            (true, true),
+            TILE,
+        );
         #[unroll]
         for i in 0..TILE.unit_rows {
             #[unroll]
             for j in 0..TILE.unit_cols {
-                let (row, query) = (row_of(i, TILE), first + col_of(j, TILE));
-                let seen = row < here.rows && query < here.end;
+                let (row, other) = (row_of(i, TILE), first + col_of(j, TILE));
+                let there = row < here.rows && other < end;
                 let at = comptime!(i * TILE.unit_cols + j);
-                differentiate(&mut scores, &mut wgrads, stats, number, query, here.first + row, seen, scale, at, form);
+                if comptime!(queries) {
+                    let query = here.first + row;
+                    differentiate(&mut scores, &mut wgrads, stats, number, query, other, there, scale, at, form);
+                } else {
+                    let key = here.first + row;
+                    differentiate(&mut scores, &mut wgrads, stats, number, other, key, there, scale, at, form);
+                }
             }
         }
-        write_left(&mut left, &scores);
-        add_blocks::<G>(&mut dv, &left, &mut slices, dy, head, own, first, here.end, form);
+        if comptime!(!queries) {
+            write_left(&mut left, &scores);
+            add_blocks::<P>(
+                &mut d_value,
+                &left,
+                &mut slices,
+                other_mixed,
+                at_other_mixed + head,
+                part,
+                first,
+                end,
+                form,
+            );
+        }
         write_left(&mut left, &wgrads);
-        add_blocks::<E>(&mut dk, &left, &mut slices, q, at_q + head, own, first, here.end, form);
+        add_blocks::<E>(&mut d_own, &left, &mut slices, other, at_other + head, part, first, end, form);
     }
     let features = stats.shape(1) * form.width;
     #[unroll]
@@ -286,8 +312,12 @@ fn dkv_kernel<E: Float, G: Float>(
         let row = row_of(i, TILE);
         if row < here.rows {
             let base = (here.first + row) * grads.stride(0);
-            write_row::<G>(grads, &dk, base, features + head, own, 1.0, i, form);
-            write_row::<G>(grads, &dv, base, 2 * features + head, own, 1.0, i, form);
+            if comptime!(queries) {
+                write_row::<G>(grads, &d_own, base, head, part, 1.0, i, form);
+            } else {
+                write_row::<G>(grads, &d_own, base, features + head, part, 1.0, i, form);
+                write_row::<G>(grads, &d_value, base, 2 * features + head, part, 1.0, i, form);
+            }
         }
     }
 }

@@ -4,7 +4,7 @@
 use burn_cubecl::cubecl;
 use burn_cubecl::cubecl::prelude::*;
 
-use super::attention::{Form, TILE};
+use super::attention_tile::{Form, TILE};
 use super::product::{Slices, UNITS, col_of, row_of};
 use super::tiles::Place;
 

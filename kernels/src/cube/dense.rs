@@ -21,7 +21,7 @@ use cubek::matmul::tune_key::{MatmulAutotuneKey, should_tune_double_buffering};
 use cubek::std::InputBinding;
 
 use super::tensors::{elem, empty};
-use crate::Arithmetic;
+use crate::options::Arithmetic;
 
 /// Both sides and room for the result.
 type Operands = (CubeTensor, CubeTensor, CubeTensor);
@@ -121,13 +121,13 @@ fn candidates() -> Candidates {
     const IN_NEED: i8 = 0;
     const TRIED: i8 = 1;
     let group = TuneGroup::new("f32", |_| 0);
-    let of = |strategy: Strategy| {
+    let candidate = |strategy: Strategy| {
         Tunable::identified(strategy.to_string(), move |(lhs, rhs, out)| launch(&strategy, lhs, rhs, out))
     };
     let set = TunableSet::new_cloning_inputs(|(lhs, rhs, _): &Operands| key(lhs, rhs));
-    let set = set.with(of(Strategy::Naive).group(&group, |_| IN_NEED));
+    let set = set.with(candidate(Strategy::Naive).group(&group, |_| IN_NEED));
     strategies().into_iter().fold(set, |set, (strategy, shapes)| {
-        set.with(of(strategy).group(&group, move |key| if shapes(key) { TRIED } else { LEFT_OUT }))
+        set.with(candidate(strategy).group(&group, move |key| if shapes(key) { TRIED } else { LEFT_OUT }))
     })
 }
 

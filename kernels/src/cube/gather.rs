@@ -1,4 +1,4 @@
-//! Some clients' part of a tensor into a table, one launch a tensor for all of them.
+//! The matrices that a stack `[C, rows, cols]` holds of some of its clients, copied into a table: one launch for all of them.
 
 #![allow(unsafe_code)] // launches without bounds checks: the kernel checks for itself
 

@@ -21,7 +21,7 @@ const DENSITY: f32 = 0.398_942_3;
 /// # Shapes
 /// `x` `[T, D]` -> the same, of `x`'s type.
 pub(super) fn gelu(x: &CubeTensor) -> CubeTensor {
-    let out = empty(x, x.meta.shape().clone(), x.dtype);
+    let out = empty(x, x.meta.shape().clone(), x.dtype); // [T, D]
     let count = x.meta.num_elements();
     if count > 0 {
         // SAFETY: the kernel reads and writes inside the shape that both have.

@@ -10,7 +10,7 @@ use burn_cubecl::tensor::CubeTensor;
 use super::gelu::{EACH, below, elementwise, gelu_slope, visited};
 use super::product::UNITS;
 use super::tensors::{elem, empty, owned};
-use crate::pointwise::Bend;
+use crate::options::Bend;
 
 /// `√(2/π)`.
 const ROOT: f32 = 0.797_884_6;
@@ -34,7 +34,7 @@ fn number(bend: Bend) -> u32 {
 /// `wide` `[T, 2·I]` -> `[T, I]` of its type.
 pub(super) fn glu(wide: &CubeTensor, bend: Bend) -> CubeTensor {
     let [tokens, width] = [wide.meta.shape()[0], wide.meta.shape()[1] / 2];
-    let out = empty(wide, [tokens, width], wide.dtype);
+    let out = empty(wide, [tokens, width], wide.dtype); // [T, I]
     if tokens * width > 0 {
         // SAFETY: the kernel writes inside the result's shape, and reads two columns of `wide` for each of its.
         unsafe {
@@ -52,14 +52,14 @@ pub(super) fn glu(wide: &CubeTensor, bend: Bend) -> CubeTensor {
     out
 }
 
-/// Its gradient.
+/// The gradient of [`glu`].
 ///
 /// # Shapes
 /// `wide` `[T, 2·I]`, `dy` `[T, I]` -> `[T, 2·I]` of `dy`'s type.
 pub(super) fn glu_backward(wide: &CubeTensor, dy: CubeTensor, bend: Bend) -> CubeTensor {
     let [tokens, width] = [wide.meta.shape()[0], wide.meta.shape()[1] / 2];
     assert_eq!(dy.meta.shape().as_slice(), [tokens, width], "a gradient for each gate");
-    let out = empty(&dy, [tokens, 2 * width], dy.dtype);
+    let out = empty(&dy, [tokens, 2 * width], dy.dtype); // [T, 2·I]
     if tokens * width > 0 {
         let types = [elem(wide), elem(&dy)];
         // SAFETY: as in `glu`.
@@ -109,7 +109,7 @@ pub(super) fn turn(x: CubeTensor, cos: CubeTensor, sin: CubeTensor, heads: usize
     x
 }
 
-/// A bent gate.
+/// The activation of a gate.
 #[cube]
 fn bent(x: f32, #[comptime] bend: u32) -> f32 {
     if comptime!(bend == SILU) {
@@ -121,7 +121,7 @@ fn bent(x: f32, #[comptime] bend: u32) -> f32 {
     }
 }
 
-/// Its slope.
+/// Its derivative.
 #[cube]
 fn slope(x: f32, #[comptime] bend: u32) -> f32 {
     if comptime!(bend == SILU) {

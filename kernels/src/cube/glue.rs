@@ -15,9 +15,8 @@ use super::outer::outer;
 use super::tiles::{RankTable, TileTable};
 use super::{adamw, dense, gather, gelu, glu, norm, scores};
 use crate::adamw::{AdamW, OptimizerOps};
-use crate::attention::AttentionLayout;
-use crate::backends::{Kernels, LinearGradients, LinearLayout, LinearSaved, Pair, Wanted};
-use crate::pointwise::Bend;
+use crate::backends::{Kernels, LinearGradients, LinearSaved, Pair, Wanted};
+use crate::options::{AttentionLayout, Bend, LinearLayout};
 
 /// One adapter's place in a linear.
 struct Place<'p> {

@@ -1,5 +1,5 @@
-//! Layer norm with the residual sum before it in one launch, root mean square norm, and their short backwards: one workgroup
-//! a row.
+//! Layer norm with the residual sum before it in one launch, root mean square norm, and the gradients of both: one workgroup
+//! a row. Gains and shifts are frozen, so the gradients are those of the rows alone.
 
 #![allow(unsafe_code)] // launches without bounds checks: the kernels check for themselves
 
@@ -10,7 +10,7 @@ use burn_cubecl::tensor::CubeTensor;
 use super::product::UNITS;
 use super::tensors::{elem, empty, groups};
 
-/// Units that add up the partial sums of a row before everyone reads the rest.
+/// Units that add up a row's partial sums, before all units read what these have come to.
 const TEAM: usize = 16;
 
 /// `sum = x + residual` and its layer norm, `gamma · (sum − mean) / σ + beta` row by row.
@@ -26,7 +26,7 @@ pub(crate) fn add_norm(
 ) -> (CubeTensor, CubeTensor) {
     let shape = check(&x, &residual, &gamma);
     assert_eq!(beta.meta.shape(), gamma.meta.shape(), "one shift a column");
-    let [out, sum] = [0, 1].map(|_| empty(&x, shape, x.dtype));
+    let [out, sum] = [0, 1].map(|_| empty(&x, shape, x.dtype)); // [T, D] each
     if shape[0] * shape[1] > 0 {
         let types = [elem(&x), elem(&residual), elem(&gamma), elem(&beta)];
         // SAFETY: the kernel reads and writes inside the shapes checked above.
@@ -85,7 +85,7 @@ fn add_norm_kernel<E: Float, S: Float, G: Float, B: Float>(
 /// `x`, `dy` `[T, D]`, `gamma` `[D]` -> `[T, D]` of `dy`'s type.
 pub(crate) fn add_norm_backward(x: CubeTensor, gamma: CubeTensor, dy: CubeTensor, eps: f64) -> CubeTensor {
     let shape = check(&x, &dy, &gamma);
-    let dx = empty(&dy, shape, dy.dtype);
+    let dx = empty(&dy, shape, dy.dtype); // [T, D]
     if shape[0] * shape[1] > 0 {
         let types = [elem(&x), elem(&gamma), elem(&dy)];
         // SAFETY: the kernel reads and writes inside the shapes checked above.
@@ -144,7 +144,7 @@ fn backward_kernel<E: Float, W: Float, G: Float>(
 /// `x` `[T, D]`, `gamma` `[D]` -> `[T, D]` of `x`'s type.
 pub(crate) fn rms(x: &CubeTensor, gamma: CubeTensor, offset: f64, eps: f64) -> CubeTensor {
     let shape = check(x, x, &gamma);
-    let out = empty(x, shape, x.dtype);
+    let out = empty(x, shape, x.dtype); // [T, D]
     if shape[0] * shape[1] > 0 {
         let types = [elem(x), elem(&gamma)];
         // SAFETY: the kernel reads and writes inside the shapes checked above.
@@ -194,7 +194,7 @@ fn rms_kernel<E: Float, G: Float>(
 /// `x`, `dy` `[T, D]`, `gamma` `[D]` -> `[T, D]` of `dy`'s type.
 pub(crate) fn rms_backward(x: &CubeTensor, gamma: CubeTensor, dy: CubeTensor, offset: f64, eps: f64) -> CubeTensor {
     let shape = check(x, &dy, &gamma);
-    let dx = empty(&dy, shape, dy.dtype);
+    let dx = empty(&dy, shape, dy.dtype); // [T, D]
     if shape[0] * shape[1] > 0 {
         let types = [elem(x), elem(&gamma), elem(&dy)];
         // SAFETY: the kernel reads and writes inside the shapes checked above.

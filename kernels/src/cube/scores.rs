@@ -23,7 +23,7 @@ pub(crate) fn slot_scores(a: CubeTensor, b: CubeTensor) -> CubeTensor {
         assert!([1, clients].contains(&factor.meta.shape()[0]), "one matrix a client, or one for all");
     }
     assert_eq!(b.meta.shape()[1], slots, "both factors of the same slots");
-    let scores = empty(&a, [clients, slots], DType::F32);
+    let scores = empty(&a, [clients, slots], DType::F32); // [C, R]
     if clients * slots > 0 {
         let types = [elem(&a), elem(&b)];
         // SAFETY: the kernel reads and writes inside the shapes checked above.

@@ -75,7 +75,7 @@ impl Tables {
 
     /// Tiles for attention inside sequences.
     pub(super) fn for_sequences(&self, sequences: &Segments, device: &CubeDevice) -> TileTable {
-        get(&self.sequences, device, || TileTable::new(sequences, super::attention::TILE.rows, device))
+        get(&self.sequences, device, || TileTable::new(sequences, super::attention_tile::TILE.rows, device))
     }
 }
 

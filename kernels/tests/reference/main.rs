@@ -348,10 +348,10 @@ proptest! {
         let x = tensor([tokens, heads * 2 * half + more], 1);
         let [cos, sin] = [2, 3].map(|seed| fixed([tokens, half], seed));
         let found = rotate(x.clone(), cos.clone(), sin.clone(), heads);
-        let of = |start: usize| x.clone().slice_dim(1, start..start + half);
+        let half_head = |start: usize| x.clone().slice_dim(1, start..start + half);
         let mut parts = Vec::new();
         for head in 0..heads {
-            let [a, b] = [of(head * 2 * half), of(head * 2 * half + half)];
+            let [a, b] = [half_head(head * 2 * half), half_head(head * 2 * half + half)];
             parts.push(a.clone() * cos.clone() - b.clone() * sin.clone());
             parts.push(b * cos.clone() + a * sin.clone());
         }

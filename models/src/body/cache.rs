@@ -1,4 +1,7 @@
-//! Generation: one sequence token by token, with the keys and values of those before kept.
+//! The body one token after another, for generation, with a cache of the keys and values of the tokens before.
+//!
+//! Letters in shapes: `n` new tokens, `all` tokens so far, `H` query heads, `G` key heads, `w` features a head, `I` features
+//! inside the feed-forward block, `V` vocabulary.
 
 use bonfire_kernels::{Arithmetic, product};
 use burn::tensor::activation::softmax;
@@ -34,16 +37,16 @@ impl Body {
             let groups = &layer.groups;
             let attention = info.layer_attention(i);
             let qkv = groups[0].linear.forward(normed(layer.norm(BeforeAttention), x.clone(), eps, false), arithmetic);
-            let qkv = layer.turned(qkv, info, attention.rope.map(|rope| &angles[rope]), false);
-            let attended = groups[1].linear.forward(attend(info, qkv, kept, attention.window), arithmetic);
+            let qkv = layer.turned(qkv, info, attention.rope.map(|rope| &angles[rope]), false); // [n, (H+2G)·w]
+            let attended = groups[1].linear.forward(attend(info, qkv, kept, attention.window), arithmetic); // [n, D]
             x = x + normed(layer.norm(AfterAttention), attended, eps, false);
             let inside = normed(layer.norm(BeforeFeedForward), x.clone(), eps, false);
-            let wide = gated(groups[2].linear.forward(inside, arithmetic), info.activation);
+            let wide = gated(groups[2].linear.forward(inside, arithmetic), info.activation); // [n, I]
             x = x + normed(layer.norm(AfterFeedForward), groups[3].linear.forward(wide, arithmetic), eps, false);
         }
         cache.length += n;
-        let last = self.finish(x.narrow(0, n - 1, 1), eps, false);
-        product(last, self.vocabulary().clone().transpose(), arithmetic)
+        let last = self.finish(x.narrow(0, n - 1, 1), eps, false); // [1, D]
+        product(last, self.vocabulary().clone().transpose(), arithmetic) // [1, V]
     }
 }
 
@@ -54,22 +57,22 @@ fn attend(info: &ModelInfo, qkv: Tensor<2>, kept: &mut Option<[Tensor<3>; 2]>, w
     let part = |start: usize, heads: usize| {
         qkv.clone().narrow(1, start * width, heads * width).reshape([n, heads, width]).swap_dims(0, 1)
     };
-    let [keys, values] = [part(info.heads, groups), part(info.heads + groups, groups)];
+    let [keys, values] = [part(info.heads, groups), part(info.heads + groups, groups)]; // [G, n, w] each
     let [keys, values] = match kept.take() {
-        Some([k, v]) => [Tensor::cat(vec![k, keys], 1), Tensor::cat(vec![v, values], 1)],
+        Some([k, v]) => [Tensor::cat(vec![k, keys], 1), Tensor::cat(vec![v, values], 1)], // [G, all, w] each
         None => [keys, values],
     };
     let (all, served) = (keys.dims()[1], info.heads / groups);
     // The query heads that share a key head go through one product, one below the other: [G, served·n, w].
     let queries = part(0, info.heads).reshape([groups, served * n, width]);
-    let mut scores = product(queries, keys.clone().swap_dims(1, 2), Arithmetic::F32) / (width as f64).sqrt();
+    let mut scores = product(queries, keys.clone().swap_dims(1, 2), Arithmetic::F32) / (width as f64).sqrt(); // [G, served·n, all]
     if let Some(unseen) = unseen(n, all, window) {
         let unseen = Tensor::<2>::from_data(TensorData::new(unseen, [n, all]), &qkv.device());
         scores = scores + unseen.cast(qkv.dtype()).repeat_dim(0, served).unsqueeze_dim(0);
     }
-    let attended = product(softmax(scores, 2), values.clone(), Arithmetic::F32);
+    let attended = product(softmax(scores, 2), values.clone(), Arithmetic::F32); // [G, served·n, w]
     *kept = Some([keys, values]);
-    attended.reshape([info.heads, n, width]).swap_dims(0, 1).reshape([n, info.heads * width])
+    attended.reshape([info.heads, n, width]).swap_dims(0, 1).reshape([n, info.heads * width]) // [n, H·w]
 }
 
 /// What keeps the last `n` of `all` tokens from seeing what comes later or is a window away, `[n, all]`; none where each

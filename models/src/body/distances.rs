@@ -21,7 +21,7 @@ fn of_length(table: &Tensor<2>, length: usize) -> Tensor<3> {
     let index = TensorData::new(pairs.collect::<Vec<i32>>(), [length * length]);
     let index = Tensor::<1, Int>::from_data(index, &table.device());
     // Turned first, so that the result needs no other order of its axes.
-    table.clone().transpose().select(1, index).reshape([heads, length, length])
+    table.clone().transpose().select(1, index).reshape([heads, length, length]) // [H, length, length]
 }
 
 /// The row of the table for a token at `i` that looks at one at `j`, as T5 counts them (arXiv 1910.10683): half for what
@@ -44,11 +44,22 @@ mod tests {
     #[test]
     fn buckets_are_those_of_transformers() {
         // `MPNetEncoder.relative_position_bucket(torch.tensor([j - i]))`.
-        let of = |i: usize, j: usize| bucket(i, j, 32);
+        let bucket_of = |i: usize, j: usize| bucket(i, j, 32);
         assert_eq!(
-            [of(0, 0), of(3, 0), of(0, 3), of(8, 0), of(0, 20), of(63, 0), of(0, 64)],
+            [
+                bucket_of(0, 0),
+                bucket_of(3, 0),
+                bucket_of(0, 3),
+                bucket_of(8, 0),
+                bucket_of(0, 20),
+                bucket_of(63, 0),
+                bucket_of(0, 64)
+            ],
             [0, 3, 19, 8, 26, 13, 30]
         );
-        assert_eq!([of(127, 0), of(128, 0), of(0, 500), of(16, 0), of(0, 32)], [15, 15, 31, 10, 28]);
+        assert_eq!(
+            [bucket_of(127, 0), bucket_of(128, 0), bucket_of(0, 500), bucket_of(16, 0), bucket_of(0, 32)],
+            [15, 15, 31, 10, 28]
+        );
     }
 }

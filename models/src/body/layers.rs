@@ -1,5 +1,8 @@
-//! What a layer computes: attention and a feed-forward block, with norms after their sums or before them. Shapes: `H` query
-//! heads, `G` key heads, `w` features a head.
+//! What a layer computes: attention and a feed-forward block, with norms after the residual sums (post-norm, as in BERT) or before
+//! the blocks (pre-norm, as in LLaMA).
+//!
+//! Letters in shapes: `T` tokens, `D` features, `H` query heads, `G` key heads, `w` features a head, `I` features inside the
+//! feed-forward block.
 
 use bonfire_kernels::{Bend, gelu, glu, packed_attention, packed_attention_with};
 use burn::tensor::Tensor;
@@ -12,32 +15,35 @@ use crate::rotary::Angles;
 use crate::{Activation, ModelInfo};
 
 impl Layer {
-    /// `norm(x + attention(x))`, then `norm(x + feed-forward(x))`.
+    /// `norm(x + attention(x))`, then `norm(x + feed-forward(x))`: `[T, D] -> [T, D]`.
     pub(super) fn post_norm(&self, x: Tensor<2>, context: &LayerContext) -> Tensor<2> {
         let norm = |place| self.norm(place).expect("post-norm layers have both norms");
-        let attended = self.attend(x.clone(), context);
-        let (x, attended, rows) = context.reading(x, attended);
+        let attended = self.attend(x.clone(), context); // [T, H·w]
+        // In the last layer only the rows that are read go on: T is N from here.
+        let (x, attended, rows) = context.reading(x, attended); // [T, D], [T, H·w]
         let x = norm(AfterAttention).after(
             x,
             self.groups[1].apply(attended, context, rows),
             context.info.eps,
             context.trained,
         );
-        let wide = gelu(self.groups[2].apply(x.clone(), context, rows));
+        let wide = gelu(self.groups[2].apply(x.clone(), context, rows)); // [T, I]
         norm(AfterFeedForward).after(x, self.groups[3].apply(wide, context, rows), context.info.eps, context.trained)
     }
 
     /// `x + attention(norm(x))`, then `x + feed-forward(norm(x))`; what is added is normed too where the layer has such norms.
     pub(super) fn pre_norm(&self, x: Tensor<2>, context: &LayerContext) -> Tensor<2> {
         let normed = |place, x| normed(self.norm(place), x, context.info.eps, context.trained);
-        let attended = self.attend(normed(BeforeAttention, x.clone()), context);
-        let (x, attended, rows) = context.reading(x, attended);
-        let x = x + normed(AfterAttention, self.groups[1].apply(attended, context, rows));
-        let inside = normed(BeforeFeedForward, x.clone());
-        let wide = gated(self.groups[2].apply(inside, context, rows), context.info.activation);
-        x + normed(AfterFeedForward, self.groups[3].apply(wide, context, rows))
+        let attended = self.attend(normed(BeforeAttention, x.clone()), context); // [T, H·w]
+        // In the last layer only the rows that are read go on: T is N from here.
+        let (x, attended, rows) = context.reading(x, attended); // [T, D], [T, H·w]
+        let x = x + normed(AfterAttention, self.groups[1].apply(attended, context, rows)); // [T, D]
+        let inside = normed(BeforeFeedForward, x.clone()); // [T, D]
+        let wide = gated(self.groups[2].apply(inside, context, rows), context.info.activation); // [T, D] -> [T, 2·I] -> [T, I]
+        x + normed(AfterFeedForward, self.groups[3].apply(wide, context, rows)) // [T, I] -> [T, D]
     }
 
+    /// Attention's heads side by side, before the linear that mixes them: `[T, D] -> [T, H·w]`.
     fn attend(&self, x: Tensor<2>, context: &LayerContext) -> Tensor<2> {
         let qkv = self.turned(
             self.groups[0].apply(x, context, context.tokens),
@@ -51,13 +57,13 @@ impl Layer {
         }
     }
 
-    /// Queries and keys normed, scaled and turned as the model does it: `[T, (H+2G)·w] -> [T, (H+2G)·w]`. `trained`: gradients
+    /// Queries and keys normed, scaled and given their rotary positions as the model does it: `[T, (H+2G)·w] -> [T, (H+2G)·w]`. `trained`: gradients
     /// reach the norms.
     pub(super) fn turned(&self, qkv: Tensor<2>, info: &ModelInfo, angles: Option<&Angles>, trained: bool) -> Tensor<2> {
         let [tokens, columns] = qkv.dims();
         let (w, heads, keys) = (info.head_width, info.heads, info.kv_heads);
         let norms = [self.norm(Queries), self.norm(Keys)];
-        // What attention divides scores by is the features of a head.
+        // Attention divides scores by √w; a model that divides by the root of another number has its queries scaled for it.
         let scale = (w as f64 / info.query_width).sqrt();
         let qkv = if norms.iter().all(Option::is_none) && scale == 1.0 {
             qkv
@@ -73,10 +79,10 @@ impl Layer {
                     None => part,
                 }
             };
-            let queries = part(0, heads, norms[0]);
+            let queries = part(0, heads, norms[0]); // [T, H·w]
             let queries = if scale == 1.0 { queries } else { queries * scale };
-            let values = qkv.clone().slice_dim(1, (heads + keys) * w..columns);
-            Tensor::cat(vec![queries, part(heads, keys, norms[1]), values], 1)
+            let values = qkv.clone().slice_dim(1, (heads + keys) * w..columns); // [T, G·w]
+            Tensor::cat(vec![queries, part(heads, keys, norms[1]), values], 1) // [T, (H+2G)·w]
         };
         match angles {
             Some(angles) => angles.turn(qkv, heads + keys),

@@ -135,8 +135,8 @@ impl TorchCase {
     /// # Errors
     /// A tensor is missing.
     pub fn texts(&self, batch: usize) -> Result<Vec<(Vec<u32>, Goal)>, String> {
-        let of = |part: &str| self.tensor(&format!("batch{batch}.{part}"));
-        let (ids, mask, labels) = (of("input_ids")?, of("attention_mask")?, of("labels")?);
+        let recorded = |part: &str| self.tensor(&format!("batch{batch}.{part}"));
+        let (ids, mask, labels) = (recorded("input_ids")?, recorded("attention_mask")?, recorded("labels")?);
         let width = ids.0[1];
         let goal = |i: usize| match labels.0[..] {
             [_] => Goal::Class(labels.1[i] as usize),

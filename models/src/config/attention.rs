@@ -1,4 +1,4 @@
-//! What attention sees and turns by, layer by layer.
+//! What differs in attention from layer to layer: sliding windows, and which rotary embedding gives the positions.
 
 use serde_json::Value;
 
@@ -7,7 +7,7 @@ use serde_json::Value;
 pub struct LayerAttention {
     /// A token sees those less than so many tokens away; `None`: all.
     pub window: Option<usize>,
-    /// Which of the model's rotary embeddings turns queries and keys; `None`: none.
+    /// Which of the model's rotary embeddings queries and keys get; `None`: none.
     pub rope: Option<usize>,
 }
 
@@ -109,10 +109,10 @@ pub(super) fn two_ropes(
     scales_both: bool,
 ) -> Result<Vec<Rope>, String> {
     let none = Value::Null;
-    let of = |kind: &str| parameters.map_or(&none, |parameters| &parameters[kind]);
+    let parameters_of = |kind: &str| parameters.map_or(&none, |parameters| &parameters[kind]);
     let old = scaling.filter(|v| !v.is_null());
-    let far = old.unwrap_or(of("full_attention"));
-    let near = old.filter(|_| scales_both).unwrap_or(of("sliding_attention"));
+    let far = old.unwrap_or(parameters_of("full_attention"));
+    let near = old.filter(|_| scales_both).unwrap_or(parameters_of("sliding_attention"));
     Ok(vec![rope(far, global)?, rope(near, local)?])
 }
 

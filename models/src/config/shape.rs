@@ -1,4 +1,4 @@
-//! The tensors that a shape has: their names, sizes and numbers.
+//! The tensors that a model of some shape has by its configuration alone: their names and sizes.
 
 use super::ModelInfo;
 use crate::TargetKind;

@@ -17,13 +17,13 @@ fn roberta_base_has_the_papers_counts() {
 
 #[test]
 fn wrong_configurations_say_why() {
-    let of = |json: &str| ModelInfo::parse(json.as_bytes(), "config.json").expect_err("wrong").to_string();
-    assert!(of("{").contains("config.json"));
-    assert!(of(r#"{"model_type":"bert"}"#).contains("hidden_size"));
+    let refusal = |json: &str| ModelInfo::parse(json.as_bytes(), "config.json").expect_err("wrong").to_string();
+    assert!(refusal("{").contains("config.json"));
+    assert!(refusal(r#"{"model_type":"bert"}"#).contains("hidden_size"));
     let full = r#"{"model_type":"gpt2","hidden_size":8,"num_hidden_layers":1,"num_attention_heads":2,"intermediate_size":8,"vocab_size":9,"max_position_embeddings":9}"#;
-    assert!(of(full).contains("gpt2"));
+    assert!(refusal(full).contains("gpt2"));
     assert!(
-        of(&full.replace("gpt2", "bert").replace("\"num_attention_heads\":2", "\"num_attention_heads\":3"))
+        refusal(&full.replace("gpt2", "bert").replace("\"num_attention_heads\":2", "\"num_attention_heads\":3"))
             .contains("multiple")
     );
 }
@@ -44,13 +44,13 @@ fn tinyllama_has_its_published_size() {
 
 #[test]
 fn features_of_decoders_that_we_lack_are_named() {
-    let of = |extra: &str| {
+    let refusal = |extra: &str| {
         let json = TINYLLAMA.replacen('{', &format!("{{{extra},"), 1);
         ModelInfo::parse(json.as_bytes(), "config.json").expect_err("wrong").to_string()
     };
-    assert!(of(r#""rope_scaling":{"rope_type":"yarn","factor":4.0}"#).contains("yarn"));
-    assert!(of(r#""rope_scaling":{"rope_type":"llama3","factor":8.0}"#).contains("low_freq_factor"));
-    assert!(of(r#""hidden_act":"gelu_pytorch_tanh""#).contains("gelu_pytorch_tanh"));
-    assert!(of(r#""quantization_config":{"bits":4}"#).contains("quantization_config"));
-    assert!(of(r#""head_dim":63"#).contains("pairs"));
+    assert!(refusal(r#""rope_scaling":{"rope_type":"yarn","factor":4.0}"#).contains("yarn"));
+    assert!(refusal(r#""rope_scaling":{"rope_type":"llama3","factor":8.0}"#).contains("low_freq_factor"));
+    assert!(refusal(r#""hidden_act":"gelu_pytorch_tanh""#).contains("gelu_pytorch_tanh"));
+    assert!(refusal(r#""quantization_config":{"bits":4}"#).contains("quantization_config"));
+    assert!(refusal(r#""head_dim":63"#).contains("pairs"));
 }

@@ -1,4 +1,4 @@
-//! Decoders.
+//! The decoders that can be trained, one description each: LLaMA first, then what differs from it.
 
 use super::NormPlace::{AfterAttention, AfterFeedForward, BeforeAttention, BeforeFeedForward, Keys, Queries};
 use super::{Bend, Description, Embeddings, HeadForm, NormForm, Order, Width};

@@ -1,4 +1,4 @@
-//! Encoders.
+//! The encoders that can be trained, one description each: RoBERTa and BERT first, then what differs from them.
 
 use super::NormPlace::{AfterAttention, AfterFeedForward, BeforeAttention, BeforeFeedForward};
 use super::{Bend, Description, Embeddings, HeadForm, Linears, NormForm, Order, PoolerForm, Width};

@@ -152,10 +152,11 @@ mod tests {
         let bytes = std::fs::read(file).expect("the fixture");
         let tensors = SafeTensors::deserialize(&bytes).expect("whole");
         for packing in PACKINGS {
-            let of = |part: &str| tensors.tensor(&format!("{}.{part}", packing.name)).expect("there").data().to_vec();
-            let expected = of("numbers");
+            let bytes_of =
+                |part: &str| tensors.tensor(&format!("{}.{part}", packing.name)).expect("there").data().to_vec();
+            let expected = bytes_of("numbers");
             let expected = expected.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]));
-            let found = packing.unpack(&of("blocks"));
+            let found = packing.unpack(&bytes_of("blocks"));
             assert!(found.iter().copied().eq(expected), "{}", packing.name);
             assert!(found.len() >= 32 && found.iter().any(|v| *v != 0.0), "{}", packing.name);
         }

@@ -33,7 +33,7 @@ impl Layout {
     pub(crate) fn carried<'a>(self, adapter: &'a Adapter) -> Vec<Carried<'a>> {
         let used: Vec<Vec<usize>> = (0..adapter.targets.len()).map(|t| self.slots(adapter, t)).collect();
         let nothing = used.iter().all(Vec::is_empty);
-        let of = |(t, slots): (usize, &Vec<usize>)| {
+        let positions = |(t, slots): (usize, &Vec<usize>)| {
             let first = [0].as_slice();
             let slots = if nothing && t == 0 { first } else { slots };
             (!slots.is_empty()).then(|| Carried {
@@ -42,7 +42,7 @@ impl Layout {
                 b: adapter.b[t].rows(slots),
             })
         };
-        used.iter().enumerate().filter_map(of).collect()
+        used.iter().enumerate().filter_map(positions).collect()
     }
 
     /// The slots of a target that go into the file.

@@ -127,14 +127,14 @@ mod tests {
 
     #[test]
     fn beginnings_that_change_the_model_are_refused_by_name() {
-        let of = |way: &str| refuse(format!(r#"{{"init_lora_weights":{way}}}"#).as_bytes());
+        let refusal = |way: &str| refuse(format!(r#"{{"init_lora_weights":{way}}}"#).as_bytes());
         for way in ["true", "false", "null", "\"gaussian\"", "\"eva\"", "\"orthogonal\""] {
-            assert_eq!(of(way), Ok(()), "{way}");
+            assert_eq!(refusal(way), Ok(()), "{way}");
         }
         for (way, name) in [("pissa", "PiSSA"), ("pissa_niter_16", "PiSSA"), ("OLoRA", "OLoRA"), ("corda", "CorDA")] {
-            assert!(of(&format!("\"{way}\"")).expect_err("refused").contains(name), "{way}");
+            assert!(refusal(&format!("\"{way}\"")).expect_err("refused").contains(name), "{way}");
         }
-        assert!(of("\"new\"").expect_err("refused").contains("not known"));
+        assert!(refusal("\"new\"").expect_err("refused").contains("not known"));
     }
 
     #[test]

@@ -9,8 +9,9 @@ use safetensors::SafeTensors;
 use super::settings::{Settings, same};
 use super::{CONFIG, PREFIX, WEIGHTS, methods, problem};
 use crate::head::{HeadLinear, saved_modules};
+use crate::tensor_files::shown_name;
 use crate::tensor_files::{is_pointer, pointer};
-use crate::weights::{Weights, shown};
+use crate::weights::Weights;
 use crate::{Adapter, HeadTensor, Matrix, ModelError, ModelInfo, Target, TargetKind, Task, head};
 
 /// Reads an adapter that fits the model `info` trained for `task`; rank, alpha and targets come from the folder.
@@ -113,7 +114,7 @@ fn nothing(weights: &Weights, info: &ModelInfo) -> String {
         Some(adapter) => format!(
             "; its keys carry the adapter's name \"{}\", which PEFT's save_pretrained leaves out: save it with that, not \
              with torch.save of a state_dict",
-            shown(adapter)
+            shown_name(adapter)
         ),
         None if found.starts_with(&format!("{PREFIX}{PREFIX}")) => {
             "; the prefix is there twice: it was saved from a model that was wrapped twice".into()
@@ -123,7 +124,7 @@ fn nothing(weights: &Weights, info: &ModelInfo) -> String {
     };
     format!(
         "{WEIGHTS} holds no lora_A of a {name} model: it has `{}`, and `{wanted}` would be right{why}",
-        shown(found)
+        shown_name(found)
     )
 }
 
@@ -143,9 +144,9 @@ fn surplus(name: &str, info: &ModelInfo) -> String {
     } else if bare.ends_with(".bias") && bare.contains(".lora_B") {
         "is a bias of lora_B, which plain LoRA has not".into()
     } else {
-        return format!("tensor `{}` belongs to no part of this model", shown(name));
+        return format!("tensor `{}` belongs to no part of this model", shown_name(name));
     };
-    format!("tensor `{}` {why}; {}", shown(name), methods::MERGE)
+    format!("tensor `{}` {why}; {}", shown_name(name), methods::MERGE)
 }
 
 /// Brings factors of any ranks and `scales` to one of each, and says which.

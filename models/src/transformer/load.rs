@@ -1,4 +1,4 @@
-//! A transformer out of a checkpoint.
+//! A transformer read from a checkpoint: backbone, pooler and head, with the targets that carry adapters.
 
 use bonfire_kernels::widest_head;
 use burn::tensor::Device;

@@ -1,4 +1,4 @@
-//! The ways of cutting that need one pass: IID, pathological, shards, natural, and the tools they share.
+//! Partitions that are cut in one pass over the rows: IID, pathological, shards, natural; and what they share.
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,4 @@
-//! Ways of cutting that go by size alone, and groups of natural clients; the definitions are those of Flower Datasets 0.6.
+//! Partitions by size alone (linear, square, exponential), and natural clients put together in groups; the definitions are those of Flower Datasets 0.6.
 
 use rand_chacha::ChaCha8Rng;
 
@@ -163,10 +163,10 @@ mod tests {
     fn groups_are_those_of_flower_datasets() {
         // GroupedNaturalIdPartitioner on seven ids in groups of three, sorted.
         let natural = || (0..7).map(|id| vec![id]).collect::<Vec<_>>();
-        let of = |rest| grouped(natural(), 3, rest).expect("groups");
-        assert_eq!(of(Rest::Smaller), [vec![0, 1, 2], vec![3, 4, 5], vec![6]]);
-        assert_eq!(of(Rest::Larger), [vec![0, 1, 2, 3], vec![4, 5, 6]]);
-        assert_eq!(of(Rest::Drop), [vec![0, 1, 2], vec![3, 4, 5]]);
+        let sizes = |rest| grouped(natural(), 3, rest).expect("groups");
+        assert_eq!(sizes(Rest::Smaller), [vec![0, 1, 2], vec![3, 4, 5], vec![6]]);
+        assert_eq!(sizes(Rest::Larger), [vec![0, 1, 2, 3], vec![4, 5, 6]]);
+        assert_eq!(sizes(Rest::Drop), [vec![0, 1, 2], vec![3, 4, 5]]);
         assert!(grouped(natural(), 3, Rest::Refuse).is_err_and(|error| error.to_string().contains("1 are left over")));
         assert_eq!(grouped(natural(), 9, Rest::Smaller).expect("one group").len(), 1);
         assert!(grouped(natural(), 9, Rest::Drop).is_err() && grouped(natural(), 0, Rest::Smaller).is_err());

@@ -4,7 +4,7 @@ use super::columns;
 use super::labels::Written;
 use super::place::{Place, listed};
 use super::read::Reading;
-use super::records::Record;
+use super::record::Record;
 use super::{Content, Row, Wording, chat};
 use crate::cell::field;
 use crate::{Cell, DataError};

@@ -1,7 +1,7 @@
 //! Rows that hold conversations, in the three ways in which they are published.
 
 use super::place::Place;
-use super::records::Record;
+use super::record::Record;
 use crate::cell::field;
 use crate::{Cell, Conversation, DataError, Message};
 

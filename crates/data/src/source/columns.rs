@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use super::place::Place;
 use super::read::Reading;
-use super::records::Record;
+use super::record::Record;
 use crate::cell::field;
 use crate::{Cell, DataError};
 

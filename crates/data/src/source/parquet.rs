@@ -12,7 +12,7 @@ use parquet::record::{Field, Row};
 use self::pages::PackedFile;
 use super::open::allowed;
 use super::place::{At, Place};
-use super::records::{Each, Record};
+use super::record::{Each, Record};
 use crate::catch_panic::catch_panic;
 use crate::{Cell, DataError};
 

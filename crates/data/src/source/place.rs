@@ -1,4 +1,4 @@
-//! Where a row stands.
+//! Where a row stands: its file and its line there, so that an error can say it.
 
 use std::fmt;
 use std::path::Path;

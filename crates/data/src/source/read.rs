@@ -1,4 +1,4 @@
-//! How a data set is to be read.
+//! What a user may say of a data set: which files are its splits, which columns its texts and labels.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};

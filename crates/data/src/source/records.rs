@@ -11,14 +11,9 @@ use serde::de::{DeserializeSeed, SeqAccess, Visitor};
 
 use super::open::open;
 use super::place::{At, Place};
+use super::record::Each;
 use super::{parquet, table};
 use crate::{Cell, DataError};
-
-/// One row: its fields in the order of the file.
-pub(super) type Record = Vec<(String, Cell)>;
-
-/// What is done with each record.
-pub(super) type Each<'e> = &'e mut dyn FnMut(Place, Record) -> Result<(), DataError>;
 
 /// The kinds of files that hold rows, by how their names end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -7,7 +7,8 @@ use super::columns::{self, Columns};
 use super::labels::Written;
 use super::place::Place;
 use super::read::Reading;
-use super::records::{self, Format, Record};
+use super::record::Record;
+use super::records::{self, Format};
 use super::{Content, Row};
 use crate::DataError;
 

@@ -1,4 +1,4 @@
-//! Shares of the training rows that become other splits.
+//! Validation and test rows drawn from the training rows, where a set has no such splits of its own.
 
 use rand::seq::SliceRandom;
 

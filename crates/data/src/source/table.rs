@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::open::open;
 use super::place::{At, Place};
-use super::records::Each;
+use super::record::Each;
 use crate::{Cell, DataError};
 
 /// Bytes of the header that are looked at for the delimiter.

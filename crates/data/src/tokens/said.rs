@@ -1,6 +1,6 @@
-//! What `tokenizer_config.json` says beside `tokenizer.json`, obeyed as Transformers' AutoTokenizer obeys it: the side at
-//! which texts are cut, and for BERT's tokenizers casing, accents and the tokens around a text. Keys that are not said leave
-//! things as `tokenizer.json` has them.
+//! The settings of `tokenizer_config.json`, which stands beside `tokenizer.json`, obeyed as Transformers' AutoTokenizer obeys it: the side at
+//! which texts are cut, and for BERT's tokenizers casing, accents and the tokens around a text. A key that is
+//! missing leaves things as `tokenizer.json` has them.
 
 use serde::Deserialize;
 use serde_json::Value;

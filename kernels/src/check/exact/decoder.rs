@@ -87,10 +87,10 @@ fn unit(tokens: usize, width: usize, bend: Bend, seed: u64) -> Exact {
         let grads = backward(&y, format.put(&dy, [tokens, width], device));
         let [ys, dxs] = numbered(each(tokens, |t| {
             let (wide, dy) = (&wide[t * 2 * width..(t + 1) * 2 * width], &dy[t * width..(t + 1) * width]);
-            let of = |i: usize| (bent(wide[i].into(), bend), f64::from(wide[width + i]), f64::from(dy[i]));
-            let gates = (0..width).map(|i| of(i).0.1 * of(i).1 * of(i).2);
-            let ups = (0..width).map(|i| of(i).0.0 * of(i).2);
-            [(0..width).map(|i| of(i).0.0 * of(i).1).collect(), gates.chain(ups).collect()]
+            let unit = |i: usize| (bent(wide[i].into(), bend), f64::from(wide[width + i]), f64::from(dy[i]));
+            let gates = (0..width).map(|i| unit(i).0.1 * unit(i).1 * unit(i).2);
+            let ups = (0..width).map(|i| unit(i).0.0 * unit(i).2);
+            [(0..width).map(|i| unit(i).0.0 * unit(i).1).collect(), gates.chain(ups).collect()]
         }));
         Ok(vec![
             compare("result", &read(y)?, width, &ys),

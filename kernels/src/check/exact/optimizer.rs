@@ -97,13 +97,13 @@ fn scores((ca, cb, d_in, slots, d_out): (usize, usize, usize, usize, usize), see
     let run = move |device: &Device, format: Format| {
         let [a, b] = [(ca * d_in, 60), (cb * d_out, 61)].map(|(n, s)| format.numbers(n * slots, 1000 * seed + s));
         let square = |row: &[f32]| row.iter().map(|&v| f64::from(v).powi(2)).sum::<f64>();
-        let of = |values: &[f32], stack: usize, width: usize, client: usize, slot: usize| {
+        let squares_of_slot = |values: &[f32], stack: usize, width: usize, client: usize, slot: usize| {
             let at = (client.min(stack - 1) * slots + slot) * width;
             square(&values[at..at + width])
         };
         let one = |i: usize| {
             let (client, slot) = (i / slots, i % slots);
-            (of(&a, ca, d_in, client, slot) * of(&b, cb, d_out, client, slot)).sqrt()
+            (squares_of_slot(&a, ca, d_in, client, slot) * squares_of_slot(&b, cb, d_out, client, slot)).sqrt()
         };
         let expected: Vec<f64> = (0..ca.max(cb) * slots).map(one).collect();
         let f32s = Format::F32;

@@ -1,4 +1,4 @@
-//! Host loops on all threads.
+//! Loops of the host spread over all threads.
 
 /// `of` each of `0..count`, in order.
 pub(super) fn each<T: Send>(count: usize, of: impl Fn(usize) -> T + Sync) -> Vec<T> {

@@ -66,10 +66,10 @@ pub(super) fn gated_units() {
             let dy = random.numbers(tokens * width);
             let (mut expected, mut slopes) = (Vec::new(), Vec::new());
             for (wide, dy) in wide.chunks(2 * width).zip(dy.chunks(width)) {
-                let of = |i: usize| (bent(f64::from(wide[i]), bend), f64::from(wide[width + i]), f64::from(dy[i]));
-                expected.extend((0..width).map(|i| of(i).0.0 * of(i).1));
-                slopes.extend((0..width).map(|i| of(i).0.1 * of(i).1 * of(i).2));
-                slopes.extend((0..width).map(|i| of(i).0.0 * of(i).2));
+                let unit = |i: usize| (bent(f64::from(wide[i]), bend), f64::from(wide[width + i]), f64::from(dy[i]));
+                expected.extend((0..width).map(|i| unit(i).0.0 * unit(i).1));
+                slopes.extend((0..width).map(|i| unit(i).0.1 * unit(i).1 * unit(i).2));
+                slopes.extend((0..width).map(|i| unit(i).0.0 * unit(i).2));
             }
             let wide = put(&wide, &[tokens, 2 * width], &device);
             close("glu", &values(glu(&wide, bend)), &expected);

@@ -1,0 +1,132 @@
+//! The adapted linear in autodiff's graph: which gradients are computed, and what the forward pass keeps for them.
+//!
+//! Burn's own operations cannot say "rows of client k meet matrix k": slicing per client inside autodiff would allocate a
+//! gradient of full size for every slice. So this is an operation of its own, whose backward touches each row once.
+
+use burn::backend::autodiff::NodeId;
+use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
+use burn::backend::autodiff::grads::Gradients;
+use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
+use burn::backend::tensor::FloatTensor;
+use burn::backend::{Autodiff, Backend, ExtensionType, backend_extension};
+
+use crate::backends::{Kernels, LinearSaved, Pair, Wanted};
+use crate::options::LinearLayout;
+
+/// The adapted linear as Burn sees it, with and without a graph.
+#[backend_extension(Flex: cfg(feature = "flex"), Cube: cfg(feature = "cube"), Autodiff)]
+pub trait LinearOps: Backend {
+    /// See [`adapted_linear`](crate::adapted_linear): `x` `[T, K]`, `w` `[K, N]`, `bias` `[N]` -> `[T, N]`.
+    fn adapted_linear(
+        x: FloatTensor<Self>,
+        w: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        #[extension_type] factors: Factors<Self>,
+        layout: LinearLayout,
+    ) -> FloatTensor<Self>;
+}
+
+/// The factors of up to three adapters on one linear, `a` and `b` in turn: query, key and value share an input.
+#[derive(Clone, Debug, ExtensionType)]
+pub enum Factors<B: Backend> {
+    /// No adapter.
+    Zero,
+    /// One.
+    One(FloatTensor<B>, FloatTensor<B>),
+    /// Two.
+    Two(FloatTensor<B>, FloatTensor<B>, FloatTensor<B>, FloatTensor<B>),
+    /// Three.
+    Three(FloatTensor<B>, FloatTensor<B>, FloatTensor<B>, FloatTensor<B>, FloatTensor<B>, FloatTensor<B>),
+}
+
+impl<B: Backend> Factors<B> {
+    /// From a list of at most three pairs.
+    pub(crate) fn new(pairs: Vec<[FloatTensor<B>; 2]>) -> Self {
+        let mut pairs = pairs.into_iter();
+        match (pairs.next(), pairs.next(), pairs.next(), pairs.next()) {
+            (None, ..) => Factors::Zero,
+            (Some([a, b]), None, ..) => Factors::One(a, b),
+            (Some([a, b]), Some([c, d]), None, _) => Factors::Two(a, b, c, d),
+            (Some([a, b]), Some([c, d]), Some([e, f]), None) => Factors::Three(a, b, c, d, e, f),
+            _ => panic!("a linear carries at most three adapters"),
+        }
+    }
+
+    /// As a list.
+    pub(crate) fn pairs(self) -> Vec<[FloatTensor<B>; 2]> {
+        match self {
+            Factors::Zero => vec![],
+            Factors::One(a, b) => vec![[a, b]],
+            Factors::Two(a, b, c, d) => vec![[a, b], [c, d]],
+            Factors::Three(a, b, c, d, e, f) => vec![[a, b], [c, d], [e, f]],
+        }
+    }
+}
+
+impl<B: Kernels> LinearOps for B {
+    fn adapted_linear(
+        x: FloatTensor<Self>,
+        w: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        factors: Factors<Self>,
+        layout: LinearLayout,
+    ) -> FloatTensor<Self> {
+        Self::linear_forward(&x, &w, bias, &Pair::<Self>::list(factors.pairs()), &layout).0
+    }
+}
+
+/// Tensors that gradients may reach: the input, and A and B of up to three adapters.
+const PARENTS: usize = 7;
+
+impl<B: Kernels, C: CheckpointStrategy> LinearOps for Autodiff<B, C> {
+    fn adapted_linear(
+        x: FloatTensor<Self>,
+        w: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        factors: Factors<Self>,
+        layout: LinearLayout,
+    ) -> FloatTensor<Self> {
+        #[derive(Debug)]
+        struct Step;
+        impl<B: Kernels> Backward<B, PARENTS> for Step {
+            type State = (LinearSaved<B>, LinearLayout);
+
+            fn backward(self, ops: Ops<Self::State, PARENTS>, grads: &mut Gradients, _: &mut Checkpointer) {
+                let dy = grads.consume::<B>(&ops.node); // [T, N]
+                let ids: [Option<NodeId>; PARENTS] = ops.parents.map(|parent| parent.map(|node| node.id));
+                let (saved, layout) = ops.state;
+                let tracked = |factors: &[Option<NodeId>]| [factors[0].is_some(), factors[1].is_some()];
+                let wanted = Wanted { x: ids[0].is_some(), pairs: ids[1..].chunks(2).map(tracked).collect() };
+                let found = B::linear_backward(saved, dy, &wanted, &layout); // x: [T, K], A: [C|1, R, K], B: [C|1, R, n]
+                let pairs = found.pairs.into_iter().flatten();
+                for (id, gradient) in ids.into_iter().zip(std::iter::once(found.x).chain(pairs)) {
+                    if let (Some(id), Some(gradient)) = (id, gradient) {
+                        grads.register::<B>(id, gradient);
+                    }
+                }
+            }
+        }
+        assert!(!w.is_tracked() && !bias.is_tracked(), "the backbone is frozen");
+        let factors = factors.pairs();
+        // The graph wants a node for every parent: the weight, never tracked, stands in for adapters that are not there.
+        let mut nodes = [(); PARENTS].map(|()| w.node());
+        nodes[0] = x.node();
+        for (node, factor) in nodes[1..].iter_mut().zip(factors.iter().flatten()) {
+            *node = factor.node();
+        }
+        let trains_a = factors.iter().any(|[a, _]| a.is_tracked());
+        let trains_b = factors.iter().any(|[_, b]| b.is_tracked());
+        let pairs = Pair::<B>::list(factors.into_iter().map(|pair| pair.map(|t| t.into_primitive())).collect());
+        let (x, w) = (x.into_primitive(), w.into_primitive());
+        let (y, h) = B::linear_forward(&x, &w, bias.into_primitive(), &pairs, &layout); // [T, N], [T, R] an adapter
+        match Step.prepare::<C>(nodes).compute_bound().stateful() {
+            OpsKind::Tracked(prep) => {
+                // x is read for the gradient of an A, x·Aᵀ for that of a B; what nobody asks for is let go here.
+                let x = trains_a.then_some(x);
+                let h = if trains_b { h } else { Vec::new() };
+                prep.finish((LinearSaved { x, w, h, pairs }, layout), y)
+            }
+            OpsKind::UnTracked(prep) => prep.finish(y),
+        }
+    }
+}
