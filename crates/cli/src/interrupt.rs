@@ -1,102 +1,58 @@
-//! Ctrl-C: the first press lets the round finish its writing, the second leaves at once. While nothing is there yet that could
-//! be finished, the first leaves.
+//! Ctrl-C in the program: what a press says, and leaving.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::Arc;
 
 use anyhow::{Context, Result};
+use bonfire_experiment::log::note;
+use bonfire_experiment::{Interrupt, Press};
 
-use crate::console::{note, note_after_key};
-use crate::tui;
-use crate::user_error::ABANDONED;
+use crate::console;
 
-/// What the run and the signal handler share.
-#[derive(Debug, Default)]
-pub struct Interrupt {
-    /// Data and models are being read or fetched: no run has begun that could be lost.
-    preparing: AtomicBool,
-    pressed: AtomicBool,
-    /// The round that runs is to be given up.
-    gives_up: AtomicBool,
-    round: AtomicUsize,
-    writing: Mutex<()>,
+/// Exit code after a second Ctrl-C: 128 + SIGINT, as shells report it.
+const ABANDONED: i32 = 130;
+
+/// Ctrl-C, and what stands for it on the dashboard.
+#[derive(Debug)]
+pub struct CtrlC {
+    /// What the run sees of it.
+    pub interrupt: Arc<Interrupt>,
     /// The command that goes on with the run, where there is one.
-    go_on: OnceLock<String>,
+    resume_command: Option<String>,
 }
 
-impl Interrupt {
-    /// Takes over Ctrl-C and the signals that ask a program to end.
+impl CtrlC {
+    /// Takes over Ctrl-C and the signals that ask a program to end; `resume_command` goes on with the run that is beginning.
     ///
     /// # Errors
     /// The system refuses the handler.
-    pub fn install() -> Result<Arc<Interrupt>> {
-        let shared = Arc::new(Interrupt::default());
+    pub fn install(resume_command: Option<String>) -> Result<Arc<CtrlC>> {
+        let shared = Arc::new(CtrlC { interrupt: Arc::default(), resume_command });
         let handler = Arc::clone(&shared);
         ctrlc::set_handler(move || handler.press()).context("cannot listen for Ctrl-C")?;
         Ok(shared)
     }
 
-    /// Ctrl-C, or what stands for it on the dashboard.
+    /// A press: says what it does, and ends the program where it is to leave at once.
     pub fn press(&self) {
-        let preparing = self.preparing.load(Ordering::SeqCst);
-        if self.pressed.swap(true, Ordering::SeqCst) || preparing {
-            // Waits for files that are being written; nothing else may hold a run up now.
-            let _written = self.writing();
-            tui::leave();
-            note_after_key(match self.round.load(Ordering::SeqCst) {
-                _ if preparing => "abandoned before the run began",
-                0 => "abandoned before round 1",
-                _ => "abandoned; the run folder holds the rounds that ended",
-            });
-            if let Some(command) = self.go_on.get().filter(|_| !preparing) {
-                note(format!("go on with: {command}"));
+        self.interrupt.press(|press| match press {
+            Press::Finish { round: 0 } => {
+                console::note_after_key("stopping before round 1; press again to leave at once");
             }
-            std::process::exit(ABANDONED);
-        }
-        match self.round.load(Ordering::SeqCst) {
-            0 => note_after_key("stopping before round 1; press again to leave at once"),
-            round => note_after_key(format!("finishing round {round}; press again to leave at once")),
-        }
-    }
-
-    /// Ends the run without a word, from another front end than the terminal: the round that runs is given up, the run folder
-    /// holds those before it.
-    pub fn give_up(&self) {
-        self.gives_up.store(true, Ordering::SeqCst);
-        self.pressed.store(true, Ordering::SeqCst);
-    }
-
-    /// Whether the round that runs is to be given up.
-    pub fn gives_up(&self) -> bool {
-        self.gives_up.load(Ordering::SeqCst)
-    }
-
-    /// Whether the run should stop when the round's files are written.
-    pub fn pressed(&self) -> bool {
-        self.pressed.load(Ordering::SeqCst)
-    }
-
-    /// Data and models are being read or fetched while `work` goes on: a press leaves at once.
-    pub fn while_preparing<T>(&self, work: impl FnOnce() -> T) -> T {
-        self.preparing.store(true, Ordering::SeqCst);
-        let done = work();
-        self.preparing.store(false, Ordering::SeqCst);
-        done
-    }
-
-    /// Says which command goes on with the run that is beginning.
-    pub fn resume_command(&self, command: String) {
-        // A process trains one run that can be gone on with by a command of its own.
-        let _ = self.go_on.set(command);
-    }
-
-    /// Says which round is running.
-    pub fn enter_round(&self, round: usize) {
-        self.round.store(round, Ordering::SeqCst);
-    }
-
-    /// Held while a round's files are written: leaving waits for it.
-    pub fn writing(&self) -> MutexGuard<'_, ()> {
-        self.writing.lock().unwrap_or_else(PoisonError::into_inner)
+            Press::Finish { round } => {
+                console::note_after_key(format!("finishing round {round}; press again to leave at once"));
+            }
+            Press::Leave { preparing, round } => {
+                console::close_screen();
+                console::note_after_key(match round {
+                    _ if preparing => "abandoned before the run began",
+                    0 => "abandoned before round 1",
+                    _ => "abandoned; the run folder holds the rounds that ended",
+                });
+                if let Some(command) = self.resume_command.as_ref().filter(|_| !preparing) {
+                    note(format!("go on with: {command}"));
+                }
+                std::process::exit(ABANDONED);
+            }
+        });
     }
 }

@@ -2,21 +2,25 @@
 //! `--quiet`.
 
 mod bars;
+mod download;
+pub mod pace;
 
 use std::io::{IsTerminal, stdout};
+use std::ops::ControlFlow;
 use std::sync::Arc;
-use std::time::Instant;
 
 use anyhow::Result;
-use bonfire_federation::{ClientMetrics, RoundMetrics};
+use bonfire_experiment::Watch;
+use bonfire_experiment::format::{bytes, percent, seconds};
+use bonfire_federation::{ClientMetrics, Progress as Steps, RoundMetrics};
 use bonfire_kernels::device_memory_reserved;
 use burn::tensor::Device;
 
-use crate::console::{bytes, draws_bars, is_json, percent, say, seconds};
-use crate::interrupt::Interrupt;
-use crate::log;
+use crate::console::{draws_bars, is_json, say, say_row};
+use crate::interrupt::CtrlC;
 use crate::tui::{About, Dashboard, State};
 use bars::Bars;
+pub use download::{Preparing, Waiting};
 
 /// Reports a run's progress.
 pub struct Progress {
@@ -26,8 +30,6 @@ pub struct Progress {
 
 enum Shown {
     Nothing,
-    /// Every round to whoever listens.
-    Told(Box<dyn FnMut(&RoundMetrics)>),
     /// A line or a JSON object for each round.
     Lines,
     Bars(Bars),
@@ -46,17 +48,12 @@ impl Progress {
         Progress { rounds, shown }
     }
 
-    /// Shows nothing and tells `on_round` of every round.
-    pub fn told(rounds: usize, on_round: Box<dyn FnMut(&RoundMetrics)>) -> Progress {
-        Progress { rounds, shown: Shown::Told(on_round) }
-    }
-
     /// The same on a dashboard, which fills the terminal until [`Self::finish`].
     ///
     /// # Errors
     /// The terminal cannot be drawn on.
-    pub fn dashboard(rounds: usize, about: About, device: Device, interrupt: Arc<Interrupt>) -> Result<Progress> {
-        let dashboard = Dashboard::open(State::new(about, rounds), interrupt)?;
+    pub fn dashboard(rounds: usize, about: About, device: Device, ctrl_c: Arc<CtrlC>) -> Result<Progress> {
+        let dashboard = Dashboard::open(State::new(about, rounds), ctrl_c)?;
         Ok(Progress { rounds, shown: Shown::Dashboard(dashboard, device) })
     }
 
@@ -65,55 +62,8 @@ impl Progress {
         match &mut self.shown {
             Shown::Bars(bars) => bars.past(rounds.len()),
             Shown::Dashboard(dashboard, _) => dashboard.board().state().past(rounds),
-            Shown::Nothing | Shown::Told(_) | Shown::Lines => {}
+            Shown::Nothing | Shown::Lines => {}
         }
-    }
-
-    /// A round begins.
-    pub fn round_started(&mut self, round: usize, phase: &str, clients: usize) {
-        let words = phase_words(phase);
-        match &mut self.shown {
-            Shown::Bars(bars) => bars.round_started(format!("{clients} clients, {words}")),
-            Shown::Dashboard(dashboard, _) => {
-                let mut state = dashboard.board().state();
-                (state.round, state.phase, state.clients) = (round, words, clients);
-                state.pace.round_started();
-            }
-            Shown::Nothing | Shown::Told(_) | Shown::Lines => {}
-        }
-    }
-
-    /// `done` of the round's `total` local steps are done, on `tokens` tokens so far.
-    pub fn trained(&mut self, done: usize, total: usize, tokens: u64) {
-        match &mut self.shown {
-            Shown::Bars(bars) => bars.trained(done, total, tokens),
-            Shown::Dashboard(dashboard, _) => dashboard.board().state().pace.trained(done, total, tokens),
-            Shown::Nothing | Shown::Told(_) | Shown::Lines => {}
-        }
-    }
-
-    /// A round has ended, in which these clients uploaded; `uploaded` bytes have been uploaded in the run so far.
-    pub fn round_ended(&mut self, metrics: &RoundMetrics, clients: &[ClientMetrics], uploaded: u64) {
-        let line = || round_line(metrics, self.rounds, uploaded, width());
-        match &mut self.shown {
-            Shown::Nothing => {}
-            Shown::Told(on_round) => on_round(metrics),
-            // The round's event is its line.
-            Shown::Lines if is_json() => {}
-            Shown::Lines => say(line()),
-            Shown::Bars(bars) => {
-                bars.round_ended(metrics.round);
-                say(line());
-            }
-            Shown::Dashboard(dashboard, device) => {
-                let memory = device_memory_reserved(device);
-                let mut state = dashboard.board().state();
-                state.round_ended(metrics, clients);
-                (state.device_memory, state.uploaded) = (memory, uploaded);
-                state.log(&line());
-            }
-        }
-        log::round(metrics, self.rounds, !matches!(self.shown, Shown::Nothing | Shown::Told(_)));
     }
 
     /// The run is over: bars and dashboard go.
@@ -125,84 +75,51 @@ impl Progress {
     }
 }
 
-/// How far a run has come and how fast it goes.
-#[derive(Clone, Debug)]
-pub struct Pace {
-    rounds: usize,
-    /// Rounds that were done before this process began.
-    before: usize,
-    done: usize,
-    steps: (usize, usize),
-    tokens: u64,
-    started: Instant,
-    round_started: Instant,
-    /// Of the round that ended last.
-    last_rate: f64,
-}
-
-impl Pace {
-    /// Of a run of `rounds` rounds that begins now.
-    pub fn new(rounds: usize) -> Pace {
-        let now = Instant::now();
-        let (before, done, steps, tokens) = (0, 0, (0, 0), 0);
-        Pace { rounds, before, done, steps, tokens, started: now, round_started: now, last_rate: 0.0 }
+impl Watch for Progress {
+    fn round_started(&mut self, round: usize, phase: &str, clients: usize) -> ControlFlow<()> {
+        let words = phase_words(phase);
+        match &mut self.shown {
+            Shown::Bars(bars) => bars.round_started(format!("{clients} clients, {words}")),
+            Shown::Dashboard(dashboard, _) => {
+                let mut state = dashboard.board().state();
+                (state.round, state.phase, state.clients) = (round, words, clients);
+                state.pace.round_started();
+            }
+            Shown::Nothing | Shown::Lines => {}
+        }
+        ControlFlow::Continue(())
     }
 
-    /// So many rounds were done before.
-    pub fn past(&mut self, rounds: usize) {
-        (self.before, self.done) = (rounds, rounds);
+    fn step_done(&mut self, Steps { done, total, tokens }: Steps) -> ControlFlow<()> {
+        match &mut self.shown {
+            Shown::Bars(bars) => bars.trained(done, total, tokens),
+            Shown::Dashboard(dashboard, _) => dashboard.board().state().pace.trained(done, total, tokens),
+            Shown::Nothing | Shown::Lines => {}
+        }
+        ControlFlow::Continue(())
     }
 
-    /// A round begins.
-    pub fn round_started(&mut self) {
-        (self.steps, self.tokens, self.round_started) = ((0, 0), 0, Instant::now());
-    }
-
-    /// `done` of `total` steps of the round are done, on `tokens` tokens.
-    pub fn trained(&mut self, done: usize, total: usize, tokens: u64) {
-        (self.steps, self.tokens) = ((done, total), tokens);
-        self.last_rate = tokens as f64 / self.round_started.elapsed().as_secs_f64().max(1e-3);
-    }
-
-    /// A round ended.
-    pub fn round_ended(&mut self) {
-        (self.done, self.steps) = (self.done + 1, (0, 0));
-    }
-
-    /// Rounds of the whole run.
-    pub fn rounds(&self) -> usize {
-        self.rounds
-    }
-
-    /// Local steps done in this round, and all of them.
-    pub fn steps(&self) -> (usize, usize) {
-        self.steps
-    }
-
-    /// Tokens a second when the last step ended.
-    pub fn tokens_per_second(&self) -> f64 {
-        self.last_rate
-    }
-
-    /// Seconds since this process began to train.
-    pub fn elapsed(&self) -> f64 {
-        self.started.elapsed().as_secs_f64()
-    }
-
-    /// Rounds done, with the part of this one.
-    fn progress(&self) -> f64 {
-        self.done as f64 + self.steps.0 as f64 / self.steps.1.max(1) as f64
-    }
-
-    /// Share of the run that is done.
-    pub fn share(&self) -> f64 {
-        (self.progress() / self.rounds.max(1) as f64).clamp(0.0, 1.0)
-    }
-
-    /// Seconds left, by what this process did so far; `None` as long as that is nothing.
-    pub fn left(&self) -> Option<f64> {
-        let here = self.progress() - self.before as f64;
-        (here > 0.0).then(|| self.elapsed() * (self.rounds as f64 - self.progress()).max(0.0) / here)
+    fn round_ended(&mut self, metrics: &RoundMetrics, clients: &[ClientMetrics], upload_bytes: u64) -> ControlFlow<()> {
+        let line = || round_line(metrics, self.rounds, upload_bytes, width());
+        match &mut self.shown {
+            Shown::Nothing => {}
+            Shown::Lines if is_json() => {
+                say_row(&format!("round {} of {}", metrics.round, self.rounds), metrics, "");
+            }
+            Shown::Lines => say(line()),
+            Shown::Bars(bars) => {
+                bars.round_ended(metrics.round);
+                say(line());
+            }
+            Shown::Dashboard(dashboard, device) => {
+                let memory = device_memory_reserved(device);
+                let mut state = dashboard.board().state();
+                state.round_ended(metrics, clients);
+                (state.device_memory, state.uploaded) = (memory, upload_bytes);
+                state.log(&line());
+            }
+        }
+        ControlFlow::Continue(())
     }
 }
 
@@ -304,10 +221,8 @@ fn extras(metrics: &RoundMetrics) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
-    use crate::summary::tests::round;
+    use crate::fixture::round;
 
     #[test]
     fn a_rounds_line_is_one_line_on_every_terminal() {
@@ -318,19 +233,5 @@ mod tests {
         );
         assert_eq!(of(80), "round  7/10  B   train loss 1.0000  accuracy  50.0%  upload   100 B  2.0 s");
         assert_eq!(of(60), " 7/10  B   loss 1.0000  accuracy  50.0%    100 B  2.0 s");
-    }
-
-    #[test]
-    fn a_resumed_run_is_paced_by_what_it_does_itself() {
-        let mut pace = Pace::new(10);
-        assert_eq!((pace.left(), pace.share()), (None, 0.0));
-        pace.past(4);
-        assert_eq!((pace.left(), pace.share()), (None, 0.4));
-        pace.started -= Duration::from_secs(60);
-        pace.round_started();
-        pace.trained(5, 10, 500);
-        assert!(pace.left().is_some_and(|left| (left - 660.0).abs() < 1.0), "{:?}", pace.left());
-        pace.round_ended();
-        assert!((pace.share() - 0.5).abs() < 1e-9 && pace.left().is_some_and(|left| (left - 300.0).abs() < 1.0));
     }
 }

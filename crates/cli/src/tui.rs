@@ -13,6 +13,9 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use bonfire_experiment::UserError;
+use bonfire_experiment::log::note;
+use bonfire_experiment::memory;
 use ratatui::crossterm::cursor::Show;
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 use ratatui::crossterm::execute;
@@ -20,9 +23,7 @@ use ratatui::crossterm::terminal::{EnterAlternateScreen, LeaveAlternateScreen, d
 use ratatui::{DefaultTerminal, Terminal, backend::CrosstermBackend};
 
 use crate::console::{self, Screen};
-use crate::interrupt::Interrupt;
-use crate::memory;
-use crate::user_error::UserError;
+use crate::interrupt::CtrlC;
 use draw::View;
 pub use state::{About, Outputs, State};
 
@@ -52,6 +53,12 @@ pub fn check_terminal() -> Result<(), UserError> {
     }
 }
 
+impl Screen for Outputs {
+    fn show(&self, lines: &str, _: &mut dyn FnMut()) {
+        self.log(lines);
+    }
+}
+
 /// An open dashboard; the terminal is given back when it is dropped.
 pub struct Dashboard {
     board: Outputs,
@@ -60,17 +67,18 @@ pub struct Dashboard {
 }
 
 impl Dashboard {
-    /// Takes the terminal; keys that stop the run go to `interrupt`.
+    /// Takes the terminal; keys that stop the run go to `ctrl_c`.
     ///
     /// # Errors
     /// The terminal cannot be drawn on.
-    pub fn open(state: State, interrupt: Arc<Interrupt>) -> Result<Dashboard> {
+    pub fn open(state: State, ctrl_c: Arc<CtrlC>) -> Result<Dashboard> {
         let board = Outputs::new(state);
         let terminal = enter().inspect_err(|_| leave()).context("cannot draw on this terminal")?;
-        console::set_screen(Screen::Dashboard(board.clone()));
+        console::set_close(leave);
+        console::set_screen(Some(Box::new(board.clone())));
         let over = Arc::new(AtomicBool::new(false));
         let (on, until) = (board.clone(), Arc::clone(&over));
-        let work = move || Watcher { board: on, over: until, interrupt, view: View::default() }.watch(terminal);
+        let work = move || Watcher { board: on, over: until, ctrl_c, view: View::default() }.watch(terminal);
         let thread = thread::Builder::new().name(THREAD.into()).spawn(work).inspect_err(|_| leave());
         Ok(Dashboard { board, over, thread: Some(thread.context("cannot start the dashboard's thread")?) })
     }
@@ -100,14 +108,14 @@ fn enter() -> io::Result<DefaultTerminal> {
     Terminal::new(CrosstermBackend::new(stdout()))
 }
 
-/// Gives the terminal back as it was, if the dashboard has it: before the program prints its last words, whatever they are.
-pub fn leave() {
+/// Gives the terminal back as it was, if the dashboard has it.
+fn leave() {
     // Not while a drawing is under way, unless that is what failed.
     let _still = (thread::current().name() != Some(THREAD)).then(wait_for_drawing);
     if OPEN.swap(false, Ordering::SeqCst) {
         let _ = disable_raw_mode();
         let _ = execute!(stdout(), LeaveAlternateScreen, Show);
-        console::set_screen(Screen::Plain);
+        console::set_screen(None);
     }
 }
 
@@ -128,7 +136,7 @@ fn wait_for_drawing() -> Option<std::sync::MutexGuard<'static, ()>> {
 struct Watcher {
     board: Outputs,
     over: Arc<AtomicBool>,
-    interrupt: Arc<Interrupt>,
+    ctrl_c: Arc<CtrlC>,
     view: View,
 }
 
@@ -137,7 +145,7 @@ impl Watcher {
         while !self.over.load(Ordering::Relaxed) {
             if let Err(error) = self.turn(&mut terminal) {
                 leave();
-                console::note(format!("the dashboard is closed, the run goes on: {error}"));
+                note(format!("the dashboard is closed, the run goes on: {error}"));
                 return;
             }
         }
@@ -161,7 +169,7 @@ impl Watcher {
     fn draw(&mut self, terminal: &mut DefaultTerminal) -> io::Result<()> {
         let mut state = self.board.state().clone();
         state.process_memory = memory::resident_bytes();
-        state.stopping = self.interrupt.pressed();
+        state.stopping = self.ctrl_c.interrupt.pressed();
         let Some(_drawing) = wait_for_drawing().filter(|_| OPEN.load(Ordering::SeqCst)) else { return Ok(()) };
         terminal.draw(|frame| draw::draw(frame, &state, &mut self.view)).map(drop)
     }
@@ -172,8 +180,8 @@ impl Watcher {
         match key.code {
             _ if key.kind == KeyEventKind::Release => {}
             // Raw mode keeps the terminal from making a signal of it.
-            KeyCode::Char('c') if control => self.interrupt.press(),
-            KeyCode::Char('q') => self.interrupt.press(),
+            KeyCode::Char('c') if control => self.ctrl_c.press(),
+            KeyCode::Char('q') => self.ctrl_c.press(),
             KeyCode::Char('?') => self.view.help = !self.view.help,
             KeyCode::Esc => self.view.help = false,
             KeyCode::Tab | KeyCode::Right => self.view.next_panel(),

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use bonfire::embed::{self, ConfigInput, Loaded};
+use bonfire::embed::{self, ConfigInput, CheckedConfig};
 use pyo3::prelude::*;
 use pyo3::types::{PyAnyMethods, PyMapping};
 use serde::Serialize;
@@ -16,7 +16,7 @@ pub fn load(
     overrides: Option<&Bound<'_, PyMapping>>,
     device: Option<&str>,
     py: Python<'_>,
-) -> PyResult<Loaded> {
+) -> PyResult<CheckedConfig> {
     embed::begin();
     let given = match config {
         None => ConfigInput::Quickstart,

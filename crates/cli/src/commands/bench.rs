@@ -13,24 +13,23 @@ mod round;
 mod scale;
 mod step;
 pub mod stopwatch;
-pub mod table;
 mod ways;
 mod work;
 
 use anyhow::{Context, Result, bail};
+use bonfire_experiment::UserError;
+use bonfire_experiment::device::{Devices, Opened, names};
+use bonfire_experiment::log::note;
+use bonfire_experiment::memory::keep_freed_awhile;
+use bonfire_experiment::run_folder::replace;
 use bonfire_models::Transformer;
 use burn::tensor::Device;
 
+use crate::common::Common;
+use crate::console::say;
 pub use args::BenchArgs;
-pub use report::{BURN, Machine, machine};
-
-use crate::args::Common;
-use crate::console::{note, say};
-use crate::device::{Devices, Opened, names};
-use crate::memory::keep_freed_awhile;
-use crate::run_folder::replace;
-use crate::user_error::UserError;
 use args::{Method, Part, WayName};
+pub use report::{BURN, Machine, machine};
 use report::{DeviceReport, ModelFacts, Report};
 use work::Work;
 

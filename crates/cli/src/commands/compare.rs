@@ -1,149 +1,92 @@
-//! `bonfire compare`: strategies side by side on the same data, partitions and seeds. A cell is one strategy variant at one
-//! rank, partition and seed, and leaves an ordinary run folder; what is there already is not run again, and what was cut is gone on with.
+//! `bonfire compare`: strategies side by side, as a table and as pictures.
 
 mod args;
 mod figure;
-mod folder;
-pub mod grid;
-mod outputs;
 mod plots;
-mod results;
-mod session;
-mod table;
 #[cfg(test)]
-mod untrusted;
-pub mod variant;
+mod tests;
 
-use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::Result;
+use bonfire_experiment::RunLog;
+use bonfire_experiment::compare::{self, Asked, Grid, Outcome, Outputs};
+use bonfire_experiment::format::{bytes, percent, seconds, shell_word};
+use bonfire_experiment::log::note;
 
+use crate::common::Common;
+use crate::console::say;
+use crate::interrupt::CtrlC;
+use crate::progress::Waiting;
 pub use args::CompareArgs;
-
-use crate::args::Common;
-use crate::console::{bytes, note, percent, say, seconds};
-use crate::interrupt::Interrupt;
-use crate::run_folder::Lock;
-use grid::{Asked, Grid};
-use outputs::Outputs;
-use results::Outcome;
-use session::Session;
 
 /// Runs the command.
 ///
 /// # Errors
 /// A cell whose configuration cannot be, data or a model that cannot be used, a folder that holds another run, a disk that
 /// cannot be written; and, after all others ran, cells whose training failed.
-pub fn run(args: &CompareArgs, common: &Common) -> Result<()> {
-    let grid = grid(args, common)?;
-    let mut board = board(args, &grid)?;
-    let waiting = board.waiting();
+pub fn run(args: &CompareArgs, common: &Common, log: &RunLog) -> Result<()> {
+    let asked = Asked { variants: args.variants(), seeds: &args.seeds, ranks: &args.ranks, alphas: &args.alphas };
+    let grid = Grid::new(args.config.as_deref(), &common.sets, common.device.as_ref(), &asked)?;
+    let out = args.out.clone().unwrap_or_else(|| PathBuf::from("compare").join(grid.name()));
+    let mut outputs = Outputs::open(&out, &grid, args.only_missing, command(), plots::draw)?;
+    let waiting = outputs.waiting().len();
     if !common.quiet {
         grid.notices.iter().for_each(note);
-        say(grid.describe(waiting.len()));
+        say(grid.describe(waiting));
     }
-    carry_out(&grid, &mut board, &waiting, common.quiet, Interrupt::install)?;
-    finish(&board, common.quiet)
-}
-
-/// The command for another front end: nothing is printed, `interrupt` ends it.
-///
-/// # Errors
-/// As [`run`].
-pub fn quietly_run(args: &CompareArgs, common: &Common, interrupt: Arc<Interrupt>) -> Result<()> {
-    let grid = grid(args, common)?;
-    let mut board = board(args, &grid)?;
-    let waiting = board.waiting();
-    carry_out(&grid, &mut board, &waiting, true, || Ok(interrupt))?;
-    failures(&board)
-}
-
-fn grid(args: &CompareArgs, common: &Common) -> Result<Grid> {
-    let asked = Asked { variants: args.variants(), seeds: &args.seeds, ranks: &args.ranks, alphas: &args.alphas };
-    Grid::new(args.config.as_deref(), common, &asked)
-}
-
-fn board<'g>(args: &CompareArgs, grid: &'g Grid) -> Result<Outputs<'g>> {
-    let out = args.out.clone().unwrap_or_else(|| PathBuf::from("compare").join(grid.name()));
-    Outputs::open(&out, grid, args.only_missing)
-}
-
-/// Trains the cells that are waiting and writes what came of it.
-fn carry_out(
-    grid: &Grid,
-    board: &mut Outputs<'_>,
-    waiting: &[usize],
-    quiet: bool,
-    interrupt: impl FnOnce() -> Result<Arc<Interrupt>>,
-) -> Result<()> {
-    if !waiting.is_empty() {
-        let workplace = Session::prepare(grid, waiting, interrupt)?;
-        let out = board.out();
-        fs::create_dir_all(out).with_context(|| format!("cannot make the folder {}", out.display()))?;
-        // A cell that another process has finished in the meantime has no round left.
-        let _lock = Lock::take(out)?;
-        train(&workplace, waiting, board, quiet)?;
-    }
-    board.write()
-}
-
-/// Trains the cells one after another, and writes what is known after each.
-fn train(workplace: &Session<'_>, waiting: &[usize], board: &mut Outputs<'_>, quiet: bool) -> Result<()> {
     let start = Instant::now();
-    for (done, &cell) in waiting.iter().enumerate() {
-        if workplace.interrupted() {
-            break;
-        }
-        let clock = Instant::now();
-        let outcome = workplace.train(cell, &board.folder_of(cell))?;
-        let line = match &outcome {
-            Outcome::Missing => break,
-            Outcome::Failed(what) => format!("failed: {what}"),
-            Outcome::Done(measured) => format!(
-                "{:>6}  upload {:>7}  {}",
-                measured.final_accuracy.map_or("-".to_string(), percent),
-                bytes(measured.upload_bytes),
-                seconds(clock.elapsed().as_secs_f64()),
-            ),
-        };
-        board.record(cell, outcome)?;
-        if !quiet {
-            let left = waiting.len() - done - 1;
-            let rest = start.elapsed().as_secs_f64() / (done + 1) as f64 * left as f64;
+    let mut done = 0;
+    let mut on_cell = |outputs: &Outputs<'_>, cell: usize, took: Duration| {
+        done += 1;
+        if !common.quiet {
+            let left = waiting - done;
+            let rest = start.elapsed().as_secs_f64() / done as f64 * left as f64;
             let rest = if left > 0 { format!("  ({} left)", seconds(rest)) } else { String::new() };
-            say(format!("{} {line}{rest}", board.head_of(cell)));
+            say(format!("{} {}{rest}", outputs.head_of(cell), line(outputs.outcome(cell), took)));
         }
+    };
+    let interrupt = || CtrlC::install(None).map(|ctrl_c| Arc::clone(&ctrl_c.interrupt));
+    compare::train(&mut outputs, log, interrupt, &mut Waiting::default(), &mut on_cell)?;
+    finish(&outputs, common.quiet)
+}
+
+/// How a cell ended.
+fn line(outcome: &Outcome, took: Duration) -> String {
+    match outcome {
+        Outcome::Missing => "not complete".to_string(),
+        Outcome::Failed(what) => format!("failed: {what}"),
+        Outcome::Done(measured) => format!(
+            "{:>6}  upload {:>7}  {}",
+            measured.final_accuracy.map_or("-".to_string(), percent),
+            bytes(measured.upload_bytes),
+            seconds(took.as_secs_f64()),
+        ),
     }
-    Ok(())
 }
 
 /// The table, what is missing, and an error if cells failed.
-fn finish(board: &Outputs<'_>, quiet: bool) -> Result<()> {
+fn finish(outputs: &Outputs<'_>, quiet: bool) -> Result<()> {
     if !quiet {
         say("");
     }
-    say(board.table());
+    say(outputs.table());
     if !quiet {
-        say(format!("\nwritten to {}: {}", board.out().display(), board.files().join(", ")));
+        let pictures = plots::names(&outputs.groups());
+        let files: Vec<&str> = ["compare.json", "table.md"].into_iter().chain(pictures).collect();
+        say(format!("\nwritten to {}: {}", outputs.out().display(), files.join(", ")));
     }
-    let (missing, cells) = (board.waiting_now(), board.cells());
+    let (missing, cells) = (outputs.waiting().len(), outputs.cells());
     if missing > 0 {
         note(format!("{missing} of {cells} cells are not complete; the same command goes on with them"));
     }
-    failures(board)
+    compare::check(outputs)
 }
 
-/// An error if cells failed.
-fn failures(board: &Outputs<'_>) -> Result<()> {
-    let cells = board.cells();
-    match board.failures() {
-        failures if failures.is_empty() => Ok(()),
-        failures => {
-            let (count, list) = (failures.len(), failures.join("\n  "));
-            Err(anyhow!("{count} of {cells} cells failed\n  {list}"))
-        }
-    }
+/// The command as the user typed it, quoted where a shell needs it.
+fn command() -> String {
+    let words = std::env::args().skip(1).map(|word| shell_word(&word));
+    std::iter::once("bonfire".to_string()).chain(words).collect::<Vec<_>>().join(" ")
 }

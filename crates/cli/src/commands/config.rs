@@ -3,12 +3,12 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use bonfire_experiment::UserError;
+use bonfire_experiment::config;
 use clap::Args;
 
-use crate::args::Common;
-use crate::config;
-use crate::console::{note, put, say};
-use crate::user_error::UserError;
+use crate::common::Common;
+use crate::console::{put, say};
 
 /// Options of `config`.
 #[derive(Debug, Args)]
@@ -43,11 +43,7 @@ pub fn run(args: &ConfigArgs, common: &Common) -> Result<()> {
 
 /// Prints the configuration as a run would have it, all defaults filled in.
 fn resolved(file: Option<&Path>, common: &Common) -> Result<(), UserError> {
-    let mut loaded = config::load(file, &common.sets)?;
-    loaded.notices.iter().for_each(note);
-    if let Some(devices) = &common.device {
-        loaded.config.engine.device = devices.clone();
-    }
+    let loaded = common.applied_to(config::load(file, &common.sets)?);
     put(loaded.config.to_toml().trim_end());
     Ok(())
 }

@@ -4,19 +4,21 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use anyhow::Result;
+use bonfire_experiment::UserError;
+use bonfire_experiment::compare::{Asked, Cell, Grid, Rank, Variant, Variants, our_forms};
+use bonfire_experiment::config::{RunConfig, TaskKind};
+use bonfire_experiment::format::table::{aligned, row};
+use bonfire_experiment::format::{bytes, seconds, short};
+use bonfire_experiment::job;
+use bonfire_experiment::log::note;
 use bonfire_federation::{Choice, Forecast, StrategySettings, forecast};
 use bonfire_models::{ModelInfo, Task};
 use clap::Args;
 use serde::Serialize;
 
-use crate::args::Common;
-use crate::commands::bench::table::{aligned, row};
-use crate::commands::compare::grid::{Asked, Cell, Grid, Rank};
-use crate::commands::compare::variant::{Variant, Variants, our_forms};
-use crate::config::{RunConfig, TaskKind};
-use crate::console::{bytes, note, put, say, seconds, short};
-use crate::job;
-use crate::user_error::UserError;
+use crate::common::Common;
+use crate::console::{put, say};
+use crate::progress::Waiting;
 
 /// Options of `cost`.
 #[derive(Debug, Args)]
@@ -110,7 +112,7 @@ pub fn run(args: &CostArgs, common: &Common) -> Result<()> {
     let base = &opened[0].0.base;
     let notices: BTreeSet<&String> = opened.iter().flat_map(|(grid, _)| &grid.notices).collect();
     notices.into_iter().for_each(note);
-    let (model, task) = (job::info(&base.config)?, task(args, &opened)?);
+    let (model, task) = (job::info(&base.config, &mut Waiting::default())?, task(args, &opened)?);
     let mut costs = Vec::new();
     for (grid, _) in &opened {
         for (i, cell) in grid.cells.iter().enumerate() {
@@ -138,8 +140,7 @@ pub fn run(args: &CostArgs, common: &Common) -> Result<()> {
 
 /// The cells of what is asked, and whether the data is at hand.
 fn open(args: &CostArgs, common: &Common, asked: &Asked) -> Result<(Grid, bool)> {
-    let of =
-        |sets: &[String]| Grid::new(args.config.as_deref(), &Common { sets: sets.to_vec(), ..common.clone() }, asked);
+    let of = |sets: &[String]| Grid::new(args.config.as_deref(), sets, common.device.as_ref(), asked);
     // A configuration whose data is still to be named is as good as any: texts are not read.
     let without_data = [common.sets.clone(), vec!["data.path=builtin".to_string()]].concat();
     match of(&common.sets) {
@@ -169,7 +170,7 @@ fn task(args: &CostArgs, opened: &[(Grid, bool)]) -> Result<Task> {
     let labels = match (args.labels.or(config.data.labels), sent) {
         (Some(labels), _) => Ok(labels),
         (None, false) => Ok(2),
-        (None, true) if has_data => Ok(job::dataset(base)?.labels.len()),
+        (None, true) if has_data => Ok(job::dataset(base, &mut Waiting::default())?.labels.len()),
         (None, true) => Err(UserError::new("the head is sent too, and its size goes by the number of labels")
             .help("pass --labels N, or --set data.path=DIR to count them")
             .into()),

@@ -6,16 +6,18 @@ mod speed;
 mod system;
 
 use anyhow::{Result, bail};
+use bonfire_experiment::UserError;
+use bonfire_experiment::checkup::{self, Depth, Purpose, Verdict, admit};
+use bonfire_experiment::device::{self, DeviceChoice, Opened, Tried};
+use bonfire_experiment::log::note;
+use bonfire_experiment::panics::quietly;
 use bonfire_kernels::{device_memory, runs_on_cpu};
 use clap::Args;
 
 use self::report::{Patient, Report};
 use self::system::System;
-use crate::args::Common;
-use crate::checkup::{self, Depth, Purpose, Verdict, admit};
-use crate::console::{note, put, say};
-use crate::device::{self, DeviceChoice, Opened, Tried};
-use crate::user_error::{UserError, quietly};
+use crate::common::Common;
+use crate::console::{put, say};
 
 /// Options of `doctor`.
 #[derive(Debug, Args)]

@@ -1,6 +1,7 @@
 //! `bonfire export`: a run's adapter for other tools. What is written is read back and compared before the folder gets
 //! its name.
 
+mod args;
 mod opened;
 mod publish;
 mod verify;
@@ -9,20 +10,19 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result};
+use bonfire_experiment::UserError;
+use bonfire_experiment::run_folder::{MODEL, refuse_occupied};
 use bonfire_models::merged::{self, Merge};
 use bonfire_models::peft::{self, Layout, PeftMeta};
 use bonfire_models::{Adapter, gguf};
 
-use crate::args::{Common, ExportArgs, Format, LayoutName};
+use crate::common::Common;
 use crate::console::say;
-use crate::run_folder::{MODEL, refuse_occupied};
-use crate::user_error::UserError;
-use opened::{OpenedRun, Task};
+pub use args::ExportArgs;
+use args::{Format, LayoutName};
+use opened::{GGUF, OpenedRun, Task};
 use publish::publish;
 use verify::Verifier;
-
-/// The file of a GGUF export.
-pub const GGUF: &str = "adapter.gguf";
 
 /// Runs the command.
 ///

@@ -4,10 +4,9 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
-use clap::{Args, CommandFactory};
+use clap::{Args, Command};
 use clap_complete::Shell;
 
-use crate::args::Cli;
 use crate::console::say;
 
 /// Options of `completions`.
@@ -26,29 +25,29 @@ pub struct ManArgs {
     pub out: Option<PathBuf>,
 }
 
-/// Prints a completion script.
+/// Prints a script that completes the commands of `program`.
 ///
 /// # Errors
 /// Standard output cannot be written.
-pub fn completions(args: &CompletionsArgs) -> Result<()> {
+pub fn completions(args: &CompletionsArgs, mut program: Command) -> Result<()> {
     let mut script = Vec::new();
-    clap_complete::generate(args.shell, &mut Cli::command(), "bonfire", &mut script);
+    clap_complete::generate(args.shell, &mut program, "bonfire", &mut script);
     print(&script)
 }
 
-/// Prints the man page, or writes one for every command.
+/// Prints the man page of `program`, or writes one for every command.
 ///
 /// # Errors
 /// The folder or standard output cannot be written.
-pub fn man(args: &ManArgs) -> Result<()> {
+pub fn man(args: &ManArgs, program: Command) -> Result<()> {
     let Some(folder) = &args.out else {
         let mut page = Vec::new();
-        clap_mangen::Man::new(Cli::command()).render(&mut page)?;
+        clap_mangen::Man::new(program).render(&mut page)?;
         return print(&page);
     };
     let wrong = || format!("cannot write man pages into {}", folder.display());
     std::fs::create_dir_all(folder).with_context(wrong)?;
-    clap_mangen::generate_to(Cli::command(), folder).with_context(wrong)?;
+    clap_mangen::generate_to(program, folder).with_context(wrong)?;
     say(format!("wrote {}", folder.join("bonfire.1").display()));
     Ok(())
 }

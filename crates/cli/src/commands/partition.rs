@@ -3,14 +3,35 @@
 mod picture;
 mod table;
 
+use std::path::PathBuf;
+
 use anyhow::{Context, Result};
 use bonfire_data::label_table;
+use bonfire_experiment::config;
+use bonfire_experiment::job;
+use bonfire_experiment::log::note;
+use bonfire_experiment::run_folder::replace;
+use clap::Args;
 
-use crate::args::{Common, PartitionArgs};
-use crate::config;
-use crate::console::{note, say};
-use crate::job;
-use crate::run_folder::replace;
+use crate::common::Common;
+use crate::console::say;
+use crate::progress::Waiting;
+
+/// Options of `partition`.
+#[derive(Debug, Args)]
+pub struct PartitionArgs {
+    /// Configuration file
+    pub config: Option<PathBuf>,
+    /// Where the picture goes
+    #[arg(long, value_name = "FILE", default_value = "partition.svg", conflicts_with = "no_svg")]
+    pub svg: PathBuf,
+    /// Draw no picture
+    #[arg(long)]
+    pub no_svg: bool,
+    /// Also write each client's training rows, readable by data.partition = { kind = "file", path = "FILE" }
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+}
 
 /// Runs the command.
 ///
@@ -19,7 +40,7 @@ use crate::run_folder::replace;
 pub fn run(args: &PartitionArgs, common: &Common) -> Result<()> {
     let loaded = config::load(args.config.as_deref(), &common.sets)?;
     loaded.notices.iter().for_each(note);
-    let data = job::dataset(&loaded)?;
+    let data = job::dataset(&loaded, &mut Waiting::default())?;
     let shards = job::shards(&loaded, &data)?;
     let counts = label_table(&data, &shards.train);
     if !common.quiet {

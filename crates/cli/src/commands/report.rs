@@ -5,14 +5,26 @@ mod page;
 mod run_data;
 mod slots;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
+use bonfire_experiment::run_folder::replace;
+use clap::Args;
 
-use crate::args::{Common, ReportArgs};
+use crate::common::Common;
 use crate::console::say;
-use crate::run_folder::replace;
 use run_data::RunData;
+
+/// Options of `report`.
+#[derive(Debug, Args)]
+pub struct ReportArgs {
+    /// Run folders, as left by `train` or `compare`; several are laid over each other
+    #[arg(required = true, value_name = "RUN")]
+    pub runs: Vec<PathBuf>,
+    /// Where the page goes
+    #[arg(long, value_name = "FILE", default_value = "report.html")]
+    pub out: PathBuf,
+}
 
 /// Runs the command.
 ///

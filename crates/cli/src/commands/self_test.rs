@@ -8,15 +8,16 @@ mod torch;
 use std::time::Instant;
 
 use anyhow::{Result, bail};
+use bonfire_experiment::checkup::answer;
+use bonfire_experiment::device::Opened;
+use bonfire_experiment::format::table::three;
+use bonfire_experiment::log::note;
 use clap::Args;
 use serde::Serialize;
 
 use self::checks::Check;
-use super::bench::table::three;
-use crate::args::Common;
-use crate::checkup::answer;
-use crate::console::{note, put, say};
-use crate::device::Opened;
+use crate::common::Common;
+use crate::console::{put, say};
 
 /// Options of `self-test`.
 #[derive(Debug, Args)]
@@ -261,7 +262,7 @@ mod tests {
     #[cfg(feature = "flex")]
     #[test]
     fn the_furthest_part_decides() {
-        let opened = crate::device::open(crate::device::DeviceChoice::Cpu).expect("the CPU");
+        let opened = bonfire_experiment::device::open(bonfire_experiment::device::DeviceChoice::Cpu).expect("the CPU");
         let said = |off| ask(&check(off), &opened);
         assert_eq!((said(0.3).verdict, said(0.6).verdict), (Verdict::Ok, Verdict::Wrong));
         assert_eq!(said(0.6).words(), "WRONG   norm in f32, [5, 7]: gradient off 0.600 of 0.500");

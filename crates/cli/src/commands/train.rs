@@ -6,149 +6,99 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use bonfire_data::{Dataset, Shards};
-use bonfire_engine::{Split, TokenizedData};
-use bonfire_federation::{Publish, RoundMetrics, Run, StrategySettings, Summary};
-use bonfire_models::{Model, ModelInfo, Task};
+use bonfire_engine::Split;
+use bonfire_experiment::config::{self, CheckedConfig};
+use bonfire_experiment::format::{bytes, percent};
+use bonfire_experiment::log::note;
+use bonfire_experiment::memory::Expected;
+use bonfire_experiment::prepare::{self, Prepared};
+use bonfire_experiment::recorder::Recorder;
+use bonfire_experiment::{Facts, RunLog, run_folder};
+use bonfire_federation::MemoryUse;
+use bonfire_models::Task;
+use clap::Args;
 
-use crate::args::{Common, TrainArgs};
-use crate::checkup::Purpose;
-use crate::checkup::admit::admit;
-use crate::config::{self, Loaded};
-use crate::console::{note, percent, say, say_row};
-use crate::device;
-use crate::interrupt::Interrupt;
-use crate::job;
-use crate::log;
-use crate::memory::Expected;
-use crate::partition_file::PartitionFile;
-use crate::progress::Progress;
-use crate::recorder::Recorder;
-use crate::run_folder::{self, RunFolder};
+use crate::common::Common;
+use crate::console::{is_json, say, say_row};
+use crate::interrupt::CtrlC;
+use crate::progress::{Preparing, Progress, Waiting};
 use crate::tui::{self, About};
+
+/// Options of `train`.
+#[derive(Debug, Args)]
+pub struct TrainArgs {
+    /// Configuration file
+    pub config: Option<PathBuf>,
+    /// Run folder [default: runs/<name>-<time>]
+    #[arg(long, value_name = "DIR", conflicts_with = "resume")]
+    pub out: Option<PathBuf>,
+    /// Go on with the run in this folder after its last checkpoint; its own configuration holds, unless CONFIG is given
+    #[arg(long, value_name = "RUN")]
+    pub resume: Option<PathBuf>,
+    /// Go on after this round instead of the last one that was saved; what the run has of later rounds goes
+    #[arg(long, value_name = "N", requires = "resume")]
+    pub round: Option<usize>,
+    /// Go on although the configuration is not what it was
+    #[arg(long, requires = "resume")]
+    pub accept_changes: bool,
+    /// Watch the run on a dashboard that fills the terminal; ? there explains its keys
+    #[arg(long)]
+    pub tui: bool,
+}
 
 /// Runs the command.
 ///
 /// # Errors
 /// A configuration, data or model that cannot be used, a run that fails, a disk that cannot be written.
-pub fn run(args: &TrainArgs, common: &Common) -> Result<()> {
+pub fn run(args: &TrainArgs, common: &Common, log: &RunLog) -> Result<()> {
     if args.tui {
         tui::check_terminal()?;
     }
     match &args.resume {
-        None => begin(args, common),
-        Some(folder) => resume::run(folder, args, common),
+        None => begin(args, common, log),
+        Some(folder) => resume::run(folder, args, common, log),
     }
 }
 
-fn begin(args: &TrainArgs, common: &Common) -> Result<()> {
+fn begin(args: &TrainArgs, common: &Common, log: &RunLog) -> Result<()> {
     let loaded = load(args.config.as_deref(), common)?;
     let place = run_folder::choose(args.out.as_deref(), loaded.config.name())?;
-    let ready = prepare(&loaded, &place, common.quiet, Interrupt::install)?;
-    let recorder = record(&loaded, &place, &ready)?;
+    let ready = prepare(&loaded, &place, common.quiet)?;
+    let recorder = ready.prepared.record(&loaded.config, &place, log)?;
     follow(args, &loaded, ready, recorder, common.quiet)
 }
 
-/// Makes the run folder.
-fn record(loaded: &Loaded, place: &Path, ready: &Ready) -> Result<Recorder> {
-    let folder = RunFolder::create(place, &loaded.config.to_toml())?;
-    log::to_file(place)?;
-    if loaded.config.settings().publish() == Publish::All {
-        ready.holdings.write(place)?;
-    }
-    let keys = Arc::clone(&ready.interrupt);
-    Recorder::new(folder, &loaded.config, &ready.devices, &ready.run, &ready.holdings.labels, keys)
-}
-
-/// The command for another front end: nothing is printed, `on_round` is told every round, `interrupt` ends it. Gives the run's
-/// folder and its last row.
-///
-/// # Errors
-/// As [`run`].
-pub fn quietly_run(
-    loaded: &Loaded,
-    out: Option<&Path>,
-    interrupt: Arc<Interrupt>,
-    on_round: Box<dyn FnMut(&RoundMetrics)>,
-) -> Result<(PathBuf, Summary)> {
-    let place = run_folder::choose(out, loaded.config.name())?;
-    let mut ready = prepare(loaded, &place, true, || Ok(interrupt))?;
-    let mut recorder = record(loaded, &place, &ready)?;
-    let trained = recorder.train(&mut ready.run, &mut Progress::told(recorder.rounds(), on_round));
-    log::leave_file();
-    trained.and_then(|trained| Ok(trained?)).with_context(|| recorder.what_is_left())?;
-    Ok((place, recorder.summary()))
-}
-
 /// Reads the configuration, `--set` and `--device` applied.
-fn load(file: Option<&Path>, common: &Common) -> Result<Loaded> {
-    Ok(with_device(config::load(file, &common.sets)?, common))
+fn load(file: Option<&Path>, common: &Common) -> Result<CheckedConfig> {
+    Ok(common.applied_to(config::load(file, &common.sets)?))
 }
 
-/// Says what was noticed on reading, and lets `--device` go before the configuration's own.
-fn with_device(mut loaded: Loaded, common: &Common) -> Loaded {
-    loaded.notices.iter().for_each(note);
-    if let Some(devices) = &common.device {
-        loaded.config.engine.device = devices.clone();
-    }
-    loaded
-}
-
-/// A federation that can train.
+/// A federation that can train, and what ends it.
 struct Ready {
-    run: Run,
-    holdings: PartitionFile,
-    devices: String,
-    interrupt: Arc<Interrupt>,
+    prepared: Prepared,
+    ctrl_c: Arc<CtrlC>,
 }
 
 /// Opens the devices, reads data and model, and says what will run in `place`.
-fn prepare(
-    loaded: &Loaded,
-    place: &Path,
-    quiet: bool,
-    interrupt: impl FnOnce() -> Result<Arc<Interrupt>>,
-) -> Result<Ready> {
-    let config = &loaded.config;
-    let opened = config.engine.device.open()?;
-    opened.iter().filter_map(|o| o.notice.as_ref()).for_each(note);
-    job::refuse_precision(loaded, &opened)?;
-    admit(&opened, || Purpose::of(config), quiet)?;
-    let devices = device::names(&opened);
-    let interrupt = interrupt()?;
-    interrupt.resume_command(command(place));
-    let (run, holdings) = interrupt.while_preparing(|| federation(loaded, &opened, &devices, place, quiet))?;
-    Ok(Ready { run, holdings, devices, interrupt })
-}
-
-/// Reads data and model, and says what will run in `place`.
-fn federation(
-    loaded: &Loaded,
-    opened: &[device::Opened],
-    devices: &str,
-    place: &Path,
-    quiet: bool,
-) -> Result<(Run, PartitionFile)> {
-    let config = &loaded.config;
-    let data = job::dataset_for_model(loaded)?;
-    let shards = job::shards(loaded, &data)?;
-    job::refuse_empty(&shards)?;
-    let holdings = PartitionFile::of(&data, &shards);
-    let load = |o: &device::Opened| job::model(loaded, job::task(config, data.labels.len()), &o.device);
-    let models = opened.iter().map(load).collect::<Result<Vec<_>>>()?;
-    job::note_on_adapter(config)?;
-    let info = models[0].info().clone();
-    let tokens = job::tokens(loaded, &data, &info)?;
+fn prepare(loaded: &CheckedConfig, place: &Path, quiet: bool) -> Result<Ready> {
+    let mut installed = None;
+    let interrupt = || {
+        let ctrl_c = CtrlC::install(Some(command(place)))?;
+        let interrupt = Arc::clone(&ctrl_c.interrupt);
+        installed = Some(ctrl_c);
+        Ok(interrupt)
+    };
+    let tell = |facts: &Facts<'_>| {
+        if !quiet {
+            say_row("configuration", &loaded.config, loaded.config.to_toml());
+            describe(loaded, facts, place);
+        }
+    };
+    let prepared = prepare::prepare(loaded, interrupt, &mut Preparing { waiting: Waiting::default(), tell })?;
     if !quiet {
-        say_row("configuration", config, config.to_toml());
-        describe(&config.strategy, &data, &tokens, &shards, &info, devices, place);
+        say(format!("memory      {}\n", Expected::of(&prepared.run)));
     }
-    let models = models.into_iter().map(|m| Box::new(m) as Box<dyn Model>).collect();
-    let run = Run::new(config.settings(), models, tokens, shards).map_err(|e| job::federation_error(loaded, e))?;
-    if !quiet {
-        say(format!("memory      {}\n", Expected::of(&run)));
-    }
-    Ok((run, holdings))
+    Ok(Ready { prepared, ctrl_c: installed.expect("asked for on the way") })
 }
 
 /// The command that goes on with the run in `place`.
@@ -157,20 +107,21 @@ fn command(place: &Path) -> String {
 }
 
 /// Trains, writing and reporting each round; then the last lines.
-fn follow(args: &TrainArgs, loaded: &Loaded, ready: Ready, mut recorder: Recorder, quiet: bool) -> Result<()> {
-    let Ready { mut run, devices, interrupt, .. } = ready;
+fn follow(args: &TrainArgs, loaded: &CheckedConfig, ready: Ready, mut recorder: Recorder, quiet: bool) -> Result<()> {
+    let Ready { prepared: Prepared { mut run, devices, .. }, ctrl_c } = ready;
+    let rounds = recorder.rounds();
     let mut progress = if args.tui {
         let about = About::of(&run, &loaded.config, &devices);
-        Progress::dashboard(recorder.rounds(), about, run.model().device().clone(), interrupt)?
+        Progress::dashboard(rounds, about, run.model().device().clone(), ctrl_c)?
     } else {
-        Progress::new(recorder.rounds(), quiet)
+        Progress::new(rounds, quiet)
     };
     progress.past(&recorder.past()?);
-    let rounds = recorder.rounds();
-    let outcome = recorder.train(&mut run, &mut progress);
+    let trained = run.train(&mut |event| recorder.hear(event, &mut progress));
+    let written = recorder.finish(&run);
     progress.finish();
     let go_on = command(recorder.path());
-    outcome.and_then(|trained| Ok(trained?)).with_context(|| {
+    written.and_then(|()| Ok(trained?)).with_context(|| {
         if recorder.is_there() {
             format!("{}; go on with: {go_on}", recorder.what_is_left())
         } else {
@@ -181,8 +132,34 @@ fn follow(args: &TrainArgs, loaded: &Loaded, ready: Ready, mut recorder: Recorde
     if done < rounds {
         note(format!("stopped after {done} of {rounds} rounds; go on with: {go_on}"));
     }
-    recorder.say_result(quiet);
+    say_result(&recorder, quiet);
     Ok(())
+}
+
+/// The run's last lines.
+fn say_result(recorder: &Recorder, quiet: bool) {
+    let (tally, identity) = (recorder.tally(), recorder.identity());
+    let upload = tally.upload_line(identity);
+    let (path, summary) = (recorder.path().display(), recorder.summary());
+    if is_json() {
+        return say_row(&format!("the run is in {path}"), &summary, "");
+    }
+    if quiet {
+        let accuracy = summary.final_accuracy.map_or("not evaluated".to_string(), percent);
+        let upload = upload.map(|line| format!("; {line}")).unwrap_or_default();
+        return say(format!("{}: accuracy {accuracy}{upload}; {path}", identity.name));
+    }
+    say("");
+    let memory = summary.memory.map(|memory| memory_line(memory, &identity.device));
+    tally.accuracy_line().into_iter().chain(upload).chain(memory).for_each(say);
+    say(format!("run folder: {path}"));
+}
+
+/// What was expected of `device` and what was taken, side by side.
+fn memory_line(memory: MemoryUse, device: &str) -> String {
+    let whose = if device.starts_with("cpu") { " by the whole process" } else { "" };
+    let taken = memory.peak.map(|peak| format!(", at most {} taken{whose}", bytes(peak))).unwrap_or_default();
+    format!("memory: about {} estimated{taken}", bytes(memory.estimated))
 }
 
 /// How long the texts of a causal language model are, and what of them is scored.
@@ -194,15 +171,9 @@ fn scored_words(split: &Split) -> String {
 }
 
 /// What will run on what, a line each.
-fn describe(
-    strategy: &StrategySettings,
-    data: &Dataset,
-    tokens: &TokenizedData,
-    shards: &Shards,
-    model: &ModelInfo,
-    device: &str,
-    place: &Path,
-) {
+fn describe(loaded: &CheckedConfig, facts: &Facts<'_>, place: &Path) {
+    let Facts { data, tokens, shards, model, devices } = facts;
+    let strategy = &loaded.config.strategy;
     if strategy.traits().our_form {
         say(format!("strategy    {}, in a federated form of our own: see docs/methods.md", strategy.name()));
     }
@@ -224,6 +195,6 @@ fn describe(
         sizes().max().unwrap_or(0)
     ));
     say(format!("model       {}, {} layers of {} features", model.architecture.name(), model.layers, model.hidden));
-    say(format!("device      {device}"));
+    say(format!("device      {devices}"));
     say(format!("run folder  {}", place.display()));
 }

@@ -2,10 +2,20 @@
 
 use std::time::Duration;
 
+use bonfire_experiment::format::{seconds, short};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
-use super::Pace;
-use crate::console::{Screen, seconds, set_screen, short};
+use super::pace::Pace;
+use crate::console::{Screen, set_screen};
+
+/// Lines go above the bars.
+struct Above(MultiProgress);
+
+impl Screen for Above {
+    fn show(&self, _: &str, write: &mut dyn FnMut()) {
+        self.0.suspend(write);
+    }
+}
 
 /// Two bars, of the run and of the round.
 pub struct Bars {
@@ -27,7 +37,7 @@ impl Bars {
         let steps = all.add(ProgressBar::new(0));
         steps.set_style(style("round {bar:10} {pos}/{len} steps  {wide_msg}"));
         rounds.enable_steady_tick(Duration::from_millis(500));
-        set_screen(Screen::Bars(all.clone()));
+        set_screen(Some(Box::new(Above(all.clone()))));
         Bars { all, rounds, steps, pace }
     }
 
@@ -62,7 +72,7 @@ impl Bars {
 
     /// The bars go.
     pub fn clear(&self) {
-        set_screen(Screen::Plain);
+        set_screen(None);
         let _ = self.all.clear();
     }
 }

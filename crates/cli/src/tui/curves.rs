@@ -1,5 +1,6 @@
 //! The curves over rounds: accuracy or perplexity, and losses.
 
+use bonfire_experiment::format::percent;
 use bonfire_federation::RoundMetrics;
 use ratatui::Frame;
 use ratatui::layout::{Constraint, Rect};
@@ -9,7 +10,6 @@ use ratatui::widgets::{Axis, Chart, Dataset, GraphType, LegendPosition};
 
 use super::State;
 use super::draw::framed;
-use crate::console::percent;
 
 /// A line of a chart.
 struct Curve {

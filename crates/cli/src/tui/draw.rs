@@ -1,6 +1,7 @@
 //! The dashboard's layout: the header, what goes where on wide and narrow terminals, the keys. Everything is drawn from
 //! plain data.
 
+use bonfire_experiment::format::{seconds, short};
 use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout, Rect};
 use ratatui::style::{Color, Modifier, Style, Stylize};
@@ -10,7 +11,6 @@ use ratatui::widgets::{Block, Clear, Gauge, Padding, Paragraph, Wrap};
 use super::State;
 use super::curves;
 use super::panels;
-use crate::console::{seconds, short};
 
 /// The smallest terminal that everything fits on, columns and rows.
 pub const LEAST: (u16, u16) = (60, 20);

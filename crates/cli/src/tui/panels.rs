@@ -1,5 +1,6 @@
 //! The dashboard's tables: clients, slots, bytes and memory, and the last lines said.
 
+use bonfire_experiment::format::{bytes, percent};
 use ratatui::Frame;
 use ratatui::layout::{Alignment, Constraint, Rect};
 use ratatui::style::{Color, Style, Stylize};
@@ -9,7 +10,6 @@ use ratatui::widgets::{Cell, Paragraph, Row, Scrollbar, ScrollbarOrientation, Sc
 use super::State;
 use super::draw::{View, framed};
 use super::state::ClientRow;
-use crate::console::{bytes, percent};
 
 /// From least to most.
 const SHADES: [char; 5] = [' ', '░', '▒', '▓', '█'];
@@ -145,7 +145,7 @@ pub fn traffic(frame: &mut Frame, area: Rect, state: &State) {
     ];
     if let Some(plain) = state.plain.filter(|plain| *plain > 0 && state.uploaded > 0) {
         lines.push(row("plain LoRA", bytes(plain)));
-        lines.push(row("", crate::summary::ratio(state.uploaded, plain).unwrap_or_default() + " that"));
+        lines.push(row("", bonfire_experiment::summary::ratio(state.uploaded, plain).unwrap_or_default() + " that"));
     }
     if let Some(epsilon) = last.and_then(|metrics| metrics.epsilon) {
         lines.push(row("privacy", format!("ε {epsilon:.2}")));

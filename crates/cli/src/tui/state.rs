@@ -3,11 +3,11 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use bonfire_experiment::config::RunConfig;
 use bonfire_federation::{ClientMetrics, RoundMetrics, Run};
 use bonfire_models::{ModelInfo, Target, Task};
 
-use crate::config::RunConfig;
-use crate::progress::Pace;
+use crate::progress::pace::Pace;
 
 /// Lines that are kept to be looked at.
 const LINES: usize = 500;

@@ -5,12 +5,11 @@ use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use bonfire_experiment::device::DeviceChoice;
 use bonfire_models::{Precision, TargetKind};
 use clap::{Args, ValueEnum};
 use serde::de::IntoDeserializer;
 use serde::{Deserialize, Serialize};
-
-use crate::device::DeviceChoice;
 
 /// Options of `bench`.
 #[derive(Clone, Debug, Args, Serialize)]

@@ -2,6 +2,8 @@
 //! What a step reaches is only worth saying beside these.
 
 use anyhow::Result;
+use bonfire_experiment::device::Opened;
+use bonfire_experiment::format::table::{aligned, milliseconds, row, three};
 use bonfire_kernels::{product, runs_on_cpu};
 use bonfire_models::Precision;
 use burn::tensor::{Device, Distribution, Tensor};
@@ -9,8 +11,6 @@ use serde::Serialize;
 
 use super::args::BenchArgs;
 use super::stopwatch::{Seconds, in_turns};
-use super::table::{aligned, milliseconds, row, three};
-use crate::device::Opened;
 
 /// Rows and columns of the largest product.
 const MOST: usize = 8192;
@@ -99,7 +99,7 @@ impl CeilingReport {
             ]));
         }
         rows.push(row([
-            &format!("{} read and written", crate::console::bytes(self.copied_bytes)),
+            &format!("{} read and written", bonfire_experiment::format::bytes(self.copied_bytes)),
             &milliseconds(self.seconds.best),
             &milliseconds(self.seconds.median),
             &format!("{} GB/s", three(self.bytes_per_second / 1e9)),

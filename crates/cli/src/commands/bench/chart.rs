@@ -1,11 +1,11 @@
 //! The picture of a benchmark: one panel a part, as bars or as lines, below each other in one SVG.
 
 use anyhow::Result;
+use bonfire_experiment::format::table::{three, whole};
 use plotters::coord::types::RangedCoordf64;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
-use super::table::{three, whole};
 use crate::picture::{Area, PaintResult, colour, svg};
 
 const WIDTH: u32 = 960;

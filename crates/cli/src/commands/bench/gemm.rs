@@ -1,6 +1,9 @@
 //! The device's own matrix products on the shapes of a step: the rate that the floor under a step is counted with.
 
 use anyhow::Result;
+use bonfire_experiment::format::percent;
+use bonfire_experiment::format::table::{aligned, milliseconds, row, three};
+use bonfire_experiment::job;
 use bonfire_kernels::{product, product_kernel};
 use bonfire_models::{ModelInfo, Precision, TargetKind};
 use burn::tensor::{Device, Distribution, Tensor};
@@ -9,9 +12,6 @@ use serde::Serialize;
 use super::args::BenchArgs;
 use super::chart::{Bars, Panel};
 use super::stopwatch::{Seconds, in_turns};
-use super::table::{aligned, milliseconds, row, three};
-use crate::console::percent;
-use crate::job;
 
 /// Products of every shape of the model, and their rate together.
 #[derive(Clone, Debug, Serialize)]

@@ -3,6 +3,7 @@
 mod cases;
 
 use anyhow::{Result, anyhow};
+use bonfire_experiment::format::table::{aligned, milliseconds, row, three};
 use burn::tensor::{Device, Distribution, Tensor};
 use serde::Serialize;
 
@@ -10,7 +11,6 @@ use self::cases::{Case, cases};
 use super::args::BenchArgs;
 use super::chart::{Bars, Panel};
 use super::stopwatch::{Seconds, in_turns};
-use super::table::{aligned, milliseconds, row, three};
 use super::work::Work;
 
 /// Results may differ by so much of their largest entry: another order of summation, no more.

@@ -1,10 +1,9 @@
 //! Peak memory of one piece of work: of the process on the CPU, of the device's pools elsewhere. The pools' is an upper
 //! bound: what they keep of earlier work counts too.
 
+use bonfire_experiment::memory::{give_back_freed, keep_freed_awhile, taken_of};
 use bonfire_kernels::runs_on_cpu;
 use burn::tensor::Device;
-
-use crate::memory::{give_back_freed, keep_freed_awhile, taken_of};
 
 /// A watch over the memory of one piece of work, which is slow on the CPU while it is watched.
 pub struct Watch<'d> {

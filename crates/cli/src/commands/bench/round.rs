@@ -6,6 +6,9 @@ use std::time::Instant;
 use anyhow::Result;
 use bonfire_data::Shards;
 use bonfire_engine::{InFlight, TokenizedData, TrainSettings};
+use bonfire_experiment::format::bytes;
+use bonfire_experiment::format::table::{aligned, row, size, three, whole};
+use bonfire_experiment::log::note;
 use bonfire_federation::{
     AdapterSettings, AdapterStart, Budget, ClientSettings, EvaluateSettings, Event, HeadMode, RoundMetrics, Run,
     ServerSettings, Settings, StrategySettings,
@@ -19,10 +22,8 @@ use serde::Serialize;
 use super::args::{BenchArgs, Head, Method};
 use super::chart::{Bars, Panel};
 use super::peak::Watch;
-use super::table::{aligned, row, size, three, whole};
 use super::ways::boxed;
 use super::work::{Work, options, settings};
-use crate::console::{bytes, note};
 
 /// The rounds of one run.
 #[derive(Clone, Debug, Serialize)]

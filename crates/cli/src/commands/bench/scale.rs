@@ -2,13 +2,13 @@
 
 use anyhow::Result;
 use bonfire_engine::InFlight;
+use bonfire_experiment::format::table::{aligned, row, size, whole};
 use bonfire_models::Transformer;
 use burn::tensor::Device;
 use serde::Serialize;
 
 use super::args::{BenchArgs, Method};
 use super::chart::{Lines, Panel};
-use super::table::{aligned, row, size, whole};
 use super::ways::{EngineWay, Measured, Way, in_turns};
 use super::work::{Work, deal};
 

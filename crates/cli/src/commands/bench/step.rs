@@ -2,6 +2,8 @@
 
 use anyhow::Result;
 use bonfire_engine::InFlight;
+use bonfire_experiment::format::percent;
+use bonfire_experiment::format::table::{aligned, row, size, three, whole};
 use bonfire_models::Transformer;
 use burn::tensor::Device;
 use serde::Serialize;
@@ -9,10 +11,8 @@ use serde::Serialize;
 use super::args::{BenchArgs, Method, WayName};
 use super::burn_lora;
 use super::chart::{Bars, Panel};
-use super::table::{aligned, row, size, three, whole};
 use super::ways::{EngineWay, Measured, Way, in_turns};
 use super::work::Work;
-use crate::console::percent;
 
 /// The ways and what they took.
 #[derive(Clone, Debug, Serialize)]

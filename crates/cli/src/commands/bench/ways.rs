@@ -3,6 +3,7 @@
 use anyhow::Result;
 use bonfire_data::random::{Use, stream};
 use bonfire_engine::{Engine, InFlight, Probe, Score};
+use bonfire_experiment::log::note;
 use bonfire_federation::{Common, FedIt, FfaLora, LoraA2, Norm, Per, RoLora, Server, Strategy};
 use bonfire_kernels::runs_on_cpu;
 use bonfire_models::{Adapter, AdapterInit, Model, Transformer};
@@ -13,7 +14,6 @@ use super::args::{BenchArgs, Method};
 use super::peak::Watch;
 use super::stopwatch::{Seconds, reading};
 use super::work::{members, options, settings, trains_head};
-use crate::console::note;
 
 /// What one run of a way has done.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]

@@ -6,14 +6,14 @@ use anyhow::{Context, Result};
 use bonfire_data::Dataset;
 use bonfire_data::random::{Use, stream};
 use bonfire_engine::{EngineSettings, InFlight, Member, Recompute, Split, TrainSettings};
+use bonfire_experiment::UserError;
+use bonfire_experiment::job;
 use bonfire_models::{Goal, ModelInfo, ModelSource, Task, Transformer};
 use burn::tensor::Device;
 use rand::seq::SliceRandom;
 
 use super::args::{BenchArgs, Head, Shape, TaskName};
 use super::lengths::made_up;
-use crate::job;
-use crate::user_error::UserError;
 
 /// Classes of made-up texts: BANKING77's.
 const CLASSES: usize = 77;

@@ -2,13 +2,8 @@
 
 use std::path::PathBuf;
 
+use bonfire_experiment::compare::{DEFAULT_STRATEGIES, Variant, Variants};
 use clap::Args;
-
-use super::variant::{Variant, Variants};
-
-/// The strategies that are compared when none are named: the paper's, RoLoRA, and FedIT with the learning rate that the
-/// paper gave to its own method alone. Most of LoRA-A²'s gain on very skewed clients comes from that rate.
-const STRATEGIES: &str = "lora-a2,fedit,fedit:train.lr_b=5x,ffa-lora,rolora,flexlora";
 
 /// Options of `compare`.
 #[derive(Debug, Args)]
@@ -41,18 +36,7 @@ impl CompareArgs {
     pub fn variants(&self) -> Vec<Variant> {
         match &self.strategies {
             Some(given) => given.0.clone(),
-            None => STRATEGIES.parse::<Variants>().expect("the default is a list of variants").0,
+            None => DEFAULT_STRATEGIES.parse::<Variants>().expect("the default is a list of variants").0,
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_default_holds_the_learning_rate_control() {
-        let labels: Vec<String> = STRATEGIES.parse::<Variants>().expect("valid").0.iter().map(Variant::label).collect();
-        assert_eq!(labels, ["lora-a2", "fedit", "fedit + 5x η_B", "ffa-lora", "rolora", "flexlora"]);
     }
 }

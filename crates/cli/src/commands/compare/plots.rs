@@ -1,12 +1,11 @@
 //! The three pictures of a comparison: accuracy against rounds, against uploaded bytes, and against rank.
 
 use anyhow::Result;
+use bonfire_experiment::compare::{Grid, Group, Rank, Spread};
+use bonfire_experiment::config::TaskKind;
+use bonfire_experiment::format::bytes;
 
 use super::figure::{self, Axis, Dot, Figure, Line, Panel, Scale};
-use super::grid::{Grid, Rank};
-use super::results::{Group, Spread};
-use crate::config::TaskKind;
-use crate::console::bytes;
 
 const ROUNDS: &str = "accuracy-rounds.svg";
 const BYTES: &str = "accuracy-bytes.svg";

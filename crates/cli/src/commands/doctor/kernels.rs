@@ -3,13 +3,15 @@
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
+use bonfire_experiment::checkup::admit;
+use bonfire_experiment::format::bytes;
+use bonfire_experiment::log::note;
+use bonfire_experiment::panics::quietly;
 use bonfire_kernels::runtime;
 use serde::Serialize;
 use serde_json::json;
 
-use crate::checkup::admit;
-use crate::console::{bytes, note, put, say};
-use crate::user_error::quietly;
+use crate::console::{put, say};
 
 /// What is kept.
 #[derive(Debug, PartialEq, Eq, Serialize)]

@@ -1,15 +1,15 @@
 //! What was found, as a table and as JSON.
 
+use bonfire_experiment::checkup::{Finding, Verdict};
+use bonfire_experiment::device::{DeviceChoice, Opened};
+use bonfire_experiment::format::table::{aligned, row, size, three};
+use bonfire_experiment::panics::quietly;
 use bonfire_models::Precision;
 use serde::Serialize;
 
 use super::kernels::Kernels;
 use super::speed::Speed;
 use super::system::System;
-use crate::checkup::{Finding, Verdict};
-use crate::commands::bench::table::{aligned, row, size, three};
-use crate::device::{DeviceChoice, Opened};
-use crate::user_error::quietly;
 
 /// The whole of `--json`.
 #[derive(Debug, Serialize)]

@@ -1,13 +1,13 @@
 //! Two figures that place a device: memory bandwidth and one matrix product. `bonfire bench` measures properly.
 
+use bonfire_experiment::device::Opened;
+use bonfire_experiment::format::table::three;
+use bonfire_experiment::panics::quietly;
 use bonfire_kernels::{Arithmetic, product, product_kernel, runs_on_cpu};
 use burn::tensor::{Device, Distribution, Tensor};
 use serde::Serialize;
 
 use crate::commands::bench::stopwatch::in_turns;
-use crate::commands::bench::table::three;
-use crate::device::Opened;
-use crate::user_error::quietly;
 
 /// What was measured.
 #[derive(Debug, Serialize)]

@@ -1,9 +1,10 @@
 //! What machine and what build this is.
 
+use bonfire_experiment::checkup::admit::drivers;
+use bonfire_experiment::format::table::size;
 use serde::Serialize;
 
-use crate::checkup::admit::drivers;
-use crate::commands::bench::{BURN, Machine, machine, table::size};
+use crate::commands::bench::{BURN, Machine, machine};
 
 /// The machine and the build.
 #[derive(Debug, Serialize)]

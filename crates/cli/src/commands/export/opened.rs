@@ -4,23 +4,31 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use bonfire_experiment::UserError;
+use bonfire_experiment::config::{self, CheckedConfig, TaskKind};
+use bonfire_experiment::job;
+use bonfire_experiment::partition_file::PartitionFile;
+use bonfire_experiment::run_folder::{ADAPTER, CLIENTS, client_folder};
+use bonfire_experiment::trained::config_of;
+pub use bonfire_models::Task;
 use bonfire_models::{ModelInfo, ModelSource, peft};
 
-pub use bonfire_models::Task;
+use super::args::ExportArgs;
+use crate::common::Common;
+use crate::progress::Waiting;
 
-use crate::args::{Common, ExportArgs};
-use crate::commands::evaluate::config_of;
-use crate::config::{self, Loaded, TaskKind};
-use crate::job;
-use crate::partition_file::PartitionFile;
-use crate::run_folder::{ADAPTER, CLIENTS, client_folder};
-use crate::user_error::UserError;
+/// The file of a GGUF export.
+pub const GGUF: &str = "adapter.gguf";
 
 /// What an export needs to know of a run.
 pub struct OpenedRun {
+    /// The run's folder.
     pub folder: PathBuf,
-    pub loaded: Loaded,
+    /// Its configuration.
+    pub loaded: CheckedConfig,
+    /// Where its model comes from.
     pub source: ModelSource,
+    /// The model's shape.
     pub info: ModelInfo,
 }
 
@@ -31,7 +39,8 @@ impl OpenedRun {
     /// No run folder, or a model that cannot be found any more.
     pub fn open(folder: &Path, common: &Common) -> Result<OpenedRun> {
         let loaded = config::load_of_run(&config_of(folder)?, &common.sets)?;
-        let (source, info) = (job::source(&loaded.config)?, job::info(&loaded.config)?);
+        let source = job::source(&loaded.config, &mut Waiting::default())?;
+        let info = source.info().context("cannot read the model's shape")?;
         Ok(OpenedRun { folder: folder.to_path_buf(), loaded, source, info })
     }
 
@@ -90,7 +99,7 @@ impl OpenedRun {
     /// Names of the classes: as the run wrote them down, or of its data where those are still there.
     pub fn labels(&self) -> Option<Vec<String>> {
         let written = PartitionFile::read(&self.folder).ok().flatten().map(|holdings| holdings.labels);
-        written.or_else(|| job::dataset(&self.loaded).ok().map(|data| data.labels))
+        written.or_else(|| job::dataset(&self.loaded, &mut Waiting::default()).ok().map(|data| data.labels))
     }
 }
 

@@ -6,13 +6,18 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use bonfire_data::random::{Use, stream};
 use bonfire_engine::{Scorer, Split};
+use bonfire_experiment::config;
+use bonfire_experiment::device;
+use bonfire_experiment::job;
+use bonfire_experiment::run_folder::CONFIG;
 use bonfire_models::{Adapter, Model, ModelSource, Precision, Task, Transformer, gguf, peft};
 
-use super::{GGUF, OpenedRun};
-use crate::args::{Common, Format};
+use super::args::Format;
+use super::opened::GGUF;
+use super::opened::OpenedRun;
+use crate::common::Common;
 use crate::console::say;
-use crate::device;
-use crate::job;
+use crate::progress::Waiting;
 
 /// Test texts that are compared.
 const TEXTS: usize = 32;
@@ -34,12 +39,12 @@ impl Verifier {
     /// # Errors
     /// A model or data that cannot be used any more.
     pub fn open(run: &OpenedRun, task: Task, common: &Common) -> Result<Verifier> {
-        let mut loaded = crate::config::load_of_run(&run.folder.join(crate::run_folder::CONFIG), &common.sets)?;
+        let mut loaded = config::load_of_run(&run.folder.join(CONFIG), &common.sets)?;
         loaded.config.engine.precision = Precision::F32;
-        let opened = device::open(common.device.as_ref().unwrap_or(&loaded.config.engine.device).first())?;
-        let model = job::model(&loaded, task, &opened.device)?;
-        let data = job::dataset(&loaded).context("--verify needs the run's data")?;
-        let test = job::tokens(&loaded, &data, model.info())?.test;
+        let opened = device::open(common.first_device(&loaded))?;
+        let model = job::model(&loaded, &run.source, task, &opened.device)?;
+        let data = job::dataset(&loaded, &mut Waiting::default()).context("--verify needs the run's data")?;
+        let test = job::tokens(&loaded, &data, &run.source, model.info())?.test;
         Ok(Verifier { model, task, seed: loaded.config.train.seed, test })
     }
 

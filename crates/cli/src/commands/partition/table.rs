@@ -2,8 +2,7 @@
 //! labels the sizes alone.
 
 use bonfire_data::Dataset;
-
-use crate::console::one_line;
+use bonfire_experiment::format::one_line;
 
 /// The table for `counts[client][label]` in at most `width` columns where possible.
 pub fn render(labels: &[String], counts: &[Vec<usize>], tests: &[usize], width: usize) -> String {

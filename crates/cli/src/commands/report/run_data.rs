@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::{Context, Result};
+use bonfire_experiment::partition_file::PartitionFile;
+use bonfire_experiment::run_folder::read;
+use bonfire_experiment::trained::config_of;
 use bonfire_federation::{RoundMetrics, Summary};
 use serde::{Deserialize, Serialize};
 
 use super::downsample::{mean_spans, short, spaced, thin};
 use super::slots::{Choices, SlotStory};
-use crate::commands::evaluate::config_of;
-use crate::partition_file::PartitionFile;
-use crate::run_folder::read;
 
 /// Points of a curve at most.
 const POINTS: usize = 600;

@@ -2,11 +2,11 @@
 
 use std::path::Path;
 
+use bonfire_experiment::run_folder::read;
 use bonfire_models::TargetKind;
 use serde::{Deserialize, Serialize};
 
 use super::downsample::mean_spans;
-use crate::run_folder::read;
 
 /// Columns of the picture at most.
 const COLUMNS: usize = 120;

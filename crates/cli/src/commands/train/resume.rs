@@ -4,26 +4,26 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
+use bonfire_experiment::RunLog;
+use bonfire_experiment::UserError;
+use bonfire_experiment::checkpoints::{self, Save};
+use bonfire_experiment::config::moved::bring_up_to_date;
+use bonfire_experiment::config::{self, CheckedConfig, Difference, differences};
+use bonfire_experiment::log::note;
+use bonfire_experiment::recorder::Recorder;
+use bonfire_experiment::run_folder::{CONFIG, Lock, RunFolder, read};
 use toml::Table;
 
-use super::{follow, load, prepare, with_device};
-use crate::args::{Common, TrainArgs};
-use crate::checkpoints::{self, Save};
-use crate::config::moved::bring_up_to_date;
-use crate::config::{self, Difference, Loaded, differences};
-use crate::console::{note, say};
-use crate::interrupt::Interrupt;
-use crate::log;
-use crate::recorder::Recorder;
-use crate::run_folder::{CONFIG, Lock, RunFolder, read};
-use crate::user_error::UserError;
+use super::{TrainArgs, follow, load, prepare};
+use crate::common::Common;
+use crate::console::say;
 
 /// Goes on with the run in `folder`.
 ///
 /// # Errors
 /// As training; no run or no usable checkpoint there, or what no run makes; a configuration that is not the run's own and was not accepted; data or
 /// a model that the checkpoint does not belong to.
-pub fn run(folder: &Path, args: &TrainArgs, common: &Common) -> Result<()> {
+pub fn run(folder: &Path, args: &TrainArgs, common: &Common, log: &RunLog) -> Result<()> {
     read::check(folder)?;
     let own = folder.join(CONFIG);
     if !own.is_file() {
@@ -37,16 +37,16 @@ pub fn run(folder: &Path, args: &TrainArgs, common: &Common) -> Result<()> {
     broken.iter().for_each(|line| note(format!("{line}; going on from the one before")));
     let mut loaded = match &args.config {
         Some(file) => load(Some(file), common)?,
-        None => with_device(config::load_of_run(&own, &common.sets)?, common),
+        None => common.applied_to(config::load_of_run(&own, &common.sets)?),
     };
     if let Some(save) = &save {
         keep_name(&mut loaded, save)?;
         compare(&loaded, save, args.accept_changes)?;
     }
-    let mut ready = prepare(&loaded, folder, common.quiet, Interrupt::install)?;
+    let mut ready = prepare(&loaded, folder, common.quiet)?;
     let files = RunFolder::with(folder, lock)?;
-    log::to_file(folder)?;
-    let (config, keys) = (&loaded.config, Arc::clone(&ready.interrupt));
+    log.open(folder)?;
+    let keys = Arc::clone(&ready.prepared.interrupt);
     let recorder = match save {
         None => {
             // Nothing was lost: a run that was cut before its first checkpoint has no round.
@@ -54,20 +54,22 @@ pub fn run(folder: &Path, args: &TrainArgs, common: &Common) -> Result<()> {
                 bail!("{} holds rounds but no checkpoint, so it cannot be gone on with; start anew", folder.display());
             }
             say_where(0, &loaded, common.quiet);
-            Recorder::new(files, config, &ready.devices, &ready.run, &ready.holdings.labels, keys)?
+            let prepared = &ready.prepared;
+            Recorder::new(files, &prepared.recorded(&loaded.config), &prepared.run, keys)?
         }
         Some(Save { path, checkpoint, notes }) => {
             let place = || format!("cannot go on from {}", path.display());
-            ready.run.resume(checkpoint).with_context(place)?;
-            say_where(ready.run.server().round, &loaded, common.quiet);
+            ready.prepared.run.resume(checkpoint).with_context(place)?;
+            say_where(ready.prepared.run.server().round, &loaded, common.quiet);
             if let Some(round) = args.round {
                 checkpoints::forget_after(folder, round)?;
             }
-            Recorder::resumed(files, config, &ready.devices, &ready.run, &ready.holdings.labels, notes, keys)
+            let prepared = &ready.prepared;
+            Recorder::resumed(files, &prepared.recorded(&loaded.config), &prepared.run, notes, keys)
                 .with_context(place)?
         }
     };
-    ready.holdings.write(folder)?;
+    ready.prepared.partition.write(folder)?;
     follow(args, &loaded, ready, recorder, common.quiet)
 }
 
@@ -81,7 +83,7 @@ fn no_run(folder: &Path) -> UserError {
 }
 
 /// A configuration that names no run is called after its file; the run keeps its own name.
-fn keep_name(loaded: &mut Loaded, save: &Save) -> Result<()> {
+fn keep_name(loaded: &mut CheckedConfig, save: &Save) -> Result<()> {
     let old: Table = before(save)?;
     loaded.config.name = old.get("name").and_then(toml::Value::as_str).map(str::to_string);
     Ok(())
@@ -97,7 +99,7 @@ fn before(save: &Save) -> Result<Table> {
 }
 
 /// Says what is not as it was, and refuses what would change the numbers unless that was asked for.
-fn compare(loaded: &Loaded, save: &Save, accept: bool) -> Result<()> {
+fn compare(loaded: &CheckedConfig, save: &Save, accept: bool) -> Result<()> {
     let new: Table = loaded.config.to_toml().parse().context("cannot read a configuration that was just written")?;
     let (matter, others): (Vec<Difference>, Vec<Difference>) =
         differences(&before(save)?, &new).into_iter().partition(Difference::matters);
@@ -125,7 +127,7 @@ fn compare(loaded: &Loaded, save: &Save, accept: bool) -> Result<()> {
     .into())
 }
 
-fn say_where(round: usize, loaded: &Loaded, quiet: bool) {
+fn say_where(round: usize, loaded: &CheckedConfig, quiet: bool) {
     let rounds = loaded.config.train.rounds;
     match round {
         _ if quiet => {}

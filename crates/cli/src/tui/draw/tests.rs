@@ -1,12 +1,12 @@
 //! The dashboard on terminals of several sizes, drawn into memory.
 
+use crate::fixture::round;
 use bonfire_federation::{ClientMetrics, RoundMetrics};
 use ratatui::Terminal;
 use ratatui::backend::TestBackend;
 
 use super::super::{About, State};
 use super::*;
-use crate::summary::tests::round;
 
 fn metrics(number: usize) -> RoundMetrics {
     let (train_loss, test_loss) = (2.0 / number as f64, Some(2.5 / number as f64));

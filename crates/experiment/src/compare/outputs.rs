@@ -1,0 +1,265 @@
+//! How the cells stand, and the files that say so: rewritten after every cell, so that they can be read at any time.
+
+use std::collections::HashMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use super::folder::{State, state};
+use super::grid::Grid;
+use super::results::{Group, Measured, Outcome};
+use super::table;
+use crate::run_folder::{read, replace};
+
+/// The outcomes of a grid's cells and where they are written.
+pub struct Outputs<'g> {
+    out: PathBuf,
+    grid: &'g Grid,
+    command: String,
+    draw: Draw,
+    outcomes: Vec<Outcome>,
+}
+
+/// Draws the pictures of a comparison as they are now: names of files and SVG texts.
+pub type Draw = fn(&Grid, &[Group<'_>]) -> Result<Vec<(&'static str, String)>>;
+
+/// The fields of an earlier `compare.json` that are read here.
+#[derive(Deserialize)]
+struct Earlier {
+    cells: Vec<EarlierCell>,
+}
+
+#[derive(Deserialize)]
+struct EarlierCell {
+    run: String,
+    error: Option<String>,
+}
+
+/// A cell in `compare.json`.
+#[derive(Serialize)]
+struct Row<'r> {
+    variant: &'r str,
+    label: String,
+    strategy: &'r str,
+    rank: &'r super::grid::Rank,
+    alpha: Option<f64>,
+    partition: &'r str,
+    seed: u64,
+    run: String,
+    status: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<&'r str>,
+    #[serde(flatten)]
+    measured: Option<&'r Measured>,
+}
+
+impl<'g> Outputs<'g> {
+    /// Looks at what `out` holds already. With `only_missing`, cells that failed before are left as they are. `command` is what the
+    /// files say they were made by; `draw` draws their pictures.
+    ///
+    /// # Errors
+    /// A cell's folder holds a run of another configuration.
+    pub fn open(out: &Path, grid: &'g Grid, only_missing: bool, command: String, draw: Draw) -> Result<Outputs<'g>> {
+        let failed = if only_missing { failed_before(out)? } else { HashMap::new() };
+        let mut outputs = Outputs { out: out.to_path_buf(), grid, command, draw, outcomes: Vec::new() };
+        for cell in &grid.cells {
+            let (path, config) = (outputs.folder(&cell.folder), &cell.loaded.config);
+            outputs.outcomes.push(match state(&path, &config.to_toml(), config.train.rounds)? {
+                State::Complete => Outcome::Done(Box::new(Measured::read(&path)?)),
+                State::Absent | State::Cut => match failed.get(&run_of(&cell.folder)) {
+                    Some(message) => Outcome::Failed(message.clone()),
+                    None => Outcome::Missing,
+                },
+            });
+        }
+        Ok(outputs)
+    }
+
+    fn folder(&self, name: &str) -> PathBuf {
+        self.out.join(run_of(name))
+    }
+
+    /// The cells to run, in order.
+    pub fn waiting(&self) -> Vec<usize> {
+        (0..self.outcomes.len()).filter(|&cell| self.outcomes[cell] == Outcome::Missing).collect()
+    }
+
+    /// How many cells are not complete and did not fail.
+    pub fn waiting_now(&self) -> usize {
+        self.waiting().len()
+    }
+
+    /// How many cells there are.
+    pub fn cells(&self) -> usize {
+        self.outcomes.len()
+    }
+
+    /// What is compared.
+    pub fn grid(&self) -> &'g Grid {
+        self.grid
+    }
+
+    /// How a cell stands.
+    pub fn outcome(&self, cell: usize) -> &Outcome {
+        &self.outcomes[cell]
+    }
+
+    /// Where everything is written.
+    pub fn out(&self) -> &Path {
+        &self.out
+    }
+
+    /// The folder of a cell's run.
+    pub fn folder_of(&self, cell: usize) -> PathBuf {
+        self.folder(&self.grid.cells[cell].folder)
+    }
+
+    /// Takes note of a cell's outcome and writes everything.
+    ///
+    /// # Errors
+    /// The system refuses a write.
+    pub fn record(&mut self, cell: usize, outcome: Outcome) -> Result<()> {
+        self.outcomes[cell] = outcome;
+        self.write()
+    }
+
+    /// `[ 7/96] fedit        r1 α 0.01 s2 `.
+    pub fn head_of(&self, cell: usize) -> String {
+        let (count, grid) = (self.outcomes.len().to_string(), self.grid);
+        let labels = grid.variants.iter().map(|variant| variant.label().chars().count());
+        let (width, label) = (labels.max().unwrap_or(0), grid.variants[grid.cells[cell].variant].label());
+        format!("[{:>w$}/{count}] {label:<width$}  {} ", cell + 1, self.place_of(cell), w = count.len())
+    }
+
+    /// `r1 α 0.01 s2`.
+    fn place_of(&self, cell: usize) -> String {
+        let cell = &self.grid.cells[cell];
+        format!("r{} {} s{}", cell.rank, self.grid.columns[cell.column].title(), cell.seed)
+    }
+
+    /// One line for each cell that failed.
+    pub fn failures(&self) -> Vec<String> {
+        let line = |(cell, outcome): (usize, &Outcome)| match outcome {
+            Outcome::Failed(what) => {
+                let label = self.grid.variants[self.grid.cells[cell].variant].label();
+                Some(format!("{label} {}: {what}", self.place_of(cell)))
+            }
+            _ => None,
+        };
+        self.outcomes.iter().enumerate().filter_map(line).collect()
+    }
+
+    /// The table.
+    pub fn table(&self) -> String {
+        table::table(self.grid, &self.groups())
+    }
+
+    /// What is known of each variant, rank and partition.
+    pub fn groups(&self) -> Vec<Group<'_>> {
+        Group::all(self.grid, &self.outcomes)
+    }
+
+    /// Writes `compare.json`, the table and the pictures as things are now.
+    ///
+    /// # Errors
+    /// The system refuses a write.
+    pub fn write(&self) -> Result<()> {
+        fs::create_dir_all(&self.out).with_context(|| format!("cannot make the folder {}", self.out.display()))?;
+        let groups = self.groups();
+        let text = serde_json::to_string_pretty(&self.everything(&groups)).context("cannot write compare.json")?;
+        replace(&self.out.join("compare.json"), format!("{text}\n").as_bytes())?;
+        let page = table::page(self.grid, &groups, &self.command, &self.failures());
+        replace(&self.out.join("table.md"), page.as_bytes())?;
+        for (name, svg) in (self.draw)(self.grid, &groups)? {
+            replace(&self.out.join(name), svg.as_bytes())?;
+        }
+        Ok(())
+    }
+
+    fn everything(&self, groups: &[Group<'_>]) -> serde_json::Value {
+        let grid = self.grid;
+        json!({
+            "name": grid.name(),
+            "bonfire": env!("CARGO_PKG_VERSION"),
+            "command": self.command,
+            "seeds": grid.seeds,
+            "cells": (0..grid.cells.len()).map(|cell| self.row(cell)).collect::<Vec<_>>(),
+            "groups": groups.iter().map(|group| group_row(grid, group)).collect::<Vec<_>>(),
+        })
+    }
+
+    fn row(&self, index: usize) -> Row<'_> {
+        let (cell, outcome) = (&self.grid.cells[index], &self.outcomes[index]);
+        let (variant, column) = (&self.grid.variants[cell.variant], &self.grid.columns[cell.column]);
+        let (status, error, measured) = match outcome {
+            Outcome::Missing => ("missing", None, None),
+            Outcome::Failed(what) => ("failed", Some(what.as_str()), None),
+            Outcome::Done(measured) => ("done", None, Some(&**measured)),
+        };
+        Row {
+            variant: &variant.text,
+            label: variant.label(),
+            strategy: &variant.strategy,
+            rank: &cell.rank,
+            alpha: column.alpha,
+            partition: &column.words,
+            seed: cell.seed,
+            run: run_of(&cell.folder),
+            status,
+            error,
+            measured,
+        }
+    }
+}
+
+/// Means and deviations of a group, in `compare.json`.
+fn group_row(grid: &Grid, group: &Group<'_>) -> serde_json::Value {
+    let (variant, column) = (&grid.variants[group.variant], &grid.columns[group.column]);
+    let count = |of: fn(&Measured) -> u64| group.spread(|run| Some(of(run) as f64));
+    let mut row = json!({
+        "variant": variant.text,
+        "label": variant.label(),
+        "strategy": variant.strategy,
+        "rank": group.rank,
+        "alpha": column.alpha,
+        "partition": column.words,
+        "runs": group.measured().count(),
+        "failed": group.failed(),
+        "final_accuracy": group.spread(|run| run.final_accuracy),
+        "best_accuracy": group.spread(|run| run.best_accuracy),
+        "upload_params": count(|run| run.upload_params),
+        "upload_bytes": count(|run| run.upload_bytes),
+        "download_params": count(|run| run.download_params),
+        "download_bytes": count(|run| run.download_bytes),
+        "train_seconds": group.spread(|run| Some(run.train_seconds)),
+        "tokens_trained": count(|run| run.tokens_trained),
+    });
+    let sometimes = [
+        ("personal_accuracy", group.spread(|run| run.personal_accuracy)),
+        ("final_perplexity", group.spread(|run| run.final_perplexity)),
+        ("final_exact_match", group.spread(|run| run.final_exact_match)),
+    ];
+    for (name, spread) in sometimes {
+        if let Some(spread) = spread {
+            row[name] = json!(spread);
+        }
+    }
+    row
+}
+
+/// A cell's folder relative to the comparison's.
+fn run_of(folder: &str) -> String {
+    format!("runs/{folder}")
+}
+
+/// Messages of the cells that failed in an earlier call, by folder.
+fn failed_before(out: &Path) -> Result<HashMap<String, String>> {
+    let path = out.join("compare.json");
+    let Some(text) = read::optional(&path)? else { return Ok(HashMap::new()) };
+    let earlier: Earlier = serde_json::from_str(&text)
+        .with_context(|| format!("{} is not as `bonfire compare` leaves it", path.display()))?;
+    Ok(earlier.cells.into_iter().filter_map(|cell| Some((cell.run, cell.error?))).collect())
+}

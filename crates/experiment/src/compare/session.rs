@@ -1,0 +1,170 @@
+//! Where cells train: the devices, the backbone and the tokenized texts, made ready once for all of them.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use bonfire_data::Shards;
+use bonfire_engine::TokenizedData;
+use bonfire_federation::{Publish, Run};
+use bonfire_models::{Model, ModelSource, Transformer};
+
+use super::grid::Grid;
+use super::results::{Measured, Outcome};
+use crate::checkpoints;
+use crate::checkup::Purpose;
+use crate::checkup::admit::admit;
+use crate::config::RunConfig;
+use crate::device;
+use crate::interrupt::Interrupt;
+use crate::job;
+use crate::log::{RunLog, note};
+use crate::partition_file::PartitionFile;
+use crate::recorder::{Recorded, Recorder};
+use crate::run_folder::{Lock, RunFolder, holds_something};
+use crate::watch::Watch;
+
+/// What all cells share.
+pub struct Session<'g> {
+    grid: &'g Grid,
+    devices: String,
+    source: ModelSource,
+    models: Vec<Transformer>,
+    tokens: TokenizedData,
+    shards: Partitions,
+    interrupt: Arc<Interrupt>,
+}
+
+/// The shards of each partition, by what makes it.
+type Partitions = HashMap<String, (Shards, PartitionFile)>;
+
+impl<'g> Session<'g> {
+    /// Opens the devices, reads data and model, and makes the partitions of the cells that are to run.
+    ///
+    /// # Errors
+    /// A device, data or model that cannot be used, a partition that cannot be made.
+    pub fn prepare(
+        grid: &'g Grid,
+        cells: &[usize],
+        interrupt: impl FnOnce() -> Result<Arc<Interrupt>>,
+        watch: &mut dyn Watch,
+    ) -> Result<Session<'g>> {
+        let base = &grid.base;
+        let opened = base.config.engine.device.open()?;
+        opened.iter().filter_map(|o| o.notice.as_ref()).for_each(note);
+        for &cell in cells {
+            let loaded = &grid.cells[cell].loaded;
+            job::refuse_precision(loaded, &opened).map_err(|mistake| grid.explain(cell, mistake.into()))?;
+            admit(&opened, |watch| Purpose::of(&loaded.config, watch), watch)?;
+        }
+        let interrupt = interrupt()?;
+        let Shared { source, models, tokens, shards } =
+            interrupt.while_preparing(|| read(grid, cells, &opened, watch))?;
+        Ok(Session { grid, devices: device::names(&opened), source, models, tokens, shards, interrupt })
+    }
+
+    /// Whether Ctrl-C was pressed.
+    pub fn interrupted(&self) -> bool {
+        self.interrupt.pressed()
+    }
+
+    /// Trains a cell into `folder`, going on with what is there of it; `log` becomes the run's meanwhile.
+    ///
+    /// # Errors
+    /// A file cannot be written. Failed training is an outcome.
+    pub fn train(&self, cell: usize, folder: &Path, log: &RunLog) -> Result<Outcome> {
+        let loaded = &self.grid.cells[cell].loaded;
+        let config = &loaded.config;
+        let (shards, partition) = &self.shards[&partition_of(config)];
+        let again = |model: &Transformer| Ok(Box::new(job::model_again(model, loaded)?) as Box<dyn Model>);
+        let models: Result<Vec<_>> = self.models.iter().map(again).collect();
+        let run = |models| Ok(Run::new(config.settings(), models, self.tokens.clone(), shards.clone())?);
+        let mut run = match models.and_then(run) {
+            Ok(run) => run,
+            Err(error) => return Ok(Outcome::Failed(error.to_string())),
+        };
+        let mut recorder = match self.go_on(folder, config, &mut run, &partition.labels) {
+            Ok(recorder) => recorder,
+            Err(error) => {
+                if holds_something(folder) {
+                    note(format!("{} begins anew: {error:#}", folder.display()));
+                }
+                let recorder = self.begin(folder, config, &run, &partition.labels)?;
+                if config.settings().publish() == Publish::All {
+                    partition.write(folder)?;
+                }
+                recorder
+            }
+        };
+        log.open(folder)?;
+        let trained = run.train(&mut |event| recorder.hear(event, &mut ()));
+        let written = recorder.finish(&run);
+        log.close();
+        written?;
+        match trained {
+            Err(error) => Ok(Outcome::Failed(error.to_string())),
+            Ok(()) if recorder.tally().rounds() < recorder.rounds() => Ok(Outcome::Missing),
+            Ok(()) => Ok(Outcome::Done(Box::new(Measured::read(folder)?))),
+        }
+    }
+
+    /// Sets `run` to the last checkpoint in `folder`. After an error it is as it was.
+    fn go_on(&self, folder: &Path, config: &RunConfig, run: &mut Run, labels: &[String]) -> Result<Recorder> {
+        let save = checkpoints::newest(folder)?.0.context("it holds no checkpoint")?;
+        let files = RunFolder::with(folder, Lock::take(folder)?)?;
+        files.cut(save.notes.lengths)?;
+        run.resume(save.checkpoint).with_context(|| format!("cannot go on from {}", save.path.display()))?;
+        let interrupt = Arc::clone(&self.interrupt);
+        Recorder::resumed(files, &self.recorded(config, labels), run, save.notes, interrupt)
+    }
+
+    /// Makes the folder anew, whatever an earlier run of the same configuration left there.
+    fn begin(&self, folder: &Path, config: &RunConfig, run: &Run, labels: &[String]) -> Result<Recorder> {
+        if folder.exists() {
+            std::fs::remove_dir_all(folder)
+                .with_context(|| format!("cannot remove the unfinished run {}", folder.display()))?;
+        }
+        let files = RunFolder::create(folder, &config.to_toml())?;
+        Recorder::new(files, &self.recorded(config, labels), run, Arc::clone(&self.interrupt))
+    }
+
+    fn recorded<'r>(&'r self, config: &'r RunConfig, labels: &'r [String]) -> Recorded<'r> {
+        Recorded { config, devices: &self.devices, labels, source: &self.source }
+    }
+}
+
+/// What was read for all cells.
+struct Shared {
+    source: ModelSource,
+    models: Vec<Transformer>,
+    tokens: TokenizedData,
+    shards: Partitions,
+}
+
+/// Reads data and models, and deals the data out as the cells ask for it.
+fn read(grid: &Grid, cells: &[usize], opened: &[device::Opened], watch: &mut dyn Watch) -> Result<Shared> {
+    let base = &grid.base;
+    let (data, source) = job::dataset_and_source(base, watch)?;
+    let mut shards = HashMap::new();
+    for &cell in cells {
+        let loaded = &grid.cells[cell].loaded;
+        if let std::collections::hash_map::Entry::Vacant(place) = shards.entry(partition_of(&loaded.config)) {
+            let cut = job::shards(loaded, &data).and_then(|cut| job::refuse_empty(&cut).map(|()| cut));
+            let cut = cut.map_err(|error| grid.explain(cell, error))?;
+            let partition = PartitionFile::of(&data, &cut);
+            place.insert((cut, partition));
+        }
+    }
+    let task = job::task(&base.config, data.labels.len());
+    let load = |o: &device::Opened| job::model_as_read(base, &source, task, &o.device);
+    let models = opened.iter().map(load).collect::<Result<Vec<_>>>()?;
+    job::note_on_adapter(&base.config)?;
+    let tokens = job::tokens(base, &data, &source, models[0].info())?;
+    Ok(Shared { source, models, tokens, shards })
+}
+
+/// What a partition depends on, besides the data.
+fn partition_of(config: &RunConfig) -> String {
+    format!("{:?} {} {} {}", config.data.partition, config.data.min_shard, config.clients.count, config.train.seed)
+}

@@ -1,0 +1,231 @@
+//! The table of a comparison, laid out as table 1 of the LoRA-A² paper: by rank, then strategy; a column a partition,
+//! then what a run sends and how long it trains.
+
+use super::grid::{Grid, Rank};
+use super::results::{Group, Measured, Spread};
+use super::variant::our_forms;
+use crate::format::seconds;
+use crate::format::table::three;
+
+/// The whole of `table.md`.
+pub fn page(grid: &Grid, groups: &[Group<'_>], command: &str, failures: &[String]) -> String {
+    let config = &grid.base.config;
+    let seeds: Vec<String> = grid.seeds.iter().map(u64::to_string).collect();
+    let mut text = format!("# {}: strategies compared\n\n    {command}\n\n", grid.name());
+    text += &format!(
+        "Seed{} {}; {} rounds; {} clients; trained on {}.\n\n",
+        if seeds.len() == 1 { "" } else { "s" },
+        seeds.join(", "),
+        config.train.rounds,
+        config.clients.count,
+        devices(groups),
+    );
+    let what = if speaks(groups) { PERPLEXITY } else { ACCURACY };
+    text += &format!("{}\n\n{what}, {NOTE}\n", table(grid, groups));
+    text += &our_forms(&grid.variants).map(|line| format!("\n{line}\n")).unwrap_or_default();
+    if !failures.is_empty() {
+        text += &format!("\nFailed:\n\n{}\n", failures.iter().map(|f| format!("* {f}")).collect::<Vec<_>>().join("\n"));
+    }
+    text
+}
+
+const ACCURACY: &str = "Accuracy: of the global model on the test split after the last round, in %";
+
+const PERPLEXITY: &str = "Perplexity: of the global model on the test split after the last round";
+
+const NOTE: &str = "mean ± sample standard deviation over seeds; the best of each rank and column in bold. Upload, download (all clients, all rounds, as \
+serialised) and time of local training: of one run, mean over seeds and columns. Rank: what a client may send of each \
+target, `clients.budget` for lora-a2 and `adapter.rank` elsewhere.";
+
+/// Whether the runs are of a language model.
+pub fn speaks(groups: &[Group<'_>]) -> bool {
+    groups.iter().flat_map(Group::measured).any(|run| run.final_perplexity.is_some())
+}
+
+/// What a cell of the table shows: perplexity, or accuracy in %.
+fn shown(run: &Measured) -> Option<f64> {
+    run.final_perplexity.or(run.final_accuracy.map(|accuracy| accuracy * 100.0))
+}
+
+fn devices(groups: &[Group<'_>]) -> String {
+    let mut names: Vec<&str> = groups.iter().flat_map(Group::measured).map(|run| run.device.as_str()).collect();
+    names.sort_unstable();
+    names.dedup();
+    if names.is_empty() { "nothing yet".into() } else { names.join(" and ") }
+}
+
+/// The table alone, in Markdown, columns aligned.
+pub fn table(grid: &Grid, groups: &[Group<'_>]) -> String {
+    let mut head = vec!["rank".to_string(), "strategy".to_string()];
+    head.extend(grid.columns.iter().map(|column| column.title()));
+    head.extend(["upload MB", "download MB", "training"].map(String::from));
+    let mut rows = vec![head];
+    for rank in ranks(groups) {
+        let best: Vec<Option<f64>> = (0..grid.columns.len()).map(|column| best(groups, rank, column)).collect();
+        for (variant, given) in grid.variants.iter().enumerate() {
+            let here: Vec<&Group<'_>> = groups.iter().filter(|g| g.rank == rank && g.variant == variant).collect();
+            if here.is_empty() {
+                continue;
+            }
+            let mut row = vec![rank.to_string(), given.label()];
+            row.extend(best.iter().enumerate().map(|(column, best)| {
+                here.iter().find(|g| g.column == column).map_or("–".into(), |group| accuracy(group, *best))
+            }));
+            row.extend(costs(&here));
+            rows.push(row);
+            rows.extend(personal(rank, &given.label(), &here, grid.columns.len()));
+        }
+    }
+    markdown(&rows)
+}
+
+/// The ranks of a grid: numbers falling, then names.
+fn ranks<'r>(groups: &[Group<'r>]) -> Vec<&'r Rank> {
+    let mut ranks: Vec<&Rank> = Vec::new();
+    for group in groups {
+        if !ranks.contains(&group.rank) {
+            ranks.push(group.rank);
+        }
+    }
+    ranks.sort_by_key(|rank| match rank {
+        Rank::Same(rank) => (0, std::cmp::Reverse(*rank)),
+        Rank::Named(_) => (1, std::cmp::Reverse(0)),
+    });
+    ranks
+}
+
+/// The best mean of a rank and column (the highest accuracy, the lowest perplexity), when there are several to choose from.
+fn best(groups: &[Group<'_>], rank: &Rank, column: usize) -> Option<f64> {
+    let here = groups.iter().filter(|g| g.rank == rank && g.column == column);
+    let means: Vec<f64> = here.filter_map(|g| g.spread(shown)).map(|s| s.mean).collect();
+    let better = |x: &f64, y: &f64| if speaks(groups) { y.total_cmp(x) } else { x.total_cmp(y) };
+    means.iter().copied().max_by(better).filter(|_| means.len() > 1)
+}
+
+/// `92.1 ± 0.4` (accuracy in %) or `5.12 ± 0.03` (perplexity), with what is missing or failed.
+fn accuracy(group: &Group<'_>, best: Option<f64>) -> String {
+    let (done, all, failed) = (group.measured().count(), group.outcomes.len(), group.failed());
+    let Some(spread) = group.spread(shown) else {
+        return match failed {
+            0 => "–".into(),
+            _ => "failed".into(),
+        };
+    };
+    let text = if speaks(std::slice::from_ref(group)) { digits(spread, 2) } else { digits(spread, 1) };
+    let text = if best == Some(spread.mean) { format!("**{text}**") } else { text };
+    let failed = if failed > 0 { format!(", {failed} failed") } else { String::new() };
+    if done < all { format!("{text} ({done} of {all}{failed})") } else { text }
+}
+
+fn digits(spread: Spread, n: usize) -> String {
+    match spread.deviation {
+        Some(deviation) => format!("{:.n$} ± {deviation:.n$}", spread.mean),
+        None => format!("{:.n$}", spread.mean),
+    }
+}
+
+/// Upload, download and time of a run, mean over seeds and columns.
+fn costs(groups: &[&Group<'_>]) -> [String; 3] {
+    let mean = |of: fn(&Measured) -> f64| Spread::of(groups.iter().flat_map(|g| g.measured()).map(of)).map(|s| s.mean);
+    let shown = |value: Option<f64>, show: fn(f64) -> String| value.map_or("–".to_string(), show);
+    [
+        shown(mean(|run| run.upload_bytes as f64 / 1e6), three),
+        shown(mean(|run| run.download_bytes as f64 / 1e6), three),
+        shown(mean(|run| run.train_seconds), seconds),
+    ]
+}
+
+/// A second row for strategies whose clients keep models of their own.
+fn personal(rank: &Rank, label: &str, groups: &[&Group<'_>], columns: usize) -> Option<Vec<String>> {
+    let of = |column: usize| {
+        let group = groups.iter().find(|g| g.column == column)?;
+        group.spread(|run| run.personal_accuracy.map(|accuracy| accuracy * 100.0)).map(|spread| digits(spread, 1))
+    };
+    let cells: Vec<Option<String>> = (0..columns).map(of).collect();
+    cells.iter().any(Option::is_some).then(|| {
+        let start = [rank.to_string(), format!("{label}, clients' own models")];
+        let cells = cells.into_iter().map(|cell| cell.unwrap_or("–".into()));
+        start.into_iter().chain(cells).chain(["", "", ""].map(String::from)).collect()
+    })
+}
+
+/// Rows as a Markdown table, padded so that it reads well as text.
+fn markdown(rows: &[Vec<String>]) -> String {
+    const LEFT: usize = 2;
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0).max(3);
+    let widths: Vec<usize> = (0..rows[0].len()).map(width).collect();
+    let line = |row: &Vec<String>| {
+        let cells = row.iter().zip(&widths).enumerate().map(|(column, (cell, &width))| match column {
+            0..LEFT => format!("{cell:<width$}"),
+            _ => format!("{cell:>width$}"),
+        });
+        format!("| {} |", cells.collect::<Vec<_>>().join(" | "))
+    };
+    let rule = widths.iter().enumerate().map(|(column, &width)| match column {
+        0..LEFT => "-".repeat(width),
+        _ => format!("{}:", "-".repeat(width - 1)),
+    });
+    let rule = format!("| {} |", rule.collect::<Vec<_>>().join(" | "));
+    let lines: Vec<String> = rows.iter().map(line).collect();
+    [&lines[..1], &[rule], &lines[1..]].concat().join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::grid::tests::grid;
+    use super::super::results::Outcome;
+    use super::*;
+
+    fn done(accuracy: f64, megabytes: u64) -> Outcome {
+        Outcome::Done(Box::new(Measured {
+            final_accuracy: Some(accuracy),
+            upload_bytes: megabytes * 1_000_000,
+            download_bytes: 2_500_000,
+            train_seconds: 75.0,
+            device: "cpu".into(),
+            ..Measured::default()
+        }))
+    }
+
+    #[test]
+    fn rows_go_by_rank_and_strategy_and_the_best_is_bold() {
+        let grid = grid("lora-a2,fedit", &[0, 1], &[1, 4], &[0.5]);
+        let outcomes: Vec<Outcome> = grid
+            .cells
+            .iter()
+            .map(|cell| match (cell.variant, &cell.rank, cell.seed) {
+                (0, Rank::Same(4), seed) => done(0.80 + 0.02 * seed as f64, 4),
+                (1, Rank::Same(4), seed) => done(0.70 + 0.02 * seed as f64, 8),
+                (0, _, 0) => done(0.6, 1),
+                (0, _, _) => Outcome::Missing,
+                _ => Outcome::Failed("not finite".into()),
+            })
+            .collect();
+        let groups = Group::all(&grid, &outcomes);
+        let expected = "\
+| rank | strategy |          α 0.5 | upload MB | download MB |     training |
+| ---- | -------- | -------------: | --------: | ----------: | -----------: |
+| 4    | lora-a2  | **81.0 ± 1.4** |      4.00 |        2.50 | 1 min 15 s |
+| 4    | fedit    |     71.0 ± 1.4 |      8.00 |        2.50 | 1 min 15 s |
+| 1    | lora-a2  |  60.0 (1 of 2) |      1.00 |        2.50 | 1 min 15 s |
+| 1    | fedit    |         failed |         – |           – |            – |";
+        let squeezed = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ").replace("-", "");
+        assert_eq!(squeezed(&table(&grid, &groups)), squeezed(expected));
+        let page = page(&grid, &groups, "bonfire compare", &["fedit r1: not finite".into()]);
+        for words in ["Seeds 0, 1;", "trained on cpu", "    bonfire compare\n", "* fedit r1: not finite"] {
+            assert!(page.contains(words), "no {words:?} in {page}");
+        }
+    }
+
+    #[test]
+    fn clients_own_models_get_a_row() {
+        let grid = grid("lora-a2", &[0], &[], &[]);
+        let mut outcome = done(0.5, 1);
+        if let Outcome::Done(measured) = &mut outcome {
+            measured.personal_accuracy = Some(0.9);
+        }
+        let outcomes = [outcome];
+        let text = table(&grid, &Group::all(&grid, &outcomes));
+        assert!(text.contains("lora-a2, clients' own models") && text.contains("90.0"), "{text}");
+    }
+}

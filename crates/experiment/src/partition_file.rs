@@ -1,0 +1,74 @@
+//! `partition.json` of a run folder: how many examples of each label every client holds.
+
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+use bonfire_data::{Dataset, Shards, label_table};
+use serde::{Deserialize, Serialize};
+
+use crate::run_folder::{PARTITION, read, replace};
+
+/// Who holds how much of what.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PartitionFile {
+    /// The labels' names; none where the data has no labels.
+    pub labels: Vec<String>,
+    /// Training examples, `[client][label]`; one number a client where there are no labels.
+    pub train: Vec<Vec<usize>>,
+    /// Test examples by client.
+    pub test: Vec<usize>,
+}
+
+impl PartitionFile {
+    /// Of `data` dealt out as `shards`.
+    pub fn of(data: &Dataset, shards: &Shards) -> PartitionFile {
+        let test = shards.test.iter().map(Vec::len).collect();
+        PartitionFile { labels: data.labels.clone(), train: label_table(data, &shards.train), test }
+    }
+
+    /// Writes them into the folder of a run.
+    ///
+    /// # Errors
+    /// The system refuses the write.
+    pub fn write(&self, run: &Path) -> Result<()> {
+        let text = serde_json::to_string(self).context("cannot write partition.json")?;
+        replace(&run.join(PARTITION), format!("{text}\n").as_bytes())
+    }
+
+    /// Reads those of a run; `None` for a run of a version that did not write them.
+    ///
+    /// # Errors
+    /// A file that cannot be read or is not as a run leaves it.
+    pub fn read(run: &Path) -> Result<Option<PartitionFile>> {
+        let path = run.join(PARTITION);
+        let Some(text) = read::optional(&path)? else { return Ok(None) };
+        let broken = || format!("{} is not as a run leaves it", path.display());
+        let holdings: PartitionFile = serde_json::from_str(&text).with_context(broken)?;
+        let width = holdings.labels.len().max(1);
+        ensure!(
+            holdings.train.iter().all(|row| row.len() == width),
+            "{}: expected {width} numbers for every client",
+            broken()
+        );
+        Ok(Some(holdings))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_written_is_read_and_rows_must_fit_the_labels() {
+        let folder = tempfile::tempdir().expect("a folder");
+        assert_eq!(PartitionFile::read(folder.path()).expect("fine"), None);
+        let labels = vec!["a".to_string(), "b".to_string()];
+        let mut holdings = PartitionFile { labels, train: vec![vec![1, 2], vec![0, 3]], test: vec![1, 0] };
+        holdings.write(folder.path()).expect("written");
+        assert_eq!(PartitionFile::read(folder.path()).expect("fine"), Some(holdings.clone()));
+        holdings.train[1].pop();
+        holdings.write(folder.path()).expect("written");
+        let error = PartitionFile::read(folder.path()).expect_err("a short row").to_string();
+        assert!(error.contains("partition.json") && error.contains("2 numbers"), "{error}");
+    }
+}

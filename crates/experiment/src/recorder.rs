@@ -1,0 +1,293 @@
+//! Writes what a run reports into its folder, round by round.
+
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use bonfire_federation::{ClientMetrics, Event, MemoryUse, RoundMetrics, Run, Summary};
+use bonfire_models::peft::{self, Layout, PeftMeta};
+use bonfire_models::{Adapter, ModelFolder, ModelSource};
+
+use crate::checkpoints::{self, Notes};
+use crate::config::{RunConfig, SaveSection};
+use crate::interrupt::Interrupt;
+use crate::log;
+use crate::memory::{self, Expected};
+use crate::run_folder::{CLIENTS, CONFIG, RunFolder, client_folder, own, replace};
+use crate::summary::{Identity, Totals};
+use crate::track::Trackers;
+use crate::watch::Watch;
+
+/// Writes what the run reports.
+pub struct Recorder {
+    folder: RunFolder,
+    identity: Identity,
+    meta: PeftMeta,
+    /// Where every weight trains.
+    whole: Option<ModelFolder>,
+    tally: Totals,
+    trackers: Trackers,
+    rounds: usize,
+    /// The resolved configuration, as TOML.
+    config: String,
+    /// When checkpoints are written, and how many stay.
+    save: SaveSection,
+    /// The round of the last checkpoint.
+    saved: Option<usize>,
+    /// The last round whose rows, adapter and summary are all there.
+    written: usize,
+    /// Of the rounds that this process ran.
+    memory: Option<MemoryUse>,
+    expected: Expected,
+    /// Why a round could not be written.
+    failure: Option<anyhow::Error>,
+    interrupt: Arc<Interrupt>,
+}
+
+/// What a recorder needs to know of the run that it writes.
+pub struct Recorded<'r> {
+    /// Its configuration.
+    pub config: &'r RunConfig,
+    /// Its devices, in words.
+    pub devices: &'r str,
+    /// The names of its classes.
+    pub labels: &'r [String],
+    /// Where its model comes from.
+    pub source: &'r ModelSource,
+}
+
+impl Recorder {
+    /// Writes `run`, of which `about` tells, into `folder`: at once all that a run leaves which has not begun, an untrained
+    /// adapter and a summary of nothing, so that the folder can be used whenever the run ends.
+    ///
+    /// # Errors
+    /// A file cannot be written; where every weight trains, a file of the model cannot be read any more.
+    pub fn new(folder: RunFolder, about: &Recorded<'_>, run: &Run, interrupt: Arc<Interrupt>) -> Result<Recorder> {
+        let mut recorder = Recorder::over(folder, about, run, &[], interrupt)?;
+        recorder.write_state(&run.server().model())?;
+        recorder.save(run)?;
+        Ok(recorder)
+    }
+
+    /// Goes on writing `run`, which has been set to the state of a checkpoint with these `notes`: rows of rounds after it
+    /// are taken back.
+    ///
+    /// # Errors
+    /// As [`Recorder::new`], and rows that are missing.
+    pub fn resumed(
+        folder: RunFolder,
+        about: &Recorded<'_>,
+        run: &Run,
+        notes: Notes,
+        interrupt: Arc<Interrupt>,
+    ) -> Result<Recorder> {
+        folder.cut(notes.lengths)?;
+        let past = folder.rounds()?;
+        let mut recorder = Recorder::over(folder, about, run, &past, interrupt)?;
+        replace(&recorder.folder.path().join(CONFIG), recorder.config.as_bytes())?;
+        (recorder.tally, recorder.saved) = (notes.tally, Some(run.server().round));
+        recorder.write_state(&run.server().model())?;
+        recorder.written = recorder.tally.rounds();
+        Ok(recorder)
+    }
+
+    fn over(
+        folder: RunFolder,
+        about: &Recorded<'_>,
+        run: &Run,
+        past: &[RoundMetrics],
+        interrupt: Arc<Interrupt>,
+    ) -> Result<Recorder> {
+        let Recorded { config, devices, labels, source } = *about;
+        let meta = PeftMeta { base_model: config.model.path.base_model() };
+        let (identity, rounds) =
+            (Identity::of(config, devices, run.model(), run.server(), run.trainable_params()), config.train.rounds);
+        let trains_all = !run.server().adapter.weights.is_empty();
+        let whole = if trains_all { Some(ModelFolder::of(run.model(), source, Some(labels))?) } else { None };
+        let (save, config_text) = (config.save.clone(), config.to_toml());
+        let trackers = Trackers::open(folder.path(), &config.track, past)?;
+        Ok(Recorder {
+            folder,
+            identity,
+            meta,
+            whole,
+            tally: Totals::default(),
+            trackers,
+            rounds,
+            config: config_text,
+            save,
+            saved: None,
+            written: 0,
+            memory: None,
+            expected: Expected::of(run),
+            failure: None,
+            interrupt,
+        })
+    }
+
+    /// Hears what happens in the run and tells `watch`, after it is written. Breaks off where `watch` or the interrupt ask for
+    /// it, and where a file cannot be written, which [`Recorder::finish`] then says.
+    pub fn hear(&mut self, event: Event<'_>, watch: &mut dyn Watch) -> ControlFlow<()> {
+        match event {
+            Event::RoundStarted { round, phase, cohort } => {
+                self.interrupt.between_rounds()?;
+                self.interrupt.enter_round(round);
+                watch.round_started(round, phase, cohort.len())
+            }
+            Event::Progress(now) => {
+                self.interrupt.inside_round()?;
+                watch.step_done(now)
+            }
+            Event::RoundEnded { metrics, clients, run } => {
+                if let Err(error) = self.write_round(metrics, clients, run) {
+                    self.failure = Some(error);
+                    return ControlFlow::Break(());
+                }
+                log::round(metrics, self.rounds);
+                watch.round_ended(metrics, clients, self.tally.upload_bytes())?;
+                self.interrupt.between_rounds()
+            }
+        }
+    }
+
+    /// Writes what is only known when `run` has ended: its last checkpoint and the clients' own adapters. To be called after
+    /// failed training too: the state after the last complete round is whole.
+    ///
+    /// # Errors
+    /// A file cannot be written, or could not while the run went on.
+    pub fn finish(&mut self, run: &Run) -> Result<()> {
+        if let Some(error) = self.failure.take() {
+            // What cannot be written to a folder that is gone is not the disk's fault.
+            return Err(match self.folder.check_there() {
+                Err(gone) if gone.to_string() != error.to_string() => error.context(gone),
+                _ => error,
+            });
+        }
+        let interrupt = Arc::clone(&self.interrupt);
+        let _writing = interrupt.writing();
+        self.folder.check_there()?;
+        let round = run.server().round;
+        // A round whose evaluation failed has no row, and the checkpoint before it is the one to go on from.
+        if self.tally.rounds() == round {
+            if self.saved != Some(round) {
+                self.save(run)?;
+            }
+            self.write_personal_models(run)?;
+        }
+        Ok(())
+    }
+
+    /// Writes the clients' own adapters, where they keep a part for themselves.
+    fn write_personal_models(&self, run: &Run) -> Result<()> {
+        let mut made = false;
+        for (client, adapter) in run.personal_models() {
+            if !std::mem::replace(&mut made, true) {
+                let folder = self.folder.path().join(CLIENTS);
+                own::folder(&folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;
+            }
+            peft::write(&client_folder(self.folder.path(), client), &adapter, &self.meta, Layout::Uniform)
+                .with_context(|| format!("cannot write the adapter of client {client}"))?;
+        }
+        Ok(())
+    }
+
+    /// Sums over the rounds so far.
+    pub fn tally(&self) -> &Totals {
+        &self.tally
+    }
+
+    /// The run in one object.
+    pub fn summary(&self) -> Summary {
+        Summary { memory: self.memory, ..self.tally.summary(&self.identity) }
+    }
+
+    /// What the round needed of the devices' memory.
+    fn weigh(&mut self, metrics: &RoundMetrics, run: &Run) {
+        let estimated = self.expected.total(metrics.in_flight);
+        let before = self.memory.unwrap_or(MemoryUse { estimated: 0, peak: None });
+        let peak = before.peak.max(memory::taken(run.devices()));
+        self.memory = Some(MemoryUse { estimated: before.estimated.max(estimated), peak });
+    }
+
+    /// The rounds done so far, as they were written.
+    ///
+    /// # Errors
+    /// They cannot be read any more.
+    pub fn past(&self) -> Result<Vec<RoundMetrics>> {
+        self.folder.rounds()
+    }
+
+    /// Rounds of the whole run.
+    pub fn rounds(&self) -> usize {
+        self.rounds
+    }
+
+    fn write_round(&mut self, metrics: &RoundMetrics, clients: &[ClientMetrics], run: &Run) -> Result<()> {
+        let interrupt = Arc::clone(&self.interrupt);
+        let _writing = interrupt.writing();
+        self.folder.check_there()?;
+        self.folder.append(metrics, clients)?;
+        self.tally.add(metrics, clients.len());
+        self.weigh(metrics, run);
+        self.trackers.round(metrics, clients)?;
+        self.write_state(&run.server().model())?;
+        self.written = metrics.round;
+        if metrics.round.is_multiple_of(self.save.every) { self.save(run) } else { Ok(()) }
+    }
+
+    /// Writes a checkpoint of `run` after its last complete round.
+    fn save(&mut self, run: &Run) -> Result<()> {
+        let notes = Notes {
+            config: self.config.clone(),
+            tally: self.tally.clone(),
+            lengths: self.folder.lengths()?,
+            version: env!("CARGO_PKG_VERSION").into(),
+        };
+        let round = run.server().round;
+        checkpoints::write(self.folder.path(), round, &run.checkpoint(&notes.to_map()), self.save.keep)
+            .with_context(|| format!("cannot save the run after round {round}"))?;
+        self.saved = Some(round);
+        Ok(())
+    }
+
+    /// Writes the adapter (or the whole model) and the summary as they are now.
+    fn write_state(&self, adapter: &Adapter) -> Result<()> {
+        match &self.whole {
+            None => peft::write(&self.folder.adapter(), adapter, &self.meta, Layout::Uniform)
+                .context("cannot write the adapter")?,
+            Some(whole) => whole.write(&self.folder.model(), adapter).context("cannot write the model")?,
+        }
+        self.folder.write_summary(&self.summary())
+    }
+
+    /// Whether the folder is still the one that this run writes.
+    pub fn is_there(&self) -> bool {
+        self.folder.check_there().is_ok()
+    }
+
+    /// What a failed run leaves behind.
+    pub fn what_is_left(&self) -> String {
+        let path = self.folder.path().display();
+        if !self.is_there() {
+            return format!("the run stopped: {path} is not the folder any more that it wrote");
+        }
+        match self.written {
+            0 => {
+                let what = if self.whole.is_some() { "model" } else { "adapter" };
+                format!("the run stopped in its first round; {path} holds the untrained {what}")
+            }
+            n => format!("the run stopped; {path} holds the state after round {n}"),
+        }
+    }
+
+    /// The folder.
+    pub fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// What stays the same over the run.
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+}

@@ -1,0 +1,45 @@
+//! The files and folders of a run, by name.
+
+/// The configuration of the run, all defaults written out.
+pub const CONFIG: &str = "config.toml";
+/// A JSON line a round.
+pub const METRICS: &str = "metrics.jsonl";
+/// A JSON line for each upload.
+pub const ROWS_OF_CLIENTS: &str = "clients.jsonl";
+/// Held by the process that writes a folder.
+pub(super) const LOCK: &str = ".lock";
+/// The global adapter in PEFT layout.
+pub const ADAPTER: &str = "adapter";
+/// In place of an adapter the fine-tuned model in Hugging Face layout, where every weight trained.
+pub const MODEL: &str = "model";
+/// Where clients keep a part of the model for themselves: their own adapters in PEFT layout, a folder a client.
+pub const CLIENTS: &str = "clients";
+/// The run in one object.
+pub const SUMMARY: &str = "summary.json";
+/// How many examples of each label every client holds.
+pub const PARTITION: &str = "partition.json";
+/// The folder of checkpoints.
+pub const CHECKPOINTS: &str = "checkpoints";
+/// What the run said.
+pub const LOG: &str = "run.log";
+/// The file of `track.csv`.
+pub const CSV: &str = "metrics.csv";
+/// The folder of `track.tensorboard`.
+pub const TENSORBOARD: &str = "tensorboard";
+
+/// All of them.
+pub(super) const ALL: [&str; 13] = [
+    CONFIG,
+    METRICS,
+    ROWS_OF_CLIENTS,
+    LOCK,
+    ADAPTER,
+    MODEL,
+    CLIENTS,
+    SUMMARY,
+    PARTITION,
+    CHECKPOINTS,
+    LOG,
+    CSV,
+    TENSORBOARD,
+];

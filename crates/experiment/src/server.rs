@@ -1,0 +1,144 @@
+//! The server of a federation across machines.
+
+use std::path::Path;
+
+use anyhow::{Result, ensure};
+use bonfire_data::Dataset;
+use bonfire_engine::{Evaluation, Split, TokenizedData, Upload, evaluate};
+use bonfire_federation::{ClientMetrics, Coordinator, RoundMetrics, Summary};
+use bonfire_models::peft::{self, Layout, PeftMeta, PeftTensor};
+use bonfire_models::{Model, Transformer};
+
+use crate::checkup::Purpose;
+use crate::checkup::admit::admit;
+use crate::config::{CheckedConfig, Source};
+use crate::device;
+use crate::fingerprint::{fingerprint, weights_of};
+use crate::job;
+use crate::log::note;
+use crate::summary::{Identity, Totals};
+use crate::watch::Watch;
+
+/// The server of a federation across machines, with what it needs to judge and write the global model.
+pub struct OpenServer {
+    /// Strategy, state and ledger.
+    pub coordinator: Coordinator,
+    /// See [`fingerprint`].
+    pub fingerprint: String,
+    /// The resolved configuration as TOML.
+    pub config: String,
+    model: Transformer,
+    test: Split,
+    identity: Identity,
+    tally: Totals,
+    base_model: String,
+}
+
+/// Reads model, labels and test rows, and makes a server. Training rows may be missing.
+///
+/// # Errors
+/// A model or data that cannot be used, a setting that cannot be.
+pub fn server(loaded: &CheckedConfig, watch: &mut dyn Watch) -> Result<OpenServer> {
+    let config = &loaded.config;
+    loaded.notices.iter().for_each(note);
+    let opened = device::open(config.engine.device.first())?;
+    job::refuse_precision(loaded, std::slice::from_ref(&opened))?;
+    admit(std::slice::from_ref(&opened), |watch| Purpose::of(config, watch), watch)?;
+    let (data, source) = match &config.data.path {
+        Source::Folder(folder) if !job::has_training_rows(loaded, folder)? => {
+            let data = job::part(loaded, folder)?;
+            let source = job::source(config, watch)?;
+            (job::ordered(loaded, data, &source), source)
+        }
+        _ => job::dataset_and_source(loaded, watch)?,
+    };
+    let model = job::model(loaded, &source, job::task(config, data.labels.len()), &opened.device)?;
+    let fingerprint = fingerprint(config, &data, &source, &weights_of(&source)?)?;
+    let data = Dataset { train: Vec::new(), ..data };
+    let TokenizedData { test, .. } = job::tokens(loaded, &data, &source, model.info())?;
+    // Sites are told who takes part.
+    let coordinator = Coordinator::new(config.settings(), &model, config.clients.count)
+        .and_then(Coordinator::with_known_cohorts)
+        .map_err(|e| job::federation_error(loaded, e))?;
+    let trainable = coordinator.trainable_params();
+    let identity = Identity::of(config, &opened.name, &model, coordinator.server(), trainable);
+    Ok(OpenServer {
+        fingerprint,
+        config: config.to_toml(),
+        test,
+        identity,
+        tally: Totals::default(),
+        base_model: config.model.path.base_model(),
+        coordinator,
+        model,
+    })
+}
+
+impl OpenServer {
+    /// The global model on the configuration's test rows; `None` where there are none, or where clients' own models are what
+    /// counts.
+    ///
+    /// # Errors
+    /// The device fails.
+    pub fn evaluate(&self) -> Result<Option<Evaluation>> {
+        if self.test.is_empty() || !self.coordinator.has_global_model() {
+            return Ok(None);
+        }
+        let rows: Vec<usize> = (0..self.test.len()).collect();
+        Ok(Some(evaluate(&self.model, &self.coordinator.server().model(), &self.test, &rows)?))
+    }
+
+    /// Writes the global adapter in PEFT layout.
+    ///
+    /// # Errors
+    /// A file cannot be written; full fine-tuning, which trains no adapter.
+    pub fn save(&self, folder: &Path) -> Result<()> {
+        self.refuse_weights()?;
+        let meta = PeftMeta { base_model: self.base_model.clone() };
+        Ok(peft::write(folder, &self.coordinator.server().model(), &meta, Layout::Uniform)?)
+    }
+
+    /// The tensors that [`Self::save`] writes.
+    ///
+    /// # Errors
+    /// Full fine-tuning, which trains no adapter.
+    pub fn tensors(&self) -> Result<Vec<PeftTensor>> {
+        self.refuse_weights()?;
+        Ok(peft::tensors(&self.coordinator.server().model()))
+    }
+
+    fn refuse_weights(&self) -> Result<()> {
+        let trains_all = !self.coordinator.server().adapter.weights.is_empty();
+        ensure!(!trains_all, "full trains every weight and leaves no adapter; its numbers are in the download");
+        Ok(())
+    }
+
+    /// Takes out the uploads that are not believed, says why, and gives their clients.
+    ///
+    /// # Errors
+    /// There are some, and none is left.
+    pub fn leave_out(&self, uploads: &mut Vec<Upload>) -> Result<Vec<usize>> {
+        let round = self.coordinator.server().round + 1;
+        let mut skipped = Vec::new();
+        uploads.retain(|upload| match self.coordinator.disbelieves(upload) {
+            None => true,
+            Some(problem) => {
+                note(format!("round {round}: client {} is left out: {problem}", upload.client));
+                skipped.push(upload.client);
+                false
+            }
+        });
+        ensure!(!uploads.is_empty() || skipped.is_empty(), "round {round}: the upload of no client is believed");
+        Ok(skipped)
+    }
+
+    /// Notes a round's row for the summary.
+    pub fn note(&mut self, row: &RoundMetrics, clients: &[ClientMetrics]) {
+        self.tally.add(row, clients.len());
+    }
+
+    /// The run in one object, as `summary.json` has it.
+    pub fn summary(&self) -> Summary {
+        self.tally.summary(&self.identity)
+    }
+}

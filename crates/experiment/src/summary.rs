@@ -1,0 +1,260 @@
+//! Sums over a run's rounds: what `summary.json` says and what the last lines compare.
+
+use bonfire_federation::{RoundMetrics, Server, Summary};
+use bonfire_models::Model;
+use serde::{Deserialize, Serialize};
+
+use crate::config::RunConfig;
+use crate::format::{bytes, percent, sparkline};
+use crate::memory;
+
+/// What stays the same over a run.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    /// Name of the run.
+    pub name: String,
+    /// Strategy name, as in the configuration.
+    pub strategy: String,
+    /// Seed of the run.
+    pub seed: u64,
+    /// The device, in words.
+    pub device: String,
+    /// What computes products with frozen weights, and in what.
+    pub products: &'static str,
+    /// Clients in the federation.
+    pub clients: usize,
+    /// Scalars of the global adapter, and of the head if trained: what plain LoRA at this rank uploads.
+    pub trainable_params: u64,
+    /// Scalars that full fine-tuning uploads: the encoder without pooler, and the head if trained.
+    pub full_params: u64,
+    /// Global rank of the adapter.
+    pub rank: usize,
+}
+
+impl Identity {
+    /// Of a run of `config` with `model` on `device`, whose server trains so many scalars.
+    pub fn of(config: &RunConfig, device: &str, model: &dyn Model, server: &Server, trainable: u64) -> Identity {
+        let head = if config.settings().trains_head() { server.adapter.head_params() } else { 0 };
+        Identity {
+            name: config.name().to_string(),
+            strategy: config.strategy.name().to_string(),
+            seed: config.train.seed,
+            device: device.to_string(),
+            products: config.engine.precision.products(model.device()),
+            clients: config.clients.count,
+            trainable_params: trainable,
+            full_params: model.info().backbone_params() + head,
+            rank: config.adapter.rank,
+        }
+    }
+}
+
+/// Sums over the rounds so far.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Totals {
+    rounds: usize,
+    uploads: u64,
+    upload_params: u64,
+    upload_bytes: u64,
+    download_params: u64,
+    download_bytes: u64,
+    tokens: u64,
+    train_seconds: f64,
+    accuracies: Vec<f64>,
+    /// Of a language model.
+    perplexities: Vec<f64>,
+    exact_match: Option<f64>,
+    personal: Option<f64>,
+}
+
+impl Totals {
+    /// Adds a round in which `uploads` clients uploaded.
+    pub fn add(&mut self, metrics: &RoundMetrics, uploads: usize) {
+        self.rounds = metrics.round;
+        self.uploads += uploads as u64;
+        self.upload_params += metrics.upload_params;
+        self.upload_bytes += metrics.upload_bytes;
+        self.download_params += metrics.download_params;
+        self.download_bytes += metrics.download_bytes;
+        self.tokens += metrics.tokens;
+        self.train_seconds += metrics.train_seconds;
+        self.accuracies.extend(metrics.test_accuracy);
+        self.perplexities.extend(metrics.test_perplexity);
+        self.exact_match = metrics.test_exact_match.or(self.exact_match);
+        self.personal = metrics.personal_accuracy.or(self.personal);
+    }
+
+    /// Rounds so far.
+    pub fn rounds(&self) -> usize {
+        self.rounds
+    }
+
+    /// Bytes uploaded so far.
+    pub fn upload_bytes(&self) -> u64 {
+        self.upload_bytes
+    }
+
+    /// The run in one object.
+    pub fn summary(&self, run: &Identity) -> Summary {
+        Summary {
+            name: run.name.clone(),
+            strategy: run.strategy.clone(),
+            seed: run.seed,
+            device: run.device.clone(),
+            products: run.products.into(),
+            rounds: self.rounds,
+            clients: run.clients,
+            final_perplexity: self.perplexities.last().copied(),
+            final_exact_match: self.exact_match,
+            final_accuracy: self.accuracies.last().copied(),
+            best_accuracy: self.best(),
+            personal_accuracy: self.personal,
+            upload_params: self.upload_params,
+            upload_bytes: self.upload_bytes,
+            download_params: self.download_params,
+            download_bytes: self.download_bytes,
+            trainable_params: run.trainable_params,
+            train_seconds: self.train_seconds,
+            tokens_trained: self.tokens,
+            tokens_per_second: if self.train_seconds > 0.0 { self.tokens as f64 / self.train_seconds } else { 0.0 },
+            peak_memory_bytes: memory::peak_bytes(),
+            memory: None,
+        }
+    }
+
+    fn best(&self) -> Option<f64> {
+        self.accuracies.iter().copied().max_by(f64::total_cmp)
+    }
+
+    /// `accuracy ▁▄█  first 10.0%  best 80.0%  last 79.0%`, or the like of a language model's perplexity; `None` when
+    /// nothing was evaluated.
+    pub fn accuracy_line(&self) -> Option<String> {
+        if let (Some(first), Some(last)) = (self.perplexities.first(), self.perplexities.last()) {
+            let best = self.perplexities.iter().copied().fold(f64::INFINITY, f64::min);
+            let curve = sparkline(&self.perplexities, 60);
+            return Some(format!("perplexity {curve}  first {first:.3}  best {best:.3}  last {last:.3}"));
+        }
+        let (first, last, best) = (self.accuracies.first()?, self.accuracies.last()?, self.best()?);
+        let curve = sparkline(&self.accuracies, 60);
+        Some(format!("accuracy {curve}  first {}  best {}  last {}", percent(*first), percent(best), percent(*last)))
+    }
+
+    /// What was uploaded beside what the same clients would have uploaded as plain LoRA and as whole models
+    /// (four bytes a scalar); `None` before the first round ended.
+    pub fn upload_line(&self, run: &Identity) -> Option<String> {
+        let rounds = format!("{} round{}", self.rounds, if self.rounds == 1 { "" } else { "s" });
+        if run.strategy == "full" {
+            return (self.upload_bytes > 0)
+                .then(|| format!("uploaded {} in {rounds} of full fine-tuning", bytes(self.upload_bytes)));
+        }
+        let compare = |params: u64| -> Option<(String, String)> {
+            let other = self.uploads * params * 4;
+            Some((ratio(self.upload_bytes, other)?, bytes(other)))
+        };
+        let (lora, lora_bytes) = compare(run.trainable_params)?;
+        let (full, full_bytes) = compare(run.full_params)?;
+        Some(format!(
+            "uploaded {} in {rounds}: {lora} LoRA at rank {} ({lora_bytes}), {full} full fine-tuning ({full_bytes})",
+            bytes(self.upload_bytes),
+            run.rank,
+        ))
+    }
+}
+
+/// `41x less than`, `1.3x more than` or `as much as`; `None` when nothing was uploaded.
+pub fn ratio(ours: u64, theirs: u64) -> Option<String> {
+    if ours == 0 || theirs == 0 {
+        return None;
+    }
+    let less = theirs as f64 / ours as f64;
+    Some(match less {
+        // Headers and slot numbers are no difference worth a factor.
+        0.95..1.05 => "as much as".to_string(),
+        1.05..9.95 => format!("{less:.1}x less than"),
+        9.95.. => format!("{less:.0}x less than"),
+        _ => format!("{:.1}x more than", 1.0 / less),
+    })
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// A round with this accuracy.
+    pub fn round(round: usize, accuracy: f64) -> RoundMetrics {
+        RoundMetrics {
+            round,
+            phase: "B".into(),
+            train_loss: 1.0,
+            test_loss: Some(1.0),
+            test_perplexity: None,
+            test_exact_match: None,
+            test_accuracy: Some(accuracy),
+            upload_params: 20,
+            upload_head_params: 0,
+            upload_aux_params: 0,
+            upload_index_bytes: 4,
+            upload_bytes: 100,
+            download_params: 30,
+            download_bytes: 120,
+            lost_download_bytes: 0,
+            dropped: vec![],
+            skipped: vec![],
+            in_flight: 2,
+            no_room_for: vec![],
+            slot_overlap: None,
+            slot_overlap_by_chance: None,
+            personal_accuracy: None,
+            live_slots: None,
+            epsilon: None,
+            delta: None,
+            simulated_privacy: false,
+            seconds: 2.0,
+            train_seconds: 1.5,
+            times: None,
+            tokens: 300,
+        }
+    }
+
+    fn run() -> Identity {
+        Identity {
+            name: "a".into(),
+            strategy: "lora-a2".into(),
+            seed: 1,
+            device: "cpu".into(),
+            products: "f32 by gemm (Flex)",
+            clients: 2,
+            trainable_params: 100,
+            full_params: 10_000,
+            rank: 8,
+        }
+    }
+
+    #[test]
+    fn sums_and_last_lines() {
+        let mut tally = Totals::default();
+        tally.add(&round(1, 0.1), 2);
+        tally.add(&round(2, 0.5), 2);
+        tally.add(&round(3, 0.4), 2);
+        let summary = tally.summary(&run());
+        assert_eq!((summary.rounds, summary.upload_bytes, summary.tokens_trained), (3, 300, 900));
+        assert_eq!((summary.final_accuracy, summary.best_accuracy), (Some(0.4), Some(0.5)));
+        assert_eq!(summary.tokens_per_second, 200.0);
+        assert_eq!(
+            tally.upload_line(&run()).as_deref(),
+            Some(
+                "uploaded 300 B in 3 rounds: 8.0x less than LoRA at rank 8 (2.4 kB), 800x less than full fine-tuning (240 kB)"
+            )
+        );
+        assert_eq!(tally.accuracy_line().as_deref(), Some("accuracy ▁█▆  first 10.0%  best 50.0%  last 40.0%"));
+    }
+
+    #[test]
+    fn a_run_without_rounds_has_a_summary_and_no_comparison() {
+        let tally = Totals::default();
+        assert_eq!(tally.summary(&run()).final_accuracy, None);
+        assert_eq!(tally.upload_line(&run()), None);
+        assert_eq!(ratio(300, 299).as_deref(), Some("as much as"));
+        assert_eq!(ratio(300, 200).as_deref(), Some("1.5x more than"));
+    }
+}

@@ -1,0 +1,94 @@
+//! Trackers: a run's numbers in the forms that other tools read. A file is written anew from the rounds that are there
+//! when a run begins or goes on, and grows by a round at a time.
+
+mod events;
+mod scalars;
+mod tensorboard;
+
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use bonfire_federation::{ClientMetrics, RoundMetrics};
+
+use crate::config::TrackSection;
+use crate::run_folder::{CSV, own, replace};
+use scalars::Totals;
+use tensorboard::TensorBoard;
+
+/// What follows a run.
+#[derive(Debug)]
+pub struct Trackers {
+    totals: Totals,
+    csv: Option<Csv>,
+    tensorboard: Option<TensorBoard>,
+}
+
+impl Trackers {
+    /// Starts what `settings` ask for in the folder `run`, which holds the rounds `past` already: files of before are
+    /// replaced by files of these rounds.
+    ///
+    /// # Errors
+    /// The system refuses a write.
+    pub fn open(run: &Path, settings: &TrackSection, past: &[RoundMetrics]) -> Result<Trackers> {
+        let mut trackers = Trackers {
+            totals: Totals::default(),
+            csv: settings.csv.then(|| Csv::create(run)).transpose()?,
+            tensorboard: settings.tensorboard.then(|| TensorBoard::create(run, past)).transpose()?,
+        };
+        past.iter().try_for_each(|metrics| trackers.round(metrics, &[]))?;
+        Ok(trackers)
+    }
+
+    /// Adds a round; readers see it when this returns.
+    ///
+    /// # Errors
+    /// The system refuses a write.
+    pub fn round(&mut self, metrics: &RoundMetrics, clients: &[ClientMetrics]) -> Result<()> {
+        self.totals.add(metrics);
+        let scalars = self.totals.scalars(metrics);
+        if let Some(csv) = &mut self.csv {
+            csv.row(metrics, &scalars)?;
+        }
+        if let Some(tensorboard) = &mut self.tensorboard {
+            tensorboard.round(metrics, &scalars, clients)?;
+        }
+        Ok(())
+    }
+}
+
+/// `metrics.csv`: a row a round, a column a number, empty where a round has none.
+#[derive(Debug)]
+struct Csv {
+    path: PathBuf,
+    file: File,
+}
+
+impl Csv {
+    fn create(run: &Path) -> Result<Csv> {
+        let path = run.join(CSV);
+        let heads = ["round", "phase"].into_iter().chain(scalars::COLUMNS.iter().map(|column| column.name));
+        replace(&path, &line(heads.map(String::from))?)?;
+        let file = own::write(&path, OpenOptions::new().append(true));
+        let file = file.with_context(|| format!("cannot write {}", path.display()))?;
+        Ok(Csv { path, file })
+    }
+
+    fn row(&mut self, metrics: &RoundMetrics, scalars: &[Option<f64>]) -> Result<()> {
+        let numbers = scalars.iter().map(|scalar| scalar.map(|value| value.to_string()).unwrap_or_default());
+        let row = line([metrics.round.to_string(), metrics.phase.clone()].into_iter().chain(numbers))?;
+        let written = self.file.write_all(&row).and_then(|()| self.file.flush());
+        written.with_context(|| format!("cannot write {}", self.path.display()))
+    }
+}
+
+/// One line of CSV.
+fn line(cells: impl Iterator<Item = String>) -> Result<Vec<u8>> {
+    let mut writer = csv::Writer::from_writer(Vec::new());
+    writer.write_record(cells)?;
+    Ok(writer.into_inner().map_err(|error| error.into_error())?)
+}
+
+#[cfg(test)]
+mod tests;
