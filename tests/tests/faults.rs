@@ -206,7 +206,7 @@ fn a_device_that_holds_not_even_one_client_ends_the_run_in_words() {
         for words in ["even one client in flight", "allocating 1048576 bytes)", "train.batch_size", "data.max_length"] {
             assert!(error.contains(words), "no {words:?} in {error}");
         }
-        assert!(error.contains("checkpoint = \"block\"") && error.contains("\"bf16\""), "{error}");
+        assert!(error.contains("recompute = \"block\"") && error.contains("\"bf16\""), "{error}");
         assert_eq!((run.server().round, error.lines().count()), (0, 1), "{error}");
     }
 }
@@ -224,7 +224,7 @@ fn texts_that_are_judged_are_halved_too() {
     }
     let mut run = faulty(settings(""), Fault::NoRoomToJudge(3));
     let error = run.train(&mut |_| ControlFlow::Continue(())).unwrap_err().to_string();
-    assert!(error.contains("one text to be judged") && error.contains("data.max_length"), "{error}");
+    assert!(error.contains("one text to be evaluated") && error.contains("data.max_length"), "{error}");
 }
 
 #[test]
