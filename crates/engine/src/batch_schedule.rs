@@ -5,31 +5,15 @@
 use std::collections::VecDeque;
 
 use bonfire_data::random::{Use, stream};
-use bonfire_models::{Goal, Matrix, PackedBatch};
+use bonfire_models::{Goal, PackedBatch};
 use rand::seq::SliceRandom;
 
+use crate::job::ClientJob;
 use crate::{Split, TrainSettings};
-
-/// One client's work in a pass.
-pub(crate) struct ClientJob<'j> {
-    pub client: usize,
-    /// Rows of the train split.
-    pub rows: &'j [usize],
-    /// Steps to do at most; whole epochs unless a probe is cut short.
-    pub steps: usize,
-    /// What the shuffles are drawn for.
-    pub r#use: Use,
-    /// Slots that may move, by target; `None`: all.
-    pub slots: Option<Vec<Vec<usize>>>,
-    /// Movement of those slots to start from, role by role (no rows: zero); `None`: zero.
-    pub movement: Option<Vec<Matrix>>,
-    /// SCAFFOLD's correction of every role, over all slots.
-    pub variate: Option<Vec<Matrix>>,
-}
 
 /// One step of all clients in flight.
 pub(crate) struct Step {
-    /// Places that go to a new client before the step: `(lane, job)`.
+    /// Lanes that go to a new client before the step: `(lane, job)`.
     pub starts: Vec<(usize, usize)>,
     /// Everybody's examples, lane by lane.
     pub batch: PackedBatch,
@@ -41,9 +25,13 @@ pub(crate) struct Step {
 
 /// A client that has done its steps.
 pub(crate) struct Finished {
+    /// The lane it held.
     pub lane: usize,
+    /// Its job, by number.
     pub job: usize,
+    /// Local steps done.
     pub steps: usize,
+    /// Tokens trained.
     pub tokens: u64,
 }
 
@@ -62,7 +50,8 @@ pub(crate) struct BatchSchedule<'i> {
     jobs: &'i [ClientJob<'i>],
     train: &'i Split,
     settings: &'i TrainSettings,
-    round: usize,
+    /// What the orders of rows are drawn for, and in which round.
+    shuffles: (Use, u64),
     waiting: VecDeque<usize>,
     lanes: Vec<Option<Lane>>,
 }
@@ -72,11 +61,11 @@ impl<'i> BatchSchedule<'i> {
         jobs: &'i [ClientJob<'i>],
         train: &'i Split,
         settings: &'i TrainSettings,
-        round: usize,
+        shuffles: (Use, u64),
         lanes: usize,
     ) -> Self {
         let lanes = (0..lanes).map(|_| None).collect();
-        BatchSchedule { jobs, train, settings, round, waiting: (0..jobs.len()).collect(), lanes }
+        BatchSchedule { jobs, train, settings, shuffles, waiting: (0..jobs.len()).collect(), lanes }
     }
 
     /// Gives empty lanes to waiting clients.
@@ -92,12 +81,12 @@ impl<'i> BatchSchedule<'i> {
 
     /// The next batch of one client. The last, smaller batch of an epoch is kept; each epoch has an order of its own.
     fn next_examples(&self, lane: &mut Lane) -> Vec<(&'i [u32], Goal)> {
-        let job = &self.jobs[lane.job];
+        let member = &self.jobs[lane.job].member;
         if lane.at == lane.order.len() {
-            lane.order = job.rows.to_vec();
+            lane.order = member.rows.to_vec();
             if self.settings.shuffle {
-                let (round, client) = (self.round as u64, job.client as u64);
-                lane.order.shuffle(&mut stream(self.settings.seed, job.r#use, round, client, lane.epoch));
+                let (r#use, round) = self.shuffles;
+                lane.order.shuffle(&mut stream(self.settings.seed, r#use, round, member.client as u64, lane.epoch));
             }
             lane.at = 0;
             lane.epoch += 1;

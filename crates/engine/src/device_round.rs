@@ -1,281 +1,260 @@
-//! One round of one cohort on one device: probe and select if ordered, train, make the uploads.
+//! One round of one cohort on one device: clients probe and choose their slots if the plan says so, train, and make their
+//! uploads. Many clients are in the same forward and backward pass; one at a time is the same computation, and the reference.
 
 use std::cell::Cell;
+use std::ops::ControlFlow;
+use std::sync::mpsc::sync_channel;
 
-use bonfire_data::random::{Use, stream};
-use bonfire_models::{Adapter, ClientAdapter, Factor, Matrix, Model, PackedBatch, Rounding};
+use bonfire_data::random::NoiseKey;
+use bonfire_models::{Adapter, ClientAdapter, Clock, Matrix, Model, PackedBatch, Part, Rounding, at_once};
 use burn::tensor::Tensor;
-use rand::RngExt;
 
-use crate::batch_schedule::ClientJob;
-use crate::engine::{Cohort, Engine, Member};
-use crate::local_loop::{LocalLoop, LoopEvent, Outcome, Wanted};
-use crate::parameters::{Parameters, Role};
-use crate::send::{self, Learnt, resume, role_zeros};
-use crate::{EngineError, Per, Plan, Score, Selection, StepTimes, Upload, layer_score, top_slots};
+use crate::batch_schedule::{BatchSchedule, Step};
+use crate::job::{ClientJob, Outcome, Phase};
+use crate::lanes::cleared;
+use crate::optimize::Optimizer;
+use crate::parameters::Parameters;
+use crate::select::choose;
+use crate::send::{resume, upload};
+use crate::terms::{branches, flat, scaffold};
+use crate::{
+    Cohort, EngineError, EngineSettings, Member, NotFinite, Plan, Recompute, Role, Score, Selection, Split, StepTimes,
+    TrainSettings, Upload, layer_score,
+};
 
-/// What a client knows after its probe.
-#[derive(Default)]
-struct Probed {
-    slots: Option<Vec<Vec<usize>>>,
-    /// What the selected slots keep of it, when the probe is not reset.
-    movement: Option<Vec<Matrix>>,
-    tokens: u64,
+/// Batches packed ahead of the device: one being read, one ready.
+const AHEAD: usize = 2;
+
+/// A local step of all clients in flight.
+pub(crate) struct Stepped {
+    /// How many they were.
+    pub clients: usize,
+    /// Tokens of their batches.
+    pub tokens: u64,
 }
 
-/// What a client is to do in a pass.
-struct Work {
-    steps: usize,
-    r#use: Use,
-    slots: Option<Vec<Vec<usize>>>,
-    movement: Option<Vec<Matrix>>,
-}
-
-/// One round of one cohort.
-pub(crate) struct DeviceRound<'p> {
-    pub engine: &'p Engine,
-    pub model: &'p dyn Model,
-    pub plan: &'p Plan,
-    pub global: &'p Adapter,
-    pub cohort: &'p Cohort<'p>,
-    /// Of the flights so far.
+/// One round of one cohort, and all it needs.
+pub(crate) struct DeviceRound<'r> {
+    /// The backbone as the round's clients start from it.
+    pub model: &'r dyn Model,
+    pub train: &'r Split,
+    pub settings: &'r TrainSettings,
+    pub options: &'r EngineSettings,
+    pub plan: &'r Plan,
+    pub global: &'r Adapter,
+    pub cohort: &'r Cohort<'r>,
+    /// Clients in flight at most.
+    pub lanes: usize,
+    /// What privacy's noise is drawn from.
+    pub noise: &'r NoiseKey,
+    /// Whether the steps' parts are timed, and the times of all passes so far.
+    pub clocked: bool,
     pub times: Cell<StepTimes>,
+    /// Hears of every step and may break off.
+    pub on_step: &'r dyn Fn(Stepped) -> ControlFlow<()>,
 }
 
-/// Hears of steps and tokens; may end the round.
-pub(crate) type Count<'c> = dyn FnMut(usize, u64) -> Result<(), EngineError> + 'c;
-
-impl DeviceRound<'_> {
-    /// The uploads, in the cohort's order.
-    pub fn run(&self, count: &mut Count) -> Result<Vec<Upload>, EngineError> {
-        let probes = self.probe(count)?;
-        let outcomes = self.learn(&probes, count)?;
-        Ok(self.uploads(probes, outcomes))
+impl<'r> DeviceRound<'r> {
+    /// The uploads, in the cohort's order, without those of clients that were lost on the way. `Break`: the listener broke off.
+    pub fn run(&self) -> Result<ControlFlow<(), Vec<Upload>>, EngineError> {
+        let ControlFlow::Continue(jobs) = self.training_jobs()? else { return Ok(ControlFlow::Break(())) };
+        let outcomes = self.run_jobs(&jobs, Phase::Training)?;
+        let uploads = |outcomes: Vec<Option<Outcome>>| {
+            jobs.iter().zip(outcomes).filter_map(|(job, outcome)| Some(self.upload(job, outcome?))).collect()
+        };
+        Ok(outcomes.map_continue(uploads))
     }
 
-    /// Ordinary, unmasked training of the active factor, then the slots of highest score (LoRA-A², section 4.2). `None` for
-    /// clients that were lost on the way.
-    fn probe(&self, count: &mut Count) -> Result<Vec<Option<Probed>>, EngineError> {
+    /// What each client is to train: the slots that it was given, or of those the ones it chooses after a probe (LoRA-A²,
+    /// section 4.2). Clients that are lost in their probe have nothing to do.
+    fn training_jobs(&self) -> Result<ControlFlow<(), Vec<ClientJob<'r>>>, EngineError> {
+        let members = self.cohort.iter().copied();
         let Some(selection) = &self.plan.selection else {
-            return Ok(self.cohort.iter().map(|_| Some(Probed::default())).collect());
+            return Ok(ControlFlow::Continue(members.map(|member| self.training_job(member)).collect()));
         };
-        let probe = &selection.probe;
-        let given: Vec<_> = self.cohort.iter().map(|m| self.plan.slots_of(m.client, self.global)).collect();
-        let job = |i: usize, m: &Member| {
-            Some(Work {
-                steps: self.engine.probe_steps(self.plan, m),
-                r#use: Use::Probe,
-                slots: given[i].clone(),
-                movement: None,
-            })
-        };
-        if selection.score == Score::Random && probe.reset {
-            let members = self.cohort.iter().zip(&given);
-            return Ok(members.map(|(m, given)| Some(self.choose(selection, m, given.as_deref(), None))).collect());
+        let choose = |member, probed| self.chosen_job(selection, member, probed);
+        if selection.score == Score::Random && selection.probe.reset {
+            return Ok(ControlFlow::Continue(members.map(|member| choose(member, Outcome::default())).collect()));
         }
-        let movement = !probe.reset || selection.score == Score::Magnitude;
-        let scores = selection.score == Score::Contribution;
-        let outcomes = self.run_jobs(job, Wanted { probe: true, movement, scores }, count)?;
-        let members = self.cohort.iter().zip(&given).zip(outcomes);
-        let chosen =
-            members.map(|((m, given), outcome)| Some(self.choose(selection, m, given.as_deref(), Some(outcome?))));
-        Ok(chosen.collect())
+        let probes: Vec<ClientJob> = members.map(|member| self.probe_job(member)).collect();
+        let outcomes = self.run_jobs(&probes, Phase::Probe(selection))?;
+        let chosen = |outcomes: Vec<Option<Outcome>>| {
+            let probed = probes.iter().zip(outcomes);
+            probed.filter_map(|(job, outcome)| Some(choose(job.member, outcome?))).collect()
+        };
+        Ok(outcomes.map_continue(chosen))
     }
 
-    /// The slots of highest score of a client that has the slots `given`, or all; `probed` is what came of its probe, if it
-    /// made one.
-    fn choose(
-        &self,
-        selection: &Selection,
-        member: &Member,
-        given: Option<&[Vec<usize>]>,
-        probed: Option<Outcome>,
-    ) -> Probed {
-        let targets = self.global.targets.len();
-        let outcome = probed.unwrap_or_default();
-        let mut scores = match selection.score {
-            Score::Contribution => outcome.scores,
-            Score::Magnitude => row_scores(&outcome.movement[..targets], norm),
-            Score::Importance => row_scores(&outcome.extra[..targets], |row| sum(row, |v| v) / row.len() as f64),
-            Score::Gradient => self.rank_one(&row_scores(&outcome.extra[..targets], norm), given),
-            Score::Fisher => row_scores(&outcome.extra[..targets], |row| sum(row, |v| v)),
-            Score::Random => self.random_scores(member.client, given),
-        };
-        if selection.per == Per::Byte {
-            let factor = self.plan.active.factors()[0];
-            for (row, target) in scores.iter_mut().zip(&self.global.targets) {
-                let width = if factor == Factor::A { target.d_in } else { target.d_out };
-                row.iter_mut().for_each(|score| *score /= size_of::<f32>() as f32 * width as f32);
+    /// Ordinary, unmasked training of the active factor for a few steps.
+    fn probe_job(&self, member: Member<'r>) -> ClientJob<'r> {
+        ClientJob {
+            member,
+            steps: member.probe_steps(self.plan, self.settings),
+            slots: self.plan.slots_of(member.client, self.global),
+            movement: None,
+            correction: None,
+            probed_tokens: 0,
+        }
+    }
+
+    fn training_job(&self, member: Member<'r>) -> ClientJob<'r> {
+        let roles = Role::all(self.plan, self.global);
+        let server = self.plan.terms.variate.as_ref();
+        ClientJob {
+            member,
+            steps: member.local_steps(self.settings),
+            slots: self.plan.slots_of(member.client, self.global),
+            movement: resume(self.plan, self.global, member.memory),
+            correction: server.map(|server| scaffold::correction(&roles, server, member.memory, self.global)),
+            probed_tokens: 0,
+        }
+    }
+
+    /// The same with the slots that a client chooses after its probe, and what they keep of it where that is not dropped.
+    fn chosen_job(&self, selection: &Selection, member: Member<'r>, probed: Outcome) -> ClientJob<'r> {
+        let job = ClientJob { probed_tokens: probed.tokens, ..self.training_job(member) };
+        let (slots, kept) = choose(selection, self.plan, self.global, self.settings.seed, &job, probed);
+        ClientJob { slots: Some(slots), movement: kept.or(job.movement), ..job }
+    }
+
+    /// THE LOCAL TRAINING LOOP. Runs all jobs with at most so many clients in flight as there are lanes; outcomes by job,
+    /// `None` for clients whose numbers are not finite, where the settings say to go on without them.
+    fn run_jobs(&self, jobs: &[ClientJob], phase: Phase) -> Result<ControlFlow<(), Vec<Option<Outcome>>>, EngineError> {
+        let mut outcomes: Vec<Option<Outcome>> = jobs.iter().map(|_| None).collect();
+        let (device, lanes) = (self.model.device().clone().inner(), self.lanes.min(jobs.len()));
+        let mut parameters = self.parameters(jobs, phase, lanes);
+        let optimizer = Optimizer::new(self.plan, self.settings);
+        let mut losses = Tensor::<1>::zeros([lanes], &device); // [C], of each lane the sum over its client's steps
+        let shuffles = (phase.shuffles(), self.plan.round as u64);
+        let schedule = BatchSchedule::new(jobs, self.train, self.settings, shuffles, lanes);
+        let mut clock = if self.clocked { Clock::start(&device) } else { Clock::stopped(&device) };
+        let ran = std::thread::scope(|scope| {
+            let (packed, steps) = sync_channel(AHEAD);
+            // Ends by itself: with the last step, or when the receiver below is dropped.
+            scope.spawn(move || schedule.into_iter().all(|step| packed.send(step).is_ok()));
+            for step in steps {
+                losses = self.begin(&mut parameters, &optimizer, jobs, &step, losses);
+                losses = losses + self.step(&mut parameters, &optimizer, jobs, phase, &step, &mut clock);
+                let stepped =
+                    Stepped { clients: step.lanes.iter().flatten().count(), tokens: step.batch.tokens.len() as u64 };
+                if (self.on_step)(stepped).is_break() {
+                    return Ok(ControlFlow::Break(()));
+                }
+                if !step.ends.is_empty() {
+                    for outcome in parameters.read_lanes(&step.ends, &losses, phase) {
+                        let job = outcome.job;
+                        outcomes[job] = self.checked(&jobs[job], phase, outcome)?;
+                    }
+                }
+                clock.end_step();
             }
-        }
-        // Places among the slots the client has, then the slots themselves.
-        let places = top_slots(&scores, selection.budgets[member.client] * targets);
-        let slot = |(t, places): (usize, &Vec<usize>)| match given {
-            None => places.clone(),
-            Some(given) => places.iter().map(|&p| given[t][p]).collect(),
-        };
-        let slots = places.iter().enumerate().map(slot).collect();
-        let movement = (!selection.probe.reset).then(|| self.keep(outcome.movement, &places));
-        Probed { slots: Some(slots), movement, tokens: outcome.tokens }
-    }
-
-    /// Each slot's number times the norm of what the frozen factor holds of it.
-    fn rank_one(&self, norms: &[Vec<f32>], given: Option<&[Vec<usize>]>) -> Vec<Vec<f32>> {
-        let frozen = if self.plan.active.factors()[0] == Factor::A { Factor::B } else { Factor::A };
-        let of = |(t, own): (usize, &Vec<f32>)| {
-            let whole = self.global.slot_rows(frozen, t);
-            let slot = |place: usize| given.map_or(place, |given| given[t][place]);
-            let row = |place: usize| &whole.data[slot(place) * whole.cols..][..whole.cols];
-            own.iter().enumerate().map(|(place, v)| (f64::from(*v) * norm(row(place))) as f32).collect()
-        };
-        norms.iter().enumerate().map(of).collect()
-    }
-
-    /// A number for every slot, whoever has it, so that the draw does not depend on which slots are left.
-    fn random_scores(&self, client: usize, given: Option<&[Vec<usize>]>) -> Vec<Vec<f32>> {
-        let (seed, round) = (self.engine.settings.seed, self.plan.round as u64);
-        let mut rng = stream(seed, Use::Selection, round, client as u64, 0);
-        let mut of = |t: usize| {
-            let all: Vec<f32> = (0..self.global.rank).map(|_| rng.random()).collect();
-            given.map_or_else(|| all.clone(), |given| given[t].iter().map(|&slot| all[slot]).collect())
-        };
-        (0..self.global.targets.len()).map(&mut of).collect()
-    }
-
-    /// What the chosen slots, and the head, keep of a probe's movement.
-    fn keep(&self, mut movement: Vec<Matrix>, places: &[Vec<usize>]) -> Vec<Matrix> {
-        for (matrix, chosen) in movement.iter_mut().zip(places) {
-            *matrix = matrix.rows(chosen);
-        }
-        movement
-    }
-
-    /// Local training proper. `None` for clients that were lost on the way.
-    fn learn(&self, probes: &[Option<Probed>], count: &mut Count) -> Result<Vec<Option<Outcome>>, EngineError> {
-        let job = |i: usize, m: &Member| {
-            let probed = probes[i].as_ref()?;
-            let resumed = || resume(self.plan, self.global, m.memory);
-            Some(Work {
-                steps: self.engine.local_steps(m),
-                r#use: Use::Batches,
-                slots: probed.slots.clone().or_else(|| self.plan.slots_of(m.client, self.global)),
-                movement: probed.movement.clone().or_else(resumed),
-            })
-        };
-        self.run_jobs(job, Wanted { probe: false, movement: true, scores: false }, count)
-    }
-
-    /// SCAFFOLD's correction: the server's control variate minus the client's own, role by role over all slots.
-    fn correction(&self, member: &Member) -> Option<Vec<Matrix>> {
-        let server = self.plan.terms.variate.as_ref()?;
-        let of = |role: Role| {
-            let mut all = server.get(&role.name()).cloned().unwrap_or_else(|| role_zeros(role, self.global, server));
-            if let Some(own) = member.memory.and_then(|m| m.get(&format!("control/{}", role.name()))) {
-                all.data.iter_mut().zip(&own.data).for_each(|(c, own)| *c -= own);
-            }
-            all
-        };
-        Some(Role::all(self.plan, self.global).into_iter().map(of).collect())
-    }
-
-    /// Runs the members that have work; outcomes in the cohort's order, `None` where there is none.
-    fn run_jobs(
-        &self,
-        work: impl Fn(usize, &Member) -> Option<Work>,
-        wanted: Wanted,
-        count: &mut Count,
-    ) -> Result<Vec<Option<Outcome>>, EngineError> {
-        let mut outcomes: Vec<Option<Outcome>> = self.cohort.iter().map(|_| None).collect();
-        let (mut of, mut jobs) = (Vec::new(), Vec::new());
-        for (i, m) in self.cohort.iter().enumerate() {
-            let Some(Work { steps, r#use, slots, movement }) = work(i, m) else { continue };
-            let variate = if wanted.probe { None } else { self.correction(m) };
-            of.push(i);
-            jobs.push(ClientJob { client: m.client, rows: m.rows, steps, r#use, slots, movement, variate });
-        }
-        if jobs.is_empty() {
-            return Ok(outcomes);
-        }
-        let settings = &self.engine.settings;
-        let places = self.engine.lanes_for(self.plan, self.global, jobs.len());
-        let chosen: Vec<&Vec<Vec<usize>>> = jobs.iter().filter_map(|j| j.slots.as_ref()).collect();
-        let most = |t: usize| chosen.iter().map(|slots| slots[t].len()).max().unwrap_or(0);
-        let slots: Vec<usize> = (0..self.global.targets.len()).map(most).collect();
-        let slots = (!chosen.is_empty()).then_some(slots.as_slice());
-        let device = self.model.device().clone().inner();
-        let parameters = Parameters::new(self.plan, self.global, settings, places, slots, wanted.probe, &device);
-        let local_loop = LocalLoop {
-            model: self.model,
-            train: &self.engine.train,
-            settings,
-            recompute: self.engine.options.recompute,
-            plan: self.plan,
-            jobs: &jobs,
-            wanted,
-            clocked: self.engine.clocked,
-        };
-        local_loop.run(parameters, places, &mut |event| match event {
-            LoopEvent::Step { clients, tokens } => count(clients, tokens),
-            LoopEvent::Done(outcome) => {
-                let member = of[outcome.job];
-                outcomes[member] = Some(outcome);
-                Ok(())
-            }
-            LoopEvent::Lost => Ok(()),
-            LoopEvent::Finished(times) => {
-                self.times.set(self.times.get() + times);
-                Ok(())
-            }
+            Ok(ControlFlow::Continue(()))
         })?;
-        Ok(outcomes)
+        self.times.set(self.times.get() + StepTimes::of(&clock));
+        Ok(ran.map_continue(|()| outcomes))
+    }
+
+    fn parameters(&self, jobs: &[ClientJob], phase: Phase, lanes: usize) -> Parameters {
+        let chosen: Vec<_> = jobs.iter().filter_map(|job| job.slots.as_ref()).collect();
+        let most = |t: usize| chosen.iter().map(|slots| slots[t].len()).max().unwrap_or(0);
+        let most: Vec<usize> = (0..self.global.targets.len()).map(most).collect();
+        let slots = (!chosen.is_empty()).then_some(most.as_slice());
+        let device = self.model.device().clone().inner();
+        Parameters::new(self.plan, self.global, self.settings, lanes, slots, phase, &device)
+    }
+
+    /// Hands freed lanes to the next clients; gives the losses with zeros at theirs.
+    fn begin(
+        &self,
+        parameters: &mut Parameters,
+        optimizer: &Optimizer,
+        jobs: &[ClientJob],
+        step: &Step,
+        losses: Tensor<1>,
+    ) -> Tensor<1> {
+        if step.starts.is_empty() {
+            return losses;
+        }
+        let starts: Vec<_> = step.starts.iter().map(|&(lane, job)| (lane, &jobs[job])).collect();
+        parameters.reset(&starts);
+        optimizer.begin(parameters, &starts);
+        let keep = parameters.keep_all_but(step.starts.iter().map(|&(lane, _)| lane)); // [C, 1, 1]
+        cleared(losses, &keep.reshape([step.lanes.len()]), self.settings.not_finite)
+    }
+
+    /// Forward, backward, optimizer: all clients at once. Gives the losses `[C]`, left on the device.
+    fn step(
+        &self,
+        parameters: &mut Parameters,
+        optimizer: &Optimizer,
+        jobs: &[ClientJob],
+        phase: Phase,
+        step: &Step,
+        clock: &mut Clock,
+    ) -> Tensor<1> {
+        let device = self.model.device();
+        let batch = step.batch.to_device(self.model.info(), Rounding::of(device), device); // [T] tokens of all clients
+        clock.lap(Part::Data);
+        let (leaves, mut adapter, weights) = parameters.attach(); // leaves [C, rows, cols]
+        if let (Some(flat), Phase::Training) = (self.settings.flat, phase) {
+            adapter.noise = flat::signs(flat, self.settings, self.plan.round, jobs, step, self.model);
+        }
+        let trained = (!weights.is_empty()).then(|| self.model.with_weights(weights, true));
+        let model = trained.as_deref().unwrap_or(self.model);
+        let (losses, gradients) = match self.plan.terms.branches.filter(|b| b.divergence_weight > 0.0) {
+            None => model.gradients(&adapter, &batch, self.options.recompute == Recompute::Block, clock), // losses [C]
+            Some(branches) => {
+                let apart = branches::divergence(model, &adapter, &batch, branches.shared); // [C]
+                at_once(model.loss(&adapter, &batch) - apart * branches.divergence_weight, clock)
+            }
+        };
+        drop((adapter, trained));
+        let lane_steps = optimizer.lane_steps(step, jobs, &parameters.device);
+        optimizer.step(parameters, leaves, gradients, &lane_steps);
+        clock.lap(Part::Optimizer);
+        losses
+    }
+
+    /// The outcome, if its numbers are finite; gradients in it as means.
+    fn checked(&self, job: &ClientJob, phase: Phase, mut outcome: Outcome) -> Result<Option<Outcome>, EngineError> {
+        let moved = outcome.movement.iter().flat_map(|m| &m.data);
+        let what = if !outcome.loss.is_finite() {
+            "the loss"
+        } else if !moved.chain(outcome.slot_scores.iter().flatten()).all(|v| v.is_finite()) {
+            "the update"
+        } else {
+            if phase.reports_gradients(self.plan) {
+                let steps = outcome.steps as f32;
+                outcome.report.iter_mut().flat_map(|m| &mut m.data).for_each(|v| *v /= steps);
+            }
+            return Ok(Some(outcome));
+        };
+        match self.settings.not_finite {
+            NotFinite::SkipClient => Ok(None),
+            NotFinite::Stop => {
+                let (round, client) = (self.plan.round, job.member.client);
+                Err(EngineError::NotFinite { round, client, steps: outcome.steps, what })
+            }
+        }
+    }
+
+    fn upload(&self, job: &ClientJob, outcome: Outcome) -> Upload {
+        let layer_scores = self.plan.layer_scores.then(|| self.layer_scores(&job.member));
+        upload(self.plan, self.global, self.settings, self.noise, job, Outcome { layer_scores, ..outcome })
     }
 
     /// A score for every layer `[1, layers]` on the client's first batch, by the model that everybody starts from.
     fn layer_scores(&self, member: &Member) -> Matrix {
-        let (engine, device) = (self.engine, self.model.device());
-        let rows = &member.rows[..member.rows.len().min(engine.settings.batch_size)];
-        let batch = PackedBatch::pack(&[rows.iter().map(|&row| engine.train.example(row)).collect()]);
+        let device = self.model.device();
+        let rows = &member.rows[..member.rows.len().min(self.settings.batch_size)];
+        let batch = PackedBatch::pack(&[rows.iter().map(|&row| self.train.example(row)).collect()]);
         let batch = batch.to_device(self.model.info(), Rounding::of(device), device);
         let states = self.model.layer_states(&ClientAdapter::new(Vec::new(), Vec::new()), &batch);
         let layers = states.len();
-        let states = Tensor::cat(states, 0).inner();
+        let states = Tensor::cat(states, 0).inner(); // [layers · S, D]
         let [count, width] = states.dims();
         let numbers: Vec<f32> = states.into_data().try_to_vec().expect("f32 on the device");
-        let of = |rows: &[f32]| layer_score(&Matrix::new(count / layers, width, rows.to_vec())) as f32;
-        Matrix::new(1, layers, numbers.chunks(count / layers * width).map(of).collect())
+        let score = |rows: &[f32]| layer_score(&Matrix::new(count / layers, width, rows.to_vec())) as f32;
+        Matrix::new(1, layers, numbers.chunks(count / layers * width).map(score).collect())
     }
-
-    fn uploads(&self, probes: Vec<Option<Probed>>, outcomes: Vec<Option<Outcome>>) -> Vec<Upload> {
-        let members = self.cohort.iter().zip(probes).zip(outcomes);
-        members.filter_map(|((m, probed), outcome)| Some(self.upload(m, probed?, outcome?))).collect()
-    }
-
-    fn upload(&self, member: &Member, probed: Probed, outcome: Outcome) -> Upload {
-        let learnt = Learnt {
-            client: member.client,
-            examples: member.rows.len(),
-            chosen: probed.slots.is_some(),
-            slots: probed.slots.or_else(|| self.plan.slots_of(member.client, self.global)),
-            movement: outcome.movement,
-            extra: outcome.extra,
-            layer_scores: self.plan.layer_scores.then(|| self.layer_scores(member)),
-            loss: outcome.loss,
-            steps: outcome.steps,
-            tokens: probed.tokens + outcome.tokens,
-        };
-        send::upload(self.plan, self.global, &self.engine.settings, &self.engine.noise, member.memory, learnt)
-    }
-}
-
-/// One score a row.
-fn row_scores(matrices: &[Matrix], score: impl Fn(&[f32]) -> f64) -> Vec<Vec<f32>> {
-    matrices.iter().map(|m| m.data.chunks(m.cols.max(1)).map(|row| score(row) as f32).collect()).collect()
-}
-
-fn sum(row: &[f32], each: impl Fn(f64) -> f64) -> f64 {
-    row.iter().map(|&v| each(f64::from(v))).sum()
-}
-
-fn norm(row: &[f32]) -> f64 {
-    sum(row, |v| v * v).sqrt()
 }

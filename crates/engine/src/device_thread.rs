@@ -2,7 +2,8 @@
 //! A device that fails in the middle of a step shows as a panic inside Burn, which has no other way to say it.
 
 use std::any::Any;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::ops::ControlFlow;
+use std::sync::mpsc::Sender;
 use std::sync::{Mutex, PoisonError};
 use std::thread::{Builder, Scope, ScopedJoinHandle};
 
@@ -101,14 +102,21 @@ pub(crate) fn give_back(device: &Device) {
     });
 }
 
-/// While it is held, a panic on this thread ends the round on the other devices too.
-pub(crate) struct EndsAll<'s>(pub &'s AtomicBool);
+/// Where it is dropped before the device has done its part, by an error or a panic, the round is told to break off on the
+/// other devices too.
+pub(crate) struct EndsAll<'t, T>(pub &'t Sender<ControlFlow<(), T>>);
 
-impl Drop for EndsAll<'_> {
+impl<T> EndsAll<'_, T> {
+    /// The device has done its part.
+    pub fn done(self) {
+        std::mem::forget(self);
+    }
+}
+
+impl<T> Drop for EndsAll<'_, T> {
     fn drop(&mut self) {
-        if std::thread::panicking() {
-            self.0.store(true, Ordering::Relaxed);
-        }
+        // Where nobody listens any more the round has ended already.
+        let _ = self.0.send(ControlFlow::Break(()));
     }
 }
 

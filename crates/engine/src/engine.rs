@@ -1,51 +1,24 @@
-//! A round on the clients' side: fold, probe and select if ordered, train, make the uploads.
+//! The clients of a federation on the devices of one process: a round deals its cohort out to them, and each trains its
+//! share.
 
 use std::cell::Cell;
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::ops::ControlFlow;
 use std::sync::mpsc::{Sender, channel};
 
-use bonfire_data::random::{NoiseKey, Use, stream};
-use bonfire_kernels::{device_buffer_limit, device_memory, runs_on_cpu};
-use bonfire_models::{Adapter, Model, normals};
+use bonfire_data::random::NoiseKey;
+use bonfire_models::{Adapter, Model};
 use burn::tensor::Device;
 
-use crate::device_round::DeviceRound;
+use crate::capacity::Capacity;
+use crate::device_round::{DeviceRound, Stepped};
 use crate::device_thread::{self, EndsAll, give_back};
-use crate::evaluate::{TOKENS, evaluate_rows_within};
-use crate::fit::{Estimate, check_pieces, clients_in_a_buffer};
-use crate::room::Room;
+use crate::evaluate::evaluate_rows_within;
+use crate::terms::flat;
 use crate::{
-    Active, EngineError, EngineSettings, InFlight, Named, Plan, RowEvaluation, Split, Start, StepTimes, TrainSettings,
-    Upload,
+    Active, Cohort, EngineError, EngineSettings, Estimate, Member, Plan, RowEvaluation, Split, Start, StepTimes,
+    TrainSettings, Upload,
 };
-
-/// Tokens a step should hold for the device to be busy, by kind of device.
-const TOKENS_A_STEP_CPU: usize = 4_096;
-const TOKENS_A_STEP_GPU: usize = 32_768;
-
-/// A client of the round's cohort.
-#[derive(Clone, Copy, Debug)]
-pub struct Member<'m> {
-    /// Client, from 0.
-    pub client: usize,
-    /// Its shard: rows of the train split.
-    pub rows: &'m [usize],
-    /// Share of its local steps that it manages in this round, above 0 and at most 1; a straggler manages fewer.
-    pub pace: f64,
-    /// What it kept from earlier rounds.
-    pub memory: Option<&'m Named>,
-}
-
-impl<'m> Member<'m> {
-    /// A client that manages all its steps and remembers nothing.
-    pub fn new(client: usize, rows: &'m [usize]) -> Self {
-        Member { client, rows, pace: 1.0, memory: None }
-    }
-}
-
-/// The clients of a round.
-pub type Cohort<'m> = [Member<'m>];
 
 /// How far a round has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,21 +47,20 @@ pub struct Trained {
 /// What came of one device's share, or of all: uploads and where the time went.
 type Share = (Vec<Upload>, StepTimes);
 
+/// What a device tells of a round: a step, or that it cannot go on.
+type Told = ControlFlow<(), Stepped>;
+
 /// Trains cohorts over one frozen backbone, on one device or several.
 pub struct Engine {
     /// The backbone, once a device.
     models: Vec<Box<dyn Model>>,
-    pub(crate) train: Split,
-    pub(crate) settings: TrainSettings,
-    pub(crate) options: EngineSettings,
-    /// Bytes of the smallest device that tells.
-    memory: Option<u64>,
-    pub(crate) clocked: bool,
-    /// Bytes of a tensor that the least of the devices holds in one piece.
-    buffer: Option<u64>,
-    room: Room,
+    train: Split,
+    settings: TrainSettings,
+    options: EngineSettings,
+    capacity: Capacity,
+    clocked: bool,
     /// What clients draw privacy's noise from.
-    pub(crate) noise: NoiseKey,
+    noise: NoiseKey,
 }
 
 impl Engine {
@@ -99,10 +71,9 @@ impl Engine {
     /// Without a model.
     pub fn new(models: Vec<Box<dyn Model>>, train: Split, settings: TrainSettings, options: EngineSettings) -> Self {
         assert!(!models.is_empty(), "an engine has a device");
-        let least = |of: fn(&Device) -> Option<u64>| models.iter().filter_map(|m| of(m.device())).min();
-        let (memory, buffer) = (least(device_memory), least(device_buffer_limit));
+        let capacity = Capacity::new(&models, &train, settings.batch_size);
         let noise = NoiseKey::Seed(settings.seed);
-        Engine { models, train, settings, options, memory, clocked: true, buffer, room: Room::new(TOKENS), noise }
+        Engine { models, train, settings, options, capacity, clocked: true, noise }
     }
 
     /// From now on clients draw privacy's noise from `key`; before, it is the run's seed, which protects nobody.
@@ -138,33 +109,7 @@ impl Engine {
 
     /// What `cohort` clients that share a device and train `scalars` numbers each need there.
     pub fn estimate(&self, cohort: usize, scalars: u64) -> Estimate {
-        let a_client = self.mean_batch();
-        let (model, options) = (self.model(), &self.options);
-        let mut estimate = Estimate::new(model.info(), model.task(), options, scalars, a_client, self.memory);
-        let wanted = match options.in_flight {
-            InFlight::Count(n) => n,
-            InFlight::Auto => {
-                let tokens = if self.grows() { self.room.tokens() } else { self.goal() };
-                let goal = tokens.div_ceil(a_client[0] as usize);
-                let piece = |limit| clients_in_a_buffer(model.info(), options.precision, a_client[0], limit);
-                goal.min(estimate.clients().unwrap_or(goal)).min(self.buffer.map_or(goal, piece))
-            }
-        };
-        estimate.in_flight = wanted.min(self.room.most()).clamp(1, cohort.max(1));
-        estimate
-    }
-
-    /// Tokens of a step that the user or the kind of device likes.
-    fn goal(&self) -> usize {
-        let usual = if runs_on_cpu(self.model().device()) { TOKENS_A_STEP_CPU } else { TOKENS_A_STEP_GPU };
-        self.options.tokens_per_step.unwrap_or(usual)
-    }
-
-    /// Whether steps begin small and grow from round to round: nothing is known of a GPU's memory.
-    fn grows(&self) -> bool {
-        let known = self.memory.is_some() || self.options.memory_gb.is_some();
-        let said = self.options.in_flight != InFlight::Auto || self.options.tokens_per_step.is_some();
-        !known && !said && !runs_on_cpu(self.model().device())
+        self.capacity.estimate(self.model(), &self.options, cohort, scalars)
     }
 
     /// Refuses clients that do not fit on the device even one by one, and tensors larger than its buffers. A number of clients
@@ -173,24 +118,7 @@ impl Engine {
     /// # Errors
     /// As said.
     pub fn check_memory(&self, scalars: u64) -> Result<(), EngineError> {
-        let model = self.model();
-        if let Some(limit) = self.buffer {
-            check_pieces(model.info(), model.task(), self.options.precision, self.mean_batch()[0], limit)?;
-        }
-        let estimate = self.estimate(1, scalars);
-        if self.options.in_flight == InFlight::Count(1) || estimate.fits() {
-            Ok(())
-        } else {
-            Err(EngineError::TooLarge { estimate })
-        }
-    }
-
-    /// Tokens of a client's mean batch, and how many of its answers are scored.
-    fn mean_batch(&self) -> [u64; 2] {
-        let train = &self.train;
-        let tokens: usize = train.ids.iter().map(Vec::len).sum();
-        let answers: usize = train.ids.iter().zip(&train.goals).map(|(ids, goal)| goal.answers(ids.len())).sum();
-        [tokens, answers].map(|n| (self.settings.batch_size * n.div_ceil(train.len().max(1)).max(1)) as u64)
+        self.capacity.check(self.model(), &self.options, scalars)
     }
 
     /// Evaluates `rows` of `split` by the global `adapter` on the first device: see [`crate::evaluate_rows`].
@@ -203,25 +131,25 @@ impl Engine {
         split: &Split,
         rows: &[usize],
     ) -> Result<Vec<Option<RowEvaluation>>, EngineError> {
-        evaluate_rows_within(&self.room, self.model(), adapter, split, rows)
+        evaluate_rows_within(&self.capacity.room, self.model(), adapter, split, rows)
     }
 
     /// Trains every client of `cohort` from `start` by the `plan`; uploads come in the order of the cohort. Where the
     /// settings say so, clients whose loss or update is not finite are left out. Where a device's memory does not hold the
     /// clients in flight, it begins anew with half of them, and never tries as many again.
     ///
-    /// `on` hears of progress and may end the round by returning `false`.
+    /// `on` hears of progress and may break off; then all that was trained is dropped and `Break` comes back.
     ///
     /// # Errors
-    /// A loss or update that is not finite (round and client named), an empty shard, a stop, a device that fails or does not
-    /// even hold one client.
+    /// A loss or update that is not finite (round and client named), an empty shard, a device that fails or does not even hold
+    /// one client.
     pub fn train(
         &self,
         plan: &Plan,
         start: Start<'_>,
         cohort: &Cohort,
-        on: &mut dyn FnMut(Progress) -> bool,
-    ) -> Result<Trained, EngineError> {
+        on: &mut dyn FnMut(Progress) -> ControlFlow<()>,
+    ) -> Result<ControlFlow<(), Trained>, EngineError> {
         if let Some(empty) = cohort.iter().find(|m| m.rows.is_empty()) {
             return Err(EngineError::EmptyShard { client: empty.client });
         }
@@ -233,19 +161,18 @@ impl Engine {
         let mut no_room_for = Vec::new();
         loop {
             let in_flight = self.lanes_for(plan, start.adapter, share);
-            let words = match self.try_to_train(plan, start, &shares, on) {
+            let words = match self.train_on_all_devices(plan, start, &shares, in_flight, on) {
                 Err(EngineError::OutOfMemory { words, .. }) => words,
                 Err(other) => return Err(other),
-                Ok(found) => {
-                    if self.grows() && in_flight < share {
-                        self.room.grow(self.goal());
-                    }
+                Ok(ControlFlow::Break(())) => return Ok(ControlFlow::Break(())),
+                Ok(ControlFlow::Continue(found)) => {
+                    self.capacity.went_well(&self.options, in_flight, share);
                     let (uploads, times) = in_order(cohort, found);
-                    return Ok(Trained { uploads, times, in_flight, no_room_for });
+                    return Ok(ControlFlow::Continue(Trained { uploads, times, in_flight, no_room_for }));
                 }
             };
             self.models.iter().for_each(|model| give_back(model.device()));
-            let Some(next) = self.room.halve(in_flight) else {
+            let Some(next) = self.capacity.room.halve(in_flight) else {
                 return Err(EngineError::OutOfMemory { what: "even one client in flight", words });
             };
             tracing::info!(
@@ -257,7 +184,7 @@ impl Engine {
     }
 
     /// How many of `jobs` clients that train by the `plan` are on a device together.
-    pub(crate) fn lanes_for(&self, plan: &Plan, global: &Adapter, jobs: usize) -> usize {
+    fn lanes_for(&self, plan: &Plan, global: &Adapter, jobs: usize) -> usize {
         match plan.active {
             // Weights have no client axis.
             Active::Full => 1,
@@ -265,39 +192,41 @@ impl Engine {
         }
     }
 
-    /// Every device's share, all at once, with as many clients in flight as there is room for.
-    fn try_to_train(
+    /// Every device's share, all at once, each with at most so many `lanes`.
+    fn train_on_all_devices(
         &self,
         plan: &Plan,
         start: Start<'_>,
         shares: &[Vec<Member<'_>>],
-        on: &mut dyn FnMut(Progress) -> bool,
-    ) -> Result<Vec<Share>, EngineError> {
-        let steps = |m: &Member| self.probe_steps(plan, m) + self.local_steps(m);
-        let total = shares.iter().flatten().map(steps).sum();
-        let (mut done, mut tokens) = (0, 0);
-        let stop = AtomicBool::new(false);
+        lanes: usize,
+        on: &mut dyn FnMut(Progress) -> ControlFlow<()>,
+    ) -> Result<ControlFlow<(), Vec<Share>>, EngineError> {
+        let steps = |m: &Member| m.probe_steps(plan, &self.settings) + m.local_steps(&self.settings);
+        let mut progress = Progress { done: 0, total: shares.iter().flatten().map(steps).sum(), tokens: 0 };
         let (tell, told) = channel();
-        let results = std::thread::scope(|scope| {
+        std::thread::scope(|scope| {
             let workers: Vec<_> = self
                 .models
                 .iter()
                 .zip(shares)
                 .map(|(model, share)| {
-                    let (tell, stop, model) = (tell.clone(), &stop, model.as_ref());
-                    device_thread::start(scope, move || self.train_share(plan, start, model, share, &tell, stop))
+                    let (tell, model) = (tell.clone(), model.as_ref());
+                    device_thread::start(scope, move || self.train_on_device(plan, start, model, share, lanes, &tell))
                 })
                 .collect();
             drop(tell);
-            for (steps, new) in told {
-                (done, tokens) = (done + steps, tokens + new);
-                if !on(Progress { done, total, tokens }) {
-                    stop.store(true, Ordering::Relaxed);
-                }
-            }
-            workers.into_iter().map(|worker| device_thread::end(worker?)).collect::<Vec<_>>()
-        });
-        all_or_worst(results)
+            // Whoever breaks off, the listener or a device that fails, breaks off for all: nobody listens to the devices any
+            // more, which they find out at their next step.
+            let listened = told.into_iter().try_for_each(|told| {
+                let step: Stepped = told?;
+                (progress.done, progress.tokens) = (progress.done + step.clients, progress.tokens + step.tokens);
+                on(progress)
+            });
+            let ends: Vec<_> = workers.into_iter().map(|worker| device_thread::end(worker?)).collect();
+            let ended: Vec<ControlFlow<(), Share>> = ends.into_iter().collect::<Result<_, _>>()?;
+            let shares = ended.into_iter().filter_map(ControlFlow::continue_value).collect();
+            Ok(listened.map_continue(|()| shares))
+        })
     }
 
     /// The cohort dealt out to the devices, each client to the one that has fewest tokens so far.
@@ -311,75 +240,45 @@ impl Engine {
         shares.into_iter().map(|(_, share)| share).collect()
     }
 
-    /// One device's part of a round. A failure here ends the round on the other devices too.
-    fn train_share(
+    /// One device's part of a round.
+    fn train_on_device(
         &self,
         plan: &Plan,
         start: Start<'_>,
         model: &dyn Model,
         share: &Cohort,
-        tell: &Sender<(usize, u64)>,
-        stop: &AtomicBool,
-    ) -> Result<Share, EngineError> {
-        let _ends = EndsAll(stop);
+        lanes: usize,
+        tell: &Sender<Told>,
+    ) -> Result<ControlFlow<(), Share>, EngineError> {
+        let ends_all = EndsAll(tell);
         // What was merged belongs to the backbone. Where one factor alone moves, the round's start is the same for all
         // and goes there too.
         let merged = (!start.merged.is_empty()).then(|| model.merged(start.merged));
         let model = merged.as_deref().unwrap_or(model);
-        let noisy = self.settings.flat.map(|_| self.noisy(model, plan, start));
+        let noisy = self.settings.flat.map(|_| flat::with_banks(model, plan.round, start.adapter, self.settings.seed));
         let model = noisy.as_deref().unwrap_or(model);
         let folded = plan.active.folds().then(|| model.folded(&start.adapter.plain()));
         let model = folded.as_deref().unwrap_or(model);
-        let pass =
-            DeviceRound { engine: self, model, plan, global: start.adapter, cohort: share, times: Cell::default() };
-        let mut count = |steps: usize, tokens: u64| {
-            // Nobody listens only when the round is over.
-            let _ = tell.send((steps, tokens));
-            if stop.load(Ordering::Relaxed) { Err(EngineError::Stopped { round: plan.round }) } else { Ok(()) }
+        let round = DeviceRound {
+            model,
+            train: &self.train,
+            settings: &self.settings,
+            options: &self.options,
+            plan,
+            global: start.adapter,
+            cohort: share,
+            lanes,
+            noise: &self.noise,
+            clocked: self.clocked,
+            times: Cell::default(),
+            on_step: &|step| match tell.send(ControlFlow::Continue(step)) {
+                Ok(()) => ControlFlow::Continue(()),
+                Err(_) => ControlFlow::Break(()),
+            },
         };
-        let uploads = pass.run(&mut count);
-        if uploads.is_err() {
-            stop.store(true, Ordering::Relaxed);
-        }
-        Ok((uploads?, pass.times.get()))
-    }
-
-    /// The model with the round's banks for Flat-LoRA's noise, the same on every device.
-    fn noisy(&self, model: &dyn Model, plan: &Plan, start: Start<'_>) -> Box<dyn Model> {
-        let draw = |t: usize| {
-            let target = &model.targets()[t];
-            let mut rng = stream(self.settings.seed, Use::Noise, plan.round as u64, t as u64, 0);
-            normals(target.d_in * target.d_out, &mut rng)
-        };
-        model.noisy(&start.adapter.plain(), &mut { draw })
-    }
-
-    /// Steps of `epochs` local epochs over `rows` examples.
-    fn steps(&self, rows: usize, epochs: usize) -> usize {
-        rows.div_ceil(self.settings.batch_size) * epochs
-    }
-
-    /// Local steps that a client does: at least one.
-    pub(crate) fn local_steps(&self, member: &Member) -> usize {
-        let all = self.settings.local_steps(member.rows.len());
-        ((all as f64 * member.pace).ceil() as usize).clamp(1, all)
-    }
-
-    /// Steps of a client's probe: whole epochs, or at most one epoch of batches (more is what `epochs` is for).
-    pub(crate) fn probe_steps(&self, plan: &Plan, member: &Member) -> usize {
-        let Some(selection) = &plan.selection else { return 0 };
-        let epochs = self.steps(member.rows.len(), selection.probe.epochs.unwrap_or(1));
-        selection.probe.batches.map_or(epochs, |b| b.min(epochs))
-    }
-}
-
-/// What all devices found, or what went wrong; a stop only where nothing else did.
-fn all_or_worst(results: Vec<Result<Share, EngineError>>) -> Result<Vec<Share>, EngineError> {
-    let (found, mut errors): (Vec<_>, Vec<_>) = results.into_iter().partition(Result::is_ok);
-    errors.sort_by_key(|e| matches!(e, Err(EngineError::Stopped { .. })));
-    match errors.into_iter().next() {
-        Some(Err(error)) => Err(error),
-        _ => Ok(found.into_iter().flatten().collect()),
+        let uploads = round.run()?;
+        ends_all.done();
+        Ok(uploads.map_continue(|uploads| (uploads, round.times.get())))
     }
 }
 

@@ -27,12 +27,6 @@ pub enum EngineError {
         /// What is needed and what is there.
         estimate: crate::Estimate,
     },
-    /// The caller asked to stop inside a round.
-    #[error("stopped in round {round}")]
-    Stopped {
-        /// Round, from 1.
-        round: usize,
-    },
     /// Nothing is left that could train.
     #[error(
         "round {round}: every slot has been removed and the head is frozen, so nothing is left to train; remove fewer of them (strategy.xi of sora, strategy.prune, strategy.least) or train the head too (adapter.head = \"trained\"); the state after round {} is kept", round - 1

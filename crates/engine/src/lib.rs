@@ -5,6 +5,8 @@
 #![deny(missing_docs)]
 
 mod batch_schedule;
+mod capacity;
+mod cohort;
 mod data;
 mod device_round;
 mod device_thread;
@@ -13,40 +15,49 @@ mod error;
 mod evaluate;
 mod fit;
 mod generate;
+mod job;
+mod lanes;
 mod layer_score;
-mod local_loop;
+mod memory;
 mod optimize;
 mod parameters;
 mod plan;
 mod problem;
 mod receive;
+mod role;
 mod room;
 mod scores;
 mod select;
 mod send;
 mod settings;
 mod sketch;
+mod slots;
+mod terms;
 mod times;
 mod upload;
 
+pub use cohort::{Cohort, Member};
 pub use data::{Split, TokenizedData};
 pub use device_thread::{DEVICE_THREAD, is_told_elsewhere, on_device, overhear, overheard};
-pub use engine::{Cohort, Engine, Member, Progress, Trained};
+pub use engine::{Engine, Progress, Trained};
 pub use error::EngineError;
 pub use evaluate::{Evaluation, RowEvaluation, evaluate, evaluate_rows, summarise};
 pub use fit::Estimate;
 pub use generate::{Sampling, generate};
 pub use layer_score::layer_score;
+pub use memory::ClientMemory;
 pub use plan::{
     Active, Branches, ClientPrivacy, LocalOptimizer, Named, Per, Plan, Private, Score, Selection, Start, TailPenalty,
     Terms, Threshold,
 };
 pub use problem::Problem;
 pub use receive::MessageError;
+pub use role::{Role, RoleTensors};
 pub use scores::Scorer;
 pub use select::top_slots;
 pub use send::personal;
 pub use settings::{EngineSettings, Flat, InFlight, NotFinite, Probe, Rate, Recompute, Schedule, TrainSettings};
 pub use sketch::{Choice, sketch};
+pub use slots::TargetSlots;
 pub use times::StepTimes;
 pub use upload::{HEADER as UPLOAD_HEADER, MAGIC as UPLOAD_MAGIC, Slots, Upload};

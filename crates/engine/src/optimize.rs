@@ -1,350 +1,194 @@
-//! A local step: what the objective adds to the gradients, clipping, and the optimizer. What one client owns never
-//! touches another's: every sum here runs over one place of the client axis.
+//! A local step of all clients in flight, from gradients to their new numbers. What one client owns never touches another's:
+//! every sum here runs over one lane of the client axis.
 
 use std::sync::Arc;
 
-use bonfire_kernels::{AdamW, Moving, adamw_step};
+use bonfire_kernels::{AdamW, adamw_step};
 use bonfire_models::{Factor, Matrix};
 use burn::tensor::{Device, Gradients, Tensor, TensorData};
 
-use crate::batch_schedule::ClientJob;
-use crate::parameters::{Parameter, Parameters, Role, pick, put, take};
-use crate::plan::{Branches, ClientPrivacy, LocalOptimizer, Named, Plan, Score, Terms};
-use crate::{TailPenalty, Threshold, TrainSettings};
+use crate::batch_schedule::Step;
+use crate::job::ClientJob;
+use crate::lanes::{pick, put, take};
+use crate::parameters::{Parameter, Parameters, position};
+use crate::terms::{branches, proximal, ridge, tail, threshold};
+use crate::{ClientPrivacy, LocalOptimizer, Plan, Role, RoleTensors, TailPenalty, Terms, TrainSettings};
 
-/// AdaLoRA's smoothing of sensitivity and of its uncertainty.
-const SMOOTHING: f64 = 0.85;
-
-/// What a trained tensor carries for some methods alone, each `[C, rows, cols]`.
-#[derive(Default)]
-pub(crate) struct Extra {
-    /// SCAFFOLD: the server's control variate minus the client's, and the sum of gradients for its next one.
-    variate: Option<[Tensor<3>; 2]>,
-    /// FedLADA: the highest second moment so far, and the federation's direction.
-    amended: Option<[Tensor<3>; 2]>,
-    /// FedProx's centre where a client goes on from a part of its own: the movement it began the round with. Elsewhere that
-    /// is zero.
-    centre: Option<Tensor<3>>,
-    /// What a probe watches.
-    watched: Watched,
-}
-
-/// What a probe keeps of its gradients, by the score it is asked for; each `[C, rows, cols]`.
-#[derive(Default)]
-enum Watched {
-    /// Nothing.
-    #[default]
-    Nothing,
-    /// AdaLoRA's sensitivity, its uncertainty, and their product.
-    Sensitivity(Box<[Tensor<3>; 3]>),
-    /// Their sum.
-    Sum(Tensor<3>),
-    /// The sum of their squares.
-    Squares(Tensor<3>),
-}
-
-impl Watched {
-    fn new(score: Score, zeros: &dyn Fn() -> Tensor<3>) -> Watched {
-        match score {
-            Score::Contribution | Score::Magnitude | Score::Random => Watched::Nothing,
-            Score::Importance => Watched::Sensitivity(Box::new([zeros(), zeros(), zeros()])),
-            Score::Gradient => Watched::Sum(zeros()),
-            Score::Fisher => Watched::Squares(zeros()),
-        }
-    }
-
-    /// What becomes the score.
-    fn report(&self) -> Option<&Tensor<3>> {
-        match self {
-            Watched::Nothing => None,
-            Watched::Sensitivity(books) => Some(&books[2]),
-            Watched::Sum(sum) | Watched::Squares(sum) => Some(sum),
-        }
-    }
-
-    fn tensors(&mut self) -> &mut [Tensor<3>] {
-        match self {
-            Watched::Nothing => &mut [],
-            Watched::Sensitivity(books) => books.as_mut_slice(),
-            Watched::Sum(sum) | Watched::Squares(sum) => std::slice::from_mut(sum),
-        }
-    }
-
-    /// Takes in a step's `gradient` of cross-entropy; `weight` gives where it was taken.
-    fn observe(&mut self, weight: impl FnOnce() -> Tensor<3>, gradient: &Tensor<3>) {
-        match self {
-            Watched::Nothing => {}
-            Watched::Sensitivity(books) => observe(books, weight(), gradient.clone()),
-            Watched::Sum(sum) => *sum = sum.clone() + gradient.clone(),
-            Watched::Squares(sum) => *sum = sum.clone() + gradient.clone().square(),
-        }
-    }
-}
-
-impl Extra {
-    /// What `plan` asks for, filled by `zeros`.
-    pub fn new(plan: &Plan, probing: bool, zeros: &dyn Fn() -> Tensor<3>) -> Extra {
-        if probing {
-            let watched = plan.selection.as_ref().map(|s| Watched::new(s.score, zeros)).unwrap_or_default();
-            return Extra { watched, ..Extra::default() };
-        }
-        let goes_on = plan.terms.prox > 0.0 && !plan.private.is_nothing();
-        Extra {
-            variate: plan.terms.variate.is_some().then(|| [zeros(), zeros()]),
-            amended: matches!(plan.optimizer, LocalOptimizer::Amended { .. }).then(|| [zeros(), zeros()]),
-            centre: goes_on.then(zeros),
-            watched: Watched::Nothing,
-        }
-    }
-
-    /// Clients that begin go on from `movement` of their own, which is zero for all others.
-    pub fn goes_on(&mut self, movement: &Tensor<3>) {
-        if let Some(centre) = &mut self.centre {
-            *centre = centre.clone() + movement.clone();
-        }
-    }
-
-    /// What the client tells of it in the end.
-    pub fn report(&self) -> Option<&Tensor<3>> {
-        let variate = self.variate.as_ref().map(|[_, sum]| sum);
-        let amended = self.amended.as_ref().map(|[highest, _]| highest);
-        variate.or(amended).or(self.watched.report())
-    }
-
-    /// Makes the lanes of new clients zero.
-    pub fn clear(&mut self, clear: &dyn Fn(Tensor<3>) -> Tensor<3>) {
-        let pairs = self.variate.iter_mut().flatten().chain(self.amended.iter_mut().flatten());
-        pairs.chain(&mut self.centre).chain(self.watched.tensors()).for_each(|t| *t = clear(t.clone()));
-    }
-}
-
-/// Which step each place of the batch is at.
-pub(crate) struct Lanes {
+/// Which step each lane of the batch is at.
+pub(crate) struct LaneSteps {
     /// Factor on the learning rate and corrections of both moments, `[C, 3]`: see [`adamw_step`].
-    pub clients: Tensor<2>,
+    pub rates: Tensor<2>,
     /// A client's own step from 1; `None`: nobody is here.
     pub own: Vec<Option<usize>>,
 }
 
 /// How the clients of a round step.
-pub(crate) struct Optimizer {
-    constants: AdamW,
+pub(crate) struct Optimizer<'p> {
+    settings: &'p TrainSettings,
     clip_norm: Option<f64>,
-    terms: Terms,
-    amended: Option<(f64, Arc<Named>, Arc<Named>)>,
+    terms: &'p Terms,
+    amended: Option<Amended<'p>>,
 }
 
-impl Optimizer {
-    pub fn new(plan: &Plan, settings: &TrainSettings) -> Optimizer {
-        let (betas, eps, weight_decay) = (settings.betas, settings.eps, settings.weight_decay);
+/// FedLADA's α, second moments to start from, and direction.
+struct Amended<'p> {
+    own: f64,
+    second: &'p Arc<RoleTensors>,
+    direction: &'p Arc<RoleTensors>,
+}
+
+impl<'p> Optimizer<'p> {
+    pub fn new(plan: &'p Plan, settings: &'p TrainSettings) -> Optimizer<'p> {
         let clip_norm = match plan.privacy {
             ClientPrivacy::Laplace { clip, .. } => Some(clip),
             _ => settings.clip_norm,
         };
         let amended = match &plan.optimizer {
             LocalOptimizer::AdamW => None,
-            LocalOptimizer::Amended { own, second, direction } => Some((*own, second.clone(), direction.clone())),
+            LocalOptimizer::Amended { own, second, direction } => Some(Amended { own: *own, second, direction }),
         };
-        Optimizer {
-            constants: AdamW { lr: 0.0, betas, eps, weight_decay },
-            clip_norm,
-            terms: plan.terms.clone(),
-            amended,
-        }
+        Optimizer { settings, clip_norm, terms: &plan.terms, amended }
     }
 
-    /// Two branches, if the plan has them.
-    pub fn branches(&self) -> Option<Branches> {
-        self.terms.branches
-    }
-
-    /// Gives clients that begin, whose lanes are zero, what they start from besides their movement; the tensor is number `at` of
-    /// those that train.
-    pub fn begin(&self, p: &mut Parameter, at: usize, starts: &[(usize, &ClientJob)], device: &Device) {
-        let dims = p.state.movement.dims();
-        let own = |job: &ClientJob, all: &Matrix| match (p.role, &job.slots) {
-            (Role::Factor(t, _), Some(slots)) => pick(all, &slots[t], dims[1]),
-            _ => all.clone(),
-        };
-        let put = |tensor: &mut Tensor<3>, rows: Vec<(usize, Matrix)>| {
-            let rows: Vec<(usize, &Matrix)> = rows.iter().map(|(lane, matrix)| (*lane, matrix)).collect();
-            if !rows.is_empty() {
-                *tensor = tensor.clone() + put(&rows, dims, device);
-            }
-        };
-        if let Some([correction, _]) = &mut p.extra.variate {
-            let variate = |(lane, job): &(usize, &ClientJob)| Some((*lane, own(job, &job.variate.as_ref()?[at])));
-            put(correction, starts.iter().filter_map(variate).collect());
-        }
-        if let (Some((_, second, direction)), Some([highest, here])) = (&self.amended, &mut p.extra.amended) {
-            let name = p.role.name();
-            let (Some(second), Some(direction)) = (second.get(&name), direction.get(&name)) else { return };
-            let all = |matrix: &Matrix| starts.iter().map(|(lane, job)| (*lane, own(job, matrix))).collect::<Vec<_>>();
-            put(highest, all(second));
-            put(&mut p.state.second, all(second));
-            put(here, all(direction));
-        }
-    }
-}
-
-impl Parameters {
-    /// One optimizer step from the gradients of `leaves`.
-    pub fn step(&mut self, leaves: Vec<Tensor<3>>, mut parts: Vec<Gradients>, lanes: &Lanes) {
-        let gradient = |leaf: Tensor<3>| {
-            parts.iter_mut().find_map(|part| leaf.grad_remove(part)).expect("every trained tensor reaches the loss")
-        };
-        // The leaves are let go here, so that the step may write where the movement lies.
-        let gradients: Vec<Tensor<3>> = leaves.into_iter().map(gradient).collect();
-        let gradients = self.with_terms(gradients);
-        let clip = self.optimizer.clip_norm.map(|limit| clip_factors(&gradients, limit));
-        let device = self.device.clone();
-        for (p, gradient) in self.trained.iter_mut().zip(gradients) {
-            let gradient = match &clip {
-                Some(factors) => gradient * factors.clone(),
-                None => gradient,
+    /// Gives clients that begin, whose lanes are zero, what they start from besides their movement.
+    pub fn begin(&self, parameters: &mut Parameters, starts: &[(usize, &ClientJob)]) {
+        let Parameters { trained, roles, device, .. } = parameters;
+        for p in trained {
+            let dims = p.state.movement.dims();
+            // Of a factor the slots that the client has, side by side.
+            let own = |job: &ClientJob, all: &Matrix| match (p.role, &job.slots) {
+                (Role::Factor(t, _), Some(slots)) => pick(all, &slots[t], dims[1]),
+                _ => all.clone(),
             };
-            let before = self.optimizer.terms.branches.map(|branches| (branches, p.state.clone()));
-            let state = take(&mut p.state, &device);
-            p.state = match &self.optimizer.amended {
-                Some((own, ..)) => amended_step(self.optimizer.constants, *own, state, p, gradient, &lanes.clients),
-                None => {
-                    let constants = AdamW { lr: p.lr, ..self.optimizer.constants };
-                    adamw_step(constants, state, p.start.clone(), gradient, lanes.clients.clone())
+            let add = |tensor: &mut Tensor<3>, rows: Vec<(usize, Matrix)>| {
+                let rows: Vec<(usize, &Matrix)> = rows.iter().map(|(lane, matrix)| (*lane, matrix)).collect();
+                if !rows.is_empty() {
+                    *tensor = tensor.clone() + put(&rows, dims, device);
                 }
             };
-            if let Some((branches, before)) = before {
-                let turn = whose_turn(branches, p, lanes, &device);
-                restore(&mut p.state, before, turn);
+            if let Some(scaffold) = &mut p.terms.scaffold {
+                let at = position(roles, p.role);
+                let correction =
+                    |(lane, job): &(usize, &ClientJob)| Some((*lane, own(job, &job.correction.as_ref()?[at])));
+                add(&mut scaffold.correction, starts.iter().filter_map(correction).collect());
             }
-            if let (Some(threshold), Role::Factor(_, Factor::Core)) = (self.optimizer.terms.threshold, p.role) {
-                shrink(threshold, p);
-            }
-        }
-    }
-
-    /// Gradients with what the objective adds, SCAFFOLD's correction, and the books that some methods keep.
-    fn with_terms(&mut self, mut gradients: Vec<Tensor<3>>) -> Vec<Tensor<3>> {
-        let Terms { prox, ridge, tail, .. } = self.optimizer.terms;
-        for (p, gradient) in self.trained.iter_mut().zip(&mut gradients) {
-            p.extra.watched.observe(|| p.start.clone() + p.state.movement.clone(), gradient);
-            let factor = matches!(p.role, Role::Factor(..));
-            if prox > 0.0 {
-                let moved = match &p.extra.centre {
-                    Some(centre) => p.state.movement.clone() - centre.clone(),
-                    None => p.state.movement.clone(),
+            if let (Some(amended), Some(fedlada)) = (&self.amended, &mut p.terms.fedlada) {
+                // In the first round nobody knows of any.
+                let (Some(second), Some(direction)) = (amended.second.get(&p.role), amended.direction.get(&p.role))
+                else {
+                    continue;
                 };
-                *gradient = gradient.clone() + moved * prox;
+                let to_all =
+                    |matrix: &Matrix| starts.iter().map(|(lane, job)| (*lane, own(job, matrix))).collect::<Vec<_>>();
+                add(&mut fedlada.highest, to_all(second));
+                add(&mut p.state.second, to_all(second));
+                add(&mut fedlada.direction, to_all(direction));
             }
-            if ridge > 0.0 && factor {
-                *gradient = gradient.clone() + (p.start.clone() + p.state.movement.clone()) * (2.0 * ridge);
-            }
-            if let Some([correction, sum]) = &mut p.extra.variate {
-                *sum = sum.clone() + gradient.clone();
-                *gradient = gradient.clone() + correction.clone();
-            }
-        }
-        if let Some(tail) = tail.filter(|tail| tail.weight > 0.0) {
-            self.push_tails(tail, &mut gradients);
-        }
-        gradients
-    }
-
-    /// The gradient of `λ·‖B_tail‖·‖A_tail‖` for every target: for A it is `λ·‖B_tail‖/‖A_tail‖ · A_tail`.
-    fn push_tails(&self, tail: TailPenalty, gradients: &mut [Tensor<3>]) {
-        let find = |t: usize, factor| self.trained.iter().position(|p| p.role == Role::Factor(t, factor));
-        for t in 0..self.targets() {
-            let (Some(a), Some(b)) = (find(t, Factor::A), find(t, Factor::B)) else { continue };
-            let mask = self.tail_mask(t, tail);
-            let tails = [a, b].map(|i| {
-                let p = &self.trained[i];
-                (p.start.clone() + p.state.movement.clone()) * mask.clone()
-            });
-            let norms = tails.each_ref().map(|x| x.clone().square().sum_dim(2).sum_dim(1).sqrt());
-            let [norm_a, norm_b] = norms;
-            let [tail_a, tail_b] = tails;
-            let ratio = |over: &Tensor<3>, under: &Tensor<3>| over.clone() / (under.clone() + 1e-12) * tail.weight;
-            gradients[a] = gradients[a].clone() + tail_a * ratio(&norm_b, &norm_a);
-            gradients[b] = gradients[b].clone() + tail_b * ratio(&norm_a, &norm_b);
         }
     }
 
-    /// 1 for the last slots of every client `[C, rows, 1]`.
-    fn tail_mask(&self, target: usize, tail: TailPenalty) -> Tensor<3> {
-        let rows = self.rows(target);
-        let of = |lane: usize| {
-            let own = self.rows_of(Role::Factor(target, Factor::A), lane).unwrap_or(rows);
-            (0..rows).map(move |row| f32::from(row >= tail.keeps(own) && row < own))
+    /// One step from the gradients of `leaves`, which lie in one of `parts` each.
+    pub fn step(&self, parameters: &mut Parameters, leaves: Vec<Tensor<3>>, parts: Vec<Gradients>, lanes: &LaneSteps) {
+        let mut gradients = gradients_of(leaves, parts); // [C, rows, cols] each
+        for (p, gradient) in parameters.trained.iter_mut().zip(&mut gradients) {
+            self.add_terms(p, gradient);
+        }
+        if let Some(tail) = self.terms.tail.filter(|tail| tail.weight > 0.0) {
+            push_tails(tail, parameters, &mut gradients);
+        }
+        if let Some(limit) = self.clip_norm {
+            gradients = clipped(gradients, limit);
+        }
+        let device = parameters.device.clone();
+        for (p, gradient) in parameters.trained.iter_mut().zip(gradients) {
+            let before = self.terms.branches.map(|branches| (branches, p.state.clone()));
+            let state = take(&mut p.state, &device);
+            let constants = self.constants(p.lr);
+            p.state = match (&self.amended, &mut p.terms.fedlada) {
+                (Some(Amended { own, .. }), Some(fedlada)) => {
+                    fedlada.step(constants, *own, state, &p.start, gradient, &lanes.rates)
+                }
+                _ => adamw_step(constants, state, p.start.clone(), gradient, lanes.rates.clone()),
+            };
+            if let Some((branches, before)) = before {
+                let turn = branches::turn(branches, p.role, p.start.dims()[1], &lanes.own, &device);
+                p.state = branches::moved(&turn, before, take(&mut p.state, &device));
+            }
+            if let (Some(threshold), Role::Factor(_, Factor::Core)) = (self.terms.threshold, p.role) {
+                p.state.movement = threshold::shrink(threshold, &p.start, p.state.movement.clone());
+            }
+        }
+    }
+
+    /// What the objective adds to a tensor's gradient of cross-entropy; a probe sees the gradient as it is.
+    fn add_terms(&self, p: &mut Parameter, gradient: &mut Tensor<3>) {
+        let Terms { prox, ridge, .. } = *self.terms;
+        let (start, movement) = (&p.start, &p.state.movement);
+        let weight = || start.clone() + movement.clone();
+        p.terms.watched.observe(weight, gradient);
+        if prox > 0.0 {
+            *gradient = gradient.clone() + proximal::pull(prox, movement, p.terms.centre.as_ref());
+        }
+        if ridge > 0.0 && matches!(p.role, Role::Factor(..)) {
+            *gradient = gradient.clone() + ridge::pull(ridge, weight());
+        }
+        if let Some(scaffold) = &mut p.terms.scaffold {
+            *gradient = scaffold.correct(gradient.clone());
+        }
+    }
+
+    fn constants(&self, lr: f64) -> AdamW {
+        let TrainSettings { betas, eps, weight_decay, .. } = *self.settings;
+        AdamW { lr, betas, eps, weight_decay }
+    }
+
+    /// What the step needs to know of each lane.
+    pub fn lane_steps(&self, step: &Step, jobs: &[ClientJob], device: &Device) -> LaneSteps {
+        let TrainSettings { schedule, warmup_steps, betas, .. } = *self.settings;
+        let rates = |lane: &Option<(usize, usize)>| {
+            let Some((job, own)) = *lane else { return [0.0, 1.0, 1.0] };
+            let updates = branches::updates(self.terms.branches, own) as i32;
+            let [first, second] = betas.map(|beta| 1.0 / (1.0 - beta.powi(updates)));
+            [schedule.factor(own - 1, jobs[job].steps, warmup_steps), first, second]
         };
-        let mask: Vec<f32> = (0..self.lanes).flat_map(of).collect();
-        Tensor::from_data(TensorData::new(mask, [self.lanes, rows, 1]), &self.device)
+        let numbers: Vec<f32> = step.lanes.iter().flat_map(rates).map(|v| v as f32).collect();
+        LaneSteps {
+            rates: Tensor::from_data(TensorData::new(numbers, [step.lanes.len(), 3]), device),
+            own: step.lanes.iter().map(|lane| lane.map(|(_, own)| own)).collect(),
+        }
     }
 }
 
-/// FedLADA's step (arXiv 2308.00522): AMSGrad's moments without bias correction, amended by the federation's direction.
-fn amended_step(
-    constants: AdamW,
-    own: f64,
-    state: Moving,
-    p: &mut Parameter,
-    gradient: Tensor<3>,
-    clients: &Tensor<2>,
-) -> Moving {
-    let [beta1, beta2] = constants.betas;
-    let Some([highest, direction]) = &mut p.extra.amended else { return state };
-    let first = state.first * beta1 + gradient.clone() * (1.0 - beta1);
-    let second = state.second * beta2 + gradient.square() * (1.0 - beta2);
-    *highest = highest.clone().max_pair(second.clone());
-    // An empty place has no moment at all; the floor keeps it from dividing by zero.
-    let root = highest.clone().sqrt().clamp_min(constants.eps);
-    let decay = (state.movement.clone() + p.start.clone()) * constants.weight_decay;
-    let update = first.clone() / root * own + direction.clone() * (1.0 - own) + decay;
-    let rate = clients.clone().narrow(1, 0, 1).unsqueeze_dim::<3>(2) * p.lr;
-    Moving { movement: state.movement - update * rate, first, second }
-}
-
-/// AdaLoRA's books: smoothed sensitivity `|w·∇w|`, smoothed uncertainty, and their product.
-fn observe(books: &mut [Tensor<3>; 3], weight: Tensor<3>, gradient: Tensor<3>) {
-    let now = (weight * gradient).abs();
-    let mean = books[0].clone() * SMOOTHING + now.clone() * (1.0 - SMOOTHING);
-    let doubt = books[1].clone() * SMOOTHING + (now - mean.clone()).abs() * (1.0 - SMOOTHING);
-    *books = [mean.clone(), doubt.clone(), mean * doubt];
-}
-
-/// 1 where a tensor may move in this step: `[C, rows, 1]`. Odd steps belong to the private slots.
-fn whose_turn(branches: Branches, p: &Parameter, lanes: &Lanes, device: &Device) -> Tensor<3> {
-    let [_, rows, _] = p.start.dims();
-    let private = |row: usize| matches!(p.role, Role::Factor(..)) && row >= branches.shared;
-    let of = |own: &Option<usize>| {
-        let odd = own.unwrap_or(0) % 2 == 1;
-        (0..rows).map(move |row| f32::from(private(row) == odd)).collect::<Vec<_>>()
+/// The leaves' gradients. The leaves are let go, so that the step may write where the movement lies.
+fn gradients_of(leaves: Vec<Tensor<3>>, mut parts: Vec<Gradients>) -> Vec<Tensor<3>> {
+    let gradient = |leaf: Tensor<3>| {
+        parts.iter_mut().find_map(|part| leaf.grad_remove(part)).expect("every trained tensor reaches the loss")
     };
-    let mask: Vec<f32> = lanes.own.iter().flat_map(of).collect();
-    Tensor::from_data(TensorData::new(mask, [lanes.own.len(), rows, 1]), device)
+    leaves.into_iter().map(gradient).collect()
 }
 
-/// Undoes a step, moments included, where it was not this tensor's turn.
-fn restore(state: &mut Moving, before: Moving, turn: Tensor<3>) {
-    let stays = turn.clone().neg() + 1.0;
-    let mix = |new: &mut Tensor<3>, old: Tensor<3>| *new = new.clone() * turn.clone() + old * stays.clone();
-    mix(&mut state.movement, before.movement);
-    mix(&mut state.first, before.first);
-    mix(&mut state.second, before.second);
+/// HetLoRA's push on the last slots of every target of which both factors train.
+fn push_tails(tail: TailPenalty, parameters: &Parameters, gradients: &mut [Tensor<3>]) {
+    let trained = &parameters.trained;
+    let find = |t: usize, factor| trained.iter().position(|p| p.role == Role::Factor(t, factor));
+    for t in 0..parameters.targets() {
+        let (Some(a), Some(b)) = (find(t, Factor::A), find(t, Factor::B)) else { continue };
+        let rows = parameters.rows(t);
+        let owned = |lane: usize| parameters.rows_of(trained[a].role, lane).unwrap_or(rows);
+        let owned: Vec<usize> = (0..parameters.lanes).map(owned).collect();
+        let mask = tail::mask(tail, &owned, rows, &parameters.device);
+        let weights = [a, b].map(|i| trained[i].start.clone() + trained[i].state.movement.clone());
+        let [push_a, push_b] = tail::pushes(tail, weights, &mask);
+        gradients[a] = gradients[a].clone() + push_a;
+        gradients[b] = gradients[b].clone() + push_b;
+    }
 }
 
-/// The soft threshold on start + movement.
-fn shrink(threshold: Threshold, p: &mut Parameter) {
-    let gate = p.start.clone() + p.state.movement.clone();
-    let size = gate.clone().abs() - threshold.xi;
-    // The published code also zeroes what was just shrunk below ξ.
-    let floor = if threshold.twice { threshold.xi } else { 0.0 };
-    let shrunk = gate.sign() * size.clone().clamp_min(0.0) * size.greater_elem(floor).float();
-    p.state.movement = shrunk - p.start.clone();
-}
-
-/// What brings every client's gradient norm to at most `limit`: `[C, 1, 1]`.
-fn clip_factors(gradients: &[Tensor<3>], limit: f64) -> Tensor<3> {
-    let squares = gradients.iter().map(|g| g.clone().square().sum_dim(2).sum_dim(1));
+/// The gradients, with every client's norm over all that it trains brought to at most `limit`.
+fn clipped(gradients: Vec<Tensor<3>>, limit: f64) -> Vec<Tensor<3>> {
+    let squares = gradients.iter().map(|g| g.clone().square().sum_dim(2).sum_dim(1)); // [C, 1, 1] each
     let norm = squares.reduce(|x, y| x + y).expect("something trains").sqrt();
     // As in PyTorch: limit / (norm + 1e-6), never above 1.
-    (norm + 1e-6).recip().mul_scalar(limit).clamp_max(1.0)
+    let factors = (norm + 1e-6).recip().mul_scalar(limit).clamp_max(1.0);
+    gradients.into_iter().map(|gradient| gradient * factors.clone()).collect()
 }

@@ -2,53 +2,16 @@
 //! train chosen slots only, nothing else of a factor is here: each place in the batch holds its client's slots side by
 //! side, so time and memory go by the budget and not by the global rank.
 
-mod left;
+mod read;
 
 use bonfire_kernels::{LowRank, Moving, SlotCounts};
 use bonfire_models::{Adapter, ClientAdapter, Factor, Matrix};
 use burn::tensor::{Device, Tensor, TensorData};
 
-use crate::batch_schedule::ClientJob;
-use crate::optimize::{Extra, Optimizer};
-use crate::{Active, NotFinite, Plan, TrainSettings};
-pub(crate) use left::Left;
-
-/// What one tensor of the client's state is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Role {
-    /// A factor of a target, by target number.
-    Factor(usize, Factor),
-    /// A tensor of the encoder in full fine-tuning, by number.
-    Weight(usize),
-    /// A tensor of the head, by number.
-    Head(usize),
-}
-
-impl Role {
-    /// Everything that trains by `plan`: active factors target by target, or the weights; then the head.
-    pub fn all(plan: &Plan, global: &Adapter) -> Vec<Role> {
-        let targets = 0..global.targets.len();
-        let factors = plan.active.factors().iter();
-        let mut roles: Vec<Role> =
-            factors.flat_map(|&factor| targets.clone().map(move |t| Role::Factor(t, factor))).collect();
-        if plan.active == Active::Full {
-            roles.extend((0..global.weights.len()).map(Role::Weight));
-        }
-        if plan.train_head {
-            roles.extend((0..global.head.len()).map(Role::Head));
-        }
-        roles
-    }
-
-    /// The name under which named tensors hold it.
-    pub fn name(self) -> String {
-        match self {
-            Role::Factor(t, factor) => format!("{}/{t}", factor.name().to_lowercase()),
-            Role::Weight(i) => format!("weight/{i}"),
-            Role::Head(i) => format!("head/{i}"),
-        }
-    }
-}
+use crate::job::{ClientJob, Phase};
+use crate::lanes::{cleared, pick, put, take, to_device};
+use crate::terms::TermState;
+use crate::{Active, NotFinite, Plan, Role, TrainSettings};
 
 /// One trained tensor with its client axis. All tensors live on the device without autodiff.
 pub(crate) struct Parameter {
@@ -58,8 +21,8 @@ pub(crate) struct Parameter {
     pub start: Tensor<3>,
     /// `[C, rows, cols]`; a row of a factor is a slot.
     pub state: Moving,
-    /// What some methods need besides, `[C, rows, cols]`.
-    pub extra: Extra,
+    /// What a strategy's terms carry from step to step.
+    pub terms: TermState,
 }
 
 /// One target as the clients in flight see it.
@@ -78,14 +41,18 @@ struct TargetState {
 /// Everything the clients in flight own.
 pub(crate) struct Parameters {
     active: Active,
+    /// LoRA's `α/R`.
     scale: f32,
+    /// What trains, in the order of [`Role::all`], without targets of which no client has a slot.
     pub trained: Vec<Parameter>,
     targets: Vec<TargetState>,
+    /// The head's tensors at the round's start, `[1, rows, cols]`.
     head: Vec<Tensor<3>>,
     /// In full fine-tuning the encoder's tensors at the round's start, `[1, rows, cols]`; else none.
     weights: Vec<Tensor<3>>,
-    roles: Vec<Role>,
-    pub optimizer: Optimizer,
+    /// All roles of the plan.
+    pub roles: Vec<Role>,
+    /// Lanes of the batch, C.
     pub lanes: usize,
     not_finite: NotFinite,
     /// Whether no lane has held a client yet: all movement and moments are still zero.
@@ -93,46 +60,7 @@ pub(crate) struct Parameters {
     pub device: Device,
 }
 
-/// Takes a state out of its place, so that it may be changed where it lies.
-pub(crate) fn take(state: &mut Moving, device: &Device) -> Moving {
-    let nothing = || Tensor::empty([0, 0, 0], device);
-    std::mem::replace(state, Moving { movement: nothing(), first: nothing(), second: nothing() })
-}
-
-/// `state` with zeros wherever `keep` is zero, whatever stood there: zero times infinity is not zero, and where a run goes on
-/// without a client that diverged, the next one takes its place.
-pub(crate) fn cleared<const D: usize>(state: Tensor<D>, keep: &Tensor<D>, policy: NotFinite) -> Tensor<D> {
-    match policy {
-        NotFinite::Stop => state * keep.clone(),
-        NotFinite::SkipClient => {
-            let dims = state.dims();
-            state.mask_fill(keep.clone().equal_elem(0.0).expand(dims), 0.0)
-        }
-    }
-}
-
-pub(crate) fn to_device(m: &Matrix, device: &Device) -> Tensor<3> {
-    Tensor::from_data(TensorData::new(m.data.clone(), [1, m.rows, m.cols]), device)
-}
-
-/// Matrices of some lanes at their lanes, zeros elsewhere: `[lanes, rows, cols]`, in one upload.
-pub(crate) fn put(matrices: &[(usize, &Matrix)], [lanes, rows, cols]: [usize; 3], device: &Device) -> Tensor<3> {
-    let mut all = vec![0f32; lanes * rows * cols];
-    for (lane, matrix) in matrices {
-        all[lane * rows * cols..][..matrix.data.len()].copy_from_slice(&matrix.data);
-    }
-    Tensor::from_data(TensorData::new(all, [lanes, rows, cols]), device)
-}
-
-/// The chosen rows, then rows of zeros up to `slots`.
-pub(crate) fn pick(m: &Matrix, chosen: &[usize], slots: usize) -> Matrix {
-    let mut out = Matrix::zeros(slots, m.cols);
-    for (row, &slot) in out.data.chunks_mut(m.cols.max(1)).zip(chosen) {
-        row.copy_from_slice(&m.data[slot * m.cols..(slot + 1) * m.cols]);
-    }
-    out
-}
-
+/// Where a factor stands among those of a target.
 pub(crate) fn index(factor: Factor) -> usize {
     match factor {
         Factor::A => 0,
@@ -143,14 +71,14 @@ pub(crate) fn index(factor: Factor) -> usize {
 
 impl Parameters {
     /// State for `lanes` clients at the round's start; `device` without autodiff. `slots` gives for every target how
-    /// many slots the client with most of them has; `None`: all slots train. `probing`: this is a probe.
+    /// many slots the client with most of them has; `None`: all slots train.
     pub fn new(
         plan: &Plan,
         global: &Adapter,
         settings: &TrainSettings,
         lanes: usize,
         slots: Option<&[usize]>,
-        probing: bool,
+        phase: Phase,
         device: &Device,
     ) -> Self {
         let kinds = if global.core.is_empty() { &Factor::ALL[..2] } else { &Factor::ALL[..] };
@@ -176,7 +104,7 @@ impl Parameters {
                 lr,
                 start: start.clone(),
                 state: Moving { movement: zeros(), first: zeros(), second: zeros() },
-                extra: Extra::new(plan, probing, &zeros),
+                terms: TermState::new(plan, phase, &zeros),
             }
         };
         let factors = plan.active.factors().iter().flat_map(|&factor| {
@@ -196,7 +124,6 @@ impl Parameters {
             head,
             weights,
             roles: Role::all(plan, global),
-            optimizer: Optimizer::new(plan, settings),
             lanes,
             not_finite: settings.not_finite,
             fresh: true,
@@ -204,7 +131,8 @@ impl Parameters {
         }
     }
 
-    /// The trained tensors as tracked leaves, the adapter made of them, and in full fine-tuning the weights.
+    /// The trained tensors as tracked leaves `[C, rows, cols]`, the adapter made of them, and in full fine-tuning the
+    /// weights `[rows, cols]`.
     ///
     /// With one active factor the backbone already holds the start (folded), so the update is the movement alone;
     /// else start and movement are added here.
@@ -216,13 +144,13 @@ impl Parameters {
         let mut head: Vec<Tensor<3>> = self.head.iter().map(|t| t.clone().autodiff()).collect();
         let mut weights: Vec<Tensor<3>> = self.weights.iter().map(|t| t.clone().autodiff()).collect();
         for (p, leaf) in self.trained.iter().zip(&leaves) {
-            let place = match p.role {
+            let tensor = match p.role {
                 Role::Weight(i) => &mut weights[i],
                 Role::Factor(t, factor) => &mut factors[t][index(factor)],
                 Role::Head(i) => &mut head[i],
             };
             let folded = self.active.folds() && matches!(p.role, Role::Factor(..));
-            *place = if folded { leaf.clone() } else { place.clone() + leaf.clone() };
+            *tensor = if folded { leaf.clone() } else { tensor.clone() + leaf.clone() };
         }
         let update = |(factors, target): (Vec<Tensor<3>>, &TargetState)| {
             (target.slots() > 0).then(|| {
@@ -248,16 +176,15 @@ impl Parameters {
                 let Moving { movement, first, second } = take(&mut p.state, &self.device);
                 let [movement, first, second] = [movement, first, second].map(clear);
                 p.state = Moving { movement, first, second };
-                p.extra.clear(&clear);
+                p.terms.clear(&clear);
             }
-            let at = self.roles.iter().position(|role| *role == p.role).expect("a role of the plan");
-            self.optimizer.begin(p, at, starts, &self.device);
+            let at = position(&self.roles, p.role);
             let movements = starts.iter().filter_map(|&(lane, job)| Some((lane, &job.movement.as_ref()?[at])));
             let begun: Vec<(usize, &Matrix)> = movements.filter(|(_, movement)| movement.rows > 0).collect();
             if !begun.is_empty() {
                 let [lanes, rows, cols] = p.state.movement.dims();
                 let begun = put(&begun, [lanes, rows, cols], &self.device);
-                p.extra.goes_on(&begun);
+                p.terms.goes_on(&begun);
                 let Moving { movement, first, second } = take(&mut p.state, &self.device);
                 p.state = Moving { movement: movement + begun, first, second };
             }
@@ -281,7 +208,7 @@ impl Parameters {
         }
     }
 
-    /// 1 for every place but the given ones `[C, 1, 1]`.
+    /// 1 for every lane but the given ones, `[C, 1, 1]`.
     pub fn keep_all_but(&self, lanes: impl Iterator<Item = usize>) -> Tensor<3> {
         let mut keep = vec![1f32; self.lanes];
         lanes.for_each(|lane| keep[lane] = 0.0);
@@ -307,14 +234,19 @@ impl Parameters {
     }
 }
 
-/// A and B of a target's update, with what stands between them in B.
+/// Where the plan's roles name `role`.
+pub(crate) fn position(roles: &[Role], role: Role) -> usize {
+    roles.iter().position(|other| *other == role).expect("a role of the plan")
+}
+
+/// A `[C|1, slots, d_in]` and B `[C|1, slots, d_out]` of a target's update, with what stands between them in B.
 fn plain(mut factors: Vec<Tensor<3>>) -> (Tensor<3>, Tensor<3>) {
     let core = (factors.len() > 2).then(|| factors.remove(2));
     let b = factors.remove(1);
     let b = match core {
         None => b,
-        Some(gates) if gates.dims()[2] == 1 && gates.dims()[1] == b.dims()[1] => b * gates,
-        Some(core) => core.matmul(b),
+        Some(gates) if gates.dims()[2] == 1 && gates.dims()[1] == b.dims()[1] => b * gates, // diag(g)·B
+        Some(core) => core.matmul(b),                                                       // [slots, slots]·B
     };
     (factors.remove(0), b)
 }
@@ -330,7 +262,7 @@ impl TargetState {
         self.chosen.as_ref().map(|chosen| chosen[lane].len())
     }
 
-    /// Gives clients their slots: one upload a factor, whoever begins.
+    /// Gives clients their slots: one transfer a factor, whoever begins.
     fn load_slots<'s>(&mut self, starts: impl Iterator<Item = (usize, &'s [usize])>, device: &Device) {
         let most = self.slots();
         let Some(chosen) = &mut self.chosen else { return };

@@ -8,9 +8,9 @@ use std::sync::Arc;
 use bonfire_models::{Adapter, DeltaLog, Factor, Matrix};
 use serde::{Deserialize, Serialize};
 
-use crate::Probe;
+use crate::{Probe, RoleTensors, TargetSlots};
 
-/// Tensors by name, each as one row a slot: `a/3` and `b/3` (a factor of target 3), `core/3`, `head/0`, `weight/0`.
+/// Tensors by name, as messages and files hold them.
 pub type Named = BTreeMap<String, Matrix>;
 
 /// What trains in a round.
@@ -79,8 +79,8 @@ pub struct Plan {
     pub round: usize,
     /// What trains.
     pub active: Active,
-    /// Slots that exist, for every target, ascending; `None`: all. The others neither train nor cross the wire.
-    pub live: Option<Vec<Vec<usize>>>,
+    /// Slots that exist; `None`: all. The others neither train nor cross the wire.
+    pub live: Option<TargetSlots>,
     /// Ranks of the clients: client `k` works with the first `ranks[k]` of the live slots of every target.
     pub ranks: Option<Vec<usize>>,
     /// How each client chooses among its slots; `None`: all of them train.
@@ -138,19 +138,19 @@ impl Plan {
 
     /// Whether nothing at all trains on `client`: its last slot is gone, and the head is frozen.
     pub(crate) fn trains_nothing(&self, client: usize, global: &Adapter) -> bool {
-        let gone = || self.slots_of(client, global).is_some_and(|slots| slots.iter().all(Vec::is_empty));
+        let gone = || self.slots_of(client, global).is_some_and(|slots| slots.count() == 0);
         !self.train_head && !self.active.factors().is_empty() && gone()
     }
 
-    /// The slots of every target that `client` works with; `None`: all of them.
-    pub fn slots_of(&self, client: usize, global: &Adapter) -> Option<Vec<Vec<usize>>> {
+    /// The slots that `client` works with; `None`: all of them.
+    pub fn slots_of(&self, client: usize, global: &Adapter) -> Option<TargetSlots> {
         if self.live.is_none() && self.ranks.is_none() {
             return None;
         }
-        let all = || vec![(0..global.rank).collect(); global.targets.len()];
-        let mut slots: Vec<Vec<usize>> = self.live.clone().unwrap_or_else(all);
+        let all = || TargetSlots::first(global.rank, global.targets.len());
+        let mut slots = self.live.clone().unwrap_or_else(all);
         if let Some(ranks) = &self.ranks {
-            slots.iter_mut().for_each(|s| s.truncate(ranks[client]));
+            slots.truncate(|_| ranks[client]);
         }
         Some(slots)
     }
@@ -217,7 +217,7 @@ pub struct Terms {
     pub threshold: Option<Threshold>,
     /// SCAFFOLD: the server's control variate; clients add theirs, and send what changed of it.
     #[serde(with = "message::presence")]
-    pub variate: Option<Arc<Named>>,
+    pub variate: Option<Arc<RoleTensors>>,
     /// DFL's two branches.
     pub branches: Option<Branches>,
 }
@@ -274,10 +274,10 @@ pub enum LocalOptimizer {
         own: f64,
         /// Second moments to start from.
         #[serde(skip)]
-        second: Arc<Named>,
+        second: Arc<RoleTensors>,
         /// The federation's last mean gradient g.
         #[serde(skip)]
-        direction: Arc<Named>,
+        direction: Arc<RoleTensors>,
     },
 }
 

@@ -5,7 +5,7 @@ use bonfire_models::Adapter;
 
 use crate::sketch::sketch_of;
 use crate::upload::{HEADER, MAGIC, flags};
-use crate::{ClientPrivacy, Plan, Slots, TrainSettings, Upload};
+use crate::{ClientMemory, ClientPrivacy, Plan, Slots, TargetSlots, TrainSettings, Upload};
 
 /// A message that is none, or that was not asked for.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -68,14 +68,14 @@ impl Upload {
         let (slots, numbers) = match &plan.selection {
             None => (plan.slots_of(client, global), body),
             Some(selection) => {
-                let index = Slots::Chosen { rank, slots: vec![Vec::new(); global.targets.len()] }.index_bytes();
+                let index = Slots::Chosen { rank, slots: TargetSlots::first(0, global.targets.len()) }.index_bytes();
                 let (bits, numbers) = body.split_at_checked(index).ok_or_else(|| bad("it is cut short".into()))?;
                 (Some(chosen(bits, plan, global, client, selection.budgets[client]).map_err(bad)?), numbers)
             }
         };
         let mut upload = empty(plan, global, settings, client, slots, numbers.len()).map_err(bad)?;
         upload.examples = examples;
-        upload.kept.clear();
+        upload.kept = ClientMemory::default();
         if upload.flags() as usize != said {
             return Err(bad("it does not hold what this round trains".into()));
         }
@@ -85,12 +85,12 @@ impl Upload {
 }
 
 /// The slots that `bits` name.
-fn chosen(bits: &[u8], plan: &Plan, global: &Adapter, client: usize, budget: usize) -> Result<Vec<Vec<usize>>, String> {
+fn chosen(bits: &[u8], plan: &Plan, global: &Adapter, client: usize, budget: usize) -> Result<TargetSlots, String> {
     let rank = global.rank;
     let set = |at: usize| bits[at / 8] >> (at % 8) & 1 == 1;
-    let of = |t: usize| (0..rank).filter(|slot| set(t * rank + slot)).collect();
-    let slots: Vec<Vec<usize>> = (0..global.targets.len()).map(of).collect();
-    let count: usize = slots.iter().map(Vec::len).sum();
+    let of_target = |t: usize| (0..rank).filter(|slot| set(t * rank + slot)).collect();
+    let slots: TargetSlots = (0..global.targets.len()).map(of_target).collect();
+    let count = slots.count();
     if (rank * slots.len()..8 * bits.len()).any(set) {
         return Err("it names slots beyond the last".into());
     }
@@ -98,9 +98,10 @@ fn chosen(bits: &[u8], plan: &Plan, global: &Adapter, client: usize, budget: usi
         return Err(format!("it holds {count} slots, and its budget is {}", budget * slots.len()));
     }
     let given = plan.slots_of(client, global);
-    let stray = slots.iter().enumerate().find(|(t, list)| {
-        given.as_ref().is_some_and(|given| list.iter().any(|slot| given[*t].binary_search(slot).is_err()))
-    });
+    let stray = slots
+        .iter()
+        .enumerate()
+        .find(|(t, list)| given.as_ref().is_some_and(|given| list.iter().any(|&slot| !given.contains(*t, slot))));
     match stray {
         Some((t, _)) => Err(format!("it holds a slot of {} that it was not given", global.targets[t].name)),
         None => Ok(slots),
@@ -113,7 +114,7 @@ fn empty(
     global: &Adapter,
     settings: &TrainSettings,
     client: usize,
-    slots: Option<Vec<Vec<usize>>>,
+    slots: Option<TargetSlots>,
     bytes: usize,
 ) -> Result<Upload, String> {
     let mut plain = Plan { privacy: ClientPrivacy::Off, ..plan.clone() };
@@ -125,8 +126,8 @@ fn empty(
     }
     // A client that dropped its tail has sent the rest, of all targets.
     if let Some(tail) = tail {
-        let mut slots = slots.unwrap_or_else(|| vec![(0..global.rank).collect(); global.targets.len()]);
-        slots.iter_mut().for_each(|list: &mut Vec<usize>| list.truncate(tail.keeps(list.len())));
+        let mut slots = slots.unwrap_or_else(|| TargetSlots::first(global.rank, global.targets.len()));
+        slots.truncate(|len| tail.keeps(len));
         let pruned = sketch_of(&plain, global, settings, client, Some(slots));
         if numbers(&pruned) == bytes {
             return Ok(pruned);
@@ -138,7 +139,7 @@ fn empty(
 /// Puts the numbers in their places.
 fn fill(upload: &mut Upload, bytes: &[u8]) -> Result<(), String> {
     let mut numbers = bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]));
-    upload.matrices_mut().flat_map(|m| &mut m.data).zip(&mut numbers).for_each(|(place, number)| *place = number);
+    upload.matrices_mut().flat_map(|m| &mut m.data).zip(&mut numbers).for_each(|(v, number)| *v = number);
     let finite = upload.matrices().chain(upload.aux.iter().flat_map(|(_, list)| list));
     if finite.flat_map(|m| &m.data).all(|v| v.is_finite()) {
         Ok(())

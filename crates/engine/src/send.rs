@@ -5,53 +5,50 @@ use bonfire_data::random::{NoiseKey, Use};
 use bonfire_models::{Adapter, Factor, Matrix};
 use rand::{Rng, RngExt};
 
-use crate::parameters::Role;
-use crate::{ClientPrivacy, Named, Plan, Private, Slots, TailPenalty, TrainSettings, Upload};
+use crate::job::{ClientJob, Outcome};
+use crate::terms::{scaffold, tail};
+use crate::{
+    ClientMemory, ClientPrivacy, LocalOptimizer, Plan, Private, Role, RoleTensors, Slots, TargetSlots, TrainSettings,
+    Upload,
+};
 
-/// What a client holds at the end of a round, role by role.
-pub(crate) struct Learnt {
-    pub client: usize,
-    /// Examples in its shard.
-    pub examples: usize,
-    /// Its slots by target; `None`: all.
-    pub slots: Option<Vec<Vec<usize>>>,
-    /// Whether it chose them itself, so that the server must be told.
-    pub chosen: bool,
-    pub movement: Vec<Matrix>,
-    /// See [`crate::local_loop::Outcome::extra`].
-    pub extra: Vec<Matrix>,
-    /// A score a layer, if the plan asks for them.
-    pub layer_scores: Option<Matrix>,
-    pub loss: f64,
-    pub steps: usize,
-    pub tokens: u64,
-}
-
-/// Makes the upload. `memory` is what the client kept from earlier rounds.
+/// Makes the upload of the client of `job`.
 pub(crate) fn upload(
     plan: &Plan,
     global: &Adapter,
     settings: &TrainSettings,
     noise: &NoiseKey,
-    memory: Option<&Named>,
-    mut learnt: Learnt,
+    job: &ClientJob,
+    outcome: Outcome,
 ) -> Upload {
     let roles = Role::all(plan, global);
-    if let Some(tail) = plan.terms.tail {
-        drop_tail(plan, global, tail, &roles, &mut learnt);
+    let Outcome { mut movement, report, layer_scores, loss, steps, tokens, .. } = outcome;
+    let (member, mut slots) = (&job.member, job.slots.clone());
+    if let Some(tail) = plan.terms.tail.filter(|_| !plan.active.folds()) {
+        let all = slots.clone().unwrap_or_else(|| all_slots(global));
+        if let Some(left) = tail::left_after_pruning(tail, global, &roles, &all, &movement) {
+            movement = roles.iter().zip(movement).map(|(role, matrix)| first_rows(*role, matrix, &left)).collect();
+            slots = Some(left);
+        }
     }
-    let mut kept = Named::new();
+    let mut kept = ClientMemory::default();
     let mut aux = Vec::new();
-    if let Some(server) = &plan.terms.variate {
-        aux.push(("control", variate(server, memory, &roles, &learnt, global, &mut kept)));
+    if plan.terms.variate.is_some() {
+        let (variates, changes) = scaffold::next_variates(&roles, member.memory, slots.as_ref(), &report, global);
+        kept.variates = variates;
+        aux.push(("control", changes));
     }
-    if matches!(plan.optimizer, crate::LocalOptimizer::Amended { .. }) {
-        aux.push(("second", std::mem::take(&mut learnt.extra)));
+    if matches!(plan.optimizer, LocalOptimizer::Amended { .. }) {
+        aux.push(("second", report));
     }
-    if let Some(scores) = learnt.layer_scores.take() {
+    if let Some(scores) = layer_scores {
         aux.push(("layers", vec![scores]));
     }
-    let movement = keep_private(plan, global, &roles, &mut learnt, &mut kept);
+    if !plan.private.is_nothing() {
+        let all = slots.unwrap_or_else(|| all_slots(global));
+        let (leaving, shared, own) = keep_private(plan, global, &roles, movement, all);
+        (movement, slots, kept.own) = (leaving, Some(shared), own);
+    }
     let sent = |role: &Role| match role {
         Role::Factor(_, factor) => !plan.private.factors.contains(factor),
         Role::Weight(_) => true,
@@ -70,14 +67,15 @@ pub(crate) fn upload(
         }
     }
     let rank = global.rank;
-    let slots = match learnt.slots {
+    let slots = match slots {
         None => Slots::All { rank },
-        Some(slots) if learnt.chosen => Slots::Chosen { rank, slots },
+        // The server must be told what a client chose itself.
+        Some(slots) if plan.selection.is_some() => Slots::Chosen { rank, slots },
         Some(slots) => Slots::Given { rank, slots },
     };
     let mut upload = Upload {
-        client: learnt.client,
-        examples: learnt.examples,
+        client: member.client,
+        examples: member.rows.len(),
         active: plan.active,
         slots,
         factors,
@@ -85,133 +83,62 @@ pub(crate) fn upload(
         head,
         aux,
         kept,
-        loss: learnt.loss,
-        steps: learnt.steps,
-        tokens: learnt.tokens,
+        loss,
+        steps,
+        tokens: job.probed_tokens + tokens,
     };
     protect(plan, settings, noise, &mut upload);
     upload
 }
 
-/// HetLoRA's self-pruning: the last slots go when their product has shrunk in training.
-fn drop_tail(plan: &Plan, global: &Adapter, tail: TailPenalty, roles: &[Role], learnt: &mut Learnt) {
-    let targets = global.targets.len();
-    let mut slots = learnt.slots.clone().unwrap_or_else(|| vec![(0..global.rank).collect::<Vec<usize>>(); targets]);
-    let norm =
-        |m: &Matrix, keeps: usize| m.data[keeps * m.cols..].iter().map(|v| f64::from(*v).powi(2)).sum::<f64>().sqrt();
-    let (mut before, mut after) = (0.0, 0.0);
-    for (t, own) in slots.iter().enumerate() {
-        let keeps = tail.keeps(own.len());
-        let (mut start, mut end) = (1.0, 1.0);
-        for factor in [Factor::A, Factor::B] {
-            let mut whole = global.slot_rows(factor, t).rows(own);
-            start *= norm(&whole, keeps);
-            if let Some(at) = roles.iter().position(|r| *r == Role::Factor(t, factor)) {
-                whole.data.iter_mut().zip(&learnt.movement[at].data).for_each(|(w, m)| *w += m);
-            }
-            end *= norm(&whole, keeps);
-        }
-        (before, after) = (before + start, after + end);
-    }
-    if after >= before || plan.active.folds() {
-        return;
-    }
-    for own in &mut slots {
-        own.truncate(tail.keeps(own.len()));
-    }
-    for (role, matrix) in roles.iter().zip(&mut learnt.movement) {
-        if let Role::Factor(t, _) = role {
-            *matrix = matrix.rows(&(0..slots[*t].len()).collect::<Vec<_>>());
-        }
-    }
-    learnt.slots = Some(slots);
+fn all_slots(global: &Adapter) -> TargetSlots {
+    TargetSlots::first(global.rank, global.targets.len())
 }
 
-/// SCAFFOLD: the client's next control variate is its mean gradient (with plain SGD the paper's option II exactly);
-/// what changed of it is sent. Slots it does not have keep their variate.
-fn variate(
-    server: &Named,
-    memory: Option<&Named>,
-    roles: &[Role],
-    learnt: &Learnt,
-    global: &Adapter,
-    kept: &mut Named,
-) -> Vec<Matrix> {
-    let mut changes = Vec::new();
-    for (role, gradient) in roles.iter().zip(&learnt.extra) {
-        let name = format!("control/{}", role.name());
-        let zero = || role_zeros(*role, global, server);
-        let mut own = memory.and_then(|m| m.get(&name).cloned()).unwrap_or_else(zero);
-        let rows: Vec<usize> = match (role, &learnt.slots) {
-            (Role::Factor(t, _), Some(slots)) => slots[*t].clone(),
-            _ => (0..own.rows).collect(),
-        };
-        let mut change = gradient.clone();
-        for (row, &slot) in rows.iter().enumerate() {
-            let (here, there) = (row * own.cols..(row + 1) * own.cols, slot * own.cols..(slot + 1) * own.cols);
-            for (new, old) in change.data[here].iter_mut().zip(&mut own.data[there]) {
-                let gradient = *new;
-                *new -= *old;
-                *old = gradient;
-            }
-        }
-        kept.insert(name, own);
-        changes.push(change);
-    }
-    changes
-}
-
-/// Zeros of a role's shape over all slots.
-pub(crate) fn role_zeros(role: Role, global: &Adapter, like: &Named) -> Matrix {
-    if let Some(m) = like.get(&role.name()) {
-        return Matrix::zeros(m.rows, m.cols);
-    }
+/// Of a factor the rows of the first slots, as many as are `left`.
+fn first_rows(role: Role, matrix: Matrix, left: &TargetSlots) -> Matrix {
     match role {
-        Role::Factor(t, factor) => {
-            let whole = global.slot_rows(factor, t);
-            Matrix::zeros(whole.rows, whole.cols)
-        }
-        Role::Weight(i) => Matrix::zeros(global.weights[i].rows, global.weights[i].cols),
-        Role::Head(i) => Matrix::zeros(global.head[i].value.rows, global.head[i].value.cols),
+        Role::Factor(t, _) => matrix.rows(&(0..left[t].len()).collect::<Vec<_>>()),
+        Role::Weight(_) | Role::Head(_) => matrix,
     }
 }
 
-/// Splits off what stays with the client; gives what may leave and cuts the slots to it.
-fn keep_private(plan: &Plan, global: &Adapter, roles: &[Role], learnt: &mut Learnt, kept: &mut Named) -> Vec<Matrix> {
-    let movement = std::mem::take(&mut learnt.movement);
-    if plan.private.is_nothing() {
-        return movement;
-    }
-    let mut slots = learnt.slots.take().unwrap_or_else(|| vec![(0..global.rank).collect(); global.targets.len()]);
-    let mut leaving = Vec::new();
-    for (role, matrix) in roles.iter().zip(movement) {
+/// Splits off what stays with the client. Gives the movement that may leave, its slots, and what stays.
+fn keep_private(
+    plan: &Plan,
+    global: &Adapter,
+    roles: &[Role],
+    movement: Vec<Matrix>,
+    mut slots: TargetSlots,
+) -> (Vec<Matrix>, TargetSlots, RoleTensors) {
+    let (mut leaving, mut own) = (Vec::new(), RoleTensors::new());
+    for (&role, matrix) in roles.iter().zip(movement) {
         let from = match role {
             Role::Head(_) if plan.private.head => 0,
             Role::Weight(_) | Role::Head(_) => matrix.rows,
             Role::Factor(t, factor) => {
-                let from = plan.private.from_row(*t, *factor, global.rank);
-                slots[*t].iter().filter(|&&slot| slot < from).count()
+                let from = plan.private.from_row(t, factor, global.rank);
+                slots[t].iter().filter(|&&slot| slot < from).count()
             }
         };
         let stays: Vec<usize> = (from..matrix.rows).collect();
         if !stays.is_empty() {
-            kept.insert(role.name(), matrix.rows(&stays));
+            own.insert(role, matrix.rows(&stays));
         }
         leaving.push(matrix.rows(&(0..from).collect::<Vec<_>>()));
     }
-    for (t, slots) in slots.iter_mut().enumerate() {
+    slots.retain(|t, slot| {
         let from = plan.private.targets.contains(&t).then_some(0).or(plan.private.slots_from);
-        slots.retain(|slot| from.is_none_or(|from| *slot < from));
-    }
-    learnt.slots = Some(slots);
-    leaving
+        from.is_none_or(|from| slot < from)
+    });
+    (leaving, slots, own)
 }
 
 /// The movement a client goes on from: what it kept, role by role; `None` where it kept nothing.
-pub(crate) fn resume(plan: &Plan, global: &Adapter, memory: Option<&Named>) -> Option<Vec<Matrix>> {
+pub(crate) fn resume(plan: &Plan, global: &Adapter, memory: Option<&ClientMemory>) -> Option<Vec<Matrix>> {
     let memory = memory.filter(|_| !plan.private.is_nothing())?;
-    let of = |role: &Role| {
-        let Some(kept) = memory.get(&role.name()) else { return Matrix::default() };
+    let movement = |role: &Role| {
+        let Some(kept) = memory.own.get(role) else { return Matrix::default() };
         // The shared slots come first and have not moved yet.
         let shared = match role {
             Role::Factor(t, factor) => plan.private.from_row(*t, *factor, global.rank),
@@ -220,16 +147,16 @@ pub(crate) fn resume(plan: &Plan, global: &Adapter, memory: Option<&Named>) -> O
         let zeros = vec![0.0; shared * kept.cols];
         Matrix::new(shared + kept.rows, kept.cols, [zeros.as_slice(), &kept.data].concat())
     };
-    Some(Role::all(plan, global).iter().map(of).collect())
+    Some(Role::all(plan, global).iter().map(movement).collect())
 }
 
 /// The model of a client that keeps a part for itself: the global adapter with what it kept added.
-pub fn personal(private: &Private, global: &Adapter, memory: Option<&Named>) -> Adapter {
-    let mut own = global.clone();
-    let Some(memory) = memory else { return own };
+pub fn personal(private: &Private, global: &Adapter, memory: Option<&ClientMemory>) -> Adapter {
+    let mut model = global.clone();
+    let Some(ClientMemory { own, .. }) = memory else { return model };
     for factor in Factor::ALL {
-        for (t, whole) in own.factor_mut(factor).iter_mut().enumerate() {
-            let Some(kept) = memory.get(&Role::Factor(t, factor).name()) else { continue };
+        for (t, whole) in model.factor_mut(factor).iter_mut().enumerate() {
+            let Some(kept) = own.get(&Role::Factor(t, factor)) else { continue };
             let from = private.from_row(t, factor, global.rank);
             let kept_at = |slot: usize, i: usize| kept.data[(slot - from) * kept.cols + i];
             for slot in from..from + kept.rows {
@@ -240,12 +167,12 @@ pub fn personal(private: &Private, global: &Adapter, memory: Option<&Named>) -> 
             }
         }
     }
-    for (i, tensor) in own.head.iter_mut().enumerate() {
-        if let Some(kept) = memory.get(&Role::Head(i).name()) {
+    for (i, tensor) in model.head.iter_mut().enumerate() {
+        if let Some(kept) = own.get(&Role::Head(i)) {
             tensor.value.data.iter_mut().zip(&kept.data).for_each(|(v, k)| *v += k);
         }
     }
-    own
+    model
 }
 
 /// What privacy asks of an upload.

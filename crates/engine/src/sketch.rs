@@ -4,9 +4,9 @@
 use bonfire_data::random::NoiseKey;
 use bonfire_models::{Adapter, Matrix};
 
-use crate::parameters::Role;
-use crate::send::{self, Learnt};
-use crate::{Plan, TrainSettings, Upload};
+use crate::job::{ClientJob, Outcome};
+use crate::send::upload;
+use crate::{Member, Plan, Role, TargetSlots, TrainSettings, Upload};
 
 /// Which slots a client is taken to choose where it chooses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,34 +33,23 @@ pub(crate) fn sketch_of(
     global: &Adapter,
     settings: &TrainSettings,
     client: usize,
-    slots: Option<Vec<Vec<usize>>>,
+    slots: Option<TargetSlots>,
 ) -> Upload {
     let matrix = |role: &Role| {
-        let (rows, cols) = match role {
-            Role::Factor(t, factor) => {
-                let rows = slots.as_ref().map_or(global.rank, |slots| slots[*t].len());
-                (rows, global.factor(*factor)[*t].data.len() / global.rank)
-            }
-            Role::Weight(i) => (global.weights[*i].rows, global.weights[*i].cols),
-            Role::Head(i) => (global.head[*i].value.rows, global.head[*i].value.cols),
+        let [all, cols] = role.shape(global);
+        let rows = match (role, &slots) {
+            (Role::Factor(t, _), Some(slots)) => slots[*t].len(),
+            _ => all,
         };
         Matrix::new(rows, cols, (0..rows * cols).map(|i| made_up(i, client)).collect())
     };
     let movement: Vec<Matrix> = Role::all(plan, global).iter().map(matrix).collect();
-    let learnt = Learnt {
-        client,
-        examples: 1,
-        chosen: plan.selection.is_some(),
-        slots,
-        extra: movement.clone(),
-        movement,
-        layer_scores: plan.layer_scores.then(|| Matrix::zeros(1, layers(global))),
-        loss: 0.0,
-        steps: 1,
-        tokens: 0,
-    };
+    let layer_scores = plan.layer_scores.then(|| Matrix::zeros(1, layers(global)));
+    let outcome = Outcome { report: movement.clone(), movement, layer_scores, steps: 1, ..Outcome::default() };
+    let member = Member::new(client, &[0]);
+    let job = ClientJob { member, steps: 1, slots, movement: None, correction: None, probed_tokens: 0 };
     // What is made up needs no noise that nobody can know.
-    send::upload(plan, global, settings, &NoiseKey::Seed(settings.seed), None, learnt)
+    upload(plan, global, settings, &NoiseKey::Seed(settings.seed), &job, outcome)
 }
 
 /// Layers that carry an adapter.
@@ -78,13 +67,7 @@ fn made_up(place: usize, client: usize) -> f32 {
 }
 
 /// As many slots as the budget allows, from the narrowest targets or the widest.
-fn choose(
-    plan: &Plan,
-    global: &Adapter,
-    given: Option<&Vec<Vec<usize>>>,
-    budget: usize,
-    choice: Choice,
-) -> Vec<Vec<usize>> {
+fn choose(plan: &Plan, global: &Adapter, given: Option<&TargetSlots>, budget: usize, choice: Choice) -> TargetSlots {
     let factor = plan.active.factors()[0];
     let width = |t: usize| global.factor(factor)[t].data.len();
     let mut order: Vec<usize> = (0..global.targets.len()).collect();
@@ -99,5 +82,5 @@ fn choose(
         slots[t] = all.into_iter().take(left).collect();
         left -= slots[t].len();
     }
-    slots
+    slots.into_iter().collect()
 }

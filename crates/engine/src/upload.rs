@@ -2,7 +2,7 @@
 
 use bonfire_models::{Factor, Matrix};
 
-use crate::{Active, Named};
+use crate::{Active, ClientMemory, Role, TargetSlots};
 
 /// Which slots an upload holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,15 +16,15 @@ pub enum Slots {
     Given {
         /// Global rank.
         rank: usize,
-        /// Slots of every target, ascending.
-        slots: Vec<Vec<usize>>,
+        /// Slots of every target.
+        slots: TargetSlots,
     },
-    /// Those the client chose: a list of slot numbers, ascending, a target.
+    /// Those the client chose.
     Chosen {
         /// Global rank.
         rank: usize,
         /// Slots of every target.
-        slots: Vec<Vec<usize>>,
+        slots: TargetSlots,
     },
 }
 
@@ -85,7 +85,7 @@ pub struct Upload {
     /// moment), role by role; `layers` (a score a layer), one row.
     pub aux: Vec<(&'static str, Vec<Matrix>)>,
     /// What stays with the client for its next round. Never sent, never counted.
-    pub kept: Named,
+    pub kept: ClientMemory,
     /// Mean loss over the local steps, probe not counted. Reported, not sent.
     pub loss: f64,
     /// Local steps, probe not counted. Reported, not sent.
@@ -108,6 +108,12 @@ impl Upload {
     /// Other scalars in this message.
     pub fn aux_params(&self) -> u64 {
         self.aux.iter().flat_map(|(_, list)| list).map(|m| m.data.len() as u64).sum()
+    }
+
+    /// What the matrices of [`Self::matrices`] are.
+    pub fn roles(&self) -> impl Iterator<Item = Role> {
+        let factors = self.factors.iter().flat_map(|(factor, list)| (0..list.len()).map(|t| Role::Factor(t, *factor)));
+        factors.chain((0..self.weights.len()).map(Role::Weight)).chain((0..self.head.len()).map(Role::Head))
     }
 
     /// The movement in this message, in the order it is sent.
@@ -133,7 +139,7 @@ impl Upload {
     /// The same message of a client that has not moved at all.
     pub fn stilled(mut self) -> Upload {
         self.matrices_mut().for_each(|m| m.data.fill(0.0));
-        self.kept.clear();
+        self.kept = ClientMemory::default();
         self
     }
 
@@ -156,7 +162,7 @@ impl Upload {
         }
         if let Slots::Chosen { rank, slots } = &self.slots {
             let mut bits = vec![0u8; self.slots.index_bytes()];
-            for at in slots.iter().enumerate().flat_map(|(t, list)| list.iter().map(move |s| t * rank + s)) {
+            for at in slots.flat(*rank) {
                 bits[at / 8] |= 1 << (at % 8);
             }
             bytes.extend(bits);
@@ -207,7 +213,7 @@ mod tests {
             weights: vec![],
             head: vec![],
             aux: vec![],
-            kept: Named::new(),
+            kept: ClientMemory::default(),
             loss: 0.0,
             steps: 1,
             tokens: 5,
@@ -220,7 +226,7 @@ mod tests {
         assert_eq!(all.adapter_params(), 60);
         assert_eq!(all.encode().len(), 20 + 60 * 4);
         assert_eq!(all.encoded_len(), all.encode().len());
-        let some = upload(Slots::Chosen { rank: 10, slots: vec![vec![0, 9], vec![3]] });
+        let some = upload(Slots::Chosen { rank: 10, slots: [vec![0, 9], vec![3]].into_iter().collect() });
         assert_eq!(some.adapter_params(), 9);
         let bytes = some.encode();
         assert_eq!(bytes.len(), 20 + 3 + 9 * 4);

@@ -2,12 +2,12 @@
 //! (mean, median, trimmed mean), what the server's optimizer makes of it, and the noise of central privacy.
 
 use bonfire_data::random::{NoiseKey, Use};
-use bonfire_engine::Upload;
+use bonfire_engine::{Role, Upload};
 use bonfire_models::{Adapter, Factor, Matrix, standard_normal};
 
 use crate::client_products::in_order;
-use crate::server_optimizer::step;
-use crate::{Aggregation, Named, Norm, ServerOptimizer};
+use crate::server_optimizer::{Moved, step};
+use crate::{Aggregation, Norm, ServerOptimizer, State};
 
 /// How the server combines movements; `Rule::default()` is plain FedAvg.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -33,25 +33,18 @@ pub struct CentralNoise {
     pub key: NoiseKey,
 }
 
-/// The average movement of one tensor, a row a slot, and which rows anybody moved.
-pub(crate) struct Moved {
-    pub values: Vec<f64>,
-    pub width: usize,
-    pub touched: Vec<bool>,
-}
-
 /// Adds the clients' average movement to `adapter`: `X ← X + Σ w_k ΔX_k` with `w_k = n_k / Σ n` over the uploads.
 ///
 /// Slots that a client did not upload count as zero (LoRA-A², algorithm 1); with [`Norm::Choosers`] the weights of a
 /// slot are those of its choosers, made to sum to one. Sums are in f64 and in the order of client numbers, so the
 /// order in which uploads arrive changes nothing.
 pub fn average(adapter: &mut Adapter, uploads: &[Upload], norm: Norm) {
-    Rule::default().apply(adapter, &mut Named::new(), 0, uploads, norm);
+    Rule::default().apply(adapter, &mut State::default(), 0, uploads, norm);
 }
 
 impl Rule {
     /// Brings `adapter` from the start of `round` to its end; `state` is the server's memory.
-    pub fn apply(&self, adapter: &mut Adapter, state: &mut Named, round: usize, uploads: &[Upload], norm: Norm) {
+    pub fn apply(&self, adapter: &mut Adapter, state: &mut State, round: usize, uploads: &[Upload], norm: Norm) {
         let uploads = in_order(uploads);
         let Some(first) = uploads.first() else { return };
         let mut number = 0;
@@ -67,8 +60,7 @@ impl Rule {
                     if factor == Factor::A { (matrix.cols, matrix.rows) } else { (matrix.rows, matrix.cols) };
                 let mut moved = self.combine(&uploads, &lists, rank, width, norm);
                 noised(&mut moved);
-                let name = format!("{}/{target}", factor.name().to_lowercase());
-                step(self.optimizer, state, &name, &mut moved);
+                step(self.optimizer, state, Role::Factor(target, factor), &mut moved);
                 add(matrix, factor == Factor::A, &moved);
             }
         }
@@ -76,7 +68,7 @@ impl Rule {
             let lists: Vec<_> = uploads.iter().map(|u| ((0..matrix.rows).collect(), &u.weights[i])).collect();
             let mut moved = self.combine(&uploads, &lists, matrix.rows, matrix.cols, Norm::All);
             noised(&mut moved);
-            step(self.optimizer, state, &format!("weight/{i}"), &mut moved);
+            step(self.optimizer, state, Role::Weight(i), &mut moved);
             add(matrix, false, &moved);
         }
         for i in 0..first.head.len() {
@@ -84,7 +76,7 @@ impl Rule {
             let lists: Vec<_> = uploads.iter().map(|u| ((0..matrix.rows).collect(), &u.head[i])).collect();
             let mut moved = self.combine(&uploads, &lists, matrix.rows, matrix.cols, Norm::All);
             noised(&mut moved);
-            step(self.optimizer, state, &format!("head/{i}"), &mut moved);
+            step(self.optimizer, state, Role::Head(i), &mut moved);
             add(matrix, false, &moved);
         }
     }
@@ -188,7 +180,7 @@ mod tests {
         let factor = active.factors()[0];
         let width = if factor == Factor::A { 2 } else { 3 };
         let vectors = Matrix::new(slots.len(), width, vec![value; slots.len() * width]);
-        let slots = Slots::Chosen { rank: 2, slots: vec![slots] };
+        let slots = Slots::Chosen { rank: 2, slots: [slots].into_iter().collect() };
         Upload {
             client,
             examples,

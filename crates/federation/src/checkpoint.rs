@@ -10,18 +10,18 @@
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 
-use bonfire_data::Shards;
 use bonfire_data::random::NoiseKey;
-use bonfire_engine::{Named, Private, TokenizedData};
-use bonfire_models::{Adapter, DeltaLog, Goal, HeadTensor, Matrix};
+use bonfire_engine::{ClientMemory, Private};
+use bonfire_models::{Adapter, DeltaLog, HeadTensor, Matrix};
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, View};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::clients::Clients;
+use crate::data_checksum::hex;
 use crate::download::Pushes;
-use crate::{Coordinator, Ledger, Run, Server};
+use crate::{Coordinator, Ledger, Run, Server, State};
 
 const MAGIC: &[u8; 8] = b"BONFIRE\0";
 /// Raised whenever an older program could not read what a newer one writes, or would misread it.
@@ -72,7 +72,7 @@ struct Header {
     #[serde(default)]
     restarted: usize,
     private: Private,
-    /// Of the texts and of who holds them: see [`checksum_of_data`].
+    /// Of the texts and of who holds them: see `data_checksum.rs`.
     data: String,
     /// The secret that noise is drawn from, in hex, where there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -116,7 +116,7 @@ pub(crate) struct Written<'w> {
     pub ledger: &'w Ledger,
     pub restarted: usize,
     pub private: &'w Private,
-    pub memories: &'w BTreeMap<usize, Named>,
+    pub memories: &'w BTreeMap<usize, ClientMemory>,
     pub data: &'w str,
     pub noise: &'w NoiseKey,
 }
@@ -127,7 +127,7 @@ pub(crate) struct Read {
     pub ledger: Ledger,
     pub restarted: usize,
     pub private: Private,
-    pub memories: BTreeMap<usize, Named>,
+    pub memories: BTreeMap<usize, ClientMemory>,
     pub noise: Option<NoiseKey>,
 }
 
@@ -164,9 +164,9 @@ impl Written<'_> {
             all.extend(list.iter().enumerate().map(|(i, m)| (format!("{name}/{i}"), m)));
         }
         all.extend(adapter.head.iter().enumerate().map(|(i, t)| (format!("head/{i}"), &t.value)));
-        all.extend(state.iter().map(|(name, m)| (format!("state/{name}"), m)));
+        all.extend(state.named().map(|(name, m)| (format!("state/{name}"), m)));
         for (client, kept) in self.memories {
-            all.extend(kept.iter().map(|(name, m)| (format!("memory/{client}/{name}"), m)));
+            all.extend(kept.named().map(|(name, m)| (format!("memory/{client}/{name}"), m)));
         }
         let json = serde_json::to_string(&header).expect("numbers and names");
         let mut metadata: HashMap<String, String> = notes.clone().into_iter().collect();
@@ -210,7 +210,12 @@ impl Coordinator {
         self.resume_from(checkpoint, "").map(drop)
     }
 
-    fn written<'w>(&'w self, private: &'w Private, memories: &'w BTreeMap<usize, Named>, data: &'w str) -> Written<'w> {
+    fn written<'w>(
+        &'w self,
+        private: &'w Private,
+        memories: &'w BTreeMap<usize, ClientMemory>,
+        data: &'w str,
+    ) -> Written<'w> {
         let Coordinator { server, ledger, restarted, .. } = self;
         let (strategy, restarted) = (self.strategy_name(), *restarted);
         let noise = &self.protection.key;
@@ -222,7 +227,7 @@ impl Coordinator {
         &mut self,
         checkpoint: Checkpoint,
         data: &str,
-    ) -> Result<(BTreeMap<usize, Named>, Private), CheckpointError> {
+    ) -> Result<(BTreeMap<usize, ClientMemory>, Private), CheckpointError> {
         let read = checkpoint.fit(&self.server.adapter, self.strategy.name(), self.clients(), data)?;
         // A run whose noise is everybody's goes on with that.
         let protected = self.settings.privacy.is_some_and(|privacy| !privacy.reproducible());
@@ -269,14 +274,16 @@ impl Checkpoint {
         let head = own.head.iter().zip(head).map(|(t, value)| HeadTensor { name: t.name.clone(), value }).collect();
         let adapter = Adapter { targets: own.targets.clone(), a, b, core, head, weights, ..*own };
         fits(own, &adapter, &merged)?;
-        let mut state = Named::new();
-        let mut memories: BTreeMap<usize, Named> = BTreeMap::new();
+        let mut state = State::default();
+        let mut memories: BTreeMap<usize, ClientMemory> = BTreeMap::new();
         for (name, matrix) in matrices {
             if let Some(name) = name.strip_prefix("state/") {
-                state.insert(name.into(), matrix);
+                state.insert_named(name, matrix);
             } else {
-                let (client, name) = remembered(&name, clients)?;
-                memories.entry(client).or_default().insert(name.into(), matrix);
+                let (client, kept) = remembered(&name, clients)?;
+                if !memories.entry(client).or_default().insert_named(kept, matrix) {
+                    return Err(nothing_kept(&name));
+                }
             }
         }
         let Header { round, ledger, restarted, private, noise, .. } = header;
@@ -313,12 +320,16 @@ impl Header {
     }
 }
 
-/// The client and the name in `memory/7/control/a`.
+/// The client and the name in `memory/7/control/a/3`.
 fn remembered(name: &str, clients: usize) -> Result<(usize, &str), CheckpointError> {
-    let bad = || CheckpointError::Contents(format!("\"{name}\" is nothing that a run keeps"));
+    let bad = || nothing_kept(name);
     let (client, name) = name.strip_prefix("memory/").and_then(|rest| rest.split_once('/')).ok_or_else(bad)?;
     let client = client.parse().ok().filter(|client| *client < clients).ok_or_else(bad)?;
     Ok((client, name))
+}
+
+fn nothing_kept(name: &str) -> CheckpointError {
+    CheckpointError::Contents(format!("\"{name}\" is nothing that a run keeps"))
 }
 
 /// Whether what was read has the shapes that `own` asks for.
@@ -404,39 +415,6 @@ impl Checkpoint {
     pub fn round(&self) -> usize {
         self.header.round
     }
-}
-
-/// SHA-256, in hex, of what clients train on and of who holds what.
-pub(crate) fn checksum_of_data(data: &TokenizedData, shards: &Shards) -> String {
-    let mut hash = Sha256::new();
-    let mut put = |n: usize| hash.update((n as u64).to_le_bytes());
-    for split in [&data.train, &data.test] {
-        put(split.len());
-        for (ids, goal) in split.ids.iter().zip(&split.goals) {
-            let (kind, value) = match goal {
-                Goal::Class(class) => (0, *class),
-                Goal::Next(from) => (1, *from),
-                Goal::PairClass { class, .. } => (2, *class),
-                Goal::Spans(spans) => (3, spans.len()),
-            };
-            [kind, value, ids.len()].into_iter().for_each(&mut put);
-            match goal {
-                Goal::Class(_) | Goal::Next(_) => {}
-                Goal::PairClass { second, .. } => put(*second),
-                Goal::Spans(spans) => spans.iter().flat_map(|span| [span.start, span.end]).for_each(&mut put),
-            }
-            ids.iter().for_each(|&id| put(id as usize));
-        }
-    }
-    for rows in shards.train.iter().chain(&shards.test) {
-        put(rows.len());
-        rows.iter().for_each(|&row| put(row));
-    }
-    hex(&hash.finalize())
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn unhex(text: &str) -> Option<[u8; 32]> {

@@ -2,17 +2,18 @@
 //! clients here; a site has its own.
 
 use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 
 use bonfire_data::Shards;
 use bonfire_data::random::{Use, stream};
 use bonfire_engine::{
-    Engine, EngineError, Evaluation, Member, Named, Plan, Private, Progress, RowEvaluation, Split, Start,
+    ClientMemory, Engine, EngineError, Evaluation, Member, Plan, Private, Progress, RowEvaluation, Split, Start,
     TokenizedData, Trained, Upload, personal, summarise,
 };
 use bonfire_models::{Adapter, Model};
 use rand::RngExt;
 
-use crate::checkpoint::checksum_of_data;
+use crate::data_checksum::data_checksum;
 use crate::{Server, Settings};
 
 /// Clients with their data on the devices of one process.
@@ -22,7 +23,7 @@ pub(crate) struct Clients {
     pub test: Split,
     pub shards: Shards,
     /// What each client keeps for itself from round to round; the server never sees it.
-    pub memories: BTreeMap<usize, Named>,
+    pub memories: BTreeMap<usize, ClientMemory>,
     /// Which part that is, by the last round's plan.
     pub private: Private,
     /// Of the texts and of who holds them.
@@ -31,20 +32,20 @@ pub(crate) struct Clients {
 
 impl Clients {
     pub fn new(settings: &Settings, models: Vec<Box<dyn Model>>, data: TokenizedData, shards: Shards) -> Self {
-        let data_checksum = checksum_of_data(&data, &shards);
+        let data_checksum = data_checksum(&data, &shards);
         let engine = Engine::new(models, data.train, settings.train.clone(), settings.engine.clone());
         let (memories, private) = (BTreeMap::new(), Private::default());
         Clients { settings: settings.clone(), engine, test: data.test, shards, memories, private, data_checksum }
     }
 
-    /// Local training of `cohort`; `on` may end it.
+    /// Local training of `cohort`; `on` may break off.
     pub fn train(
         &self,
         plan: &Plan,
         start: Start<'_>,
         cohort: &[usize],
-        on: &mut dyn FnMut(Progress) -> bool,
-    ) -> Result<Trained, EngineError> {
+        on: &mut dyn FnMut(Progress) -> ControlFlow<()>,
+    ) -> Result<ControlFlow<(), Trained>, EngineError> {
         let member = |&client: &usize| Member {
             client,
             rows: &self.shards.train[client],
@@ -105,15 +106,14 @@ impl Clients {
     }
 
     /// Takes out of the uploads what their clients keep.
-    pub fn take_kept(uploads: &mut [Upload]) -> Vec<(usize, Named)> {
+    pub fn take_kept(uploads: &mut [Upload]) -> Vec<(usize, ClientMemory)> {
         uploads.iter_mut().map(|u| (u.client, std::mem::take(&mut u.kept))).collect()
     }
 
-    /// Hands it back to the clients for their next round. A round in which a factor is frozen says nothing of that factor, so
-    /// a client's memory is brought up to date tensor by tensor.
-    pub fn remember(&mut self, kept: Vec<(usize, Named)>, private: &Private) {
+    /// Hands it back to the clients for their next round.
+    pub fn remember(&mut self, kept: Vec<(usize, ClientMemory)>, private: &Private) {
         for (client, kept) in kept.into_iter().filter(|(_, kept)| !kept.is_empty()) {
-            self.memories.entry(client).or_default().extend(kept);
+            self.memories.entry(client).or_default().update(kept);
         }
         self.private.clone_from(private);
     }

@@ -224,7 +224,7 @@ impl Coordinator {
     pub fn row(&self, plan: &Plan, uploads: &[Upload], traffic: Traffic, test: Option<Evaluation>) -> RoundMetrics {
         let adapter = &self.server.adapter;
         let slots = match &plan.live {
-            Some(live) => live.iter().map(Vec::len).sum(),
+            Some(live) => live.count(),
             None => adapter.rank * adapter.targets.len(),
         };
         let examples: usize = uploads.iter().map(|u| u.examples).sum();
@@ -254,7 +254,7 @@ impl Coordinator {
             personal_accuracy: None,
             slot_overlap: overlap.map(|o| o.found),
             slot_overlap_by_chance: overlap.map(|o| o.by_chance),
-            live_slots: self.server.live().map(|live| live.iter().map(Vec::len).sum()),
+            live_slots: self.server.live().map(|live| live.count()),
             epsilon: spent.map(|spent| spent.epsilon),
             delta: spent.map(|spent| spent.delta),
             simulated_privacy: self.settings.privacy.is_some_and(|privacy| privacy.reproducible()),

@@ -1,10 +1,10 @@
 //! What a site lacks to begin a round: the parts of the server's state that are newer than the site's copy, each as one
 //! vector. The ledger counts the same message client by client.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use bonfire_data::random::{Use, stream};
-use bonfire_engine::Plan;
+use bonfire_engine::{Plan, TargetSlots};
 use bonfire_models::{Adapter, DeltaLog, Factor, Matrix};
 
 use crate::ledger::{Coming, HEADER};
@@ -100,8 +100,8 @@ impl Download {
             if plan.seeded && factor != Factor::Core {
                 continue;
             }
-            let slots = Slots::of(plan, adapter, factor, clients);
-            parts.insert(name(factor).into(), slots.gather(adapter, factor));
+            let slots = sent_slots(plan, adapter, factor, clients);
+            parts.insert(name(factor).into(), gather(&slots, adapter, factor));
         }
         if plan.seeded {
             parts.insert(RESTART.into(), vec![*restarted as f32]);
@@ -246,33 +246,29 @@ fn columns(m: &Matrix, from: usize) -> Vec<f32> {
     m.data.chunks(m.cols.max(1)).flat_map(|row| &row[from.min(row.len())..]).copied().collect()
 }
 
-/// The slots of every target that a site is sent.
-struct Slots(Vec<Vec<usize>>);
+/// The slots that a site is sent: all of them without `clients`; else those that any of the clients works with and does not
+/// keep for itself.
+fn sent_slots(plan: &Plan, adapter: &Adapter, factor: Factor, clients: Option<&[usize]>) -> TargetSlots {
+    let (rank, targets) = (adapter.rank, adapter.targets.len());
+    let all = || TargetSlots::first(rank, targets);
+    let Some(clients) = clients else { return all() };
+    let given: Vec<_> = clients.iter().map(|&client| plan.slots_of(client, adapter).unwrap_or_else(all)).collect();
+    let anybodys = |t: usize| given.iter().flat_map(|slots| &slots[t]).copied().collect();
+    let mut slots: TargetSlots = (0..targets).map(anybodys).collect();
+    slots.retain(|t, slot| slot < plan.private.from_row(t, factor, rank));
+    slots
+}
 
-impl Slots {
-    /// All of them without `clients`; else those that any of the clients works with and does not keep for itself.
-    fn of(plan: &Plan, adapter: &Adapter, factor: Factor, clients: Option<&[usize]>) -> Slots {
-        let rank = adapter.rank;
-        let all = || (0..rank).collect::<Vec<usize>>();
-        let Some(clients) = clients else { return Slots(vec![all(); adapter.targets.len()]) };
-        let given: Vec<_> = clients.iter().map(|&client| plan.slots_of(client, adapter)).collect();
-        let of = |t: usize| {
-            let some = given.iter().map(|slots| slots.as_ref().map_or_else(all, |slots| slots[t].clone()));
-            let any: BTreeSet<usize> = some.flatten().collect();
-            any.into_iter().filter(|&slot| slot < plan.private.from_row(t, factor, rank)).collect()
-        };
-        Slots((0..adapter.targets.len()).map(of).collect())
-    }
+/// A factor's numbers in these slots, target by target.
+fn gather(slots: &TargetSlots, adapter: &Adapter, factor: Factor) -> Vec<f32> {
+    let rows = slots.iter().enumerate().map(|(t, slots)| adapter.slot_rows(factor, t).rows(slots));
+    rows.flat_map(|m| m.data).collect()
+}
 
-    fn gather(&self, adapter: &Adapter, factor: Factor) -> Vec<f32> {
-        let rows = self.0.iter().enumerate().map(|(t, slots)| adapter.slot_rows(factor, t).rows(slots));
-        rows.flat_map(|m| m.data).collect()
-    }
-
-    fn len(&self, adapter: &Adapter, factor: Factor) -> usize {
-        let width = |t: usize| adapter.factor(factor)[t].data.len() / adapter.rank;
-        self.0.iter().enumerate().map(|(t, slots)| slots.len() * width(t)).sum()
-    }
+/// How many these are.
+fn numbers_in(slots: &TargetSlots, adapter: &Adapter, factor: Factor) -> usize {
+    let width = |t: usize| adapter.factor(factor)[t].data.len() / adapter.rank;
+    slots.iter().enumerate().map(|(t, slots)| slots.len() * width(t)).sum()
 }
 
 /// Puts the numbers of a factor in their places: every slot, or those of the site's clients.
@@ -283,14 +279,14 @@ fn place(
     plan: Option<&Plan>,
     clients: &[usize],
 ) -> Result<(), String> {
-    let whole = Slots(vec![(0..adapter.rank).collect(); adapter.targets.len()]);
-    let own = plan.map(|plan| Slots::of(plan, adapter, factor, Some(clients)));
-    let fits = |slots: &Slots| slots.len(adapter, factor) == numbers.len();
+    let whole = TargetSlots::first(adapter.rank, adapter.targets.len());
+    let own = plan.map(|plan| sent_slots(plan, adapter, factor, Some(clients)));
+    let fits = |slots: &TargetSlots| numbers_in(slots, adapter, factor) == numbers.len();
     let Some(slots) = own.filter(fits).or_else(|| Some(whole).filter(fits)) else {
         return Err(format!("holds {} numbers, which are neither all slots nor those of these clients", numbers.len()));
     };
     let mut at = 0;
-    for (t, list) in slots.0.iter().enumerate() {
+    for (t, list) in slots.iter().enumerate() {
         let mut rows = adapter.slot_rows(factor, t);
         let width = rows.cols;
         for &slot in list {

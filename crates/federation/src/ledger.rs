@@ -1,6 +1,6 @@
 //! Counts of what crossed between server and clients: scalars and bytes of the messages themselves, never a formula.
 
-use bonfire_engine::{LocalOptimizer, Named, Plan, Upload};
+use bonfire_engine::{LocalOptimizer, Plan, RoleTensors, Upload};
 use bonfire_models::Factor;
 use serde::{Deserialize, Serialize};
 
@@ -204,7 +204,7 @@ pub(crate) const HEADER: u64 = 12;
 
 /// Scalars of what a method sends to clients besides the model: control variates, moments, a direction.
 fn more_params(plan: &Plan) -> u64 {
-    let params = |named: &Named| named.values().map(|m| m.data.len() as u64).sum::<u64>();
+    let params = |tensors: &RoleTensors| tensors.values().map(|m| m.data.len() as u64).sum::<u64>();
     let variate = plan.terms.variate.as_ref().map_or(0, |c| params(c));
     variate
         + match &plan.optimizer {

@@ -8,6 +8,7 @@ mod checkpoint;
 mod client_products;
 mod clients;
 mod coordinator;
+mod data_checksum;
 mod download;
 mod error;
 mod forecast;
@@ -22,6 +23,7 @@ mod server;
 mod server_optimizer;
 mod settings;
 mod site;
+mod state;
 mod strategies;
 
 pub use aggregate::{CentralNoise, Rule, average};
@@ -33,13 +35,14 @@ pub use forecast::{Forecast, forecast};
 pub use ledger::{Ledger, Traffic};
 pub use metrics::{ClientMetrics, MemoryUse, RoundMetrics, Summary, Times};
 pub use run::{Event, Run};
-pub use server::{Named, Server};
+pub use server::Server;
 pub use settings::{
     AdapterSettings, AdapterStart, Aggregation, Budget, BudgetName, BudgetUse, ClientSettings, EvaluateSettings,
     HeadMode, Norm, PrivacySettings, Prune, Publish, ServerOptimizer, ServerSettings, Settings, Spent, Stragglers,
     StrategySettings, StrategyTraits, Weights,
 };
 pub use site::Site;
+pub use state::State;
 pub use strategies::{Common, FedIt, FfaLora, LoraA2, RoLora, Strategy};
 
 pub use bonfire_engine::{

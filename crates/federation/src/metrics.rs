@@ -1,7 +1,7 @@
 //! What a run writes down: the rows of `metrics.jsonl` and `clients.jsonl` and the fields of `summary.json`.
 //! The names are a contract with other commands and scripts. How and where they are written is the binary's business.
 
-use bonfire_engine::{Slots, StepTimes, Upload};
+use bonfire_engine::{Slots, StepTimes, TargetSlots, Upload};
 use serde::{Deserialize, Serialize};
 
 /// One row of `metrics.jsonl`: a round. Counts are of this round alone.
@@ -172,7 +172,7 @@ pub struct ClientMetrics {
     pub upload_bytes: u64,
     /// The chosen slots of every target, in target order; absent when nothing was selected.
     #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub slots: Option<Vec<Vec<usize>>>,
+    pub slots: Option<TargetSlots>,
     /// Accuracy of the new global model on the client's own test shard, when asked for and not empty.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub test_accuracy: Option<f64>,

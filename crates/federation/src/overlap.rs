@@ -42,9 +42,8 @@ pub(crate) fn overlap<'s>(choices: impl Iterator<Item = &'s Slots>, slots: usize
 fn bits(slots: &Slots) -> Option<(usize, Vec<u64>)> {
     let Slots::Chosen { rank, slots } = slots else { return None };
     let mut bits = vec![0u64; (rank * slots.len()).div_ceil(64)];
-    let all = slots.iter().enumerate().flat_map(|(t, list)| list.iter().map(move |slot| t * rank + slot));
-    all.for_each(|at| bits[at / 64] |= 1 << (at % 64));
-    Some((slots.iter().map(Vec::len).sum(), bits))
+    slots.flat(*rank).for_each(|at| bits[at / 64] |= 1 << (at % 64));
+    Some((slots.count(), bits))
 }
 
 /// `E[k / (m + n − k)]`, with `k` the hypergeometric number that a draw of `m` and one of `n` of `slots` have in common.

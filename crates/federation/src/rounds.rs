@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 use std::time::Instant;
 
-use bonfire_engine::{EngineError, Evaluation, Plan, RowEvaluation, Trained, Upload, summarise};
+use bonfire_engine::{Evaluation, Plan, RowEvaluation, Trained, Upload, summarise};
 
 use crate::clients::Clients;
 use crate::{ClientMetrics, Event, FederationError, Run, Times};
@@ -34,12 +34,10 @@ impl Run {
             let (stays, dropped) = self.clients.settings.who_stays(round, &cohort);
 
             let clock = Instant::now();
-            let mut listen = |progress| on(Event::Progress(progress)).is_continue();
-            let trained = self.clients.train(&plan, self.server().start(), &stays, &mut listen);
-            let Trained { mut uploads, times: steps, in_flight, no_room_for } = match trained {
-                Err(EngineError::Stopped { .. }) => return Ok(()),
-                other => other?,
-            };
+            let mut listen = |progress| on(Event::Progress(progress));
+            let trained = self.clients.train(&plan, self.server().start(), &stays, &mut listen)?;
+            let ControlFlow::Continue(trained) = trained else { return Ok(()) };
+            let Trained { mut uploads, times: steps, in_flight, no_room_for } = trained;
             let train_seconds = clock.elapsed().as_secs_f64();
             uploads.retain(|upload| self.coordinator.disbelieves(upload).is_none());
             let skipped = skipped(round, &stays, &uploads)?;

@@ -1,12 +1,12 @@
 //! A federation ready to run: its parts, and what it tells the outside while it runs. The loop is in `rounds.rs`.
 
 use bonfire_data::Shards;
-use bonfire_engine::{Choice, Estimate, Progress, TokenizedData, sketch};
+use bonfire_engine::{Choice, ClientMemory, Estimate, Progress, TokenizedData, sketch};
 use bonfire_models::{Adapter, Model};
 use burn::tensor::Device;
 
 use crate::clients::Clients;
-use crate::{ClientMetrics, Coordinator, FederationError, Named, RoundMetrics, Server, Settings, Weights};
+use crate::{ClientMetrics, Coordinator, FederationError, RoundMetrics, Server, Settings, Weights};
 
 /// What happens in a run, as it happens.
 pub enum Event<'e> {
@@ -68,9 +68,8 @@ impl Run {
         self.clients.personal_models(self.server())
     }
 
-    /// What a client keeps for itself from round to round, by name: its part of the model (`b/3`, `head/0`, as movements from
-    /// the global start), SCAFFOLD's variates (`control/b/3`). `None`: nothing yet.
-    pub fn memory(&self, client: usize) -> Option<&Named> {
+    /// What a client keeps for itself from round to round. `None`: nothing yet.
+    pub fn memory(&self, client: usize) -> Option<&ClientMemory> {
         self.clients.memories.get(&client)
     }
 

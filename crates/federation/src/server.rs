@@ -1,12 +1,9 @@
-//! The server's state between rounds. What a strategy wants to remember goes into named tensors, so that a checkpoint
-//! can hold it without knowing the strategy.
+//! The server's state between rounds.
 
-use std::collections::BTreeSet;
-
+use bonfire_engine::{Start, TargetSlots};
 use bonfire_models::{Adapter, DeltaLog, Matrix};
 
-pub use bonfire_engine::Named;
-use bonfire_engine::Start;
+use crate::State;
 
 /// Name of the state that says which slots exist, `[targets, R]` of ones and zeros; absent: all do.
 const LIVE: &str = "live";
@@ -21,13 +18,13 @@ pub struct Server {
     /// Updates that earlier rounds merged into the backbone.
     pub merged: DeltaLog,
     /// What the strategy remembers between rounds.
-    pub state: Named,
+    pub state: State,
 }
 
 impl Server {
     /// The state before the first round.
     pub fn new(adapter: Adapter) -> Self {
-        Server { round: 0, adapter, merged: DeltaLog::default(), state: Named::new() }
+        Server { round: 0, adapter, merged: DeltaLog::default(), state: State::default() }
     }
 
     /// What clients start from.
@@ -40,24 +37,23 @@ impl Server {
         self.merged.total(&self.adapter)
     }
 
-    /// The slots that exist, for every target; `None`: all of them.
-    pub fn live(&self) -> Option<Vec<Vec<usize>>> {
-        let live = self.state.get(LIVE)?;
-        let of = |row: &[f32]| row.iter().enumerate().filter(|(_, v)| **v > 0.0).map(|(slot, _)| slot).collect();
-        Some(live.data.chunks(live.cols).map(of).collect())
+    /// The slots that exist; `None`: all of them.
+    pub fn live(&self) -> Option<TargetSlots> {
+        let live = self.state.table(LIVE)?;
+        let slots = |row: &[f32]| row.iter().enumerate().filter(|(_, v)| **v > 0.0).map(|(slot, _)| slot).collect();
+        Some(live.data.chunks(live.cols).map(slots).collect())
     }
 
     /// Removes every slot that is not in `live`: it is empty from now on, trained by nobody and sent to nobody.
-    pub fn keep_only(&mut self, live: &[Vec<usize>]) {
+    pub fn keep_only(&mut self, live: &TargetSlots) {
         let rank = self.adapter.rank;
         let mut flags = Matrix::zeros(live.len(), rank);
-        for (t, slots) in live.iter().enumerate() {
-            let slots: BTreeSet<usize> = slots.iter().copied().collect();
+        for t in 0..live.len() {
             for slot in 0..rank {
-                if slots.contains(&slot) { flags.data[t * rank + slot] = 1.0 } else { self.clear_slot(t, slot) }
+                if live.contains(t, slot) { flags.data[t * rank + slot] = 1.0 } else { self.clear_slot(t, slot) }
             }
         }
-        self.state.insert(LIVE.into(), flags);
+        self.state.set_table(LIVE, flags);
     }
 
     fn clear_slot(&mut self, target: usize, slot: usize) {

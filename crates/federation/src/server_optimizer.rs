@@ -1,32 +1,39 @@
 //! What the server makes of an average movement: FedAvgM (Hsu et al., arXiv 1909.06335), FedAdam and FedYogi (Reddi et
 //! al., arXiv 2003.00295). The average plays the gradient's part. Slots that nobody moved keep their moments.
 
-use bonfire_models::Matrix;
+use bonfire_engine::Role;
 
-use crate::aggregate::Moved;
-use crate::{Named, ServerOptimizer};
+use crate::{ServerOptimizer, State};
 
-/// Replaces the average movement of the tensor `name` by the optimizer's step, keeping moments in `state`.
-pub(crate) fn step(optimizer: ServerOptimizer, state: &mut Named, name: &str, moved: &mut Moved) {
-    let (rows, cols) = (moved.touched.len(), moved.width);
-    let mut moments = |kind: &str| {
-        let name = format!("server-{kind}/{name}");
-        (state.remove(&name).unwrap_or_else(|| Matrix::zeros(rows, cols)), name)
-    };
+/// Kinds of state: the moments of every number.
+const FIRST: &str = "server-first";
+const SECOND: &str = "server-second";
+
+/// The average movement of one tensor, a row a slot, and which rows anybody moved.
+pub(crate) struct Moved {
+    pub values: Vec<f64>,
+    pub width: usize,
+    pub touched: Vec<bool>,
+}
+
+/// Replaces the average movement of a tensor by the optimizer's step, keeping moments in `state`.
+pub(crate) fn step(optimizer: ServerOptimizer, state: &mut State, role: Role, moved: &mut Moved) {
+    let shape = [moved.touched.len(), moved.width];
     match optimizer {
         ServerOptimizer::FedAvg { lr } => moved.values.iter_mut().for_each(|v| *v *= lr),
         ServerOptimizer::FedAvgM { lr, momentum } => {
-            let (mut first, name) = moments("first");
+            let first = state.tensor_mut(FIRST, role, shape);
             each(moved, |i, v| {
                 let m = momentum * f64::from(first.data[i]) + v;
                 first.data[i] = m as f32;
                 lr * m
             });
-            state.insert(name, first);
         }
         ServerOptimizer::FedAdam { lr, betas, tau } | ServerOptimizer::FedYogi { lr, betas, tau } => {
             let yogi = matches!(optimizer, ServerOptimizer::FedYogi { .. });
-            let ((mut first, first_name), (mut second, second_name)) = (moments("first"), moments("second"));
+            // Two kinds of one state cannot be borrowed at once.
+            let mut first = std::mem::take(state.tensor_mut(FIRST, role, shape));
+            let second = state.tensor_mut(SECOND, role, shape);
             each(moved, |i, v| {
                 let m = betas[0] * f64::from(first.data[i]) + (1.0 - betas[0]) * v;
                 let (old, square) = (f64::from(second.data[i]), v * v);
@@ -38,7 +45,7 @@ pub(crate) fn step(optimizer: ServerOptimizer, state: &mut Named, name: &str, mo
                 (first.data[i], second.data[i]) = (m as f32, new as f32);
                 lr * m / (new.sqrt() + tau)
             });
-            state.extend([(first_name, first), (second_name, second)]);
+            *state.tensor_mut(FIRST, role, shape) = first;
         }
     }
 }
@@ -60,10 +67,10 @@ mod tests {
 
     /// Two steps of an optimizer on one number that moves by 0.5 each time.
     fn twice(optimizer: ServerOptimizer) -> [f64; 2] {
-        let mut state = Named::new();
+        let mut state = State::default();
         [0, 1].map(|_| {
             let mut it = moved();
-            step(optimizer, &mut state, "a/0", &mut it);
+            step(optimizer, &mut state, Role::Head(0), &mut it);
             assert_eq!(&it.values[2..], [0.0, 0.0], "a slot nobody moved stays");
             it.values[0]
         })

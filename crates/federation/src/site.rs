@@ -2,6 +2,7 @@
 //! model, which downloads keep up to date, and trains what the server's plan asks for.
 
 use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 
 use bonfire_data::Shards;
 use bonfire_engine::{Evaluation, Plan, Progress, TokenizedData, Trained, summarise};
@@ -83,16 +84,17 @@ impl Site {
     }
 
     /// Trains those of its clients that are in `cohort` and do not drop out in this round; the others' uploads are missing. The
-    /// copy must be of the plan's round. `on` hears of progress and may end it.
+    /// copy must be of the plan's round. `on` hears of progress and may break off; then `Break` comes back and what clients keep
+    /// is as it was.
     ///
     /// # Errors
-    /// A plan that does not fit, training that fails, a stop; what clients keep is as it was.
+    /// A plan that does not fit, training that fails; what clients keep is as it was.
     pub fn train(
         &mut self,
         plan: &Plan,
         cohort: &[usize],
-        on: &mut dyn FnMut(Progress) -> bool,
-    ) -> Result<Trained, FederationError> {
+        on: &mut dyn FnMut(Progress) -> ControlFlow<()>,
+    ) -> Result<ControlFlow<(), Trained>, FederationError> {
         let misfit = |problem: String| FederationError::Orders { problem };
         if plan.round != self.holds() {
             let problem =
@@ -111,10 +113,11 @@ impl Site {
         }
         let here: Vec<usize> = self.own.iter().copied().filter(|client| cohort.contains(client)).collect();
         let (stays, _) = self.clients.settings.who_stays(plan.round, &here);
-        let mut trained = self.clients.train(plan, self.copy.start(), &stays, on)?;
+        let trained = self.clients.train(plan, self.copy.start(), &stays, on)?;
+        let ControlFlow::Continue(mut trained) = trained else { return Ok(ControlFlow::Break(())) };
         let kept = Clients::take_kept(&mut trained.uploads);
         self.clients.remember(kept, &plan.private);
-        Ok(trained)
+        Ok(ControlFlow::Continue(trained))
     }
 
     /// Every client here that has test rows, evaluated by the global model of the copy, or by its own where clients keep a part

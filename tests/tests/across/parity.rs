@@ -4,6 +4,7 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 use std::path::Path;
 
 use bonfire_engine::{Active, Engine, EngineSettings, Member, Plan, Split, Start, TrainSettings};
@@ -168,7 +169,13 @@ impl Case {
         let run = |steps: usize| {
             let member = [Member::new(0, &rows[..steps * batch_size])];
             let start = Start { adapter: &self.torch.adapter, merged: &DeltaLog::default() };
-            engine.train(&plan, start, &member, &mut |_| true).unwrap().uploads.remove(0)
+            engine
+                .train(&plan, start, &member, &mut |_| ControlFlow::Continue(()))
+                .unwrap()
+                .continue_value()
+                .unwrap()
+                .uploads
+                .remove(0)
         };
         let mut before = 0.0;
         for (i, expected) in given.losses_10_steps.iter().enumerate() {

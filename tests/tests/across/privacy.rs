@@ -120,7 +120,8 @@ fn the_server_clips_again() {
     let mut site = toy::site(&settings, &[0, 1, 2, 3]);
     let (plan, cohort) = (server.plan(), server.cohort());
     site.receive(server.download(0, None), Some(&plan)).unwrap();
-    let mut uploads = site.train(&plan, &cohort, &mut |_| true).unwrap().uploads;
+    let mut uploads =
+        site.train(&plan, &cohort, &mut |_| ControlFlow::Continue(())).unwrap().continue_value().unwrap().uploads;
     let honest = uploads.clone();
     // One client that does not clip, and sends what is as large as f32 goes.
     let stretch = |m: &mut Matrix| m.data.iter_mut().for_each(|v| *v *= 1e30);
@@ -146,7 +147,8 @@ fn a_client_that_sends_too_much_is_left_out() {
     let (server, cohort) = (fresh(), [0, 1, 2, 3]);
     let plan = server.plan();
     site.receive(server.download(0, None), Some(&plan)).unwrap();
-    let uploads = site.train(&plan, &cohort, &mut |_| true).unwrap().uploads;
+    let uploads =
+        site.train(&plan, &cohort, &mut |_| ControlFlow::Continue(())).unwrap().continue_value().unwrap().uploads;
     assert!(uploads.iter().all(|u| server.decode(&u.encode(), &plan).is_ok() && server.disbelieves(u).is_none()));
     let problem = |spoil: fn(&mut Upload)| {
         let mut evil = uploads[2].clone();
@@ -176,7 +178,7 @@ fn a_site_keeps_to_its_own_privacy() {
     site.receive(server.download(0, None), Some(&plan)).unwrap();
     for less in [ClientPrivacy::Off, ClientPrivacy::Clip { clip: 100.0 }] {
         plan.privacy = less;
-        let error = site.train(&plan, &[0, 1], &mut |_| true).unwrap_err().to_string();
+        let error = site.train(&plan, &[0, 1], &mut |_| ControlFlow::Continue(())).unwrap_err().to_string();
         assert!(error.contains("this site's own settings") && error.contains("nothing is trained"), "{error}");
     }
 }

@@ -6,7 +6,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use bonfire_data::Shards;
-use bonfire_engine::{InFlight, Split, TokenizedData};
+use bonfire_engine::{InFlight, Role, Split, TokenizedData};
 use bonfire_federation::{ClientMetrics, Event, Run, Settings};
 use bonfire_models::{Adapter, Architecture, Goal, Matrix, Task};
 use bonfire_tests::{fixture, load_for, toy};
@@ -168,7 +168,7 @@ fn by_name(run: &Run) -> Vec<usize> {
 }
 
 /// SCAFFOLD's variates of a kind of tensors. They lie as uploads do, a row a slot: those of A are turned.
-fn variates<'r>(run: &Run, part: &str, get: impl Fn(&str) -> Option<&'r Matrix>) -> Vec<Vec<f64>> {
+fn variates<'r>(run: &Run, part: &str, get: impl Fn(Role) -> Option<&'r Matrix>) -> Vec<Vec<f64>> {
     let adapter = &run.server().adapter;
     let order = match part {
         "weight" => by_name(run),
@@ -176,7 +176,8 @@ fn variates<'r>(run: &Run, part: &str, get: impl Fn(&str) -> Option<&'r Matrix>)
         _ => (0..adapter.targets.len()).collect(),
     };
     let one = |i| {
-        let variate = get(&format!("{part}/{i}")).cloned().unwrap_or_default();
+        let role: Role = format!("{part}/{i}").parse().unwrap();
+        let variate = get(role).cloned().unwrap_or_default();
         wide(&if part == "a" { variate.transposed() } else { variate })
     };
     order.into_iter().map(one).collect()
@@ -203,12 +204,12 @@ fn held(run: &Run, clients: &[ClientMetrics], kind: &str) -> Vec<Vec<f64>> {
     match (parts.next().unwrap(), parts.next()) {
         ("merged", None) => products(&server.merged.a, &server.merged.b),
         ("norms", None) => norms(adapter),
-        ("ranks", None) => vec![wide(&server.state["ranks"])],
+        ("ranks", None) => vec![wide(server.state.table("ranks").unwrap())],
         (kind, None) => of(adapter, kind),
-        ("control", Some(part)) => variates(run, part, |name| server.state.get(&format!("control/{name}"))),
+        ("control", Some(part)) => variates(run, part, |role| server.state.tensor("control", role)),
         ("variate", Some(client)) => {
             let own = run.memory(client.parse().unwrap()).expect("it has taken part");
-            variates(run, parts.next().unwrap(), |name| own.get(&format!("control/{name}")))
+            variates(run, parts.next().unwrap(), |role| own.variates.get(&role))
         }
         ("chosen", Some(client)) => {
             let row = clients.iter().find(|row| row.client.to_string() == client).expect("it takes part");

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
-use bonfire_engine::{Plan, Slots, Trained, Upload};
+use bonfire_engine::{Plan, Slots, TargetSlots, Trained, Upload};
 use bonfire_federation::{
     Checkpoint, Coordinator, Download, DownloadError, Event, RoundMetrics, Run, Server, Settings, Site,
 };
@@ -57,7 +57,8 @@ fn train(site: &mut Site, server: &Coordinator, plan: &Plan, cohort: &[usize], w
     let plan_there = sent(plan);
     assert_eq!(&plan_there, plan);
     site.receive(download, Some(&plan_there)).unwrap();
-    let Trained { uploads, .. } = site.train(&plan_there, cohort, &mut |_| true).unwrap();
+    let trained = site.train(&plan_there, cohort, &mut |_| ControlFlow::Continue(())).unwrap();
+    let Trained { uploads, .. } = trained.continue_value().unwrap();
     let read = |u: Upload| {
         let told =
             Upload { loss: u.loss, steps: u.steps, tokens: u.tokens, ..server.decode(&u.encode(), plan).unwrap() };
@@ -263,7 +264,7 @@ fn orders_and_downloads_that_do_not_fit_are_refused() {
     let mut site = toy::site(&settings, &[0, 1]);
     let plan = server.plan();
     let whole = server.download(0, Some(&[0, 1]));
-    let error = site.train(&plan, &[0, 1], &mut |_| true).unwrap_err().to_string();
+    let error = site.train(&plan, &[0, 1], &mut |_| ControlFlow::Continue(())).unwrap_err().to_string();
     assert!(error.contains("the plan is of round 1, and the site holds the start of 0"), "{error}");
     let mut refused = |change: &dyn Fn(&mut Download), words: &str| {
         let mut download = whole.clone();
@@ -285,13 +286,13 @@ fn orders_and_downloads_that_do_not_fit_are_refused() {
     let mut refused = |change: &dyn Fn(&mut Plan), words: &str| {
         let mut plan = plan.clone();
         change(&mut plan);
-        let error = site.train(&plan, &[0, 1], &mut |_| true).unwrap_err().to_string();
+        let error = site.train(&plan, &[0, 1], &mut |_| ControlFlow::Continue(())).unwrap_err().to_string();
         assert!(error.contains(words), "{error}");
     };
     refused(&|p| p.active = bonfire_engine::Active::Full, "active");
     refused(&|p| p.active = bonfire_engine::Active::Core, "active");
-    refused(&|p| p.live = Some(vec![vec![0]]), "live");
-    refused(&|p| p.live = Some(vec![vec![9]; p.selection.as_ref().unwrap().budgets.len() * 3]), "live");
+    refused(&|p| p.live = Some(TargetSlots::first(1, 1)), "live");
+    refused(&|p| p.live = Some(TargetSlots::first(9, p.selection.as_ref().unwrap().budgets.len() * 3)), "live");
     refused(&|p| p.ranks = Some(vec![1]), "ranks");
     refused(&|p| p.selection.as_mut().unwrap().budgets.clear(), "selection");
     refused(&|p| p.lr_b = f64::NAN, "learning rates");
@@ -306,7 +307,13 @@ fn uploads_that_were_tampered_with_are_refused() {
     let mut site = toy::site(&settings, &[0]);
     let plan = server.plan();
     site.receive(server.download(0, Some(&[0])), Some(&plan)).unwrap();
-    let upload = site.train(&plan, &[0], &mut |_| true).unwrap().uploads.remove(0);
+    let upload = site
+        .train(&plan, &[0], &mut |_| ControlFlow::Continue(()))
+        .unwrap()
+        .continue_value()
+        .unwrap()
+        .uploads
+        .remove(0);
     let bytes = upload.encode();
     let Slots::Chosen { slots, .. } = &upload.slots else { panic!("slots were chosen") };
     assert!(slots.iter().map(Vec::len).sum::<usize>() == 2 * slots.len());

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
-use bonfire_engine::{InFlight, Problem, Recompute};
+use bonfire_engine::{InFlight, Problem, Recompute, Role};
 use bonfire_federation::{Choice, ClientMetrics, Event, RoundMetrics, Run, Server, Settings, forecast};
 use bonfire_models::{Factor, Model, TargetKind, Task};
 use bonfire_tests::toy::{self, Finished, STRATEGIES, finish};
@@ -176,23 +176,23 @@ fn the_servers_variate_is_the_mean_of_the_clients() {
         let mut rounds = 0;
         run.train(&mut |event| {
             let Event::RoundEnded { run, metrics, .. } = event else { return ControlFlow::Continue(()) };
-            let controls = run.server().state.iter().filter(|(name, _)| name.starts_with("control/"));
-            for (name, server) in controls.clone() {
-                let of =
-                    |client| run.memory(client).and_then(|memory| memory.get(name)).expect("every client keeps it");
+            let controls = run.server().state.tensors("control");
+            for (role, server) in &controls {
+                let memory = |client| run.memory(client).expect("every client keeps something");
+                let of = |client| memory(client).variates.get(role).expect("every client keeps it");
                 let mean = |i: usize| (0..4).map(|client| f64::from(of(client).data[i])).sum::<f64>() / 4.0;
                 let size = server.data.iter().map(|v| v.abs()).fold(0f32, f32::max);
                 for (i, c) in server.data.iter().enumerate() {
                     let apart = (f64::from(*c) - mean(i)).abs();
                     assert!(
                         apart <= 1e-5 * f64::from(size),
-                        "{strategy}, round {}, {name}: {c} and {}",
+                        "{strategy}, round {}, {role}: {c} and {}",
                         metrics.round,
                         mean(i)
                     );
                 }
             }
-            let part = |name: &str| controls.clone().any(|(key, _)| key.starts_with(&format!("control/{name}/")));
+            let part = |name: &str| controls.keys().any(|role| role.to_string().starts_with(&format!("{name}/")));
             let expected: Vec<String> = match parts {
                 "ab" if metrics.round == 1 && strategy != "fedit" => vec!["b".into()],
                 "weight" => vec!["weight".into()],
@@ -220,7 +220,7 @@ fn prox_holds_a_private_part_where_the_round_found_it() {
             _ => ControlFlow::Continue(()),
         })
         .unwrap();
-        let kept = |run: &Run| run.memory(1).expect("keeps something").clone();
+        let kept = |run: &Run| run.memory(1).expect("keeps something").own.clone();
         let before = kept(&run);
         assert!(before.values().any(|m| m.data.iter().any(|v| *v != 0.0)), "{strategy}: something was learnt");
         free.train.prox = 1e6;
@@ -231,12 +231,12 @@ fn prox_holds_a_private_part_where_the_round_found_it() {
         // AdamW's steps have the size of the rate at any gradient, so the pull holds to about the rate: what is kept must not
         // have been drawn towards zero by all its size.
         let after = kept(&held);
-        let square = |of: &dyn Fn(&str, usize) -> f32| -> f64 {
-            let all = before.iter().flat_map(|(name, m)| (0..m.data.len()).map(move |i| (name.as_str(), i)));
-            all.map(|(name, i)| f64::from(of(name, i)).powi(2)).sum::<f64>().sqrt()
+        let square = |of: &dyn Fn(&Role, usize) -> f32| -> f64 {
+            let all = before.iter().flat_map(|(role, m)| (0..m.data.len()).map(move |i| (role, i)));
+            all.map(|(role, i)| f64::from(of(role, i)).powi(2)).sum::<f64>().sqrt()
         };
-        let moved = square(&|name, i| after[name].data[i] - before[name].data[i]);
-        let size = square(&|name, i| before[name].data[i]);
+        let moved = square(&|role, i| after[role].data[i] - before[role].data[i]);
+        let size = square(&|role, i| before[role].data[i]);
         let drawn = square(&|name, i| after[name].data[i]) / size;
         assert!(drawn > 0.9 && moved < 0.6 * size, "{strategy}: moved {moved} of {size}, {drawn} is left");
     }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use bonfire_engine::TargetSlots;
 use bonfire_experiment::config::RunConfig;
 use bonfire_federation::{ClientMetrics, RoundMetrics, Run};
 use bonfire_models::{ModelInfo, Target, Task};
@@ -158,7 +159,7 @@ impl State {
         }
         let targets = self.about.targets.len();
         let mut chosen = vec![0; targets];
-        let choices: Vec<&Vec<Vec<usize>>> = clients.iter().filter_map(|client| client.slots.as_ref()).collect();
+        let choices: Vec<&TargetSlots> = clients.iter().filter_map(|client| client.slots.as_ref()).collect();
         for (target, slots) in choices.iter().flat_map(|choice| choice.iter().enumerate()).filter(|(t, _)| *t < targets)
         {
             chosen[target] += slots.len() as u32;

@@ -6,13 +6,14 @@ use bonfire_models::{Adapter, Matrix};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::{Active, LocalOptimizer, Named, Plan};
+use crate::{Role, RoleTensors, TargetSlots};
 
 impl Plan {
     /// The orders as JSON, and the tensors that belong to them: `control/…`, `second/…`, `direction/…`.
     pub fn to_message(&self) -> (String, Named) {
         let mut tensors = Named::new();
-        let mut put = |kind: &str, named: &Named| {
-            tensors.extend(named.iter().map(|(name, matrix)| (format!("{kind}/{name}"), matrix.clone())));
+        let mut put = |kind: &str, of_roles: &RoleTensors| {
+            tensors.extend(of_roles.iter().map(|(role, matrix)| (format!("{kind}/{role}"), matrix.clone())));
         };
         if let Some(variate) = &self.terms.variate {
             put("control", variate);
@@ -30,15 +31,19 @@ impl Plan {
     /// Anything else, in words. Whether the orders fit a model and its clients says [`Plan::misfit`].
     pub fn from_message(text: &str, tensors: &Named) -> Result<Plan, String> {
         let mut plan: Plan = serde_json::from_str(text).map_err(|e| format!("it is not a plan: {e}"))?;
-        let of = |kind: &str| {
-            let own = |(name, matrix): (&String, &Matrix)| Some((name.strip_prefix(kind)?.to_owned(), matrix.clone()));
-            Arc::new(tensors.iter().filter_map(own).collect::<Named>())
+        let of_kind = |kind: &str| {
+            let own = tensors.iter().filter_map(|(name, matrix)| Some((name.strip_prefix(kind)?, name, matrix)));
+            let role = |(role, name, matrix): (&str, &String, &Matrix)| match role.parse::<Role>() {
+                Ok(role) => Ok((role, matrix.clone())),
+                Err(()) => Err(format!("its tensor \"{name}\" is of nothing that trains")),
+            };
+            own.map(role).collect::<Result<RoleTensors, String>>().map(Arc::new)
         };
         if let Some(variate) = &mut plan.terms.variate {
-            *variate = of("control/");
+            *variate = of_kind("control/")?;
         }
         if let LocalOptimizer::Amended { second, direction, .. } = &mut plan.optimizer {
-            (*second, *direction) = (of("second/"), of("direction/"));
+            (*second, *direction) = (of_kind("second/")?, of_kind("direction/")?);
         }
         Ok(plan)
     }
@@ -46,8 +51,7 @@ impl Plan {
     /// The first order that cannot be carried out by `clients` clients with an adapter like `global`.
     pub fn misfit(&self, global: &Adapter, clients: usize) -> Option<String> {
         let (rank, targets) = (global.rank, global.targets.len());
-        let ascending = |slots: &Vec<usize>| slots.windows(2).all(|w| w[0] < w[1]) && slots.iter().all(|&s| s < rank);
-        let live = |live: &Vec<Vec<usize>>| live.len() == targets && live.iter().all(ascending);
+        let live = |live: &TargetSlots| live.len() == targets && live.iter().flatten().all(|&slot| slot < rank);
         let rates = [self.lr_a, self.lr_b, self.lr_core];
         let trains = match self.active {
             Active::Full => !global.weights.is_empty(),
@@ -59,6 +63,9 @@ impl Plan {
             .selection
             .as_ref()
             .is_none_or(|s| one_factor && s.budgets.len() == clients && s.probe.problem().is_none());
+        let roles = Role::all(self, global);
+        // Of what does not train nothing is read.
+        let fits = |(role, m): (&Role, &Matrix)| !roles.contains(role) || role.shape(global) == [m.rows, m.cols];
         let checks = [
             ("round", self.round > 0),
             ("active", trains),
@@ -68,29 +75,20 @@ impl Plan {
             ("learning rates", rates.iter().all(|lr| lr.is_finite() && *lr >= 0.0)),
             ("private", self.private.targets.iter().all(|&t| t < targets)),
             ("branches", self.terms.branches.is_none_or(|b| b.shared <= rank)),
-            (
-                "tensors",
-                self.tensors().all(|(name, m)| self.shape_of(name, global).is_none_or(|s| s == [m.rows, m.cols])),
-            ),
+            // Where nothing of that kind is there, no shape is either, and `active` has said so.
+            ("tensors", !trains || self.tensors().all(fits)),
         ];
         let wrong = checks.into_iter().find(|(_, fine)| !fine);
         wrong.map(|(what, _)| format!("the plan's {what} cannot be carried out with this model and these clients"))
     }
 
-    fn tensors(&self) -> impl Iterator<Item = (&String, &Matrix)> {
+    fn tensors(&self) -> impl Iterator<Item = (&Role, &Matrix)> {
         let amended = match &self.optimizer {
             LocalOptimizer::AdamW => None,
             LocalOptimizer::Amended { second, direction, .. } => Some([second, direction]),
         };
         let amended = amended.into_iter().flatten();
-        self.terms.variate.iter().chain(amended).flat_map(|named| named.iter())
-    }
-
-    /// The shape of a tensor that goes with what trains; `None`: nothing of that name does.
-    fn shape_of(&self, name: &str, global: &Adapter) -> Option<[usize; 2]> {
-        let role = crate::parameters::Role::all(self, global).into_iter().find(|role| role.name() == name)?;
-        let zeros = crate::send::role_zeros(role, global, &Named::new());
-        Some([zeros.rows, zeros.cols])
+        self.terms.variate.iter().chain(amended).flat_map(|tensors| tensors.iter())
     }
 }
 
@@ -98,11 +96,11 @@ impl Plan {
 pub(super) mod presence {
     use super::*;
 
-    pub fn serialize<S: Serializer>(variate: &Option<Arc<Named>>, to: S) -> Result<S::Ok, S::Error> {
+    pub fn serialize<S: Serializer>(variate: &Option<Arc<RoleTensors>>, to: S) -> Result<S::Ok, S::Error> {
         variate.is_some().serialize(to)
     }
 
-    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Arc<Named>>, D::Error> {
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Arc<RoleTensors>>, D::Error> {
         Ok(bool::deserialize(from)?.then(Arc::default))
     }
 }

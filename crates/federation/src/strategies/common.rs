@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use bonfire_data::random::{Use, stream};
-use bonfire_engine::{Active, ClientPrivacy, Named, Plan, Schedule, Terms, Upload};
+use bonfire_engine::{Active, ClientPrivacy, Plan, Role, RoleTensors, Schedule, TargetSlots, Terms, Upload};
 use bonfire_models::{Adapter, AdapterInit, Matrix};
 
 use crate::aggregate::{CentralNoise, Rule};
@@ -13,6 +13,9 @@ use crate::{BudgetUse, Norm, PrivacySettings, Prune, Server, Settings};
 
 /// Name of the state that counts for how many rounds each slot has contributed little, `[targets, R]`.
 const QUIET: &str = "quiet";
+
+/// Kind of the state that holds SCAFFOLD's control variates.
+const CONTROL: &str = "control";
 
 /// What every strategy needs to know to write a plan and to average.
 #[derive(Clone, Debug, PartialEq)]
@@ -148,18 +151,12 @@ impl Common {
     fn variate(&self, server: &mut Server, uploads: &[Upload]) {
         for upload in uploads {
             let Some((_, changes)) = upload.aux.iter().find(|(name, _)| *name == "control") else { continue };
-            let factors = upload.factors.iter().flat_map(|(f, list)| (0..list.len()).map(move |t| (Ok(*f), t)));
-            let others = (0..upload.weights.len()).map(|i| (Err("weight"), i));
-            let others = others.chain((0..upload.head.len()).map(|i| (Err("head"), i)));
-            for ((part, i), change) in factors.chain(others).zip(changes) {
-                let (name, rows, slots) = match part {
-                    Err(part) => (format!("control/{part}/{i}"), change.rows, (0..change.rows).collect()),
-                    Ok(f) => {
-                        let name = format!("control/{}/{i}", f.name().to_lowercase());
-                        (name, server.adapter.slot_rows(f, i).rows, upload.slots.of(i))
-                    }
+            for (role, change) in upload.roles().zip(changes) {
+                let slots = match role {
+                    Role::Factor(t, _) => upload.slots.of(t),
+                    Role::Weight(_) | Role::Head(_) => (0..change.rows).collect(),
                 };
-                let sum = server.state.entry(name).or_insert_with(|| Matrix::zeros(rows, change.cols));
+                let sum = server.state.tensor_mut(CONTROL, role, role.shape(&server.adapter));
                 for (row, slot) in slots.into_iter().enumerate() {
                     let from = &change.data[row * change.cols..(row + 1) * change.cols];
                     let into = &mut sum.data[slot * change.cols..(slot + 1) * change.cols];
@@ -171,13 +168,13 @@ impl Common {
 }
 
 /// The server's control variates of what trains.
-fn control_of(server: &Server, active: Active) -> Named {
-    let trains = |name: &str| {
-        let part = name.split('/').next().unwrap_or_default();
-        ["head", "weight"].contains(&part) || active.factors().iter().any(|f| f.name().to_lowercase() == part)
-    };
-    let own = server.state.iter().filter_map(|(name, m)| Some((name.strip_prefix("control/")?.to_string(), m.clone())));
-    own.filter(|(name, _)| trains(name)).collect()
+fn control_of(server: &Server, active: Active) -> RoleTensors {
+    let mut variates = server.state.tensors(CONTROL);
+    variates.retain(|role, _| match role {
+        Role::Factor(_, factor) => active.factors().contains(factor),
+        Role::Weight(_) | Role::Head(_) => true,
+    });
+    variates
 }
 
 /// What each slot adds to the global model: `‖A_i‖·‖B_i‖` by target and slot.
@@ -187,11 +184,11 @@ pub(crate) fn contributions(adapter: &Adapter) -> Vec<Vec<f64>> {
         let norm = |row: &[f32]| row.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>().sqrt();
         m.data.chunks(m.cols.max(1)).map(norm).collect()
     };
-    let of = |t: usize| {
+    let products = |t: usize| {
         let (a, b) = (norms(&adapter.slot_rows(A, t)), norms(&adapter.slot_rows(B, t)));
         a.iter().zip(b).map(|(x, y)| x * y).collect()
     };
-    (0..adapter.targets.len()).map(of).collect()
+    (0..adapter.targets.len()).map(products).collect()
 }
 
 /// Removes slots that have contributed little for long enough. A round's end is evaluated by the global model, so all
@@ -200,23 +197,18 @@ fn prune_slots(prune: Prune, server: &mut Server) {
     let shares = contributions(&server.adapter);
     let largest = shares.iter().flatten().copied().fold(0.0, f64::max);
     let rank = server.adapter.rank;
-    let mut quiet = server.state.remove(QUIET).unwrap_or_else(|| Matrix::zeros(shares.len(), rank));
+    let mut quiet = server.state.table(QUIET).cloned().unwrap_or_else(|| Matrix::zeros(shares.len(), rank));
     if server.round + 1 > prune.warmup {
         let flat = shares.iter().flatten();
         for (count, share) in quiet.data.iter_mut().zip(flat) {
             *count = if *share < prune.threshold * largest { *count + 1.0 } else { 0.0 };
         }
-        let all = || vec![(0..rank).collect::<Vec<_>>(); shares.len()];
-        let before = server.live().unwrap_or_else(all);
-        let stays = |t: usize, slot: &usize| quiet.data[t * rank + slot] < prune.patience as f32;
-        let live: Vec<Vec<usize>> = before
-            .iter()
-            .enumerate()
-            .map(|(t, slots)| slots.iter().copied().filter(|slot| stays(t, slot)).collect())
-            .collect();
+        let before = server.live().unwrap_or_else(|| TargetSlots::first(rank, shares.len()));
+        let mut live = before.clone();
+        live.retain(|t, slot| quiet.data[t * rank + slot] < prune.patience as f32);
         if live != before {
             server.keep_only(&live);
         }
     }
-    server.state.insert(QUIET.into(), quiet);
+    server.state.set_table(QUIET, quiet);
 }

@@ -5,15 +5,15 @@
 
 use std::sync::Arc;
 
-use bonfire_engine::{Active, LocalOptimizer, Named, Plan, Upload};
+use bonfire_engine::{Active, LocalOptimizer, Plan, Role, RoleTensors, Upload};
 use bonfire_models::{Factor, Matrix};
 
 use super::{Common, Strategy};
 use crate::{FederationError, Norm, Server};
 
-/// Names of the state: averaged second moments and the direction, tensor by tensor.
-const SECOND: &str = "second/";
-const DIRECTION: &str = "direction/";
+/// Kinds of the state: averaged second moments and the direction.
+const SECOND: &str = "second";
+const DIRECTION: &str = "direction";
 
 /// The strategy `fedlada`.
 #[derive(Clone, Debug, PartialEq)]
@@ -26,12 +26,6 @@ pub struct FedLada {
     pub own: f64,
 }
 
-/// The part of the state under `prefix`, by tensor.
-fn part(server: &Server, prefix: &str) -> Arc<Named> {
-    let own = server.state.iter().filter_map(|(name, m)| Some((name.strip_prefix(prefix)?.to_string(), m.clone())));
-    Arc::new(own.collect())
-}
-
 impl Strategy for FedLada {
     fn name(&self) -> &'static str {
         "fedlada"
@@ -42,40 +36,40 @@ impl Strategy for FedLada {
     }
 
     fn plan(&self, server: &Server) -> Plan {
-        let (second, direction) = (part(server, SECOND), part(server, DIRECTION));
+        let [second, direction] = [SECOND, DIRECTION].map(|kind| Arc::new(server.state.tensors(kind)));
         let optimizer = LocalOptimizer::Amended { own: self.own, second, direction };
         Plan { optimizer, ..self.common.plan(server, Active::Both) }
     }
 
     fn aggregate(&self, server: &mut Server, uploads: &[Upload]) -> Result<(), FederationError> {
-        let mut sums = Named::new();
+        let (mut direction, mut moments) = (RoleTensors::new(), RoleTensors::new());
         let share = 1.0 / uploads.len() as f32;
         for upload in uploads {
-            let factors = upload.factors.iter().flat_map(|(factor, list)| {
-                let lr = if *factor == Factor::A { self.common.lr_a } else { self.common.lr_b };
-                let name = move |t: usize| format!("{}/{t}", factor.name().to_lowercase());
-                list.iter().enumerate().map(move |(t, m)| (name(t), lr, m))
-            });
-            let heads = upload.head.iter().enumerate().map(|(i, m)| (format!("head/{i}"), self.lr_head, m));
             let second = upload.aux.iter().find(|(name, _)| *name == "second").map(|(_, list)| list.as_slice());
-            for (i, (name, lr, moved)) in factors.chain(heads).enumerate() {
+            for (i, (role, moved)) in upload.roles().zip(upload.matrices()).enumerate() {
+                let lr = match role {
+                    Role::Factor(_, Factor::A) => self.common.lr_a,
+                    Role::Factor(..) | Role::Weight(_) => self.common.lr_b,
+                    Role::Head(_) => self.lr_head,
+                };
                 let rates = lr * self.common.steps_at_full_rate(upload.steps.max(1));
                 let per_step = -share / rates.max(f64::MIN_POSITIVE) as f32;
-                add(&mut sums, format!("{DIRECTION}{name}"), moved, per_step);
+                add(&mut direction, role, moved, per_step);
                 if let Some(second) = second.and_then(|list| list.get(i)) {
-                    add(&mut sums, format!("{SECOND}{name}"), second, share);
+                    add(&mut moments, role, second, share);
                 }
             }
         }
-        server.state.extend(sums);
+        server.state.set_tensors(DIRECTION, direction);
+        server.state.set_tensors(SECOND, moments);
         self.common.average(server, uploads, Norm::All);
         Ok(())
     }
 }
 
-/// Adds `weight · values` to the sum of that name.
-fn add(sums: &mut Named, name: String, values: &Matrix, weight: f32) {
-    let sum = sums.entry(name).or_insert_with(|| Matrix::zeros(values.rows, values.cols));
+/// Adds `weight · values` to the sum of what they are.
+fn add(sums: &mut RoleTensors, role: Role, values: &Matrix, weight: f32) {
+    let sum = sums.entry(role).or_insert_with(|| Matrix::zeros(values.rows, values.cols));
     sum.data.iter_mut().zip(&values.data).for_each(|(s, v)| *s += weight * v);
 }
 
@@ -97,8 +91,8 @@ mod tests {
         }
         it.aggregate(&mut state, &sent).expect("aggregates");
         let LocalOptimizer::Amended { second, direction, .. } = it.plan(&state).optimizer else { panic!("amended") };
-        assert!(second["b/1"].data.iter().all(|v| (v - 1.0).abs() < 1e-6), "the mean of 0, 1, 2");
-        for (i, got) in direction["b/1"].data.iter().enumerate() {
+        assert!(second[&Role::Factor(1, Factor::B)].data.iter().all(|v| (v - 1.0).abs() < 1e-6), "the mean of 0, 1, 2");
+        for (i, got) in direction[&Role::Factor(1, Factor::B)].data.iter().enumerate() {
             let of = |u: &Upload| -f64::from(u.factors[1].1[1].data[i]) / (2e-3 * 4.0);
             let want = sent.iter().map(of).sum::<f64>() / 3.0;
             assert!((f64::from(*got) - want).abs() < 1e-3 * want.abs().max(1.0), "{got} {want}");

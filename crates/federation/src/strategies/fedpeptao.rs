@@ -14,15 +14,18 @@
 //! The published code feeds the change of the mean movement into momentum, the same for all clients; here it is each
 //! client's own movement, without which nothing of the client would be in its momentum.
 
-use bonfire_engine::{Active, Named, Plan, Private, Upload};
+use bonfire_engine::{Active, Plan, Private, Role, Upload};
 use bonfire_models::{Factor, Matrix};
 
 use super::{Common, Strategy};
 use crate::client_products::{in_order, weights};
-use crate::{FederationError, Server};
+use crate::{FederationError, Server, State};
 
 /// Name of the state that says which layers are shared, `[1, layers]` of ones and zeros; absent: not surveyed yet.
 const LAYERS: &str = "layers";
+
+/// Kind of the state that holds the server's control variates; the clients' are kept under their numbers.
+const SERVER_VARIATE: &str = "variate/server";
 
 /// The strategy `fedpeptao`.
 #[derive(Clone, Debug, PartialEq)]
@@ -48,7 +51,7 @@ impl Strategy for FedPepTao {
 
     fn plan(&self, server: &Server) -> Plan {
         let plan = self.common.plan(server, Active::Both);
-        let Some(shared) = server.state.get(LAYERS) else { return Plan { layer_scores: true, ..plan } };
+        let Some(shared) = server.state.table(LAYERS) else { return Plan { layer_scores: true, ..plan } };
         let targets = server.adapter.targets.iter().enumerate();
         let private = targets.filter(|(_, target)| shared.data[target.layer] == 0.0).map(|(t, _)| t).collect();
         Plan { private: Private { targets: private, ..Private::default() }, ..plan }
@@ -60,7 +63,6 @@ impl Strategy for FedPepTao {
         for (f, factor) in [Factor::A, Factor::B].into_iter().enumerate() {
             let rate = if factor == Factor::A { self.common.lr_a } else { self.common.lr_b };
             for t in 0..server.adapter.targets.len() {
-                let name = format!("{}/{t}", factor.name().to_lowercase());
                 let moved: Vec<Moved> = uploads
                     .iter()
                     .zip(&weights)
@@ -76,14 +78,14 @@ impl Strategy for FedPepTao {
                     continue;
                 }
                 let mut whole = server.adapter.slot_rows(factor, t);
-                self.step(&mut server.state, &name, &moved, &mut whole);
+                self.step(&mut server.state, Role::Factor(t, factor), &moved, &mut whole);
                 let whole = if factor == Factor::A { whole.transposed() } else { whole };
                 server.adapter.factor_mut(factor)[t] = whole;
             }
         }
         self.common.average_heads(server, &uploads);
         if let Some(shared) = self.choose(&uploads, &weights) {
-            server.state.insert(LAYERS.into(), shared);
+            server.state.set_table(LAYERS, shared);
         }
         Ok(())
     }
@@ -99,18 +101,15 @@ struct Moved<'m> {
 }
 
 impl FedPepTao {
-    /// Steps `whole`, one row a slot, and the variates and momenta of the tensor `name`.
-    fn step(&self, state: &mut Named, name: &str, moved: &[Moved], whole: &mut Matrix) {
-        let mut take = |kind: &str| {
-            let key = format!("{kind}/{name}");
-            (state.remove(&key).unwrap_or_else(|| Matrix::zeros(whole.rows, whole.cols)), key)
-        };
-        let (mut shared, shared_key) = take("variate/server");
+    /// Steps `whole`, one row a slot, and the variates and momenta of the tensor.
+    fn step(&self, state: &mut State, role: Role, moved: &[Moved], whole: &mut Matrix) {
+        let shape = [whole.rows, whole.cols];
+        let mut shared = std::mem::take(state.tensor_mut(SERVER_VARIATE, role, shape));
         let mut next = vec![(0.0, 0.0); whole.data.len()];
-        let mut own = Vec::new();
         for m in moved {
-            let (mut momentum, momentum_key) = take(&format!("momentum/{}", m.client));
-            let (mut variate, variate_key) = take(&format!("variate/{}", m.client));
+            let (momentum_of, variate_of) = (format!("momentum/{}", m.client), format!("variate/{}", m.client));
+            let mut momentum = std::mem::take(state.tensor_mut(&momentum_of, role, shape));
+            let variate = state.tensor_mut(&variate_of, role, shape);
             for (i, (step, change)) in next.iter_mut().enumerate() {
                 let (down, c, c_k) = (-f64::from(m.by.data[i]), f64::from(shared.data[i]), f64::from(variate.data[i]));
                 let new = self.momentum * f64::from(momentum.data[i]) + down + m.scale * (c - c_k);
@@ -123,14 +122,13 @@ impl FedPepTao {
                     *change += difference / self.common.clients as f64;
                 }
             }
-            own.extend([(momentum_key, momentum), (variate_key, variate)]);
+            *state.tensor_mut(&momentum_of, role, shape) = momentum;
         }
         for ((x, c), (step, change)) in whole.data.iter_mut().zip(&mut shared.data).zip(next) {
             *x = (f64::from(*x) - self.lr * step) as f32;
             *c = (f64::from(*c) + change) as f32;
         }
-        state.extend(own);
-        state.insert(shared_key, shared);
+        *state.tensor_mut(SERVER_VARIATE, role, shape) = shared;
     }
 
     /// The layers of highest mean score, if clients report scores; of equal ones the earlier.
@@ -160,7 +158,7 @@ mod tests {
 
     #[test]
     fn two_rounds_follow_the_formulas() {
-        let mut state = Named::new();
+        let (mut state, role) = (State::default(), Role::Factor(0, Factor::A));
         let mut whole = Matrix::new(1, 2, vec![1.0, -1.0]);
         let moves = [[[0.2f32, 0.0], [-0.4, 0.1]], [[0.3, -0.1], [0.1, 0.1]]];
         let (weights, scale) = ([0.25, 0.75], [4e-3, 8e-3]);
@@ -169,7 +167,7 @@ mod tests {
         for round in moves {
             let by: Vec<Matrix> = round.iter().map(|row| Matrix::new(1, 2, row.to_vec())).collect();
             let moved = |k: usize| Moved { client: [0, 2][k], weight: weights[k], scale: scale[k], by: &by[k] };
-            strategy().step(&mut state, "a/0", &[moved(0), moved(1)], &mut whole);
+            strategy().step(&mut state, role, &[moved(0), moved(1)], &mut whole);
             for i in 0..2 {
                 let before = c[i];
                 let mut step = 0.0;
@@ -189,8 +187,9 @@ mod tests {
             assert!(found.data.iter().zip(expected).all(fine), "{found:?} {expected:?}");
         };
         close(&whole, x);
-        close(&state["variate/server/a/0"], c);
-        close(&state["variate/2/a/0"], own[1]);
-        close(&state["momentum/0/a/0"], m[0]);
+        let kept = |kind: &str| state.tensor(kind, role).expect("it is kept");
+        close(kept("variate/server"), c);
+        close(kept("variate/2"), own[1]);
+        close(kept("momentum/0"), m[0]);
     }
 }

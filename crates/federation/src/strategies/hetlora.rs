@@ -26,7 +26,7 @@ impl HetLora {
     /// The clients' ranks as they are now.
     fn ranks(&self, server: &Server) -> Vec<usize> {
         let first = || self.common.ranks.clone().unwrap_or_else(|| vec![server.adapter.rank; self.common.clients]);
-        server.state.get(RANKS).map_or_else(first, |m| m.data.iter().map(|&r| r as usize).collect())
+        server.state.table(RANKS).map_or_else(first, |m| m.data.iter().map(|&r| r as usize).collect())
     }
 }
 
@@ -83,7 +83,7 @@ impl Strategy for HetLora {
             }
         }
         let ranks: Vec<f32> = ranks.into_iter().map(|r| r as f32).collect();
-        server.state.insert(RANKS.into(), Matrix::new(1, ranks.len(), ranks));
+        server.state.set_table(RANKS, Matrix::new(1, ranks.len(), ranks));
         self.common.average_heads(server, &uploads);
         Ok(())
     }

@@ -58,7 +58,7 @@ impl Strategy for SaFedLora {
             // A slot that is gone is empty, and ranks after all that live.
             let live = server.live();
             let score = |(t, row): (usize, Vec<f64>)| {
-                let gone = |slot: usize| live.as_ref().is_some_and(|live| !live[t].contains(&slot));
+                let gone = |slot: usize| live.as_ref().is_some_and(|live| !live.contains(t, slot));
                 row.iter().enumerate().map(|(i, v)| if gone(i) { -1.0 } else { *v as f32 }).collect()
             };
             let scores: Vec<Vec<f32>> = contributions(&server.adapter).into_iter().enumerate().map(score).collect();
@@ -82,23 +82,22 @@ mod tests {
         assert_eq!([2, 3, 4, 5, 6, 9].map(|round| it.budget(round, 9, 1)), [9, 4, 2, 1, 1, 1]);
         let mut state = server(4, 3);
         assert_eq!(it.plan(&state).terms.prox, 0.1);
-        let mut before = vec![vec![0, 1, 2, 3]; state.adapter.targets.len()];
+        let mut before = bonfire_engine::TargetSlots::first(4, state.adapter.targets.len());
         for round in 0..6 {
             let live = state.live().unwrap_or_else(|| before.clone());
             let ranks = [4, 4];
             let mut sent = uploads(&state, &[Factor::A, Factor::B], &ranks, round);
             for upload in &mut sent {
                 for (_, list) in &mut upload.factors {
-                    list.iter_mut().zip(&live).for_each(|(m, slots)| *m = m.rows(slots));
+                    list.iter_mut().zip(live.iter()).for_each(|(m, slots)| *m = m.rows(slots));
                 }
                 upload.slots = bonfire_engine::Slots::Given { rank: 4, slots: live.clone() };
             }
             it.aggregate(&mut state, &sent).expect("aggregates");
             state.round += 1;
             let now = state.live().unwrap_or_else(|| before.clone());
-            assert!(now.iter().zip(&before).all(|(now, before)| now.iter().all(|slot| before.contains(slot))));
-            let count: usize = now.iter().map(Vec::len).sum();
-            assert_eq!(count, it.budget(state.round, 4, now.len()), "round {}", state.round);
+            assert!(now.iter().zip(before.iter()).all(|(now, before)| now.iter().all(|slot| before.contains(slot))));
+            assert_eq!(now.count(), it.budget(state.round, 4, now.len()), "round {}", state.round);
             before = now;
         }
         assert_eq!(it.plan(&state).terms.prox, 0.0);

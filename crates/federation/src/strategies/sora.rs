@@ -3,7 +3,7 @@
 //! zero: the soft alternative to LoRA-A²'s hard choice. A slot whose averaged gate is zero is gone for good and no longer
 //! sent. Gates start at one, not at random as in the paper, so that clients agree.
 
-use bonfire_engine::{Active, Plan, Threshold, Upload};
+use bonfire_engine::{Active, Plan, TargetSlots, Threshold, Upload};
 use bonfire_models::Matrix;
 
 use super::{Common, Strategy};
@@ -47,8 +47,8 @@ impl Strategy for Sora {
         for gates in &mut server.adapter.core {
             gates.data.iter_mut().filter(|g| f64::from(g.abs()) < self.threshold.xi).for_each(|g| *g = 0.0);
         }
-        let of = |gates: &Matrix| (0..gates.rows).filter(|&slot| gates.data[slot] != 0.0).collect::<Vec<_>>();
-        let live: Vec<Vec<usize>> = server.adapter.core.iter().map(of).collect();
+        let open = |gates: &Matrix| (0..gates.rows).filter(|&slot| gates.data[slot] != 0.0).collect();
+        let live: TargetSlots = server.adapter.core.iter().map(open).collect();
         if live.iter().any(|slots| slots.len() < server.adapter.rank) {
             server.keep_only(&live);
         }

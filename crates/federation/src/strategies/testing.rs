@@ -1,6 +1,6 @@
 //! Small random servers and uploads for the strategies' tests, and dense references in f64.
 
-use bonfire_engine::{Active, Named, Slots, Upload};
+use bonfire_engine::{Active, ClientMemory, Slots, TargetSlots, Upload};
 use bonfire_models::{Adapter, Factor, HeadTensor, Matrix, Target, TargetKind, standard_normal};
 use rand::{Rng, SeedableRng};
 
@@ -41,12 +41,12 @@ pub(crate) fn uploads(server: &Server, factors: &[Factor], ranks: &[usize], seed
             client,
             examples: 3 * client + 1,
             active: Active::Both,
-            slots: Slots::Given { rank: adapter.rank, slots: vec![(0..rank).collect(); adapter.targets.len()] },
+            slots: Slots::Given { rank: adapter.rank, slots: TargetSlots::first(rank, adapter.targets.len()) },
             factors: factors.iter().map(|&f| (f, list(f, &mut rng))).collect(),
             weights: vec![],
             head: vec![],
             aux: vec![],
-            kept: Named::new(),
+            kept: ClientMemory::default(),
             loss: 0.0,
             steps: 4,
             tokens: 0,

@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 
 use bonfire_data::random::{Use, stream};
-use bonfire_engine::{Active, Plan, Upload};
+use bonfire_engine::{Active, Plan, TargetSlots, Upload};
 use bonfire_models::{Adapter, AdapterInit};
 use rand::seq::index::sample;
 
@@ -31,13 +31,13 @@ pub struct XgbLora {
 
 impl XgbLora {
     /// The slots that train in `round`: all of the drawn layers, none of the others.
-    fn slots(&self, round: usize, adapter: &Adapter) -> Vec<Vec<usize>> {
+    fn slots(&self, round: usize, adapter: &Adapter) -> TargetSlots {
         let layers: Vec<usize> = adapter.targets.iter().map(|t| t.layer).collect::<BTreeSet<_>>().into_iter().collect();
         let mut rng = stream(self.common.seed, Use::Layers, round as u64, 0, 0);
         let drawn = sample(&mut rng, layers.len(), self.layers.min(layers.len()));
         let drawn: BTreeSet<usize> = drawn.into_iter().map(|i| layers[i]).collect();
-        let of = |layer: usize| if drawn.contains(&layer) { (0..adapter.rank).collect() } else { Vec::new() };
-        adapter.targets.iter().map(|t| of(t.layer)).collect()
+        let all_or_none = |layer: usize| if drawn.contains(&layer) { (0..adapter.rank).collect() } else { Vec::new() };
+        adapter.targets.iter().map(|t| all_or_none(t.layer)).collect()
     }
 }
 
@@ -97,7 +97,7 @@ mod tests {
         let common = Common { seed: 3, ..Common::plain(1e-3, 1e-3, false) };
         let it = XgbLora { common, layers: 1, ridge: 0.0, shrinkage: 1.0, init: AdapterInit::Kaiming };
         let state = server(1, 2);
-        let drawn: BTreeSet<Vec<Vec<usize>>> = (1..20).map(|round| it.slots(round, &state.adapter)).collect();
+        let drawn: BTreeSet<TargetSlots> = (1..20).map(|round| it.slots(round, &state.adapter)).collect();
         assert!(drawn.len() > 1);
         assert!(drawn.iter().all(|slots| slots.iter().filter(|s| !s.is_empty()).count() < slots.len()));
     }

@@ -1,5 +1,7 @@
 //! Ways to do the same training, timed in turns: through the engine with so many clients in flight, or otherwise.
 
+use std::ops::ControlFlow;
+
 use anyhow::Result;
 use bonfire_data::random::{Use, stream};
 use bonfire_engine::{Engine, InFlight, Probe, Score};
@@ -182,10 +184,11 @@ impl<'w> EngineWay<'w> {
             let mut steps = 0;
             let mut count = |progress: bonfire_engine::Progress| {
                 steps = progress.done as u64;
-                true
+                ControlFlow::Continue(())
             };
             let trained = engine.train(&plan, server.start(), &members(shards), &mut count)?;
-            Ok(Done { tokens: trained.uploads.iter().map(|upload| upload.tokens).sum(), steps })
+            let uploads = trained.continue_value().map(|trained| trained.uploads).unwrap_or_default();
+            Ok(Done { tokens: uploads.iter().map(|upload| upload.tokens).sum(), steps })
         };
         Way { name: name.into(), in_flight, run: Box::new(run) }
     }

@@ -1,6 +1,8 @@
 //! Small random models against PyTorch, Transformers and PEFT: the committed numbers of `tests/fixtures`, which are part of
 //! the program.
 
+use std::ops::ControlFlow;
+
 use bonfire_data::random::{Use, stream};
 use bonfire_engine::{Active, Engine, EngineSettings, Member, Plan, Split, Start, TrainSettings};
 use bonfire_federation::{Norm, average};
@@ -111,8 +113,10 @@ fn ten_steps(case: &TorchCase) -> Result<(Offs, Offs), String> {
     let engine = Engine::new(vec![model], train, settings(case, batch)?, EngineSettings::default());
     let plan = Plan { train_head: true, ..Plan::new(1, Active::Both, given.lr, given.lr) };
     let start = Start { adapter: &case.adapter, merged: &DeltaLog::default() };
-    let trained = engine.train(&plan, start, &[Member::new(0, &rows)], &mut |_| true).map_err(|e| e.to_string())?;
-    let upload = trained.uploads.into_iter().next().ok_or("the client was lost")?;
+    let goes_on = &mut |_| ControlFlow::Continue(());
+    let trained = engine.train(&plan, start, &[Member::new(0, &rows)], goes_on).map_err(|e| e.to_string())?;
+    let uploads = trained.continue_value().map(|trained| trained.uploads).unwrap_or_default();
+    let upload = uploads.into_iter().next().ok_or("the client was lost")?;
     let expected = given.losses_10_steps.iter().sum::<f64>() / given.losses_10_steps.len() as f64;
     let losses = vec![("mean loss".to_string(), (upload.loss - expected).abs() / expected)];
     let mut end = case.adapter.clone();

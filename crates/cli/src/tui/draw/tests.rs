@@ -22,7 +22,7 @@ fn client(round: usize, client: usize) -> ClientMetrics {
         train_loss: 1.25,
         upload_params: 10,
         upload_bytes: 1000,
-        slots: Some(vec![vec![0, 1], vec![3]]),
+        slots: Some([vec![0, 1], vec![3]].into_iter().collect()),
         test_accuracy: Some(0.625),
     }
 }

@@ -1,6 +1,6 @@
 //! Every strategy's facts, held to what its own plans and its own aggregation do with made-up uploads.
 
-use bonfire_engine::{Active, Choice, Plan, Slots, TrainSettings, Upload, sketch};
+use bonfire_engine::{Active, Choice, Plan, Slots, TargetSlots, TrainSettings, Upload, sketch};
 use bonfire_models::{Adapter, HeadTensor, Matrix};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -151,7 +151,7 @@ fn a_slot_of_one_client_moves_as_its_owner_did_or_by_its_share() {
         // All others have slot 0 alone; client 0 has slot 1 too.
         for upload in &mut sent[1..] {
             upload.factors.iter_mut().flat_map(|(_, list)| list).for_each(|m| *m = m.rows(&[0]));
-            upload.slots = Slots::Given { rank: RANK, slots: vec![vec![0]; before.adapter.targets.len()] };
+            upload.slots = Slots::Given { rank: RANK, slots: TargetSlots::first(1, before.adapter.targets.len()) };
         }
         let end = after(own.as_ref(), &before, &sent);
         let slot = |server: &Server| server.adapter.slot_rows(factor, 0).rows(&[1]).data;
@@ -170,7 +170,8 @@ fn apart(x: &Server, y: &Server) -> f64 {
     let products = (0..targets).map(|t| far(&product_of(&models.0, t), &product_of(&models.1, t)));
     let head = models.0.head.iter().zip(&models.1.head).map(|(x, y)| far(&wide(&x.value), &wide(&y.value)));
     let weights = x.adapter.weights.iter().zip(&y.adapter.weights).map(|(x, y)| far(&wide(x), &wide(y)));
-    let states = x.state.iter().map(|(name, m)| y.state.get(name).map_or(1.0, |n| far(&wide(m), &wide(n))));
+    let states = x.state.named().zip(y.state.named());
+    let states = states.map(|((a, m), (b, n))| if a == b { far(&wide(m), &wide(n)) } else { 1.0 });
     products.chain(head).chain(weights).chain(states).fold(0.0, f64::max)
 }
 

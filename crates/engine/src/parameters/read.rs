@@ -4,43 +4,32 @@ use bonfire_kernels::{gather_lanes, lanes_on, slot_scores};
 use bonfire_models::{Factor, Matrix};
 use burn::tensor::Tensor;
 
-use super::{Parameters, Role, TargetState, index};
-use crate::local_loop::Wanted;
+use super::{Parameters, TargetState, index};
+use crate::Role;
+use crate::batch_schedule::Finished;
+use crate::job::{Outcome, Phase};
 
 /// Numbers that are gathered for one read: a quarter of a GB.
 const AT_ONCE: usize = 1 << 26;
 
-/// What a client that is done leaves.
-pub(crate) struct Left {
-    /// The number that the losses hold for it.
-    pub loss: f32,
-    /// Its movement: of every target of every active factor one row a slot it has, `[slots, d]`, then of the head. Empty where
-    /// it was not asked for.
-    pub movement: Vec<Matrix>,
-    /// What the plan wants besides, shaped like it; empty where nothing is.
-    pub extra: Vec<Matrix>,
-    /// By how much each slot changes the model: of every target one score a slot it has. Empty where nobody asked.
-    pub scores: Vec<Vec<f32>>,
-}
-
 impl Parameters {
-    /// What the clients in `lanes` leave. All of it is gathered on the device and read at once, as far as one buffer holds it.
-    pub fn read_lanes(&self, lanes: &[usize], losses: &Tensor<1>, wanted: Wanted) -> Vec<Left> {
+    /// What the clients leave that are done: `losses` `[C]` are sums over their steps. All of it is gathered on the device and
+    /// read at once, as far as one buffer holds it.
+    pub fn read_lanes(&self, ends: &[Finished], losses: &Tensor<1>, phase: Phase) -> Vec<Outcome> {
         let mut parts = vec![losses.clone().reshape([self.lanes, 1, 1])];
-        if wanted.movement {
+        if phase.reads_movement() {
             parts.extend(self.trained.iter().map(|p| p.state.movement.clone()));
         }
-        let report: Vec<&Tensor<3>> = self.trained.iter().filter_map(|p| p.extra.report()).collect();
-        let extra = !report.is_empty();
-        parts.extend(report.into_iter().cloned());
-        if wanted.scores {
-            parts.extend(self.scores());
+        let reports: Vec<&Tensor<3>> = self.trained.iter().filter_map(|p| p.terms.report()).collect();
+        let reported = !reports.is_empty();
+        parts.extend(reports.into_iter().cloned());
+        if phase.reads_slot_scores() {
+            parts.extend(self.slot_scores());
         }
         let width: usize = parts.iter().map(|part| part.dims()[1] * part.dims()[2]).sum();
-        let rows = (AT_ONCE / width).max(1);
-        let read = |lanes: &[usize]| {
-            let whose = lanes_on(lanes, &self.device);
-            let mut table = Tensor::<2>::empty([lanes.len(), width], &self.device);
+        let read = |ends: &[Finished]| {
+            let whose = lanes_on(&ends.iter().map(|end| end.lane).collect::<Vec<_>>(), &self.device);
+            let mut table = Tensor::<2>::empty([ends.len(), width], &self.device);
             let mut at = 0;
             for part in &parts {
                 table = gather_lanes(table, part.clone(), &whose, at);
@@ -48,23 +37,28 @@ impl Parameters {
             }
             table.into_data().try_to_vec::<f32>().expect("f32 on the device")
         };
-        let left = |(&lane, numbers): (&usize, &[f32])| {
+        let outcome = |(end, numbers): (&Finished, &[f32])| {
             let (loss, mut rest) = (numbers[0], &numbers[1..]);
-            Left {
-                loss,
-                movement: if wanted.movement { self.matrices(lane, &mut rest) } else { Vec::new() },
-                extra: if extra { self.matrices(lane, &mut rest) } else { Vec::new() },
-                scores: if wanted.scores { self.by_target(lane, rest) } else { Vec::new() },
+            Outcome {
+                job: end.job,
+                loss: f64::from(loss) / end.steps as f64,
+                steps: end.steps,
+                tokens: end.tokens,
+                movement: if phase.reads_movement() { self.matrices(end.lane, &mut rest) } else { Vec::new() },
+                report: if reported { self.matrices(end.lane, &mut rest) } else { Vec::new() },
+                slot_scores: if phase.reads_slot_scores() { self.by_target(end.lane, rest) } else { Vec::new() },
+                layer_scores: None,
             }
         };
-        let of = |lanes: &[usize]| lanes.iter().zip(read(lanes).chunks(width)).map(left).collect::<Vec<_>>();
-        lanes.chunks(rows).flat_map(of).collect()
+        let rows = (AT_ONCE / width).max(1);
+        let together = |ends: &[Finished]| ends.iter().zip(read(ends).chunks(width)).map(outcome).collect::<Vec<_>>();
+        ends.chunks(rows).flat_map(together).collect()
     }
 
     /// Takes a lane's matrices, role by role, from the beginning of its `numbers`: of a factor the rows of the slots it has.
     fn matrices(&self, lane: usize, numbers: &mut &[f32]) -> Vec<Matrix> {
         let mut trained = self.trained.iter().peekable();
-        let mut of = |&role: &Role| {
+        let mut matrix = |&role: &Role| {
             let Some(p) = trained.next_if(|p| p.role == role) else {
                 // Of a target of which no client has a slot nothing is here.
                 let Role::Factor(t, factor) = role else { unreachable!("weights and head train whole") };
@@ -76,21 +70,21 @@ impl Parameters {
             let own = self.rows_of(role, lane).unwrap_or(rows);
             Matrix::new(own, cols, here[..own * cols].to_vec())
         };
-        self.roles.iter().map(&mut of).collect()
+        self.roles.iter().map(&mut matrix).collect()
     }
 
     /// By how much each slot of every client in flight changes the model, target by target: `[C, slots, 1]`.
-    fn scores(&self) -> impl Iterator<Item = Tensor<3>> {
+    fn slot_scores(&self) -> impl Iterator<Item = Tensor<3>> {
         self.targets.iter().enumerate().filter(|(_, target)| target.slots() > 0).map(|(t, target)| {
-            let of = |factor| {
+            let moved_or_frozen = |factor| {
                 let p = self.trained.iter().find(|p| p.role == Role::Factor(t, factor));
                 p.map_or(&target.device[index(factor)], |p| &p.state.movement).clone()
             };
-            slot_scores(of(Factor::A), of(Factor::B)).unsqueeze_dim(2)
+            slot_scores(moved_or_frozen(Factor::A), moved_or_frozen(Factor::B)).unsqueeze_dim(2)
         })
     }
 
-    /// A lane's scores as lists by target.
+    /// A lane's slot scores as lists by target.
     fn by_target(&self, lane: usize, mut numbers: &[f32]) -> Vec<Vec<f32>> {
         let of_target = |target: &TargetState| {
             let (here, rest) = numbers.split_at(target.slots());

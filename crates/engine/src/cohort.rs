@@ -1,0 +1,39 @@
+//! The clients of a round, as the caller hands them over.
+
+use crate::{ClientMemory, Plan, TrainSettings};
+
+/// A client of the round's cohort.
+#[derive(Clone, Copy, Debug)]
+pub struct Member<'m> {
+    /// Client, from 0.
+    pub client: usize,
+    /// Its shard: rows of the train split.
+    pub rows: &'m [usize],
+    /// Share of its local steps that it manages in this round, above 0 and at most 1; a straggler manages fewer.
+    pub pace: f64,
+    /// What it kept from earlier rounds.
+    pub memory: Option<&'m ClientMemory>,
+}
+
+/// The clients of a round.
+pub type Cohort<'m> = [Member<'m>];
+
+impl<'m> Member<'m> {
+    /// A client that manages all its steps and remembers nothing.
+    pub fn new(client: usize, rows: &'m [usize]) -> Self {
+        Member { client, rows, pace: 1.0, memory: None }
+    }
+
+    /// Local steps that it does: at least one.
+    pub(crate) fn local_steps(&self, settings: &TrainSettings) -> usize {
+        let all = settings.local_steps(self.rows.len());
+        ((all as f64 * self.pace).ceil() as usize).clamp(1, all)
+    }
+
+    /// Steps of its probe: whole epochs, or at most one epoch of batches (more is what `epochs` is for).
+    pub(crate) fn probe_steps(&self, plan: &Plan, settings: &TrainSettings) -> usize {
+        let Some(selection) = &plan.selection else { return 0 };
+        let epochs = self.rows.len().div_ceil(settings.batch_size) * selection.probe.epochs.unwrap_or(1);
+        selection.probe.batches.map_or(epochs, |batches| batches.min(epochs))
+    }
+}

@@ -1,0 +1,48 @@
+//! What a client keeps for itself from round to round. The server never sees it.
+
+use bonfire_models::Matrix;
+
+use crate::{Role, RoleTensors};
+
+/// Before the names of control variates in files.
+const VARIATE: &str = "control/";
+
+/// What a client keeps for itself. A round in which a factor is frozen says nothing of that factor, so memories are
+/// brought up to date tensor by tensor.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ClientMemory {
+    /// Its own part of the model, as movements from the global start: of a factor the slots that are private, `[slots, d]`.
+    pub own: RoleTensors,
+    /// SCAFFOLD's control variates, over all slots.
+    pub variates: RoleTensors,
+}
+
+impl ClientMemory {
+    /// Whether nothing is kept.
+    pub fn is_empty(&self) -> bool {
+        self.own.is_empty() && self.variates.is_empty()
+    }
+
+    /// Takes what is newer in the place of what is older.
+    pub fn update(&mut self, newer: ClientMemory) {
+        self.own.extend(newer.own);
+        self.variates.extend(newer.variates);
+    }
+
+    /// The tensors under their names in files: `b/3` and `head/0` of its own part, `control/b/3` of its variates.
+    pub fn named(&self) -> impl Iterator<Item = (String, &Matrix)> {
+        let own = self.own.iter().map(|(role, matrix)| (role.to_string(), matrix));
+        own.chain(self.variates.iter().map(|(role, matrix)| (format!("{VARIATE}{role}"), matrix)))
+    }
+
+    /// Takes in a tensor by such a name; `false`: it is none.
+    pub fn insert_named(&mut self, name: &str, matrix: Matrix) -> bool {
+        let (tensors, name) = match name.strip_prefix(VARIATE) {
+            Some(name) => (&mut self.variates, name),
+            None => (&mut self.own, name),
+        };
+        let Ok(role) = name.parse::<Role>() else { return false };
+        tensors.insert(role, matrix);
+        true
+    }
+}

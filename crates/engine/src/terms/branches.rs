@@ -1,0 +1,59 @@
+//! DFL's two branches (Luo et al., ICML 2022, arXiv 2206.06818) in one adapter, a form of our own: the first slots are
+//! shared, the others private. Odd local steps move the private slots, even ones the shared slots and the head, and
+//! `−β·JS(z_shared, z_private)` pushes the branches' answers apart.
+
+use bonfire_kernels::{LowRank, Moving};
+use bonfire_models::{ClientAdapter, DeviceBatch, Model};
+use burn::tensor::activation::log_softmax;
+use burn::tensor::{Device, Tensor, TensorData};
+
+use crate::{Branches, Role};
+
+/// Optimizer steps that a tensor has behind it after a client's own step `step` (from 1): each branch makes half of them.
+pub(crate) fn updates(branches: Option<Branches>, step: usize) -> usize {
+    if branches.is_some() { step.div_ceil(2) } else { step }
+}
+
+/// 1 where a tensor may move in this step, `[C, rows, 1]`; `steps` are the lanes' own steps from 1, `None` for nobody's.
+pub(crate) fn turn(branches: Branches, role: Role, rows: usize, steps: &[Option<usize>], device: &Device) -> Tensor<3> {
+    let private = |row: usize| matches!(role, Role::Factor(..)) && row >= branches.shared;
+    let of_lane = |step: &Option<usize>| {
+        let odd = step.unwrap_or(0) % 2 == 1;
+        (0..rows).map(move |row| f32::from(private(row) == odd))
+    };
+    let mask: Vec<f32> = steps.iter().flat_map(of_lane).collect();
+    Tensor::from_data(TensorData::new(mask, [steps.len(), rows, 1]), device)
+}
+
+/// `after` a step where it was a tensor's `turn`, and what was `before`, moments included, where it was not.
+pub(crate) fn moved(turn: &Tensor<3>, before: Moving, after: Moving) -> Moving {
+    let stays = turn.clone().neg() + 1.0;
+    let mix = |new: Tensor<3>, old: Tensor<3>| new * turn.clone() + old * stays.clone();
+    Moving {
+        movement: mix(after.movement, before.movement),
+        first: mix(after.first, before.first),
+        second: mix(after.second, before.second),
+    }
+}
+
+/// Mean Jensen-Shannon divergence `[C]`, in nats, between the answers of the first `shared` slots alone and of the others
+/// alone.
+pub(crate) fn divergence(model: &dyn Model, adapter: &ClientAdapter, batch: &DeviceBatch, shared: usize) -> Tensor<1> {
+    let answers = |from: usize, to: Option<usize>| {
+        let part = |update: &LowRank| {
+            let range = from..to.unwrap_or(update.a.dims()[1]);
+            let slots = |t: &Tensor<3>| t.clone().slice_dim(1, range.clone()); // [C, slots, d]
+            LowRank { a: slots(&update.a), b: slots(&update.b), used: None, scale: update.scale }
+        };
+        let updates = adapter.updates.iter().map(|update| update.as_ref().map(part)).collect();
+        log_softmax(model.logits(&ClientAdapter { updates, ..adapter.clone() }, batch), 1) // [N, K]
+    };
+    batch.by_client.mean(jensen_shannon(answers(0, Some(shared)), answers(shared, None)))
+}
+
+/// `½·KL(p ‖ m) + ½·KL(q ‖ m)` with `m = ½(p + q)`, row by row `[N]`, of log-probabilities `[N, K]`.
+fn jensen_shannon(p: Tensor<2>, q: Tensor<2>) -> Tensor<1> {
+    let middle = ((p.clone().exp() + q.clone().exp()) * 0.5).log();
+    let to_middle = |x: Tensor<2>| (x.clone().exp() * (x - middle.clone())).sum_dim(1).squeeze_dim::<1>(1);
+    (to_middle(p) + to_middle(q)) * 0.5
+}
