@@ -5,6 +5,7 @@ mod curves;
 mod draw;
 mod panels;
 mod state;
+mod view;
 
 use std::io::{self, IsTerminal, stdout};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -24,8 +25,8 @@ use ratatui::{DefaultTerminal, Terminal, backend::CrosstermBackend};
 
 use crate::console::{self, Screen};
 use crate::interrupt::CtrlC;
-use draw::View;
 pub use state::{About, Outputs, State};
+use view::View;
 
 /// Time between two drawings.
 const TICK: Duration = Duration::from_millis(100);

@@ -130,9 +130,12 @@ fn listener(hear: impl Fn(&Entry, &str) + Send + Sync + 'static, next: Dispatch)
     Dispatch::new(tracing_subscriber::registry().with(Listener { hear: Box::new(hear), next }))
 }
 
+/// Takes what was said and the target of the event.
+type Hear = Box<dyn Fn(&Entry, &str) + Send + Sync>;
+
 /// Hears what Bonfire says; what other libraries say is handed on.
 struct Listener {
-    hear: Box<dyn Fn(&Entry, &str) + Send + Sync>,
+    hear: Hear,
     next: Dispatch,
 }
 

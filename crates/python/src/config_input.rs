@@ -2,7 +2,8 @@
 
 use std::path::PathBuf;
 
-use bonfire::embed::{self, ConfigInput, CheckedConfig};
+use bonfire_experiment::config::{self, CheckedConfig};
+use bonfire_experiment::embed;
 use pyo3::prelude::*;
 use pyo3::types::{PyAnyMethods, PyMapping};
 use serde::Serialize;
@@ -18,15 +19,19 @@ pub fn load(
     py: Python<'_>,
 ) -> PyResult<CheckedConfig> {
     embed::begin();
-    let given = match config {
-        None => ConfigInput::Quickstart,
+    let sets = sets(overrides)?;
+    let checked = match config {
+        None => config::load(None, &sets),
         Some(it) => match it.cast::<PyMapping>() {
-            Ok(mapping) => ConfigInput::Table(table(mapping)?),
-            Err(_) => ConfigInput::File(path(it)?),
+            Ok(mapping) => config::of_table("the configuration", table(mapping)?, &sets),
+            Err(_) => config::load(Some(&path(it)?), &sets),
         },
     };
-    let sets = sets(overrides)?;
-    embed::load(given, &sets, device).map_err(|error| of(py, &error))
+    let checked = checked.and_then(|checked| match device {
+        Some(device) => checked.on(device),
+        None => Ok(checked),
+    });
+    checked.map_err(|error| of(py, &error.into()))
 }
 
 /// A `str` or `os.PathLike`.

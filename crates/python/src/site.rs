@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use bonfire::embed::{self, Holding, OpenSite};
+use bonfire_experiment::{Holding, OpenSite, site};
 use bonfire_federation::DownloadError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList, PyMapping};
@@ -64,7 +64,7 @@ impl Site {
     ) -> PyResult<Site> {
         let loaded = config_input::load(config, overrides, device, py)?;
         let holding = holding(shards)?;
-        let opened = patiently(py, || (), |()| Ok(()), |_| embed::site(&loaded, &holding))?;
+        let opened = patiently(py, || (), |()| Ok(()), |_| site(&loaded, &holding, &mut ()))?;
         opened.map(|site| Site(Mutex::new(site))).map_err(|e| of(py, &e))
     }
 

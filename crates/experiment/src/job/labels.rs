@@ -7,7 +7,7 @@ use bonfire_data::Dataset;
 use bonfire_models::ModelSource;
 use serde_json::Value;
 
-use super::note_once;
+use super::said::note_once;
 use crate::config::{CheckedConfig, TaskKind};
 
 /// The data with its labels in the order that the `config.json` of the model in `source` numbers them, where that names exactly
