@@ -30,7 +30,7 @@ pub struct OpenServer {
     model: Transformer,
     test: Split,
     identity: Identity,
-    tally: Totals,
+    totals: Totals,
     base_model: String,
 }
 
@@ -67,7 +67,7 @@ pub fn server(loaded: &CheckedConfig, watch: &mut dyn Watch) -> Result<OpenServe
         config: config.to_toml(),
         test,
         identity,
-        tally: Totals::default(),
+        totals: Totals::default(),
         base_model: config.model.path.base_model(),
         coordinator,
         model,
@@ -134,11 +134,11 @@ impl OpenServer {
 
     /// Notes a round's row for the summary.
     pub fn note(&mut self, row: &RoundMetrics, clients: &[ClientMetrics]) {
-        self.tally.add(row, clients.len());
+        self.totals.add(row, clients.len());
     }
 
     /// The run in one object, as `summary.json` has it.
     pub fn summary(&self) -> Summary {
-        self.tally.summary(&self.identity)
+        self.totals.summary(&self.identity)
     }
 }

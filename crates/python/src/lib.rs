@@ -2,10 +2,11 @@
 //! crates; here values cross, the interpreter is released while devices work, and errors become exceptions.
 
 mod arrays;
-mod errors;
+mod comparison;
 mod config_input;
-mod messages;
+mod errors;
 mod interruptible;
+mod messages;
 mod runs;
 mod server;
 mod site;

@@ -6,17 +6,17 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
-use bonfire_experiment::{CheckedConfig, OpenServer, server};
 use bonfire_engine::Upload as EngineUpload;
+use bonfire_experiment::{CheckedConfig, OpenServer, server};
 use bonfire_federation::{Checkpoint, ClientMetrics, RoundMetrics};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyMapping};
 
 use crate::arrays;
-use crate::errors::{user_error, of};
 use crate::config_input::{self, plain};
-use crate::messages::{Download, Plan, Upload};
+use crate::errors::{of, user_error};
 use crate::interruptible::patiently;
+use crate::messages::{Download, Plan, Upload};
 
 struct Inner {
     open: OpenServer,

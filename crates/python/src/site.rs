@@ -11,10 +11,10 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList, PyMapping};
 use serde_json::json;
 
-use crate::errors::{user_error, of, of_download};
 use crate::config_input::{self, plain};
-use crate::messages::{Download, Plan, Upload};
+use crate::errors::{of, of_download, user_error};
 use crate::interruptible::patiently;
+use crate::messages::{Download, Plan, Upload};
 
 /// What training may end with.
 enum Trouble {
