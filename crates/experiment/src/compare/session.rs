@@ -73,7 +73,7 @@ impl<'g> Session<'g> {
     ///
     /// # Errors
     /// A file cannot be written. Failed training is an outcome.
-    pub fn train(&self, cell: usize, folder: &Path, log: &RunLog) -> Result<Outcome> {
+    pub fn train(&self, cell: usize, folder: &Path, log: &RunLog, watch: &mut dyn Watch) -> Result<Outcome> {
         let loaded = &self.grid.cells[cell].loaded;
         let config = &loaded.config;
         let (shards, partition) = &self.shards[&partition_of(config)];
@@ -98,7 +98,7 @@ impl<'g> Session<'g> {
             }
         };
         log.open(folder)?;
-        let trained = run.train(&mut |event| recorder.hear(event, &mut ()));
+        let trained = run.train(&mut |event| recorder.hear(event, watch));
         let written = recorder.finish(&run);
         log.close();
         written?;

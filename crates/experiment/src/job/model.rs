@@ -6,10 +6,11 @@ use bonfire_federation::FederationError;
 use bonfire_models::{Model, ModelInfo, ModelSource, Precision, TargetKind, Task, Transformer, Wanted, peft};
 use burn::tensor::Device;
 
-use super::said::{misset, note_once};
+use super::said::misset;
 use crate::config::{CheckedConfig, RunConfig, Source, TaskKind};
 use crate::device::Opened;
 use crate::hub;
+use crate::log::note_once;
 use crate::user_error::UserError;
 use crate::watch::Watch;
 
@@ -80,7 +81,7 @@ fn model_in(
     let wanted = Wanted { new_head: config.model.new_head, precision: held };
     let model =
         Transformer::load_as(source, task, &kinds, wanted, &mut rng, &device).context("cannot load the model")?;
-    model.notes().iter().for_each(|text| note_once(text));
+    model.notes().iter().for_each(note_once);
     Ok(model)
 }
 
@@ -90,7 +91,7 @@ fn model_in(
 /// An adapter whose configuration cannot be read.
 pub fn note_on_adapter(config: &RunConfig) -> Result<()> {
     if let Some(folder) = config.adapter.init.folder().filter(|folder| folder.is_dir()) {
-        peft::note(folder)?.iter().for_each(|text| note_once(text));
+        peft::note(folder)?.iter().for_each(note_once);
     }
     Ok(())
 }

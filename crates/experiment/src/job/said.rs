@@ -1,22 +1,10 @@
-//! How a job's troubles are said: with the place of the key at fault, and once.
-
-use std::collections::BTreeSet;
-use std::sync::Mutex;
+//! How a job's troubles are said: with the place of the key at fault.
 
 use bonfire_data::DataError;
 use bonfire_federation::FederationError;
 
 use crate::config::CheckedConfig;
-use crate::log::note;
 use crate::user_error::UserError;
-
-/// Notes what is as true of the second load of a model, on another device or for another run, as of the first.
-pub fn note_once(text: &str) {
-    static SAID: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
-    if SAID.lock().is_ok_and(|mut said| said.insert(text.to_string())) {
-        note(text);
-    }
-}
 
 /// A setting that turned out not to work, with its place.
 pub fn misset(loaded: &CheckedConfig, key: &str, problem: &str) -> UserError {
