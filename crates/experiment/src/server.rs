@@ -23,7 +23,8 @@ use crate::watch::Watch;
 pub struct OpenServer {
     /// Strategy, state and ledger.
     pub coordinator: Coordinator,
-    /// See [`fingerprint`].
+    /// SHA-256, in hex, of what server and sites must agree on: settings that change numbers, labels, tokenizer, and a sample of
+    /// the backbone's weights.
     pub fingerprint: String,
     /// The resolved configuration as TOML.
     pub config: String,
