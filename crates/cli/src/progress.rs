@@ -61,7 +61,7 @@ impl Progress {
     pub fn past(&mut self, rounds: &[RoundMetrics]) {
         match &mut self.shown {
             Shown::Bars(bars) => bars.past(rounds.len()),
-            Shown::Dashboard(dashboard, _) => dashboard.board().state().past(rounds),
+            Shown::Dashboard(dashboard, _) => dashboard.shared().state().past(rounds),
             Shown::Nothing | Shown::Lines => {}
         }
     }
@@ -81,7 +81,7 @@ impl Watch for Progress {
         match &mut self.shown {
             Shown::Bars(bars) => bars.round_started(format!("{clients} clients, {words}")),
             Shown::Dashboard(dashboard, _) => {
-                let mut state = dashboard.board().state();
+                let mut state = dashboard.shared().state();
                 (state.round, state.phase, state.clients) = (round, words, clients);
                 state.pace.round_started();
             }
@@ -93,7 +93,7 @@ impl Watch for Progress {
     fn step_done(&mut self, Steps { done, total, tokens }: Steps) -> ControlFlow<()> {
         match &mut self.shown {
             Shown::Bars(bars) => bars.trained(done, total, tokens),
-            Shown::Dashboard(dashboard, _) => dashboard.board().state().pace.trained(done, total, tokens),
+            Shown::Dashboard(dashboard, _) => dashboard.shared().state().pace.trained(done, total, tokens),
             Shown::Nothing | Shown::Lines => {}
         }
         ControlFlow::Continue(())
@@ -113,7 +113,7 @@ impl Watch for Progress {
             }
             Shown::Dashboard(dashboard, device) => {
                 let memory = device_memory_reserved(device);
-                let mut state = dashboard.board().state();
+                let mut state = dashboard.shared().state();
                 state.round_ended(metrics, clients);
                 (state.device_memory, state.uploaded) = (memory, upload_bytes);
                 state.log(&line());

@@ -5,6 +5,7 @@ mod curves;
 mod draw;
 mod panels;
 mod state;
+mod view;
 
 use std::io::{self, IsTerminal, stdout};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,9 +14,8 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use bonfire_experiment::UserError;
 use bonfire_experiment::log::note;
-use bonfire_experiment::memory;
+use bonfire_experiment::{UserError, memory};
 use ratatui::crossterm::cursor::Show;
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 use ratatui::crossterm::execute;
@@ -24,8 +24,8 @@ use ratatui::{DefaultTerminal, Terminal, backend::CrosstermBackend};
 
 use crate::console::{self, Screen};
 use crate::interrupt::CtrlC;
-use draw::View;
-pub use state::{About, Outputs, State};
+pub use state::{About, SharedState, State};
+use view::View;
 
 /// Time between two drawings.
 const TICK: Duration = Duration::from_millis(100);
@@ -53,7 +53,7 @@ pub fn check_terminal() -> Result<(), UserError> {
     }
 }
 
-impl Screen for Outputs {
+impl Screen for SharedState {
     fn show(&self, lines: &str, _: &mut dyn FnMut()) {
         self.log(lines);
     }
@@ -61,7 +61,7 @@ impl Screen for Outputs {
 
 /// An open dashboard; the terminal is given back when it is dropped.
 pub struct Dashboard {
-    board: Outputs,
+    shared: SharedState,
     over: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
@@ -72,20 +72,20 @@ impl Dashboard {
     /// # Errors
     /// The terminal cannot be drawn on.
     pub fn open(state: State, ctrl_c: Arc<CtrlC>) -> Result<Dashboard> {
-        let board = Outputs::new(state);
+        let shared = SharedState::new(state);
         let terminal = enter().inspect_err(|_| leave()).context("cannot draw on this terminal")?;
         console::set_close(leave);
-        console::set_screen(Some(Box::new(board.clone())));
+        console::set_screen(Some(Box::new(shared.clone())));
         let over = Arc::new(AtomicBool::new(false));
-        let (on, until) = (board.clone(), Arc::clone(&over));
-        let work = move || Watcher { board: on, over: until, ctrl_c, view: View::default() }.watch(terminal);
+        let (on, until) = (shared.clone(), Arc::clone(&over));
+        let work = move || Watcher { shared: on, over: until, ctrl_c, view: View::default() }.watch(terminal);
         let thread = thread::Builder::new().name(THREAD.into()).spawn(work).inspect_err(|_| leave());
-        Ok(Dashboard { board, over, thread: Some(thread.context("cannot start the dashboard's thread")?) })
+        Ok(Dashboard { shared, over, thread: Some(thread.context("cannot start the dashboard's thread")?) })
     }
 
     /// What it shows.
-    pub fn board(&self) -> &Outputs {
-        &self.board
+    pub fn shared(&self) -> &SharedState {
+        &self.shared
     }
 }
 
@@ -134,7 +134,7 @@ fn wait_for_drawing() -> Option<std::sync::MutexGuard<'static, ()>> {
 
 /// What runs on the dashboard's thread.
 struct Watcher {
-    board: Outputs,
+    shared: SharedState,
     over: Arc<AtomicBool>,
     ctrl_c: Arc<CtrlC>,
     view: View,
@@ -167,7 +167,7 @@ impl Watcher {
     }
 
     fn draw(&mut self, terminal: &mut DefaultTerminal) -> io::Result<()> {
-        let mut state = self.board.state().clone();
+        let mut state = self.shared.state().clone();
         state.process_memory = memory::resident_bytes();
         state.stopping = self.ctrl_c.interrupt.pressed();
         let Some(_drawing) = wait_for_drawing().filter(|_| OPEN.load(Ordering::SeqCst)) else { return Ok(()) };

@@ -21,7 +21,7 @@ pub struct Notes {
     /// The resolved configuration, as TOML.
     pub config: String,
     /// Sums over the rounds.
-    pub tally: Totals,
+    pub totals: Totals,
     /// How far the files of rows reach.
     pub lengths: Lengths,
     /// Version of the program that wrote it.
@@ -31,10 +31,10 @@ pub struct Notes {
 impl Notes {
     /// As a checkpoint keeps them.
     pub fn to_map(&self) -> BTreeMap<String, String> {
-        let tally = toml::to_string(&self.tally).expect("numbers and lists of numbers");
+        let totals = toml::to_string(&self.totals).expect("numbers and lists of numbers");
         let pairs = [
             ("config", self.config.clone()),
-            ("tally", tally),
+            ("tally", totals),
             ("metrics_bytes", self.lengths.metrics.to_string()),
             ("clients_bytes", self.lengths.clients.to_string()),
             ("version", self.version.clone()),
@@ -51,7 +51,7 @@ impl Notes {
         let number = |key: &str| get(key)?.parse().with_context(|| format!("holds a {key} that is no number"));
         Ok(Notes {
             config: get("config")?.clone(),
-            tally: toml::from_str(get("tally")?).context("holds a tally that cannot be read")?,
+            totals: toml::from_str(get("tally")?).context("holds a tally that cannot be read")?,
             lengths: Lengths { metrics: number("metrics_bytes")?, clients: number("clients_bytes")? },
             version: get("version")?.clone(),
         })
@@ -200,7 +200,7 @@ mod tests {
     fn notes_come_back_as_they_were() {
         let notes = Notes {
             config: "a = 1\n".into(),
-            tally: Totals::default(),
+            totals: Totals::default(),
             lengths: Lengths { metrics: 3, clients: 4 },
             version: "1".into(),
         };

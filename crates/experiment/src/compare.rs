@@ -26,8 +26,8 @@ pub use results::{Group, Measured, Outcome, Point, Spread};
 use session::Session;
 pub use variant::{DEFAULT_STRATEGIES, Variant, Variants, our_forms};
 
-/// Trains the cells that are waiting one after another, and writes what is known after each. `on_cell` hears of each that ended,
-/// and how long it took; `log` is that of the cell that runs.
+/// Trains the cells that are waiting one after another, and writes what is known after each. `watch` follows each of the runs,
+/// `on_cell` hears of each that ended, and how long it took; `log` is that of the cell that runs.
 ///
 /// # Errors
 /// A device, data or a model that cannot be used, a folder that cannot be written. Failed training is an outcome: see
@@ -51,7 +51,7 @@ pub fn train(
                 break;
             }
             let clock = Instant::now();
-            let outcome = session.train(cell, &outputs.folder_of(cell), log)?;
+            let outcome = session.train(cell, &outputs.folder_of(cell), log, watch)?;
             if outcome == Outcome::Missing {
                 break;
             }

@@ -11,8 +11,12 @@
 //! ```
 //!
 //! Whoever wants to follow a run, or to end it, hands in a [`Watch`] in place of `()`. [`compare`] runs strategies side by side;
-//! [`server`] and [`site`] are the two halves of a run, for federations across machines. The program's own front end, `bonfire`,
-//! is made of the modules below.
+//! [`server`] and [`site`] are the two halves of a run, for federations across machines. A device trains where it is compiled in:
+//! by the feature `flex` the CPU, by `wgpu`, `vulkan` and `cuda` GPUs. Several runs may go on in one process, each on a thread of
+//! its own; what a run says of itself is in its `run.log`, and on its thread `tracing` events.
+//!
+//! The program `bonfire` is made of the modules below: what a configuration names ([`config`], [`job`], [`device`]), what a run
+//! leaves ([`run_folder`], [`trained`], [`checkpoints`]), and what both are said in ([`mod@format`], [`log`]).
 #![deny(missing_docs)]
 
 pub mod checkpoints;

@@ -1,6 +1,7 @@
 //! What a run says of itself. Notes, warnings, errors and rounds are `tracing` events whose targets begin with `bonfire`; a run
 //! writes those of its thread into `run.log` in its folder, and hands them on to whoever listened before.
 
+use std::collections::BTreeSet;
 use std::fmt::{self, Display, Write as _};
 use std::fs::{File, OpenOptions};
 use std::io::Write as _;
@@ -22,6 +23,9 @@ use crate::{clock, format};
 /// Target of a round's event, whose field `row` is the round's row of `metrics.jsonl` as a JSON object.
 pub const ROUND: &str = "bonfire::round";
 
+/// Target of a note that is as true the second time, of another device's model as of the first's: whoever listens hears it once.
+const ONCE: &str = "bonfire::once";
+
 /// The field whose value is a JSON object, the fields of which become the event's.
 const ROW: &str = "row";
 
@@ -31,6 +35,11 @@ const KEPT: usize = 1000;
 /// Says what is worth knowing and is not a result.
 pub fn note(line: impl Display) {
     tracing::info!("{line}");
+}
+
+/// [`note`] what is said again on another device, or by another site of this process.
+pub(crate) fn note_once(line: impl Display) {
+    tracing::info!(target: ONCE, "{line}");
 }
 
 /// A round of `rounds` has ended.
@@ -127,18 +136,27 @@ pub fn listen(hear: impl Fn(&Entry, &str) + Send + Sync + 'static) {
 }
 
 fn listener(hear: impl Fn(&Entry, &str) + Send + Sync + 'static, next: Dispatch) -> Dispatch {
-    Dispatch::new(tracing_subscriber::registry().with(Listener { hear: Box::new(hear), next }))
+    Dispatch::new(tracing_subscriber::registry().with(Listener { hear: Box::new(hear), said: Mutex::default(), next }))
 }
+
+/// Takes what was said and the target of the event.
+type Hear = Box<dyn Fn(&Entry, &str) + Send + Sync>;
 
 /// Hears what Bonfire says; what other libraries say is handed on.
 struct Listener {
-    hear: Box<dyn Fn(&Entry, &str) + Send + Sync>,
+    hear: Hear,
+    /// What is to be said once and was.
+    said: Mutex<BTreeSet<String>>,
     next: Dispatch,
 }
 
 impl Listener {
     fn is_ours(metadata: &Metadata<'_>) -> bool {
         metadata.target().starts_with("bonfire") && *metadata.level() <= Level::DEBUG
+    }
+
+    fn is_new(&self, message: &str) -> bool {
+        self.said.lock().unwrap_or_else(PoisonError::into_inner).insert(message.to_owned())
     }
 }
 
@@ -150,7 +168,10 @@ impl<S: Subscriber> Layer<S> for Listener {
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
         let metadata = event.metadata();
         if Listener::is_ours(metadata) {
-            (self.hear)(&Entry::of(event), metadata.target());
+            let entry = Entry::of(event);
+            if metadata.target() != ONCE || self.is_new(&entry.message) {
+                (self.hear)(&entry, metadata.target());
+            }
         }
         if self.next.enabled(metadata) {
             self.next.event(event);
@@ -319,19 +340,17 @@ mod tests {
             let room = tempfile::tempdir().expect("a folder");
             log.during(|| {
                 note(format!("before {name}"));
+                (0..2).for_each(|_| note_once("the same of both"));
                 log.open(room.path()).expect("writable");
                 tracing::info!(target: "elsewhere", "not ours");
                 note(format!("after {name}"));
             });
             std::fs::read_to_string(room.path().join(LOG)).expect("written")
         };
-        let outer = dispatcher::Dispatch::new(tracing_subscriber::registry().with(Listener {
-            hear: {
-                let all = all.clone();
-                Box::new(move |entry, _| all.write(entry))
-            },
-            next: Dispatch::none(),
-        }));
+        let outer = {
+            let all = all.clone();
+            listener(move |entry, _| all.write(entry), Dispatch::none())
+        };
         let texts = std::thread::scope(|scope| {
             let run = |name: &'static str| {
                 let outer = &outer;
@@ -341,9 +360,9 @@ mod tests {
         });
         for (text, name) in texts.iter().zip(["a", "b"]) {
             let lines: Vec<&str> = text.lines().map(|line| &line[31..]).collect();
-            assert_eq!(lines, [format!("before {name}"), format!("after {name}")], "{text}");
+            assert_eq!(lines, [&format!("before {name}"), "the same of both", &format!("after {name}")], "{text}");
         }
         let Place::Later(heard) = &*all.place() else { panic!("no file") };
-        assert_eq!(heard.len(), 4, "{heard:?}");
+        assert_eq!(heard.len(), 5, "{heard:?}");
     }
 }

@@ -43,14 +43,14 @@ impl PartitionFile {
         let path = run.join(PARTITION);
         let Some(text) = read::optional(&path)? else { return Ok(None) };
         let broken = || format!("{} is not as a run leaves it", path.display());
-        let holdings: PartitionFile = serde_json::from_str(&text).with_context(broken)?;
-        let width = holdings.labels.len().max(1);
+        let partition: PartitionFile = serde_json::from_str(&text).with_context(broken)?;
+        let width = partition.labels.len().max(1);
         ensure!(
-            holdings.train.iter().all(|row| row.len() == width),
+            partition.train.iter().all(|row| row.len() == width),
             "{}: expected {width} numbers for every client",
             broken()
         );
-        Ok(Some(holdings))
+        Ok(Some(partition))
     }
 }
 
@@ -63,11 +63,11 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         assert_eq!(PartitionFile::read(folder.path()).expect("fine"), None);
         let labels = vec!["a".to_string(), "b".to_string()];
-        let mut holdings = PartitionFile { labels, train: vec![vec![1, 2], vec![0, 3]], test: vec![1, 0] };
-        holdings.write(folder.path()).expect("written");
-        assert_eq!(PartitionFile::read(folder.path()).expect("fine"), Some(holdings.clone()));
-        holdings.train[1].pop();
-        holdings.write(folder.path()).expect("written");
+        let mut partition = PartitionFile { labels, train: vec![vec![1, 2], vec![0, 3]], test: vec![1, 0] };
+        partition.write(folder.path()).expect("written");
+        assert_eq!(PartitionFile::read(folder.path()).expect("fine"), Some(partition.clone()));
+        partition.train[1].pop();
+        partition.write(folder.path()).expect("written");
         let error = PartitionFile::read(folder.path()).expect_err("a short row").to_string();
         assert!(error.contains("partition.json") && error.contains("2 numbers"), "{error}");
     }

@@ -26,7 +26,7 @@ pub struct Recorder {
     meta: PeftMeta,
     /// Where every weight trains.
     whole: Option<ModelFolder>,
-    tally: Totals,
+    totals: Totals,
     trackers: Trackers,
     rounds: usize,
     /// The resolved configuration, as TOML.
@@ -86,9 +86,9 @@ impl Recorder {
         let past = folder.rounds()?;
         let mut recorder = Recorder::over(folder, about, run, &past, interrupt)?;
         replace(&recorder.folder.path().join(CONFIG), recorder.config.as_bytes())?;
-        (recorder.tally, recorder.saved) = (notes.tally, Some(run.server().round));
+        (recorder.totals, recorder.saved) = (notes.totals, Some(run.server().round));
         recorder.write_state(&run.server().model())?;
-        recorder.written = recorder.tally.rounds();
+        recorder.written = recorder.totals.rounds();
         Ok(recorder)
     }
 
@@ -112,7 +112,7 @@ impl Recorder {
             identity,
             meta,
             whole,
-            tally: Totals::default(),
+            totals: Totals::default(),
             trackers,
             rounds,
             config: config_text,
@@ -145,7 +145,7 @@ impl Recorder {
                     return ControlFlow::Break(());
                 }
                 log::round(metrics, self.rounds);
-                watch.round_ended(metrics, clients, self.tally.upload_bytes())?;
+                watch.round_ended(metrics, clients, self.totals.upload_bytes())?;
                 self.interrupt.between_rounds()
             }
         }
@@ -169,7 +169,7 @@ impl Recorder {
         self.folder.check_there()?;
         let round = run.server().round;
         // A round whose evaluation failed has no row, and the checkpoint before it is the one to go on from.
-        if self.tally.rounds() == round {
+        if self.totals.rounds() == round {
             if self.saved != Some(round) {
                 self.save(run)?;
             }
@@ -193,13 +193,13 @@ impl Recorder {
     }
 
     /// Sums over the rounds so far.
-    pub fn tally(&self) -> &Totals {
-        &self.tally
+    pub fn totals(&self) -> &Totals {
+        &self.totals
     }
 
     /// The run in one object.
     pub fn summary(&self) -> Summary {
-        Summary { memory: self.memory, ..self.tally.summary(&self.identity) }
+        Summary { memory: self.memory, ..self.totals.summary(&self.identity) }
     }
 
     /// What the round needed of the devices' memory.
@@ -228,7 +228,7 @@ impl Recorder {
         let _writing = interrupt.writing();
         self.folder.check_there()?;
         self.folder.append(metrics, clients)?;
-        self.tally.add(metrics, clients.len());
+        self.totals.add(metrics, clients.len());
         self.weigh(metrics, run);
         self.trackers.round(metrics, clients)?;
         self.write_state(&run.server().model())?;
@@ -240,7 +240,7 @@ impl Recorder {
     fn save(&mut self, run: &Run) -> Result<()> {
         let notes = Notes {
             config: self.config.clone(),
-            tally: self.tally.clone(),
+            totals: self.totals.clone(),
             lengths: self.folder.lengths()?,
             version: env!("CARGO_PKG_VERSION").into(),
         };

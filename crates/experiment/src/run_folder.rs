@@ -3,7 +3,7 @@
 
 mod lock;
 mod names;
-pub mod own;
+pub(crate) mod own;
 pub mod read;
 
 use std::fs::{self, File, OpenOptions};

@@ -23,14 +23,15 @@ use crate::watch::Watch;
 pub struct OpenServer {
     /// Strategy, state and ledger.
     pub coordinator: Coordinator,
-    /// See [`fingerprint`].
+    /// SHA-256, in hex, of what server and sites must agree on: settings that change numbers, labels, tokenizer, and a sample of
+    /// the backbone's weights.
     pub fingerprint: String,
     /// The resolved configuration as TOML.
     pub config: String,
     model: Transformer,
     test: Split,
     identity: Identity,
-    tally: Totals,
+    totals: Totals,
     base_model: String,
 }
 
@@ -67,7 +68,7 @@ pub fn server(loaded: &CheckedConfig, watch: &mut dyn Watch) -> Result<OpenServe
         config: config.to_toml(),
         test,
         identity,
-        tally: Totals::default(),
+        totals: Totals::default(),
         base_model: config.model.path.base_model(),
         coordinator,
         model,
@@ -134,11 +135,11 @@ impl OpenServer {
 
     /// Notes a round's row for the summary.
     pub fn note(&mut self, row: &RoundMetrics, clients: &[ClientMetrics]) {
-        self.tally.add(row, clients.len());
+        self.totals.add(row, clients.len());
     }
 
     /// The run in one object, as `summary.json` has it.
     pub fn summary(&self) -> Summary {
-        self.tally.summary(&self.identity)
+        self.totals.summary(&self.identity)
     }
 }

@@ -34,7 +34,8 @@ pub enum Holding {
 pub struct OpenSite {
     /// The site.
     pub site: Site,
-    /// See [`fingerprint`].
+    /// SHA-256, in hex, of what server and sites must agree on: settings that change numbers, labels, tokenizer, and a sample of
+    /// the backbone's weights.
     pub fingerprint: String,
     base_model: String,
     /// Kept for the next site of this process.

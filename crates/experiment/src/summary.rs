@@ -232,28 +232,28 @@ pub(crate) mod tests {
 
     #[test]
     fn sums_and_last_lines() {
-        let mut tally = Totals::default();
-        tally.add(&round(1, 0.1), 2);
-        tally.add(&round(2, 0.5), 2);
-        tally.add(&round(3, 0.4), 2);
-        let summary = tally.summary(&run());
+        let mut totals = Totals::default();
+        totals.add(&round(1, 0.1), 2);
+        totals.add(&round(2, 0.5), 2);
+        totals.add(&round(3, 0.4), 2);
+        let summary = totals.summary(&run());
         assert_eq!((summary.rounds, summary.upload_bytes, summary.tokens_trained), (3, 300, 900));
         assert_eq!((summary.final_accuracy, summary.best_accuracy), (Some(0.4), Some(0.5)));
         assert_eq!(summary.tokens_per_second, 200.0);
         assert_eq!(
-            tally.upload_line(&run()).as_deref(),
+            totals.upload_line(&run()).as_deref(),
             Some(
                 "uploaded 300 B in 3 rounds: 8.0x less than LoRA at rank 8 (2.4 kB), 800x less than full fine-tuning (240 kB)"
             )
         );
-        assert_eq!(tally.accuracy_line().as_deref(), Some("accuracy ▁█▆  first 10.0%  best 50.0%  last 40.0%"));
+        assert_eq!(totals.accuracy_line().as_deref(), Some("accuracy ▁█▆  first 10.0%  best 50.0%  last 40.0%"));
     }
 
     #[test]
     fn a_run_without_rounds_has_a_summary_and_no_comparison() {
-        let tally = Totals::default();
-        assert_eq!(tally.summary(&run()).final_accuracy, None);
-        assert_eq!(tally.upload_line(&run()), None);
+        let totals = Totals::default();
+        assert_eq!(totals.summary(&run()).final_accuracy, None);
+        assert_eq!(totals.upload_line(&run()), None);
         assert_eq!(ratio(300, 299).as_deref(), Some("as much as"));
         assert_eq!(ratio(300, 200).as_deref(), Some("1.5x more than"));
     }

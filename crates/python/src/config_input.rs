@@ -2,13 +2,14 @@
 
 use std::path::PathBuf;
 
-use bonfire::embed::{self, ConfigInput, CheckedConfig};
+use bonfire_experiment::config::{self, CheckedConfig};
+use bonfire_experiment::embed;
 use pyo3::prelude::*;
 use pyo3::types::{PyAnyMethods, PyMapping};
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::errors::{user_error, of, other};
+use crate::errors::{of, other, user_error};
 
 /// Reads a configuration.
 pub fn load(
@@ -18,15 +19,19 @@ pub fn load(
     py: Python<'_>,
 ) -> PyResult<CheckedConfig> {
     embed::begin();
-    let given = match config {
-        None => ConfigInput::Quickstart,
+    let sets = sets(overrides)?;
+    let checked = match config {
+        None => config::load(None, &sets),
         Some(it) => match it.cast::<PyMapping>() {
-            Ok(mapping) => ConfigInput::Table(table(mapping)?),
-            Err(_) => ConfigInput::File(path(it)?),
+            Ok(mapping) => config::of_table("the configuration", table(mapping)?, &sets),
+            Err(_) => config::load(Some(&path(it)?), &sets),
         },
     };
-    let sets = sets(overrides)?;
-    embed::load(given, &sets, device).map_err(|error| of(py, &error))
+    let checked = checked.and_then(|checked| match device {
+        Some(device) => checked.on(device),
+        None => Ok(checked),
+    });
+    checked.map_err(|error| of(py, &error.into()))
 }
 
 /// A `str` or `os.PathLike`.
@@ -41,7 +46,9 @@ pub fn sets(overrides: Option<&Bound<'_, PyMapping>>) -> PyResult<Vec<String>> {
     let py = overrides.py();
     let set = |(key, value): (&String, &toml::Value)| format!("{key}={value}");
     let values = json(overrides.as_any())?;
-    let Value::Object(values) = values else { return Err(user_error(py, "overrides are a mapping from keys to values")) };
+    let Value::Object(values) = values else {
+        return Err(user_error(py, "overrides are a mapping from keys to values"));
+    };
     let mut all = toml::Table::new();
     for (key, value) in values {
         let what = || user_error(py, format!("the override of {key} has a value that no configuration has"));
@@ -62,9 +69,14 @@ fn json(it: &Bound<'_, PyAny>) -> PyResult<Value> {
     let py = it.py();
     let kwargs = pyo3::types::PyDict::new(py);
     kwargs.set_item("default", py.import("os")?.getattr("fspath")?)?;
-    let plain = if it.is_instance_of::<pyo3::types::PyDict>() { it.clone() } else { py.get_type::<pyo3::types::PyDict>().call1((it,))?.into_any() };
+    let plain = if it.is_instance_of::<pyo3::types::PyDict>() {
+        it.clone()
+    } else {
+        py.get_type::<pyo3::types::PyDict>().call1((it,))?.into_any()
+    };
     let text = py.import("json")?.call_method("dumps", (plain,), Some(&kwargs));
-    let text: String = text.map_err(|e| user_error(py, format!("a value that no configuration has: {e}")))?.extract()?;
+    let text: String =
+        text.map_err(|e| user_error(py, format!("a value that no configuration has: {e}")))?.extract()?;
     serde_json::from_str(&text).map_err(|e| user_error(py, format!("a value that no configuration has: {e}")))
 }
 

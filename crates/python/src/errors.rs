@@ -1,6 +1,6 @@
 //! The exceptions: one for all, and two that a caller may want to tell apart.
 
-use bonfire::embed;
+use bonfire_experiment::user_error::{UserError, block};
 use bonfire_federation::{DownloadError, FederationError};
 use pyo3::exceptions::{PyException, PyValueError};
 use pyo3::prelude::*;
@@ -49,10 +49,14 @@ fn raise(py: Python<'_>, kind: PyResult<&Py<PyType>>, words: String) -> PyErr {
 
 /// An error of the program, in the lines that the command line prints.
 pub fn of(py: Python<'_>, error: &anyhow::Error) -> PyErr {
-    let words = embed::words(error);
+    let words = block(error);
     let words = words.strip_prefix("error: ").unwrap_or(&words).to_string();
-    let setting = error.downcast_ref::<FederationError>();
-    if embed::is_user_error(error) || matches!(setting, Some(FederationError::Setting { .. })) { user_error(py, words) } else { raise(py, base(py), words) }
+    let setting = matches!(error.downcast_ref::<FederationError>(), Some(FederationError::Setting { .. }));
+    if setting || error.chain().any(|cause| cause.is::<UserError>()) {
+        user_error(py, words)
+    } else {
+        raise(py, base(py), words)
+    }
 }
 
 /// Something else that went wrong.

@@ -2,28 +2,20 @@
 //! crates; here values cross, the interpreter is released while devices work, and errors become exceptions.
 
 mod arrays;
-mod errors;
+mod comparison;
 mod config_input;
-mod messages;
+mod errors;
 mod interruptible;
+mod messages;
 mod runs;
 mod server;
 mod site;
-
-use std::ffi::OsString;
 
 use pyo3::prelude::*;
 
 /// As in the program: tensors come and go by the megabyte.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
-/// The program `bonfire` with these arguments; gives its exit code.
-#[pyfunction]
-fn main(py: Python<'_>, args: Vec<OsString>) -> u8 {
-    let name = OsString::from("bonfire");
-    py.detach(|| bonfire::main(std::iter::once(name).chain(args)))
-}
 
 #[pymodule]
 fn _bonfire(module: &Bound<'_, PyModule>) -> PyResult<()> {
@@ -39,6 +31,5 @@ fn _bonfire(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<server::Server>()?;
     module.add_class::<runs::Run>()?;
     module.add_function(wrap_pyfunction!(runs::train, module)?)?;
-    module.add_function(wrap_pyfunction!(runs::compare, module)?)?;
-    module.add_function(wrap_pyfunction!(main, module)?)
+    module.add_function(wrap_pyfunction!(runs::compare, module)?)
 }

@@ -183,8 +183,9 @@ impl Upload {
         slots: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Upload> {
         let py = header.py();
-        let get =
-            |name: &str| header.get_item(name).map_err(|_| user_error(py, format!("the upload's header has no {name}")));
+        let get = |name: &str| {
+            header.get_item(name).map_err(|_| user_error(py, format!("the upload's header has no {name}")))
+        };
         let wrong = |name: &str| user_error(py, format!("{name} in the upload's header is not a number that can be"));
         let mut words = [0u32; 4];
         for (word, name) in words.iter_mut().zip(NAMES) {

@@ -1,17 +1,20 @@
 //! `bonfire.train` and `bonfire.compare`: whole runs in this process, for notebooks.
 
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::mpsc::Sender;
 
 use anyhow::{Context, Result};
-use bonfire::embed::{self, Comparison, Interrupt};
-use bonfire_federation::{RoundMetrics, Summary};
+use bonfire_experiment::{Experiment, Interrupt, Watch};
+use bonfire_federation::{ClientMetrics, RoundMetrics, Summary};
 use pyo3::prelude::*;
 use pyo3::types::PyMapping;
 use serde_json::Value;
 
-use crate::errors::{user_error, of};
+use crate::comparison::Comparison;
 use crate::config_input::{self, plain};
+use crate::errors::{of, user_error};
 use crate::interruptible::patiently;
 
 /// A run that has ended, and its folder.
@@ -37,6 +40,17 @@ fn lines(path: &Path) -> Result<Vec<Value>> {
     text.lines().map(line).collect()
 }
 
+/// Sends every round to the thread that called.
+struct Rounds(Sender<RoundMetrics>);
+
+impl Watch for Rounds {
+    fn round_ended(&mut self, metrics: &RoundMetrics, _: &[ClientMetrics], _: u64) -> ControlFlow<()> {
+        // Nobody hears where the caller has gone; the interrupt ends the run then.
+        let _ = self.0.send(metrics.clone());
+        ControlFlow::Continue(())
+    }
+}
+
 #[pyfunction]
 #[pyo3(signature = (config = None, *, overrides = None, device = None, out = None, on_round = None))]
 pub fn train(
@@ -59,8 +73,10 @@ pub fn train(
         || stop.give_up(),
         on_round,
         |tell| {
-            let told = Box::new(move |row: &RoundMetrics| drop(tell.send(row.clone())));
-            embed::run(&loaded, out.as_deref(), interrupt, told)
+            let mut rounds = Rounds(tell);
+            let mut experiment = Experiment::load(loaded, out.as_deref(), interrupt, &mut rounds)?;
+            let summary = experiment.train(&mut rounds)?;
+            Ok((experiment.folder().to_path_buf(), summary))
         },
     )?;
     let ended = done.and_then(|(folder, summary)| {
@@ -89,7 +105,6 @@ pub fn compare<'py>(
     overrides: Option<&Bound<'py, PyMapping>>,
     device: Option<String>,
 ) -> PyResult<Bound<'py, PyAny>> {
-    // Checked here, so that a mapping is refused before a file is made of it.
     let loaded = config_input::load(config, overrides, device.as_deref(), py)?;
     let config = match config {
         Some(it) if it.cast::<PyMapping>().is_ok() => {
@@ -105,17 +120,11 @@ pub fn compare<'py>(
             Err(_) => Some(it.extract::<Vec<String>>()?.join(",")),
         },
     };
-    let out = out.unwrap_or_else(|| Path::new("compare").join(embed::name(&loaded)));
+    let out = out.unwrap_or_else(|| Path::new("compare").join(loaded.config.name()));
     let sets = config_input::sets(overrides)?;
-    let asked = Comparison { config, sets, device, strategies, seeds, ranks, alphas, out: out.clone() };
+    let asked = Comparison { config, sets, loaded, strategies, seeds, ranks, alphas, out };
     let interrupt = Arc::new(Interrupt::default());
     let stop = Arc::clone(&interrupt);
-    let done = patiently(py, || stop.give_up(), |()| Ok(()), |_tell| embed::comparison(asked, interrupt))?;
-    let path = out.join("compare.json");
-    let cells = done.and_then(|()| {
-        let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-        let mut all: Value = serde_json::from_str(&text).with_context(|| format!("cannot read {}", path.display()))?;
-        Ok(all["cells"].take())
-    });
+    let cells = patiently(py, || stop.give_up(), |()| Ok(()), |_tell| asked.run(interrupt))?;
     plain(py, &cells.map_err(|e| of(py, &e))?)
 }

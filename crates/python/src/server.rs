@@ -6,17 +6,17 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
-use bonfire::embed::{self, CheckedConfig, OpenServer};
 use bonfire_engine::Upload as EngineUpload;
+use bonfire_experiment::{CheckedConfig, OpenServer, server};
 use bonfire_federation::{Checkpoint, ClientMetrics, RoundMetrics};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyMapping};
 
 use crate::arrays;
-use crate::errors::{user_error, of};
 use crate::config_input::{self, plain};
-use crate::messages::{Download, Plan, Upload};
+use crate::errors::{of, user_error};
 use crate::interruptible::patiently;
+use crate::messages::{Download, Plan, Upload};
 
 struct Inner {
     open: OpenServer,
@@ -48,7 +48,7 @@ impl Server {
     fn open(py: Python<'_>, loaded: &CheckedConfig, evaluates: bool, state: Option<&[u8]>) -> PyResult<Server> {
         let work = |_| {
             let mut inner =
-                Inner { open: embed::server(loaded)?, history: vec![], clients: vec![], began: None, evaluates };
+                Inner { open: server(loaded, &mut ())?, history: vec![], clients: vec![], began: None, evaluates };
             state.map_or(Ok(()), |state| inner.take_up(state))?;
             Ok(inner)
         };

@@ -5,16 +5,16 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use bonfire::embed::{self, Holding, OpenSite};
+use bonfire_experiment::{Holding, OpenSite, site};
 use bonfire_federation::DownloadError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList, PyMapping};
 use serde_json::json;
 
-use crate::errors::{user_error, of, of_download};
 use crate::config_input::{self, plain};
-use crate::messages::{Download, Plan, Upload};
+use crate::errors::{of, of_download, user_error};
 use crate::interruptible::patiently;
+use crate::messages::{Download, Plan, Upload};
 
 /// What training may end with.
 enum Trouble {
@@ -64,7 +64,7 @@ impl Site {
     ) -> PyResult<Site> {
         let loaded = config_input::load(config, overrides, device, py)?;
         let holding = holding(shards)?;
-        let opened = patiently(py, || (), |()| Ok(()), |_| embed::site(&loaded, &holding))?;
+        let opened = patiently(py, || (), |()| Ok(()), |_| site(&loaded, &holding, &mut ()))?;
         opened.map(|site| Site(Mutex::new(site))).map_err(|e| of(py, &e))
     }
 

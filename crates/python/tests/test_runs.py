@@ -1,6 +1,8 @@
 """Whole runs, what they are told, and how they end."""
 
 import itertools
+import json
+import os
 import signal
 import subprocess
 import sys
@@ -86,13 +88,9 @@ def test_ctrl_c_is_a_keyboard_interrupt(tmp_path):
     child.send_signal(signal.SIGINT)
     _, errors = child.communicate(timeout=60)
     assert child.returncode != 0 and "KeyboardInterrupt" in errors
-    again = subprocess.run(
-        [sys.executable, "-m", "bonfire", "evaluate", str(tmp_path / "run")],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert again.returncode == 0 and "accuracy" in again.stdout, again.stderr
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["rounds"] == len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) >= 1
+    assert (tmp_path / "run" / "adapter" / "adapter_model.safetensors").is_file()
 
 
 def test_strategies_are_compared(tmp_path, small):
@@ -109,13 +107,50 @@ def test_strategies_are_compared(tmp_path, small):
         bonfire.compare(strategies="fedavg")
 
 
-def test_the_program_comes_with_the_package():
-    told = subprocess.run([sys.executable, "-m", "bonfire", "--version"], capture_output=True, text=True, check=True)
-    assert told.stdout.strip() == f"bonfire {bonfire.__version__}"
-    wrong = subprocess.run(
-        [sys.executable, "-m", "bonfire", "train", "none.toml"], capture_output=True, text=True, check=False
-    )
-    assert wrong.returncode == 2 and "cannot read the configuration none.toml" in wrong.stderr
+def test_two_runs_in_two_threads_keep_their_own_logs(tmp_path, small):
+    # A key of another strategy is left out with a note, which is this run's alone.
+    strategies = {"a": "fedit", "b": "ffa-lora"}
+    failed = []
+
+    def train(name):
+        try:
+            overrides = small | {"train.rounds": 2 if name == "a" else 3, "strategy.name": strategies[name]}
+            bonfire.train(overrides=overrides, out=tmp_path / name)
+        except bonfire.BonfireError as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=train, args=(name,)) for name in strategies]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failed
+    for name, rounds, strategy in [("a", 2, "fedit"), ("b", 3, "ffa-lora")]:
+        log = (tmp_path / name / "run.log").read_text().splitlines()
+        ended = [line for line in log if " INFO  round " in line]
+        assert len(ended) == rounds and all(f"of {rounds} " in line for line in ended), log
+        assert any(f"the clients of {strategy} all hold" in line for line in log), log
+        assert not any(other in line for other in strategies.values() if other != strategy for line in log), log
+
+
+@pytest.mark.skipif(os.name == "nt", reason="the stand-in is a shell script")
+def test_the_program_is_called_where_it_is_installed(tmp_path):
+    def call(path):
+        return subprocess.run(
+            [sys.executable, "-m", "bonfire", "train", "a b.toml"],
+            capture_output=True,
+            text=True,
+            check=False,
+            env=os.environ | {"PATH": str(path)},
+        )
+
+    program = tmp_path / "bonfire"
+    program.write_text("#!/bin/sh\necho $# $2\nexit 3\n")
+    program.chmod(0o755)
+    told = call(tmp_path)
+    assert (told.returncode, told.stdout) == (3, "2 a b.toml\n"), told.stderr
+    missing = call(tmp_path / "none")
+    assert missing.returncode == 2 and "bonfire-lora-cli" in missing.stderr
 
 
 def test_the_stubs_say_what_is_there():

@@ -3,8 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use bonfire_experiment::UserError;
-use bonfire_experiment::config;
+use bonfire_experiment::{UserError, config};
 use clap::Args;
 
 use crate::common::Common;

@@ -4,13 +4,12 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use anyhow::Result;
-use bonfire_experiment::UserError;
 use bonfire_experiment::compare::{Asked, Cell, Grid, Rank, Variant, Variants, our_forms};
 use bonfire_experiment::config::{RunConfig, TaskKind};
 use bonfire_experiment::format::table::{aligned, row};
 use bonfire_experiment::format::{bytes, seconds, short};
-use bonfire_experiment::job;
 use bonfire_experiment::log::note;
+use bonfire_experiment::{UserError, job};
 use bonfire_federation::{Choice, Forecast, StrategySettings, forecast};
 use bonfire_models::{ModelInfo, Task};
 use clap::Args;

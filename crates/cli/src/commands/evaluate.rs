@@ -6,11 +6,9 @@ use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 use bonfire_engine::{Evaluation, evaluate};
-use bonfire_experiment::device;
 use bonfire_experiment::format::percent;
-use bonfire_experiment::job;
 use bonfire_experiment::log::note;
-use bonfire_experiment::trained;
+use bonfire_experiment::{device, job, trained};
 use bonfire_models::{Model, Task};
 use clap::Args;
 use serde_json::json;

@@ -5,12 +5,9 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use bonfire_engine::{Sampling, generate};
-use bonfire_experiment::UserError;
 use bonfire_experiment::config::TaskKind;
-use bonfire_experiment::device;
-use bonfire_experiment::job;
 use bonfire_experiment::log::note;
-use bonfire_experiment::trained;
+use bonfire_experiment::{UserError, device, job, trained};
 use bonfire_models::{Model, Task};
 use clap::Args;
 

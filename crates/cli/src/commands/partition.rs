@@ -7,10 +7,9 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use bonfire_data::label_table;
-use bonfire_experiment::config;
-use bonfire_experiment::job;
 use bonfire_experiment::log::note;
 use bonfire_experiment::run_folder::replace;
+use bonfire_experiment::{config, job};
 use clap::Args;
 
 use crate::common::Common;

@@ -32,9 +32,9 @@ pub struct ReportArgs {
 /// A folder that is no run folder, a file in it that is missing or damaged, a disk that cannot be written.
 pub fn run(args: &ReportArgs, _: &Common) -> Result<()> {
     let labels = labels(&args.runs.iter().map(|run| run.as_path()).collect::<Vec<_>>());
-    let stories = args.runs.iter().zip(labels).map(|(run, label)| RunData::read(run, label));
-    let stories = stories.collect::<Result<Vec<_>>>()?;
-    replace(&args.out, page::page(&stories)?.as_bytes())?;
+    let runs = args.runs.iter().zip(labels).map(|(run, label)| RunData::read(run, label));
+    let runs = runs.collect::<Result<Vec<_>>>()?;
+    replace(&args.out, page::page(&runs)?.as_bytes())?;
     say(format!("wrote {}", args.out.display()));
     Ok(())
 }

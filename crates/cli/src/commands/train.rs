@@ -128,7 +128,7 @@ fn follow(args: &TrainArgs, loaded: &CheckedConfig, ready: Ready, mut recorder: 
             recorder.what_is_left()
         }
     })?;
-    let done = recorder.tally().rounds();
+    let done = recorder.totals().rounds();
     if done < rounds {
         note(format!("stopped after {done} of {rounds} rounds; go on with: {go_on}"));
     }
@@ -138,8 +138,8 @@ fn follow(args: &TrainArgs, loaded: &CheckedConfig, ready: Ready, mut recorder: 
 
 /// The run's last lines.
 fn say_result(recorder: &Recorder, quiet: bool) {
-    let (tally, identity) = (recorder.tally(), recorder.identity());
-    let upload = tally.upload_line(identity);
+    let (totals, identity) = (recorder.totals(), recorder.identity());
+    let upload = totals.upload_line(identity);
     let (path, summary) = (recorder.path().display(), recorder.summary());
     if is_json() {
         return say_row(&format!("the run is in {path}"), &summary, "");
@@ -151,7 +151,7 @@ fn say_result(recorder: &Recorder, quiet: bool) {
     }
     say("");
     let memory = summary.memory.map(|memory| memory_line(memory, &identity.device));
-    tally.accuracy_line().into_iter().chain(upload).chain(memory).for_each(say);
+    totals.accuracy_line().into_iter().chain(upload).chain(memory).for_each(say);
     say(format!("run folder: {path}"));
 }
 

@@ -8,8 +8,8 @@ use ratatui::style::{Color, Style};
 use ratatui::symbols::Marker;
 use ratatui::widgets::{Axis, Chart, Dataset, GraphType, LegendPosition};
 
-use super::State;
-use super::draw::framed;
+use super::state::State;
+use super::view::framed;
 
 /// A line of a chart.
 struct Curve {

@@ -7,9 +7,8 @@ use ratatui::style::{Color, Style, Stylize};
 use ratatui::text::{Line, Span, Text};
 use ratatui::widgets::{Cell, Paragraph, Row, Scrollbar, ScrollbarOrientation, ScrollbarState, Table};
 
-use super::State;
-use super::draw::{View, framed};
-use super::state::ClientRow;
+use super::state::{ClientRow, State};
+use super::view::{View, framed};
 
 /// From least to most.
 const SHADES: [char; 5] = [' ', '░', '▒', '▓', '█'];

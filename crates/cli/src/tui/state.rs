@@ -191,12 +191,12 @@ fn row(client: &ClientMetrics, accuracy: Option<f64>) -> ClientRow {
 
 /// The state that both threads hold.
 #[derive(Clone)]
-pub struct Outputs(Arc<Mutex<State>>);
+pub struct SharedState(Arc<Mutex<State>>);
 
-impl Outputs {
+impl SharedState {
     /// To be filled and drawn.
-    pub fn new(state: State) -> Outputs {
-        Outputs(Arc::new(Mutex::new(state)))
+    pub fn new(state: State) -> SharedState {
+        SharedState(Arc::new(Mutex::new(state)))
     }
 
     /// The state, for as long as a number takes to write.

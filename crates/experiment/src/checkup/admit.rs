@@ -11,7 +11,9 @@ use bonfire_kernels::runs_on_cpu;
 use bonfire_kernels::runtime::cache_folder;
 use serde::{Deserialize, Serialize};
 
-use super::{Depth, Purpose, Verdict, examine, verdict};
+use super::examine::{examine, verdict};
+use super::finding::{Depth, Verdict};
+use super::purpose::Purpose;
 use crate::device::Opened;
 use crate::log::note;
 use crate::run_folder::replace;

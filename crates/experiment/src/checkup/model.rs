@@ -9,66 +9,29 @@ use bonfire_models::check::{self, Allowed, Leaves, Step};
 use bonfire_models::{Architecture, ModelInfo, ModelSource, PackedBatch, Precision, TargetKind, Task, Transformer};
 use burn::tensor::Device;
 
-use super::{Depth, Finding, Purpose, answer};
-use crate::config::TaskKind;
-
-/// The small models that are checked. Whatever a run trains computes as one of them does, on larger matrices.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Small {
-    /// The built-in encoder.
-    Roberta,
-    /// An encoder of random weights with BERT's pooler and embeddings.
-    Bert,
-    /// The built-in decoder as a language model. Mistral's and Qwen2's layers are LLaMA's.
-    Llama,
-    /// The built-in decoder with a classifier's head.
-    LlamaClasses,
-}
+use super::finding::{Depth, Finding, answer};
+use super::purpose::{Purpose, Small, precisions};
 
 /// Classes of a classifier.
 const CLASSES: usize = 5;
 
-impl Small {
-    /// All of them.
-    pub const ALL: [Small; 4] = [Small::Llama, Small::LlamaClasses, Small::Bert, Small::Roberta];
-
-    /// The one that computes as a model of this shape does.
-    pub fn like(info: &ModelInfo, task: TaskKind) -> Small {
-        match (info.architecture, task) {
-            (Architecture::Bert | Architecture::DistilBert, _) => Small::Bert,
-            (architecture, _) if !architecture.is_decoder() => Small::Roberta,
-            (_, TaskKind::CausalLm) => Small::Llama,
-            (_, TaskKind::Classification) => Small::LlamaClasses,
-        }
-    }
-
-    /// Its name.
-    pub fn name(self) -> &'static str {
-        match self {
-            Small::Roberta => "tiny-roberta",
-            Small::Bert => "small bert",
-            Small::Llama => "tiny-llama",
-            Small::LlamaClasses => "tiny-llama, classes",
-        }
-    }
-
-    fn load(self, device: &Device) -> Result<Transformer, String> {
-        let (mut rng, device) = (stream(0, Use::HeadInit, 0, 0, 0), device.clone().autodiff());
-        let (kinds, classes) = (TargetKind::all(), Task::Classify(CLASSES));
-        let (source, task) = match self {
-            Small::Roberta => (Some(ModelSource::Builtin), classes),
-            Small::Llama => (Some(ModelSource::BuiltinLlama), Task::Causal),
-            Small::LlamaClasses => (Some(ModelSource::BuiltinLlama), classes),
-            Small::Bert => (None, classes),
+/// The small model on `device`.
+fn load(small: Small, device: &Device) -> Result<Transformer, String> {
+    let (mut rng, device) = (stream(0, Use::HeadInit, 0, 0, 0), device.clone().autodiff());
+    let (kinds, classes) = (TargetKind::all(), Task::Classify(CLASSES));
+    let (source, task) = match small {
+        Small::Roberta => (Some(ModelSource::Builtin), classes),
+        Small::Llama => (Some(ModelSource::BuiltinLlama), Task::Causal),
+        Small::LlamaClasses => (Some(ModelSource::BuiltinLlama), classes),
+        Small::Bert => (None, classes),
+    };
+    answer(|| {
+        let loaded = match source {
+            Some(source) => Transformer::load(&source, task, &kinds, &mut rng, &device),
+            None => Transformer::random(small_bert(), task, &kinds, &mut rng, &device),
         };
-        answer(|| {
-            let loaded = match source {
-                Some(source) => Transformer::load(&source, task, &kinds, &mut rng, &device),
-                None => Transformer::random(small_bert(), task, &kinds, &mut rng, &device),
-            };
-            loaded.map_err(|e| e.to_string())
-        })
-    }
+        loaded.map_err(|e| e.to_string())
+    })
 }
 
 fn small_bert() -> ModelInfo {
@@ -87,12 +50,6 @@ fn small_bert() -> ModelInfo {
         initializer_range: 0.2,
         ..ModelInfo::minilm()
     }
-}
-
-/// What is checked on `device`: f32, TF32 where it has that, and one 16-bit type of those it has.
-pub(super) fn precisions(device: &Device) -> Vec<Precision> {
-    let halves = [Precision::Bf16, Precision::F16].into_iter().find(|half| half.runs_on(device));
-    [Precision::F32, Precision::Tf32].into_iter().filter(|p| p.runs_on(device)).chain(halves).collect()
 }
 
 /// A model's step on the CPU, and what is needed to do it elsewhere.
@@ -129,7 +86,7 @@ fn one(
     cpu: &Device,
     findings: &mut Vec<Finding>,
 ) -> Result<(), String> {
-    let model = of.load(cpu)?;
+    let model = load(of, cpu)?;
     let (leaves, batch) = (check::leaves(&model), check::batch(&model));
     let step = answer(|| check::step(&model, &leaves, &batch))?;
     let reference = Reference { of, model, leaves, batch, step };
@@ -137,7 +94,7 @@ fn one(
         findings.push(reference.slope()?);
         return Ok(());
     }
-    let model = of.load(device)?;
+    let model = load(of, device)?;
     for &precision in precisions {
         let model = model.clone().computing_in(precision);
         let found = answer(|| check::step(&model, &reference.leaves, &reference.batch))?;
@@ -202,27 +159,13 @@ fn relative(found: &Part, expected: &Part) -> f64 {
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_run_is_like_the_model_of_its_body_and_task() {
-        let of = |architecture| ModelInfo { architecture, ..ModelInfo::minilm() };
-        for (architecture, task, model) in [
-            (Architecture::Roberta, TaskKind::Classification, Small::Roberta),
-            (Architecture::Bert, TaskKind::Classification, Small::Bert),
-            (Architecture::Llama, TaskKind::CausalLm, Small::Llama),
-            (Architecture::Mistral, TaskKind::CausalLm, Small::Llama),
-            (Architecture::Qwen2, TaskKind::Classification, Small::LlamaClasses),
-        ] {
-            assert_eq!(Small::like(&of(architecture), task), model);
-        }
-    }
-
     /// The CPU rounds where a GPU does, so what it finds is what a right GPU would: allowed with room to spare.
     #[cfg(feature = "flex")]
     #[test]
     fn what_rounding_alone_does_is_allowed() {
         let (cpu, mut tight) = (Device::flex(), Vec::new());
         for small in Small::ALL {
-            let model = small.load(&cpu).expect("the small models load");
+            let model = load(small, &cpu).expect("the small models load");
             let (leaves, batch) = (check::leaves(&model), check::batch(&model));
             let step = check::step(&model, &leaves, &batch).expect("the CPU works");
             let reference = Reference { of: small, model, leaves, batch, step };

@@ -6,8 +6,7 @@ use anyhow::{Context, Result};
 use bonfire_federation::Summary;
 use toml::Table;
 
-use crate::config::moved::bring_up_to_date;
-use crate::config::{Difference, differences};
+use crate::config::{Difference, bring_up_to_date, differences};
 use crate::run_folder::{CONFIG, SUMMARY, holds_something, read};
 use crate::user_error::UserError;
 

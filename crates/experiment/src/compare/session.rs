@@ -73,7 +73,7 @@ impl<'g> Session<'g> {
     ///
     /// # Errors
     /// A file cannot be written. Failed training is an outcome.
-    pub fn train(&self, cell: usize, folder: &Path, log: &RunLog) -> Result<Outcome> {
+    pub fn train(&self, cell: usize, folder: &Path, log: &RunLog, watch: &mut dyn Watch) -> Result<Outcome> {
         let loaded = &self.grid.cells[cell].loaded;
         let config = &loaded.config;
         let (shards, partition) = &self.shards[&partition_of(config)];
@@ -98,13 +98,13 @@ impl<'g> Session<'g> {
             }
         };
         log.open(folder)?;
-        let trained = run.train(&mut |event| recorder.hear(event, &mut ()));
+        let trained = run.train(&mut |event| recorder.hear(event, watch));
         let written = recorder.finish(&run);
         log.close();
         written?;
         match trained {
             Err(error) => Ok(Outcome::Failed(error.to_string())),
-            Ok(()) if recorder.tally().rounds() < recorder.rounds() => Ok(Outcome::Missing),
+            Ok(()) if recorder.totals().rounds() < recorder.rounds() => Ok(Outcome::Missing),
             Ok(()) => Ok(Outcome::Done(Box::new(Measured::read(folder)?))),
         }
     }

@@ -8,8 +8,9 @@
 use serde::de::DeserializeOwned;
 use toml::{Table, Value};
 
-use super::document::{Document, Path, path_at, remove};
-use super::explain;
+use super::document::{Document, path_at};
+use super::explain::{self, Fault};
+use super::key::{Path, remove};
 use crate::user_error::UserError;
 
 /// Keys that say which kind of table this is, with the table they stand in.
@@ -23,15 +24,6 @@ const TAGS: [(&[&str], &str); 5] = [
 
 /// Keys that are tried at most to find the one at fault. No section has a tenth as many that are known.
 const TRIES: usize = 300;
-
-/// A complaint of serde's and the key it is about.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Fault {
-    /// The key; for a missing key, the table that lacks it.
-    pub path: Path,
-    /// serde's words.
-    pub message: String,
-}
 
 /// Reads the document as `T`.
 ///

@@ -6,11 +6,9 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 use toml::{Table, Value};
 
+use super::key::{Path, remove};
 use super::overrides::Override;
 use crate::user_error::UserError;
-
-/// Keys from the root to a value: `["train", "rounds"]`.
-pub type Path = Vec<String>;
 
 /// A configuration before it is checked.
 #[derive(Clone, Debug)]
@@ -97,18 +95,6 @@ impl Document {
     pub fn get(&self, path: &[String]) -> Option<&Value> {
         let (first, rest) = path.split_first()?;
         rest.iter().try_fold(self.table.get(first)?, |value, key| value.as_table()?.get(key))
-    }
-}
-
-/// Takes the value at `path` out of `table`; whether there was one.
-pub fn remove(table: &mut Table, path: &[String]) -> bool {
-    match path {
-        [] => false,
-        [last] => table.remove(last).is_some(),
-        [first, rest @ ..] => match table.get_mut(first) {
-            Some(Value::Table(inner)) => remove(inner, rest),
-            _ => false,
-        },
     }
 }
 

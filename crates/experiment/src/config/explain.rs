@@ -1,9 +1,19 @@
 //! serde's complaints in the words of a user of the configuration file, with the nearest right key or word.
 
-use super::check::Fault;
 use super::document::Document;
+use super::key::Path;
 use super::moved::new_name;
+use super::run_config::home_of;
 use crate::user_error::UserError;
+
+/// A complaint of serde's and the key it is about.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Fault {
+    /// The key; for a missing key, the table that lacks it.
+    pub path: Path,
+    /// serde's words.
+    pub message: String,
+}
 
 /// Turns a fault into a message with its place and what would be right.
 pub fn mistake(document: &Document, fault: &Fault) -> UserError {
@@ -40,7 +50,7 @@ fn key_in(name: &str, table: &str) -> String {
 
 /// Advice on an unknown key: the nearest one here, or the section it belongs to.
 fn keys_help(name: &str, choices: &[&str], table: &str) -> String {
-    match super::home_of(name) {
+    match home_of(name) {
         Some(home) if home != table => format!("`{name}` belongs to [{home}]"),
         _ => advice("key", name, choices),
     }

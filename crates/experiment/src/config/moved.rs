@@ -3,8 +3,7 @@
 
 use toml::{Table, Value};
 
-use super::document::remove;
-use super::path_of;
+use super::key::{path_of, remove};
 
 /// Old key, new key.
 const MOVED: [(&str, &str); 4] = [

@@ -2,7 +2,7 @@
 
 use toml::{Table, Value};
 
-use super::document::Path;
+use super::key::Path;
 use crate::user_error::UserError;
 
 /// One `--set`.

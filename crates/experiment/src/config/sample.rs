@@ -5,8 +5,8 @@ use serde_json::Value;
 use toml::Table;
 
 use super::document::Document;
+use super::run_config::{QUICKSTART, RunConfig};
 use super::schema::{choices, properties, schema};
-use super::{QUICKSTART, RunConfig};
 
 /// Longest line of a comment.
 const WIDTH: usize = 110;

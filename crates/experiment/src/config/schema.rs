@@ -4,7 +4,7 @@
 use schemars::generate::SchemaSettings;
 use serde_json::Value;
 
-use super::RunConfig;
+use super::run_config::RunConfig;
 
 /// The schema, in the draft that editors know best and without references.
 pub fn schema() -> Value {
@@ -180,7 +180,7 @@ mod tests {
     #[test]
     fn what_the_program_refuses_does_not_fit() {
         let schema = schema();
-        let text = crate::config::QUICKSTART;
+        let text = crate::config::run_config::QUICKSTART;
         for (good, bad) in [
             ("name = \"lora-a2\"", "name = \"lora-a3\""),
             ("rank = 8", "rnk = 8"),

@@ -1,7 +1,8 @@
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use super::document::Document;
 use super::*;
-use crate::config::document::Document;
+use crate::user_error::UserError;
 
 /// A small valid configuration.
 const SMALL: &str = r#"

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use proptest::prelude::*;
 
+use super::run_config::QUICKSTART;
 use super::*;
 use crate::hostile::{config, mutated};
 

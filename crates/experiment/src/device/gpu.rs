@@ -8,7 +8,8 @@ use bonfire_kernels::runtime;
 use bonfire_kernels::{CudaFault, cuda_driver};
 use burn::tensor::{Device, DeviceType, Tensor};
 
-use super::{DeviceChoice, Opened};
+use super::choice::DeviceChoice;
+use super::opened::Opened;
 use crate::log::note;
 use crate::panics::quietly;
 use crate::user_error::UserError;

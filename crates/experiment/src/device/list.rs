@@ -7,7 +7,9 @@ use std::str::FromStr;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
-use super::{DeviceChoice, Opened, open};
+use super::choice::DeviceChoice;
+use super::open::open;
+use super::opened::Opened;
 use crate::user_error::UserError;
 
 /// The devices a run trains on, the first of which also evaluates.

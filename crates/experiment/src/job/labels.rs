@@ -7,8 +7,8 @@ use bonfire_data::Dataset;
 use bonfire_models::ModelSource;
 use serde_json::Value;
 
-use super::note_once;
 use crate::config::{CheckedConfig, TaskKind};
+use crate::log::note_once;
 
 /// The data with its labels in the order that the `config.json` of the model in `source` numbers them, where that names exactly
 /// these, upper and lower case aside; else as they are. A head for as many classes by other names is noted.
@@ -28,7 +28,7 @@ pub fn ordered(loaded: &CheckedConfig, data: Dataset, source: &ModelSource) -> D
         None => {
             let has_head = source.info().is_ok_and(|info| source.has_head(&info));
             if has_head && names.len() == data.labels.len() {
-                note_once(&format!(
+                note_once(format!(
                     "{file}: the model's head calls its classes {}, the data {}: row by row they are taken for each other; \
                      model.new_head = true draws a new head",
                     list(&names),

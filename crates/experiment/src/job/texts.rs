@@ -7,7 +7,7 @@ use bonfire_data::{CausalTokenizer, CausalTokens, Content, Dataset, Example, Tok
 use bonfire_engine::{Split, TokenizedData};
 use bonfire_models::{Goal, ModelInfo, ModelSource, Task};
 
-use super::placed;
+use super::said::placed;
 use crate::config::{CheckedConfig, TaskKind};
 use crate::log::note;
 use crate::user_error::UserError;

@@ -8,7 +8,6 @@ use anyhow::{Context, Result};
 
 use super::names::LOCK;
 use super::{own, read};
-use crate::log::note;
 use crate::user_error::UserError;
 
 /// Says that this process writes a folder, for as long as it lives: the system takes the lock back when the process ends,
@@ -35,10 +34,10 @@ impl Lock {
                     .help("wait until it is done, or name another folder")
                     .into());
             }
-            Err(TryLockError::Error(error)) if knows_no_locks(&error) => note(format!(
+            Err(TryLockError::Error(error)) if knows_no_locks(&error) => tracing::info!(
                 "the file system of {} knows no locks ({error}): take care that no other bonfire writes there",
                 path.display()
-            )),
+            ),
             Err(TryLockError::Error(error)) => {
                 return Err(error).with_context(|| format!("cannot lock {}", file.display()));
             }

@@ -1,15 +1,26 @@
-"""The program `bonfire`, as installed with the package: `bonfire train`, or `python -m bonfire train`."""
+"""`python -m bonfire`: the program `bonfire`, from this environment or the path."""
 
-import signal
+import os
+import shutil
+import subprocess
 import sys
-
-from bonfire._bonfire import main as program
+import sysconfig
 
 
 def main() -> int:
-    # The program hears Ctrl-C itself.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    return program(sys.argv[1:])
+    scripts = sysconfig.get_path("scripts")
+    program = shutil.which("bonfire", path=scripts) or shutil.which("bonfire")
+    if program is None:
+        print(
+            "error: the program `bonfire` is not installed here\n"
+            "  help:    this package is its engine for Python; the program is the package bonfire-lora-cli (crates/cli)",
+            file=sys.stderr,
+        )
+        return 2
+    command = [program, *sys.argv[1:]]
+    if os.name == "nt":
+        return subprocess.run(command, check=False).returncode
+    os.execv(program, command)
 
 
 if __name__ == "__main__":

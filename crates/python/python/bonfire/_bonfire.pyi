@@ -22,7 +22,6 @@ __all__ = [
     "Upload",
     "__version__",
     "compare",
-    "main",
     "train",
 ]
 
@@ -352,7 +351,5 @@ def compare(
     device: str | None = None,
 ) -> list[dict[str, Any]]:
     """Strategies side by side on the same data and seeds, as `bonfire compare`: a row a run. The folder `out`,
-    `compare/<name>` unless named, holds the table and the pictures; what is there already is not run again."""
-
-def main(args: Sequence[str | os.PathLike[str]]) -> int:
-    """The program `bonfire` with these arguments; gives its exit code."""
+    `compare/<name>` unless named, holds the table and the runs; what is there already is not run again. Pictures are drawn by
+    `bonfire compare` with the same options and folder."""

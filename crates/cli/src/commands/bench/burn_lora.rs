@@ -189,15 +189,23 @@ fn train(
 #[cfg(test)]
 #[cfg(feature = "flex")]
 mod tests {
+    use clap::Parser;
+
     use super::*;
+
+    /// A command line of `bonfire bench`.
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: BenchArgs,
+    }
 
     #[test]
     fn adapters_and_head_get_gradients_and_nothing_else() {
         let device = Device::flex().autodiff();
         let info = ModelInfo { layers: 2, hidden: 16, heads: 2, intermediate: 32, vocab: 40, ..ModelInfo::minilm() };
-        let line = ["bonfire", "bench", "step", "--targets", "qv", "--rank", "2"];
-        let cli = <crate::args::Cli as clap::Parser>::try_parse_from(line).expect("valid");
-        let crate::args::Command::Bench(args) = cli.command else { panic!("the bench command") };
+        let line = ["bench", "step", "--targets", "qv", "--rank", "2"];
+        let args = Line::try_parse_from(line).expect("valid").args;
         let model = PlainEncoder::new(&info, 3, &device).with_lora(&args);
         let batch = PaddedBatch::new(&[&vec![0, 5, 2], &vec![0, 7, 8, 9, 2]], vec![0, 2], 2, &device);
         let labels = batch.labels.clone();

@@ -2,12 +2,12 @@
 
 mod cases;
 
-use anyhow::{Result, anyhow};
+use anyhow::Result;
 use bonfire_experiment::format::table::{aligned, milliseconds, row, three};
 use burn::tensor::{Device, Distribution, Tensor};
 use serde::Serialize;
 
-use self::cases::{Case, cases};
+use self::cases::{Case, cases, numbers};
 use super::args::BenchArgs;
 use super::chart::{Bars, Panel};
 use super::stopwatch::{Seconds, in_turns};
@@ -108,12 +108,6 @@ fn differences(case: &Case, weights: &Tensor<2>) -> Result<(f64, f64)> {
     }
     let found = sides[0].iter().zip(&sides[1]).map(|(ours, reference)| difference(ours, reference));
     Ok(found.fold((0.0, 0.0), |(a, r), (absolute, relative)| (f64::max(a, absolute), f64::max(r, relative))))
-}
-
-/// The numbers of a tensor.
-fn numbers<const D: usize>(tensor: Tensor<D>) -> Result<Vec<f32>> {
-    let data = tensor.try_into_data().map_err(|error| anyhow!("the device failed: {error}"))?;
-    data.try_to_vec().map_err(|error| anyhow!("the device gave something else than f32: {error:?}"))
 }
 
 /// Absolute and relative difference; what is not a number is infinitely far off.

@@ -4,12 +4,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use bonfire_experiment::UserError;
 use bonfire_experiment::config::{self, CheckedConfig, TaskKind};
-use bonfire_experiment::job;
 use bonfire_experiment::partition_file::PartitionFile;
 use bonfire_experiment::run_folder::{ADAPTER, CLIENTS, client_folder};
 use bonfire_experiment::trained::config_of;
+use bonfire_experiment::{UserError, job};
 pub use bonfire_models::Task;
 use bonfire_models::{ModelInfo, ModelSource, peft};
 
@@ -98,7 +97,7 @@ impl OpenedRun {
 
     /// Names of the classes: as the run wrote them down, or of its data where those are still there.
     pub fn labels(&self) -> Option<Vec<String>> {
-        let written = PartitionFile::read(&self.folder).ok().flatten().map(|holdings| holdings.labels);
+        let written = PartitionFile::read(&self.folder).ok().flatten().map(|partition| partition.labels);
         written.or_else(|| job::dataset(&self.loaded, &mut Waiting::default()).ok().map(|data| data.labels))
     }
 }

@@ -6,10 +6,8 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use bonfire_data::random::{Use, stream};
 use bonfire_engine::{Scorer, Split};
-use bonfire_experiment::config;
-use bonfire_experiment::device;
-use bonfire_experiment::job;
 use bonfire_experiment::run_folder::CONFIG;
+use bonfire_experiment::{config, device, job};
 use bonfire_models::{Adapter, Model, ModelSource, Precision, Task, Transformer, gguf, peft};
 
 use super::args::Format;

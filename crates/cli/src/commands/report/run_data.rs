@@ -238,8 +238,8 @@ impl TimeData {
 }
 
 impl PartitionData {
-    fn of(holdings: PartitionFile) -> PartitionData {
-        let PartitionFile { labels, train, .. } = holdings;
+    fn of(partition: PartitionFile) -> PartitionData {
+        let PartitionFile { labels, train, .. } = partition;
         let clients = spaced(train.len(), HELD);
         let total = |label: usize| train.iter().map(|row| row[label]).sum::<usize>();
         let mut kept: Vec<usize> = (0..labels.len()).collect();

@@ -6,27 +6,9 @@ use bonfire_models::check::{self, Leaves};
 use bonfire_models::{Goal, ModelInfo, PackedBatch, TargetKind, Task, Transformer};
 use burn::tensor::Device;
 
-use super::{SelfTestArgs, torch};
-
-/// Parts of a result, each with how far it is off.
-pub type Offs = Vec<(String, f64)>;
-
-/// What answers a question.
-type Run = Box<dyn Fn(&Device) -> Result<Offs, String>>;
-
-/// One question to a device.
-pub struct Check {
-    /// What is computed.
-    pub what: String,
-    /// On which shape.
-    pub shape: String,
-    /// In which format.
-    pub format: &'static str,
-    /// How far any part may be off.
-    pub allowed: f64,
-    /// Computes it on the device, without autodiff.
-    pub run: Run,
-}
+use super::args::SelfTestArgs;
+use super::check::{Check, Offs};
+use super::torch;
 
 /// The checks that `args` ask for on `device`.
 pub fn all(args: &SelfTestArgs, device: &Device) -> Vec<Check> {

@@ -12,7 +12,7 @@ use bonfire_models::check::torch::{Files, TorchCase};
 use bonfire_models::{Adapter, DeltaLog, Factor, Precision};
 use burn::tensor::Device;
 
-use super::checks::{Check, Offs};
+use super::check::{Check, Offs};
 
 macro_rules! files {
     ($name:literal) => {

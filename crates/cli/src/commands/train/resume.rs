@@ -4,14 +4,13 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
-use bonfire_experiment::RunLog;
-use bonfire_experiment::UserError;
 use bonfire_experiment::checkpoints::{self, Save};
-use bonfire_experiment::config::moved::bring_up_to_date;
+use bonfire_experiment::config::bring_up_to_date;
 use bonfire_experiment::config::{self, CheckedConfig, Difference, differences};
 use bonfire_experiment::log::note;
 use bonfire_experiment::recorder::Recorder;
 use bonfire_experiment::run_folder::{CONFIG, Lock, RunFolder, read};
+use bonfire_experiment::{RunLog, UserError};
 use toml::Table;
 
 use super::{TrainArgs, follow, load, prepare};

@@ -5,6 +5,7 @@ use bonfire_federation::{ClientMetrics, RoundMetrics};
 use ratatui::Terminal;
 use ratatui::backend::TestBackend;
 
+use super::super::view::PANELS;
 use super::super::{About, State};
 use super::*;
 

@@ -11,7 +11,6 @@ use bonfire_models::{PackedBatch, Rounding};
 use burn::tensor::activation::softmax;
 use burn::tensor::{Device, Distribution, Gradients, Int, Tensor, TensorData};
 
-use super::numbers;
 use crate::commands::bench::args::BenchArgs;
 use crate::commands::bench::work::Work;
 
@@ -288,4 +287,10 @@ impl Padding {
         let mixed = product(softmax(scores, 3), part(2), Arithmetic::F32).swap_dims(1, 2);
         mixed.reshape([self.sequences * self.longest, features]).select(0, self.back.clone())
     }
+}
+
+/// The numbers of a tensor.
+pub fn numbers<const D: usize>(tensor: Tensor<D>) -> Result<Vec<f32>> {
+    let data = tensor.try_into_data().map_err(|error| anyhow!("the device failed: {error}"))?;
+    data.try_to_vec().map_err(|error| anyhow!("the device gave something else than f32: {error:?}"))
 }

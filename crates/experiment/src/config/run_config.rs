@@ -1,0 +1,168 @@
+//! A configuration as data: the sections, and what in them cannot work.
+
+use bonfire_engine::{Problem, TrainSettings};
+use bonfire_federation::{
+    AdapterSettings, ClientSettings, EvaluateSettings, PrivacySettings, ServerSettings, Settings, StrategySettings,
+};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::sections::{
+    DataSection, EngineSection, ModelSection, SaveSection, Source, TaskKind, TextColumns, TrackSection,
+};
+use crate::repo_name::RepoName;
+
+/// What `train` runs when no file is named.
+pub const QUICKSTART: &str = include_str!("../../../../configs/quickstart.toml");
+
+/// A checked configuration.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RunConfig {
+    /// Name of the run; left out: the file's name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// The frozen backbone.
+    pub model: ModelSection,
+    /// The texts and how they are dealt out.
+    pub data: DataSection,
+    /// Who takes part.
+    pub clients: ClientSettings,
+    /// The adapter all clients share.
+    pub adapter: AdapterSettings,
+    /// Local training.
+    pub train: TrainSettings,
+    /// How uploads become the next global adapter.
+    pub strategy: StrategySettings,
+    /// How movements are combined, where the strategy averages them.
+    #[serde(default)]
+    pub server: ServerSettings,
+    /// What is done so that an upload tells little about its client.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub privacy: Option<PrivacySettings>,
+    /// How the work is put on the device.
+    #[serde(default)]
+    pub engine: EngineSection,
+    /// When and how the global model is evaluated.
+    #[serde(default)]
+    pub evaluate: EvaluateSettings,
+    /// How often the run is saved.
+    #[serde(default)]
+    pub save: SaveSection,
+    /// Files for other tools that follow a run.
+    #[serde(default)]
+    pub track: TrackSection,
+}
+
+impl RunConfig {
+    /// What the federation reads of it.
+    pub fn settings(&self) -> Settings {
+        Settings {
+            clients: self.clients.clone(),
+            adapter: self.adapter.clone(),
+            train: self.train.clone(),
+            strategy: self.strategy.clone(),
+            server: self.server,
+            privacy: self.privacy,
+            evaluate: self.evaluate.clone(),
+            engine: self.engine.settings(),
+        }
+    }
+
+    /// The run's name.
+    pub fn name(&self) -> &str {
+        self.name.as_deref().unwrap_or("run")
+    }
+
+    /// The partition's kind and values in words, as `dirichlet, alpha 0.1`.
+    pub fn partition_words(&self) -> String {
+        let table = toml::Table::try_from(&self.data.partition).unwrap_or_default();
+        let values = table.iter().filter(|(key, _)| *key != "kind").map(|(key, value)| format!(", {key} {value}"));
+        let kind = table.get("kind").and_then(toml::Value::as_str).unwrap_or_default();
+        format!("{kind}{}", values.collect::<String>())
+    }
+
+    /// The configuration as TOML, all defaults written out.
+    pub fn to_toml(&self) -> String {
+        toml::to_string(self).expect("settings are plain tables, numbers and text")
+    }
+
+    /// The first value that cannot work, as `(key, what would be right)`.
+    pub(super) fn problem(&self) -> Option<Problem> {
+        self.own_problem().or_else(|| self.settings().problem())
+    }
+
+    /// The first problem in the parts that are not the federation's.
+    fn own_problem(&self) -> Option<Problem> {
+        let file_name = |name: &str| {
+            let fits = |c: char| c.is_alphanumeric() || "-_.".contains(c);
+            !name.is_empty() && !name.starts_with('.') && name.chars().all(fits)
+        };
+        let checks = [
+            (
+                "name",
+                self.name.as_deref().is_none_or(file_name),
+                "must be letters, digits, `-`, `_` and `.`: it names the run's folder",
+            ),
+            ("model.path", self.model.path != Source::Unset, "is not set"),
+            ("data.path", self.data.path != Source::Unset, "is not set"),
+            ("model.path", self.model.path.is_well_named(), RepoName::FORM),
+            ("data.path", self.data.path.is_well_named_data(), RepoName::DATA_FORM),
+            (
+                "data.max_length",
+                self.data.max_length >= 3,
+                "must be at least 3: a text's first and last special token and one of its own",
+            ),
+            ("save.every", self.save.every >= 1, "must be at least 1"),
+            (
+                "save.keep",
+                self.save.keep >= 2,
+                "must be at least 2: one checkpoint that is good while the next is written",
+            ),
+            ("data.labels", self.data.labels.is_none_or(|n| n >= 2), "must be at least 2"),
+            (
+                "data.text",
+                self.data.text.is_none() || self.data.prompt.is_none(),
+                "names the texts, and data.prompt and data.response make them: set one of both",
+            ),
+            (
+                "data.text",
+                self.model.task == TaskKind::Classification || !matches!(&self.data.text, Some(TextColumns::Pair(_))),
+                "names a pair, which is for classifiers; a language model learns one column, or data.prompt and data.response",
+            ),
+            (
+                "data.split",
+                self.data.split.is_none_or(|s| {
+                    [s.test, s.validation].iter().all(|share| (0.0..1.0).contains(share))
+                        && s.test + s.validation > 0.0
+                        && s.test + s.validation < 1.0
+                }),
+                "must hold shares from 0 that leave rows to train on, such as { test = 0.2, validation = 0.1 }",
+            ),
+            (
+                "data.prompt",
+                self.data.prompt.is_some() || self.data.response.is_none(),
+                "is not set, but data.response is: set both or neither",
+            ),
+            (
+                "data.response",
+                self.data.response.is_some() || self.data.prompt.is_none(),
+                "is not set, but data.prompt is: set both or neither",
+            ),
+            (
+                "data.prompt",
+                self.data.prompt.is_none() || self.model.task == TaskKind::CausalLm,
+                "is for causal language models: set model.task = \"causal-lm\", or leave it and data.response out",
+            ),
+        ];
+        checks.into_iter().find(|(_, fine, _)| !fine).map(|(key, _, what)| Problem::new(key, what))
+    }
+}
+
+/// The section in which the quickstart has a key of this name.
+pub fn home_of(key: &str) -> Option<String> {
+    let config: RunConfig = toml::from_str(QUICKSTART).ok()?;
+    let table: toml::Table = toml::from_str(&config.to_toml()).ok()?;
+    let holds = |value: &toml::Value| value.as_table().is_some_and(|section| section.contains_key(key));
+    table.iter().find(|(_, value)| holds(value)).map(|(section, _)| section.clone())
+}

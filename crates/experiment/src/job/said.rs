@@ -1,0 +1,50 @@
+//! How a job's troubles are said: with the place of the key at fault.
+
+use bonfire_data::DataError;
+use bonfire_federation::FederationError;
+
+use crate::config::CheckedConfig;
+use crate::user_error::UserError;
+
+/// A setting that turned out not to work, with its place.
+pub fn misset(loaded: &CheckedConfig, key: &str, problem: &str) -> UserError {
+    UserError::new(format!("`{key}` {problem}")).at(Some(loaded.place_of(key)))
+}
+
+/// Gives a federation's complaint about a setting the place of its key.
+pub fn federation_error(loaded: &CheckedConfig, error: FederationError) -> anyhow::Error {
+    match error {
+        FederationError::Setting { key, problem } => misset(loaded, &key, &problem).into(),
+        other => other.into(),
+    }
+}
+
+/// Gives a complaint about a setting the place of its key; other errors name their place themselves.
+pub fn placed(loaded: &CheckedConfig, error: DataError) -> anyhow::Error {
+    if let DataError::Groups { column, groups, clients } = &error {
+        return UserError::new(format!(
+            "clients.count = {clients}, but column `{column}` has {groups} different values"
+        ))
+        .at(Some(loaded.place_of("clients.count")))
+        .help(format!("a natural partition has a client for each value: use clients.count = {groups}"))
+        .into();
+    }
+    let at = match &error {
+        DataError::Unlabelled { .. } => Some("data.partition".to_string()),
+        DataError::Wording { key, .. } => Some(format!("data.{key}")),
+        _ => None,
+    };
+    if let Some(key) = at {
+        return UserError::new(error.to_string()).at(Some(loaded.place_of(&key))).into();
+    }
+    let DataError::Setting { key, value, problem, expected } = &error else { return error.into() };
+    let key = match *key {
+        "clients" => "clients.count".to_string(),
+        "max_length" | "min_shard" | "labels" | "split" => format!("data.{key}"),
+        _ => format!("data.partition.{key}"),
+    };
+    UserError::new(format!("{key} = {value} cannot work: {problem}"))
+        .at(Some(loaded.place_of(&key)))
+        .help(format!("expected {expected}"))
+        .into()
+}
