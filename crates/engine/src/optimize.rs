@@ -7,7 +7,7 @@ use bonfire_kernels::{AdamW, adamw_step};
 use bonfire_models::{Factor, Matrix};
 use burn::tensor::{Device, Gradients, Tensor, TensorData};
 
-use crate::batch_schedule::Step;
+use crate::batch_schedule::LaneStep;
 use crate::job::ClientJob;
 use crate::lanes::{pick, put, take};
 use crate::parameters::{Parameter, Parameters, position};
@@ -143,18 +143,18 @@ impl<'p> Optimizer<'p> {
     }
 
     /// What the step needs to know of each lane.
-    pub fn lane_steps(&self, step: &Step, jobs: &[ClientJob], device: &Device) -> LaneSteps {
+    pub fn lane_steps(&self, lanes: &[LaneStep], jobs: &[ClientJob], device: &Device) -> LaneSteps {
         let TrainSettings { schedule, warmup_steps, betas, .. } = *self.settings;
-        let rates = |lane: &Option<(usize, usize)>| {
+        let rates = |lane: &LaneStep| {
             let Some((job, own)) = *lane else { return [0.0, 1.0, 1.0] };
             let updates = branches::updates(self.terms.branches, own) as i32;
             let [first, second] = betas.map(|beta| 1.0 / (1.0 - beta.powi(updates)));
             [schedule.factor(own - 1, jobs[job].steps, warmup_steps), first, second]
         };
-        let numbers: Vec<f32> = step.lanes.iter().flat_map(rates).map(|v| v as f32).collect();
+        let numbers: Vec<f32> = lanes.iter().flat_map(rates).map(|v| v as f32).collect();
         LaneSteps {
-            rates: Tensor::from_data(TensorData::new(numbers, [step.lanes.len(), 3]), device),
-            own: step.lanes.iter().map(|lane| lane.map(|(_, own)| own)).collect(),
+            rates: Tensor::from_data(TensorData::new(numbers, [lanes.len(), 3]), device),
+            own: lanes.iter().map(|lane| lane.map(|(_, own)| own)).collect(),
         }
     }
 }
@@ -191,4 +191,54 @@ fn clipped(gradients: Vec<Tensor<3>>, limit: f64) -> Vec<Tensor<3>> {
     // As in PyTorch: limit / (norm + 1e-6), never above 1.
     let factors = (norm + 1e-6).recip().mul_scalar(limit).clamp_max(1.0);
     gradients.into_iter().map(|gradient| gradient * factors.clone()).collect()
+}
+
+#[cfg(all(test, feature = "flex"))]
+mod tests {
+    use crate::job::Phase;
+    use crate::terms::testing::{Case, Numbers, STEPS, settings};
+    use crate::{Active, Plan, TrainSettings};
+
+    #[test]
+    fn without_terms_a_step_is_adamws() {
+        let (plan, settings) = (Plan { train_head: true, ..Plan::new(1, Active::Both, 0.02, 0.05) }, settings());
+        let mut case = Case::new(&plan, &settings, Phase::Training);
+        let mut numbers = case.numbers();
+        case.follow(&mut numbers, |case, x, role, own, g| case.adamw(x, g, case.rate(role, own), own));
+        case.check("AdamW alone", &numbers);
+    }
+
+    #[test]
+    fn each_clients_gradient_is_clipped_by_its_own_norm() {
+        let plan = Plan { train_head: true, ..Plan::new(1, Active::Both, 0.02, 0.05) };
+        let limit = 1.2;
+        let settings = TrainSettings { clip_norm: Some(limit), ..settings() };
+        let mut case = Case::new(&plan, &settings, Phase::Training);
+        let mut numbers = case.numbers();
+        let mut clipped = 0;
+        for _ in 0..STEPS {
+            case.step();
+            let mut squares = [0.0; 2];
+            let places = |tensor: &Numbers| -> Vec<(usize, usize)> {
+                let cols = |row: usize| (0..tensor.rows[row].len()).map(move |col| (row, col));
+                (0..tensor.rows.len()).flat_map(cols).collect()
+            };
+            for tensor in &numbers {
+                for (row, col) in places(tensor) {
+                    squares[tensor.lane] += case.gradient(tensor.role, tensor.lane, row, col).powi(2);
+                }
+            }
+            for tensor in &mut numbers {
+                let Some(own) = case.own_step(tensor.lane) else { continue };
+                let factor = (limit / (squares[tensor.lane].sqrt() + 1e-6)).min(1.0);
+                clipped += usize::from(factor < 1.0);
+                for (row, col) in places(tensor) {
+                    let g = factor * case.gradient(tensor.role, tensor.lane, row, col);
+                    case.adamw(&mut tensor.rows[row][col], g, case.rate(tensor.role, own), own);
+                }
+            }
+        }
+        assert!(clipped > 0, "nothing was clipped");
+        case.check("clipping", &numbers);
+    }
 }

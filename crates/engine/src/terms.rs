@@ -11,8 +11,8 @@ pub(crate) mod proximal;
 pub(crate) mod ridge;
 pub(crate) mod scaffold;
 pub(crate) mod tail;
-#[cfg(test)]
-mod testing;
+#[cfg(all(test, feature = "flex"))]
+pub(crate) mod testing;
 pub(crate) mod threshold;
 pub(crate) mod watched;
 

@@ -57,3 +57,53 @@ fn jensen_shannon(p: Tensor<2>, q: Tensor<2>) -> Tensor<1> {
     let to_middle = |x: Tensor<2>| (x.clone().exp() * (x - middle.clone())).sum_dim(1).squeeze_dim::<1>(1);
     (to_middle(p) + to_middle(q)) * 0.5
 }
+
+#[cfg(all(test, feature = "flex"))]
+mod tests {
+    use super::super::testing::{Case, say, settings};
+    use super::jensen_shannon;
+    use crate::job::Phase;
+    use crate::{Active, Branches, Plan, Role};
+    use burn::tensor::{Device, Tensor};
+
+    #[test]
+    fn branches_move_in_turns_with_moments_of_their_own() {
+        let mut plan = Plan { train_head: true, ..Plan::new(1, Active::Both, 0.02, 0.05) };
+        // Of the first client's three slots of the first target one is shared.
+        plan.terms.branches = Some(Branches { shared: 1, divergence_weight: 0.0 });
+        let settings = settings();
+        let mut case = Case::new(&plan, &settings, Phase::Training);
+        let mut numbers = case.numbers();
+        // Which branch a number belongs to.
+        for tensor in &mut numbers {
+            let factor = matches!(tensor.role, Role::Factor(..));
+            for (row, numbers) in tensor.rows.iter_mut().enumerate() {
+                numbers.iter_mut().for_each(|x| x.own[0] = f64::from(u8::from(factor && row >= 1)));
+            }
+        }
+        case.follow(&mut numbers, |case, x, role, own, g| {
+            let (private, odd) = (x.own[0] == 1.0, own % 2 == 1);
+            if private == odd {
+                // The first, third and fifth step are a private number's first, second and third update.
+                let updates = if private { own.div_ceil(2) } else { own / 2 };
+                case.adamw(x, g, case.rate(role, own), updates);
+            }
+        });
+        case.check("branches", &numbers);
+    }
+
+    #[test]
+    fn the_divergence_is_jensens_and_shannons() {
+        let rows: [[[f64; 3]; 2]; 2] = [[[0.2, 0.3, 0.5], [0.9, 0.05, 0.05]], [[0.6, 0.3, 0.1], [0.05, 0.05, 0.9]]];
+        let logs = |of: usize| Tensor::<2>::from_data(rows[of].map(|row| row.map(|p| p.ln() as f32)), &Device::flex());
+        let found: Vec<f32> = jensen_shannon(logs(0), logs(1)).into_data().try_to_vec().expect("f32");
+        let mut far = 0f64;
+        for (row, found) in found.iter().enumerate() {
+            let kl = |p: f64, q: f64| p * (p / ((p + q) / 2.0)).ln();
+            let sum: f64 =
+                (0..3).map(|i| kl(rows[0][row][i], rows[1][row][i]) + kl(rows[1][row][i], rows[0][row][i])).sum();
+            far = far.max((f64::from(*found) - sum / 2.0).abs() / (sum / 2.0));
+        }
+        say("branches, divergence", far);
+    }
+}
