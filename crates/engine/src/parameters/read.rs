@@ -29,7 +29,7 @@ impl Parameters {
         let width: usize = parts.iter().map(|part| part.dims()[1] * part.dims()[2]).sum();
         let read = |ends: &[Finished]| {
             let whose = lanes_on(&ends.iter().map(|end| end.lane).collect::<Vec<_>>(), &self.device);
-            let mut table = Tensor::<2>::empty([ends.len(), width], &self.device);
+            let mut table = Tensor::<2>::empty([ends.len(), width], &self.device); // a row a client
             let mut at = 0;
             for part in &parts {
                 table = gather_lanes(table, part.clone(), &whose, at);

@@ -1,4 +1,5 @@
-//! What does not go together: a strategy with its budgets, the server's rule, privacy, the engine's ways.
+//! Settings that exclude each other: a strategy with budgets, a server's rule, privacy, or a way of the engine that it cannot
+//! work with.
 
 use bonfire_engine::{Problem, Recompute};
 use bonfire_models::Precision;

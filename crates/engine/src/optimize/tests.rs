@@ -1,6 +1,14 @@
-//! What the terms' tests share: the real step of the optimizer on a small model with three lanes, beside loops over single
-//! numbers in f64. The first lane's client begins at step 1 and has slots of both targets, the second's begins at step 2 and
+//! Steps and terms against loops over single numbers in f64: the real step of the optimizer on a small model with three lanes. The first lane's client begins at step 1 and has slots of both targets, the second's begins at step 2 and
 //! has one slot of the first target alone, the third lane is empty.
+
+mod branches;
+mod fedlada;
+mod proximal;
+mod ridge;
+mod scaffold;
+mod tail;
+mod threshold;
+mod watched;
 
 use bonfire_models::{Adapter, Factor, HeadTensor, Matrix, Target, TargetKind};
 use burn::tensor::{Device, Tensor, TensorData};
@@ -8,18 +16,18 @@ use burn::tensor::{Device, Tensor, TensorData};
 use crate::batch_schedule::LaneStep;
 use crate::job::{ClientJob, Phase};
 use crate::optimize::Optimizer;
-use crate::parameters::Parameters;
-use crate::{Member, Plan, Role, TargetSlots, TrainSettings};
+use crate::parameters::{Parameter, Parameters};
+use crate::{Active, Member, Plan, Role, TargetSlots, TrainSettings};
 
 /// Steps that a test makes, and that each client does of them.
-pub(crate) const STEPS: usize = 5;
+const STEPS: usize = 5;
 
 const RANK: usize = 4;
 const LANES: usize = 3;
 
 /// A number of a client in f64.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Number {
+struct Number {
     pub start: f64,
     pub movement: f64,
     pub first: f64,
@@ -29,7 +37,7 @@ pub(crate) struct Number {
 }
 
 /// A client's tensor in f64, one row a slot that it has.
-pub(crate) struct Numbers {
+struct Numbers {
     pub role: Role,
     pub lane: usize,
     /// Which slots its rows are; of the head its rows.
@@ -38,17 +46,17 @@ pub(crate) struct Numbers {
 }
 
 /// A number between -1 and 1 that differs from place to place, the same in f32 and f64.
-pub(crate) fn made_up(place: usize) -> f64 {
+fn made_up(place: usize) -> f64 {
     f64::from(((place * 7919 % 211) as f32 - 105.0) / 105.0)
 }
 
 /// `made_up` numbers as a matrix.
-pub(crate) fn matrix(rows: usize, cols: usize, from: usize) -> Matrix {
+fn matrix(rows: usize, cols: usize, from: usize) -> Matrix {
     Matrix::new(rows, cols, (0..rows * cols).map(|i| made_up(from + i) as f32).collect())
 }
 
 /// Two targets, 3 to 2 and 2 to 3, of rank 4, and a head; with gates between the factors on demand.
-pub(crate) fn global(gates: bool) -> Adapter {
+fn global(gates: bool) -> Adapter {
     let target = |(d_in, d_out)| Target { name: "t".into(), kind: TargetKind::Query, layer: 0, d_in, d_out };
     Adapter {
         rank: RANK,
@@ -63,7 +71,7 @@ pub(crate) fn global(gates: bool) -> Adapter {
 }
 
 /// Constants of local training; the rate falls in a straight line over each client's steps.
-pub(crate) fn settings() -> TrainSettings {
+fn settings() -> TrainSettings {
     let settings = serde_json::json!({
         "rounds": 3, "lr_a": 0.02, "lr_head": 0.05, "weight_decay": 0.1, "betas": [0.8, 0.95], "eps": 1e-6, "schedule": "linear",
     });
@@ -71,7 +79,7 @@ pub(crate) fn settings() -> TrainSettings {
 }
 
 /// The optimizer at work.
-pub(crate) struct Case<'c> {
+struct Case<'c> {
     pub global: Adapter,
     pub parameters: Parameters,
     plan: &'c Plan,
@@ -214,10 +222,7 @@ impl<'c> Case<'c> {
     }
 
     /// A tensor of every role on the host, by role and lane: `[rows · cols]`.
-    fn tensors(
-        &self,
-        tensor: impl Fn(&crate::parameters::Parameter) -> Option<&Tensor<3>>,
-    ) -> Vec<(Role, usize, Vec<f32>)> {
+    fn tensors(&self, tensor: impl Fn(&Parameter) -> Option<&Tensor<3>>) -> Vec<(Role, usize, Vec<f32>)> {
         let mut all = Vec::new();
         for p in &self.parameters.trained {
             let numbers: Vec<f32> =
@@ -249,7 +254,50 @@ fn largest(numbers: &[Numbers], found: &[(Role, usize, Vec<f32>)], of_number: &d
 
 /// Prints the largest difference, and fails where f32 does not explain it.
 #[track_caller]
-pub(crate) fn say(term: &str, far: f64) {
+fn say(term: &str, far: f64) {
     println!("{term:32} largest difference {far:.1e}");
     assert!(far < 1e-5, "{term}: off by {far:.1e}");
+}
+
+#[test]
+fn without_terms_a_step_is_adamws() {
+    let (plan, settings) = (Plan { train_head: true, ..Plan::new(1, Active::Both, 0.02, 0.05) }, settings());
+    let mut case = Case::new(&plan, &settings, Phase::Training);
+    let mut numbers = case.numbers();
+    case.follow(&mut numbers, |case, x, role, own, g| case.adamw(x, g, case.rate(role, own), own));
+    case.check("AdamW alone", &numbers);
+}
+
+#[test]
+fn each_clients_gradient_is_clipped_by_its_own_norm() {
+    let plan = Plan { train_head: true, ..Plan::new(1, Active::Both, 0.02, 0.05) };
+    let limit = 1.2;
+    let settings = TrainSettings { clip_norm: Some(limit), ..settings() };
+    let mut case = Case::new(&plan, &settings, Phase::Training);
+    let mut numbers = case.numbers();
+    let mut clipped = 0;
+    for _ in 0..STEPS {
+        case.step();
+        let mut squares = [0.0; 2];
+        let places = |tensor: &Numbers| -> Vec<(usize, usize)> {
+            let cols = |row: usize| (0..tensor.rows[row].len()).map(move |col| (row, col));
+            (0..tensor.rows.len()).flat_map(cols).collect()
+        };
+        for tensor in &numbers {
+            for (row, col) in places(tensor) {
+                squares[tensor.lane] += case.gradient(tensor.role, tensor.lane, row, col).powi(2);
+            }
+        }
+        for tensor in &mut numbers {
+            let Some(own) = case.own_step(tensor.lane) else { continue };
+            let factor = (limit / (squares[tensor.lane].sqrt() + 1e-6)).min(1.0);
+            clipped += usize::from(factor < 1.0);
+            for (row, col) in places(tensor) {
+                let g = factor * case.gradient(tensor.role, tensor.lane, row, col);
+                case.adamw(&mut tensor.rows[row][col], g, case.rate(tensor.role, own), own);
+            }
+        }
+    }
+    assert!(clipped > 0, "nothing was clipped");
+    case.check("clipping", &numbers);
 }
