@@ -48,7 +48,7 @@ pub(crate) fn sketch_of(
     let outcome = Outcome { report: movement.clone(), movement, layer_scores, steps: 1, ..Outcome::default() };
     let member = Member::new(client, &[0]);
     let job = ClientJob { member, steps: 1, slots, movement: None, correction: None, probed_tokens: 0 };
-    // What is made up needs no noise that nobody can know.
+    // Made-up numbers have nothing to protect, so their noise may come from the run's seed.
     upload(plan, global, settings, &NoiseKey::Seed(settings.seed), &job, outcome)
 }
 

@@ -75,7 +75,7 @@ impl Pushes {
         if grew {
             self.starts.entry(round).or_insert_with(|| widths(before));
         } else {
-            // What stood there is not what stands there now.
+            // The log was factored anew, so its earlier columns are gone: from here on sites get all of it.
             self.starts.clear();
         }
         self.starts.insert(round + 1, widths(after));

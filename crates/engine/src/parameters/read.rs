@@ -60,7 +60,7 @@ impl Parameters {
         let mut trained = self.trained.iter().peekable();
         let mut matrix = |&role: &Role| {
             let Some(p) = trained.next_if(|p| p.role == role) else {
-                // Of a target of which no client has a slot nothing is here.
+                // No client in flight has a slot of this target, so it has no tensors on the device.
                 let Role::Factor(t, factor) = role else { unreachable!("weights and head train whole") };
                 return Matrix::zeros(0, self.targets[t].host[index(factor)].cols);
             };

@@ -31,9 +31,9 @@ pub struct Terms {
 /// `least`.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TailPenalty {
-    /// λ.
+    /// Weight λ of the penalty.
     pub weight: f64,
-    /// γ.
+    /// Share γ of a client's slots that are not its last ones.
     pub decay: f64,
     /// Fewest slots of a target.
     pub least: usize,
@@ -49,7 +49,7 @@ impl TailPenalty {
 /// `g ← sign(g)·max(|g| − ξ, 0)` on what stands between A and B, after every step (SoRA, arXiv 2311.11696).
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Threshold {
-    /// ξ.
+    /// By how much a gate shrinks in a step, ξ.
     pub xi: f64,
     /// As SoRA's published code does it, which also zeroes what was just shrunk below ξ: all `|g| < 2ξ`.
     pub twice: bool,
@@ -74,7 +74,7 @@ pub enum LocalOptimizer {
     AdamW,
     /// FedLADA's amended step (arXiv 2308.00522): `x ← x − η(α·m/√v̂ + (1−α)·g)`.
     Amended {
-        /// α.
+        /// Share α of the client's own step.
         own: f64,
         /// Second moments to start from.
         #[serde(skip)]
@@ -127,12 +127,12 @@ pub enum ClientPrivacy {
     Laplace {
         /// ε of one round, without composition.
         epsilon: f64,
-        /// C.
+        /// Largest norm C of a gradient.
         clip: f64,
     },
     /// The whole movement is scaled to norm at most `clip` (DP-FedAvg; the server adds the noise).
     Clip {
-        /// C.
+        /// Largest norm C of a client's whole movement.
         clip: f64,
     },
 }

@@ -38,7 +38,7 @@ impl Settings {
     /// What composes with strategies that average movements, and with those alone.
     fn averaging_problem(&self) -> Option<Problem> {
         let (name, traits) = (self.strategy.name(), self.strategy.traits());
-        // What a client weighs, and what is believed, is every method's business.
+        // Clients' weights, and limits on what is believed of them, go with every strategy.
         let ServerSettings { weights, max_norm, max_examples, .. } = self.server;
         let usual = ServerSettings { weights, max_norm, max_examples, ..ServerSettings::default() };
         let composed = [
