@@ -206,13 +206,10 @@ impl<'c> Case<'c> {
     /// largest number. Where no client is, nothing may have moved.
     #[track_caller]
     pub fn check(&self, term: &str, numbers: &[Numbers]) {
-        let states: [(&dyn Fn(&Number) -> f64, _); 3] = [
-            (&|x| x.movement, self.tensors(|p| Some(&p.state.movement))),
-            (&|x| x.first, self.tensors(|p| Some(&p.state.first))),
-            (&|x| x.second, self.tensors(|p| Some(&p.state.second))),
-        ];
-        let far = states.iter().map(|(of_number, found)| largest(numbers, found, of_number)).fold(0.0, f64::max);
-        say(term, far);
+        let movement = largest(numbers, &self.tensors(|p| Some(&p.state.movement)), &|x| x.movement);
+        let first = largest(numbers, &self.tensors(|p| Some(&p.state.first)), &|x| x.first);
+        let second = largest(numbers, &self.tensors(|p| Some(&p.state.second)), &|x| x.second);
+        say(term, movement.max(first).max(second));
     }
 
     /// Holds what clients report to the `own` number of this index.
