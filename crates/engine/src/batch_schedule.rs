@@ -11,14 +11,17 @@ use rand::seq::SliceRandom;
 use crate::job::ClientJob;
 use crate::{Split, TrainSettings};
 
+/// Whose step it is in a lane: `(job, its own step from 1)`; `None`: nobody's.
+pub(crate) type LaneStep = Option<(usize, usize)>;
+
 /// One step of all clients in flight.
 pub(crate) struct Step {
     /// Lanes that go to a new client before the step: `(lane, job)`.
     pub starts: Vec<(usize, usize)>,
     /// Everybody's examples, lane by lane.
     pub batch: PackedBatch,
-    /// For every lane whose step this is: `(job, its own step from 1)`.
-    pub lanes: Vec<Option<(usize, usize)>>,
+    /// For every lane whose step this is.
+    pub lanes: Vec<LaneStep>,
     /// Clients that are done after it.
     pub ends: Vec<Finished>,
 }

@@ -197,7 +197,7 @@ impl<'r> DeviceRound<'r> {
         clock.lap(Part::Data);
         let (leaves, mut adapter, weights) = parameters.attach(); // leaves [C, rows, cols]
         if let (Some(flat), Phase::Training) = (self.settings.flat, phase) {
-            adapter.noise = flat::signs(flat, self.settings, self.plan.round, jobs, step, self.model);
+            adapter.noise = flat::signs(flat, self.settings, self.plan.round, jobs, &step.lanes, self.model);
         }
         let trained = (!weights.is_empty()).then(|| self.model.with_weights(weights, true));
         let model = trained.as_deref().unwrap_or(self.model);
@@ -209,7 +209,7 @@ impl<'r> DeviceRound<'r> {
             }
         };
         drop((adapter, trained));
-        let lane_steps = optimizer.lane_steps(step, jobs, &parameters.device);
+        let lane_steps = optimizer.lane_steps(&step.lanes, jobs, &parameters.device);
         optimizer.step(parameters, leaves, gradients, &lane_steps);
         clock.lap(Part::Optimizer);
         losses

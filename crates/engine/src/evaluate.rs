@@ -45,7 +45,7 @@ pub(crate) fn shared_head(adapter: &Adapter, device: &Device) -> ClientAdapter {
     ClientAdapter::new(Vec::new(), adapter.head.iter().map(put).collect())
 }
 
-/// Judges `rows` of `split` by the global `adapter`; `None` for a row means it was not asked for. Batches that the device's
+/// Evaluates `rows` of `split` by the global `adapter`; `None` for a row means it was not asked for. Batches that the device's
 /// memory does not hold are halved.
 ///
 /// # Errors
@@ -70,12 +70,12 @@ pub(crate) fn evaluate_rows_within(
     let longest = rows.iter().map(|&row| split.ids[row].len()).max().unwrap_or(0);
     loop {
         let tokens = room.evaluated();
-        let words = match on_device(|| judge_here(model, adapter, split, rows, tokens)) {
+        let words = match on_device(|| evaluate_here(model, adapter, split, rows, tokens)) {
             Err(EngineError::OutOfMemory { words, .. }) => words,
             other => return other,
         };
         give_back(model.device());
-        let Some(next) = room.halve_judged(tokens, longest) else {
+        let Some(next) = room.halve_evaluated(tokens, longest) else {
             return Err(EngineError::OutOfMemory { what: "one text to be evaluated", words });
         };
         tracing::info!(
@@ -85,7 +85,7 @@ pub(crate) fn evaluate_rows_within(
 }
 
 /// [`evaluate_rows`], on this thread, in batches of at most so many tokens.
-fn judge_here(
+fn evaluate_here(
     model: &dyn Model,
     adapter: &Adapter,
     split: &Split,
@@ -110,7 +110,7 @@ fn judge_here(
         rest = later;
         let packed = PackedBatch::pack(&[now.iter().map(|&r| split.example(r)).collect()]);
         let batch = packed.to_device(model.info(), Rounding::of(device), device);
-        let (losses, best) = model.evaluate(&shared, &batch);
+        let (losses, best) = model.evaluate(&shared, &batch); // [N] and [N]: one row an answer
         let broken = |e: burn::tensor::DataError| failed(e.to_string());
         let losses: Vec<f32> = losses.inner().into_data().try_to_vec().map_err(broken)?;
         let [best, labels] = [best, batch.labels].map(|t| t.into_data());

@@ -192,12 +192,12 @@ mod tests {
     #[test]
     fn clients_fit_in_proportion_to_memory() {
         let (info, task) = (ModelInfo::roberta_base(), Task::Classify(20));
-        let of = |bytes: u64| Estimate::new(&info, task, &options(""), 1_300_000, [450, 32], Some(bytes));
+        let in_memory = |bytes: u64| Estimate::new(&info, task, &options(""), 1_300_000, [450, 32], Some(bytes));
         // 0.9 MB a token at RoBERTa-base's size, 0.4 GB a client of 450 tokens, 1 GB of weights and their folded copy.
-        let [small, large] = [24, 80].map(|gb: u64| of(gb << 30).clients().expect("known"));
+        let [small, large] = [24, 80].map(|gb: u64| in_memory(gb << 30).clients().expect("known"));
         assert!((30..60).contains(&small) && (110..180).contains(&large), "{small} {large}");
-        assert!(of(8 << 30).fits() && !of(1 << 30).fits());
-        assert_eq!(of(1 << 20).clients(), Some(1));
+        assert!(in_memory(8 << 30).fits() && !in_memory(1 << 30).fits());
+        assert_eq!(in_memory(1 << 20).clients(), Some(1));
         let capped = Estimate::new(&info, task, &options("memory_gb = 1.0"), 1_300_000, [450, 32], Some(80 << 30));
         assert!(!capped.fits() && capped.to_string().contains("700.0 MB may be used"), "{capped}");
     }
@@ -222,15 +222,15 @@ mod tests {
         assert_eq!((kept(&llama, 4), kept(&llama, 2)), (151_680, 75_904));
 
         // The same through the estimate: 16 layers, half as much again for gradients, and four hidden states an answer.
-        let of = |more: &str| Estimate::new(&llama, Task::Causal, &options(more), 1_000, [100, 10], None);
+        let estimate = |more: &str| Estimate::new(&llama, Task::Causal, &options(more), 1_000, [100, 10], None);
         let client = |layer: u64| 7 * 4 * 1_000 + 100 * 16 * (layer * 3 / 2) + 10 * 4 * 4 * 2048;
-        assert_eq!(of("").client, client(151_680));
-        assert_eq!(of("precision = \"bf16\"").client, client(75_904));
+        assert_eq!(estimate("").client, client(151_680));
+        assert_eq!(estimate("precision = \"bf16\"").client, client(75_904));
         // Embeddings, 16 layers of their linears and two norms, one last norm; and the linears again, folded.
         let linears = 16 * (2048 * 3072 + 2048 * 2048 + 3 * 2048 * 8192);
         let weights = 128_256 * 2048 + linears + 16 * 2 * 2048 + 2048;
         assert_eq!(
-            (of("").backbone, of("precision = \"bf16\"").backbone),
+            (estimate("").backbone, estimate("precision = \"bf16\"").backbone),
             (4 * (weights + linears), 2 * (weights + linears))
         );
     }
@@ -262,7 +262,8 @@ mod tests {
     #[test]
     fn what_is_computed_again_is_not_kept() {
         let info = ModelInfo::roberta_base();
-        let of = |more: &str| Estimate::new(&info, Task::Classify(2), &options(more), 0, [512, 1], None).client;
-        assert!(of("") > 6 * of("recompute = \"block\""));
+        let client_bytes =
+            |more: &str| Estimate::new(&info, Task::Classify(2), &options(more), 0, [512, 1], None).client;
+        assert!(client_bytes("") > 6 * client_bytes("recompute = \"block\""));
     }
 }

@@ -42,8 +42,8 @@ pub fn generate(
     new
 }
 
-/// The token after `place` others.
-fn pick(scores: &[f32], sampling: Sampling, place: usize) -> u32 {
+/// The token after `others` new ones, by scores `[V]`.
+fn pick(scores: &[f32], sampling: Sampling, others: usize) -> u32 {
     let likeliest = || scores.iter().enumerate().max_by(|x, y| x.1.total_cmp(y.1).then(y.0.cmp(&x.0)));
     let (best, top) = likeliest().map_or((0, 0.0), |(i, &score)| (i, f64::from(score)));
     if sampling.temperature <= 0.0 {
@@ -51,7 +51,7 @@ fn pick(scores: &[f32], sampling: Sampling, place: usize) -> u32 {
     }
     let weight = |&score: &f32| ((f64::from(score) - top) / sampling.temperature).exp();
     let total: f64 = scores.iter().map(weight).sum();
-    let mut left = stream(sampling.seed, Use::Generate, 0, 0, place as u64).random::<f64>() * total;
+    let mut left = stream(sampling.seed, Use::Generate, 0, 0, others as u64).random::<f64>() * total;
     let crossed = scores.iter().position(|score| {
         left -= weight(score);
         left < 0.0
@@ -66,12 +66,12 @@ mod tests {
     #[test]
     fn cold_is_greedy_and_warm_follows_the_weights() {
         let scores = [0.0, 3f32.ln(), 3f32.ln(), -40.0];
-        let of = |temperature, seed| pick(&scores, Sampling { temperature, max_tokens: 1, seed }, 0);
-        assert_eq!(of(0.0, 1), 1);
+        let picked = |temperature, seed| pick(&scores, Sampling { temperature, max_tokens: 1, seed }, 0);
+        assert_eq!(picked(0.0, 1), 1);
         let mut counts = [0; 4];
-        (0..7000).for_each(|seed| counts[of(1.0, seed) as usize] += 1);
+        (0..7000).for_each(|seed| counts[picked(1.0, seed) as usize] += 1);
         assert!((counts[0] as f64 - 1000.0).abs() < 120.0 && (counts[2] as f64 - 3000.0).abs() < 200.0, "{counts:?}");
         assert_eq!(counts[3], 0);
-        assert_eq!(of(1.0, 5), of(1.0, 5));
+        assert_eq!(picked(1.0, 5), picked(1.0, 5));
     }
 }

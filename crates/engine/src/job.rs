@@ -1,4 +1,5 @@
-//! What one client is to do on a device, and what comes of it.
+//! What one client is to do in a pass over the cohort, and what comes of it. There are two passes: a probe, where clients are
+//! to choose the slots that they train, and local training itself.
 
 use bonfire_data::random::Use;
 use bonfire_models::Matrix;

@@ -1,4 +1,5 @@
-//! From matrices on the host to tensors with a client axis, and what is done to some lanes of them.
+//! From matrices on the host to tensors with a client axis, and what is done to some lanes of them: a lane is one position on
+//! that axis, held by a client until its local steps are done.
 
 use bonfire_kernels::Moving;
 use bonfire_models::Matrix;

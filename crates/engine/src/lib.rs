@@ -2,6 +2,15 @@
 //!
 //! The engine takes a [`Plan`], the global adapter and a cohort, and gives back one [`Upload`] a client. It does not
 //! know that strategies exist, nor what the server does with an upload.
+//!
+//! Words that its files use without another word, and letters in shapes:
+//!
+//! * *target*: a linear layer that carries an adapter, `y = x·W + s·x·A·B`; its adapter has rank R.
+//! * *slot*: one of the R rank-1 pairs of a target, column i of A with row i of B. Factors lie slot by slot, a row a slot.
+//! * *lane*: a position on the client axis of the batch, C of them. A client holds one until its local steps are done.
+//! * *movement*: where a tensor is minus where it was at the round's start. It is what trains, and what is sent.
+//! * *role*: what a trained tensor is, such as B of target 3.
+//! * `T` tokens of a packed batch, `S` sequences, `N` rows that are scored, `K` classes, `V` tokens of a vocabulary.
 #![deny(missing_docs)]
 
 mod batch_schedule;
@@ -60,4 +69,4 @@ pub use settings::{EngineSettings, Flat, InFlight, NotFinite, Probe, Rate, Recom
 pub use sketch::{Choice, sketch};
 pub use slots::TargetSlots;
 pub use times::StepTimes;
-pub use upload::{HEADER as UPLOAD_HEADER, MAGIC as UPLOAD_MAGIC, Slots, Upload};
+pub use upload::{Aux, HEADER as UPLOAD_HEADER, MAGIC as UPLOAD_MAGIC, Slots, Upload};

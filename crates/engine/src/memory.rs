@@ -1,4 +1,5 @@
-//! What a client keeps for itself from round to round. The server never sees it.
+//! What a client keeps for itself from round to round: its own part of the model in methods with personal parts, and
+//! SCAFFOLD's control variates. The server never sees it.
 
 use bonfire_models::Matrix;
 

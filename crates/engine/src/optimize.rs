@@ -7,7 +7,7 @@ use bonfire_kernels::{AdamW, adamw_step};
 use bonfire_models::{Factor, Matrix};
 use burn::tensor::{Device, Gradients, Tensor, TensorData};
 
-use crate::batch_schedule::Step;
+use crate::batch_schedule::LaneStep;
 use crate::job::ClientJob;
 use crate::lanes::{pick, put, take};
 use crate::parameters::{Parameter, Parameters, position};
@@ -143,18 +143,18 @@ impl<'p> Optimizer<'p> {
     }
 
     /// What the step needs to know of each lane.
-    pub fn lane_steps(&self, step: &Step, jobs: &[ClientJob], device: &Device) -> LaneSteps {
+    pub fn lane_steps(&self, lanes: &[LaneStep], jobs: &[ClientJob], device: &Device) -> LaneSteps {
         let TrainSettings { schedule, warmup_steps, betas, .. } = *self.settings;
-        let rates = |lane: &Option<(usize, usize)>| {
+        let rates = |lane: &LaneStep| {
             let Some((job, own)) = *lane else { return [0.0, 1.0, 1.0] };
             let updates = branches::updates(self.terms.branches, own) as i32;
             let [first, second] = betas.map(|beta| 1.0 / (1.0 - beta.powi(updates)));
             [schedule.factor(own - 1, jobs[job].steps, warmup_steps), first, second]
         };
-        let numbers: Vec<f32> = step.lanes.iter().flat_map(rates).map(|v| v as f32).collect();
+        let numbers: Vec<f32> = lanes.iter().flat_map(rates).map(|v| v as f32).collect();
         LaneSteps {
-            rates: Tensor::from_data(TensorData::new(numbers, [step.lanes.len(), 3]), device),
-            own: step.lanes.iter().map(|lane| lane.map(|(_, own)| own)).collect(),
+            rates: Tensor::from_data(TensorData::new(numbers, [lanes.len(), 3]), device),
+            own: lanes.iter().map(|lane| lane.map(|(_, own)| own)).collect(),
         }
     }
 }
@@ -192,3 +192,6 @@ fn clipped(gradients: Vec<Tensor<3>>, limit: f64) -> Vec<Tensor<3>> {
     let factors = (norm + 1e-6).recip().mul_scalar(limit).clamp_max(1.0);
     gradients.into_iter().map(|gradient| gradient * factors.clone()).collect()
 }
+
+#[cfg(all(test, feature = "flex"))]
+mod tests;

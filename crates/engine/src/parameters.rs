@@ -1,6 +1,6 @@
-//! What the clients in flight own on the device: the movement of everything that trains, and its moments. Where clients
-//! train chosen slots only, nothing else of a factor is here: each place in the batch holds its client's slots side by
-//! side, so time and memory go by the budget and not by the global rank.
+//! What the clients in flight own on the device: the movement of everything that trains since the round's start, and AdamW's
+//! moments of it. Where clients train chosen slots only, nothing else of a factor is here: each lane holds its client's
+//! slots side by side, so time and memory go by the budget and not by the global rank.
 
 mod read;
 
@@ -139,6 +139,7 @@ impl Parameters {
     pub fn attach(&self) -> (Vec<Tensor<3>>, ClientAdapter, Vec<Tensor<2>>) {
         let leaf = |p: &Parameter| p.state.movement.clone().autodiff().require_grad();
         let leaves: Vec<Tensor<3>> = self.trained.iter().map(leaf).collect();
+        // By target: A [C|1, slots, d_in], B [C|1, slots, d_out], and what stands between them.
         let mut factors: Vec<Vec<Tensor<3>>> =
             self.targets.iter().map(|target| target.device.iter().map(|t| t.clone().autodiff()).collect()).collect();
         let mut head: Vec<Tensor<3>> = self.head.iter().map(|t| t.clone().autodiff()).collect();

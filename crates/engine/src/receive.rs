@@ -136,7 +136,7 @@ fn empty(
     Err(format!("it holds {bytes} bytes of numbers, expected {}", numbers(&whole)))
 }
 
-/// Puts the numbers in their places.
+/// Fills the matrices in the order they were sent.
 fn fill(upload: &mut Upload, bytes: &[u8]) -> Result<(), String> {
     let mut numbers = bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]));
     upload.matrices_mut().flat_map(|m| &mut m.data).zip(&mut numbers).for_each(|(v, number)| *v = number);

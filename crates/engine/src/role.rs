@@ -41,13 +41,13 @@ impl Role {
 
     /// Rows and columns over all slots of `global`.
     pub fn shape(self, global: &Adapter) -> [usize; 2] {
-        let of = |m: &Matrix| [m.rows, m.cols];
+        let dims = |m: &Matrix| [m.rows, m.cols];
         match self {
             // A is kept with its slots as columns.
             Role::Factor(t, Factor::A) => [global.a[t].cols, global.a[t].rows],
-            Role::Factor(t, factor) => of(&global.factor(factor)[t]),
-            Role::Weight(i) => of(&global.weights[i]),
-            Role::Head(i) => of(&global.head[i].value),
+            Role::Factor(t, factor) => dims(&global.factor(factor)[t]),
+            Role::Weight(i) => dims(&global.weights[i]),
+            Role::Head(i) => dims(&global.head[i].value),
         }
     }
 

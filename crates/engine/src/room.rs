@@ -64,7 +64,7 @@ impl Room {
 
     /// An evaluation batch of so many tokens failed, the longest text of which has `longest`: how many are tried next.
     /// `None`: no batch was of more than one text.
-    pub fn halve_judged(&self, tried: usize, longest: usize) -> Option<usize> {
+    pub fn halve_evaluated(&self, tried: usize, longest: usize) -> Option<usize> {
         let mut found = self.found();
         let next = (tried > longest).then_some(tried / 2)?;
         found.evaluated = found.evaluated.min(next);
@@ -98,8 +98,8 @@ mod tests {
     #[test]
     fn evaluation_halves_down_to_one_text() {
         let room = Room::new(4_096);
-        assert_eq!((room.halve_judged(4_096, 1_500), room.evaluated()), (Some(2_048), 2_048));
-        assert_eq!((room.halve_judged(2_048, 1_500), room.evaluated()), (Some(1_024), 1_024));
-        assert_eq!(room.halve_judged(1_024, 1_500), None);
+        assert_eq!((room.halve_evaluated(4_096, 1_500), room.evaluated()), (Some(2_048), 2_048));
+        assert_eq!((room.halve_evaluated(2_048, 1_500), room.evaluated()), (Some(1_024), 1_024));
+        assert_eq!(room.halve_evaluated(1_024, 1_500), None);
     }
 }

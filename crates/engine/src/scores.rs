@@ -1,4 +1,4 @@
-//! What a model answers, example by example: the scores themselves, for comparing models rather than judging one.
+//! What a model answers, example by example: the scores themselves, for comparing models rather than evaluating one.
 
 use bonfire_models::{Adapter, ClientAdapter, Matrix, Model, PackedBatch, Rounding};
 
@@ -27,7 +27,7 @@ impl Scorer {
         let device = self.model.device();
         let packed = PackedBatch::pack(&[rows.iter().map(|&r| split.example(r)).collect()]);
         let batch = packed.to_device(self.model.info(), Rounding::of(device), device);
-        let scores = self.model.logits(&self.head, &batch).inner();
+        let scores = self.model.logits(&self.head, &batch).inner(); // [N, K] or [N, V]
         let cols = scores.dims()[1];
         let all: Vec<f32> = scores.into_data().try_to_vec().map_err(|e| failed(e.to_string()))?;
         let mut rest = all.as_slice();

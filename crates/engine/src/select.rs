@@ -35,7 +35,7 @@ pub(crate) fn choose(
             row.iter_mut().for_each(|score| *score /= size_of::<f32>() as f32 * width as f32);
         }
     }
-    // Numbers of rows among the slots that the client has; the slots themselves where it has all.
+    // Rows of the scores: numbers among the slots that the client was given, or the slots themselves where it has all.
     let rows = top_slots(&scores, selection.budgets[client] * targets);
     let slots = match given {
         None => rows.clone(),

@@ -8,8 +8,8 @@ use rand::{Rng, RngExt};
 use crate::job::{ClientJob, Outcome};
 use crate::terms::{scaffold, tail};
 use crate::{
-    ClientMemory, ClientPrivacy, LocalOptimizer, Plan, Private, Role, RoleTensors, Slots, TargetSlots, TrainSettings,
-    Upload,
+    Aux, ClientMemory, ClientPrivacy, LocalOptimizer, Plan, Private, Role, RoleTensors, Slots, TargetSlots,
+    TrainSettings, Upload,
 };
 
 /// Makes the upload of the client of `job`.
@@ -36,13 +36,13 @@ pub(crate) fn upload(
     if plan.terms.variate.is_some() {
         let (variates, changes) = scaffold::next_variates(&roles, member.memory, slots.as_ref(), &report, global);
         kept.variates = variates;
-        aux.push(("control", changes));
+        aux.push((Aux::Variates, changes));
     }
     if matches!(plan.optimizer, LocalOptimizer::Amended { .. }) {
-        aux.push(("second", report));
+        aux.push((Aux::SecondMoments, report));
     }
     if let Some(scores) = layer_scores {
-        aux.push(("layers", vec![scores]));
+        aux.push((Aux::LayerScores, vec![scores]));
     }
     if !plan.private.is_nothing() {
         let all = slots.unwrap_or_else(|| all_slots(global));

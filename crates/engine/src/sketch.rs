@@ -48,7 +48,7 @@ pub(crate) fn sketch_of(
     let outcome = Outcome { report: movement.clone(), movement, layer_scores, steps: 1, ..Outcome::default() };
     let member = Member::new(client, &[0]);
     let job = ClientJob { member, steps: 1, slots, movement: None, correction: None, probed_tokens: 0 };
-    // What is made up needs no noise that nobody can know.
+    // Made-up numbers have nothing to protect, so their noise may come from the run's seed.
     upload(plan, global, settings, &NoiseKey::Seed(settings.seed), &job, outcome)
 }
 
@@ -57,10 +57,10 @@ fn layers(global: &Adapter) -> usize {
     global.targets.iter().map(|t| t.layer + 1).max().unwrap_or(0)
 }
 
-/// A small number that differs from place to place and from client to client (SplitMix64's finaliser), so that neither a
+/// A small number that differs within a matrix and from client to client (SplitMix64's finaliser), so that neither a
 /// matrix nor a difference of two clients' is singular by accident.
-fn made_up(place: usize, client: usize) -> f32 {
-    let mut mixed = ((client as u64) << 40 | place as u64).wrapping_add(1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+fn made_up(number: usize, client: usize) -> f32 {
+    let mut mixed = ((client as u64) << 40 | number as u64).wrapping_add(1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
     mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
     mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
     1e-3 * (((mixed ^ (mixed >> 31)) >> 40) as f32 / (1 << 24) as f32 - 0.5)

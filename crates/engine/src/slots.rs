@@ -1,4 +1,5 @@
-//! Which slots: a list for every target, ascending.
+//! Some of the slots of every target: those that exist, those a client may train, those it chose. A slot is one of the R
+//! rank-1 pairs of a target's adapter, column i of A with row i of B.
 
 use std::ops::Deref;
 

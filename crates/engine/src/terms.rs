@@ -1,5 +1,5 @@
 //! What a strategy adds to the local objective or to the step, a file each: the formula of its paper on tensors with a
-//! client axis, and a test that holds it to a loop over single numbers in f64.
+//! client axis. `optimize/tests/` holds each, in the step that it is for, to a loop over single numbers in f64.
 //!
 //! All tensors are `[C, rows, cols]`: the clients in flight, a factor's slots (or a weight's rows), and numbers. No term
 //! sums over the client axis.
@@ -11,8 +11,6 @@ pub(crate) mod proximal;
 pub(crate) mod ridge;
 pub(crate) mod scaffold;
 pub(crate) mod tail;
-#[cfg(test)]
-mod testing;
 pub(crate) mod threshold;
 pub(crate) mod watched;
 

@@ -23,12 +23,12 @@ impl StepTimes {
     /// What a pass's clock says.
     pub(crate) fn of(clock: &Clock) -> StepTimes {
         let seconds = clock.seconds();
-        let of = |part: Part| seconds[part as usize];
+        let spent = |part: Part| seconds[part as usize];
         StepTimes {
-            data: of(Part::Data),
-            forward: of(Part::Forward),
-            backward: of(Part::Backward),
-            optimizer: of(Part::Optimizer),
+            data: spent(Part::Data),
+            forward: spent(Part::Forward),
+            backward: spent(Part::Backward),
+            optimizer: spent(Part::Optimizer),
         }
     }
 

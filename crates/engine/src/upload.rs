@@ -1,4 +1,5 @@
-//! The message a client sends: the door between engine and server. What reads it back is in `receive.rs`.
+//! The message a client sends at the end of a round: by how much what it trained has moved. All that the server ever sees
+//! of a client is in here. What reads it back is in `receive.rs`.
 
 use bonfire_models::{Factor, Matrix};
 
@@ -46,6 +47,17 @@ impl Slots {
     }
 }
 
+/// What a method may have clients send besides movements.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Aux {
+    /// By how much SCAFFOLD's control variates have changed, role by role.
+    Variates,
+    /// FedLADA's highest second moments, role by role.
+    SecondMoments,
+    /// A score a layer, `[1, layers]`.
+    LayerScores,
+}
+
 /// What every message begins with.
 pub const MAGIC: &[u8; 4] = b"BFU1";
 
@@ -81,9 +93,8 @@ pub struct Upload {
     pub weights: Vec<Matrix>,
     /// Movement of the head's tensors; empty when the head is frozen.
     pub head: Vec<Matrix>,
-    /// What else a method has clients send, by name: `control` (change of SCAFFOLD's variate), `second` (FedLADA's
-    /// moment), role by role; `layers` (a score a layer), one row.
-    pub aux: Vec<(&'static str, Vec<Matrix>)>,
+    /// What else a method has clients send.
+    pub aux: Vec<(Aux, Vec<Matrix>)>,
     /// What stays with the client for its next round. Never sent, never counted.
     pub kept: ClientMemory,
     /// Mean loss over the local steps, probe not counted. Reported, not sent.
@@ -95,6 +106,11 @@ pub struct Upload {
 }
 
 impl Upload {
+    /// What it holds of a kind besides movements.
+    pub fn aux(&self, kind: Aux) -> Option<&[Matrix]> {
+        self.aux.iter().find(|(other, _)| *other == kind).map(|(_, list)| list.as_slice())
+    }
+
     /// Scalars of the adapter in this message, or of the weights in its place.
     pub fn adapter_params(&self) -> u64 {
         self.factors.iter().flat_map(|(_, targets)| targets).chain(&self.weights).map(|m| m.data.len() as u64).sum()

@@ -229,7 +229,7 @@ impl Coordinator {
         data: &str,
     ) -> Result<(BTreeMap<usize, ClientMemory>, Private), CheckpointError> {
         let read = checkpoint.fit(&self.server.adapter, self.strategy.name(), self.clients(), data)?;
-        // A run whose noise is everybody's goes on with that.
+        // Reproducible noise comes from the run's seed: no secret takes its place.
         let protected = self.settings.privacy.is_some_and(|privacy| !privacy.reproducible());
         if let Some(key) = read.noise.filter(|_| protected) {
             self.draw_noise_from(key).map_err(|e| CheckpointError::Contents(e.to_string()))?;

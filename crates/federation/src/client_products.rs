@@ -20,7 +20,7 @@ pub(crate) fn weights(uploads: &[&Upload]) -> Vec<f64> {
     uploads.iter().map(|u| u.examples as f64 / total).collect()
 }
 
-/// A client's factors after training: its slots in their places, zeros in those it does not have.
+/// A client's factors after training: its slots where they belong, zeros in those it does not have.
 /// `(A [d_in, R], B [R, d_out])`.
 ///
 /// # Panics
@@ -74,7 +74,7 @@ pub(crate) fn each_target<T: Send>(
 
 /// Puts the leading part of `svd` into the slots of a target, √S on both sides. Slots beyond the rank of what was summed
 /// keep their A and get B = 0: they add nothing, and can still learn.
-pub(crate) fn place(adapter: &mut Adapter, target: usize, svd: &Svd) {
+pub(crate) fn set_from_svd(adapter: &mut Adapter, target: usize, svd: &Svd) {
     let rank = adapter.rank;
     let (mut a, b) = svd.split(rank);
     let old = &adapter.a[target];

@@ -1,4 +1,4 @@
-//! What tells data apart that clients train on.
+//! A checksum of the texts and of who holds which: a run goes on from a checkpoint only over the same data.
 
 use bonfire_data::Shards;
 use bonfire_engine::TokenizedData;

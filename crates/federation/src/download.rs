@@ -75,7 +75,7 @@ impl Pushes {
         if grew {
             self.starts.entry(round).or_insert_with(|| widths(before));
         } else {
-            // What stood there is not what stands there now.
+            // The log was factored anew, so its earlier columns are gone: from here on sites get all of it.
             self.starts.clear();
         }
         self.starts.insert(round + 1, widths(after));
@@ -163,7 +163,7 @@ impl Download {
                 next.adapter.core = cores(&next.adapter, numbers.len())
                     .ok_or_else(|| bad(name(factor), format!("holds {} numbers, which fit no core", numbers.len())))?;
             }
-            place(&mut next.adapter, factor, &numbers, plan, clients).map_err(|p| bad(name(factor), p))?;
+            write_slots(&mut next.adapter, factor, &numbers, plan, clients).map_err(|p| bad(name(factor), p))?;
         }
         let head = next.adapter.head.iter_mut().map(|t| &mut t.value);
         fill(self.parts.remove(HEAD), head).map_err(|p| bad(HEAD, p))?;
@@ -271,8 +271,8 @@ fn numbers_in(slots: &TargetSlots, adapter: &Adapter, factor: Factor) -> usize {
     slots.iter().enumerate().map(|(t, slots)| slots.len() * width(t)).sum()
 }
 
-/// Puts the numbers of a factor in their places: every slot, or those of the site's clients.
-fn place(
+/// Writes the numbers of a factor into its slots: every slot, or those of the site's clients.
+fn write_slots(
     adapter: &mut Adapter,
     factor: Factor,
     numbers: &[f32],
@@ -314,7 +314,7 @@ fn fill<'m>(part: Option<Vec<f32>>, tensors: impl Iterator<Item = &'m mut Matrix
         return Err(format!("holds {} numbers, expected {expected}", part.len()));
     }
     let mut numbers = part.into_iter();
-    tensors.into_iter().flat_map(|m| &mut m.data).zip(&mut numbers).for_each(|(place, number)| *place = number);
+    tensors.into_iter().flat_map(|m| &mut m.data).zip(&mut numbers).for_each(|(v, number)| *v = number);
     Ok(())
 }
 

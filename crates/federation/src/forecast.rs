@@ -71,7 +71,8 @@ pub fn forecast(
         let (mut uploads, up) = uploads(&plan, &stays, &make, stands_for);
         let mut next = server.clone();
         if settings.strategy.traits().merges {
-            // What the mean of equal clients misses is nothing, so here one does not stand for all.
+            // FedEx-LoRA merges what the mean of products has beyond the product of means, which is nothing where all
+            // clients are alike: here each gets an upload of its own.
             uploads = stays.iter().map(|&client| make(client)).collect();
         }
         if !uploads.is_empty() {

@@ -70,10 +70,10 @@ mod tests {
 
     /// The same by going through all pairs of subsets.
     fn by_enumeration(m: usize, n: usize, slots: usize) -> f64 {
-        let of = |size: usize| (0u32..1 << slots).filter(move |set| set.count_ones() as usize == size);
+        let subsets = |size: usize| (0u32..1 << slots).filter(move |set| set.count_ones() as usize == size);
         let (mut sum, mut pairs) = (0.0, 0.0);
-        for x in of(m) {
-            for y in of(n) {
+        for x in subsets(m) {
+            for y in subsets(n) {
                 sum += f64::from((x & y).count_ones()) / f64::from((x | y).count_ones());
                 pairs += 1.0;
             }

@@ -80,7 +80,7 @@ impl Protection {
     pub fn spent(&self, settings: &Settings, rounds: usize) -> Option<Spent> {
         let privacy = settings.privacy.filter(|privacy| !privacy.reproducible())?;
         match privacy {
-            // What a client chooses is seen as it is.
+            // Which slots a client chose crosses the wire as it is, so no ε can be given.
             PrivacySettings::Laplace { .. } if settings.chooses() => None,
             PrivacySettings::Laplace { epsilon, .. } => Some(Spent { epsilon, delta: 0.0 }),
             PrivacySettings::Gaussian { .. } => self.mechanism?.spent(rounds),

@@ -68,7 +68,7 @@ impl Run {
         Ok(())
     }
 
-    /// Judges the test split by the new global model, when this round is due.
+    /// Evaluates the test split by the new global model, when this round is due.
     fn evaluate_if_due(&self) -> Result<Option<Vec<Option<RowEvaluation>>>, FederationError> {
         let coordinator = &self.coordinator;
         if !coordinator.is_due() || self.clients.test.is_empty() || !coordinator.has_global_model() {

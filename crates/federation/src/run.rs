@@ -111,7 +111,8 @@ impl Run {
             let upload = sketch(&plan, adapter, &settings.train, client, Choice::Widest);
             4 * (upload.adapter_params() + upload.head_params() + upload.aux_params())
         };
-        // Where budgets differ some of the clients stand for all. A whole model is not made up to be measured.
+        // Where budgets differ, up to 16 of the clients stand for all. Full fine-tuning sends every weight, which needs no
+        // made-up upload to be counted.
         let looked: Vec<usize> = if plan.selection.is_some() || plan.ranks.is_some() {
             (0..clients).step_by(clients.div_ceil(16)).collect()
         } else {

@@ -104,11 +104,12 @@ const CLIENTS: &str = "[clients]\ncount = 2";
 fn full_fine_tuning_and_lora_match_table_1() {
     assert_eq!(roberta_base().info.backbone_params() * 1500, 186_082_560_000);
     for (rank, total) in [(8, 1_990_656_000u64), (4, 995_328_000), (2, 497_664_000), (1, 248_832_000)] {
-        let of = |name: &str| rounds(&format!("{CLIENTS}\n[adapter]\nrank = {rank}\n[strategy]\nname = \"{name}\""));
-        let fedit = of("fedit");
+        let rounds_of =
+            |name: &str| rounds(&format!("{CLIENTS}\n[adapter]\nrank = {rank}\n[strategy]\nname = \"{name}\""));
+        let fedit = rounds_of("fedit");
         assert_eq!(whole_run(&fedit), total, "FL+LoRA at rank {rank}");
-        assert_eq!(whole_run(&of("ffa-lora")), total / 2, "FFA-LoRA at rank {rank}");
-        assert_eq!(whole_run(&of("rolora")), total / 2, "RoLoRA at rank {rank}");
+        assert_eq!(whole_run(&rounds_of("ffa-lora")), total / 2, "FFA-LoRA at rank {rank}");
+        assert_eq!(whole_run(&rounds_of("rolora")), total / 2, "RoLoRA at rank {rank}");
         assert_eq!(fedit[0].upload_bytes, 2 * (20 + 4 * 165_888 * rank), "a header of 20 bytes and f32 numbers");
         assert_eq!(fedit[0].upload_index_bytes, 0);
     }
@@ -166,8 +167,8 @@ fn a_forecast_reproduces_the_papers_totals_to_the_digit() {
         (4, 331_776_000, 995_328_000),
         (8, 663_552_000, 1_327_104_000),
     ] {
-        let of = |choice| forecast_of("lora-a2", 16, &budget.to_string(), choice);
-        assert_eq!((of(Choice::Narrowest), of(Choice::Widest)), (low, high), "budget {budget}");
+        let forecast_for = |choice| forecast_of("lora-a2", 16, &budget.to_string(), choice);
+        assert_eq!((forecast_for(Choice::Narrowest), forecast_for(Choice::Widest)), (low, high), "budget {budget}");
     }
     // Table 8: what rank-heterogeneous clients send follows from the sum of their ranks.
     for (name, rank, total) in [("uniform", 32, 372u64), ("heavy-tail", 16, 128), ("normal", 16, 161)] {

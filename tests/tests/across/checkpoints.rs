@@ -232,7 +232,7 @@ fn gguf_files_hold_the_same_models() {
 fn gguf_files_that_cannot_be_used_say_why() {
     let dir = tempfile::tempdir().unwrap();
     let whole = fs::read(fixture("llama-tiny.gguf")).unwrap();
-    let of = |bytes: &[u8]| {
+    let refusal = |bytes: &[u8]| {
         let file = dir.path().join("x.gguf");
         fs::write(&file, bytes).unwrap();
         let source = ModelSource::Gguf { file, tokenizer: None };
@@ -241,14 +241,14 @@ fn gguf_files_that_cannot_be_used_say_why() {
         loaded.map(drop).unwrap_err().to_string()
     };
     for cut in [0, 3, 20, 200, whole.len() / 2] {
-        let said = of(&whole[..cut]);
+        let said = refusal(&whole[..cut]);
         assert!(said.contains("x.gguf") && (said.contains("ends") || said.contains("not a GGUF")), "{cut}: {said}");
     }
-    assert!(of(b"GGML....").contains("not a GGUF file"));
+    assert!(refusal(b"GGML....").contains("not a GGUF file"));
     let mut other = whole.clone();
     let at = other.windows(5).position(|window| window == b"llama").unwrap();
     other[at..at + 5].copy_from_slice(b"mamba");
-    assert!(of(&other).contains("general.architecture is mamba"));
+    assert!(refusal(&other).contains("general.architecture is mamba"));
     let source = ModelSource::Gguf { file: dir.path().join("x.gguf"), tokenizer: None };
     assert!(source.file("tokenizer.json").unwrap_err().to_string().contains("model.tokenizer"));
 }

@@ -146,8 +146,8 @@ fn noisy(model: &dyn Model, adapter: &Adapter) -> Box<dyn Model> {
 
 /// Signs of clients with these sigmas; each draws from a stream of its own.
 fn signs(model: &dyn Model, clients: &[(u64, f32)]) -> Vec<NoiseSigns> {
-    let of = |&(seed, sigma)| NoiseSigns::draw(model.targets(), sigma, &mut ChaCha8Rng::seed_from_u64(seed));
-    NoiseSigns::to_device(clients.iter().flat_map(of).collect(), model.targets(), model.device())
+    let drawn = |&(seed, sigma)| NoiseSigns::draw(model.targets(), sigma, &mut ChaCha8Rng::seed_from_u64(seed));
+    NoiseSigns::to_device(clients.iter().flat_map(drawn).collect(), model.targets(), model.device())
 }
 
 #[test]

@@ -67,8 +67,8 @@ fn full_fine_tuning_moves_every_weight_and_learns() {
 
 #[test]
 fn noise_on_the_weights_is_felt_and_without_size_it_is_none() {
-    let of = |flat: &str| finish(&mut toy::run(toy::settings(&format!("[strategy]\nname = \"rolora\"\n{flat}")))).2;
-    let (without, nothing, some) = (of(""), of("[train]\nflat = { rho = 0.0 }"), of("[train]\nflat = {}"));
+    let states = |flat: &str| finish(&mut toy::run(toy::settings(&format!("[strategy]\nname = \"rolora\"\n{flat}")))).2;
+    let (without, nothing, some) = (states(""), states("[train]\nflat = { rho = 0.0 }"), states("[train]\nflat = {}"));
     assert_eq!(without, nothing);
     assert!(apart(&without[2], &some[2], &without[1]) > 1e-3, "noise moves the clients elsewhere");
 }
@@ -76,15 +76,15 @@ fn noise_on_the_weights_is_felt_and_without_size_it_is_none() {
 #[test]
 fn batched_equals_one_by_one() {
     for text in STRATEGIES {
-        let of = |in_flight| {
+        let trained = |in_flight| {
             let mut settings = toy::settings(text);
             settings.train.rounds = 3;
             settings.engine.in_flight = in_flight;
             finish(&mut toy::run(settings))
         };
-        let (one_rounds, one_rows, one) = of(InFlight::Count(1));
+        let (one_rounds, one_rows, one) = trained(InFlight::Count(1));
         for in_flight in [InFlight::Count(2), InFlight::Count(3), InFlight::Count(100), InFlight::Auto] {
-            let (rounds, rows, many) = of(in_flight);
+            let (rounds, rows, many) = trained(in_flight);
             for (round, (x, y)) in one.iter().zip(&many).enumerate().skip(1) {
                 let apart = apart(x, y, &one[round - 1]);
                 assert!(
@@ -108,8 +108,8 @@ fn batched_equals_one_by_one() {
 #[test]
 fn several_devices_equal_one() {
     for text in [STRATEGIES[0], STRATEGIES[4]] {
-        let of = |devices: usize| finish(&mut toy::run_on(devices, toy::settings(text), toy::shards(4)));
-        let ((one_rounds, one_rows, one), (rounds, rows, three)) = (of(1), of(3));
+        let trained_on = |devices: usize| finish(&mut toy::run_on(devices, toy::settings(text), toy::shards(4)));
+        let ((one_rounds, one_rows, one), (rounds, rows, three)) = (trained_on(1), trained_on(3));
         for (round, (x, y)) in one.iter().zip(&three).enumerate().skip(1) {
             assert!(apart(x, y, &one[round - 1]) < 2e-3, "{text}, round {round}");
         }
@@ -130,7 +130,7 @@ fn surplus_rows_change_nothing() {
     let random = |shape: [usize; 3]| Tensor::<3>::random(shape, Distribution::Normal(0.0, 0.2), device).require_grad();
     let updates: Vec<_> = model.targets().iter().map(|t| (random([3, 2, t.d_in]), random([3, 2, t.d_out]))).collect();
     let head: Vec<_> = model.head().iter().map(|t| random([3, t.value.rows, t.value.cols])).collect();
-    let of = |rounding| {
+    let step_numbers = |rounding| {
         let lowrank = |(a, b): &(Tensor<3>, Tensor<3>)| LowRank { a: a.clone(), b: b.clone(), used: None, scale: 1.0 };
         let adapter = ClientAdapter::new(updates.iter().map(|u| Some(lowrank(u))).collect(), head.clone());
         let losses = model.loss(&adapter, &batch.to_device(model.info(), rounding, device));
@@ -141,34 +141,34 @@ fn surplus_rows_change_nothing() {
         leaves.for_each(|leaf| numbers.extend(leaf.grad(&grads).unwrap().into_data().try_to_vec::<f32>().unwrap()));
         numbers
     };
-    let (exact, few) = (of(Rounding::Exact), of(Rounding::Few));
+    let (exact, few) = (step_numbers(Rounding::Exact), step_numbers(Rounding::Few));
     let largest = exact.iter().fold(0f32, |m, v| m.max(v.abs()));
     assert!(exact.iter().zip(&few).all(|(x, y)| (x - y).abs() <= 1e-5 * largest));
 }
 
 #[test]
 fn same_seed_same_bits_and_another_seed_another_run() {
-    let of = |seed: u64| {
+    let end = |seed: u64| {
         let mut settings = toy::settings(STRATEGIES[3]);
         settings.train.seed = seed;
         finish(&mut toy::run(settings)).2.pop().unwrap()
     };
-    assert_eq!(of(7), of(7));
-    assert_ne!(of(7), of(8));
+    assert_eq!(end(7), end(7));
+    assert_ne!(end(7), end(8));
 }
 
 #[test]
 fn permuting_clients_permutes_what_they_do() {
     let order = [2, 0, 3, 1];
     for text in ["[strategy]\nname = \"fedit\"", "[strategy]\nname = \"lora-a2\"\n[clients]\nbudget = 2"] {
-        let of = |order: &[usize]| {
+        let trained_in = |order: &[usize]| {
             let mut settings = toy::settings(text);
             settings.train.shuffle = false; // a shuffle belongs to the client's number
             let base = toy::shards(4);
             let train = order.iter().map(|&k| base.train[k].clone()).collect();
             finish(&mut toy::run_with(settings, Shards { train, test: base.test }))
         };
-        let (straight, permuted) = (of(&[0, 1, 2, 3]), of(&order));
+        let (straight, permuted) = (trained_in(&[0, 1, 2, 3]), trained_in(&order));
         for (row, x) in permuted.1.iter().enumerate() {
             let y = &straight.1[row / 4 * 4 + order[row % 4]];
             assert_eq!((x.examples, x.steps, &x.slots), (y.examples, y.steps, &y.slots));
@@ -316,22 +316,34 @@ fn a_diverging_client_stops_the_run_and_the_last_good_state_is_kept() {
 
 #[test]
 fn stopping_inside_a_round_gives_the_round_up_and_after_it_keeps_it() {
-    let mut run = toy::run(toy::settings("[train]\nrounds = 3"));
-    run.train(&mut |event| {
-        if matches!(event, Event::RoundEnded { .. }) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-    })
-    .unwrap();
-    assert_eq!(run.server().round, 1);
-    let kept = run.server().clone();
-    run.train(&mut |event| {
-        if matches!(event, Event::Progress(_)) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-    })
-    .unwrap();
-    assert_eq!(run.server(), &kept);
-    // Going on gives what an undisturbed run gives.
-    let (_, _, rest) = finish(&mut run);
-    let (_, _, whole) = finish(&mut toy::run(toy::settings("[train]\nrounds = 3")));
-    assert_eq!(rest.last(), whole.last());
+    let settings = || toy::settings("[train]\nrounds = 3\nscaffold = true");
+    for devices in [1, 2] {
+        let mut run = toy::run_on(devices, settings(), toy::shards(4));
+        let stop_at = |run: &mut Run, is_it: &dyn Fn(&Event) -> bool| {
+            let mut stopped = false;
+            run.train(&mut |event| {
+                assert!(!stopped, "who has broken off hears of nothing more");
+                stopped = is_it(&event);
+                if stopped { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            })
+            .unwrap();
+            assert!(stopped);
+        };
+        stop_at(&mut run, &|event| matches!(event, Event::RoundEnded { .. }));
+        assert_eq!(run.server().round, 1);
+        let kept = run.checkpoint(&Default::default());
+        stop_at(&mut run, &|event| matches!(event, Event::RoundStarted { .. }));
+        stop_at(&mut run, &|event| matches!(event, Event::Progress(_)));
+        stop_at(&mut run, &|event| matches!(event, Event::Progress(progress) if progress.done == progress.total));
+        assert!(
+            run.checkpoint(&Default::default()) == kept,
+            "the server's state, the ledger and the clients' memories"
+        );
+        // Going on gives what an undisturbed run gives.
+        let (_, _, rest) = finish(&mut run);
+        let (_, _, whole) = finish(&mut toy::run_on(devices, settings(), toy::shards(4)));
+        assert_eq!(rest.last(), whole.last());
+    }
 }
 
 #[test]

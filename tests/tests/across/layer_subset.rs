@@ -53,7 +53,7 @@ fn the_layers_whose_states_say_most_are_shared_and_the_others_stay_private() {
 
 #[test]
 fn it_learns() {
-    let of = |layers: usize| {
+    let last_row = |layers: usize| {
         let train =
             "[adapter]\nrank = 4\nhead = \"trained\"\n[train]\nrounds = 8\nepochs = 3\nlr_a = 5e-3\nlr_head = 2e-2";
         let (rounds, _) = finish(&mut toy::run(settings(&format!("layers = {layers}\nlr = 0.2\n{train}"))));
@@ -62,6 +62,6 @@ fn it_learns() {
         last
     };
     // With half of the layers on the clients, their own models are what has learnt; with all shared, the global one.
-    let [half, all] = [of(1).personal_accuracy.unwrap(), of(2).test_accuracy.unwrap()];
+    let [half, all] = [last_row(1).personal_accuracy.unwrap(), last_row(2).test_accuracy.unwrap()];
     assert!(half > 0.35 && all > 0.35, "five classes: {half} {all}");
 }

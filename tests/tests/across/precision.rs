@@ -50,8 +50,8 @@ fn tf32_rounds_what_meets_frozen_weights_and_nothing_else() {
     let texts = toy::texts(7, 3);
     let batch = PackedBatch::pack(&[(0..7).map(|i| (texts.ids[i].as_slice(), texts.goals[i].clone())).collect()]);
     let leaves = check::Leaves::new(&model, 1, 2);
-    let of = |precision| check::step(&model.clone().computing_in(precision), &leaves, &batch).unwrap();
-    let (exact, again, found) = (of(Precision::F32), of(Precision::F32), of(Precision::Tf32));
+    let step_in = |precision| check::step(&model.clone().computing_in(precision), &leaves, &batch).unwrap();
+    let (exact, again, found) = (step_in(Precision::F32), step_in(Precision::F32), step_in(Precision::Tf32));
     assert_eq!(exact.losses.values, again.losses.values, "asking for f32 is computing in f32");
     let off = (found.losses.values[0] - exact.losses.values[0]).abs() / exact.losses.values[0];
     assert!(off > 1e-6, "nothing was rounded: {off}");
@@ -71,8 +71,8 @@ fn near_f32(name: &str, task: Task, texts: &Split, device: &Device, precision: P
     let example = |i: usize| (texts.ids[i].as_slice(), texts.goals[i].clone());
     let batch = PackedBatch::pack(&[(0..3).map(example).collect(), (3..7).map(example).collect()]);
     let leaves = check::Leaves::new(&model, 2, 2);
-    let of = |model: &Transformer| check::step(model, &leaves, &batch).unwrap();
-    let (exact, found) = (of(&model), of(&model.clone().computing_in(precision)));
+    let step_of = |model: &Transformer| check::step(model, &leaves, &batch).unwrap();
+    let (exact, found) = (step_of(&model), step_of(&model.clone().computing_in(precision)));
     for (x, y) in exact.losses.values.iter().zip(&found.losses.values) {
         println!("    a loss off by {:.1e}", (x - y).abs() / x);
         assert!(f64::from((x - y).abs()) < allowed.losses * f64::from(*x), "loss {y} in {precision:?}, {x} in f32");
@@ -112,7 +112,7 @@ fn noise_is_near_that_of_f32() {
     let plain = ClientAdapter::new(vec![], head.collect());
     let noise = NoiseSigns::to_device(signs, model.targets(), &device);
     let noised = ClientAdapter { noise, ..plain.clone() };
-    let of = |model: &Transformer, client: &ClientAdapter| {
+    let noisy_loss = |model: &Transformer, client: &ClientAdapter| {
         let targets = model.targets().to_vec();
         let mut draw = |t: usize| {
             normals(targets[t].d_in * targets[t].d_out, &mut rand_chacha::ChaCha8Rng::seed_from_u64(t as u64))
@@ -121,10 +121,10 @@ fn noise_is_near_that_of_f32() {
         let losses = model.noisy(&adapter, &mut draw).loss(client, &batch);
         losses.into_data().try_to_vec::<f32>().unwrap()[0]
     };
-    let exact = of(&model, &noised);
-    let felt = (exact - of(&model, &plain)).abs();
+    let exact = noisy_loss(&model, &noised);
+    let felt = (exact - noisy_loss(&model, &plain)).abs();
     for precision in precisions {
-        let found = of(&model.clone().computing_in(precision), &noised);
+        let found = noisy_loss(&model.clone().computing_in(precision), &noised);
         assert!((exact - found).abs() < 0.2 * felt, "{found} in {precision:?}, {exact} in f32, of it noise {felt}");
     }
 }

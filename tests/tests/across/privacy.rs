@@ -39,11 +39,11 @@ fn the_noise_of_one_run_cannot_be_taken_off_another() {
     ];
     for (noisy, clean) in cases {
         for reproducible in [false, true] {
-            let of = |privacy: &str| {
+            let end_numbers = |privacy: &str| {
                 let text = format!("{one_round}{privacy}\nreproducible = {reproducible}");
                 numbers(&finish(&mut toy::run(settings(&text))).2[1].adapter)
             };
-            let (first, clean, third) = (of(&noisy), of(&clean), of(&noisy));
+            let (first, clean, third) = (end_numbers(&noisy), end_numbers(&clean), end_numbers(&noisy));
             let noise = size(first.iter().zip(&clean).map(|(x, y)| x - y));
             let left = size(first.iter().zip(&clean).zip(&third).zip(&clean).map(|(((x, y), z), c)| z - (x - y) - c));
             if reproducible {
@@ -235,14 +235,14 @@ fn what_no_noise_protects_is_kept_back_where_asked() {
 #[test]
 fn noise_has_its_size_and_clipping_holds() {
     let train = "[train]\nrounds = 1\nlr_a = 1e-3\nbatch_size = 4\n";
-    let of = |privacy: &str| finish(&mut toy::run(settings(&format!("{train}{privacy}"))));
-    let clean = of("").2[1].adapter.clone();
+    let trained = |privacy: &str| finish(&mut toy::run(settings(&format!("{train}{privacy}"))));
+    let clean = trained("").2[1].adapter.clone();
     let far =
         |finished: &Finished| size(numbers(&finished.2[1].adapter).iter().zip(numbers(&clean)).map(|(x, y)| x - y));
-    let laplace = |epsilon: f64| of(&format!("[privacy]\nkind = \"laplace\"\nepsilon = {epsilon}\nclip = 2.0"));
+    let laplace = |epsilon: f64| trained(&format!("[privacy]\nkind = \"laplace\"\nepsilon = {epsilon}\nclip = 2.0"));
     assert!(far(&laplace(1.0)) > 2.0 * far(&laplace(6.0)), "smaller epsilon, more noise");
     // Uploads clipped to almost nothing, no noise: the model hardly moves.
-    let tiny = of("[privacy]\nkind = \"gaussian\"\nclip = 1e-4\nnoise = 0.0");
+    let tiny = trained("[privacy]\nkind = \"gaussian\"\nclip = 1e-4\nnoise = 0.0");
     let moved =
         numbers(&tiny.2[1].adapter).iter().zip(numbers(&tiny.2[0].adapter)).map(|(x, y)| (x - y).powi(2)).sum::<f64>();
     assert!(moved > 0.0 && moved.sqrt() <= 1.0001e-4, "{moved}");

@@ -155,8 +155,8 @@ fn norms(adapter: &Adapter) -> Vec<Vec<f64>> {
         let norm = |row: &[f32]| row.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>().sqrt();
         m.data.chunks(m.cols).map(norm).collect::<Vec<f64>>()
     };
-    let of = |(a, b): (&Matrix, &Matrix)| [of_rows(&a.transposed()), of_rows(b)].concat();
-    adapter.a.iter().zip(&adapter.b).map(of).collect()
+    let pair_norms = |(a, b): (&Matrix, &Matrix)| [of_rows(&a.transposed()), of_rows(b)].concat();
+    adapter.a.iter().zip(&adapter.b).map(pair_norms).collect()
 }
 
 /// The numbers of the encoder's weights in the order of their names.
@@ -188,7 +188,7 @@ fn held(run: &Run, clients: &[ClientMetrics], kind: &str) -> Vec<Vec<f64>> {
     let server = run.server();
     let adapter = &server.adapter;
     let targets = adapter.targets.len();
-    let of = |adapter: &Adapter, kind: &str| match kind {
+    let parts_of = |adapter: &Adapter, kind: &str| match kind {
         "a" => all(&adapter.a),
         "b" => all(&adapter.b),
         "core" => all(&adapter.core),
@@ -205,7 +205,7 @@ fn held(run: &Run, clients: &[ClientMetrics], kind: &str) -> Vec<Vec<f64>> {
         ("merged", None) => products(&server.merged.a, &server.merged.b),
         ("norms", None) => norms(adapter),
         ("ranks", None) => vec![wide(server.state.table("ranks").unwrap())],
-        (kind, None) => of(adapter, kind),
+        (kind, None) => parts_of(adapter, kind),
         ("control", Some(part)) => variates(run, part, |role| server.state.tensor("control", role)),
         ("variate", Some(client)) => {
             let own = run.memory(client.parse().unwrap()).expect("it has taken part");
@@ -219,7 +219,7 @@ fn held(run: &Run, clients: &[ClientMetrics], kind: &str) -> Vec<Vec<f64>> {
         }
         ("person", Some(client)) => {
             let (_, own) = run.personal_models().find(|(k, _)| k.to_string() == client).expect("it keeps something");
-            of(&own, parts.next().unwrap())
+            parts_of(&own, parts.next().unwrap())
         }
         _ => panic!("nothing is called {kind}"),
     }

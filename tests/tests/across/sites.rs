@@ -150,12 +150,12 @@ fn without_tests(row: &RoundMetrics) -> RoundMetrics {
 
 /// The largest difference between two models, by the largest number of the second.
 fn apart(one: &Server, other: &Server) -> f32 {
-    let of = |server: &Server| {
+    let matrices_of = |server: &Server| {
         let model = server.model();
         let matrices = model.a.into_iter().chain(model.b).chain(model.weights);
         matrices.chain(model.head.into_iter().map(|t| t.value)).collect::<Vec<Matrix>>()
     };
-    let (one, other) = (of(one), of(other));
+    let (one, other) = (matrices_of(one), matrices_of(other));
     let pairs = || one.iter().zip(&other).flat_map(|(x, y)| x.data.iter().zip(&y.data));
     let largest = pairs().fold(0f32, |m, (_, y)| m.max(y.abs()));
     pairs().fold(0f32, |m, (x, y)| m.max((x - y).abs())) / largest

@@ -48,12 +48,12 @@ fn every_strategy_learns_as_recorded() {
 #[test]
 fn all_together_equal_one_by_one() {
     for strategy in STRATEGIES {
-        let of = |in_flight| {
+        let trained = |in_flight| {
             let mut settings = settings(strategy, "[train]\nrounds = 3\nlr_a = 1e-3");
             settings.engine.in_flight = in_flight;
             finish(&mut toy::run(settings))
         };
-        together_is_one_by_one(strategy, (of(InFlight::Count(1)), of(InFlight::Count(100))));
+        together_is_one_by_one(strategy, (trained(InFlight::Count(1)), trained(InFlight::Count(100))));
     }
 }
 
@@ -68,11 +68,11 @@ fn together_is_one_by_one(strategy: &str, ((one, _, first), (all, _, second)): (
     for (x, y) in first.iter().zip(&second).skip(1) {
         let (x, y, start) = (x.model(), y.model(), first[0].model());
         for t in 0..x.targets.len() {
-            let of = |m: &bonfire_models::Adapter| {
+            let product_of = |m: &bonfire_models::Adapter| {
                 let (a, b) = (&m.a[t], &m.b[t]);
                 a.matmul(b).data.into_iter().map(|v| f64::from(v) * m.scale()).collect::<Vec<_>>()
             };
-            let (x, y, start) = (of(&x), of(&y), of(&start));
+            let (x, y, start) = (product_of(&x), product_of(&y), product_of(&start));
             let apart = x.iter().zip(&y).map(|(x, y)| (x - y).abs()).fold(0.0, f64::max);
             let moved = x.iter().zip(&start).map(|(x, y)| (x - y).abs()).fold(0.0, f64::max);
             assert!(apart <= 2e-2 * moved.max(1e-6), "{strategy}, target {t}: apart by {apart:.1e} of {moved:.1e}");
@@ -83,7 +83,7 @@ fn together_is_one_by_one(strategy: &str, ((one, _, first), (all, _, second)): (
 #[test]
 fn language_models_all_together_equal_one_by_one_also_recomputed() {
     for strategy in STRATEGIES {
-        let of = |in_flight, recompute: bool| {
+        let trained = |in_flight, recompute: bool| {
             let mut settings = settings(strategy, "[train]\nrounds = 3\nlr_a = 1e-3");
             settings.engine.in_flight = in_flight;
             if recompute && settings.strategy.traits().recomputes {
@@ -91,7 +91,7 @@ fn language_models_all_together_equal_one_by_one_also_recomputed() {
             }
             finish(&mut toy::causal_run(settings))
         };
-        together_is_one_by_one(strategy, (of(InFlight::Count(1), false), of(InFlight::Count(100), true)));
+        together_is_one_by_one(strategy, (trained(InFlight::Count(1), false), trained(InFlight::Count(100), true)));
     }
 }
 
@@ -123,10 +123,10 @@ fn a_forecast_from_shapes_is_what_a_run_sends() {
                 settings.clients.budget = bonfire_federation::Budget::Same(2);
             }
             let model = bonfire_tests::load(&bonfire_tests::fixture("roberta-tiny"), toy::CLASSES, &TargetKind::all());
-            let of = |choice| forecast(&settings, model.info(), Task::Classify(toy::CLASSES), choice).unwrap();
-            let (low, high) = (of(Choice::Narrowest), of(Choice::Widest));
+            let forecast_of = |choice| forecast(&settings, model.info(), Task::Classify(toy::CLASSES), choice).unwrap();
+            let (low, high) = (forecast_of(Choice::Narrowest), forecast_of(Choice::Widest));
             let (rounds, ..) = finish(&mut toy::run(settings.clone()));
-            let sum = |of: fn(&RoundMetrics) -> u64| rounds.iter().map(of).sum::<u64>();
+            let sum = |count: fn(&RoundMetrics) -> u64| rounds.iter().map(count).sum::<u64>();
             let (up, down) = (sum(|r| r.upload_bytes), sum(|r| r.download_bytes));
             let name = settings.strategy.name();
             if name == "lora-a2" {
@@ -179,8 +179,8 @@ fn the_servers_variate_is_the_mean_of_the_clients() {
             let controls = run.server().state.tensors("control");
             for (role, server) in &controls {
                 let memory = |client| run.memory(client).expect("every client keeps something");
-                let of = |client| memory(client).variates.get(role).expect("every client keeps it");
-                let mean = |i: usize| (0..4).map(|client| f64::from(of(client).data[i])).sum::<f64>() / 4.0;
+                let variate_of = |client| memory(client).variates.get(role).expect("every client keeps it");
+                let mean = |i: usize| (0..4).map(|client| f64::from(variate_of(client).data[i])).sum::<f64>() / 4.0;
                 let size = server.data.iter().map(|v| v.abs()).fold(0f32, f32::max);
                 for (i, c) in server.data.iter().enumerate() {
                     let apart = (f64::from(*c) - mean(i)).abs();
@@ -231,13 +231,13 @@ fn prox_holds_a_private_part_where_the_round_found_it() {
         // AdamW's steps have the size of the rate at any gradient, so the pull holds to about the rate: what is kept must not
         // have been drawn towards zero by all its size.
         let after = kept(&held);
-        let square = |of: &dyn Fn(&Role, usize) -> f32| -> f64 {
+        let square = |number: &dyn Fn(&Role, usize) -> f32| -> f64 {
             let all = before.iter().flat_map(|(role, m)| (0..m.data.len()).map(move |i| (role, i)));
-            all.map(|(role, i)| f64::from(of(role, i)).powi(2)).sum::<f64>().sqrt()
+            all.map(|(role, i)| f64::from(number(role, i)).powi(2)).sum::<f64>().sqrt()
         };
         let moved = square(&|role, i| after[role].data[i] - before[role].data[i]);
         let size = square(&|role, i| before[role].data[i]);
-        let drawn = square(&|name, i| after[name].data[i]) / size;
+        let drawn = square(&|role, i| after[role].data[i]) / size;
         assert!(drawn > 0.9 && moved < 0.6 * size, "{strategy}: moved {moved} of {size}, {drawn} is left");
     }
 }
@@ -355,16 +355,16 @@ fn pruned_slots_are_gone_for_good() {
 
 #[test]
 fn scoring_rules_choose_differently_and_as_many() {
-    let of = |score: &str| {
+    let client_rows = |score: &str| {
         let text = format!("name = \"lora-a2\"\nscore = \"{score}\"");
         finish(&mut toy::run(settings(&text, "[clients]\ncount = 4\nbudget = 1\n[train]\nrounds = 4\nlr_a = 5e-3"))).1
     };
-    let ours = of("contribution");
+    let ours = client_rows("contribution");
     let slots = |rows: &[ClientMetrics]| rows.iter().map(|r| r.slots.clone().unwrap()).collect::<Vec<_>>();
     let count =
         |rows: &[ClientMetrics]| slots(rows).iter().map(|s| s.iter().map(Vec::len).sum::<usize>()).collect::<Vec<_>>();
     for score in ["magnitude", "importance", "gradient", "fisher", "random", "contribution\"\nper = \"byte"] {
-        let other = of(score);
+        let other = client_rows(score);
         assert_eq!(count(&ours), count(&other), "{score}");
         assert_ne!(slots(&ours), slots(&other), "{score}");
     }

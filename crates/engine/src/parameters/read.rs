@@ -29,7 +29,7 @@ impl Parameters {
         let width: usize = parts.iter().map(|part| part.dims()[1] * part.dims()[2]).sum();
         let read = |ends: &[Finished]| {
             let whose = lanes_on(&ends.iter().map(|end| end.lane).collect::<Vec<_>>(), &self.device);
-            let mut table = Tensor::<2>::empty([ends.len(), width], &self.device);
+            let mut table = Tensor::<2>::empty([ends.len(), width], &self.device); // a row a client
             let mut at = 0;
             for part in &parts {
                 table = gather_lanes(table, part.clone(), &whose, at);
@@ -60,7 +60,7 @@ impl Parameters {
         let mut trained = self.trained.iter().peekable();
         let mut matrix = |&role: &Role| {
             let Some(p) = trained.next_if(|p| p.role == role) else {
-                // Of a target of which no client has a slot nothing is here.
+                // No client in flight has a slot of this target, so it has no tensors on the device.
                 let Role::Factor(t, factor) = role else { unreachable!("weights and head train whole") };
                 return Matrix::zeros(0, self.targets[t].host[index(factor)].cols);
             };

@@ -64,7 +64,7 @@ impl Plan {
             .as_ref()
             .is_none_or(|s| one_factor && s.budgets.len() == clients && s.probe.problem().is_none());
         let roles = Role::all(self, global);
-        // Of what does not train nothing is read.
+        // Tensors of what does not train are ignored.
         let fits = |(role, m): (&Role, &Matrix)| !roles.contains(role) || role.shape(global) == [m.rows, m.cols];
         let checks = [
             ("round", self.round > 0),
@@ -75,7 +75,7 @@ impl Plan {
             ("learning rates", rates.iter().all(|lr| lr.is_finite() && *lr >= 0.0)),
             ("private", self.private.targets.iter().all(|&t| t < targets)),
             ("branches", self.terms.branches.is_none_or(|b| b.shared <= rank)),
-            // Where nothing of that kind is there, no shape is either, and `active` has said so.
+            // Where the model has nothing of what is to train, shapes cannot be asked for; `active` is refused above.
             ("tensors", !trains || self.tensors().all(fits)),
         ];
         let wrong = checks.into_iter().find(|(_, fine)| !fine);

@@ -4,7 +4,7 @@
 use bonfire_data::random::{Use, stream};
 use bonfire_models::{Adapter, Model, NoiseSigns, normals};
 
-use crate::batch_schedule::Step;
+use crate::batch_schedule::LaneStep;
 use crate::job::ClientJob;
 use crate::{Flat, TrainSettings};
 
@@ -28,11 +28,11 @@ pub(crate) fn signs(
     settings: &TrainSettings,
     round: usize,
     jobs: &[ClientJob],
-    step: &Step,
+    lanes: &[LaneStep],
     model: &dyn Model,
 ) -> Vec<NoiseSigns> {
     let targets = model.targets();
-    let of_lane = |lane: &Option<(usize, usize)>| {
+    let of_lane = |lane: &LaneStep| {
         let Some((job, own)) = *lane else { return vec![0.0; NoiseSigns::numbers(targets)] };
         let member = &jobs[job].member;
         let steps = settings.local_steps(member.rows.len());
@@ -40,5 +40,25 @@ pub(crate) fn signs(
         let mut rng = stream(settings.seed, Use::NoiseSigns, round as u64, member.client as u64, own as u64);
         NoiseSigns::draw(targets, sigma as f32, &mut rng)
     };
-    NoiseSigns::to_device(step.lanes.iter().flat_map(of_lane).collect(), targets, model.device())
+    NoiseSigns::to_device(lanes.iter().flat_map(of_lane).collect(), targets, model.device())
+}
+
+#[cfg(all(test, feature = "flex"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn noise_grows_along_half_a_cosine_over_all_steps_of_the_run() {
+        let (flat, steps, rounds) = (Flat { rho: 0.2 }, 5, 4);
+        let mut far = 0f64;
+        for round in 1..=rounds {
+            for step in 1..=steps {
+                let done = ((round - 1) * steps + step - 1) as f64 / 20.0;
+                let expected = 0.1 * (1.0 - (std::f64::consts::PI * done).cos());
+                far = far.max((sigma(flat, round, step, steps, rounds) - expected).abs());
+            }
+        }
+        assert!(far < 1e-12, "off by {far:.1e}");
+        assert_eq!(sigma(flat, 1, 1, steps, rounds), 0.0, "the run's first step has none");
+    }
 }

@@ -1,4 +1,5 @@
-//! What does not go together: a strategy with its budgets, the server's rule, privacy, the engine's ways.
+//! Settings that exclude each other: a strategy with budgets, a server's rule, privacy, or a way of the engine that it cannot
+//! work with.
 
 use bonfire_engine::{Problem, Recompute};
 use bonfire_models::Precision;
@@ -37,7 +38,7 @@ impl Settings {
     /// What composes with strategies that average movements, and with those alone.
     fn averaging_problem(&self) -> Option<Problem> {
         let (name, traits) = (self.strategy.name(), self.strategy.traits());
-        // What a client weighs, and what is believed, is every method's business.
+        // Clients' weights, and limits on what is believed of them, go with every strategy.
         let ServerSettings { weights, max_norm, max_examples, .. } = self.server;
         let usual = ServerSettings { weights, max_norm, max_examples, ..ServerSettings::default() };
         let composed = [

@@ -1,4 +1,4 @@
-//! `[server]`: how movements become one, and what the server makes of it.
+//! `[server]`: how the clients' movements, by how much each has moved what it trained, are averaged, and the server's optimizer.
 
 use bonfire_engine::Problem;
 use schemars::JsonSchema;

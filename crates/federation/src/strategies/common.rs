@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use bonfire_data::random::{Use, stream};
-use bonfire_engine::{Active, ClientPrivacy, Plan, Role, RoleTensors, Schedule, TargetSlots, Terms, Upload};
+use bonfire_engine::{Active, Aux, ClientPrivacy, Plan, Role, RoleTensors, Schedule, TargetSlots, Terms, Upload};
 use bonfire_models::{Adapter, AdapterInit, Matrix};
 
 use crate::aggregate::{CentralNoise, Rule};
@@ -150,7 +150,7 @@ impl Common {
     /// SCAFFOLD: `c ← c + (1/K)·Σ Δc_k` over the round's clients; a slot a client does not have counts as zero.
     fn variate(&self, server: &mut Server, uploads: &[Upload]) {
         for upload in uploads {
-            let Some((_, changes)) = upload.aux.iter().find(|(name, _)| *name == "control") else { continue };
+            let Some(changes) = upload.aux(Aux::Variates) else { continue };
             for (role, change) in upload.roles().zip(changes) {
                 let slots = match role {
                     Role::Factor(t, _) => upload.slots.of(t),

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use bonfire_engine::{Active, LocalOptimizer, Plan, Role, RoleTensors, Upload};
+use bonfire_engine::{Active, Aux, LocalOptimizer, Plan, Role, RoleTensors, Upload};
 use bonfire_models::{Factor, Matrix};
 
 use super::{Common, Strategy};
@@ -45,7 +45,7 @@ impl Strategy for FedLada {
         let (mut direction, mut moments) = (RoleTensors::new(), RoleTensors::new());
         let share = 1.0 / uploads.len() as f32;
         for upload in uploads {
-            let second = upload.aux.iter().find(|(name, _)| *name == "second").map(|(_, list)| list.as_slice());
+            let second = upload.aux(Aux::SecondMoments);
             for (i, (role, moved)) in upload.roles().zip(upload.matrices()).enumerate() {
                 let lr = match role {
                     Role::Factor(_, Factor::A) => self.common.lr_a,
@@ -87,14 +87,14 @@ mod tests {
             let list = upload.factors.iter().flat_map(|(_, list)| list);
             let constant = |m: &Matrix| Matrix::new(m.rows, m.cols, vec![k as f32; m.data.len()]);
             let second = list.map(constant).collect();
-            upload.aux = vec![("second", second)];
+            upload.aux = vec![(Aux::SecondMoments, second)];
         }
         it.aggregate(&mut state, &sent).expect("aggregates");
         let LocalOptimizer::Amended { second, direction, .. } = it.plan(&state).optimizer else { panic!("amended") };
         assert!(second[&Role::Factor(1, Factor::B)].data.iter().all(|v| (v - 1.0).abs() < 1e-6), "the mean of 0, 1, 2");
         for (i, got) in direction[&Role::Factor(1, Factor::B)].data.iter().enumerate() {
-            let of = |u: &Upload| -f64::from(u.factors[1].1[1].data[i]) / (2e-3 * 4.0);
-            let want = sent.iter().map(of).sum::<f64>() / 3.0;
+            let mean_gradient = |u: &Upload| -f64::from(u.factors[1].1[1].data[i]) / (2e-3 * 4.0);
+            let want = sent.iter().map(mean_gradient).sum::<f64>() / 3.0;
             assert!((f64::from(*got) - want).abs() < 1e-3 * want.abs().max(1.0), "{got} {want}");
         }
     }

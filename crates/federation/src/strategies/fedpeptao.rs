@@ -14,7 +14,7 @@
 //! The published code feeds the change of the mean movement into momentum, the same for all clients; here it is each
 //! client's own movement, without which nothing of the client would be in its momentum.
 
-use bonfire_engine::{Active, Plan, Private, Role, Upload};
+use bonfire_engine::{Active, Aux, Plan, Private, Role, Upload};
 use bonfire_models::{Factor, Matrix};
 
 use super::{Common, Strategy};
@@ -133,7 +133,7 @@ impl FedPepTao {
 
     /// The layers of highest mean score, if clients report scores; of equal ones the earlier.
     fn choose(&self, uploads: &[&Upload], weights: &[f64]) -> Option<Matrix> {
-        let scores = |u: &Upload| u.aux.iter().find(|(name, _)| *name == "layers").map(|(_, list)| list[0].clone());
+        let scores = |u: &Upload| u.aux(Aux::LayerScores).map(|list| list[0].clone());
         let all: Vec<Matrix> = uploads.iter().filter_map(|u| scores(u)).collect();
         let count = all.first()?.cols;
         let mean = |layer: usize| all.iter().zip(weights).map(|(m, w)| w * f64::from(m.data[layer])).sum::<f64>();

@@ -7,7 +7,7 @@
 use bonfire_engine::{Active, Plan, Upload};
 
 use super::{Common, Strategy};
-use crate::client_products::{each_target, in_order, mean_of_products, place};
+use crate::client_products::{each_target, in_order, mean_of_products, set_from_svd};
 use crate::{FederationError, Server};
 
 /// The strategy `flexlora`.
@@ -33,7 +33,7 @@ impl Strategy for FlexLora {
     fn aggregate(&self, server: &mut Server, uploads: &[Upload]) -> Result<(), FederationError> {
         let (adapter, uploads) = (&server.adapter, in_order(uploads));
         let means = each_target(adapter, |t| mean_of_products(adapter, &uploads, t).svd())?;
-        means.iter().enumerate().for_each(|(t, svd)| place(&mut server.adapter, t, svd));
+        means.iter().enumerate().for_each(|(t, svd)| set_from_svd(&mut server.adapter, t, svd));
         self.common.average_heads(server, &uploads);
         Ok(())
     }

@@ -114,11 +114,11 @@ mod tests {
                 assert!(b.data[ranks[k] * b.cols..].iter().all(|v| *v == 0.0));
             }
             let size = |k: usize| -> f64 {
-                let of = |t| {
+                let squares = |t| {
                     let (a, b) = trained(&before.adapter, &sent[k], t);
                     a.matmul(&b).data.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>()
                 };
-                (0..it.adapter.targets.len()).map(of).sum::<f64>().sqrt()
+                (0..it.adapter.targets.len()).map(squares).sum::<f64>().sqrt()
             };
             let total: f64 = (0..3).map(size).sum();
             for (i, got) in it.adapter.b[t].data.iter().enumerate() {

@@ -9,7 +9,7 @@ use bonfire_models::Adapter;
 
 use super::{Common, Strategy};
 use crate::algebra::Stack;
-use crate::client_products::{each_target, in_order, nothing, place, trained, weights};
+use crate::client_products::{each_target, in_order, nothing, set_from_svd, trained, weights};
 use crate::{FederationError, Server};
 
 /// The strategy `raflora`.
@@ -47,7 +47,7 @@ impl Strategy for RaFlora {
         let (adapter, uploads) = (&server.adapter, in_order(uploads));
         let cuts = self.cuts(adapter.rank);
         let sums = each_target(adapter, |t| sum_of_parts(adapter, &uploads, t, &cuts).svd())?;
-        sums.iter().enumerate().for_each(|(t, svd)| place(&mut server.adapter, t, svd));
+        sums.iter().enumerate().for_each(|(t, svd)| set_from_svd(&mut server.adapter, t, svd));
         self.common.average_heads(server, &uploads);
         Ok(())
     }

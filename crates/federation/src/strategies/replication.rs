@@ -51,9 +51,9 @@ mod tests {
         for t in 0..2 {
             let ends: Vec<_> = sent.iter().map(|u| trained(&before.adapter, u, t)).collect();
             let owners = |slot: usize| (0..3).filter(move |&k| ranks[k] > slot);
-            let check = |got: f32, start: f32, slot: usize, of: &dyn Fn(usize) -> f32| {
+            let check = |got: f32, start: f32, slot: usize, end: &dyn Fn(usize) -> f32| {
                 let examples: f64 = owners(slot).map(|k| sent[k].examples as f64).sum();
-                let sum: f64 = owners(slot).map(|k| sent[k].examples as f64 * f64::from(of(k))).sum();
+                let sum: f64 = owners(slot).map(|k| sent[k].examples as f64 * f64::from(end(k))).sum();
                 let want = if slot == 3 { start.into() } else { sum / examples };
                 assert!((f64::from(got) - want).abs() < 1e-6, "slot {slot}: {got} and {want}");
             };

@@ -96,7 +96,7 @@ pub(crate) fn check_orthonormal(m: &Matrix) {
 pub(crate) fn dense_mean_of_products(before: &Server, uploads: &[Upload]) -> Vec<Vec<f64>> {
     let uploads = in_order(uploads);
     let weights = weights(&uploads);
-    let of = |t: usize| {
+    let mean = |t: usize| {
         let mut sum = vec![0.0; before.adapter.targets[t].d_in * before.adapter.targets[t].d_out];
         for (upload, weight) in uploads.iter().zip(&weights) {
             let (a, b) = trained(&before.adapter, upload, t);
@@ -105,5 +105,5 @@ pub(crate) fn dense_mean_of_products(before: &Server, uploads: &[Upload]) -> Vec
         }
         sum
     };
-    (0..before.adapter.targets.len()).map(of).collect()
+    (0..before.adapter.targets.len()).map(mean).collect()
 }
