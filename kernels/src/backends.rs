@@ -64,15 +64,16 @@ pub trait Kernels: Backend {
     fn linear_forward(
         x: &FloatTensor<Self>,
         w: &FloatTensor<Self>,
-        bias: FloatTensor<Self>,
+        bias: Option<FloatTensor<Self>>,
         pairs: &[Pair<Self>],
         layout: &LinearLayout,
     ) -> (FloatTensor<Self>, Vec<FloatTensor<Self>>);
 
-    /// Gradients of [`Kernels::linear_forward`].
+    /// Gradients of [`Kernels::linear_forward`]. `residual` `[T, K]`, where there is one, is added to the input's.
     fn linear_backward(
         saved: LinearSaved<Self>,
         dy: FloatTensor<Self>,
+        residual: Option<FloatTensor<Self>>,
         wanted: &Wanted,
         layout: &LinearLayout,
     ) -> LinearGradients<Self>;
@@ -103,11 +104,13 @@ pub trait Kernels: Backend {
     /// Rows over their root mean square, times `gamma + offset`; see [`crate::rms_norm`].
     fn rms_rows(x: &FloatTensor<Self>, gamma: FloatTensor<Self>, offset: f64, eps: f64) -> FloatTensor<Self>;
 
-    /// Gradient for the normalised rows: with x̂ = x/rms and g = (γ + offset)·dy, `(g − x̂·mean(g·x̂)) / rms`.
+    /// Gradient for the normalised rows: with x̂ = x/rms and g = (γ + offset)·dy, `(g − x̂·mean(g·x̂)) / rms`. `residual` `[T, D]`,
+    /// where there is one, is added to it.
     fn rms_backward(
         x: &FloatTensor<Self>,
         gamma: FloatTensor<Self>,
         dy: FloatTensor<Self>,
+        residual: Option<FloatTensor<Self>>,
         offset: f64,
         eps: f64,
     ) -> FloatTensor<Self>;

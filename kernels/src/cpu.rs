@@ -7,6 +7,7 @@ mod decoder;
 mod gelu;
 mod halves;
 mod linear;
+mod loss;
 mod micro;
 mod norm;
 mod tf32;
@@ -77,24 +78,25 @@ impl Kernels for Flex {
     fn linear_forward(
         x: &FlexTensor,
         w: &FlexTensor,
-        bias: FlexTensor,
+        bias: Option<FlexTensor>,
         pairs: &[Pair<Self>],
         layout: &LinearLayout,
     ) -> (FlexTensor, Vec<FlexTensor>) {
         let held = x.dtype();
-        let (y, h) = linear::forward(&wide(x.clone()), &wide(w.clone()), wide(bias), pairs, layout);
+        let (y, h) = linear::forward(&wide(x.clone()), &wide(w.clone()), bias.map(wide), pairs, layout);
         (narrow(y, held), h)
     }
 
     fn linear_backward(
         saved: LinearSaved<Self>,
         dy: FlexTensor,
+        residual: Option<FlexTensor>,
         wanted: &Wanted,
         layout: &LinearLayout,
     ) -> LinearGradients<Self> {
         let held = dy.dtype();
         let saved = LinearSaved { x: saved.x.map(wide), w: wide(saved.w), ..saved };
-        let found = linear::backward(saved, wide(dy), wanted, layout);
+        let found = linear::backward(saved, wide(dy), residual.map(wide), wanted, layout);
         LinearGradients { x: found.x.map(|dx| narrow(dx, held)), ..found }
     }
 
@@ -128,9 +130,17 @@ impl Kernels for Flex {
         narrow(decoder::rms(wide(x.clone()), wide(gamma), offset, eps), x.dtype())
     }
 
-    fn rms_backward(x: &FlexTensor, gamma: FlexTensor, dy: FlexTensor, offset: f64, eps: f64) -> FlexTensor {
+    fn rms_backward(
+        x: &FlexTensor,
+        gamma: FlexTensor,
+        dy: FlexTensor,
+        residual: Option<FlexTensor>,
+        offset: f64,
+        eps: f64,
+    ) -> FlexTensor {
         let held = dy.dtype();
-        narrow(decoder::rms_backward(wide(x.clone()), wide(gamma), wide(dy), offset, eps), held)
+        let dx = decoder::rms_backward(wide(x.clone()), wide(gamma), wide(dy), residual.map(wide), offset, eps);
+        narrow(dx, held)
     }
 
     fn glu_forward(x: &FlexTensor, bend: Bend) -> FlexTensor {

@@ -1,8 +1,9 @@
-//! How an operation with one input enters autodiff's graph. What it keeps for its backward pass is said where the operation is
-//! declared.
+//! How operations enter autodiff's graph: those with one input, and those whose input goes on past them in a residual connection.
+//! What an operation keeps for its backward pass is said where it is declared.
 
 use std::fmt::Debug;
 use std::marker::PhantomData;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
 use burn::backend::autodiff::grads::Gradients;
@@ -40,5 +41,51 @@ impl<B: Backend, S: Clone + Send + Debug + 'static> Backward<B, 1> for Step<S> {
         if let Some(input) = input {
             grads.register::<B>(input.id, input_gradient(kept, dy));
         }
+    }
+}
+
+/// The gradient that reaches an operation's input past the operation, from a residual connection. The operation adds it to the
+/// input's gradient while that is written; autodiff would add the two in a pass of its own.
+#[derive(Clone, Debug)]
+pub(crate) struct Residual<T>(Arc<Mutex<Option<T>>>);
+
+impl<T: Clone + Send + Debug + 'static> Residual<T> {
+    pub(crate) fn new() -> Self {
+        Residual(Arc::new(Mutex::new(None)))
+    }
+
+    /// What has arrived, if anything has. Whatever uses the input past the operation comes later in the forward pass than the
+    /// operation, so in the backward pass all of it has arrived before the operation's turn.
+    pub(crate) fn take(&self) -> Option<T> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    fn put(&self, gradient: T) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(gradient);
+    }
+}
+
+/// `input` once more, for a residual connection past the operation that made `result` of it: its gradient goes to `residual`
+/// instead of the input.
+pub(crate) fn past<B: Backend, C: CheckpointStrategy>(
+    result: &FloatTensor<Autodiff<B, C>>,
+    input: FloatTensor<B>,
+    residual: Residual<FloatTensor<B>>,
+) -> FloatTensor<Autodiff<B, C>> {
+    // The result is its parent, so that this step comes before the operation's.
+    match Backward::<B, 1>::prepare::<C>(PastStep, [result.node()]).compute_bound().stateful() {
+        OpsKind::Tracked(prep) => prep.finish(residual, input),
+        OpsKind::UnTracked(prep) => prep.finish(input),
+    }
+}
+
+#[derive(Debug)]
+struct PastStep;
+
+impl<B: Backend> Backward<B, 1> for PastStep {
+    type State = Residual<FloatTensor<B>>;
+
+    fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
+        ops.state.put(grads.consume::<B>(&ops.node));
     }
 }

@@ -8,7 +8,7 @@ use std::ops::Range;
 use burn::backend::Dispatch;
 use burn::tensor::Tensor;
 
-use self::graph::{Factors, LinearOps};
+use self::graph::{Bias, Factors, LinearOps};
 use crate::options::{Arithmetic, LinearLayout};
 use crate::{Segments, SlotCounts, product};
 
@@ -30,7 +30,7 @@ pub struct LowRank {
 /// share an input and so one pass).
 ///
 /// # Shapes
-/// `x` `[T, d_in]`, `weight` `[d_in, N]`, `bias` `[N]` -> `[T, N]`; `clients` are the token ranges of the `C` clients.
+/// `x` `[T, d_in]`, `weight` `[d_in, N]`, `bias` `[N]` or `None` -> `[T, N]`; `clients` are the token ranges of the `C` clients.
 /// Tokens after the last client's belong to nobody: they meet the frozen weight alone. `arithmetic` is that of the products
 /// with the weight; what adapters add is f32.
 ///
@@ -39,11 +39,27 @@ pub struct LowRank {
 pub fn adapted_linear(
     x: Tensor<2>,
     weight: Tensor<2>,
-    bias: Tensor<1>,
+    bias: impl Into<Option<Tensor<1>>>,
     adapters: &[(&LowRank, Range<usize>)],
     clients: &Segments,
     arithmetic: Arithmetic,
 ) -> Tensor<2> {
+    adapted_linear_and_input(x, weight, bias, adapters, clients, arithmetic).0
+}
+
+/// [`adapted_linear`], and `x` once more for a residual connection past the linear: what the connection adds to the gradient of
+/// `x` is added where that is computed, and not in a pass of its own. For that `x` itself must not be used further.
+///
+/// # Panics
+/// As [`adapted_linear`]; and in the backward pass, where a loss depends on the second tensor and not on the first.
+pub fn adapted_linear_and_input(
+    x: Tensor<2>,
+    weight: Tensor<2>,
+    bias: impl Into<Option<Tensor<1>>>,
+    adapters: &[(&LowRank, Range<usize>)],
+    clients: &Segments,
+    arithmetic: Arithmetic,
+) -> (Tensor<2>, Tensor<2>) {
     let scale = adapters.first().map_or(1.0, |(f, _)| f.scale);
     assert!(adapters.iter().all(|(f, _)| f.scale == scale), "one scale a model");
     assert!(adapters.iter().all(|(f, _)| f.a.dims()[1] > 0), "an adapter has slots");
@@ -55,13 +71,14 @@ pub fn adapted_linear(
         arithmetic,
     };
     let pairs = adapters.iter().map(|(f, _)| [f.a.clone().into_dispatch(), f.b.clone().into_dispatch()]);
-    Tensor::from_dispatch(<Dispatch as LinearOps>::adapted_linear(
+    let (y, x) = <Dispatch as LinearOps>::adapted_linear(
         x.into_dispatch(),
         weight.into_dispatch(),
-        bias.into_dispatch(),
+        Bias::new(bias.into().map(Tensor::into_dispatch)),
         Factors::new(pairs.collect()),
         layout,
-    ))
+    );
+    (Tensor::from_dispatch(y), Tensor::from_dispatch(x))
 }
 
 /// [`adapted_linear`] in plain tensor operations, client by client: its reference, and the way to take where `weight` and
@@ -69,13 +86,17 @@ pub fn adapted_linear(
 pub fn adapted_linear_composed(
     x: Tensor<2>,
     weight: Tensor<2>,
-    bias: Tensor<1>,
+    bias: impl Into<Option<Tensor<1>>>,
     adapters: &[(&LowRank, Range<usize>)],
     clients: &Segments,
     arithmetic: Arithmetic,
 ) -> Tensor<2> {
     let [tokens, _] = x.dims();
-    let frozen = product(x.clone(), weight, arithmetic) + bias.unsqueeze_dim(0); // [T, N]
+    let frozen = product(x.clone(), weight, arithmetic); // [T, N]
+    let frozen = match bias.into() {
+        Some(bias) => frozen + bias.unsqueeze_dim(0),
+        None => frozen,
+    };
     if adapters.is_empty() {
         return frozen;
     }

@@ -9,7 +9,7 @@ use burn::backend::{Autodiff, Backend, Dispatch, backend_extension};
 use burn::tensor::Tensor;
 
 use crate::backends::Kernels;
-use crate::graph::of_one_input;
+use crate::graph::{Residual, of_one_input, past};
 
 /// Norms as Burn sees them, with and without a graph.
 #[backend_extension(Flex: cfg(feature = "flex"), Cube: cfg(feature = "cube"), Autodiff)]
@@ -23,8 +23,13 @@ pub trait NormOps: Backend {
         eps: f64,
     ) -> FloatTensor<Self>;
 
-    /// See [`rms_norm`]: `x` `[T, D]`, `gamma` `[D]` -> `[T, D]`.
-    fn rms_norm(x: FloatTensor<Self>, gamma: FloatTensor<Self>, offset: f64, eps: f64) -> FloatTensor<Self>;
+    /// See [`rms_norm_and_input`]: `x` `[T, D]`, `gamma` `[D]` -> `[T, D]`, and `x` once more.
+    fn rms_norm(
+        x: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        offset: f64,
+        eps: f64,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>);
 }
 
 impl<B: Kernels> NormOps for B {
@@ -38,8 +43,13 @@ impl<B: Kernels> NormOps for B {
         Self::add_norm_rows(x, r, gamma, beta, eps).0
     }
 
-    fn rms_norm(x: FloatTensor<Self>, gamma: FloatTensor<Self>, offset: f64, eps: f64) -> FloatTensor<Self> {
-        Self::rms_rows(&x, gamma, offset, eps)
+    fn rms_norm(
+        x: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        offset: f64,
+        eps: f64,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        (Self::rms_rows(&x, gamma, offset, eps), x)
     }
 }
 
@@ -76,14 +86,25 @@ impl<B: Kernels, C: CheckpointStrategy> NormOps for Autodiff<B, C> {
         }
     }
 
-    fn rms_norm(x: FloatTensor<Self>, gamma: FloatTensor<Self>, offset: f64, eps: f64) -> FloatTensor<Self> {
+    fn rms_norm(
+        x: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        offset: f64,
+        eps: f64,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
         assert!(!gamma.is_tracked(), "the gain of the norm is frozen");
+        let again = x.clone();
         let (x, input) = x.into_parts();
         let gamma = gamma.into_primitive();
+        let residual = Residual::new();
         let y = B::rms_rows(&x, gamma.clone(), offset, eps); // [T, D]
-        of_one_input::<B, C, _>(input, y, (x, gamma, offset, eps), |(x, gamma, offset, eps), dy| {
-            B::rms_backward(&x, gamma, dy, offset, eps) // [T, D]
-        })
+        let kept = (x, gamma, residual.clone(), offset, eps);
+        let y = of_one_input::<B, C, _>(input, y, kept, |(x, gamma, residual, offset, eps), dy| {
+            B::rms_backward(&x, gamma, dy, residual.take(), offset, eps) // [T, D]
+        });
+        // An input that wants no gradient goes on as it is.
+        let again = if again.is_tracked() { past::<B, C>(&y, again.into_primitive(), residual) } else { again };
+        (y, again)
     }
 }
 
@@ -113,7 +134,17 @@ pub fn add_norm(x: Tensor<2>, r: Tensor<2>, gamma: Tensor<1>, beta: Tensor<1>, e
 /// # Panics
 /// Shapes that do not agree.
 pub fn rms_norm(x: Tensor<2>, gamma: Tensor<1>, offset: f64, eps: f64) -> Tensor<2> {
+    rms_norm_and_input(x, gamma, offset, eps).0
+}
+
+/// [`rms_norm`], and `x` once more for a residual connection past the norm: what the connection adds to the gradient of `x` is
+/// added where that is computed, and not in a pass of its own. For that `x` itself must not be used further.
+///
+/// # Panics
+/// As [`rms_norm`]; and in the backward pass, where a loss depends on the second tensor and not on the first.
+pub fn rms_norm_and_input(x: Tensor<2>, gamma: Tensor<1>, offset: f64, eps: f64) -> (Tensor<2>, Tensor<2>) {
     assert_eq!(x.dims()[1], gamma.dims()[0], "rms_norm: one gain a column");
     let (x, gamma) = (x.into_dispatch(), gamma.into_dispatch());
-    Tensor::from_dispatch(<Dispatch as NormOps>::rms_norm(x, gamma, offset, eps))
+    let (y, x) = <Dispatch as NormOps>::rms_norm(x, gamma, offset, eps);
+    (Tensor::from_dispatch(y), Tensor::from_dispatch(x))
 }

@@ -112,12 +112,6 @@ impl SlotCounts {
         self.0.slots[client]
     }
 
-    /// One number a client.
-    #[cfg(feature = "cube")]
-    pub(crate) fn all(&self) -> &[usize] {
-        &self.0.slots
-    }
-
     /// What kernels read, made at the first call.
     #[cfg(feature = "cube")]
     pub(crate) fn table(&self) -> &crate::cube::RankTables {

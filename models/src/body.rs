@@ -40,7 +40,6 @@ pub(crate) struct Body {
 #[derive(Clone, Debug)]
 pub(crate) struct Pooler {
     linear: Linear,
-    has_bias: bool,
     bend: Bend,
     norm: Option<Norm>,
 }
@@ -97,11 +96,7 @@ impl Body {
     /// The pooler's tensors by name, and what is done with each.
     pub fn visit_pooler(&self, info: &ModelInfo, visit: &mut Visit) {
         let Some((pooler, form)) = self.pooler.as_ref().zip(info.architecture.describe().pooler) else { return };
-        if pooler.has_bias {
-            drop(pooler.linear.map(form.linear, visit))
-        } else {
-            visit(format!("{}.weight", form.linear), Stored::Transposed, pooler.linear.weight.clone());
-        }
+        drop(pooler.linear.map(form.linear, visit));
         if let Some((norm, name)) = pooler.norm.as_ref().zip(form.norm) {
             norm.map(name, visit);
         }

@@ -3,8 +3,8 @@
 //! weights that train by operations composed of Burn's.
 
 use bonfire_kernels::{
-    Arithmetic, AttentionLayout, LowRank, Segments, adapted_linear, adapted_linear_composed, add_norm, product,
-    rms_norm,
+    Arithmetic, AttentionLayout, LowRank, Segments, adapted_linear_and_input, adapted_linear_composed, add_norm,
+    product, rms_norm_and_input,
 };
 use burn::tensor::module::layer_norm;
 use burn::tensor::{FloatDType, Int, Tensor};
@@ -20,7 +20,7 @@ pub(crate) struct Linear {
     /// `[d_in, d_out]`.
     pub weight: Tensor<2>,
     /// `[d_out]`.
-    pub bias: Tensor<1>,
+    pub bias: Option<Tensor<1>>,
 }
 
 /// One of the linears of a [`Group`].
@@ -29,7 +29,7 @@ pub(crate) struct Part {
     pub kind: TargetKind,
     /// Output features.
     pub width: usize,
-    /// Whether checkpoints hold a bias; else it is zero.
+    /// Whether checkpoints hold a bias.
     pub bias: bool,
 }
 
@@ -67,12 +67,17 @@ fn visit_vector(name: String, t: &Tensor<1>, visit: &mut Visit) -> Tensor<1> {
 impl Linear {
     pub fn map(&self, module: &str, visit: &mut Visit) -> Linear {
         let weight = visit(format!("{module}.weight"), Stored::Transposed, self.weight.clone());
-        Linear { weight, bias: visit_vector(format!("{module}.bias"), &self.bias, visit) }
+        let bias = self.bias.as_ref().map(|bias| visit_vector(format!("{module}.bias"), bias, visit));
+        Linear { weight, bias }
     }
 
     /// `x·W + b`, without adapters.
     pub fn forward(&self, x: Tensor<2>, arithmetic: Arithmetic) -> Tensor<2> {
-        product(x, self.weight.clone(), arithmetic) + self.bias.clone().unsqueeze_dim(0)
+        let y = product(x, self.weight.clone(), arithmetic); // [T, d_out]
+        match &self.bias {
+            Some(bias) => y + bias.clone().unsqueeze_dim(0),
+            None => y,
+        }
     }
 }
 
@@ -80,8 +85,13 @@ impl Group {
     /// Linears of one input side by side.
     pub fn of(linears: Vec<(Part, Linear)>) -> Group {
         let parts = linears.iter().map(|(part, _)| *part).collect();
-        let (weights, biases) = linears.into_iter().map(|(_, l)| (l.weight, l.bias)).unzip();
-        Group { linear: Linear { weight: Tensor::cat(weights, 1), bias: Tensor::cat(biases, 0) }, parts }
+        // Where one of them has a bias, the others' is zero.
+        let has_bias = linears.iter().any(|(_, linear)| linear.bias.is_some());
+        let zeros = |weight: &Tensor<2>| Tensor::zeros([weight.dims()[1]], (&weight.device(), weight.dtype()));
+        let biases = linears.iter().map(|(_, linear)| linear.bias.clone().unwrap_or_else(|| zeros(&linear.weight)));
+        let bias = has_bias.then(|| Tensor::cat(biases.collect(), 0)); // [Σ d_out]
+        let weight = Tensor::cat(linears.into_iter().map(|(_, linear)| linear.weight).collect(), 1); // [d_in, Σ d_out]
+        Group { linear: Linear { weight, bias }, parts }
     }
 
     /// The parts with the columns they write.
@@ -99,31 +109,38 @@ impl Group {
             let module = format!("{layer}.{module}");
             let own = weight.clone().slice_dim(1, columns.clone());
             let weight = visit(format!("{module}.weight"), Stored::Transposed, own);
-            let bias = if part.bias {
-                visit_vector(format!("{module}.bias"), &bias.clone().slice_dim(0, columns), visit)
-            } else {
-                Tensor::zeros([part.width], (&weight.device(), weight.dtype()))
-            };
+            let own = bias.as_ref().filter(|_| part.bias).map(|bias| bias.clone().slice_dim(0, columns));
+            let bias = own.map(|own| visit_vector(format!("{module}.bias"), &own, visit));
             (*part, Linear { weight, bias })
         };
         let linears = self.columns().zip(linears).map(&mut one).collect();
         Group::of(linears)
     }
 
-    /// The linears with what is added to them.
+    /// The linears with what is added to them: `[T, d_in] -> [T, Σ d_out]`.
     pub fn apply(&self, x: Tensor<2>, context: &LayerContext, rows: &Rows) -> Tensor<2> {
-        let Linear { weight, bias } = &self.linear;
+        self.apply_and_input(x, context, rows).0
+    }
+
+    /// [`Group::apply`], and its input once more for the residual connection past it, whose gradient is then added where that of
+    /// the input is computed.
+    pub fn apply_and_input(&self, x: Tensor<2>, context: &LayerContext, rows: &Rows) -> (Tensor<2>, Tensor<2>) {
+        let Linear { weight, bias } = self.linear.clone();
         let added = |part: &Part| context.added[part.kind as usize];
         let update = |(part, columns)| added(part).update.map(|update| (update, columns));
         let updates: Vec<_> = self.columns().filter_map(update).collect();
-        let linear = if context.trained { adapted_linear_composed } else { adapted_linear };
-        let y = linear(x.clone(), weight.clone(), bias.clone(), &updates, rows.clients, context.arithmetic); // [T, d_in] -> [T, Σ d_out]
-        let Some(owners) = &rows.owners else { return y };
+        let (clients, arithmetic) = (rows.clients, context.arithmetic);
+        let (y, x) = if context.trained {
+            (adapted_linear_composed(x.clone(), weight, bias, &updates, clients, arithmetic), x)
+        } else {
+            adapted_linear_and_input(x, weight, bias, &updates, clients, arithmetic)
+        }; // [T, Σ d_out], [T, d_in]
+        let Some(owners) = &rows.owners else { return (y, x) };
         let noise = self.parts.iter().map(|part| match added(part).noise {
             Some((bank, signs)) => perturbed(x.clone(), bank.clone(), signs, owners, context.arithmetic),
             None => Tensor::zeros([y.dims()[0], part.width], (&y.device(), y.dtype())),
         });
-        y.clone() + Tensor::cat(noise.collect(), 1) // [T, Σ d_out]
+        (y.clone() + Tensor::cat(noise.collect(), 1), x)
     }
 }
 
@@ -144,9 +161,22 @@ impl Norm {
 
     /// The norm of each row; `trained`: gradients reach its gain.
     pub fn of(&self, x: Tensor<2>, eps: f64, trained: bool) -> Tensor<2> {
+        self.of_and_input(x, eps, trained).0
+    }
+
+    /// [`Norm::of`], and its input once more for the residual connection past it, whose gradient is then added where that of the
+    /// input is computed.
+    pub fn of_and_input(&self, x: Tensor<2>, eps: f64, trained: bool) -> (Tensor<2>, Tensor<2>) {
         match self.form {
-            NormForm::Rms if !trained => rms_norm(x, self.gamma.clone(), 0.0, eps),
-            NormForm::RmsFromOne if !trained => rms_norm(x, self.gamma.clone(), 1.0, eps),
+            NormForm::Rms if !trained => rms_norm_and_input(x, self.gamma.clone(), 0.0, eps),
+            NormForm::RmsFromOne if !trained => rms_norm_and_input(x, self.gamma.clone(), 1.0, eps),
+            _ => (self.composed(x.clone(), eps), x),
+        }
+    }
+
+    /// The norm of Burn's operations, so that gradients reach its gain.
+    fn composed(&self, x: Tensor<2>, eps: f64) -> Tensor<2> {
+        match self.form {
             NormForm::Layer | NormForm::LayerWithoutBias => layer_norm(x, self.gamma.clone(), self.beta.clone(), eps),
             // The product with the gain as Transformers rounds it: after the norm is, or before.
             NormForm::Rms => rms(x.clone(), eps).cast(x.dtype()) * self.gamma.clone().unsqueeze_dim(0),

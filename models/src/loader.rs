@@ -80,17 +80,17 @@ impl Loader<'_, '_> {
     fn linear(&mut self, bare: &str, d_in: usize, d_out: usize, bias: bool) -> Result<Linear, ModelError> {
         let names = ["weight", "bias"].map(|part| self.name(&format!("{bare}.{part}")));
         let Linear { weight, bias } = self.linear_of(names, d_in, d_out, bias)?;
-        Ok(Linear { weight: self.rounded(weight), bias: self.rounded(bias) })
+        Ok(Linear { weight: self.rounded(weight), bias: bias.map(|bias| self.rounded(bias)) })
     }
 
-    /// A pooler's linear by its module's full name, and whether it has a bias.
-    pub fn pooler_linear(&mut self, module: &str, d: usize) -> Result<(Linear, bool), ModelError> {
+    /// A pooler's linear by its module's full name.
+    pub fn pooler_linear(&mut self, module: &str, d: usize) -> Result<Linear, ModelError> {
         let names = ["weight", "bias"].map(|part| format!("{module}.{part}"));
         // A backbone saved alone has no prefix.
         let bare = |name: &String| name.split_once('.').map_or(name.clone(), |(_, bare)| bare.to_string());
         let names = if self.weights.has(&names[0]) { names } else { names.each_ref().map(bare) };
         let has_bias = self.weights.has(&names[1]);
-        Ok((self.linear_of(names, d, d, has_bias)?, has_bias))
+        self.linear_of(names, d, d, has_bias)
     }
 
     fn linear_of(
@@ -103,11 +103,8 @@ impl Loader<'_, '_> {
         let numbers = self.weights.take_linear(&weight, d_in, d_out)?;
         self.weights.refuse_not_finite(&weight, &numbers.data)?;
         let weight = matrix(numbers, self.device);
-        let bias = if bias {
-            vector(self.take(&bias_name, &[d_out], "")?, self.device)
-        } else {
-            Tensor::zeros([d_out], self.device)
-        };
+        let bias = bias.then(|| self.take(&bias_name, &[d_out], "")).transpose()?;
+        let bias = bias.map(|bias| vector(bias, self.device));
         Ok(Linear { weight, bias })
     }
 

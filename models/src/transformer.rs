@@ -13,11 +13,12 @@ use crate::layer::{Added, LayerContext, Rows};
 use crate::model::{ClientAdapter, Model, at_once};
 use crate::rotary::Angles;
 use crate::transfer::{matrix, read};
+use crate::vocabulary::Vocabulary;
 use crate::{
     Adapter, Clock, DeviceBatch, HeadTensor, ModelInfo, NamedWeight, NoiseSigns, Part, Pooling, Precision, Target,
     TargetKind, Task,
 };
-use crate::{head, noise, vocabulary};
+use crate::{head, noise};
 pub use load::Wanted;
 
 /// A classifier or language model whose backbone is frozen.
@@ -33,6 +34,8 @@ pub struct Transformer {
     /// In the type that computes. Folding starts from these weights as they were read, rounded once at most.
     backbone: Body,
     precision: Precision,
+    /// Numbers in a block of scores over a language model's vocabulary.
+    vocabulary_block: usize,
     /// Whether gradients reach the backbone.
     trained: bool,
     /// What noise is made of: for every target `[d_in, d_out]`; empty where there is none.
@@ -212,17 +215,18 @@ impl Transformer {
         })
     }
 
-    /// Output embeddings `[V, D]` of a language model.
-    fn vocabulary(&self) -> &Tensor<2> {
+    /// The output embeddings of a language model.
+    fn vocabulary(&self) -> Vocabulary<'_> {
         assert!(self.task == Task::Causal, "a classifier has no output embeddings");
-        self.backbone.vocabulary()
+        let (words, arithmetic) = (self.backbone.vocabulary(), self.precision.arithmetic());
+        Vocabulary { words, arithmetic, block: self.vocabulary_block }
     }
 
     /// Scores of the rows that are read, from their hidden states.
     fn scores(&self, hidden: Tensor<2>, adapter: &ClientAdapter, batch: &DeviceBatch) -> Tensor<2> {
         if self.task == Task::Causal {
             let hidden = hidden.narrow(0, 0, batch.client_read.rows()); // [N, D] without surplus rows
-            return vocabulary::logits(hidden, self.vocabulary(), self.precision.arithmetic()); // [N, V]
+            return self.vocabulary().logits(hidden); // [N, V]
         }
         let pooled = match &self.backbone.pooler {
             Some(pooler) => pooler.forward(hidden, self.info.eps), // [N, D]
@@ -235,9 +239,8 @@ impl Transformer {
     fn losses(&self, hidden: Tensor<2>, adapter: &ClientAdapter, batch: &DeviceBatch) -> Tensor<1> {
         let n = batch.client_read.rows();
         let labels = batch.labels.clone().narrow(0, 0, n); // [N]
-        let arithmetic = self.precision.arithmetic();
         if self.task == Task::Causal && !self.trained {
-            vocabulary::losses(hidden.narrow(0, 0, n), self.vocabulary(), labels, arithmetic)
+            self.vocabulary().losses(hidden.narrow(0, 0, n), labels)
         } else {
             bonfire_kernels::cross_entropy(self.scores(hidden, adapter, batch), labels)
         }
@@ -330,7 +333,7 @@ impl Model for Transformer {
         let labels = batch.labels.clone().narrow(0, 0, batch.client_read.rows());
         if self.task == Task::Causal {
             let hidden = hidden.narrow(0, 0, labels.dims()[0]);
-            return vocabulary::evaluate(hidden, self.vocabulary(), labels, self.precision.arithmetic());
+            return self.vocabulary().evaluate(hidden, labels);
         }
         let logits = self.scores(hidden, adapter, batch);
         (bonfire_kernels::cross_entropy(logits.clone(), labels), logits.argmax(1).squeeze_dim(1))

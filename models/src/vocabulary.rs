@@ -1,69 +1,128 @@
 //! The loss over a whole vocabulary, a block of rows at a time: a step's scores `[N, V]` would be larger than all else that it
 //! keeps, so they never exist at once. `N` rows that are read, `V` words, `D` features.
 
-use bonfire_kernels::{Arithmetic, cross_entropy, product};
-use burn::tensor::{FloatDType, Int, Tensor};
+use bonfire_kernels::{
+    Arithmetic, cross_entropy, cross_entropy_and_slopes, device_buffer_limit, device_memory, product, runs_on_cpu,
+};
+use burn::tensor::{Device, FloatDType, Int, Tensor};
 
-/// Numbers in one block of scores.
+/// Numbers in a block of scores, at least: on a CPU they stay in cache, and every device has room for them.
 const BLOCK: usize = 1 << 22;
+/// Numbers in a block at most. A block of a thousand rows of the largest vocabularies reads the embeddings seldom enough that
+/// matrix units are kept busy.
+const LARGEST_BLOCK: usize = 1 << 27;
+/// The part of a device's memory that a block may take: one of so many, small beside what a plan of its memory may be off by.
+const MEMORY_SHARE: u64 = 128;
 
-/// Numbers in the largest block of scores over a vocabulary of `words`.
+/// Numbers in the smallest block of scores over a vocabulary of `words`, which any device must be able to hold.
 pub fn vocabulary_block(words: usize) -> usize {
     BLOCK.max(words)
 }
 
-/// All scores `[N, V]` in f32 of hidden states `[N, D]`; `words` are the output embeddings `[V, D]`.
-pub(crate) fn logits(hidden: Tensor<2>, words: &Tensor<2>, arithmetic: Arithmetic) -> Tensor<2> {
-    product(hidden.cast(words.dtype()), words.clone().transpose(), arithmetic).cast(FloatDType::F32)
+/// Numbers in a block of scores on `device`, by the memory it says it has. Asks the device.
+pub(crate) fn block_on(device: &Device) -> usize {
+    let memory = if runs_on_cpu(device) { None } else { device_memory(device) };
+    let Some(memory) = memory else { return BLOCK };
+    let bytes = (memory / MEMORY_SHARE).min(device_buffer_limit(device).unwrap_or(u64::MAX));
+    usize::try_from(bytes / 4).unwrap_or(LARGEST_BLOCK).clamp(BLOCK, LARGEST_BLOCK)
 }
 
-/// Hidden states and answers block by block.
-fn blocks(hidden: &Tensor<2>, words: &Tensor<2>, labels: &Tensor<1, Int>) -> Vec<(Tensor<2>, Tensor<1, Int>)> {
-    let ([n, _], [v, _]) = (hidden.dims(), words.dims());
-    let rows = (BLOCK / v).clamp(1, n.max(1));
-    let starts = (0..n).step_by(rows).map(|start| (start, rows.min(n - start)));
-    starts.map(|(at, n)| (hidden.clone().narrow(0, at, n), labels.clone().narrow(0, at, n))).collect()
+/// Output embeddings, and how they are used.
+#[derive(Clone, Copy)]
+pub(crate) struct Vocabulary<'v> {
+    /// `[V, D]`.
+    pub words: &'v Tensor<2>,
+    /// Of products with them.
+    pub arithmetic: Arithmetic,
+    /// Numbers in a block of scores; see [`block_on`].
+    pub block: usize,
 }
 
-/// Cross-entropy of every row `[N]`.
-///
-/// The output embeddings are frozen, so a row's gradient `(softmax - onehot)·words` is known in the forward pass and
-/// `[N, D]` of it is all that backward needs.
-pub(crate) fn losses(
-    hidden: Tensor<2>,
-    words: &Tensor<2>,
-    labels: Tensor<1, Int>,
-    arithmetic: Arithmetic,
-) -> Tensor<1> {
-    let plain = hidden.clone().detach();
-    let (mut losses, mut slopes) = (Vec::new(), Vec::new());
-    for (block, labels) in blocks(&plain, words, &labels) {
-        // Softmax by hand: one exponential serves the loss and its gradient.
-        let scores = logits(block, words, arithmetic);
-        let scores = scores.clone() - scores.max_dim(1);
-        let right = scores.clone().gather(1, labels.clone().unsqueeze_dim::<2>(1)); // [n, 1]
-        let weights = scores.exp(); // [n, V]
-        let total = weights.clone().sum_dim(1); // [n, 1]
-        losses.push((total.clone().log() - right).squeeze_dim::<1>(1)); // [n]
-        let expected = product((weights / total).cast(words.dtype()), words.clone(), arithmetic); // [n, D]
-        slopes.push((expected - words.clone().select(0, labels)).cast(FloatDType::F32)); // [n, D]
+impl Vocabulary<'_> {
+    /// Scores `[n, V]` of hidden states `[n, D]`, in the embeddings' type.
+    fn scores(&self, hidden: Tensor<2>) -> Tensor<2> {
+        product(hidden.cast(self.words.dtype()), self.words.clone().transpose(), self.arithmetic)
     }
-    // Zero, with the gradient that the losses have.
-    let linear = ((hidden - plain) * Tensor::cat(slopes, 0)).sum_dim(1).squeeze_dim::<1>(1); // [N]
-    Tensor::cat(losses, 0) + linear
+
+    /// All scores `[N, V]` in f32 of hidden states `[N, D]`.
+    pub fn logits(&self, hidden: Tensor<2>) -> Tensor<2> {
+        self.scores(hidden).cast(FloatDType::F32)
+    }
+
+    /// First row and number of rows of each block, of `n` rows.
+    fn blocks(&self, n: usize) -> impl Iterator<Item = (usize, usize)> + use<> {
+        let rows = (self.block / self.words.dims()[0]).clamp(1, n.max(1));
+        (0..n).step_by(rows).map(move |start| (start, rows.min(n - start)))
+    }
+
+    /// Cross-entropy of every row `[N]`; `labels` `[N]`.
+    ///
+    /// The output embeddings are frozen, so a row's gradient `(softmax − onehot)·words` is known in the forward pass and
+    /// `[N, D]` of it is all that backward needs.
+    pub fn losses(&self, hidden: Tensor<2>, labels: Tensor<1, Int>) -> Tensor<1> {
+        let plain = hidden.clone().detach();
+        let answers = labels.float().cast(FloatDType::F32); // [N]
+        let (mut losses, mut gradients) = (Vec::new(), Vec::new());
+        for (start, n) in self.blocks(plain.dims()[0]) {
+            let scores = self.scores(plain.clone().narrow(0, start, n)); // [n, V]
+            let (loss, slopes) = cross_entropy_and_slopes(scores, answers.clone().narrow(0, start, n)); // [n], [n, V]
+            losses.push(loss);
+            gradients.push(product(slopes, self.words.clone(), self.arithmetic).cast(FloatDType::F32)); // [n, D]
+        }
+        // Zero, with the gradient that the losses have.
+        let linear = ((hidden - plain) * Tensor::cat(gradients, 0)).sum_dim(1).squeeze_dim::<1>(1); // [N]
+        Tensor::cat(losses, 0) + linear
+    }
+
+    /// Cross-entropy of every row `[N]` and its likeliest token `[N]`.
+    pub fn evaluate(&self, hidden: Tensor<2>, labels: Tensor<1, Int>) -> (Tensor<1>, Tensor<1, Int>) {
+        let one = |(start, n)| {
+            let scores = self.logits(hidden.clone().narrow(0, start, n)); // [n, V]
+            let labels = labels.clone().narrow(0, start, n);
+            (cross_entropy(scores.clone(), labels), scores.argmax(1).squeeze_dim::<1>(1))
+        };
+        let (losses, best) = self.blocks(hidden.dims()[0]).map(one).unzip();
+        (Tensor::cat(losses, 0), Tensor::cat(best, 0))
+    }
 }
 
-/// Cross-entropy of every row `[N]` and its likeliest token `[N]`.
-pub(crate) fn evaluate(
-    hidden: Tensor<2>,
-    words: &Tensor<2>,
-    labels: Tensor<1, Int>,
-    arithmetic: Arithmetic,
-) -> (Tensor<1>, Tensor<1, Int>) {
-    let one = |(block, labels): (Tensor<2>, Tensor<1, Int>)| {
-        let scores = logits(block, words, arithmetic);
-        (cross_entropy(scores.clone(), labels), scores.argmax(1).squeeze_dim::<1>(1))
-    };
-    let (losses, best) = blocks(&hidden, words, &labels).into_iter().map(one).unzip();
-    (Tensor::cat(losses, 0), Tensor::cat(best, 0))
+#[cfg(all(test, feature = "flex"))]
+mod tests {
+    use super::*;
+
+    /// Blocks of one row, of some and of all say the same, and what the plain loss of all scores at once says.
+    #[test]
+    fn blocks_are_the_loss_of_all_at_once() {
+        let device = Device::flex().autodiff();
+        let (n, v, d) = (7, 11, 5);
+        let numbers =
+            |count: usize, by: usize| (0..count).map(|i| ((i * by) % 17) as f32 / 4.0 - 2.0).collect::<Vec<_>>();
+        let put = |values: Vec<f32>, shape: [usize; 2]| {
+            Tensor::<2>::from_data(burn::tensor::TensorData::new(values, shape), &device)
+        };
+        let words = put(numbers(v * d, 5), [v, d]);
+        let hidden = put(numbers(n * d, 7), [n, d]).require_grad();
+        let labels = Tensor::<1, Int>::from_ints([0, 10, 3, 3, 7, 1, 9], &device);
+        let read = |t: Tensor<2>| t.into_data().try_to_vec::<f32>().expect("f32");
+        let vocabulary = |block| Vocabulary { words: &words, arithmetic: Arithmetic::F32, block };
+        let plain = cross_entropy(vocabulary(0).logits(hidden.clone()), labels.clone());
+        let weights = Tensor::<1>::from_floats([1.0, -2.0, 0.5, 3.0, 1.0, 0.25, -1.0], &device);
+        let gradient = |losses: &Tensor<1>| {
+            let gradients = (losses.clone() * weights.clone()).sum().backward();
+            read(hidden.grad(&gradients).expect("hidden states train"))
+        };
+        for block in [0, 3 * v, 1 << 20] {
+            let found = vocabulary(block).losses(hidden.clone(), labels.clone());
+            let (evaluated, _) = vocabulary(block).evaluate(hidden.clone(), labels.clone());
+            let close =
+                |a: Vec<f32>, b: Vec<f32>| a.iter().zip(&b).all(|(a, b)| (a - b).abs() < 1e-5) && a.len() == b.len();
+            assert!(close(gradient(&found), gradient(&plain)), "gradients in blocks of {block}");
+            for losses in [found, evaluated] {
+                assert!(
+                    close(read(losses.unsqueeze()), read(plain.clone().unsqueeze())),
+                    "losses in blocks of {block}"
+                );
+            }
+        }
+    }
 }

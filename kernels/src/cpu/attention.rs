@@ -217,7 +217,7 @@ fn sum(row: &[f32]) -> f32 {
 
 /// Scores to weights over the first `reach` of a row, zeros after; the row's log-sum-exp.
 #[inline(always)]
-fn softmax(row: &mut [f32], reach: usize) -> f32 {
+pub(super) fn softmax(row: &mut [f32], reach: usize) -> f32 {
     row[reach..].fill(0.0);
     let row = &mut row[..reach];
     let top = largest(row);

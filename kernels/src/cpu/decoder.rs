@@ -67,15 +67,25 @@ pub(super) fn rms(x: FlexTensor, gamma: FlexTensor, offset: f64, eps: f64) -> Fl
 }
 
 /// See [`crate::backends::Kernels::rms_backward`].
-pub(super) fn rms_backward(x: FlexTensor, gamma: FlexTensor, dy: FlexTensor, offset: f64, eps: f64) -> FlexTensor {
-    let [x, gamma, dy] = [x, gamma, dy].map(dense);
+pub(super) fn rms_backward(
+    x: FlexTensor,
+    gamma: FlexTensor,
+    dy: FlexTensor,
+    residual: Option<FlexTensor>,
+    offset: f64,
+    eps: f64,
+) -> FlexTensor {
+    let ([x, gamma, dy], residual) = ([x, gamma, dy].map(dense), residual.map(dense));
     let (shape, width) = (x.shape(), x.shape()[1]);
     let (xs, gamma, dys) = (values(&x), gains(&gamma, offset), values(&dy));
     assert!(gamma.len() == width && xs.len() == dys.len(), "one gain a column, one gradient an element");
+    let residuals = residual.as_ref().map(values);
+    assert!(residuals.is_none_or(|residuals| residuals.len() == xs.len()), "one residual gradient an element");
     let task = rows_a_task(width) * width.max(1);
     let rows = |out: &mut [f32]| {
         let inputs = xs.par_chunks(task).zip(dys.par_chunks(task));
-        out.par_chunks_mut(task).zip(inputs).for_each(|(out, (x, dy))| {
+        out.par_chunks_mut(task).zip(inputs).enumerate().for_each(|(i, (out, (x, dy)))| {
+            let residual = residuals.map(|all| &all[i * task..i * task + out.len()]);
             vectorised(|| {
                 let inputs = x.chunks_exact(width).zip(dy.chunks_exact(width));
                 for (out, (x, dy)) in out.chunks_exact_mut(width).zip(inputs) {
@@ -87,6 +97,9 @@ pub(super) fn rms_backward(x: FlexTensor, gamma: FlexTensor, dy: FlexTensor, off
                     for (o, x) in out.iter_mut().zip(x) {
                         *o = (*o - x * mean) * inverse;
                     }
+                }
+                if let Some(residual) = residual {
+                    out.iter_mut().zip(residual).for_each(|(o, r)| *o += r);
                 }
             });
         });

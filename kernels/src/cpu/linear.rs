@@ -156,29 +156,33 @@ fn dense_pairs(pairs: &[Pair<Flex>]) -> Vec<Pair<Flex>> {
 pub(super) fn forward(
     x: &FlexTensor,
     w: &FlexTensor,
-    bias: FlexTensor,
+    bias: Option<FlexTensor>,
     pairs: &[Pair<Flex>],
     layout: &LinearLayout,
 ) -> (FlexTensor, Vec<FlexTensor>) {
-    let (x, w, bias, pairs) = (dense(x.clone()), dense(w.clone()), dense(bias), dense_pairs(pairs));
+    let (x, w, bias, pairs) = (dense(x.clone()), dense(w.clone()), bias.map(dense), dense_pairs(pairs));
     let [tokens, width] = x.shape().dims();
     let n = w.shape()[1];
-    let (xs, bias) = (values(&x), values(&bias));
-    let biases = |y: &mut [f32]| {
-        y.par_chunks_mut(ROWS_A_TASK * n.max(1))
-            .for_each(|rows| rows.chunks_mut(n).for_each(|row| row.copy_from_slice(bias)));
-    };
-    // SAFETY: every row is written whole: the copy panics where `bias` is not as long.
-    #[allow(unsafe_code)]
-    let (mut y, ()) = unsafe { filled(tokens * n, biases) };
+    let xs = values(&x);
     let [left, right] = operands(&x, &w, layout.arithmetic);
-    product(&mut y, &Matrix::new(values(&left), width), &Matrix::new(values(&right), n), true);
+    let frozen = |y: &mut [f32]| {
+        if let Some(bias) = &bias {
+            let bias = values(bias);
+            y.par_chunks_mut(ROWS_A_TASK * n.max(1))
+                .for_each(|rows| rows.chunks_mut(n).for_each(|row| row.copy_from_slice(bias)));
+        }
+        product(y, &Matrix::new(values(&left), width), &Matrix::new(values(&right), n), bias.is_some());
+    };
+    // SAFETY: every row is written whole before it is read: by the bias, whose copy panics where it is not as long, or by a
+    // product that adds nothing to what is there.
+    #[allow(unsafe_code)]
+    let (mut y, ()) = unsafe { filled(tokens * n, frozen) }; // [T, N]
     let adapters = adapters(&pairs, layout);
     let total: usize = adapters.iter().map(|a| a.rank).sum();
     if total == 0 {
         return (tensor(y, Shape::from([tokens, n])), Vec::new());
     }
-    let mut h = vec![0f32; tokens * total];
+    let mut h = vec![0f32; tokens * total]; // [T, ΣR]
     let blocks = blocks(layout, tokens);
     let lengths = || blocks.iter().map(|b| b.rows.len());
     let outputs = split(&mut y, lengths(), n).into_iter().zip(split(&mut h, lengths(), total));
@@ -242,6 +246,7 @@ fn write(out: &mut [f32], out_stride: usize, h: &Rows, factor: &[f32], width: us
 pub(super) fn backward(
     saved: LinearSaved<Flex>,
     dy: FlexTensor,
+    residual: Option<FlexTensor>,
     wanted: &Wanted,
     layout: &LinearLayout,
 ) -> LinearGradients<Flex> {
@@ -251,21 +256,25 @@ pub(super) fn backward(
     let dys = values(&dy);
     let mut dx = wanted.x.then(|| {
         let [left, right] = operands(&dy, &w, layout.arithmetic);
-        let write = |dx: &mut [f32]| {
-            product(dx, &Matrix::new(values(&left), n), &Matrix::new(values(&right), n).transposed(), false);
-        };
+        let (left, right) = (Matrix::new(values(&left), n), Matrix::new(values(&right), n).transposed());
+        if let Some(residual) = residual {
+            // In place: nobody else has a gradient that is on its way.
+            let mut dx = dense(residual);
+            product(&mut dx.storage_mut::<f32>()[..tokens * width], &left, &right, true);
+            return dx; // [T, K]
+        }
         // SAFETY: a product that adds nothing to what is there writes every element.
         #[allow(unsafe_code)]
-        let (dx, ()) = unsafe { filled(tokens * width, write) };
-        dx
+        let (dx, ()) = unsafe { filled(tokens * width, |dx| product(dx, &left, &right, false)) };
+        tensor(dx, Shape::from([tokens, width])) // [T, K]
     });
     let adapters = adapters(&pairs, layout);
     let total: usize = adapters.iter().map(|a| a.rank).sum();
     let g = (total > 0 && (wanted.x || wanted.pairs.iter().any(|[a, _]| *a))).then(|| {
-        let mut g = vec![0f32; tokens * total];
+        let mut g = vec![0f32; tokens * total]; // [T, ΣR]
         slots_backward(
             &mut g,
-            dx.as_deref_mut(),
+            dx.as_mut().map(|dx| &mut dx.storage_mut::<f32>()[..tokens * width]),
             Rows { data: dys, stride: n, width, count: tokens },
             &adapters,
             layout,
@@ -273,7 +282,7 @@ pub(super) fn backward(
         g
     });
     let (x, h) = (saved.x.map(dense), saved.h.into_iter().next().map(dense));
-    let of = |(adapter, wanted): (&Adapter, &[bool; 2])| {
+    let gradients_of = |(adapter, wanted): (&Adapter, &[bool; 2])| {
         let a = wanted[0].then(|| {
             let left = Rows {
                 data: &g.as_deref().expect("computed for A")[adapter.offset..],
@@ -282,7 +291,7 @@ pub(super) fn backward(
                 count: tokens,
             };
             let right = Rows { data: values(x.as_ref().expect("kept for A")), stride: width, width, count: tokens };
-            outer(&left, &right, adapter, adapter.a.shared, layout)
+            outer(&left, &right, adapter, adapter.a.shared, layout) // [C|1, R, K]
         });
         let b = wanted[1].then(|| {
             let left = Rows {
@@ -293,12 +302,12 @@ pub(super) fn backward(
             };
             let right =
                 Rows { data: &dys[adapter.columns.start..], stride: n, width: adapter.columns.len(), count: tokens };
-            outer(&left, &right, adapter, adapter.b.shared, layout)
+            outer(&left, &right, adapter, adapter.b.shared, layout) // [C|1, R, n]
         });
         [a, b]
     };
-    let pairs = adapters.iter().zip(&wanted.pairs).map(of).collect();
-    LinearGradients { x: dx.map(|dx| tensor(dx, Shape::from([tokens, width]))), pairs }
+    let pairs = adapters.iter().zip(&wanted.pairs).map(gradients_of).collect();
+    LinearGradients { x: dx, pairs }
 }
 
 /// `g = dy·Bᵀ` of every adapter, and `dx += s·g·A`; `dy.width` is that of `dx`.

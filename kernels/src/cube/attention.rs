@@ -11,8 +11,8 @@ use burn_cubecl::tensor::CubeTensor;
 use super::attention_softmax::{Softmax, rescale, write_scores};
 use super::attention_tile::{Form, SHARED, TILE};
 use super::product::{Side, Slices, UNITS, accumulate, agreed, col_of, load, multiply, row_of, slices, zeros};
-use super::tensors::{elem, empty, groups, room};
-use super::tiles::{TileTable, place};
+use super::tensors::{elem, empty, groups};
+use super::tiles::{TileTable, place_of_all, surplus_tiles};
 use crate::attention::WIDEST_HEAD;
 
 /// Queries, keys and values of a layer, each `heads · width` columns of a tensor with a row a token.
@@ -66,7 +66,7 @@ impl Qkv {
 pub(crate) fn attend(qkv: &Qkv, tokens: usize, tiles: &TileTable) -> (CubeTensor, CubeTensor) {
     qkv.check(tiles);
     let q = &qkv.parts[0].0;
-    let out = room(q, [tokens, qkv.features()], tokens > tiles.segments.rows()); // [T, H·w]
+    let out = empty(q, [tokens, qkv.features()], q.dtype); // [T, H·w]
     let lse = empty(q, [tokens, qkv.heads], DType::F32); // [T, H]
     attend_into(qkv, tiles, &out, &lse);
     (out, lse)
@@ -75,13 +75,14 @@ pub(crate) fn attend(qkv: &Qkv, tokens: usize, tiles: &TileTable) -> (CubeTensor
 /// [`attend`] into tensors that are there.
 pub(super) fn attend_into(qkv: &Qkv, tiles: &TileTable, out: &CubeTensor, lse: &CubeTensor) {
     let [(q, at_q), (k, at_k), (v, at_v)] = qkv.parts.clone();
-    if tiles.count > 0 {
+    let all = tiles.count + surplus_tiles(tiles, out.meta.shape()[0]);
+    if all > 0 {
         let element = elem(&q);
         // SAFETY: the kernel reads and writes inside the shapes checked above.
         unsafe {
             attend_kernel::launch_unchecked(
                 &out.client,
-                groups(tiles.count * qkv.heads * qkv.form.parts()),
+                groups(all * qkv.heads * qkv.form.parts()),
                 CubeDim::new_1d(UNITS),
                 q.into_tensor_arg(),
                 k.into_tensor_arg(),
@@ -90,6 +91,8 @@ pub(super) fn attend_into(qkv: &Qkv, tiles: &TileTable, out: &CubeTensor, lse: &
                 out.clone().into_tensor_arg(),
                 lse.clone().into_tensor_arg(),
                 tiles.count,
+                all,
+                tiles.segments.rows(),
                 at_q,
                 at_k,
                 at_v,
@@ -110,6 +113,8 @@ fn attend_kernel<E: Float>(
     out: &mut Tensor<E>,
     lse: &mut Tensor<f32>,
     count: usize,
+    all: usize,
+    tokens: usize,
     at_q: usize,
     at_k: usize,
     at_v: usize,
@@ -117,19 +122,21 @@ fn attend_kernel<E: Float>(
     #[comptime] form: Form,
     #[define(E)] _element: ElemType,
 ) {
-    let (number, own) = share(count, form);
+    let (number, own) = share(all, form);
     if number >= lse.shape(1) {
         terminate!();
     }
     let head = number * form.width;
-    let here = place(tiles, CUBE_POS % count);
+    // Rows of nobody see nothing and come out as zeros.
+    let here = place_of_all(tiles, CUBE_POS % all, count, tokens, out.shape(0), TILE.rows);
+    let owned = CUBE_POS % all < count;
     let mut slices = slices(TILE);
     let mut weights = Shared::<[f32]>::new_slice(SHARED);
     let mut softmax = Softmax::new();
     let mut sums = zeros(comptime!(form.blocks() * TILE.each())); // [queries, w] of the tile
     let queries = rows_at::<E>(q, here.first, at_q + head, here.rows);
     let end = if comptime!(form.causal) { here.first + here.rows } else { here.end };
-    let steps = agreed((end - here.start).div_ceil(TILE.cols));
+    let steps = agreed(select(owned, (end - here.start).div_ceil(TILE.cols), 0));
     for step in 0..steps {
         let first = here.start + step * TILE.cols;
         let mut scores = zeros(comptime!(TILE.each())); // [queries, keys] of the tile
@@ -146,7 +153,7 @@ fn attend_kernel<E: Float>(
         if row < here.rows {
             let total = softmax.total[row];
             let base = (here.first + row) * out.stride(0);
-            write_row::<E>(out, &sums, base, head, own, 1.0 / total, i, form);
+            write_row::<E>(out, &sums, base, head, own, select(owned, 1.0 / total, 0.0), i, form);
             if own == 0 && col_of(0usize, TILE) == 0 {
                 let at = (here.first + row) * lse.stride(0) + number * lse.stride(1);
                 lse[at] = softmax.highest[row] + total.ln();
@@ -155,7 +162,8 @@ fn attend_kernel<E: Float>(
     }
 }
 
-/// The head that a workgroup computes a part of, and the first of the head's columns that are its own. `count`: tiles.
+/// The head that a workgroup computes a part of, and the first of the head's columns that are its own. `count`: tiles, those of
+/// nobody's rows included.
 #[cube]
 pub(super) fn share(count: usize, #[comptime] form: Form) -> (usize, usize) {
     let number = CUBE_POS / count;

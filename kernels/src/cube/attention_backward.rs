@@ -11,8 +11,8 @@ use burn_cubecl::tensor::CubeTensor;
 use super::attention::{Qkv, add_blocks, rows_at, share, write_row};
 use super::attention_tile::{Form, SHARED, TILE};
 use super::product::{UNITS, accumulate, agreed, col_of, row_of, slices, zeros};
-use super::tensors::{elem, empty, groups, room};
-use super::tiles::{TileTable, place};
+use super::tensors::{elem, empty, groups};
+use super::tiles::{TileTable, place_of_all, surplus_tiles};
 
 /// Gradients of [`attend`](super::attention::attend) for queries, keys and values, side by side.
 ///
@@ -26,7 +26,7 @@ pub(crate) fn attend_backward(
     tiles: &TileTable,
 ) -> CubeTensor {
     let tokens = dy.meta.shape()[0];
-    let grads = room(&dy, [tokens, 3 * qkv.features()], tokens > tiles.segments.rows()); // [T, 3·H·w]
+    let grads = empty(&dy, [tokens, 3 * qkv.features()], dy.dtype); // [T, 3·H·w]
     attend_backward_into(qkv, out, lse, dy, tiles, &grads);
     grads
 }
@@ -45,7 +45,7 @@ pub(super) fn attend_backward_into(
     for tensor in [&out, &dy] {
         assert_eq!(tensor.meta.shape().as_slice(), [tokens, qkv.features()], "one row a token");
     }
-    if tiles.count > 0 {
+    if tokens > 0 {
         let stats = row_stats(qkv, out, lse, dy.clone(), tokens); // [T, H, 2]
         launch(qkv, &dy, &stats, tiles, grads, Wanted::Queries);
         launch(qkv, &dy, &stats, tiles, grads, Wanted::KeysAndValues);
@@ -110,6 +110,7 @@ enum Wanted {
 fn launch(qkv: &Qkv, dy: &CubeTensor, stats: &CubeTensor, tiles: &TileTable, grads: &CubeTensor, wanted: Wanted) {
     let [(q, at_q), (k, at_k), (v, at_v)] = qkv.parts.clone();
     let types = [elem(&q), elem(dy)];
+    let all = tiles.count + surplus_tiles(tiles, dy.meta.shape()[0]);
     let kernel = match wanted {
         Wanted::Queries => dq_kernel::launch_unchecked,
         Wanted::KeysAndValues => dkv_kernel::launch_unchecked,
@@ -118,7 +119,7 @@ fn launch(qkv: &Qkv, dy: &CubeTensor, stats: &CubeTensor, tiles: &TileTable, gra
     unsafe {
         kernel(
             &grads.client,
-            groups(tiles.count * qkv.heads * qkv.form.parts()),
+            groups(all * qkv.heads * qkv.form.parts()),
             CubeDim::new_1d(UNITS),
             q.into_tensor_arg(),
             k.into_tensor_arg(),
@@ -128,6 +129,8 @@ fn launch(qkv: &Qkv, dy: &CubeTensor, stats: &CubeTensor, tiles: &TileTable, gra
             tiles.tiles.clone().into_buffer_arg(),
             grads.clone().into_tensor_arg(),
             tiles.count,
+            all,
+            tiles.segments.rows(),
             at_q,
             at_k,
             at_v,
@@ -187,6 +190,8 @@ fn dq_kernel<E: Float, G: Float>(
     tiles: &[u32],
     grads: &mut Tensor<G>,
     count: usize,
+    all: usize,
+    tokens: usize,
     at_q: usize,
     at_k: usize,
     at_v: usize,
@@ -194,7 +199,7 @@ fn dq_kernel<E: Float, G: Float>(
     #[comptime] form: Form,
     #[define(E, G)] _types: [ElemType; 2],
 ) {
-    walk::<E, G, E, G>(q, at_q, k, at_k, dy, 0, v, at_v, stats, tiles, grads, count, scale, true, form);
+    walk::<E, G, E, G>(q, at_q, k, at_k, dy, 0, v, at_v, stats, tiles, grads, count, all, tokens, scale, true, form);
 }
 
 /// `dV = Wᵀ · dY` and `dK = scale · (W ∘ (dY·Vᵀ − Σ dy·out))ᵀ · Q` for a tile of keys.
@@ -208,6 +213,8 @@ fn dkv_kernel<E: Float, G: Float>(
     tiles: &[u32],
     grads: &mut Tensor<G>,
     count: usize,
+    all: usize,
+    tokens: usize,
     at_q: usize,
     at_k: usize,
     at_v: usize,
@@ -215,7 +222,7 @@ fn dkv_kernel<E: Float, G: Float>(
     #[comptime] form: Form,
     #[define(E, G)] _types: [ElemType; 2],
 ) {
-    walk::<E, E, G, G>(k, at_k, q, at_q, v, at_v, dy, 0, stats, tiles, grads, count, scale, false, form);
+    walk::<E, E, G, G>(k, at_k, q, at_q, v, at_v, dy, 0, stats, tiles, grads, count, all, tokens, scale, false, form);
 }
 
 /// Both kernels. A workgroup holds a tile of `own` rows (queries, or keys) against the `other` rows of their sequence (keys, or
@@ -235,16 +242,20 @@ fn walk<E: Float, O: Float, P: Float, G: Float>(
     tiles: &[u32],
     grads: &mut Tensor<G>,
     count: usize,
+    all: usize,
+    tokens: usize,
     scale: f32,
     #[comptime] queries: bool,
     #[comptime] form: Form,
 ) {
-    let (number, part) = share(count, form);
+    let (number, part) = share(all, form);
     if number >= stats.shape(1) {
         terminate!();
     }
     let head = number * form.width;
-    let here = place(tiles, CUBE_POS % count);
+    // Rows of nobody see nothing, and zeros come out.
+    let here = place_of_all(tiles, CUBE_POS % all, count, tokens, grads.shape(0), TILE.rows);
+    let owned = CUBE_POS % all < count;
     let mut slices = slices(TILE);
     let mut left = Shared::<[f32]>::new_slice(SHARED);
     let mut d_own = zeros(comptime!(form.blocks() * TILE.each())); // [rows, w]: of queries, or of keys
@@ -254,7 +265,7 @@ fn walk<E: Float, O: Float, P: Float, G: Float>(
     // Causal: a query sees keys up to its own place, a key is seen by queries from its own place on.
     let start = if comptime!(form.causal && !queries) { here.first } else { here.start };
     let end = if comptime!(form.causal && queries) { here.first + here.rows } else { here.end };
-    let steps = agreed((end - start).div_ceil(TILE.cols));
+    let steps = agreed(select(owned, (end - start).div_ceil(TILE.cols), 0));
     for step in 0..steps {
         let first = start + step * TILE.cols;
         let mut scores = zeros(comptime!(TILE.each())); // [rows, others]

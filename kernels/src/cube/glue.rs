@@ -10,29 +10,24 @@ use burn_cubecl::tensor::CubeTensor;
 
 use super::attention::{Qkv, attend};
 use super::attention_backward::attend_backward;
+use super::factors::Factors;
 use super::lowrank::{down, up_add};
-use super::outer::outer;
+use super::outer::{Gradient, outer};
 use super::tiles::{RankTable, TileTable};
 use super::{adamw, dense, gather, gelu, glu, norm, scores};
 use crate::adamw::{AdamW, OptimizerOps};
 use crate::backends::{Kernels, LinearGradients, LinearSaved, Pair, Wanted};
 use crate::options::{AttentionLayout, Bend, LinearLayout};
 
-/// One adapter's place in a linear.
-struct Place<'p> {
-    pair: &'p Pair<CubeBackend>,
-    columns: std::ops::Range<usize>,
-    ranks: Option<RankTable>,
-}
-
-fn places<'p>(pairs: &'p [Pair<CubeBackend>], layout: &LinearLayout, like: &CubeTensor) -> Vec<Place<'p>> {
-    let each = pairs.iter().zip(&layout.columns).zip(&layout.used);
-    each.map(|((pair, columns), used)| Place {
-        pair,
-        columns: columns.clone(),
-        ranks: used.as_ref().map(|used| used.table().get(used.all(), &like.device)),
-    })
-    .collect()
+/// The slots that each client has of each adapter `[adapters, C]`; `None` where all have all.
+fn ranks(pairs: &[Pair<CubeBackend>], layout: &LinearLayout, like: &CubeTensor) -> Option<RankTable> {
+    let kept_by = layout.used.iter().flatten().next()?;
+    let clients = layout.clients.len();
+    let counts = pairs.iter().zip(&layout.used).flat_map(|(pair, used)| {
+        let all = pair.rank();
+        (0..clients).map(move |client| used.as_ref().map_or(all, |used| used.of(client)) as u32)
+    });
+    Some(kept_by.table().get(counts.collect(), &like.device))
 }
 
 fn tiles(layout: &LinearLayout, like: &CubeTensor) -> TileTable {
@@ -43,56 +38,76 @@ impl Kernels for CubeBackend {
     fn linear_forward(
         x: &FloatTensor<Self>,
         w: &FloatTensor<Self>,
-        bias: FloatTensor<Self>,
+        bias: Option<FloatTensor<Self>>,
         pairs: &[Pair<Self>],
         layout: &LinearLayout,
     ) -> (FloatTensor<Self>, Vec<FloatTensor<Self>>) {
         let [inputs, outputs] = w.shape().dims();
-        let bias = Self::float_reshape(bias, Shape::from([1, outputs]));
-        let mut y = Self::float_add(dense::product(x.clone(), w.clone(), layout.arithmetic, true), bias);
-        let tiles = tiles(layout, x);
-        let mut kept = Vec::new();
-        for Place { pair, columns, ranks } in places(pairs, layout, x) {
-            let h = down(x.clone(), 0..inputs, pair.a.clone(), true, 1.0, &tiles, ranks.as_ref());
-            y = up_add(y, columns, h.clone(), pair.b.clone(), false, layout.scale, &tiles, ranks.as_ref());
-            kept.push(h);
+        let y = dense::product(x.clone(), w.clone(), layout.arithmetic, true); // [T, N]
+        if pairs.is_empty() {
+            let y = match bias {
+                Some(bias) => Self::float_add(y, Self::float_reshape(bias, Shape::from([1, outputs]))),
+                None => y,
+            };
+            return (y, Vec::new());
         }
-        (y, kept)
+        let (tiles, ranks) = (tiles(layout, x), ranks(pairs, layout, x));
+        let reading = pairs.iter().map(|pair| (pair.a.clone(), 0..inputs));
+        let writing = pairs.iter().zip(&layout.columns).map(|(pair, columns)| (pair.b.clone(), columns.clone()));
+        let h = down(x.clone(), &Factors::new(reading.collect(), ranks.clone()), &tiles); // [T, ΣR]
+        let y = up_add(y, h.clone(), &Factors::new(writing.collect(), ranks), layout.scale, bias, &tiles); // [T, N]
+        (y, vec![h])
     }
 
     fn linear_backward(
         saved: LinearSaved<Self>,
         dy: FloatTensor<Self>,
+        residual: Option<FloatTensor<Self>>,
         wanted: &Wanted,
         layout: &LinearLayout,
     ) -> LinearGradients<Self> {
-        let [inputs, _] = saved.w.shape().dims();
-        let mut dx =
-            wanted.x.then(|| dense::product(dy.clone(), Self::float_transpose(saved.w), layout.arithmetic, true));
-        let tiles = tiles(layout, &dy);
-        let mut pairs = Vec::new();
-        let mut kept = saved.h.into_iter();
-        for (Place { pair, columns, ranks }, wanted) in places(&saved.pairs, layout, &dy).into_iter().zip(&wanted.pairs)
-        {
-            let (ranks, h) = (ranks.as_ref(), kept.next());
-            let g = (dx.is_some() || wanted[0])
-                .then(|| down(dy.clone(), columns.clone(), pair.b.clone(), true, 1.0, &tiles, ranks));
-            let shared = |factor: &CubeTensor| factor.shape()[0] == 1;
-            let product = |left: CubeTensor, right: CubeTensor, cols, shared| {
-                let rank = 0..pair.rank();
-                outer(left, rank, right, cols, layout.scale, &tiles, shared, ranks)
+        let LinearSaved { x, w, h, pairs } = saved;
+        let [inputs, _] = w.shape().dims();
+        let dx = wanted.x.then(|| dense::product(dy.clone(), Self::float_transpose(w), layout.arithmetic, true)); // [T, K]
+        if pairs.is_empty() {
+            let with = |dx: CubeTensor| match residual {
+                Some(residual) => Self::float_add(dx, residual),
+                None => dx,
             };
-            let b = wanted[1].then(|| product(h.expect("kept for B"), dy.clone(), columns, shared(&pair.b)));
-            let a = wanted[0].then(|| {
-                let x = saved.x.clone().expect("kept for A");
-                product(g.clone().expect("computed for A"), x, 0..inputs, shared(&pair.a))
-            });
-            if let (Some(d), Some(g)) = (dx.take(), g) {
-                dx = Some(up_add(d, 0..inputs, g, pair.a.clone(), false, layout.scale, &tiles, ranks));
-            }
-            pairs.push([a, b]);
+            return LinearGradients { x: dx.map(with), pairs: Vec::new() };
         }
-        LinearGradients { x: dx, pairs }
+        let (tiles, ranks) = (tiles(layout, &dy), ranks(&pairs, layout, &dy));
+        let trains_a = wanted.pairs.iter().any(|[a, _]| *a);
+        let g = (wanted.x || trains_a).then(|| {
+            let factors = pairs.iter().zip(&layout.columns).map(|(pair, columns)| (pair.b.clone(), columns.clone()));
+            down(dy.clone(), &Factors::new(factors.collect(), ranks.clone()), &tiles) // [T, ΣR]
+        });
+        // A's gradients are sums of g and x, B's of h and dy.
+        let of_a = g.clone().filter(|_| trains_a).map(|g| [g, x.expect("kept for A")]);
+        let of_b = h.into_iter().next().map(|h| [h, dy]);
+        let sides: Vec<[CubeTensor; 2]> = of_a.iter().chain(&of_b).cloned().collect();
+        let mut asked = Vec::new();
+        let mut slot = 0;
+        for (adapter, (pair, columns)) in pairs.iter().zip(&layout.columns).enumerate() {
+            let slots = slot..slot + pair.rank();
+            slot = slots.end;
+            let shared = |factor: &CubeTensor| factor.shape()[0] == 1;
+            let one = |pair, columns, shared| Gradient { pair, slots: slots.clone(), columns, shared, adapter };
+            if wanted.pairs[adapter][0] {
+                asked.push(one(0, 0..inputs, shared(&pair.a)));
+            }
+            if wanted.pairs[adapter][1] {
+                asked.push(one(usize::from(of_a.is_some()), columns.clone(), shared(&pair.b)));
+            }
+        }
+        let mut found = outer(&sides, &asked, layout.scale, &tiles, ranks.as_ref()).into_iter();
+        let gradients = wanted.pairs.iter().map(|factors| factors.map(|wanted| wanted.then(|| found.next()).flatten()));
+        let gradients = gradients.collect(); // A: [C|1, R, K], B: [C|1, R, n]
+        let dx = dx.zip(g).map(|(dx, g)| {
+            let factors = pairs.into_iter().map(|pair| (pair.a, 0..inputs)).collect();
+            up_add(dx, g, &Factors::new(factors, ranks), layout.scale, residual, &tiles) // [T, K]
+        });
+        LinearGradients { x: dx, pairs: gradients }
     }
 
     fn add_norm_rows(
@@ -130,10 +145,11 @@ impl Kernels for CubeBackend {
         x: &FloatTensor<Self>,
         gamma: FloatTensor<Self>,
         dy: FloatTensor<Self>,
+        residual: Option<FloatTensor<Self>>,
         offset: f64,
         eps: f64,
     ) -> FloatTensor<Self> {
-        norm::rms_backward(x, gamma, dy, offset, eps)
+        norm::rms_backward(x, gamma, dy, residual, offset, eps)
     }
 
     fn glu_forward(wide: &FloatTensor<Self>, bend: Bend) -> FloatTensor<Self> {

@@ -1,56 +1,56 @@
-//! The low-rank update for all clients in one launch each way: tokens down to their client's slots, slots up to
-//! features. Work is proportional to the slots a client really has.
+//! The low-rank update for all clients and all adapters of a linear in one launch each way: tokens down to their client's
+//! slots, slots up to features. Work is proportional to the slots a client really has.
+//!
+//! Letters in shapes: `T` tokens, `D` features that are read, `N` features that are written, `ΣR` slots of all adapters.
 #![allow(unsafe_code)] // launches without bounds checks: the kernels check for themselves
 
-use std::ops::Range;
-
+use burn::tensor::Shape;
 use burn_cubecl::cubecl;
 use burn_cubecl::cubecl::prelude::*;
+use burn_cubecl::cubecl::zspace::metadata::Metadata;
 use burn_cubecl::tensor::CubeTensor;
 
-use super::product::{Side, Tile, UNITS, accumulate, agreed, col_of, row_of, side, slices, zeros};
-use super::tensors::{elem, empty, groups, owned, runs_along, stack};
-use super::tiles::{RankTable, TileTable, place};
+use super::factors::{Factors, Part, Window, load_factors, part};
+use super::product::{Side, Tile, UNITS, agreed, col_of, load, multiply, row_of, side, slices, zeros};
+use super::tensors::{elem, empty, groups, owned, runs_along};
+use super::tiles::{TileTable, place, place_of_all, surplus_tiles};
 
-/// `h[t, r] = scale · Σₖ x[t, x_cols.start + k] · a[c, k, r]` with `c` the client of token `t`; exactly 0 for slots the
-/// client does not have.
+/// `h[t, r] = Σⱼ x[t, j] · factors[c, r, j]` with `c` the client of token `t`; exactly 0 for slots the client does not have.
 ///
 /// # Shapes
-/// `x` `[T, Dx]`, `a` `[C|1, K, R]` with `K = x_cols.len()`, or its transpose `[C|1, R, K]` -> `[T, R]`, of `a`'s type.
-pub(crate) fn down(
-    x: CubeTensor,
-    x_cols: Range<usize>,
-    a: CubeTensor,
-    transposed: bool,
-    scale: f32,
-    tiles: &TileTable,
-    ranks: Option<&RankTable>,
-) -> CubeTensor {
-    let a = stack(a, transposed);
-    let slots = a.meta.shape()[2];
-    check(&x, &x_cols, tiles);
-    check_stack(&a, x_cols.len(), tiles);
-    let h = empty(&x, [tiles.segments.rows(), slots], a.dtype);
+/// `x` `[T, D]`, `factors` `[C, ΣR, D]` -> `[T, ΣR]`, of the factors' type.
+pub(crate) fn down(x: CubeTensor, factors: &Factors, tiles: &TileTable) -> CubeTensor {
+    factors.check(tiles);
+    check(&x, &factors.columns(), tiles);
+    let slots = factors.slots();
+    let h = empty(&x, [tiles.segments.rows(), slots], factors.first().dtype); // [T, ΣR]
     if tiles.count == 0 || slots == 0 {
         return h;
     }
-    let tile = Tile::new(tiles.rows, side(slots, 64));
-    let along = (runs_along(&x, 1, 0), runs_along(&a, 1, 2));
-    let types = [elem(&x), elem(&a)];
+    // Adapters that read the same columns share tiles of slots; others would add zeros to each other's sums.
+    let apart = !factors.overlap();
+    let widest = if apart { factors.ranks().max().unwrap_or(0) } else { slots };
+    let tile = Tile::new(tiles.rows, side(widest, 64));
+    let across: usize =
+        if apart { factors.ranks().map(|rank| rank.div_ceil(tile.cols)).sum() } else { slots.div_ceil(tile.cols) };
+    let along = runs_along(&x, 1, 0);
+    let types = [elem(&x), elem(&h)];
     // SAFETY: the kernel reads and writes inside the shapes checked above.
     unsafe {
         down_kernel::launch_unchecked(
             &h.client,
-            groups(tiles.count * slots.div_ceil(tile.cols)),
+            groups(tiles.count * across),
             CubeDim::new_1d(UNITS),
             x.into_tensor_arg(),
-            a.into_tensor_arg(),
+            factors.tensor_args(),
+            factors.column_args(),
             tiles.tiles.clone().into_buffer_arg(),
-            ranks.unwrap_or(&tiles.unlimited).0.clone().into_buffer_arg(),
+            factors.rank_table(tiles).into_buffer_arg(),
             h.clone().into_tensor_arg(),
             tiles.count,
-            x_cols.start,
-            scale,
+            tiles.segments.len(),
+            factors.limited(),
+            apart,
             along,
             tile,
             types,
@@ -62,96 +62,130 @@ pub(crate) fn down(
 #[cube(launch_unchecked)]
 fn down_kernel<E: Float, W: Float>(
     x: &Tensor<E>,
-    a: &Tensor<W>,
+    factors: &Sequence<OwnedTensor<W>>,
+    columns: &Sequence<usize>,
     tiles: &[u32],
     ranks: &[u32],
     h: &mut Tensor<W>,
     count: usize,
-    column: usize,
-    scale: f32,
-    #[comptime] along: (bool, bool),
+    clients: usize,
+    #[comptime] limited: bool,
+    #[comptime] apart: bool,
+    #[comptime] along: bool,
     #[comptime] tile: Tile,
     #[define(E, W)] _types: [ElemType; 2],
 ) {
-    let first = CUBE_POS / count * tile.cols;
-    let slots = h.shape(1);
-    if first >= slots {
+    let number = CUBE_POS / count;
+    let here = place(tiles, CUBE_POS % count);
+    // The tile's slots, and the columns that they read.
+    let mut first = number * tile.cols;
+    let mut last = h.shape(1);
+    let mut column = columns[0];
+    let mut column_end = columns[0] + factors[0].shape(2);
+    if comptime!(apart) {
+        first = h.shape(1);
+        let mut before = 0usize.runtime();
+        #[unroll]
+        for i in 0..factors.len() {
+            let own = part::<W>(factors, columns, ranks, here.segment, clients, i, false);
+            let across = (own.last - own.slot).div_ceil(tile.cols);
+            if number >= before && number < before + across {
+                first = own.slot + (number - before) * tile.cols;
+                last = own.last;
+                column = own.column;
+                column_end = own.column_end;
+            }
+            before += across;
+        }
+    }
+    if first >= h.shape(1) {
         terminate!();
     }
-    let here = place(tiles, CUBE_POS % count);
-    let rank = (ranks[here.segment] as usize).min(slots);
+    let slot_end = last.min(first + tile.cols);
+    let mut parts = Sequence::<Part>::new();
+    let mut any = false.runtime();
+    #[unroll]
+    for i in 0..factors.len() {
+        let own = part::<W>(factors, columns, ranks, here.segment, clients, i, limited);
+        any = any || (own.slot < slot_end && own.end > first.max(own.slot));
+        parts.push(own);
+    }
+    // Slots that the client does not have are sums of nothing.
+    let end = agreed(select(any, column_end, column));
     let mut slices = slices(tile);
     let mut sums = zeros(comptime!(tile.each()));
-    // Slots that the client does not have are sums of nothing.
-    let depth = agreed(select(first < rank, a.shape(1), 0));
-    let rows = Side {
-        base: here.first * x.stride(0) + column * x.stride(1),
-        count: here.rows,
-        step: x.stride(0),
-        depth_step: x.stride(1),
-    };
-    let cols = Side {
-        base: here.segment * a.stride(0) + first * a.stride(2),
-        count: rank.max(first) - first,
-        step: a.stride(2),
-        depth_step: a.stride(1),
-    };
-    accumulate::<E, W>(&mut sums, &mut slices, x, rows, a, cols, depth, along, tile);
+    let rows = Side { base: here.first * x.stride(0), count: here.rows, step: x.stride(0), depth_step: x.stride(1) };
+    for at in range_stepped(column, end, tile.depth) {
+        let window = Window { slot: first, slot_end, column: at, column_end: end };
+        load::<E>(&mut slices.left, x, rows, at, end, tile.rows, tile.depth, along);
+        load_factors::<W>(&mut slices.right, factors, &parts, window, true, tile);
+        sync_cube();
+        multiply(&mut sums, &slices.left, &slices.right, 0usize, tile);
+        sync_cube();
+    }
     #[unroll]
     for i in 0..tile.unit_rows {
         #[unroll]
         for j in 0..tile.unit_cols {
             let row = row_of(i, tile);
-            let col = first + col_of(j, tile);
-            if row < here.rows && col < slots {
-                let at = (here.first + row) * h.stride(0) + col * h.stride(1);
-                h[at] = W::cast_from(scale * sums[comptime!(i * tile.unit_cols + j)]);
+            let slot = first + col_of(j, tile);
+            if row < here.rows && slot < slot_end {
+                let at = (here.first + row) * h.stride(0) + slot * h.stride(1);
+                h[at] = W::cast_from(sums[comptime!(i * tile.unit_cols + j)]);
             }
         }
     }
 }
 
-/// `y[t, y_cols.start + j] += scale · Σᵣ h[t, r] · b[c, r, j]` over the slots client `c` has; in place where nothing
-/// else holds `y`.
+/// `y[t, n] += more[t, n] + scale · Σᵣ h[t, r] · factors[c, r, n]` over the slots that client `c` has; `more` for tokens of
+/// nobody too. In place where nothing else holds `y`.
 ///
 /// # Shapes
-/// `y` `[T, N]`, `h` `[T, R]`, `b` `[C|1, R, n]` with `n = y_cols.len()`, or its transpose `[C|1, n, R]`.
+/// `y` `[T, N]`, `h` `[T, ΣR]`, `factors` `[C, ΣR, N]`; `more`, what else is to be added: a bias `[N]`, or `[T, N]`.
 pub(crate) fn up_add(
     y: CubeTensor,
-    y_cols: Range<usize>,
     h: CubeTensor,
-    b: CubeTensor,
-    transposed: bool,
+    factors: &Factors,
     scale: f32,
+    more: Option<CubeTensor>,
     tiles: &TileTable,
-    ranks: Option<&RankTable>,
 ) -> CubeTensor {
-    let b = stack(b, transposed);
-    check(&y, &y_cols, tiles);
-    check(&h, &(0..b.meta.shape()[1]), tiles);
-    check_stack(&b, h.meta.shape()[1], tiles);
-    assert_eq!(b.meta.shape()[2], y_cols.len(), "one column of the factor a feature");
+    factors.check(tiles);
+    check(&y, &factors.columns(), tiles);
+    check(&h, &(0..factors.slots()), tiles);
+    let [rows, width] = [y.meta.shape()[0], y.meta.shape()[1]];
+    let more = more.map(|more| on_rows(more, [rows, width]));
     let y = owned(y);
-    if tiles.count == 0 || y_cols.is_empty() {
+    let columns = if more.is_some() { 0..width } else { factors.columns() };
+    let tile = Tile::new(tiles.rows, side(columns.len(), 64));
+    // To rows of nobody that is all that is added.
+    let all = tiles.count + if more.is_some() { surplus_tiles(tiles, rows) } else { 0 };
+    if all == 0 || columns.is_empty() {
         return y;
     }
-    let tile = Tile::new(tiles.rows, side(y_cols.len(), 64));
-    let along = (runs_along(&h, 1, 0), runs_along(&b, 1, 2));
-    let types = [elem(&y), elem(&h), elem(&b)];
+    let along = runs_along(&h, 1, 0);
+    let types = [elem(&y), elem(&h), elem(factors.first()), elem(more.as_ref().unwrap_or(&y))];
     // SAFETY: the kernel reads and writes inside the shapes checked above.
     unsafe {
         up_kernel::launch_unchecked(
             &y.client,
-            groups(tiles.count * y_cols.len().div_ceil(tile.cols)),
+            groups(all * columns.len().div_ceil(tile.cols)),
             CubeDim::new_1d(UNITS),
             h.into_tensor_arg(),
-            b.into_tensor_arg(),
+            factors.tensor_args(),
+            factors.column_args(),
+            more.into_iter().map(CubeTensor::into_tensor_arg).collect(),
             tiles.tiles.clone().into_buffer_arg(),
-            ranks.unwrap_or(&tiles.unlimited).0.clone().into_buffer_arg(),
+            factors.rank_table(tiles).into_buffer_arg(),
             y.clone().into_tensor_arg(),
             tiles.count,
-            y_cols.start,
+            all,
+            tiles.segments.rows(),
+            tiles.segments.len(),
+            columns.start,
+            columns.end,
             scale,
+            factors.limited(),
             along,
             tile,
             types,
@@ -161,62 +195,94 @@ pub(crate) fn up_add(
 }
 
 #[cube(launch_unchecked)]
-fn up_kernel<E: Float, H: Float, W: Float>(
+fn up_kernel<E: Float, H: Float, W: Float, B: Float>(
     h: &Tensor<H>,
-    b: &Tensor<W>,
+    factors: &Sequence<OwnedTensor<W>>,
+    columns: &Sequence<usize>,
+    more: &Sequence<OwnedTensor<B>>,
     tiles: &[u32],
     ranks: &[u32],
     y: &mut Tensor<E>,
     count: usize,
+    all: usize,
+    tokens: usize,
+    clients: usize,
     column: usize,
+    column_end: usize,
     scale: f32,
-    #[comptime] along: (bool, bool),
+    #[comptime] limited: bool,
+    #[comptime] along: bool,
     #[comptime] tile: Tile,
-    #[define(E, H, W)] _types: [ElemType; 3],
+    #[define(E, H, W, B)] _types: [ElemType; 4],
 ) {
-    let first = CUBE_POS / count * tile.cols;
-    let features = b.shape(2);
-    if first >= features {
+    let first = column + CUBE_POS / all * tile.cols;
+    if first >= column_end {
         terminate!();
     }
-    let here = place(tiles, CUBE_POS % count);
-    let rank = agreed((ranks[here.segment] as usize).min(b.shape(1)));
+    let last = column_end.min(first + tile.cols);
+    // Tiles of clients first, then those of nobody's rows.
+    let number = CUBE_POS % all;
+    let owned = number < count;
+    let here = place_of_all(tiles, number, count, tokens, y.shape(0), tile.rows);
+    // The slots of the adapters that write these columns.
+    let mut slot = h.shape(1);
+    let mut slot_end = 0usize.runtime();
+    let mut parts = Sequence::<Part>::new();
+    #[unroll]
+    for i in 0..factors.len() {
+        let own = part::<W>(factors, columns, ranks, here.segment, clients, i, limited);
+        if own.column < last && own.column_end > first {
+            slot = slot.min(own.slot);
+            slot_end = slot_end.max(own.end);
+        }
+        parts.push(own);
+    }
+    let end = agreed(select(owned, slot_end, 0));
     let mut slices = slices(tile);
     let mut sums = zeros(comptime!(tile.each()));
     let rows = Side { base: here.first * h.stride(0), count: here.rows, step: h.stride(0), depth_step: h.stride(1) };
-    let cols = Side {
-        base: here.segment * b.stride(0) + first * b.stride(2),
-        count: features - first,
-        step: b.stride(2),
-        depth_step: b.stride(1),
-    };
-    accumulate::<H, W>(&mut sums, &mut slices, h, rows, b, cols, rank, along, tile);
+    for at in range_stepped(slot, end, tile.depth) {
+        let window = Window { slot: at, slot_end: end, column: first, column_end: last };
+        load::<H>(&mut slices.left, h, rows, at, end, tile.rows, tile.depth, along);
+        load_factors::<W>(&mut slices.right, factors, &parts, window, false, tile);
+        sync_cube();
+        multiply(&mut sums, &slices.left, &slices.right, 0usize, tile);
+        sync_cube();
+    }
     #[unroll]
     for i in 0..tile.unit_rows {
         #[unroll]
         for j in 0..tile.unit_cols {
             let row = row_of(i, tile);
             let col = first + col_of(j, tile);
-            // A client without slots leaves its tokens untouched.
-            if row < here.rows && col < features && rank > 0 {
-                let at = (here.first + row) * y.stride(0) + (column + col) * y.stride(1);
-                let sum = scale * sums[comptime!(i * tile.unit_cols + j)];
-                y[at] = E::cast_from(f32::cast_from(y[at]) + sum);
+            // Where a client has no slots and there is nothing more, its rows stay as they are.
+            if row < here.rows && col < last && (comptime!(more.len() > 0) || end > slot) {
+                let at = (here.first + row) * y.stride(0) + col * y.stride(1);
+                let mut sum = f32::cast_from(y[at]) + scale * sums[comptime!(i * tile.unit_cols + j)];
+                #[unroll]
+                for only in 0..more.len() {
+                    let from = (here.first + row) * more[only].stride(0) + col * more[only].stride(1);
+                    sum += f32::cast_from(more[only][from]);
+                }
+                y[at] = E::cast_from(sum);
             }
         }
     }
 }
 
+/// `[N]` as the same row again and again, `[T, N]` as it is; by strides alone.
+fn on_rows(mut tensor: CubeTensor, [rows, width]: [usize; 2]) -> CubeTensor {
+    if tensor.meta.shape().num_dims() == 1 {
+        let (columns, step) = (tensor.meta.shape()[0], tensor.meta.strides()[0]);
+        tensor.meta = Box::new(Metadata::new(Shape::from([rows, columns]), vec![0, step]));
+    }
+    assert_eq!(tensor.meta.shape().as_slice(), [rows, width], "a number for each, or one a column");
+    tensor
+}
+
 /// `tensor` has a row a token and the columns `cols`.
-pub(super) fn check(tensor: &CubeTensor, cols: &Range<usize>, tiles: &TileTable) {
+pub(super) fn check(tensor: &CubeTensor, cols: &std::ops::Range<usize>, tiles: &TileTable) {
     let shape = tensor.meta.shape();
     assert!(shape[0] >= tiles.segments.rows(), "one row a token");
     assert!(cols.start <= cols.end && cols.end <= shape[1], "columns {cols:?} of {}", shape[1]);
-}
-
-/// `stack` has a matrix a client, or one for all, of `depth` rows.
-fn check_stack(stack: &CubeTensor, depth: usize, tiles: &TileTable) {
-    let shape = stack.meta.shape();
-    assert!(shape[0] == 1 || shape[0] == tiles.segments.len(), "one matrix a client, or one for all");
-    assert_eq!(shape[1], depth, "the depth of both sides");
 }

@@ -11,7 +11,7 @@ use super::product::UNITS;
 use super::tensors::{elem, empty, groups};
 
 /// Units that add up a row's partial sums, before all units read what these have come to.
-const TEAM: usize = 16;
+pub(super) const TEAM: usize = 16;
 
 /// `sum = x + residual` and its layer norm, `gamma · (sum − mean) / σ + beta` row by row.
 ///
@@ -187,16 +187,26 @@ fn rms_kernel<E: Float, G: Float>(
     }
 }
 
-/// Gradient of [`rms`] for its input; the formula stands at
+/// Gradient of [`rms`] for its input, with the `residual` gradient added where there is one; the formula stands at
 /// [`Kernels::rms_backward`](crate::backends::Kernels::rms_backward).
 ///
 /// # Shapes
 /// `x`, `dy` `[T, D]`, `gamma` `[D]` -> `[T, D]` of `dy`'s type.
-pub(crate) fn rms_backward(x: &CubeTensor, gamma: CubeTensor, dy: CubeTensor, offset: f64, eps: f64) -> CubeTensor {
+pub(crate) fn rms_backward(
+    x: &CubeTensor,
+    gamma: CubeTensor,
+    dy: CubeTensor,
+    residual: Option<CubeTensor>,
+    offset: f64,
+    eps: f64,
+) -> CubeTensor {
     let shape = check(x, &dy, &gamma);
+    if let Some(residual) = &residual {
+        check(x, residual, &gamma);
+    }
     let dx = empty(&dy, shape, dy.dtype); // [T, D]
     if shape[0] * shape[1] > 0 {
-        let types = [elem(x), elem(&gamma), elem(&dy)];
+        let types = [elem(x), elem(&gamma), elem(&dy), elem(residual.as_ref().unwrap_or(&dy))];
         // SAFETY: the kernel reads and writes inside the shapes checked above.
         unsafe {
             rms_backward_kernel::launch_unchecked(
@@ -206,6 +216,7 @@ pub(crate) fn rms_backward(x: &CubeTensor, gamma: CubeTensor, dy: CubeTensor, of
                 x.clone().into_tensor_arg(),
                 gamma.into_tensor_arg(),
                 dy.into_tensor_arg(),
+                residual.into_iter().map(CubeTensor::into_tensor_arg).collect(),
                 dx.clone().into_tensor_arg(),
                 offset as f32,
                 eps as f32,
@@ -217,14 +228,15 @@ pub(crate) fn rms_backward(x: &CubeTensor, gamma: CubeTensor, dy: CubeTensor, of
 }
 
 #[cube(launch_unchecked)]
-fn rms_backward_kernel<E: Float, W: Float, G: Float>(
+fn rms_backward_kernel<E: Float, W: Float, G: Float, R: Float>(
     x: &Tensor<E>,
     gamma: &Tensor<W>,
     dy: &Tensor<G>,
+    residual: &Sequence<OwnedTensor<R>>,
     dx: &mut Tensor<G>,
     offset: f32,
     eps: f32,
-    #[define(E, W, G)] _types: [ElemType; 3],
+    #[define(E, W, G, R)] _types: [ElemType; 4],
 ) {
     let row = CUBE_POS;
     if row < x.shape(0) {
@@ -243,7 +255,13 @@ fn rms_backward_kernel<E: Float, W: Float, G: Float>(
             let scale = f32::cast_from(gamma[i * gamma.stride(0)]) + offset;
             let g = scale * f32::cast_from(dy[at_dy + i * dy.stride(1)]);
             let hat = f32::cast_from(x[at_x + i * x.stride(1)]) * inverse;
-            dx[row * width + i] = G::cast_from((g - hat * mean) * inverse);
+            let mut gradient = (g - hat * mean) * inverse;
+            #[unroll]
+            for only in 0..residual.len() {
+                let at = row * residual[only].stride(0) + i * residual[only].stride(1);
+                gradient += f32::cast_from(residual[only][at]);
+            }
+            dx[row * width + i] = G::cast_from(gradient);
         }
     }
 }
@@ -302,7 +320,7 @@ fn moments<E: Float>(
 /// Sum over all units of a workgroup, to every unit. A call may follow another without a barrier between: what the
 /// first still reads, the second writes only after its own first barrier.
 #[cube]
-fn total(value: f32, scratch: &mut Shared<[f32]>) -> f32 {
+pub(super) fn total(value: f32, scratch: &mut Shared<[f32]>) -> f32 {
     let unit = UNIT_POS as usize;
     scratch[unit] = value;
     sync_cube();

@@ -1,8 +1,6 @@
 //! What every launch needs of a tensor: its element type, room for a result, a copy where it is not ours to change.
 
-use burn::backend::ops::FloatTensorOps;
 use burn::backend::{DType, Shape};
-use burn_cubecl::CubeBackend;
 use burn_cubecl::cubecl::ir::{ElemType, FloatKind};
 use burn_cubecl::cubecl::prelude::CubeCount;
 use burn_cubecl::tensor::CubeTensor;
@@ -25,15 +23,6 @@ pub(crate) fn empty(like: &CubeTensor, shape: impl Into<Shape>, dtype: DType) ->
     let shape = shape.into();
     let handle = like.client.empty(shape.num_elements() * dtype.size());
     CubeTensor::new_contiguous(like.client.clone(), like.device.clone(), shape, handle, dtype)
-}
-
-/// Room for a result of `like`'s type: zeros where some rows are nobody's and no kernel writes them.
-pub(crate) fn room(like: &CubeTensor, shape: [usize; 2], surplus: bool) -> CubeTensor {
-    if surplus {
-        CubeBackend::float_zeros(Shape::from(shape), &like.device, like.dtype.into())
-    } else {
-        empty(like, shape, like.dtype)
-    }
 }
 
 /// The tensor itself where nothing else holds its memory, else a copy: what comes out may be written.

@@ -8,6 +8,7 @@ mod decoder;
 mod dense;
 mod gather;
 mod gelu;
+mod loss;
 mod lowrank;
 mod matrix_units;
 mod norm;
@@ -29,7 +30,7 @@ use burn_cubecl::{CubeBackend, CubeDevice};
 use crate::Segments;
 
 /// Tests that together launch every kernel there is.
-const EVERY_KERNEL: [fn(); 15] = [
+const EVERY_KERNEL: [fn(); 16] = [
     lowrank::tokens_down_to_slots,
     lowrank::slots_up_to_features,
     lowrank::gradients_of_factors,
@@ -43,6 +44,7 @@ const EVERY_KERNEL: [fn(); 15] = [
     decoder::norms,
     decoder::gated_units,
     decoder::turned_heads,
+    loss::losses_and_slopes,
     gelu::forward,
     gelu::gradient,
 ];

@@ -1,6 +1,6 @@
 //! Tables on the device that say where clients and sequences lie. Built once a batch, read by every layer.
 
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use burn::backend::DType;
 use burn::tensor::Shape;
@@ -21,8 +21,6 @@ pub(crate) struct TileTable {
     pub(crate) tiles: CubeTensor,
     /// Boundaries of the segments `[C + 1]`.
     pub(crate) offsets: CubeTensor,
-    /// A rank table without limits `[C]`.
-    pub(crate) unlimited: RankTable,
     /// Number of tiles.
     pub(crate) count: usize,
     /// Most rows a tile has.
@@ -41,12 +39,14 @@ impl TileTable {
                 tiles.extend([segment, first, here, range.start, range.end].map(|n| n as u32));
             }
         }
+        let count = tiles.len() / FIELDS;
+        // Kernels may look at the first tile where there is none.
+        tiles.resize(tiles.len().max(FIELDS), 0);
         let offsets: Vec<u32> = std::iter::once(0).chain(segments.ranges().map(|r| r.end as u32)).collect();
         TileTable {
-            count: tiles.len() / FIELDS,
+            count,
             tiles: numbers(&tiles, device),
             offsets: numbers(&offsets, device),
-            unlimited: RankTable::new(&vec![u32::MAX; segments.len()], device),
             rows,
             segments: segments.clone(),
         }
@@ -79,18 +79,25 @@ impl Tables {
     }
 }
 
-/// A target's slot counts on the device, made when first asked for.
+/// Slot counts on the device, of a target alone or with those of targets that share a linear's input with it; each made when it is
+/// first asked for.
 #[derive(Debug, Default)]
-pub(crate) struct RankTables(OnceLock<(CubeDevice, RankTable)>);
+pub(crate) struct RankTables(Mutex<Vec<(CubeDevice, Vec<u32>, RankTable)>>);
 
 impl RankTables {
     /// The table of these counts.
-    pub(super) fn get(&self, counts: &[usize], device: &CubeDevice) -> RankTable {
-        get(&self.0, device, || RankTable::new(&Vec::from_iter(counts.iter().map(|&n| n as u32)), device))
+    pub(super) fn get(&self, counts: Vec<u32>, device: &CubeDevice) -> RankTable {
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((.., table)) = kept.iter().find(|(at, of, _)| at == device && *of == counts) {
+            return table.clone();
+        }
+        let table = RankTable::new(&counts, device);
+        kept.push((device.clone(), counts, table.clone()));
+        table
     }
 }
 
-/// How many slots of a target each client has `[C]`: the first ones.
+/// How many slots each client has of each target `[targets, C]`: the first ones.
 #[derive(Clone, Debug)]
 pub(crate) struct RankTable(pub(crate) CubeTensor);
 
@@ -131,4 +138,32 @@ pub(crate) fn place(tiles: &[u32], index: usize) -> Place {
         start: tiles[at + 3] as usize,
         end: tiles[at + 4] as usize,
     }
+}
+
+/// Tile `index` of a table of `count` tiles; further ones cut up the rows after `tokens`, of `rows` in all, that are nobody's. They
+/// have no segment: its first and end row are 0, and it is the first one where a number is needed.
+#[cube]
+pub(crate) fn place_of_all(
+    tiles: &[u32],
+    index: usize,
+    count: usize,
+    tokens: usize,
+    rows: usize,
+    #[comptime] height: usize,
+) -> Place {
+    let owned = index < count;
+    let here = place(tiles, select(owned, index, 0));
+    let nobody = (tokens + (index - index.min(count)) * height).min(rows);
+    Place {
+        segment: select(owned, here.segment, 0),
+        first: select(owned, here.first, nobody),
+        rows: select(owned, here.rows, (rows - nobody).min(height)),
+        start: select(owned, here.start, 0),
+        end: select(owned, here.end, 0),
+    }
+}
+
+/// Tiles that rows after those of `tiles` need, of `rows` in all.
+pub(crate) fn surplus_tiles(tiles: &TileTable, rows: usize) -> usize {
+    rows.saturating_sub(tiles.segments.rows()).div_ceil(tiles.rows)
 }

@@ -11,19 +11,44 @@ use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, Backend, ExtensionType, backend_extension};
 
 use crate::backends::{Kernels, LinearSaved, Pair, Wanted};
+use crate::graph::{Residual, past};
 use crate::options::LinearLayout;
 
 /// The adapted linear as Burn sees it, with and without a graph.
 #[backend_extension(Flex: cfg(feature = "flex"), Cube: cfg(feature = "cube"), Autodiff)]
 pub trait LinearOps: Backend {
-    /// See [`adapted_linear`](crate::adapted_linear): `x` `[T, K]`, `w` `[K, N]`, `bias` `[N]` -> `[T, N]`.
+    /// See [`adapted_linear`](crate::adapted_linear): `x` `[T, K]`, `w` `[K, N]`, `bias` `[N]` or none -> `[T, N]`, and `x`
+    /// once more, for a residual connection past the linear.
     fn adapted_linear(
         x: FloatTensor<Self>,
         w: FloatTensor<Self>,
-        bias: FloatTensor<Self>,
+        #[extension_type] bias: Bias<Self>,
         #[extension_type] factors: Factors<Self>,
         layout: LinearLayout,
-    ) -> FloatTensor<Self>;
+    ) -> (FloatTensor<Self>, FloatTensor<Self>);
+}
+
+/// The bias of a linear, where it has one.
+#[derive(Clone, Debug, ExtensionType)]
+pub enum Bias<B: Backend> {
+    /// It has none.
+    Without,
+    /// `[N]`.
+    With(FloatTensor<B>),
+}
+
+impl<B: Backend> Bias<B> {
+    /// From where there may be one.
+    pub(crate) fn new(bias: Option<FloatTensor<B>>) -> Self {
+        bias.map_or(Bias::Without, Bias::With)
+    }
+
+    fn tensor(self) -> Option<FloatTensor<B>> {
+        match self {
+            Bias::Without => None,
+            Bias::With(bias) => Some(bias),
+        }
+    }
 }
 
 /// The factors of up to three adapters on one linear, `a` and `b` in turn: query, key and value share an input.
@@ -67,11 +92,12 @@ impl<B: Kernels> LinearOps for B {
     fn adapted_linear(
         x: FloatTensor<Self>,
         w: FloatTensor<Self>,
-        bias: FloatTensor<Self>,
+        bias: Bias<Self>,
         factors: Factors<Self>,
         layout: LinearLayout,
-    ) -> FloatTensor<Self> {
-        Self::linear_forward(&x, &w, bias, &Pair::<Self>::list(factors.pairs()), &layout).0
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        let (y, _) = Self::linear_forward(&x, &w, bias.tensor(), &Pair::<Self>::list(factors.pairs()), &layout);
+        (y, x)
     }
 }
 
@@ -82,22 +108,23 @@ impl<B: Kernels, C: CheckpointStrategy> LinearOps for Autodiff<B, C> {
     fn adapted_linear(
         x: FloatTensor<Self>,
         w: FloatTensor<Self>,
-        bias: FloatTensor<Self>,
+        bias: Bias<Self>,
         factors: Factors<Self>,
         layout: LinearLayout,
-    ) -> FloatTensor<Self> {
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
         #[derive(Debug)]
         struct Step;
         impl<B: Kernels> Backward<B, PARENTS> for Step {
-            type State = (LinearSaved<B>, LinearLayout);
+            type State = (LinearSaved<B>, LinearLayout, Residual<FloatTensor<B>>);
 
             fn backward(self, ops: Ops<Self::State, PARENTS>, grads: &mut Gradients, _: &mut Checkpointer) {
                 let dy = grads.consume::<B>(&ops.node); // [T, N]
                 let ids: [Option<NodeId>; PARENTS] = ops.parents.map(|parent| parent.map(|node| node.id));
-                let (saved, layout) = ops.state;
+                let (saved, layout, residual) = ops.state;
                 let tracked = |factors: &[Option<NodeId>]| [factors[0].is_some(), factors[1].is_some()];
                 let wanted = Wanted { x: ids[0].is_some(), pairs: ids[1..].chunks(2).map(tracked).collect() };
-                let found = B::linear_backward(saved, dy, &wanted, &layout); // x: [T, K], A: [C|1, R, K], B: [C|1, R, n]
+                // x: [T, K], A: [C|1, R, K], B: [C|1, R, n]
+                let found = B::linear_backward(saved, dy, residual.take(), &wanted, &layout);
                 let pairs = found.pairs.into_iter().flatten();
                 for (id, gradient) in ids.into_iter().zip(std::iter::once(found.x).chain(pairs)) {
                     if let (Some(id), Some(gradient)) = (id, gradient) {
@@ -106,7 +133,9 @@ impl<B: Kernels, C: CheckpointStrategy> LinearOps for Autodiff<B, C> {
                 }
             }
         }
-        assert!(!w.is_tracked() && !bias.is_tracked(), "the backbone is frozen");
+        let bias = bias.tensor();
+        let is_frozen = !w.is_tracked() && bias.as_ref().is_none_or(|bias| !bias.is_tracked());
+        assert!(is_frozen, "the backbone is frozen");
         let factors = factors.pairs();
         // The graph wants a node for every parent: the weight, never tracked, stands in for adapters that are not there.
         let mut nodes = [(); PARENTS].map(|()| w.node());
@@ -117,16 +146,21 @@ impl<B: Kernels, C: CheckpointStrategy> LinearOps for Autodiff<B, C> {
         let trains_a = factors.iter().any(|[a, _]| a.is_tracked());
         let trains_b = factors.iter().any(|[_, b]| b.is_tracked());
         let pairs = Pair::<B>::list(factors.into_iter().map(|pair| pair.map(|t| t.into_primitive())).collect());
-        let (x, w) = (x.into_primitive(), w.into_primitive());
-        let (y, h) = B::linear_forward(&x, &w, bias.into_primitive(), &pairs, &layout); // [T, N], [T, R] an adapter
-        match Step.prepare::<C>(nodes).compute_bound().stateful() {
+        let (again, w) = (x.clone(), w.into_primitive());
+        let x = x.into_primitive();
+        let residual = Residual::new();
+        let (y, h) = B::linear_forward(&x, &w, bias.map(|b| b.into_primitive()), &pairs, &layout); // [T, N], [T, ΣR]
+        let y = match Step.prepare::<C>(nodes).compute_bound().stateful() {
             OpsKind::Tracked(prep) => {
                 // x is read for the gradient of an A, x·Aᵀ for that of a B; what nobody asks for is let go here.
                 let x = trains_a.then_some(x);
                 let h = if trains_b { h } else { Vec::new() };
-                prep.finish((LinearSaved { x, w, h, pairs }, layout), y)
+                prep.finish((LinearSaved { x, w, h, pairs }, layout, residual.clone()), y)
             }
             OpsKind::UnTracked(prep) => prep.finish(y),
-        }
+        };
+        // An input that wants no gradient goes on as it is.
+        let again = if again.is_tracked() { past::<B, C>(&y, again.into_primitive(), residual) } else { again };
+        (y, again)
     }
 }

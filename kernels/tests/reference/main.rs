@@ -10,9 +10,9 @@ use bonfire_kernels::check::exact::{self, Format};
 use bonfire_kernels::check::{self, Way, numbers};
 use bonfire_kernels::{
     AdamW, Arithmetic, AttentionLayout, Bend, Grouped, LowRank, Moving, Segments, SlotCounts, adamw_step,
-    adamw_step_composed, adapted_linear, adapted_linear_composed, add_norm, cross_entropy, gather_lanes, gelu, glu,
-    lanes_on, packed_attention, packed_attention_composed, packed_attention_with, product, rms_norm, rotate,
-    slot_scores, widest_head,
+    adamw_step_composed, adapted_linear, adapted_linear_and_input, adapted_linear_composed, add_norm, cross_entropy,
+    gather_lanes, gelu, glu, lanes_on, packed_attention, packed_attention_composed, packed_attention_with, product,
+    rms_norm, rms_norm_and_input, rotate, slot_scores, widest_head,
 };
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use proptest::prelude::*;
@@ -211,12 +211,13 @@ proptest! {
             let factors: Vec<_> = (0..3).map(|i| (factor(ca, d, 10 + i), factor(cb, width, 20 + i))).collect();
             let lowrank = |i: usize, used| LowRank { a: factors[i].0.clone(), b: factors[i].1.clone(), used, scale: 0.7 };
             // One adapter alone, or on two of three parts of the columns, or on all.
-            for parts in [vec![1], vec![0, 2], vec![0, 1, 2]] {
+            for (parts, bias) in [(vec![1], Some(&bias)), (vec![0, 2], Some(&bias)), (vec![0, 1, 2], Some(&bias)), (vec![0, 1, 2], None)] {
                 let adapters: Vec<_> =
                     parts.iter().map(|&i| (lowrank(i, (i != 1).then(|| used(8 * i))), i * width..(i + 1) * width)).collect();
                 let adapters: Vec<_> = adapters.iter().map(|(f, columns)| (f, columns.clone())).collect();
+                let bias = bias.cloned();
                 let found = adapted_linear(x.clone(), weight.clone(), bias.clone(), &adapters, &clients, Arithmetic::F32);
-                let reference = adapted_linear_composed(x.clone(), weight.clone(), bias.clone(), &adapters, &clients, Arithmetic::F32);
+                let reference = adapted_linear_composed(x.clone(), weight.clone(), bias, &adapters, &clients, Arithmetic::F32);
                 let weights = fixed(found.dims(), 99);
                 close("linear", values(found.clone()), values(reference.clone()));
                 let [one, two] = [found, reference].map(|y| (y * weights.clone()).sum().backward());
@@ -267,6 +268,43 @@ proptest! {
             let off = found.iter().zip(&expected).map(|(f, e)| (f64::from(*f) - e).abs()).fold(0.0, f64::max);
             prop_assert!(found.len() == expected.len() && off < 2e-6 * (k + m + n) as f64, "{what} is off by {off}");
         }
+    }
+
+    /// A residual connection past a linear, and past a norm: what goes past adds its gradient to the input's once.
+    #[test]
+    fn inputs_that_go_on_past_an_operation(
+        lengths in ragged(), d in 1usize..30, rank in 1usize..6, adapted in any::<bool>(), surplus in 0usize..3,
+        leaf in any::<bool>(),
+    ) {
+        let (clients, c) = (Segments::from_lengths(lengths.clone()), lengths.len());
+        let start = tensor([clients.rows() + surplus, d], 1);
+        // The input is a leaf, or itself the result of something.
+        let input = || if leaf { start.clone() } else { start.clone() * 0.5 + 0.1 };
+        let (weight, bias) = (fixed([d, d], 2), fixed([d], 3));
+        let factors = LowRank { a: tensor([c, rank, d], 4), b: tensor([c, rank, d], 5), used: None, scale: 0.7 };
+        let adapters = if adapted { vec![(&factors, 0..d)] } else { Vec::new() };
+        let (y, x) =
+            adapted_linear_and_input(input(), weight.clone(), bias.clone(), &adapters, &clients, Arithmetic::F32);
+        let found = y.tanh() + x.clone() * x;
+        let x = input();
+        let y = adapted_linear_composed(x.clone(), weight, bias, &adapters, &clients, Arithmetic::F32);
+        let reference = y.tanh() + x.clone() * x;
+        if adapted {
+            agree("past a linear", [&start as &dyn Gradient, &factors.a, &factors.b], found, reference);
+        } else {
+            agree("past a linear", [&start], found, reference);
+        }
+        let gamma = fixed([d], 6);
+        let (y, x) = rms_norm_and_input(input(), gamma.clone(), 1.0, 1e-5);
+        let found = y.tanh() + x.clone() * x;
+        let x = input();
+        let y = x.clone() / (x.clone().square().mean_dim(1) + 1e-5).sqrt() * (gamma.unsqueeze::<2>() + 1.0);
+        agree("past a norm", [&start], found, y.tanh() + x.clone() * x);
+        // Nothing past it, and nothing that wants a gradient past it.
+        let (y, _) = rms_norm_and_input(input(), fixed([d], 7), 0.0, 1e-5);
+        agree("nothing past it", [&start], y, rms_norm(input(), fixed([d], 7), 0.0, 1e-5));
+        let (y, frozen) = rms_norm_and_input(start.clone().detach(), fixed([d], 7), 0.0, 1e-5);
+        agree("a frozen input", [&start], y + frozen * start.clone(), rms_norm(start.clone().detach(), fixed([d], 7), 0.0, 1e-5) + start.clone().detach() * start.clone());
     }
 
     #[test]

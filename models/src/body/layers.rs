@@ -17,40 +17,40 @@ use crate::{Activation, ModelInfo};
 impl Layer {
     /// `norm(x + attention(x))`, then `norm(x + feed-forward(x))`: `[T, D] -> [T, D]`.
     pub(super) fn post_norm(&self, x: Tensor<2>, context: &LayerContext) -> Tensor<2> {
+        let (eps, trained) = (context.info.eps, context.trained);
         let norm = |place| self.norm(place).expect("post-norm layers have both norms");
-        let attended = self.attend(x.clone(), context); // [T, H·w]
+        let (qkv, x) = self.groups[0].apply_and_input(x, context, context.tokens); // [T, (H+2G)·w], [T, D]
+        let attended = self.attend(qkv, context); // [T, H·w]
         // In the last layer only the rows that are read go on: T is N from here.
-        let (x, attended, rows) = context.reading(x, attended); // [T, D], [T, H·w]
-        let x = norm(AfterAttention).after(
-            x,
-            self.groups[1].apply(attended, context, rows),
-            context.info.eps,
-            context.trained,
-        );
-        let wide = gelu(self.groups[2].apply(x.clone(), context, rows)); // [T, I]
-        norm(AfterFeedForward).after(x, self.groups[3].apply(wide, context, rows), context.info.eps, context.trained)
+        let (x, attended, rows) = context.reading(x, attended);
+        let x = norm(AfterAttention).after(x, self.groups[1].apply(attended, context, rows), eps, trained); // [T, D]
+        let (wide, x) = self.groups[2].apply_and_input(x, context, rows); // [T, I], [T, D]
+        norm(AfterFeedForward).after(x, self.groups[3].apply(gelu(wide), context, rows), eps, trained) // [T, D]
     }
 
-    /// `x + attention(norm(x))`, then `x + feed-forward(norm(x))`; what is added is normed too where the layer has such norms.
+    /// `x + attention(norm(x))`, then `x + feed-forward(norm(x))`: `[T, D] -> [T, D]`; what is added is normed too where the layer
+    /// has such norms.
     pub(super) fn pre_norm(&self, x: Tensor<2>, context: &LayerContext) -> Tensor<2> {
-        let normed = |place, x| normed(self.norm(place), x, context.info.eps, context.trained);
-        let attended = self.attend(normed(BeforeAttention, x.clone()), context); // [T, H·w]
+        let (eps, trained) = (context.info.eps, context.trained);
+        let normed = |place, x| normed(self.norm(place), x, eps, trained);
+        let normed_and_input = |place, x: Tensor<2>| match self.norm(place) {
+            Some(norm) => norm.of_and_input(x, eps, trained),
+            None => (x.clone(), x),
+        };
+        let (inside, x) = normed_and_input(BeforeAttention, x); // [T, D] each
+        let attended = self.attend(self.groups[0].apply(inside, context, context.tokens), context); // [T, H·w]
         // In the last layer only the rows that are read go on: T is N from here.
-        let (x, attended, rows) = context.reading(x, attended); // [T, D], [T, H·w]
+        let (x, attended, rows) = context.reading(x, attended);
         let x = x + normed(AfterAttention, self.groups[1].apply(attended, context, rows)); // [T, D]
-        let inside = normed(BeforeFeedForward, x.clone()); // [T, D]
-        let wide = gated(self.groups[2].apply(inside, context, rows), context.info.activation); // [T, D] -> [T, 2·I] -> [T, I]
-        x + normed(AfterFeedForward, self.groups[3].apply(wide, context, rows)) // [T, I] -> [T, D]
+        let (inside, x) = normed_and_input(BeforeFeedForward, x); // [T, D] each
+        let wide = gated(self.groups[2].apply(inside, context, rows), context.info.activation); // [T, 2·I] -> [T, I]
+        x + normed(AfterFeedForward, self.groups[3].apply(wide, context, rows)) // [T, D]
     }
 
-    /// Attention's heads side by side, before the linear that mixes them: `[T, D] -> [T, H·w]`.
-    fn attend(&self, x: Tensor<2>, context: &LayerContext) -> Tensor<2> {
-        let qkv = self.turned(
-            self.groups[0].apply(x, context, context.tokens),
-            context.info,
-            context.angles,
-            context.trained,
-        );
+    /// Attention from queries, keys and values, its heads side by side, before the linear that mixes them:
+    /// `[T, (H+2G)·w] -> [T, H·w]`.
+    fn attend(&self, qkv: Tensor<2>, context: &LayerContext) -> Tensor<2> {
+        let qkv = self.turned(qkv, context.info, context.angles, context.trained);
         match context.added_scores {
             Some(scores) => packed_attention_with(qkv, context.attention, scores),
             None => packed_attention(qkv, context.attention),

@@ -40,9 +40,9 @@ impl Body {
         };
         let reads_pooler = matches!(task, Task::Classify(_)) && !info.draws_pooler;
         let pooler = description.pooler.filter(|_| reads_pooler).map(|form| {
-            let (linear, has_bias) = from.pooler_linear(form.linear, info.hidden)?;
+            let linear = from.pooler_linear(form.linear, info.hidden)?;
             let norm = form.norm.map(|name| from.full_norm(name, info.hidden)).transpose()?;
-            Ok::<_, ModelError>(Pooler { linear, has_bias, bend: form.bend, norm })
+            Ok::<_, ModelError>(Pooler { linear, bend: form.bend, norm })
         });
         let rotaries = info.ropes.iter().map(|rope| Rotary::new(rope, info.head_width, info.positions, from.device));
         let body = Body {

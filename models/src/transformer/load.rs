@@ -8,7 +8,7 @@ use super::Transformer;
 use crate::body::{Body, Loaded};
 use crate::loader::Loader;
 use crate::weights::Weights;
-use crate::{ModelError, ModelInfo, ModelSource, Precision, TargetKind, Task, head, surplus};
+use crate::{ModelError, ModelInfo, ModelSource, Precision, TargetKind, Task, head, surplus, vocabulary};
 
 /// How a model is read.
 #[derive(Clone, Copy, Debug, Default)]
@@ -86,6 +86,7 @@ impl Transformer {
             lacking,
             backbone: body,
             precision,
+            vocabulary_block: if task == Task::Causal { vocabulary::block_on(device) } else { 0 },
             trained: false,
             banks: Vec::new(),
             notes,

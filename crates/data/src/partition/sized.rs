@@ -1,4 +1,5 @@
-//! Partitions by size alone (linear, square, exponential), and natural clients put together in groups; the definitions are those of Flower Datasets 0.6.
+//! Partitions that set the sizes of shards alone, and natural clients put together in groups; the definitions are those of Flower
+//! Datasets 0.6.
 
 use rand_chacha::ChaCha8Rng;
 

@@ -4,7 +4,7 @@ use burn::tensor::{Device, Int, Tensor, TensorData};
 
 use super::threads::each;
 use super::{Exact, Format, Off, add, backward, compare, dot, gradient, read, rows};
-use crate::{Grouped, Segments, cross_entropy};
+use crate::{Grouped, Segments, cross_entropy, cross_entropy_and_slopes};
 
 pub(super) fn small(seed: u64) -> Vec<Exact> {
     vec![heads(vec![3, 0, 1, 4], 7, 5, seed), vocabulary(5, 1001, seed)]
@@ -129,7 +129,10 @@ fn vocabulary(answers: usize, vocab: usize, seed: u64) -> Exact {
         let device = &device.clone().autodiff();
         let put = Format::F32.put(&logits, [answers, vocab], device).require_grad();
         let ints = labels.iter().map(|&l| l as i32).collect::<Vec<_>>();
-        let losses = cross_entropy(put.clone(), Tensor::from_data(TensorData::new(ints, [answers]), device));
+        let targets = Tensor::<1, Int>::from_data(TensorData::new(ints, [answers]), device);
+        let (at_once, slopes) = cross_entropy_and_slopes(put.clone().detach(), targets.clone().float());
+        let slopes = slopes * Format::F32.put(&dy, [answers, 1], device);
+        let losses = cross_entropy(put.clone(), targets);
         let grads = backward(&losses, Format::F32.put(&dy, [answers], device));
         let expected = each(answers, |i| {
             let row: Vec<f64> = logits[i * vocab..(i + 1) * vocab].iter().map(|&v| v.into()).collect();
@@ -142,6 +145,8 @@ fn vocabulary(answers: usize, vocab: usize, seed: u64) -> Exact {
         Ok(vec![
             compare("losses", &read(losses)?, 1, &ls),
             compare("gradient", &gradient("the scores", &put, &grads)?, vocab, &ds),
+            compare("losses with their gradient", &read(at_once)?, 1, &ls),
+            compare("gradient with the losses", &read(slopes)?, vocab, &ds),
         ])
     };
     let shape = format!("[{answers}, {vocab}]");

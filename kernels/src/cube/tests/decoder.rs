@@ -27,10 +27,14 @@ pub(super) fn norms() {
                 expected.extend(hat.iter().zip(&gains).map(|(h, gain)| h * gain));
                 slopes.extend(g.iter().zip(&hat).map(|(g, h)| (g - h * mean) * inverse));
             }
-            let [x, dy] = [x, dy].map(|v| put(&v, &[tokens, width], &device));
+            let past = random.numbers(tokens * width);
+            let summed: Vec<f64> = slopes.iter().zip(&past).map(|(slope, past)| slope + f64::from(*past)).collect();
+            let [x, dy, past] = [x, dy, past].map(|v| put(&v, &[tokens, width], &device));
             let gamma = || put(&gamma, &[width], &device);
             close("norm", &values(rms(&x, gamma(), offset, EPS)), &expected);
-            close("its gradient", &values(rms_backward(&x, gamma(), dy, offset, EPS)), &slopes);
+            close("its gradient", &values(rms_backward(&x, gamma(), dy.clone(), None, offset, EPS)), &slopes);
+            let found = rms_backward(&x, gamma(), dy, Some(past), offset, EPS);
+            close("its gradient and the residual's", &values(found), &summed);
         }
     }
 }

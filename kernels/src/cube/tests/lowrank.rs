@@ -1,30 +1,56 @@
-//! Grouped products: ragged clients, ranks from none to all, both storage orders, ranges of columns.
+//! Grouped products: ragged clients, ranks from none to all, one to three adapters on the same columns, on columns of their
+//! own, or with columns between them that none has.
 
 use super::*;
+use crate::cube::factors::Factors;
 use crate::cube::lowrank::{down, up_add};
-use crate::cube::outer::outer;
+use crate::cube::outer::{Gradient, outer};
 use crate::cube::tiles::{RankTable, TileTable};
 
-/// One random problem: clients, the slots each has, a factor for each of them or for all.
+/// One random problem: clients, adapters, the slots each client has of each, a factor for each client or for all.
 struct Case {
     random: Random,
     clients: Segments,
-    ranks: Vec<u32>,
     stacked: usize,
+    adapters: Vec<Adapter>,
     table: TileTable,
     rank_table: Option<RankTable>,
 }
 
-fn case(seed: u64, slots: usize, rows: usize, device: &CubeDevice) -> Case {
+struct Adapter {
+    slots: usize,
+    /// Slots of each client.
+    ranks: Vec<usize>,
+    columns: Range<usize>,
+    /// `[stacked, slots, columns]`.
+    factor: Vec<f32>,
+}
+
+const CLIENTS: usize = 5;
+
+fn case(seed: u64, slots: &[usize], columns: &[Range<usize>], rows: usize, device: &CubeDevice) -> Case {
     let mut random = Random::new(seed);
-    let clients = random.segments(5, 70);
+    let clients = random.segments(CLIENTS, 70);
     let limited = !seed.is_multiple_of(3);
-    let ranks: Vec<u32> =
-        (0..5).map(|c| if limited { ((c * slots) / 3).min(slots) as u32 } else { slots as u32 }).collect();
+    let stacked = if seed.is_multiple_of(2) { 1 } else { CLIENTS };
+    let adapters: Vec<Adapter> = slots
+        .iter()
+        .zip(columns)
+        .enumerate()
+        .map(|(i, (&slots, columns))| {
+            let has = |c: usize| if limited { (((c + i) % CLIENTS) * slots / 3).min(slots) } else { slots };
+            Adapter {
+                slots,
+                ranks: (0..CLIENTS).map(has).collect(),
+                columns: columns.clone(),
+                factor: random.numbers(stacked * slots * columns.len()),
+            }
+        })
+        .collect();
+    let ranks: Vec<u32> = adapters.iter().flat_map(|a| a.ranks.iter().map(|&rank| rank as u32)).collect();
     let rank_table = limited.then(|| RankTable::new(&ranks, device));
     let table = TileTable::new(&clients, rows, device);
-    let stacked = if seed.is_multiple_of(2) { 1 } else { 5 };
-    Case { random, clients, ranks, stacked, table, rank_table }
+    Case { random, clients, stacked, adapters, table, rank_table }
 }
 
 impl Case {
@@ -32,20 +58,44 @@ impl Case {
         client.min(self.stacked - 1)
     }
 
-    fn rank(&self, client: usize) -> usize {
-        self.ranks[client] as usize
+    fn factors(&self, put: Put, device: &CubeDevice) -> Factors {
+        let one = |a: &Adapter| (put(&a.factor, &[self.stacked, a.slots, a.columns.len()], device), a.columns.clone());
+        Factors::new(self.adapters.iter().map(one).collect(), self.rank_table.clone())
+    }
+
+    /// Slots of all adapters.
+    fn slots(&self) -> usize {
+        self.adapters.iter().map(|a| a.slots).sum()
+    }
+
+    /// For every client, slot that it has (counted over all adapters) and column: what stands there.
+    fn entries(&self) -> Vec<(usize, usize, usize, f32)> {
+        let mut all = Vec::new();
+        for c in 0..CLIENTS {
+            let mut first = 0;
+            for a in &self.adapters {
+                for (r, j) in (0..a.ranks[c]).flat_map(|r| (0..a.columns.len()).map(move |j| (r, j))) {
+                    let at = (self.matrix(c) * a.slots + r) * a.columns.len() + j;
+                    all.push((c, first + r, a.columns.start + j, a.factor[at]));
+                }
+                first += a.slots;
+            }
+        }
+        all
     }
 }
 
-/// A stack of matrices on the device, stored as it is or transposed.
-fn stack(values: &[f32], dims: [usize; 3], transpose: bool, put: Put, device: &CubeDevice) -> CubeTensor {
-    let [stack, rows, cols] = dims;
-    if transpose { put(&transposed(values, dims), &[stack, cols, rows], device) } else { put(values, &dims, device) }
-}
-
-/// Every layout, with the factor stored as it is and transposed.
-fn ways() -> impl Iterator<Item = (Put, bool)> {
-    LAYOUTS.into_iter().flat_map(|put| [(put, false), (put, true)])
+/// Slots of each adapter, their columns, rows of a tile.
+fn cases() -> Vec<(Vec<usize>, Vec<Range<usize>>, usize)> {
+    let mut all: Vec<_> = [(1, 16), (7, 16), (16, 32), (21, 32), (40, 16), (70, 32)]
+        .map(|(slots, rows)| (vec![slots], vec![13..13 + 75], rows))
+        .into();
+    // All on the same columns; each on its own; two with a gap between them, one of them narrower than a tile.
+    all.push((vec![16, 5, 16], vec![0..70, 0..70, 0..70], 32));
+    all.push((vec![3, 40, 7], vec![2..80, 2..80, 2..80], 16));
+    all.push((vec![16, 16, 16], vec![0..64, 64..100, 100..136], 32));
+    all.push((vec![5, 30], vec![3..13, 90..141], 16));
+    all
 }
 
 /// The transpose of a matrix as a view.
@@ -54,42 +104,35 @@ fn swapped(mut matrix: CubeTensor) -> CubeTensor {
     matrix
 }
 
-const SIZES: [(usize, usize); 6] = [(1, 16), (7, 16), (16, 32), (21, 32), (40, 16), (70, 32)];
+/// Features of the wide tensors.
+const WIDE: usize = 150;
 
 #[test]
 pub(super) fn tokens_down_to_slots() {
     let Some(device) = device() else { return };
-    for (seed, (slots, rows)) in SIZES.into_iter().enumerate() {
-        let mut case = case(seed as u64, slots, rows, &device);
-        let (tokens, wide, cols) = (case.clients.rows(), 93, 13..13 + 75);
-        let x = case.random.numbers(tokens * wide);
-        let a = case.random.numbers(case.stacked * cols.len() * slots);
+    for (seed, (slots, columns, rows)) in cases().into_iter().enumerate() {
+        let mut case = case(seed as u64, &slots, &columns, rows, &device);
+        let (tokens, slots) = (case.clients.rows(), case.slots());
+        let x = case.random.numbers(tokens * WIDE);
         let mut expected = vec![0f64; tokens * slots];
-        for (c, range) in case.clients.ranges().enumerate() {
-            for t in range {
-                for (k, x) in columns(&x, wide, t, &cols).iter().enumerate() {
-                    for r in 0..case.rank(c) {
-                        let a = a[(case.matrix(c) * cols.len() + k) * slots + r];
-                        expected[t * slots + r] += 0.5 * (x * a) as f64;
-                    }
-                }
+        for (c, slot, column, factor) in case.entries() {
+            for t in case.clients.range(c) {
+                expected[t * slots + slot] += f64::from(x[t * WIDE + column]) * f64::from(factor);
             }
         }
-        for (put, transpose) in ways() {
-            let a = stack(&a, [case.stacked, cols.len(), slots], transpose, put, &device);
+        for (put, transpose) in LAYOUTS.into_iter().flat_map(|put| [(put, false), (put, true)]) {
             // A view with its columns apart in memory is as good.
             let x = if transpose {
-                swapped(put(&transposed(&x, [1, tokens, wide]), &[wide, tokens], &device))
+                swapped(put(&transposed(&x, [1, tokens, WIDE]), &[WIDE, tokens], &device))
             } else {
-                put(&x, &[tokens, wide], &device)
+                put(&x, &[tokens, WIDE], &device)
             };
-            let h = down(x, cols.clone(), a, transpose, 0.5, &case.table, case.rank_table.as_ref());
+            let h = down(x, &case.factors(put, &device), &case.table);
             assert_eq!(dims(&h), [tokens, slots]);
             let found = values(h);
             close(&format!("down, case {seed}, transposed {transpose}"), &found, &expected);
-            for (c, range) in case.clients.ranges().enumerate() {
-                assert!(range.flat_map(|t| &found[t * slots + case.rank(c)..(t + 1) * slots]).all(|&h| h == 0.0));
-            }
+            let exact = expected.iter().zip(&found).filter(|(e, _)| **e == 0.0);
+            assert!(exact.into_iter().all(|(_, f)| *f == 0.0), "slots that a client lacks are exactly zero");
         }
     }
 }
@@ -97,34 +140,35 @@ pub(super) fn tokens_down_to_slots() {
 #[test]
 pub(super) fn slots_up_to_features() {
     let Some(device) = device() else { return };
-    for (seed, (slots, rows)) in SIZES.into_iter().enumerate() {
-        let mut case = case(seed as u64, slots, rows, &device);
-        let (tokens, wide, cols) = (case.clients.rows(), 150, 31..31 + 101);
-        let y = case.random.numbers(tokens * wide);
+    // Rows of nobody come after the clients'.
+    for ((seed, (slots, columns, rows)), surplus) in cases().into_iter().enumerate().zip([0, 5, 40].into_iter().cycle())
+    {
+        let mut case = case(seed as u64, &slots, &columns, rows, &device);
+        let (tokens, slots) = (case.clients.rows(), case.slots());
+        let all = tokens + surplus;
+        let y = case.random.numbers(all * WIDE);
         let h = case.random.numbers(tokens * slots);
-        let b = case.random.numbers(case.stacked * slots * cols.len());
-        let mut expected: Vec<f64> = y.iter().map(|&y| y as f64).collect();
-        for (c, range) in case.clients.ranges().enumerate() {
-            for t in range {
-                for (j, n) in cols.clone().enumerate() {
-                    for r in 0..case.rank(c) {
-                        let b = b[(case.matrix(c) * slots + r) * cols.len() + j];
-                        expected[t * wide + n] -= 1.5 * (h[t * slots + r] * b) as f64;
-                    }
-                }
+        let bias = case.random.numbers(WIDE);
+        let mut update = vec![0f64; all * WIDE];
+        for (c, slot, column, factor) in case.entries() {
+            for t in case.clients.range(c) {
+                update[t * WIDE + column] -= 1.5 * f64::from(h[t * slots + slot]) * f64::from(factor);
             }
         }
-        for (put, transpose) in ways() {
-            let b = stack(&b, [case.stacked, slots, cols.len()], transpose, put, &device);
-            let [h, y] = [(&h, slots), (&y, wide)].map(|(v, n)| put(v, &[tokens, n], &device));
+        for (put, biased) in LAYOUTS.into_iter().flat_map(|put| [(put, false), (put, true)]) {
+            let added = |i: usize| if biased { f64::from(bias[i % WIDE]) } else { 0.0 };
+            let expected: Vec<f64> =
+                update.iter().zip(&y).enumerate().map(|(i, (u, &y))| f64::from(y) + u + added(i)).collect();
+            let (h, y) = (put(&h, &[tokens, slots], &device), put(&y, &[all, WIDE], &device));
+            let bias = || biased.then(|| put(&bias, &[WIDE], &device));
+            let factors = case.factors(put, &device);
             let kept = y.clone();
             let before = values(kept.clone());
-            let ranks = case.rank_table.as_ref();
-            let sum = up_add(y, cols.clone(), h.clone(), b.clone(), transpose, -1.5, &case.table, ranks);
-            close(&format!("up, case {seed}, transposed {transpose}"), &values(sum), &expected);
+            let sum = up_add(y, h.clone(), &factors, -1.5, bias(), &case.table);
+            close(&format!("up, case {seed}, biased {biased}"), &values(sum), &expected);
             assert_eq!(values(kept.clone()), before, "a tensor held elsewhere is not written");
             let memory = identity(&kept);
-            let sum = up_add(kept, cols.clone(), h, b, transpose, -1.5, &case.table, ranks);
+            let sum = up_add(kept, h, &factors, -1.5, bias(), &case.table);
             assert_eq!(identity(&sum), memory, "in place where nothing else holds it");
             nothing_between(&sum);
             close(&format!("up in place, case {seed}"), &values(sum), &expected);
@@ -132,33 +176,50 @@ pub(super) fn slots_up_to_features() {
     }
 }
 
+/// Of every adapter two gradients: one with the columns that all read, one with its own, as A and B have them.
 #[test]
 pub(super) fn gradients_of_factors() {
     let Some(device) = device() else { return };
-    for (seed, (slots, rows)) in SIZES.into_iter().enumerate() {
-        let mut case = case(seed as u64, slots, rows, &device);
-        let shared = case.stacked == 1;
-        let (features, width, tokens) = (16..16 + 45, 80, case.clients.rows());
-        let [left, right] = [slots, width].map(|w| case.random.numbers(tokens * w));
-        let mut expected = vec![0f64; case.stacked * slots * features.len()];
-        for (c, range) in case.clients.ranges().enumerate() {
-            let limit = if shared { slots } else { case.rank(c) };
-            for t in range {
-                let right = columns(&right, width, t, &features);
-                for i in 0..limit {
-                    for (j, r) in right.iter().enumerate() {
-                        let at = (case.matrix(c) * slots + i) * features.len() + j;
-                        expected[at] += 2.0 * (left[t * slots + i] * r) as f64;
+    for (seed, (slots, columns, rows)) in cases().into_iter().enumerate() {
+        let mut case = case(seed as u64, &slots, &columns, rows, &device);
+        let (tokens, all) = (case.clients.rows(), case.slots());
+        let [g, h] = [0, 1].map(|_| case.random.numbers(tokens * all));
+        let [x, dy] = [0, 1].map(|_| case.random.numbers(tokens * WIDE));
+        let (mut wanted, mut expected, mut first) = (Vec::new(), Vec::new(), 0);
+        for (adapter, a) in case.adapters.iter().enumerate() {
+            // One of each kind is left out, as where a factor is frozen.
+            for (pair, columns) in [(0, 16..16 + 45), (1, a.columns.clone())] {
+                if case.adapters.len() > 1 && adapter == pair {
+                    continue;
+                }
+                let shared = (case.stacked == 1) != (pair == 1);
+                let (left, right) = if pair == 0 { (&g, &x) } else { (&h, &dy) };
+                let matrices = if shared { 1 } else { CLIENTS };
+                let mut sums = vec![0f64; matrices * a.slots * columns.len()];
+                for (c, range) in case.clients.ranges().enumerate() {
+                    let limit = if shared { a.slots } else { a.ranks[c] };
+                    for (t, i) in range.flat_map(|t| (0..limit).map(move |i| (t, i))) {
+                        for (j, column) in columns.clone().enumerate() {
+                            let at = (c.min(matrices - 1) * a.slots + i) * columns.len() + j;
+                            sums[at] +=
+                                2.0 * f64::from(left[t * all + first + i]) * f64::from(right[t * WIDE + column]);
+                        }
                     }
                 }
+                expected.push(([matrices, a.slots, columns.len()], sums));
+                wanted.push(Gradient { pair, slots: first..first + a.slots, columns, shared, adapter });
             }
+            first += a.slots;
         }
         for put in LAYOUTS {
-            let [left, right] = [(&left, slots), (&right, width)].map(|(v, w)| put(v, &[tokens, w], &device));
-            let ranks = case.rank_table.as_ref();
-            let found = outer(left, 0..slots, right, features.clone(), 2.0, &case.table, shared, ranks);
-            assert_eq!(dims(&found), [case.stacked, slots, features.len()]);
-            close(&format!("outer, case {seed}"), &values(found), &expected);
+            let [g, h] = [&g, &h].map(|v| put(v, &[tokens, all], &device));
+            let [x, dy] = [&x, &dy].map(|v| put(v, &[tokens, WIDE], &device));
+            let found = outer(&[[g, x], [h, dy]], &wanted, 2.0, &case.table, case.rank_table.as_ref());
+            assert_eq!(found.len(), wanted.len());
+            for (found, (shape, expected)) in found.into_iter().zip(&expected) {
+                assert_eq!(dims(&found), shape);
+                close(&format!("outer, case {seed}"), &values(found), expected);
+            }
         }
     }
 }
@@ -168,8 +229,15 @@ fn nothing_to_do() {
     let Some(device) = device() else { return };
     let table = TileTable::new(&Segments::from_lengths([0, 0]), 16, &device);
     let x = to_device(&[], &[0, 9], &device);
-    let a = to_device(&[1.0; 2 * 9 * 3], &[2, 9, 3], &device);
-    assert_eq!(dims(&down(x.clone(), 0..9, a, false, 1.0, &table, None)), [0, 3]);
-    let dy = to_device(&[], &[0, 4], &device);
-    assert_eq!(values(outer(x, 0..9, dy, 0..4, 1.0, &table, false, None)), [0.0; 2 * 9 * 4]);
+    let a = Factors::new(vec![(to_device(&[1.0; 2 * 9 * 3], &[2, 3, 9], &device), 0..9)], None);
+    assert_eq!(dims(&down(x.clone(), &a, &table)), [0, 3]);
+    let [left, dy] = [3, 4].map(|width| to_device(&[], &[0, width], &device));
+    let wanted = Gradient { pair: 0, slots: 0..3, columns: 0..4, shared: false, adapter: 0 };
+    let found = outer(&[[left, dy]], &[wanted], 1.0, &table, None);
+    assert_eq!(values(found.into_iter().next().unwrap()), [0.0; 2 * 3 * 4]);
+    // Rows of nobody alone: they want the bias.
+    let y = to_device(&[1.0; 2 * 9], &[2, 9], &device);
+    let h = to_device(&[], &[0, 3], &device);
+    let bias = to_device(&[0.5; 9], &[9], &device);
+    assert_eq!(values(up_add(y, h, &a, 1.0, Some(bias), &table)), [1.5; 2 * 9]);
 }

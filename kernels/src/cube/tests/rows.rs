@@ -3,8 +3,9 @@
 use super::attention::Problem;
 use super::*;
 use crate::cube::attention::{Qkv, attend};
+use crate::cube::factors::Factors;
 use crate::cube::lowrank::{down, up_add};
-use crate::cube::outer::outer;
+use crate::cube::outer::{Gradient, outer};
 use crate::cube::tensors::{LONGEST, ROW};
 use crate::cube::tiles::TileTable;
 
@@ -35,12 +36,13 @@ fn more_clients_than_a_row_holds() {
     let on_device = |v: &[f32], width| to_device(v, &[tokens, width], &device);
     // One slot, two features: h = x·a, y + h·aᵀ, and each client's Σ h·x.
     let hidden: Vec<f64> = x.chunks(2).map(|x| (x[0] * a[0] + x[1] * a[1]) as f64).collect();
-    let h = down(on_device(&x, 2), 0..2, to_device(&a, &[1, 2, 1], &device), false, 1.0, &table, None);
+    let factors = Factors::new(vec![(to_device(&a, &[1, 1, 2], &device), 0..2)], None);
+    let h = down(on_device(&x, 2), &factors, &table);
     close("down", &values(h.clone()), &hidden);
     let sums: Vec<f64> = (0..2 * tokens).map(|i| y[i] as f64 + hidden[i / 2] * a[i % 2] as f64).collect();
-    let up = up_add(on_device(&y, 2), 0..2, h.clone(), to_device(&a, &[1, 1, 2], &device), false, 1.0, &table, None);
-    close("up", &values(up), &sums);
-    let found = outer(h, 0..1, on_device(&x, 2), 0..2, 1.0, &table, false, None);
+    close("up", &values(up_add(on_device(&y, 2), h.clone(), &factors, 1.0, None, &table)), &sums);
+    let wanted = Gradient { pair: 0, slots: 0..1, columns: 0..2, shared: false, adapter: 0 };
+    let found = outer(&[[h, on_device(&x, 2)]], &[wanted], 1.0, &table, None).remove(0);
     let each = clients.ranges().flat_map(|range| {
         let (hidden, x) = (&hidden, &x);
         [0, 1].map(|j| range.clone().map(|t| hidden[t] * x[2 * t + j] as f64).sum::<f64>())

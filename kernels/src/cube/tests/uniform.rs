@@ -14,18 +14,20 @@ use super::*;
 use crate::cube::adamw::adamw_step;
 use crate::cube::attention::{Qkv, attend};
 use crate::cube::attention_backward::attend_backward;
+use crate::cube::factors::Factors;
 use crate::cube::gather::gather;
 use crate::cube::gelu::{gelu, gelu_backward};
 use crate::cube::glu::{glu, glu_backward, turn};
+use crate::cube::loss::loss_and_slopes;
 use crate::cube::lowrank::{down, up_add};
 use crate::cube::norm::{add_norm, add_norm_backward, rms, rms_backward};
-use crate::cube::outer::outer;
+use crate::cube::outer::{Gradient, outer};
 use crate::cube::scores::slot_scores;
-use crate::cube::tiles::TileTable;
+use crate::cube::tiles::{RankTable, TileTable};
 use crate::{AdamW, Bend};
 
 /// The kernels of this folder, as their shaders are named.
-const KERNELS: [&str; 19] = [
+const KERNELS: [&str; 20] = [
     "adamw_kernel",
     "add_norm_kernel",
     "attend_kernel",
@@ -42,6 +44,7 @@ const KERNELS: [&str; 19] = [
     "rms_backward_kernel",
     "rms_kernel",
     "scores_kernel",
+    "slopes_kernel",
     "stats_kernel",
     "turn_kernel",
     "up_kernel",
@@ -101,10 +104,23 @@ fn every_kernel() {
     let rows = Segments::from_lengths([3, 2]);
     for (slots, tile) in [(1, 16), (20, 32), (70, 32)] {
         let table = TileTable::new(&rows, tile, &device);
-        for a in [zeros(&[2, 9, slots]), zeros(&[1, 9, slots])] {
-            let h = down(zeros(&[5, 9]), 0..9, a.clone(), false, 1.0, &table, None);
-            up_add(zeros(&[5, 9]), 0..9, h.clone(), a.clone(), true, 1.0, &table, None);
-            outer(h, 0..slots, zeros(&[5, 9]), 0..9, 1.0, &table, a.shape()[0] == 1, None);
+        // One adapter; three on the same columns; three on their own, of which clients have part.
+        let whole = || (zeros(&[2, slots, 9]), 0..9);
+        let own = |i: usize| (zeros(&[1, slots, 3]), 3 * i..3 * i + 3);
+        let ranks = RankTable::new(&[1; 6], &device);
+        for (parts, ranks) in [
+            (vec![whole()], None),
+            (vec![whole(), whole(), whole()], None),
+            (vec![own(0), own(1), own(2)], Some(ranks)),
+        ] {
+            let (adapters, factors) = (parts.len(), Factors::new(parts, ranks.clone()));
+            let h = down(zeros(&[5, 9]), &factors, &table);
+            up_add(zeros(&[5, 9]), h.clone(), &factors, 1.0, None, &table);
+            up_add(zeros(&[6, 9]), h.clone(), &factors, 1.0, Some(zeros(&[9])), &table);
+            let pairs = [[h.clone(), zeros(&[5, 9])], [h, zeros(&[5, 9])]];
+            let one = |i: usize| Gradient { pair: i % 2, slots: 0..slots, columns: 0..9, shared: i == 0, adapter: 0 };
+            let wanted: Vec<Gradient> = (0..adapters).map(one).collect();
+            outer(&pairs[..adapters.min(2)], &wanted, 1.0, &table, ranks.as_ref());
         }
     }
     for (width, causal) in [8, 100, 256].into_iter().flat_map(|width| [(width, false), (width, true)]) {
@@ -115,6 +131,7 @@ fn every_kernel() {
     }
     add_norm(zeros(&[2, 9]), zeros(&[2, 9]), zeros(&[9]), zeros(&[9]), 1e-5);
     add_norm_backward(zeros(&[2, 9]), zeros(&[9]), zeros(&[2, 9]), 1e-5);
+    loss_and_slopes(zeros(&[2, 9]), zeros(&[2]));
     slot_scores(zeros(&[1, 2, 9]), zeros(&[2, 2, 9]));
     gather(zeros(&[2, 9]), zeros(&[3, 2, 4]), zeros(&[2]), 1);
     gelu_backward(&zeros(&[2, 9]), gelu(&zeros(&[2, 9])));
@@ -122,7 +139,9 @@ fn every_kernel() {
         glu_backward(&zeros(&[2, 8]), glu(&zeros(&[2, 8]), bend), bend);
     }
     turn(zeros(&[2, 9]), zeros(&[2, 2]), zeros(&[2, 2]), 2, false);
-    rms_backward(&zeros(&[2, 9]), zeros(&[9]), rms(&zeros(&[2, 9]), zeros(&[9]), 0.0, 1e-5), 0.0, 1e-5);
+    for residual in [None, Some(zeros(&[2, 9]))] {
+        rms_backward(&zeros(&[2, 9]), zeros(&[9]), rms(&zeros(&[2, 9]), zeros(&[9]), 0.0, 1e-5), residual, 0.0, 1e-5);
+    }
     let constants = AdamW { lr: 0.1, betas: [0.9, 0.9], eps: 1e-8, weight_decay: 0.1 };
     let [movement, first, second, grad] = [0; 4].map(|_| zeros(&[2, 3, 4]));
     adamw_step(&constants, [movement, first, second], zeros(&[1, 3, 4]), grad, zeros(&[2, 3]));
