@@ -4,8 +4,28 @@ use serde_json::Value;
 
 use crate::support::{Room, short};
 
-const VALIDATION: [&str; 6] =
-    ["--set", "data.split={validation=0.2}", "--set", "evaluate.on=validation", "--set", "evaluate.best=macro-f1"];
+/// Four kinds of requests in a folder `data`, every fifth under a wrong name, so that no round is perfect.
+fn write_data(room: &Room) {
+    let kinds = ["please renew my book", "where is the reading room", "I want to pay a fine", "when do you open"];
+    let row = |i: usize| {
+        let label = if i.is_multiple_of(5) { i / 5 % 4 } else { i % 4 };
+        format!("{{\"text\": \"{} number {}\", \"label\": \"l{label}\"}}\n", kinds[i % 4], i / 4 % 9)
+    };
+    std::fs::create_dir(room.path("data")).expect("made");
+    room.write("data/train.jsonl", &(0..240).map(row).collect::<String>());
+    room.write("data/test.jsonl", &(240..320).map(row).collect::<String>());
+}
+
+const VALIDATION: [&str; 8] = [
+    "--set",
+    "data.path=data",
+    "--set",
+    "data.split={validation=0.2}",
+    "--set",
+    "evaluate.on=validation",
+    "--set",
+    "evaluate.best=macro-f1",
+];
 
 fn adapter(room: &Room, folder: &str) -> Vec<u8> {
     std::fs::read(room.path(folder).join("adapter_model.safetensors")).expect("an adapter")
@@ -14,6 +34,7 @@ fn adapter(room: &Room, folder: &str) -> Vec<u8> {
 #[test]
 fn the_best_round_is_that_of_the_rows_and_its_adapter_is_kept_and_measured() {
     let room = Room::new();
+    write_data(&room);
     room.succeed(&short(
         &["train", "--quiet", "--out", "run"],
         &[&VALIDATION[..], &["--set", "train.rounds=4"]].concat(),
