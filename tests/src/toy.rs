@@ -118,7 +118,12 @@ pub fn run_of(models: Vec<Box<dyn Model>>, settings: Settings, shards: Shards) -
 /// The texts that clients with these shards need.
 fn data(shards: &Shards) -> TokenizedData {
     let rows = shards.train.iter().flatten().max().map_or(0, |m| m + 1);
-    TokenizedData { train: texts(rows, 1), test: texts(20, 2), task: Task::Classify(CLASSES) }
+    TokenizedData {
+        train: texts(rows, 1),
+        validation: Split::default(),
+        test: texts(20, 2),
+        task: Task::Classify(CLASSES),
+    }
 }
 
 /// A site with some of the clients that [`run`] has.
@@ -150,7 +155,12 @@ pub fn sayings(examples: usize, seed: u64) -> Split {
 pub fn causal_run(settings: Settings) -> Run {
     let shards = shards(settings.clients.count);
     let rows = shards.train.iter().flatten().max().map_or(0, |m| m + 1);
-    let data = TokenizedData { train: sayings(rows, 1), test: sayings(20, 2), task: Task::Causal };
+    let data = TokenizedData {
+        train: sayings(rows, 1),
+        validation: Split::default(),
+        test: sayings(20, 2),
+        task: Task::Causal,
+    };
     let kinds = settings.adapter.targets.kinds(Architecture::Llama).expect("a decoder's");
     let model = load_for(Task::Causal, &fixture("llama-tiny"), &kinds);
     Run::new(settings, vec![Box::new(model)], data, shards).expect("a valid run")

@@ -33,6 +33,8 @@ impl Split {
 pub struct TokenizedData {
     /// What clients train on.
     pub train: Split,
+    /// What the best round is chosen by, where it is not the test split; else empty.
+    pub validation: Split,
     /// What the global model is evaluated by.
     pub test: Split,
     /// What a model learns from them.

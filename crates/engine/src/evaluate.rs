@@ -1,12 +1,12 @@
 //! The global model on held-out examples.
 
-use bonfire_models::{Adapter, ClientAdapter, HeadTensor, Model, PackedBatch, Rounding};
+use bonfire_models::{Adapter, ClientAdapter, Goal, HeadTensor, Model, PackedBatch, Rounding};
 use burn::tensor::{Device, Tensor, TensorData};
 use serde::Serialize;
 
 use crate::device_thread::{failed, give_back, on_device};
 use crate::room::Room;
-use crate::{EngineError, Split};
+use crate::{ClassScores, Confusion, EngineError, Split};
 
 /// Tokens of one evaluation batch, to begin with.
 pub(crate) const TOKENS: usize = 4_096;
@@ -25,15 +25,20 @@ pub struct Evaluation {
     /// Share of examples with no wrong answer, 0 to 1. A response whose every token is the likeliest after those before
     /// it is what greedy generation gives, so this is a language model's exact match.
     pub exact_match: f64,
+    /// Of a classifier, its scores over all classes.
+    #[serde(flatten)]
+    pub classes: Option<ClassScores>,
 }
 
 /// One example's outcome.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct RowEvaluation {
     /// Summed over its answers.
-    loss: f64,
-    right: usize,
-    answers: usize,
+    pub(crate) loss: f64,
+    pub(crate) right: usize,
+    pub(crate) answers: usize,
+    /// Of a classifier, the class that is right and the one that was said.
+    pub(crate) class: Option<[usize; 2]>,
 }
 
 /// The head of `adapter` for everybody, and no updates: those are folded.
@@ -117,9 +122,11 @@ fn evaluate_here(
         let mut rows = losses.into_iter().zip(best.iter::<i64>().zip(labels.iter::<i64>()));
         for &row in now {
             let answers = split.goals[row].answers(split.ids[row].len());
+            let is_class = matches!(split.goals[row], Goal::Class(_) | Goal::PairClass { .. });
             let one = |mut sum: RowEvaluation, (loss, (best, label)): (f32, (i64, i64))| {
                 sum.loss += f64::from(loss);
                 sum.right += usize::from(best == label);
+                sum.class = is_class.then_some([label as usize, best as usize]);
                 sum
             };
             evaluated[row] =
@@ -139,6 +146,7 @@ pub fn summarise(evaluated: &[Option<RowEvaluation>], rows: &[usize]) -> Evaluat
         answers,
         loss: seen.iter().map(|j| j.loss).sum::<f64>() / n,
         accuracy: seen.iter().map(|j| j.right).sum::<usize>() as f64 / n,
+        classes: Confusion::of(evaluated, rows).map(|confusion| confusion.scores()),
         exact_match: seen.iter().filter(|j| j.right == j.answers).count() as f64 / seen.len().max(1) as f64,
     }
 }

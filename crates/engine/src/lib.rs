@@ -16,6 +16,7 @@
 mod batch_schedule;
 mod capacity;
 mod cohort;
+mod confusion;
 mod data;
 mod device_round;
 mod device_thread;
@@ -46,6 +47,7 @@ mod times;
 mod upload;
 
 pub use cohort::{Cohort, Member};
+pub use confusion::{ClassScore, ClassScores, Confusion};
 pub use data::{Split, TokenizedData};
 pub use device_thread::{DEVICE_THREAD, is_told_elsewhere, on_device, overhear, overheard};
 pub use engine::{Engine, Progress, Trained};
@@ -65,7 +67,9 @@ pub use role::{Role, RoleTensors};
 pub use scores::Scorer;
 pub use select::top_slots;
 pub use send::personal;
-pub use settings::{EngineSettings, Flat, InFlight, NotFinite, Probe, Rate, Recompute, Schedule, TrainSettings};
+pub use settings::{
+    EarlyStop, EngineSettings, Flat, InFlight, NotFinite, Probe, Rate, Recompute, Schedule, TrainSettings,
+};
 pub use sketch::{Choice, sketch};
 pub use slots::TargetSlots;
 pub use times::StepTimes;

@@ -64,9 +64,20 @@ pub struct TrainSettings {
     /// What happens when a client's loss or update is not a number any more.
     #[serde(default)]
     pub not_finite: NotFinite,
+    /// Ends the run before its last round where `evaluate.best` has not become better for so many evaluations; left out: never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stop: Option<EarlyStop>,
     /// Seed of everything random in the run.
     #[serde(default)]
     pub seed: u64,
+}
+
+/// `[train] stop`: when a run ends before its last round.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct EarlyStop {
+    /// Evaluations in a row that are no better than the best before them.
+    pub patience: usize,
 }
 
 /// What happens when a client's loss or update is not a number any more.
@@ -176,6 +187,7 @@ impl TrainSettings {
             ("train.weight_decay", rate(self.weight_decay), "a finite number, not negative"),
             ("train.betas", self.betas.iter().all(|b| (0.0..1.0).contains(b)), "two numbers in [0, 1)"),
             ("train.eps", self.eps > 0.0 && self.eps.is_finite(), "a small positive number"),
+            ("train.stop.patience", self.stop.is_none_or(|stop| stop.patience >= 1), "at least 1"),
             ("train.clip_norm", self.clip_norm.is_none_or(|c| c > 0.0), "a positive number"),
         ])
     }

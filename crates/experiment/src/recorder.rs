@@ -132,6 +132,9 @@ impl Recorder {
         match event {
             Event::RoundStarted { round, phase, cohort } => {
                 self.interrupt.between_rounds()?;
+                if self.totals.is_over(&self.identity) {
+                    return ControlFlow::Break(());
+                }
                 self.interrupt.enter_round(round);
                 watch.round_started(round, phase, cohort.len())
             }
@@ -218,6 +221,11 @@ impl Recorder {
         self.folder.rounds()
     }
 
+    /// Whether no round is left, or none is worth while any more.
+    pub fn is_done(&self) -> bool {
+        self.totals.rounds() >= self.rounds || self.totals.is_over(&self.identity)
+    }
+
     /// Rounds of the whole run.
     pub fn rounds(&self) -> usize {
         self.rounds
@@ -228,10 +236,13 @@ impl Recorder {
         let _writing = interrupt.writing();
         self.folder.check_there()?;
         self.folder.append(metrics, clients)?;
-        self.totals.add(metrics, clients.len());
+        let best = self.totals.add(&self.identity, metrics, clients.len());
         self.weigh(metrics, run);
         self.trackers.round(metrics, clients)?;
         self.write_state(&run.server().model())?;
+        if best {
+            self.write_best(&run.server().model())?;
+        }
         self.written = metrics.round;
         if metrics.round.is_multiple_of(self.save.every) { self.save(run) } else { Ok(()) }
     }
@@ -259,6 +270,15 @@ impl Recorder {
             Some(whole) => whole.write(&self.folder.model(), adapter).context("cannot write the model")?,
         }
         self.folder.write_summary(&self.summary())
+    }
+
+    /// Writes the adapter (or the whole model) of the best round so far.
+    fn write_best(&self, adapter: &Adapter) -> Result<()> {
+        match &self.whole {
+            None => peft::write(&self.folder.best_adapter(), adapter, &self.meta, Layout::Uniform)
+                .context("cannot write the best adapter"),
+            Some(whole) => whole.write(&self.folder.best_model(), adapter).context("cannot write the best model"),
+        }
     }
 
     /// Whether the folder is still the one that this run writes.

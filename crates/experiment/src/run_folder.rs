@@ -20,7 +20,8 @@ use crate::user_error::UserError;
 pub use lock::Lock;
 use names::LOCK;
 pub use names::{
-    ADAPTER, CHECKPOINTS, CLIENTS, CONFIG, CSV, LOG, METRICS, MODEL, PARTITION, ROWS_OF_CLIENTS, SUMMARY, TENSORBOARD,
+    ADAPTER, BEST_ADAPTER, BEST_MODEL, CHECKPOINTS, CLIENTS, CONFIG, CSV, LOG, METRICS, MODEL, PARTITION,
+    ROWS_OF_CLIENTS, SUMMARY, TENSORBOARD,
 };
 
 /// The folder of a client's own adapter.
@@ -200,6 +201,16 @@ impl RunFolder {
     /// Where the adapter goes.
     pub fn adapter(&self) -> PathBuf {
         self.path.join(ADAPTER)
+    }
+
+    /// Where the adapter of the best round goes.
+    pub fn best_adapter(&self) -> PathBuf {
+        self.path.join(BEST_ADAPTER)
+    }
+
+    /// Where the model of the best round goes.
+    pub fn best_model(&self) -> PathBuf {
+        self.path.join(BEST_MODEL)
     }
 
     /// Where the fine-tuned model goes.

@@ -42,6 +42,11 @@ pub struct OpenServer {
 pub fn server(loaded: &CheckedConfig, watch: &mut dyn Watch) -> Result<OpenServer> {
     let config = &loaded.config;
     loaded.notices.iter().for_each(note);
+    if config.evaluate.best.is_some() {
+        note(
+            "evaluate.best and train.stop are for a run in one process: a federation across machines keeps its last round",
+        );
+    }
     let opened = device::open(config.engine.device.first())?;
     job::refuse_precision(loaded, std::slice::from_ref(&opened))?;
     admit(std::slice::from_ref(&opened), |watch| Purpose::of(config, watch), watch)?;
@@ -135,7 +140,7 @@ impl OpenServer {
 
     /// Notes a round's row for the summary.
     pub fn note(&mut self, row: &RoundMetrics, clients: &[ClientMetrics]) {
-        self.totals.add(row, clients.len());
+        self.totals.add(&self.identity, row, clients.len());
     }
 
     /// The run in one object, as `summary.json` has it.

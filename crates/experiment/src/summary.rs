@@ -1,6 +1,6 @@
 //! Sums over a run's rounds: what `summary.json` says and what the last lines compare.
 
-use bonfire_federation::{RoundMetrics, Server, Summary};
+use bonfire_federation::{BestBy, BestRound, EvaluateOn, RoundMetrics, Server, Summary};
 use bonfire_models::Model;
 use serde::{Deserialize, Serialize};
 
@@ -29,6 +29,10 @@ pub struct Identity {
     pub full_params: u64,
     /// Global rank of the adapter.
     pub rank: usize,
+    /// By what, and on which split, the best round is chosen; `None`: none is.
+    pub best: Option<(BestBy, EvaluateOn)>,
+    /// Evaluations without a better one after which the run ends.
+    pub patience: Option<usize>,
 }
 
 impl Identity {
@@ -45,6 +49,8 @@ impl Identity {
             trainable_params: trainable,
             full_params: model.info().backbone_params() + head,
             rank: config.adapter.rank,
+            best: config.evaluate.best.map(|by| (by, config.evaluate.on)),
+            patience: config.train.stop.map(|stop| stop.patience),
         }
     }
 }
@@ -65,11 +71,13 @@ pub struct Totals {
     perplexities: Vec<f64>,
     exact_match: Option<f64>,
     personal: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    best: Option<BestRound>,
 }
 
 impl Totals {
-    /// Adds a round in which `uploads` clients uploaded.
-    pub fn add(&mut self, metrics: &RoundMetrics, uploads: usize) {
+    /// Adds a round of `run` in which `uploads` clients uploaded; gives whether it is the best so far.
+    pub fn add(&mut self, run: &Identity, metrics: &RoundMetrics, uploads: usize) -> bool {
         self.rounds = metrics.round;
         self.uploads += uploads as u64;
         self.upload_params += metrics.upload_params;
@@ -82,6 +90,46 @@ impl Totals {
         self.perplexities.extend(metrics.test_perplexity);
         self.exact_match = metrics.test_exact_match.or(self.exact_match);
         self.personal = metrics.personal_accuracy.or(self.personal);
+        run.best.is_some_and(|(by, on)| self.compare(by, on, metrics))
+    }
+
+    /// Whether the round is better than all before it, which is then remembered.
+    fn compare(&mut self, by: BestBy, on: EvaluateOn, metrics: &RoundMetrics) -> bool {
+        let Some(score) = by.of(on, metrics) else { return false };
+        if let Some(best) = self.best.as_mut().filter(|best| !by.is_better(score, best.score)) {
+            best.since += 1;
+            return false;
+        }
+        self.best = Some(BestRound {
+            round: metrics.round,
+            on: on.key().into(),
+            by: by.key().into(),
+            score,
+            test_accuracy: metrics.test_accuracy,
+            test_loss: metrics.test_loss,
+            since: 0,
+        });
+        true
+    }
+
+    /// Whether nothing has become better for as long as `run` waits.
+    pub fn is_over(&self, run: &Identity) -> bool {
+        run.patience.zip(self.best.as_ref()).is_some_and(|(patience, best)| best.since >= patience)
+    }
+
+    /// `best by accuracy on the validation split: round 7, 81.2%; test accuracy there 80.1%`.
+    pub fn best_line(&self, run: &Identity) -> Option<String> {
+        let ((by, _), best) = run.best.zip(self.best.as_ref())?;
+        let score = if by == BestBy::Accuracy { percent(best.score) } else { format!("{:.4}", best.score) };
+        let test = best.test_accuracy.map(|accuracy| format!("; test accuracy there {}", percent(accuracy)));
+        let over = if self.is_over(run) { ", and no better since: the run ends here" } else { "" };
+        Some(format!(
+            "best by {} on the {} split: round {}, {score}{}{over}",
+            by.name(),
+            best.on,
+            best.round,
+            test.unwrap_or_default()
+        ))
     }
 
     /// Rounds so far.
@@ -107,7 +155,9 @@ impl Totals {
             final_perplexity: self.perplexities.last().copied(),
             final_exact_match: self.exact_match,
             final_accuracy: self.accuracies.last().copied(),
-            best_accuracy: self.best(),
+            best_accuracy: self.best_accuracy(),
+            best: self.best.clone(),
+            stopped_early: self.is_over(run),
             personal_accuracy: self.personal,
             upload_params: self.upload_params,
             upload_bytes: self.upload_bytes,
@@ -122,7 +172,7 @@ impl Totals {
         }
     }
 
-    fn best(&self) -> Option<f64> {
+    fn best_accuracy(&self) -> Option<f64> {
         self.accuracies.iter().copied().max_by(f64::total_cmp)
     }
 
@@ -134,7 +184,7 @@ impl Totals {
             let curve = sparkline(&self.perplexities, 60);
             return Some(format!("perplexity {curve}  first {first:.3}  best {best:.3}  last {last:.3}"));
         }
-        let (first, last, best) = (self.accuracies.first()?, self.accuracies.last()?, self.best()?);
+        let (first, last, best) = (self.accuracies.first()?, self.accuracies.last()?, self.best_accuracy()?);
         let curve = sparkline(&self.accuracies, 60);
         Some(format!("accuracy {curve}  first {}  best {}  last {}", percent(*first), percent(best), percent(*last)))
     }
@@ -190,6 +240,13 @@ pub(crate) mod tests {
             test_perplexity: None,
             test_exact_match: None,
             test_accuracy: Some(accuracy),
+            test_macro_f1: None,
+            test_matthews: None,
+            validation_loss: None,
+            validation_accuracy: None,
+            validation_macro_f1: None,
+            validation_matthews: None,
+            client_accuracy: None,
             upload_params: 20,
             upload_head_params: 0,
             upload_aux_params: 0,
@@ -227,15 +284,17 @@ pub(crate) mod tests {
             trainable_params: 100,
             full_params: 10_000,
             rank: 8,
+            best: None,
+            patience: None,
         }
     }
 
     #[test]
     fn sums_and_last_lines() {
         let mut totals = Totals::default();
-        totals.add(&round(1, 0.1), 2);
-        totals.add(&round(2, 0.5), 2);
-        totals.add(&round(3, 0.4), 2);
+        totals.add(&run(), &round(1, 0.1), 2);
+        totals.add(&run(), &round(2, 0.5), 2);
+        totals.add(&run(), &round(3, 0.4), 2);
         let summary = totals.summary(&run());
         assert_eq!((summary.rounds, summary.upload_bytes, summary.tokens_trained), (3, 300, 900));
         assert_eq!((summary.final_accuracy, summary.best_accuracy), (Some(0.4), Some(0.5)));
@@ -247,6 +306,21 @@ pub(crate) mod tests {
             )
         );
         assert_eq!(totals.accuracy_line().as_deref(), Some("accuracy ▁█▆  first 10.0%  best 50.0%  last 40.0%"));
+    }
+
+    #[test]
+    fn the_best_round_is_remembered_and_patience_ends() {
+        let run = Identity { best: Some((BestBy::Accuracy, EvaluateOn::Test)), patience: Some(2), ..run() };
+        let mut totals = Totals::default();
+        let scores = [0.3, 0.5, 0.5, 0.4];
+        let better: Vec<bool> = (1..).zip(scores).map(|(n, score)| totals.add(&run, &round(n, score), 2)).collect();
+        // Of equals the earlier stays.
+        assert_eq!(better, [true, true, false, false]);
+        let best = totals.summary(&run).best.expect("a best round");
+        assert_eq!((best.round, best.score, best.since, &*best.by, &*best.on), (2, 0.5, 2, "accuracy", "test"));
+        assert!(totals.is_over(&run) && totals.summary(&run).stopped_early);
+        assert!(!totals.add(&run, &RoundMetrics { test_accuracy: None, ..round(5, 0.0) }, 2), "not evaluated");
+        assert!(totals.add(&run, &round(6, 0.6), 2) && !totals.is_over(&run));
     }
 
     #[test]

@@ -6,30 +6,57 @@ use anyhow::{Context, Result, bail};
 use bonfire_models::{Adapter, Model, Transformer, peft};
 
 use crate::config::{self, CheckedConfig, Source};
-use crate::run_folder::{ADAPTER, CONFIG, MODEL, read};
+use crate::run_folder::{ADAPTER, BEST_ADAPTER, BEST_MODEL, CONFIG, MODEL, read};
+use crate::user_error::UserError;
 
 /// The configuration of the run in the folder `run`, with the model that it left behind; `sets` are `--set` texts.
 ///
 /// # Errors
 /// `run` is not a run folder, or its configuration cannot be used any more.
-pub fn load(run: &Path, sets: &[String]) -> Result<CheckedConfig> {
+pub fn load(run: &Path, which: Which, sets: &[String]) -> Result<CheckedConfig> {
     let mut loaded = config::load_of_run(&config_of(run)?, sets)?;
-    if loaded.config.strategy.traits().trains_weights {
+    let [adapter, model] = which.folders();
+    let whole = loaded.config.strategy.traits().trains_weights;
+    if which == Which::Best && !run.join(if whole { model } else { adapter }).is_dir() {
+        let what = format!("{} has no best round", run.display());
+        return Err(UserError::new(what).help("a run keeps one with `--set evaluate.best=accuracy`").into());
+    }
+    if whole {
         // Every weight was trained: the run holds a model of its own.
-        loaded.config.model.path = Source::Folder(run.join(MODEL));
+        loaded.config.model.path = Source::Folder(run.join(model));
     }
     Ok(loaded)
+}
+
+/// Which of a run's models is meant.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Which {
+    /// That of the last round.
+    #[default]
+    Last,
+    /// That of the best round, by `evaluate.best`.
+    Best,
+}
+
+impl Which {
+    /// The folder of a run's adapter, and that of its model where every weight trained.
+    pub fn folders(self) -> [&'static str; 2] {
+        match self {
+            Which::Last => [ADAPTER, MODEL],
+            Which::Best => [BEST_ADAPTER, BEST_MODEL],
+        }
+    }
 }
 
 /// What a run trained, to go on its `model`.
 ///
 /// # Errors
 /// An adapter that is damaged or belongs to another model.
-pub fn adapter(run: &Path, loaded: &CheckedConfig, model: &Transformer) -> Result<Adapter> {
+pub fn adapter(run: &Path, which: Which, loaded: &CheckedConfig, model: &Transformer) -> Result<Adapter> {
     if loaded.config.strategy.traits().trains_weights {
         Ok(Adapter::of_weights(Vec::new(), model.head().to_vec()))
     } else {
-        peft::read(&run.join(ADAPTER), model.info(), model.task()).context("cannot read the adapter")
+        peft::read(&run.join(which.folders()[0]), model.info(), model.task()).context("cannot read the adapter")
     }
 }
 

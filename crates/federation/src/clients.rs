@@ -20,6 +20,7 @@ use crate::{Server, Settings};
 pub(crate) struct Clients {
     pub settings: Settings,
     pub engine: Engine,
+    pub validation: Split,
     pub test: Split,
     pub shards: Shards,
     /// What each client keeps for itself from round to round; the server never sees it.
@@ -35,7 +36,8 @@ impl Clients {
         let data_checksum = data_checksum(&data, &shards);
         let engine = Engine::new(models, data.train, settings.train.clone(), settings.engine.clone());
         let (memories, private) = (BTreeMap::new(), Private::default());
-        Clients { settings: settings.clone(), engine, test: data.test, shards, memories, private, data_checksum }
+        let (validation, test) = (data.validation, data.test);
+        Clients { settings: settings.clone(), engine, validation, test, shards, memories, private, data_checksum }
     }
 
     /// Local training of `cohort`; `on` may break off.
@@ -81,6 +83,12 @@ impl Clients {
     /// The test split by the global model.
     pub fn evaluate(&self, server: &Server) -> Result<Vec<Option<RowEvaluation>>, EngineError> {
         self.evaluate_rows(server, &(0..self.test.len()).collect::<Vec<_>>())
+    }
+
+    /// The validation split by the global model.
+    pub fn evaluate_validation(&self, server: &Server) -> Result<Vec<Option<RowEvaluation>>, EngineError> {
+        let rows: Vec<usize> = (0..self.validation.len()).collect();
+        self.engine.evaluate_rows(&server.model(), &self.validation, &rows)
     }
 
     /// Some rows of the test split by the global model.

@@ -33,13 +33,13 @@ pub use download::{Download, DownloadError};
 pub use error::FederationError;
 pub use forecast::{Forecast, forecast};
 pub use ledger::{Ledger, Traffic};
-pub use metrics::{ClientMetrics, MemoryUse, RoundMetrics, Summary, Times};
+pub use metrics::{BestRound, ClientMetrics, ClientSpread, MemoryUse, RoundMetrics, Summary, Times};
 pub use run::{Event, Run};
 pub use server::Server;
 pub use settings::{
-    AdapterSettings, AdapterStart, Aggregation, Budget, BudgetName, BudgetUse, ClientSettings, EvaluateSettings,
-    HeadMode, Norm, PrivacySettings, Prune, Publish, ServerOptimizer, ServerSettings, Settings, Spent, Stragglers,
-    StrategySettings, StrategyTraits, Weights,
+    AdapterSettings, AdapterStart, Aggregation, BestBy, Budget, BudgetName, BudgetUse, ClientSettings, EvaluateOn,
+    EvaluateSettings, HeadMode, Norm, PrivacySettings, Prune, Publish, ServerOptimizer, ServerSettings, Settings,
+    Spent, Stragglers, StrategySettings, StrategyTraits, Weights,
 };
 pub use site::Site;
 pub use state::State;

@@ -28,6 +28,27 @@ pub struct RoundMetrics {
     /// when not evaluated this round.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub test_accuracy: Option<f64>,
+    /// Of a classifier, the mean F1 of all classes on the test split.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub test_macro_f1: Option<f64>,
+    /// Of a classifier, the correlation of Matthews on the test split.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub test_matthews: Option<f64>,
+    /// Mean cross-entropy of the global model on the validation split, where the best round is chosen by it.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub validation_loss: Option<f64>,
+    /// Its accuracy there.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub validation_accuracy: Option<f64>,
+    /// Its mean F1 there.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub validation_macro_f1: Option<f64>,
+    /// Its correlation of Matthews there.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub validation_matthews: Option<f64>,
+    /// With `evaluate.per_client`, how the global model's accuracies on the clients' own test shards are spread.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub client_accuracy: Option<ClientSpread>,
     /// Uploaded scalars: adapter and head.
     pub upload_params: u64,
     /// Of these, scalars of the head.
@@ -112,6 +133,7 @@ impl RoundMetrics {
             in_flight: 0,
             no_room_for: Vec::new(),
             personal_accuracy: None,
+            client_accuracy: None,
             slot_overlap: None,
             slot_overlap_by_chance: None,
             seconds: 0.0,
@@ -121,6 +143,53 @@ impl RoundMetrics {
             ..self
         }
     }
+}
+
+/// How a score is spread over the clients that have test rows.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ClientSpread {
+    /// Clients.
+    pub clients: usize,
+    /// Their mean, each counting once.
+    pub mean: f64,
+    /// The mean of the worst tenth of them, at least one.
+    pub worst_decile: f64,
+    /// Their sample standard deviation; 0 of one client.
+    pub deviation: f64,
+}
+
+impl ClientSpread {
+    /// Of the clients' scores; `None` where there are none.
+    pub fn of(mut scores: Vec<f64>) -> Option<ClientSpread> {
+        scores.sort_by(f64::total_cmp);
+        let n = scores.len();
+        let mean = |scores: &[f64]| scores.iter().sum::<f64>() / scores.len() as f64;
+        let all = if n > 0 { mean(&scores) } else { return None };
+        let squares: f64 = scores.iter().map(|score| (score - all).powi(2)).sum();
+        let deviation = if n > 1 { (squares / (n - 1) as f64).sqrt() } else { 0.0 };
+        Some(ClientSpread { clients: n, mean: all, worst_decile: mean(&scores[..n.div_ceil(10)]), deviation })
+    }
+}
+
+/// The best round of a run so far.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct BestRound {
+    /// Which.
+    pub round: usize,
+    /// The split that it was chosen by: `"test"` or `"validation"`.
+    pub on: String,
+    /// The score that it was chosen by, as `evaluate.best` names it.
+    pub by: String,
+    /// What that was.
+    pub score: f64,
+    /// The test accuracy of the same round.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub test_accuracy: Option<f64>,
+    /// The test loss of the same round.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub test_loss: Option<f64>,
+    /// Evaluations since that were no better.
+    pub since: usize,
 }
 
 /// Where the wall time of a round goes, in seconds. Parts of training are means over the devices where there are several.
@@ -231,6 +300,12 @@ pub struct Summary {
     pub final_accuracy: Option<f64>,
     /// Best test accuracy at any evaluation, 0 to 1.
     pub best_accuracy: Option<f64>,
+    /// The best round by `evaluate.best`, whose model is in `adapter-best`.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub best: Option<BestRound>,
+    /// Whether the run ended before its last round because `train.stop` says so.
+    #[serde(skip_serializing_if = "std::ops::Not::not", default)]
+    pub stopped_early: bool,
     /// Last accuracy of the clients' own models, where they keep a part for themselves, 0 to 1.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub personal_accuracy: Option<f64>,
@@ -267,4 +342,22 @@ pub struct MemoryUse {
     /// device after a round, memory kept for reuse included.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub peak: Option<u64>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_spread_is_mean_worst_tenth_and_sample_deviation() {
+        assert_eq!(ClientSpread::of(vec![]), None);
+        let one = ClientSpread::of(vec![0.25]).expect("a client");
+        assert_eq!((one.clients, one.mean, one.worst_decile, one.deviation), (1, 0.25, 0.25, 0.0));
+        // Eleven clients: the worst tenth are two.
+        let scores = [0.9, 0.1, 0.8, 0.2, 0.7, 0.6, 0.5, 0.4, 0.3, 1.0, 0.0];
+        let spread = ClientSpread::of(scores.to_vec()).expect("clients");
+        assert!((spread.mean - 0.5).abs() < 1e-12 && (spread.worst_decile - 0.05).abs() < 1e-12);
+        // 0, 0.1, … 1: the sum of squares is 1.1, over ten.
+        assert!((spread.deviation - 0.11f64.sqrt()).abs() < 1e-12);
+    }
 }

@@ -8,7 +8,7 @@ use std::time::Instant;
 use bonfire_engine::{Evaluation, Plan, RowEvaluation, Trained, Upload, summarise};
 
 use crate::clients::Clients;
-use crate::{ClientMetrics, Event, FederationError, Run, Times};
+use crate::{ClientMetrics, ClientSpread, Event, FederationError, Run, Times};
 
 /// The clients of `stays` that sent nothing that counts: what they learnt was not finite, or is not believed.
 fn skipped(round: usize, stays: &[usize], uploads: &[Upload]) -> Result<Vec<usize>, FederationError> {
@@ -50,12 +50,19 @@ impl Run {
 
             let clock = Instant::now();
             let (evaluated, personal_models) = (self.evaluate_if_due()?, self.evaluate_personal_if_due(&plan)?);
+            let validation = self.evaluate_validation_if_due()?;
             let evaluate = clock.elapsed().as_secs_f64();
             let mut metrics = self.coordinator.row(&plan, &uploads, traffic, evaluated.as_deref().map(summarise_all));
             metrics.dropped = dropped;
             metrics.skipped = skipped;
             (metrics.in_flight, metrics.no_room_for) = (in_flight, no_room_for);
             metrics.personal_accuracy = personal_models;
+            metrics.client_accuracy = evaluated.as_deref().and_then(|rows| self.client_spread(rows));
+            if let Some(found) = validation {
+                (metrics.validation_loss, metrics.validation_accuracy) = (Some(found.loss), Some(found.accuracy));
+                metrics.validation_macro_f1 = found.classes.map(|classes| classes.macro_f1);
+                metrics.validation_matthews = found.classes.map(|classes| classes.matthews);
+            }
             metrics.train_seconds = train_seconds;
             metrics.seconds = start.elapsed().as_secs_f64();
             metrics.times = Some(Times::new(steps, aggregate, evaluate, metrics.seconds));
@@ -75,6 +82,22 @@ impl Run {
             return Ok(None);
         }
         Ok(Some(self.clients.evaluate(self.server())?))
+    }
+
+    /// The validation split by the new global model, when this round is due and the best one is chosen by it.
+    fn evaluate_validation_if_due(&self) -> Result<Option<Evaluation>, FederationError> {
+        let coordinator = &self.coordinator;
+        if !coordinator.is_due() || self.clients.validation.is_empty() || !coordinator.has_global_model() {
+            return Ok(None);
+        }
+        Ok(Some(summarise_all(&self.clients.evaluate_validation(self.server())?)))
+    }
+
+    /// How the global model's accuracies on the clients' own test shards are spread, where that is asked for.
+    fn client_spread(&self, evaluated: &[Option<RowEvaluation>]) -> Option<ClientSpread> {
+        let shards = self.clients.shards.test.iter().filter(|rows| !rows.is_empty());
+        let accuracies = shards.map(|rows| summarise(evaluated, rows).accuracy).collect();
+        ClientSpread::of(accuracies).filter(|_| self.clients.settings.evaluate.per_client)
     }
 
     /// Where clients keep a part of the model for themselves: the share of all test examples that their own clients'

@@ -4,6 +4,7 @@
 mod adapter_start;
 mod clients;
 mod composition;
+mod evaluate;
 mod privacy;
 mod schema;
 mod server;
@@ -22,6 +23,7 @@ use crate::FederationError;
 
 pub use adapter_start::AdapterStart;
 pub use clients::{Budget, BudgetName, ClientSettings, Stragglers};
+pub use evaluate::{BestBy, EvaluateOn, EvaluateSettings};
 pub(crate) use privacy::Mechanism;
 pub use privacy::{PrivacySettings, Publish, Spent};
 pub use server::{Aggregation, ServerOptimizer, ServerSettings, Weights};
@@ -225,26 +227,4 @@ pub enum HeadMode {
     Frozen,
     /// Trained by every client, uploaded, averaged.
     Trained,
-}
-
-/// When and how the global model is evaluated.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct EvaluateSettings {
-    /// Rounds between evaluations; the last round is always evaluated.
-    #[serde(default = "every_round")]
-    pub every: usize,
-    /// Also evaluate on each client's own test shard.
-    #[serde(default)]
-    pub per_client: bool,
-}
-
-fn every_round() -> usize {
-    1
-}
-
-impl Default for EvaluateSettings {
-    fn default() -> Self {
-        EvaluateSettings { every: 1, per_client: false }
-    }
 }

@@ -78,7 +78,12 @@ impl Model for Shapes {
 
 /// Two rounds of two clients; the paper's run is 50 rounds of 30.
 fn rounds(text: &str) -> Vec<RoundMetrics> {
-    let data = TokenizedData { train: toy::texts(8, 1), test: Split::default(), task: Task::Classify(77) };
+    let data = TokenizedData {
+        train: toy::texts(8, 1),
+        validation: Split::default(),
+        test: Split::default(),
+        task: Task::Classify(77),
+    };
     let shards = Shards { train: vec![(0..4).collect(), (4..8).collect()], test: vec![vec![], vec![]] };
     let settings = toy::settings(&format!("{text}\n[train]\nrounds = 2"));
     let mut run = Run::new(settings, vec![Box::new(roberta_base())], data, shards).unwrap();

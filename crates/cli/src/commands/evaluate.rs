@@ -1,14 +1,16 @@
 //! `bonfire evaluate`: measures a run's adapter, or its whole model, on the test split or another.
 
+mod classes;
 mod predictions;
 
 use std::path::PathBuf;
 
 use anyhow::{Result, bail};
-use bonfire_engine::{Evaluation, evaluate};
+use bonfire_engine::{Confusion, Evaluation, evaluate_rows, summarise};
 use bonfire_experiment::format::percent;
 use bonfire_experiment::log::note;
-use bonfire_experiment::{device, job, trained};
+use bonfire_experiment::trained::{self, Which};
+use bonfire_experiment::{device, job};
 use bonfire_models::{Model, Task};
 use clap::Args;
 use serde_json::json;
@@ -28,6 +30,12 @@ pub struct EvaluateArgs {
     /// Which split to measure on
     #[arg(long, value_enum, default_value_t = SplitName::Test)]
     pub split: SplitName,
+    /// Measure the best round's model, which a run keeps with `evaluate.best`, in place of the last one's
+    #[arg(long)]
+    pub best: bool,
+    /// Also show how good it is with each class, and what each is taken for
+    #[arg(long)]
+    pub classes: bool,
     /// Also write a JSON line for every example: what was right, what was said, how sure
     #[arg(long, value_name = "FILE")]
     pub predictions: Option<PathBuf>,
@@ -49,7 +57,8 @@ pub enum SplitName {
 /// # Errors
 /// No run folder, or a model, data or adapter that cannot be used any more.
 pub fn run(args: &EvaluateArgs, common: &Common) -> Result<()> {
-    let loaded = trained::load(&args.run, &common.sets)?;
+    let which = if args.best { Which::Best } else { Which::Last };
+    let loaded = trained::load(&args.run, which, &common.sets)?;
     let opened = device::open(common.first_device(&loaded))?;
     opened.notice.iter().for_each(note);
     let (data, source) = job::dataset_and_source(&loaded, &mut Waiting::default())?;
@@ -64,14 +73,20 @@ pub fn run(args: &EvaluateArgs, common: &Common) -> Result<()> {
         bail!("data set {} has no {name} split; bonfire partition shows which there are", data.name);
     }
     let split = job::split_tokens(&loaded, examples, name, &source, model.info())?;
-    let adapter = trained::adapter(&args.run, &loaded, &model)?;
+    let adapter = trained::adapter(&args.run, which, &loaded, &model)?;
     let rows: Vec<usize> = (0..split.len()).collect();
-    let result = evaluate(&model, &adapter, &split, &rows)?;
+    let evaluated = evaluate_rows(&model, &adapter, &split, &rows)?;
+    let (result, confusion) = (summarise(&evaluated, &rows), Confusion::of(&evaluated, &rows));
+    let confusion = confusion.filter(|_| args.classes);
     if let Some(path) = &args.predictions {
         predictions::write(path, &model, &adapter, &split, &data.labels)?;
     }
     if args.json {
-        put(json!(result))
+        let mut object = json!(result);
+        if let Some(confusion) = &confusion {
+            object["classes"] = json!(classes::rows(confusion, &data.labels));
+        }
+        put(object)
     } else {
         say(format!(
             "{name} loss {:.4}, {} on {} texts of {} ({})",
@@ -80,7 +95,10 @@ pub fn run(args: &EvaluateArgs, common: &Common) -> Result<()> {
             result.examples,
             data.name,
             opened.name
-        ))
+        ));
+        if let Some(confusion) = &confusion {
+            say(classes::table(confusion, &data.labels));
+        }
     }
     Ok(())
 }
@@ -88,7 +106,12 @@ pub fn run(args: &EvaluateArgs, common: &Common) -> Result<()> {
 fn in_words(result: &Evaluation, task: Task) -> String {
     let accuracy = percent(result.accuracy);
     match task {
-        Task::Classify(_) => format!("accuracy {accuracy}"),
+        Task::Classify(_) => match result.classes {
+            Some(scores) => {
+                format!("accuracy {accuracy}, macro F1 {}, Matthews {:.3}", percent(scores.macro_f1), scores.matthews)
+            }
+            None => format!("accuracy {accuracy}"),
+        },
         Task::Causal => {
             let (perplexity, exact) = (result.loss.exp(), percent(result.exact_match));
             format!("perplexity {perplexity:.3}, {accuracy} of {} tokens, exact match {exact}", result.answers)

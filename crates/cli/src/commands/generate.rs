@@ -7,7 +7,8 @@ use anyhow::{Context, Result};
 use bonfire_engine::{Sampling, generate};
 use bonfire_experiment::config::TaskKind;
 use bonfire_experiment::log::note;
-use bonfire_experiment::{UserError, device, job, trained};
+use bonfire_experiment::trained::{self, Which};
+use bonfire_experiment::{UserError, device, job};
 use bonfire_models::{Model, Task};
 use clap::Args;
 
@@ -47,7 +48,7 @@ fn temperature(text: &str) -> Result<f64, String> {
 /// # Errors
 /// No run of a language model, a model or adapter that cannot be used any more, a prompt longer than the model reads.
 pub fn run(args: &GenerateArgs, common: &Common) -> Result<()> {
-    let loaded = trained::load(&args.run, &common.sets)?;
+    let loaded = trained::load(&args.run, Which::Last, &common.sets)?;
     if loaded.config.model.task != TaskKind::CausalLm {
         return Err(UserError::new("this run trained a classifier, which does not generate")
             .help("`bonfire evaluate RUN --predictions FILE` writes what it answers")
@@ -57,7 +58,7 @@ pub fn run(args: &GenerateArgs, common: &Common) -> Result<()> {
     opened.notice.iter().for_each(note);
     let source = job::source(&loaded.config, &mut Waiting::default())?;
     let model = job::model(&loaded, &source, Task::Causal, &opened.device)?;
-    let model = model.with_folded(&trained::adapter(&args.run, &loaded, &model)?);
+    let model = model.with_folded(&trained::adapter(&args.run, Which::Last, &loaded, &model)?);
     let tokenizer = job::causal_tokenizer(&source, job::tokenizer(&source)?, model.info())?;
     let text = prompt(args)?;
     let prompt = if args.chat { tokenizer.chat_prompt(&text)? } else { tokenizer.prompt(&text)? };

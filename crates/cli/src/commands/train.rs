@@ -129,7 +129,7 @@ fn follow(args: &TrainArgs, loaded: &CheckedConfig, ready: Ready, mut recorder: 
         }
     })?;
     let done = recorder.totals().rounds();
-    if done < rounds {
+    if !recorder.is_done() {
         note(format!("stopped after {done} of {rounds} rounds; go on with: {go_on}"));
     }
     say_result(&recorder, quiet);
@@ -151,7 +151,7 @@ fn say_result(recorder: &Recorder, quiet: bool) {
     }
     say("");
     let memory = summary.memory.map(|memory| memory_line(memory, &identity.device));
-    totals.accuracy_line().into_iter().chain(upload).chain(memory).for_each(say);
+    totals.accuracy_line().into_iter().chain(totals.best_line(identity)).chain(upload).chain(memory).for_each(say);
     say(format!("run folder: {path}"));
 }
 

@@ -4,6 +4,7 @@ mod bad_config;
 mod bad_data;
 mod bad_model;
 mod bench;
+mod best;
 mod causal;
 mod compare;
 mod cost;

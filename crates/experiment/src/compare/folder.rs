@@ -44,7 +44,7 @@ pub fn state(path: &Path, config: &str, rounds: usize) -> Result<State> {
     }
     let summary = read::text(&path.join(SUMMARY)).ok();
     let summary: Option<Summary> = summary.and_then(|text| serde_json::from_str(&text).ok());
-    Ok(if summary.is_some_and(|s| s.rounds == rounds) { State::Complete } else { State::Cut })
+    Ok(if summary.is_some_and(|s| s.rounds == rounds || s.stopped_early) { State::Complete } else { State::Cut })
 }
 
 fn foreign(path: &Path) -> UserError {

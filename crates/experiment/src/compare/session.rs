@@ -104,7 +104,7 @@ impl<'g> Session<'g> {
         written?;
         match trained {
             Err(error) => Ok(Outcome::Failed(error.to_string())),
-            Ok(()) if recorder.totals().rounds() < recorder.rounds() => Ok(Outcome::Missing),
+            Ok(()) if !recorder.is_done() => Ok(Outcome::Missing),
             Ok(()) => Ok(Outcome::Done(Box::new(Measured::read(folder)?))),
         }
     }

@@ -48,7 +48,8 @@ pub fn differences(old: &Table, new: &Table) -> Vec<Difference> {
 /// The values that two programs must agree on to take part in one federation: what matters, but for where model and data
 /// lie and who holds what, `train.rounds`, and when is evaluated.
 pub fn shared(table: &Table) -> BTreeMap<String, Value> {
-    let own = ["model.path", "data.path", "data.partition.", "data.min_shard", "train.rounds", "evaluate."];
+    let own =
+        ["model.path", "data.path", "data.partition.", "data.min_shard", "train.rounds", "train.stop.", "evaluate."];
     let mut all = flat(table);
     all.retain(|key, _| {
         let key = Difference { key: key.clone(), old: None, new: None };

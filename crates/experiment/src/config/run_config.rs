@@ -2,7 +2,8 @@
 
 use bonfire_engine::{Problem, TrainSettings};
 use bonfire_federation::{
-    AdapterSettings, ClientSettings, EvaluateSettings, PrivacySettings, ServerSettings, Settings, StrategySettings,
+    AdapterSettings, BestBy, ClientSettings, EvaluateSettings, PrivacySettings, ServerSettings, Settings,
+    StrategySettings,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -112,6 +113,16 @@ impl RunConfig {
                 "data.max_length",
                 self.data.max_length >= 3,
                 "must be at least 3: a text's first and last special token and one of its own",
+            ),
+            (
+                "evaluate.best",
+                self.model.task == TaskKind::Classification || !self.evaluate.best.is_some_and(BestBy::is_of_classes),
+                "is a score of classes; a language model has \"loss\" and \"accuracy\"",
+            ),
+            (
+                "train.stop",
+                self.train.stop.is_none() || self.evaluate.best.is_some(),
+                "waits for something to become better: say what with evaluate.best = \"accuracy\" or \"loss\"",
             ),
             ("save.every", self.save.every >= 1, "must be at least 1"),
             (

@@ -5,6 +5,7 @@ use std::ops::Range;
 use anyhow::{Result, bail};
 use bonfire_data::{CausalTokenizer, CausalTokens, Content, Dataset, Example, Tokenizer, TokenizerFiles};
 use bonfire_engine::{Split, TokenizedData};
+use bonfire_federation::EvaluateOn;
 use bonfire_models::{Goal, ModelInfo, ModelSource, Task};
 
 use super::said::placed;
@@ -12,7 +13,7 @@ use crate::config::{CheckedConfig, TaskKind};
 use crate::log::note;
 use crate::user_error::UserError;
 
-/// Turns the training and test split into token ids for `model`, by the tokenizer in `source`.
+/// Turns the splits that a run reads into token ids for `model`, by the tokenizer in `source`.
 ///
 /// # Errors
 /// No usable tokenizer beside the model, one with more tokens than the model, or a `data.max_length` above the model's.
@@ -25,12 +26,21 @@ pub fn tokens(
     let encoder = Encoder::open(loaded, source, model)?;
     let (train, of_train) = encoder.split(&data.train, "train")?;
     let (test, of_test) = encoder.split(&data.test, "test")?;
-    encoder.tell(of_train + of_test, train.len() + test.len());
+    let wanted = loaded.config.evaluate.on == EvaluateOn::Validation;
+    let (validation, of_validation) =
+        if wanted { encoder.split(&data.validation, "validation")? } else { (Split::default(), 0) };
+    if wanted && validation.is_empty() {
+        return Err(UserError::new("`evaluate.on` = \"validation\", and there is no validation split")
+            .at(Some(loaded.place_of("evaluate.on")))
+            .help("name one with data.validation, or draw one: data.split = { validation = 0.1 }")
+            .into());
+    }
+    encoder.tell(of_train + of_validation + of_test, train.len() + validation.len() + test.len());
     let task = match &encoder.kind {
         Kind::Labelled(_) => Task::Classify(data.labels.len()),
         Kind::Causal(_) => Task::Causal,
     };
-    Ok(TokenizedData { train, test, task })
+    Ok(TokenizedData { train, validation, test, task })
 }
 
 /// Turns the rows of one split, which errors call `name`, into token ids.

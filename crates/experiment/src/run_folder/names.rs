@@ -10,8 +10,12 @@ pub const ROWS_OF_CLIENTS: &str = "clients.jsonl";
 pub(super) const LOCK: &str = ".lock";
 /// The global adapter in PEFT layout.
 pub const ADAPTER: &str = "adapter";
+/// The adapter of the best round, where `evaluate.best` asks for one.
+pub const BEST_ADAPTER: &str = "adapter-best";
 /// In place of an adapter the fine-tuned model in Hugging Face layout, where every weight trained.
 pub const MODEL: &str = "model";
+/// The model of the best round, likewise.
+pub const BEST_MODEL: &str = "model-best";
 /// Where clients keep a part of the model for themselves: their own adapters in PEFT layout, a folder a client.
 pub const CLIENTS: &str = "clients";
 /// The run in one object.
@@ -28,13 +32,15 @@ pub const CSV: &str = "metrics.csv";
 pub const TENSORBOARD: &str = "tensorboard";
 
 /// All of them.
-pub(super) const ALL: [&str; 13] = [
+pub(super) const ALL: [&str; 15] = [
     CONFIG,
     METRICS,
     ROWS_OF_CLIENTS,
     LOCK,
     ADAPTER,
+    BEST_ADAPTER,
     MODEL,
+    BEST_MODEL,
     CLIENTS,
     SUMMARY,
     PARTITION,

@@ -53,6 +53,16 @@ pub const COLUMNS: &[Column] = &[
     column("live_slots", "server/live_slots", |m, _| m.live_slots.map(|n| n as f64)),
     column("epsilon", "privacy/epsilon", |m, _| m.epsilon),
     column("delta", "privacy/delta", |m, _| m.delta),
+    column("test_macro_f1", "test/macro_f1", |m, _| m.test_macro_f1),
+    column("test_matthews", "test/matthews", |m, _| m.test_matthews),
+    column("validation_accuracy", "validation/accuracy", |m, _| m.validation_accuracy),
+    column("validation_loss", "validation/loss", |m, _| m.validation_loss),
+    column("validation_macro_f1", "validation/macro_f1", |m, _| m.validation_macro_f1),
+    column("validation_matthews", "validation/matthews", |m, _| m.validation_matthews),
+    column("client_accuracy_mean", "clients/accuracy_mean", |m, _| m.client_accuracy.map(|spread| spread.mean)),
+    column("client_accuracy_worst_decile", "clients/accuracy_worst_decile", |m, _| {
+        m.client_accuracy.map(|spread| spread.worst_decile)
+    }),
 ];
 
 const fn column(name: &'static str, tag: &'static str, value: fn(&RoundMetrics, &Totals) -> Option<f64>) -> Column {

@@ -76,7 +76,12 @@ pub fn measure(
 ) -> Result<RoundReport> {
     let method = args.strategy.unwrap_or(Method::LoraA2);
     let settings = run_settings(args, method);
-    let data = TokenizedData { train: work.texts.clone(), test: Default::default(), task: work.task };
+    let data = TokenizedData {
+        train: work.texts.clone(),
+        validation: Default::default(),
+        test: Default::default(),
+        task: work.task,
+    };
     let shards = Shards { train: work.shards.clone(), test: vec![Vec::new(); work.shards.len()] };
     let probe_steps = if selects(args, method) { work.shards.len() * args.steps } else { 0 };
     let mut run = Run::new(settings, boxed(models), data, shards)?;

@@ -121,6 +121,7 @@ pub fn settings(args: &BenchArgs, batch: usize) -> TrainSettings {
         warmup_steps: 0,
         shuffle: true,
         not_finite: Default::default(),
+        stop: None,
         seed: args.seed,
     }
 }

@@ -1,0 +1,119 @@
+//! `[evaluate]`: when and by what the global model is evaluated, and which round counts as the best.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::RoundMetrics;
+
+/// When and how the global model is evaluated.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct EvaluateSettings {
+    /// Rounds between evaluations; the last round is always evaluated.
+    #[serde(default = "every_round")]
+    pub every: usize,
+    /// Also evaluate on each client's own test shard.
+    #[serde(default)]
+    pub per_client: bool,
+    /// The split that the best round is chosen by.
+    #[serde(default)]
+    pub on: EvaluateOn,
+    /// What makes a round the best: its model is kept in `adapter-best`. Left out: no round is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub best: Option<BestBy>,
+}
+
+fn every_round() -> usize {
+    1
+}
+
+impl Default for EvaluateSettings {
+    fn default() -> Self {
+        EvaluateSettings { every: 1, per_client: false, on: EvaluateOn::Test, best: None }
+    }
+}
+
+/// The split that the best round is chosen by.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum EvaluateOn {
+    /// The test split: what papers do that have no other, and a little too good.
+    #[default]
+    Test,
+    /// The validation split, evaluated beside the test split; `data.split = { validation = 0.1 }` draws one.
+    Validation,
+}
+
+impl EvaluateOn {
+    /// As configurations and records spell it.
+    pub fn key(self) -> &'static str {
+        match self {
+            EvaluateOn::Test => "test",
+            EvaluateOn::Validation => "validation",
+        }
+    }
+}
+
+/// What makes a round the best.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum BestBy {
+    /// The highest accuracy.
+    Accuracy,
+    /// The lowest loss; of a language model, the lowest perplexity.
+    Loss,
+    /// The highest mean F1 of all classes.
+    #[serde(rename = "macro-f1")]
+    MacroF1,
+    /// The highest correlation of Matthews.
+    Matthews,
+}
+
+impl BestBy {
+    /// The number in a round's row; `None`: it was not evaluated.
+    pub fn of(self, on: EvaluateOn, row: &RoundMetrics) -> Option<f64> {
+        match (on, self) {
+            (EvaluateOn::Test, BestBy::Accuracy) => row.test_accuracy,
+            (EvaluateOn::Test, BestBy::Loss) => row.test_loss,
+            (EvaluateOn::Test, BestBy::MacroF1) => row.test_macro_f1,
+            (EvaluateOn::Test, BestBy::Matthews) => row.test_matthews,
+            (EvaluateOn::Validation, BestBy::Accuracy) => row.validation_accuracy,
+            (EvaluateOn::Validation, BestBy::Loss) => row.validation_loss,
+            (EvaluateOn::Validation, BestBy::MacroF1) => row.validation_macro_f1,
+            (EvaluateOn::Validation, BestBy::Matthews) => row.validation_matthews,
+        }
+    }
+
+    /// Whether `new` is better than `old`; of equals the earlier round stays, and no number is better than none.
+    pub fn is_better(self, new: f64, old: f64) -> bool {
+        match self {
+            BestBy::Loss => new < old || (old.is_nan() && !new.is_nan()),
+            BestBy::Accuracy | BestBy::MacroF1 | BestBy::Matthews => new > old || (old.is_nan() && !new.is_nan()),
+        }
+    }
+
+    /// Whether it is a score of classes.
+    pub fn is_of_classes(self) -> bool {
+        matches!(self, BestBy::MacroF1 | BestBy::Matthews)
+    }
+
+    /// As configurations and records spell it.
+    pub fn key(self) -> &'static str {
+        match self {
+            BestBy::Accuracy => "accuracy",
+            BestBy::Loss => "loss",
+            BestBy::MacroF1 => "macro-f1",
+            BestBy::Matthews => "matthews",
+        }
+    }
+
+    /// In words.
+    pub fn name(self) -> &'static str {
+        match self {
+            BestBy::Accuracy => "accuracy",
+            BestBy::Loss => "loss",
+            BestBy::MacroF1 => "macro F1",
+            BestBy::Matthews => "Matthews' correlation",
+        }
+    }
+}
