@@ -25,6 +25,8 @@ pub(crate) struct ClientJob<'j> {
     pub movement: Option<Vec<Matrix>>,
     /// SCAFFOLD's correction of every role, over all slots.
     pub variate: Option<Vec<Matrix>>,
+    /// What its update is multiplied by, beside LoRA's scale.
+    pub update_factor: f32,
 }
 
 /// One step of all clients in flight.

@@ -191,7 +191,17 @@ impl DeviceRound<'_> {
             let Some(Work { steps, r#use, slots, movement }) = work(i, m) else { continue };
             let variate = if wanted.probe { None } else { self.correction(m) };
             of.push(i);
-            jobs.push(ClientJob { client: m.client, rows: m.rows, steps, r#use, slots, movement, variate });
+            let update_factor = self.plan.update_factor(m.client, self.global);
+            jobs.push(ClientJob {
+                client: m.client,
+                rows: m.rows,
+                steps,
+                r#use,
+                slots,
+                movement,
+                variate,
+                update_factor,
+            });
         }
         if jobs.is_empty() {
             return Ok(outcomes);

@@ -33,6 +33,8 @@ pub struct Member<'m> {
     pub rows: &'m [usize],
     /// Share of its local steps that it manages in this round, above 0 and at most 1; a straggler manages fewer.
     pub pace: f64,
+    /// Local steps to make in place of those of its epochs; its rows come round as often as that takes.
+    pub steps: Option<usize>,
     /// What it kept from earlier rounds.
     pub memory: Option<&'m Named>,
 }
@@ -40,7 +42,7 @@ pub struct Member<'m> {
 impl<'m> Member<'m> {
     /// A client that manages all its steps and remembers nothing.
     pub fn new(client: usize, rows: &'m [usize]) -> Self {
-        Member { client, rows, pace: 1.0, memory: None }
+        Member { client, rows, pace: 1.0, steps: None, memory: None }
     }
 }
 
@@ -328,7 +330,7 @@ impl Engine {
         let model = merged.as_deref().unwrap_or(model);
         let noisy = self.settings.flat.map(|_| self.noisy(model, plan, start));
         let model = noisy.as_deref().unwrap_or(model);
-        let folded = plan.active.folds().then(|| model.folded(&start.adapter.plain()));
+        let folded = plan.folds().then(|| model.folded(&start.adapter.plain()));
         let model = folded.as_deref().unwrap_or(model);
         let pass =
             DeviceRound { engine: self, model, plan, global: start.adapter, cohort: share, times: Cell::default() };
@@ -361,6 +363,9 @@ impl Engine {
 
     /// Local steps that a client does: at least one.
     pub(crate) fn local_steps(&self, member: &Member) -> usize {
+        if let Some(steps) = member.steps {
+            return steps.max(1);
+        }
         let all = self.settings.local_steps(member.rows.len());
         ((all as f64 * member.pace).ceil() as usize).clamp(1, all)
     }

@@ -4,6 +4,7 @@
 //! know that strategies exist, nor what the server does with an upload.
 #![deny(missing_docs)]
 
+mod alignment;
 mod batch_schedule;
 mod data;
 mod device_round;
@@ -19,6 +20,7 @@ mod optimize;
 mod parameters;
 mod plan;
 mod problem;
+mod product_sketch;
 mod receive;
 mod room;
 mod scores;
@@ -27,6 +29,7 @@ mod send;
 mod settings;
 mod sketch;
 mod times;
+mod turns;
 mod upload;
 
 pub use data::{Split, TokenizedData};
@@ -38,8 +41,8 @@ pub use fit::Estimate;
 pub use generate::{Sampling, generate};
 pub use layer_score::layer_score;
 pub use plan::{
-    Active, Branches, ClientPrivacy, LocalOptimizer, Named, Per, Plan, Private, Score, Selection, Start, TailPenalty,
-    Terms, Threshold,
+    Active, Alignment, Branches, ClientPrivacy, LocalOptimizer, Named, Others, Per, Plan, Private, ProductSketch,
+    Score, Selection, SlotDraw, Start, TailPenalty, Terms, Threshold,
 };
 pub use problem::Problem;
 pub use receive::MessageError;

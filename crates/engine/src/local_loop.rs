@@ -4,13 +4,14 @@ use std::sync::mpsc::sync_channel;
 
 use bonfire_data::random::{Use, stream};
 use bonfire_kernels::LowRank;
-use bonfire_models::{ClientAdapter, Clock, DeviceBatch, Matrix, Model, NoiseSigns, Part, Rounding, at_once};
+use bonfire_models::{ClientAdapter, Clock, DeviceBatch, Factor, Matrix, Model, NoiseSigns, Part, Rounding, at_once};
 use burn::tensor::activation::log_softmax;
 use burn::tensor::{Device, Tensor, TensorData};
 
 use crate::batch_schedule::{BatchSchedule, ClientJob, Finished, Step};
 use crate::optimize::Lanes;
-use crate::parameters::{Left, Parameters, cleared};
+use crate::parameters::{Left, Parameters, Role, cleared};
+use crate::turns::Turns;
 use crate::{EngineError, NotFinite, Plan, Recompute, Score, Split, StepTimes, TrainSettings};
 
 /// Batches packed ahead of the device: one being read, one ready.
@@ -154,19 +155,22 @@ impl LocalLoop<'_> {
     /// What the optimizer needs to know of each lane.
     fn lanes(&self, step: &Step, device: &Device) -> Lanes {
         let (schedule, warmup) = (self.settings.schedule, self.settings.warmup_steps);
-        // With two branches in turns, each has made half of the steps.
-        let turns = if self.plan.terms.branches.is_some() { 2 } else { 1 };
-        let of = |lane: &Option<(usize, usize)>| match lane {
+        let turns = Turns::of(&self.plan.terms);
+        let of = |lane: &Option<(usize, usize)>, role: Role| match lane {
             None => [0.0, 1.0, 1.0],
             Some((job, own)) => {
-                let updates = own.div_ceil(turns) as i32;
+                let updates = turns.map_or(*own, |turns| turns.updates(role, *own)) as i32;
                 let [first, second] = self.settings.betas.map(|beta| 1.0 / (1.0 - beta.powi(updates)));
                 [schedule.factor(own - 1, self.jobs[*job].steps, warmup), first, second]
             }
         };
-        let numbers: Vec<f32> = step.lanes.iter().flat_map(of).map(|v| v as f32).collect();
+        let numbers = |role| {
+            let numbers: Vec<f32> = step.lanes.iter().flat_map(|lane| of(lane, role)).map(|v| v as f32).collect();
+            Tensor::from_data(TensorData::new(numbers, [step.lanes.len(), 3]), device)
+        };
         Lanes {
-            clients: Tensor::from_data(TensorData::new(numbers, [step.lanes.len(), 3]), device),
+            clients: numbers(Role::Factor(0, Factor::A)),
+            head: matches!(turns, Some(Turns::Factors(_))).then(|| numbers(Role::Head(0))),
             own: step.lanes.iter().map(|lane| lane.map(|(_, own)| own)).collect(),
         }
     }

@@ -10,6 +10,7 @@ use burn::tensor::{Device, Gradients, Tensor, TensorData};
 use crate::batch_schedule::ClientJob;
 use crate::parameters::{Parameter, Parameters, Role, pick, put, take};
 use crate::plan::{Branches, ClientPrivacy, LocalOptimizer, Named, Plan, Score, Terms};
+use crate::turns::Turns;
 use crate::{TailPenalty, Threshold, TrainSettings};
 
 /// AdaLoRA's smoothing of sensitivity and of its uncertainty.
@@ -122,6 +123,8 @@ impl Extra {
 pub(crate) struct Lanes {
     /// Factor on the learning rate and corrections of both moments, `[C, 3]`: see [`adamw_step`].
     pub clients: Tensor<2>,
+    /// The same for the head, where it moves at other steps than the factors.
+    pub head: Option<Tensor<2>>,
     /// A client's own step from 1; `None`: nobody is here.
     pub own: Vec<Option<usize>>,
 }
@@ -195,7 +198,14 @@ impl Parameters {
         };
         // The leaves are let go here, so that the step may write where the movement lies.
         let gradients: Vec<Tensor<3>> = leaves.into_iter().map(gradient).collect();
-        let gradients = self.with_terms(gradients);
+        let mut gradients = self.with_terms(gradients);
+        let turns = Turns::of(&self.optimizer.terms);
+        if let Some(turns @ Turns::Factors(_)) = turns {
+            // A factor that waits has no gradient, which counts for the norm that is clipped.
+            for (p, gradient) in self.trained.iter().zip(&mut gradients) {
+                *gradient = gradient.clone() * whose_turn(turns, p, lanes, &self.device);
+            }
+        }
         let clip = self.optimizer.clip_norm.map(|limit| clip_factors(&gradients, limit));
         let device = self.device.clone();
         for (p, gradient) in self.trained.iter_mut().zip(gradients) {
@@ -203,17 +213,21 @@ impl Parameters {
                 Some(factors) => gradient * factors.clone(),
                 None => gradient,
             };
-            let before = self.optimizer.terms.branches.map(|branches| (branches, p.state.clone()));
+            let before = turns.map(|turns| (turns, p.state.clone()));
             let state = take(&mut p.state, &device);
+            let clients = match (&lanes.head, p.role) {
+                (Some(head), Role::Head(_)) => head,
+                _ => &lanes.clients,
+            };
             p.state = match &self.optimizer.amended {
-                Some((own, ..)) => amended_step(self.optimizer.constants, *own, state, p, gradient, &lanes.clients),
+                Some((own, ..)) => amended_step(self.optimizer.constants, *own, state, p, gradient, clients),
                 None => {
                     let constants = AdamW { lr: p.lr, ..self.optimizer.constants };
-                    adamw_step(constants, state, p.start.clone(), gradient, lanes.clients.clone())
+                    adamw_step(constants, state, p.start.clone(), gradient, clients.clone())
                 }
             };
-            if let Some((branches, before)) = before {
-                let turn = whose_turn(branches, p, lanes, &device);
+            if let Some((turns, before)) = before {
+                let turn = whose_turn(turns, p, lanes, &device);
                 restore(&mut p.state, before, turn);
             }
             if let (Some(threshold), Role::Factor(_, Factor::Core)) = (self.optimizer.terms.threshold, p.role) {
@@ -310,13 +324,12 @@ fn observe(books: &mut [Tensor<3>; 3], weight: Tensor<3>, gradient: Tensor<3>) {
     *books = [mean.clone(), doubt.clone(), mean * doubt];
 }
 
-/// 1 where a tensor may move in this step: `[C, rows, 1]`. Odd steps belong to the private slots.
-fn whose_turn(branches: Branches, p: &Parameter, lanes: &Lanes, device: &Device) -> Tensor<3> {
+/// 1 where a tensor may move in this step: `[C, rows, 1]`.
+fn whose_turn(turns: Turns, p: &Parameter, lanes: &Lanes, device: &Device) -> Tensor<3> {
     let [_, rows, _] = p.start.dims();
-    let private = |row: usize| matches!(p.role, Role::Factor(..)) && row >= branches.shared;
     let of = |own: &Option<usize>| {
-        let odd = own.unwrap_or(0) % 2 == 1;
-        (0..rows).map(move |row| f32::from(private(row) == odd)).collect::<Vec<_>>()
+        let own = own.unwrap_or(0);
+        (0..rows).map(move |row| f32::from(turns.moves(p.role, row, own))).collect::<Vec<_>>()
     };
     let mask: Vec<f32> = lanes.own.iter().flat_map(of).collect();
     Tensor::from_data(TensorData::new(mask, [lanes.own.len(), rows, 1]), device)

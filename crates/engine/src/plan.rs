@@ -1,6 +1,8 @@
 //! The server's orders for one round: pure data, the same for every client save where a list says so.
 
+mod draw;
 mod message;
+mod reshape;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -9,6 +11,8 @@ use bonfire_models::{Adapter, DeltaLog, Factor, Matrix};
 use serde::{Deserialize, Serialize};
 
 use crate::Probe;
+pub use draw::{Others, SlotDraw};
+pub use reshape::{Alignment, ProductSketch};
 
 /// Tensors by name, each as one row a slot: `a/3` and `b/3` (a factor of target 3), `core/3`, `head/0`, `weight/0`.
 pub type Named = BTreeMap<String, Matrix>;
@@ -83,6 +87,9 @@ pub struct Plan {
     pub live: Option<Vec<Vec<usize>>>,
     /// Ranks of the clients: client `k` works with the first `ranks[k]` of the live slots of every target.
     pub ranks: Option<Vec<usize>>,
+    /// The slots of `ranks` are not the first ones but drawn for every client and round; `None`: the first ones.
+    #[serde(default)]
+    pub draw: Option<SlotDraw>,
     /// How each client chooses among its slots; `None`: all of them train.
     pub selection: Option<Selection>,
     /// Whether the head trains too.
@@ -99,6 +106,12 @@ pub struct Plan {
     pub optimizer: LocalOptimizer,
     /// What clients keep for themselves.
     pub private: Private,
+    /// How clients turn their slots before they send them.
+    #[serde(default)]
+    pub align: Option<Alignment>,
+    /// Clients send these sketches of their product in place of its factors.
+    #[serde(default)]
+    pub sketch: Option<ProductSketch>,
     /// What is done to an upload for privacy before it leaves.
     pub privacy: ClientPrivacy,
     /// Each client also reports, layer by layer, how much the states of its first batch say ([`crate::layer_score`]).
@@ -115,6 +128,7 @@ impl Plan {
             active,
             live: None,
             ranks: None,
+            draw: None,
             selection: None,
             train_head: false,
             lr_a,
@@ -123,6 +137,8 @@ impl Plan {
             terms: Terms::default(),
             optimizer: LocalOptimizer::default(),
             private: Private::default(),
+            align: None,
+            sketch: None,
             privacy: ClientPrivacy::Off,
             layer_scores: false,
             seeded: false,
@@ -149,10 +165,45 @@ impl Plan {
         }
         let all = || vec![(0..global.rank).collect(); global.targets.len()];
         let mut slots: Vec<Vec<usize>> = self.live.clone().unwrap_or_else(all);
-        if let Some(ranks) = &self.ranks {
-            slots.iter_mut().for_each(|s| s.truncate(ranks[client]));
+        match (&self.ranks, &self.draw) {
+            (Some(ranks), None) => slots.iter_mut().for_each(|s| s.truncate(ranks[client])),
+            (Some(ranks), Some(draw)) => draw.cut(&mut slots, self.round, client, ranks[client]),
+            (None, _) => {}
         }
         Some(slots)
+    }
+
+    /// The slots of every target that `client` must hold to begin: those it trains, and what it computes with besides.
+    /// `None`: all of them.
+    pub fn slots_held(&self, client: usize, global: &Adapter) -> Option<Vec<Vec<usize>>> {
+        match self.draw.as_ref().is_some_and(|draw| draw.others == Others::Frozen) {
+            true => self.live.clone(),
+            false => self.slots_of(client, global),
+        }
+    }
+
+    /// Whether a client's slots may be others in the next round, so that what it holds of the last ones is of no use.
+    pub fn draws_anew(&self) -> bool {
+        self.draw.as_ref().is_some_and(|draw| draw.others == Others::Absent)
+    }
+
+    /// Whether the round's start is folded into the backbone of all clients: with one active factor the update is linear in
+    /// what moves, and where slots are frozen beside those that train they are the same for all.
+    pub(crate) fn folds(&self) -> bool {
+        self.active.folds() || self.keeps_frozen_slots()
+    }
+
+    /// Whether slots that a client does not train stay in its model.
+    pub(crate) fn keeps_frozen_slots(&self) -> bool {
+        self.draw.as_ref().is_some_and(|draw| draw.others == Others::Frozen)
+    }
+
+    /// What a client's update is multiplied by, beside LoRA's scale.
+    pub(crate) fn update_factor(&self, client: usize, global: &Adapter) -> f32 {
+        match (&self.ranks, self.draws_anew()) {
+            (Some(ranks), true) => (global.rank as f64 / ranks[client] as f64) as f32,
+            _ => 1.0,
+        }
     }
 }
 
@@ -220,6 +271,9 @@ pub struct Terms {
     pub variate: Option<Arc<Named>>,
     /// DFL's two branches.
     pub branches: Option<Branches>,
+    /// A and B move in turns; this one first.
+    #[serde(default)]
+    pub turns_from: Option<Factor>,
 }
 
 /// `λ·Σ ‖B_tail‖·‖A_tail‖` over the slots from `⌊γ·r_k⌋` of a client's `r_k` (HetLoRA, arXiv 2401.06432). Where the

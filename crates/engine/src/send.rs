@@ -5,6 +5,7 @@ use bonfire_data::random::{NoiseKey, Use};
 use bonfire_models::{Adapter, Factor, Matrix};
 use rand::{Rng, RngExt};
 
+use crate::alignment::align;
 use crate::parameters::Role;
 use crate::{ClientPrivacy, Named, Plan, Private, Slots, TailPenalty, TrainSettings, Upload};
 
@@ -40,6 +41,9 @@ pub(crate) fn upload(
     if let Some(tail) = plan.terms.tail {
         drop_tail(plan, global, tail, &roles, &mut learnt);
     }
+    if let Some(alignment) = plan.align {
+        align(alignment, global, &roles, &mut learnt.movement);
+    }
     let mut kept = Named::new();
     let mut aux = Vec::new();
     if let Some(server) = &plan.terms.variate {
@@ -51,8 +55,12 @@ pub(crate) fn upload(
     if let Some(scores) = learnt.layer_scores.take() {
         aux.push(("layers", vec![scores]));
     }
+    if let Some(sketch) = &plan.sketch {
+        aux.push(("sketch", sketch.of(plan.round, global, &roles, &learnt.movement)));
+    }
     let movement = keep_private(plan, global, &roles, &mut learnt, &mut kept);
     let sent = |role: &Role| match role {
+        Role::Factor(..) if plan.sketch.is_some() => false,
         Role::Factor(_, factor) => !plan.private.factors.contains(factor),
         Role::Weight(_) => true,
         Role::Head(_) => !plan.private.head,

@@ -82,7 +82,8 @@ pub struct Upload {
     /// Movement of the head's tensors; empty when the head is frozen.
     pub head: Vec<Matrix>,
     /// What else a method has clients send, by name: `control` (change of SCAFFOLD's variate), `second` (FedLADA's
-    /// moment), role by role; `layers` (a score a layer), one row.
+    /// moment), role by role; `layers` (a score a layer), one row; `sketch`
+    /// (two sketches of every target's product).
     pub aux: Vec<(&'static str, Vec<Matrix>)>,
     /// What stays with the client for its next round. Never sent, never counted.
     pub kept: Named,

@@ -94,9 +94,11 @@ impl Download {
         // A site that has only its clients' slots can be told all of them only from the beginning.
         let since = if limited && clients.is_none() { 0 } else { since.min(server.round + 1) };
         let newer = ledger.newer_than(since);
+        let ever = plan.draws_anew().then(|| ledger.newer_than(0));
+        let sent = |f: Factor| newer.factor(f) || ever.as_ref().is_some_and(|ever| ever.factor(f));
         let mut parts = BTreeMap::new();
         let adapter = &server.adapter;
-        for factor in Factor::ALL.into_iter().filter(|&f| newer.factor(f) && !adapter.factor(f).is_empty()) {
+        for factor in Factor::ALL.into_iter().filter(|&f| sent(f) && !adapter.factor(f).is_empty()) {
             if plan.seeded && factor != Factor::Core {
                 continue;
             }
@@ -255,7 +257,7 @@ impl Slots {
         let rank = adapter.rank;
         let all = || (0..rank).collect::<Vec<usize>>();
         let Some(clients) = clients else { return Slots(vec![all(); adapter.targets.len()]) };
-        let given: Vec<_> = clients.iter().map(|&client| plan.slots_of(client, adapter)).collect();
+        let given: Vec<_> = clients.iter().map(|&client| plan.slots_held(client, adapter)).collect();
         let of = |t: usize| {
             let some = given.iter().map(|slots| slots.as_ref().map_or_else(all, |slots| slots[t].clone()));
             let any: BTreeSet<usize> = some.flatten().collect();

@@ -4,6 +4,7 @@
 pub mod accountant;
 mod aggregate;
 pub mod algebra;
+mod attack;
 mod checkpoint;
 mod client_products;
 mod clients;
@@ -15,13 +16,16 @@ mod initial_adapter;
 mod ledger;
 mod metrics;
 mod overlap;
+mod pool;
 mod protection;
+mod robust;
 mod rounds;
 mod run;
 mod server;
 mod server_optimizer;
 mod settings;
 mod site;
+mod smoothing;
 mod strategies;
 
 pub use aggregate::{CentralNoise, Rule, average};
@@ -35,9 +39,9 @@ pub use metrics::{ClientMetrics, MemoryUse, RoundMetrics, Summary, Times};
 pub use run::{Event, Run};
 pub use server::{Named, Server};
 pub use settings::{
-    AdapterSettings, AdapterStart, Aggregation, Budget, BudgetName, BudgetUse, ClientSettings, EvaluateSettings,
-    HeadMode, Norm, PrivacySettings, Prune, Publish, ServerOptimizer, ServerSettings, Settings, Spent, Stragglers,
-    StrategySettings, StrategyTraits, Weights,
+    AdapterSettings, AdapterStart, Aggregation, AttackSettings, Budget, BudgetName, BudgetUse, ClientSettings,
+    EvaluateSettings, First, HeadMode, Norm, PrivacySettings, Prune, Publish, ServerOptimizer, ServerSettings,
+    Settings, Spent, Stragglers, StrategySettings, StrategyTraits, Weights,
 };
 pub use site::Site;
 pub use strategies::{Common, FedIt, FfaLora, LoraA2, RoLora, Strategy};

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod accounting;
+mod baselines;
 #[path = "../../support/cases.rs"]
 mod cases;
 mod checkpoints;

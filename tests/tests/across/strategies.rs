@@ -291,6 +291,14 @@ fn what_does_not_compose_is_refused_by_its_key() {
         ("fedit", &format!("{CENTRAL}\n[server]\naggregate = {{ name = \"median\" }}"), "server.aggregate"),
         ("fedit", &format!("{CENTRAL}\n{SCAFFOLD}"), "train.scaffold"),
         ("full", "[train]\nrounds = 1\nflat = { rho = 0.1 }", "train.flat"),
+        ("local", CENTRAL, "privacy"),
+        ("local", "[server]\noptimizer = { name = \"fedadam\" }", "server"),
+        ("pooled", "[privacy]\nkind = \"laplace\"\nclip = 1.0\nepsilon = 1.0", "privacy"),
+        ("pooled", SCAFFOLD, "train.scaffold"),
+        ("fed-plora", CENTRAL, "privacy"),
+        ("la-lora", SCAFFOLD, "train.scaffold"),
+        ("fedask", "[server]\nmax_norm = 1.0", "server.max_norm"),
+        ("fedask", "[privacy]\nkind = \"laplace\"\nclip = 1.0\nepsilon = 1.0", "privacy"),
     ] {
         let found = settings(&format!("name = \"{strategy}\""), more).problem().expect(strategy);
         assert_eq!(found.key, key, "{strategy} {more}: {}", found.what);

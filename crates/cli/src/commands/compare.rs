@@ -4,6 +4,7 @@
 mod args;
 mod figure;
 mod folder;
+mod gain;
 pub mod grid;
 mod outputs;
 mod plots;

@@ -86,7 +86,7 @@ impl Common {
             prox: train.prox,
             scaffold: train.scaffold,
             privacy: settings.client_privacy(),
-            rule: Rule { aggregation, optimizer, noise },
+            rule: Rule { aggregation, optimizer, noise, smoothing: 0.0 },
             prune: settings.strategy.prune(),
             schedule: (train.schedule, train.warmup_steps),
             rounds: train.rounds,

@@ -6,9 +6,10 @@ use clap::Args;
 
 use super::variant::{Variant, Variants};
 
-/// The strategies that are compared when none are named: the paper's, RoLoRA, and FedIT with the learning rate that the
+/// The strategies that are compared when none are named: each client alone and all rows in one place, between which a federation is to
+/// lie; the paper's, RoLoRA, and FedIT with the learning rate that the
 /// paper gave to its own method alone. Most of LoRA-A²'s gain on very skewed clients comes from that rate.
-const STRATEGIES: &str = "lora-a2,fedit,fedit:train.lr_b=5x,ffa-lora,rolora,flexlora";
+const STRATEGIES: &str = "local,pooled,lora-a2,fedit,fedit:train.lr_b=5x,ffa-lora,rolora,flexlora";
 
 /// Options of `compare`.
 #[derive(Debug, Args)]
@@ -16,7 +17,7 @@ pub struct CompareArgs {
     /// Configuration file; without it the built-in quickstart
     pub config: Option<PathBuf>,
     /// NAME or NAME:key=value[:key=value…], with commas; keys as in --set, those without a dot belong to [strategy]
-    /// [default: lora-a2,fedit,fedit:train.lr_b=5x,ffa-lora,rolora,flexlora]
+    /// [default: local,pooled,lora-a2,fedit,fedit:train.lr_b=5x,ffa-lora,rolora,flexlora]
     #[arg(long, value_name = "LIST", verbatim_doc_comment)]
     pub strategies: Option<Variants>,
     /// Seeds of partition and training [default: train.seed]
@@ -53,6 +54,6 @@ mod tests {
     #[test]
     fn the_default_holds_the_learning_rate_control() {
         let labels: Vec<String> = STRATEGIES.parse::<Variants>().expect("valid").0.iter().map(Variant::label).collect();
-        assert_eq!(labels, ["lora-a2", "fedit", "fedit + 5x η_B", "ffa-lora", "rolora", "flexlora"]);
+        assert_eq!(labels, ["local", "pooled", "lora-a2", "fedit", "fedit + 5x η_B", "ffa-lora", "rolora", "flexlora"]);
     }
 }

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::folder::{State, state};
+use super::gain::{self, Gain};
 use super::grid::Grid;
 use super::results::{Group, Measured, Outcome};
 use super::{plots, table};
@@ -139,7 +140,9 @@ impl<'g> Outputs<'g> {
 
     /// The table.
     pub fn table(&self) -> String {
-        table::table(self.grid, &Group::all(self.grid, &self.outcomes))
+        let groups = Group::all(self.grid, &self.outcomes);
+        let gains = gain::table(self.grid, &groups).map(|table| format!("\n\n{table}"));
+        table::table(self.grid, &groups) + &gains.unwrap_or_default()
     }
 
     /// Names of the files that [`Outputs::write`] writes.
@@ -173,7 +176,7 @@ impl<'g> Outputs<'g> {
             "command": self.command,
             "seeds": grid.seeds,
             "cells": (0..grid.cells.len()).map(|cell| self.row(cell)).collect::<Vec<_>>(),
-            "groups": groups.iter().map(|group| group_row(grid, group)).collect::<Vec<_>>(),
+            "groups": groups.iter().map(|group| group_row(grid, groups, group)).collect::<Vec<_>>(),
         })
     }
 
@@ -202,7 +205,7 @@ impl<'g> Outputs<'g> {
 }
 
 /// Means and deviations of a group, in `compare.json`.
-fn group_row(grid: &Grid, group: &Group<'_>) -> serde_json::Value {
+fn group_row(grid: &Grid, groups: &[Group<'_>], group: &Group<'_>) -> serde_json::Value {
     let (variant, column) = (&grid.variants[group.variant], &grid.columns[group.column]);
     let count = |of: fn(&Measured) -> u64| group.spread(|run| Some(of(run) as f64));
     let mut row = json!({
@@ -228,6 +231,9 @@ fn group_row(grid: &Grid, group: &Group<'_>) -> serde_json::Value {
         ("final_perplexity", group.spread(|run| run.final_perplexity)),
         ("final_exact_match", group.spread(|run| run.final_exact_match)),
     ];
+    if let Some(gain) = Gain::of(grid, groups, group) {
+        row["gain"] = json!(gain);
+    }
     for (name, spread) in sometimes {
         if let Some(spread) = spread {
             row[name] = json!(spread);
