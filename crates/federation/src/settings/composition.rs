@@ -25,7 +25,7 @@ impl Settings {
     fn budget_problem(&self) -> Option<Problem> {
         let budget = &self.clients.budget;
         match self.strategy.traits().budget {
-            BudgetUse::Slots | BudgetUse::Ranks => {
+            BudgetUse::Slots | BudgetUse::Ranks | BudgetUse::Drawn => {
                 let resolved = budget.resolve(self.clients.count, self.adapter.rank);
                 resolved.err().map(|what| Problem::new("clients.budget", what))
             }

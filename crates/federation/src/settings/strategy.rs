@@ -238,8 +238,10 @@ fn server_momentum() -> f64 {
 pub enum BudgetUse {
     /// Slots a client may choose, per target on average.
     Slots,
-    /// The client's rank: it works with so many slots of every target, the first ones or some drawn anew each round.
+    /// The client's rank: it works with the first so many slots of every target.
     Ranks,
+    /// Slots of every target that are drawn for the client anew each round.
+    Drawn,
     /// Nothing: all clients hold the same rank.
     None,
 }

@@ -351,7 +351,7 @@ impl StrategySettings {
                 against_secure_aggregation: None,
             },
             S::FsLora {} => StrategyTraits {
-                budget: BudgetUse::Ranks,
+                budget: BudgetUse::Drawn,
                 averages: true,
                 divides_by_owners: false,
                 merges: false,
@@ -367,7 +367,7 @@ impl StrategySettings {
                 against_secure_aggregation: None,
             },
             S::FedPlora {} => StrategyTraits {
-                budget: BudgetUse::Ranks,
+                budget: BudgetUse::Drawn,
                 averages: true,
                 divides_by_owners: true,
                 merges: false,

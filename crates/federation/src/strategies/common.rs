@@ -78,8 +78,8 @@ impl Common {
             _ => None,
         };
         let (aggregation, optimizer) = (settings.server.aggregate, settings.server.optimizer);
-        let differ =
-            settings.strategy.traits().budget == BudgetUse::Ranks && budgets.iter().any(|&b| b < settings.adapter.rank);
+        let differ = matches!(settings.strategy.traits().budget, BudgetUse::Ranks | BudgetUse::Drawn)
+            && budgets.iter().any(|&b| b < settings.adapter.rank);
         Common {
             clients,
             ranks: differ.then(|| budgets.to_vec()),

@@ -37,7 +37,7 @@ const PERPLEXITY: &str = "Perplexity: of the global model on the test split afte
 
 const NOTE: &str = "mean ± sample standard deviation over seeds; the best of each rank and column in bold. Upload, download (all clients, all rounds, as \
 serialised) and time of local training: of one run, mean over seeds and columns. Rank: what a client may send of each \
-target, `clients.budget` for lora-a2 and `adapter.rank` elsewhere.";
+target, `clients.budget` for lora-a2, fslora and fed-plora and `adapter.rank` elsewhere.";
 
 /// Whether the runs are of a language model.
 pub fn speaks(groups: &[Group<'_>]) -> bool {

@@ -120,7 +120,8 @@ fn budgets_are_used_as_the_traits_say() {
         assert_eq!(refused, (traits.budget == BudgetUse::None).then_some("clients.budget"), "{name}");
         let plan = start(&settings).0.plan(&server(RANK, 1));
         assert_eq!(traits.budget == BudgetUse::Slots, plan.selection.is_some(), "{name}");
-        assert_eq!(traits.budget == BudgetUse::Ranks, plan.ranks.is_some(), "{name}");
+        assert_eq!(matches!(traits.budget, BudgetUse::Ranks | BudgetUse::Drawn), plan.ranks.is_some(), "{name}");
+        assert_eq!(traits.budget == BudgetUse::Drawn, plan.draw.is_some(), "{name}");
     }
 }
 
@@ -243,6 +244,7 @@ fn the_table_of_the_docs_says_what_the_traits_say() {
         let ranks = match traits.budget {
             BudgetUse::Slots => "slots",
             BudgetUse::Ranks => "ranks",
+            BudgetUse::Drawn => "drawn",
             BudgetUse::None if traits.trains_weights => "–",
             BudgetUse::None => "same",
         };
