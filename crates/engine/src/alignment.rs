@@ -106,7 +106,8 @@ mod tests {
         };
         let (a0, a1, b0, b1) = (numbers(3, 5, 1), numbers(3, 5, 2), numbers(4, 3, 3), numbers(4, 3, 4));
         let (b0, b1) = (b0.transpose().to_owned(), b1.transpose().to_owned());
-        let cases: [(&Mat<f64>, &Mat<f64>, f64, [f64; 15], [f64; 12]); 3] = [
+        type Case<'c> = (&'c Mat<f64>, &'c Mat<f64>, f64, [f64; 15], [f64; 12]);
+        let cases: [Case<'_>; 3] = [
             (
                 &a1,
                 &a0,

@@ -42,13 +42,6 @@ impl Pool {
 
 /// The same settings for one client that always takes part.
 pub(crate) fn one_client(settings: &Settings) -> Settings {
-    let clients = ClientSettings {
-        count: 1,
-        per_round: None,
-        dropout: 0.0,
-        stragglers: None,
-        budget: Budget::Full,
-        ..settings.clients.clone()
-    };
+    let clients = ClientSettings { count: 1, per_round: None, dropout: 0.0, stragglers: None, budget: Budget::Full };
     Settings { clients, ..settings.clone() }
 }

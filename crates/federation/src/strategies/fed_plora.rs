@@ -64,16 +64,16 @@ mod tests {
         let mut after = before.clone();
         it.aggregate(&mut after, &sent).expect("aggregates");
         // Client 0 has 1 example, client 1 has 4.
-        for t in 0..2 {
+        for (t, start) in before.adapter.b.iter().enumerate() {
             for slot in 0..4 {
-                let (mut sum, mut weight) = (vec![0.0; before.adapter.b[t].cols], 0.0);
+                let (mut sum, mut weight) = (vec![0.0; start.cols], 0.0);
                 for (k, examples) in [1.0, 4.0].into_iter().enumerate() {
                     let Some(row) = slots[k][t].iter().position(|&s| s == slot) else { continue };
                     let own = &sent[k].factors[1].1[t];
                     sum.iter_mut().zip(&own.data[row * own.cols..]).for_each(|(s, v)| *s += examples * f64::from(*v));
                     weight += examples;
                 }
-                let (old, new) = (before.adapter.b[t].rows(&[slot]), after.adapter.b[t].rows(&[slot]));
+                let (old, new) = (start.rows(&[slot]), after.adapter.b[t].rows(&[slot]));
                 for ((new, old), sum) in new.data.iter().zip(old.data).zip(sum) {
                     let moved = if weight > 0.0 { sum / weight } else { 0.0 };
                     assert!((f64::from(*new) - f64::from(old) - moved).abs() < 1e-6, "target {t}, slot {slot}");

@@ -237,11 +237,11 @@ fn the_table_of_the_docs_says_what_the_traits_say() {
     for strategy in all() {
         let (name, traits) = (strategy.name(), strategy.traits());
         let cell = format!("`{name}`");
-        let row = rows.iter().find(|row| row.len() == 9 && row[1].starts_with(&cell));
+        let row = rows.iter().find(|row| row.len() == 10 && row[1].starts_with(&cell));
         let row = row.unwrap_or_else(|| panic!("{name} has no row in docs/methods.md"));
         let marks = row[1][cell.len()..].trim();
         assert_eq!(traits.our_form, marks == "*", "{name}: {marks}");
-        assert_eq!(traits.exchanges, marks != "‡" && row[3] != "nothing", "{name}");
+        assert_eq!(traits.exchanges, marks != "‡" && row[3] != "nothing" && row[4] != "nothing", "{name}");
         let ranks = match traits.budget {
             BudgetUse::Slots => "slots",
             BudgetUse::Ranks => "ranks",
@@ -249,9 +249,9 @@ fn the_table_of_the_docs_says_what_the_traits_say() {
             BudgetUse::None if traits.trains_weights => "–",
             BudgetUse::None => "same",
         };
-        assert_eq!(row[5], ranks, "{name}");
-        assert_eq!(row[6] == "yes", traits.against_secure_aggregation.is_none(), "{name}: {}", row[6]);
-        assert_eq!(row[7], if traits.averages { "yes" } else { "no" }, "{name}");
+        assert_eq!(row[6], ranks, "{name}");
+        assert_eq!(row[7] == "yes", traits.against_secure_aggregation.is_none(), "{name}: {}", row[7]);
+        assert_eq!(row[8], if traits.averages { "yes" } else { "no" }, "{name}");
         let paragraph = format!("**`{name}`**");
         assert!(page.contains(&paragraph), "{name} has no paragraph in docs/methods.md");
     }
