@@ -119,7 +119,8 @@ fn a_forecast_from_shapes_is_what_a_run_sends() {
     for strategy in STRATEGIES {
         for clients in ["[clients]\ncount = 4", "[clients]\ncount = 4\nper_round = 2\ndropout = 0.2"] {
             let mut settings = settings(strategy, &format!("{clients}\n[train]\nrounds = 8\nlr_a = 1e-3"));
-            if settings.strategy.name() == "lora-a2" {
+            let uses = settings.strategy.traits().budget;
+            if matches!(uses, bonfire_federation::BudgetUse::Slots | bonfire_federation::BudgetUse::Drawn) {
                 settings.clients.budget = bonfire_federation::Budget::Same(2);
             }
             let model = bonfire_tests::load(&bonfire_tests::fixture("roberta-tiny"), toy::CLASSES, &TargetKind::all());
