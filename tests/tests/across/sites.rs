@@ -144,11 +144,16 @@ fn rows_of(run: &mut Run) -> Vec<RoundMetrics> {
 }
 
 fn without_tests(row: &RoundMetrics) -> RoundMetrics {
-    let none = (None, None, None);
-    let (test_loss, test_accuracy, personal_accuracy) = none;
     // Nor does a server know how many clients its sites had in flight.
     let clock = RoundMetrics { seconds: 0.0, train_seconds: 0.0, times: None, in_flight: 0, ..row.clone() };
-    RoundMetrics { test_loss, test_accuracy, personal_accuracy, ..clock }
+    RoundMetrics {
+        test_loss: None,
+        test_accuracy: None,
+        test_macro_f1: None,
+        test_matthews: None,
+        personal_accuracy: None,
+        ..clock
+    }
 }
 
 /// The largest difference between two models, by the largest number of the second.
