@@ -101,6 +101,7 @@ impl<'p> Optimizer<'p> {
         }
         let device = parameters.device.clone();
         for (p, gradient) in parameters.trained.iter_mut().zip(gradients) {
+            // What branches that are not at their turn go back to.
             let before = self.terms.branches.map(|branches| (branches, p.state.clone()));
             let state = take(&mut p.state, &device);
             let constants = self.constants(p.lr);
@@ -111,7 +112,7 @@ impl<'p> Optimizer<'p> {
                 _ => adamw_step(constants, state, p.start.clone(), gradient, lanes.rates.clone()),
             };
             if let Some((branches, before)) = before {
-                let turn = branches::turn(branches, p.role, p.start.dims()[1], &lanes.own, &device);
+                let turn = branches::turn(branches, p.role, p.start.dims()[1], &lanes.own, &device); // [C, rows, 1]
                 p.state = branches::moved(&turn, before, take(&mut p.state, &device));
             }
             if let (Some(threshold), Role::Factor(_, Factor::Core)) = (self.terms.threshold, p.role) {
