@@ -36,6 +36,13 @@ pub const STRATEGIES: &[&str] = &[
     "name = \"fedsvd\"",
     "name = \"fed-sb\"",
     "name = \"fedpeptao\"\nlayers = 2\nlr = 0.2",
+    "name = \"local\"",
+    "name = \"pooled\"",
+    "name = \"fslora\"",
+    "name = \"fed-plora\"",
+    "name = \"fedrot-lora\"",
+    "name = \"la-lora\"",
+    "name = \"fedask\"",
 ];
 
 /// `examples` texts of 3 to 9 tokens; two of a text's tokens tell its class.
@@ -63,6 +70,7 @@ pub fn settings(text: &str) -> Settings {
     }
     let mut table: toml::Table = toml::from_str(text).expect("TOML");
     let privacy = table.remove("privacy").map(read);
+    let attack = table.remove("attack").map(read);
     let mut section = |name: &str, defaults: &str| {
         let mut section: toml::Table = toml::from_str(defaults).expect("TOML");
         if let Some(toml::Value::Table(given)) = table.remove(name) {
@@ -78,6 +86,7 @@ pub fn settings(text: &str) -> Settings {
         strategy: read(section("strategy", "name = \"fedit\"")),
         server: read(section("server", "")),
         privacy,
+        attack,
         evaluate: read(section("evaluate", "every = 1")),
         engine: read(section("engine", "")),
     }

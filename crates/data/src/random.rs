@@ -48,6 +48,10 @@ pub enum Use {
     Selection = 23,
     /// Drawing the rows of a split that is a share of another.
     Split = 24,
+    /// The random matrices that products are sketched with.
+    Sketch = 25,
+    /// Which clients mean harm, and the noise of those that send some.
+    Attack = 26,
     /// Writing the built-in corpus.
     Corpus = 13,
     /// Made-up texts and weights that only measure speed.

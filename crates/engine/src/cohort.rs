@@ -11,6 +11,8 @@ pub struct Member<'m> {
     pub rows: &'m [usize],
     /// Share of its local steps that it manages in this round, above 0 and at most 1; a straggler manages fewer.
     pub pace: f64,
+    /// Local steps to make in place of those of its epochs; its rows come round as often as that takes.
+    pub steps: Option<usize>,
     /// What it kept from earlier rounds.
     pub memory: Option<&'m ClientMemory>,
 }
@@ -21,11 +23,14 @@ pub type Cohort<'m> = [Member<'m>];
 impl<'m> Member<'m> {
     /// A client that manages all its steps and remembers nothing.
     pub fn new(client: usize, rows: &'m [usize]) -> Self {
-        Member { client, rows, pace: 1.0, memory: None }
+        Member { client, rows, pace: 1.0, steps: None, memory: None }
     }
 
     /// Local steps that it does: at least one.
     pub(crate) fn local_steps(&self, settings: &TrainSettings) -> usize {
+        if let Some(steps) = self.steps {
+            return steps.max(1);
+        }
         let all = settings.local_steps(self.rows.len());
         ((all as f64 * self.pace).ceil() as usize).clamp(1, all)
     }

@@ -93,6 +93,7 @@ impl<'r> DeviceRound<'r> {
             slots: self.plan.slots_of(member.client, self.global),
             movement: None,
             correction: None,
+            update_factor: self.plan.update_factor(member.client, self.global),
             probed_tokens: 0,
         }
     }
@@ -106,6 +107,7 @@ impl<'r> DeviceRound<'r> {
             slots: self.plan.slots_of(member.client, self.global),
             movement: resume(self.plan, self.global, member.memory),
             correction: server.map(|server| scaffold::correction(&roles, server, member.memory, self.global)),
+            update_factor: self.plan.update_factor(member.client, self.global),
             probed_tokens: 0,
         }
     }

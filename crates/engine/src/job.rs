@@ -58,6 +58,8 @@ pub(crate) struct ClientJob<'j> {
     pub movement: Option<Vec<Matrix>>,
     /// SCAFFOLD's correction of every role, over all slots.
     pub correction: Option<Vec<Matrix>>,
+    /// What its update is multiplied by, beside LoRA's scale.
+    pub update_factor: f32,
     /// Tokens that its probe has trained before.
     pub probed_tokens: u64,
 }

@@ -13,6 +13,7 @@
 //! * `T` tokens of a packed batch, `S` sequences, `N` rows that are scored, `K` classes, `V` tokens of a vocabulary.
 #![deny(missing_docs)]
 
+mod alignment;
 mod batch_schedule;
 mod capacity;
 mod cohort;
@@ -33,6 +34,7 @@ mod optimize;
 mod parameters;
 mod plan;
 mod problem;
+mod product_sketch;
 mod receive;
 mod role;
 mod room;
@@ -58,8 +60,8 @@ pub use generate::{Sampling, generate};
 pub use layer_score::layer_score;
 pub use memory::ClientMemory;
 pub use plan::{
-    Active, Branches, ClientPrivacy, LocalOptimizer, Named, Per, Plan, Private, Score, Selection, Start, TailPenalty,
-    Terms, Threshold,
+    Active, Alignment, Branches, ClientPrivacy, LocalOptimizer, Named, Others, Per, Plan, Private, ProductSketch,
+    Score, Selection, SlotDraw, Start, TailPenalty, Terms, Threshold,
 };
 pub use problem::Problem;
 pub use receive::MessageError;

@@ -11,15 +11,28 @@ use crate::batch_schedule::LaneStep;
 use crate::job::ClientJob;
 use crate::lanes::{pick, put, take};
 use crate::parameters::{Parameter, Parameters, position};
-use crate::terms::{branches, proximal, ridge, tail, threshold};
+use crate::terms::turns::{self, Turns};
+use crate::terms::{proximal, ridge, tail, threshold};
 use crate::{ClientPrivacy, LocalOptimizer, Plan, Role, RoleTensors, TailPenalty, Terms, TrainSettings};
 
 /// Which step each lane of the batch is at.
 pub(crate) struct LaneSteps {
     /// Factor on the learning rate and corrections of both moments, `[C, 3]`: see [`adamw_step`].
     pub rates: Tensor<2>,
+    /// The same for the head, where it makes other steps than the factors.
+    pub head: Option<Tensor<2>>,
     /// A client's own step from 1; `None`: nobody is here.
     pub own: Vec<Option<usize>>,
+}
+
+impl LaneSteps {
+    /// The rates of a trained tensor.
+    fn rates_of(&self, role: Role) -> &Tensor<2> {
+        match (&self.head, role) {
+            (Some(head), Role::Head(_)) => head,
+            _ => &self.rates,
+        }
+    }
 }
 
 /// How the clients of a round step.
@@ -27,6 +40,7 @@ pub(crate) struct Optimizer<'p> {
     settings: &'p TrainSettings,
     clip_norm: Option<f64>,
     terms: &'p Terms,
+    turns: Option<Turns>,
     amended: Option<Amended<'p>>,
 }
 
@@ -47,7 +61,7 @@ impl<'p> Optimizer<'p> {
             LocalOptimizer::AdamW => None,
             LocalOptimizer::Amended { own, second, direction } => Some(Amended { own: *own, second, direction }),
         };
-        Optimizer { settings, clip_norm, terms: &plan.terms, amended }
+        Optimizer { settings, clip_norm, terms: &plan.terms, turns: Turns::of(&plan.terms), amended }
     }
 
     /// Gives clients that begin, whose lanes are zero, what they start from besides their movement.
@@ -96,24 +110,29 @@ impl<'p> Optimizer<'p> {
         if let Some(tail) = self.terms.tail.filter(|tail| tail.weight > 0.0) {
             push_tails(tail, parameters, &mut gradients);
         }
+        let device = parameters.device.clone();
+        let turn = |turns: Turns, p: &Parameter| turns.mask(p.role, p.start.dims()[1], &lanes.own, &device);
+        if let Some(turns) = self.turns.filter(|turns| turns.freezes_gradients()) {
+            for (p, gradient) in parameters.trained.iter().zip(&mut gradients) {
+                *gradient = gradient.clone() * turn(turns, p);
+            }
+        }
         if let Some(limit) = self.clip_norm {
             gradients = clipped(gradients, limit);
         }
-        let device = parameters.device.clone();
         for (p, gradient) in parameters.trained.iter_mut().zip(gradients) {
-            // What branches that are not at their turn go back to.
-            let before = self.terms.branches.map(|branches| (branches, p.state.clone()));
+            // What was not at its turn goes back to where it was.
+            let before = self.turns.map(|turns| (turns, p.state.clone()));
             let state = take(&mut p.state, &device);
-            let constants = self.constants(p.lr);
+            let (constants, rates) = (self.constants(p.lr), lanes.rates_of(p.role));
             p.state = match (&self.amended, &mut p.terms.fedlada) {
                 (Some(Amended { own, .. }), Some(fedlada)) => {
-                    fedlada.step(constants, *own, state, &p.start, gradient, &lanes.rates)
+                    fedlada.step(constants, *own, state, &p.start, gradient, rates)
                 }
-                _ => adamw_step(constants, state, p.start.clone(), gradient, lanes.rates.clone()),
+                _ => adamw_step(constants, state, p.start.clone(), gradient, rates.clone()),
             };
-            if let Some((branches, before)) = before {
-                let turn = branches::turn(branches, p.role, p.start.dims()[1], &lanes.own, &device); // [C, rows, 1]
-                p.state = branches::moved(&turn, before, take(&mut p.state, &device));
+            if let Some((turns, before)) = before {
+                p.state = turns::moved(&turn(turns, p), before, take(&mut p.state, &device));
             }
             if let (Some(threshold), Role::Factor(_, Factor::Core)) = (self.terms.threshold, p.role) {
                 p.state.movement = threshold::shrink(threshold, &p.start, p.state.movement.clone());
@@ -146,15 +165,19 @@ impl<'p> Optimizer<'p> {
     /// What the step needs to know of each lane.
     pub fn lane_steps(&self, lanes: &[LaneStep], jobs: &[ClientJob], device: &Device) -> LaneSteps {
         let TrainSettings { schedule, warmup_steps, betas, .. } = *self.settings;
-        let rates = |lane: &LaneStep| {
+        let rates = |lane: &LaneStep, role: Role| {
             let Some((job, own)) = *lane else { return [0.0, 1.0, 1.0] };
-            let updates = branches::updates(self.terms.branches, own) as i32;
+            let updates = self.turns.map_or(own, |turns| turns.updates(role, own)) as i32;
             let [first, second] = betas.map(|beta| 1.0 / (1.0 - beta.powi(updates)));
             [schedule.factor(own - 1, jobs[job].steps, warmup_steps), first, second]
         };
-        let numbers: Vec<f32> = lanes.iter().flat_map(rates).map(|v| v as f32).collect();
+        let rates = |role: Role| {
+            let numbers: Vec<f32> = lanes.iter().flat_map(|lane| rates(lane, role)).map(|v| v as f32).collect();
+            Tensor::from_data(TensorData::new(numbers, [lanes.len(), 3]), device)
+        };
         LaneSteps {
-            rates: Tensor::from_data(TensorData::new(numbers, [lanes.len(), 3]), device),
+            rates: rates(Role::Factor(0, Factor::A)),
+            head: self.turns.filter(|turns| turns.head_differs()).map(|_| rates(Role::Head(0))),
             own: lanes.iter().map(|lane| lane.map(|(_, own)| own)).collect(),
         }
     }

@@ -55,6 +55,11 @@ pub(crate) struct Parameters {
     /// Lanes of the batch, C.
     pub lanes: usize,
     not_finite: NotFinite,
+    /// What each client's update is multiplied by, `[C]`, and the same on the device `[C, 1, 1]`; `None`: nothing.
+    update_factors: Option<(Vec<f32>, Tensor<3>)>,
+    /// Slots that a client does not train are in the backbone, and so are those that it trains, as they began: these are taken
+    /// off again beside the trained ones.
+    beside_frozen: bool,
     /// Whether no lane has held a client yet: all movement and moments are still zero.
     fresh: bool,
     pub device: Device,
@@ -126,6 +131,8 @@ impl Parameters {
             roles: Role::all(plan, global),
             lanes,
             not_finite: settings.not_finite,
+            update_factors: plan.draws_anew().then(|| (vec![1.0; lanes], Tensor::ones([lanes, 1, 1], device))),
+            beside_frozen: plan.keeps_frozen_slots(),
             fresh: true,
             device: device.clone(),
         }
@@ -156,7 +163,14 @@ impl Parameters {
         }
         let update = |(factors, target): (Vec<Tensor<3>>, &TargetState)| {
             (target.slots() > 0).then(|| {
-                let (a, b) = plain(factors);
+                let (mut a, mut b) = plain(factors);
+                if self.beside_frozen {
+                    let start = |factor| target.device[index(factor)].clone().autodiff();
+                    (a, b) = (beside(a, start(Factor::A)), beside(b, start(Factor::B).neg()));
+                }
+                if let Some((_, factors)) = &self.update_factors {
+                    b = b * factors.clone().autodiff();
+                }
                 LowRank { a, b, used: target.counts.clone(), scale: self.scale }
             })
         };
@@ -168,6 +182,10 @@ impl Parameters {
     /// left of its slots).
     pub fn reset(&mut self, starts: &[(usize, &ClientJob)]) {
         self.load_slots(starts);
+        if let Some((factors, on_device)) = &mut self.update_factors {
+            starts.iter().for_each(|(lane, job)| factors[*lane] = job.update_factor);
+            *on_device = Tensor::from_data(TensorData::new(factors.clone(), [self.lanes, 1, 1]), &self.device);
+        }
         let keep = (starts.len() < self.lanes).then(|| self.keep_all_but(starts.iter().map(|(lane, _)| *lane)));
         for p in &mut self.trained {
             if !self.fresh {
@@ -200,8 +218,9 @@ impl Parameters {
         if choosing().next().is_none() {
             return;
         }
+        let rows_a_slot = if self.beside_frozen { 2 } else { 1 };
         for (t, target) in self.targets.iter_mut().enumerate() {
-            target.load_slots(choosing().map(|(lane, slots)| (lane, slots[t].as_slice())), &self.device);
+            target.load_slots(rows_a_slot, choosing().map(|(lane, slots)| (lane, slots[t].as_slice())), &self.device);
         }
         for p in &mut self.trained {
             if let Role::Factor(t, factor) = p.role {
@@ -241,6 +260,13 @@ pub(crate) fn position(roles: &[Role], role: Role) -> usize {
     roles.iter().position(|other| *other == role).expect("a role of the plan")
 }
 
+/// Slot by slot the rows of `x` and of `y` in turn: `[C, 2·slots, width]`.
+fn beside(x: Tensor<3>, y: Tensor<3>) -> Tensor<3> {
+    let [clients, slots, width] = x.dims();
+    let pairs: Tensor<4> = Tensor::cat(vec![x.unsqueeze_dim(2), y.unsqueeze_dim(2)], 2);
+    pairs.reshape([clients, 2 * slots, width])
+}
+
 /// A `[C|1, slots, d_in]` and B `[C|1, slots, d_out]` of a target's update, with what stands between them in B.
 fn plain(mut factors: Vec<Tensor<3>>) -> (Tensor<3>, Tensor<3>) {
     let core = (factors.len() > 2).then(|| factors.remove(2));
@@ -264,12 +290,17 @@ impl TargetState {
         self.chosen.as_ref().map(|chosen| chosen[lane].len())
     }
 
-    /// Gives clients their slots: one transfer a factor, whoever begins.
-    fn load_slots<'s>(&mut self, starts: impl Iterator<Item = (usize, &'s [usize])>, device: &Device) {
+    /// Gives clients their slots: one transfer a factor, whoever begins. The kernels read `rows_a_slot` rows a slot.
+    fn load_slots<'s>(
+        &mut self,
+        rows_a_slot: usize,
+        starts: impl Iterator<Item = (usize, &'s [usize])>,
+        device: &Device,
+    ) {
         let most = self.slots();
         let Some(chosen) = &mut self.chosen else { return };
         starts.for_each(|(lane, slots)| chosen[lane] = slots.to_vec());
-        self.counts = Some(SlotCounts::new(chosen.iter().map(Vec::len).collect()));
+        self.counts = Some(SlotCounts::new(chosen.iter().map(|slots| rows_a_slot * slots.len()).collect()));
         if most == 0 {
             return;
         }

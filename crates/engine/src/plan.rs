@@ -1,7 +1,9 @@
 //! The server's orders for one round: pure data, the same for every client save where a list says so.
 
+mod draw;
 mod message;
 mod objective;
+mod reshape;
 
 use std::collections::BTreeMap;
 
@@ -9,7 +11,9 @@ use bonfire_models::{Adapter, DeltaLog, Factor, Matrix};
 use serde::{Deserialize, Serialize};
 
 use crate::{Probe, TargetSlots};
+pub use draw::{Others, SlotDraw};
 pub use objective::{Branches, ClientPrivacy, LocalOptimizer, Private, TailPenalty, Terms, Threshold};
+pub use reshape::{Alignment, ProductSketch};
 
 /// Tensors by name, as messages and files hold them.
 pub type Named = BTreeMap<String, Matrix>;
@@ -84,6 +88,9 @@ pub struct Plan {
     pub live: Option<TargetSlots>,
     /// Ranks of the clients: client `k` works with the first `ranks[k]` of the live slots of every target.
     pub ranks: Option<Vec<usize>>,
+    /// The slots of `ranks` are not the first ones but drawn for every client and round; `None`: the first ones.
+    #[serde(default)]
+    pub draw: Option<SlotDraw>,
     /// How each client chooses among its slots; `None`: all of them train.
     pub selection: Option<Selection>,
     /// Whether the head trains too.
@@ -100,6 +107,12 @@ pub struct Plan {
     pub optimizer: LocalOptimizer,
     /// What clients keep for themselves.
     pub private: Private,
+    /// How clients turn their slots before they send them.
+    #[serde(default)]
+    pub align: Option<Alignment>,
+    /// Clients send these sketches of their product in place of its factors.
+    #[serde(default)]
+    pub sketch: Option<ProductSketch>,
     /// What is done to an upload for privacy before it leaves.
     pub privacy: ClientPrivacy,
     /// Each client also reports, layer by layer, how much the states of its first batch say ([`crate::layer_score`]).
@@ -116,6 +129,7 @@ impl Plan {
             active,
             live: None,
             ranks: None,
+            draw: None,
             selection: None,
             train_head: false,
             lr_a,
@@ -124,6 +138,8 @@ impl Plan {
             terms: Terms::default(),
             optimizer: LocalOptimizer::default(),
             private: Private::default(),
+            align: None,
+            sketch: None,
             privacy: ClientPrivacy::Off,
             layer_scores: false,
             seeded: false,
@@ -143,17 +159,48 @@ impl Plan {
         !self.train_head && !self.active.factors().is_empty() && gone()
     }
 
-    /// The slots that `client` works with; `None`: all of them.
+    /// The slots that `client` trains, or chooses among; `None`: all of them.
     pub fn slots_of(&self, client: usize, global: &Adapter) -> Option<TargetSlots> {
         if self.live.is_none() && self.ranks.is_none() {
             return None;
         }
         let all = || TargetSlots::first(global.rank, global.targets.len());
         let mut slots = self.live.clone().unwrap_or_else(all);
-        if let Some(ranks) = &self.ranks {
-            slots.truncate(|_| ranks[client]);
+        match (&self.ranks, &self.draw) {
+            (Some(ranks), None) => slots.truncate(|_| ranks[client]),
+            (Some(ranks), Some(draw)) => slots = draw.draw(&slots, self.round, client, ranks[client]),
+            (None, _) => {}
         }
         Some(slots)
+    }
+
+    /// The slots that `client` must hold to begin: those it trains, and what it computes with besides. `None`: all of them.
+    pub fn slots_held(&self, client: usize, global: &Adapter) -> Option<TargetSlots> {
+        if self.keeps_frozen_slots() { self.live.clone() } else { self.slots_of(client, global) }
+    }
+
+    /// Whether a client's slots may be others in the next round, so that what it holds of the last ones is of no use.
+    pub fn draws_anew(&self) -> bool {
+        self.draw.as_ref().is_some_and(|draw| draw.others == Others::Absent)
+    }
+
+    /// Whether slots that a client does not train stay in its model.
+    pub(crate) fn keeps_frozen_slots(&self) -> bool {
+        self.draw.as_ref().is_some_and(|draw| draw.others == Others::Frozen)
+    }
+
+    /// Whether the round's start is folded into the backbone of all clients: with one active factor the update is linear in
+    /// what moves, and where slots are frozen beside those that train they are the same for all.
+    pub(crate) fn folds(&self) -> bool {
+        self.active.folds() || self.keeps_frozen_slots()
+    }
+
+    /// What a client's update is multiplied by, beside LoRA's scale.
+    pub(crate) fn update_factor(&self, client: usize, global: &Adapter) -> f32 {
+        match (&self.ranks, self.draws_anew()) {
+            (Some(ranks), true) => (global.rank as f64 / ranks[client] as f64) as f32,
+            _ => 1.0,
+        }
     }
 }
 

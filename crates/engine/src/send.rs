@@ -5,6 +5,7 @@ use bonfire_data::random::{NoiseKey, Use};
 use bonfire_models::{Adapter, Factor, Matrix};
 use rand::{Rng, RngExt};
 
+use crate::alignment::align;
 use crate::job::{ClientJob, Outcome};
 use crate::terms::{scaffold, tail};
 use crate::{
@@ -31,6 +32,9 @@ pub(crate) fn upload(
             slots = Some(left);
         }
     }
+    if let Some(alignment) = plan.align {
+        align(alignment, global, &roles, &mut movement);
+    }
     let mut kept = ClientMemory::default();
     let mut aux = Vec::new();
     if plan.terms.variate.is_some() {
@@ -44,12 +48,16 @@ pub(crate) fn upload(
     if let Some(scores) = layer_scores {
         aux.push((Aux::LayerScores, vec![scores]));
     }
+    if let Some(sketch) = &plan.sketch {
+        aux.push((Aux::ProductSketches, sketch.of(plan.round, global, &roles, &movement)));
+    }
     if !plan.private.is_nothing() {
         let all = slots.unwrap_or_else(|| all_slots(global));
         let (leaving, shared, own) = keep_private(plan, global, &roles, movement, all);
         (movement, slots, kept.own) = (leaving, Some(shared), own);
     }
     let sent = |role: &Role| match role {
+        Role::Factor(..) if plan.sketch.is_some() => false,
         Role::Factor(_, factor) => !plan.private.factors.contains(factor),
         Role::Weight(_) => true,
         Role::Head(_) => !plan.private.head,

@@ -47,7 +47,8 @@ pub(crate) fn sketch_of(
     let layer_scores = plan.layer_scores.then(|| Matrix::zeros(1, layers(global)));
     let outcome = Outcome { report: movement.clone(), movement, layer_scores, steps: 1, ..Outcome::default() };
     let member = Member::new(client, &[0]);
-    let job = ClientJob { member, steps: 1, slots, movement: None, correction: None, probed_tokens: 0 };
+    let update_factor = plan.update_factor(client, global);
+    let job = ClientJob { member, steps: 1, slots, movement: None, correction: None, update_factor, probed_tokens: 0 };
     // Made-up numbers have nothing to protect, so their noise may come from the run's seed.
     upload(plan, global, settings, &NoiseKey::Seed(settings.seed), &job, outcome)
 }

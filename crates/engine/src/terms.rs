@@ -12,6 +12,7 @@ pub(crate) mod ridge;
 pub(crate) mod scaffold;
 pub(crate) mod tail;
 pub(crate) mod threshold;
+pub(crate) mod turns;
 pub(crate) mod watched;
 
 use burn::tensor::Tensor;

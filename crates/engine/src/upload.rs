@@ -56,6 +56,8 @@ pub enum Aux {
     SecondMoments,
     /// A score a layer, `[1, layers]`.
     LayerScores,
+    /// Two sketches of every target's product, one after the other: see [`crate::ProductSketch`].
+    ProductSketches,
 }
 
 /// What every message begins with.

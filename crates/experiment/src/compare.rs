@@ -2,6 +2,7 @@
 //! seed, and leaves an ordinary run folder; what is there already is not run again, and what was cut is gone on with.
 
 mod folder;
+mod gain;
 mod grid;
 mod outputs;
 mod results;

@@ -6,7 +6,9 @@ use bonfire_engine::{Role, Upload};
 use bonfire_models::{Adapter, Factor, Matrix, standard_normal};
 
 use crate::client_products::in_order;
+use crate::robust::{believed, near_median};
 use crate::server_optimizer::{Moved, step};
+use crate::smoothing::smooth;
 use crate::{Aggregation, Norm, ServerOptimizer, State};
 
 /// How the server combines movements; `Rule::default()` is plain FedAvg.
@@ -18,6 +20,8 @@ pub struct Rule {
     pub optimizer: ServerOptimizer,
     /// Noise on the mean.
     pub noise: Option<CentralNoise>,
+    /// σ of the Laplacian smoothing of what factors moved by, after the noise; 0: none.
+    pub smoothing: f64,
 }
 
 /// Gaussian noise on the mean of clipped uploads (DP-FedAvg, McMahan et al., arXiv 1710.06963).
@@ -46,6 +50,8 @@ impl Rule {
     /// Brings `adapter` from the start of `round` to its end; `state` is the server's memory.
     pub fn apply(&self, adapter: &mut Adapter, state: &mut State, round: usize, uploads: &[Upload], norm: Norm) {
         let uploads = in_order(uploads);
+        let believed = believed(self.aggregation, &uploads);
+        let uploads: Vec<&Upload> = believed.iter().map(|upload| upload.as_ref()).collect();
         let Some(first) = uploads.first() else { return };
         let mut number = 0;
         let mut noised = |moved: &mut Moved| {
@@ -60,6 +66,7 @@ impl Rule {
                     if factor == Factor::A { (matrix.cols, matrix.rows) } else { (matrix.rows, matrix.cols) };
                 let mut moved = self.combine(&uploads, &lists, rank, width, norm);
                 noised(&mut moved);
+                smooth(&mut moved.values, width, self.smoothing);
                 step(self.optimizer, state, Role::Factor(target, factor), &mut moved);
                 add(matrix, factor == Factor::A, &moved);
             }
@@ -103,7 +110,7 @@ impl Rule {
             moved.touched[slot] = true;
             let out = &mut moved.values[slot * width..(slot + 1) * width];
             match self.aggregation {
-                Aggregation::Mean {} => {
+                Aggregation::Mean {} | Aggregation::NormClip { .. } => {
                     let below = match norm {
                         Norm::All => total,
                         Norm::Choosers => rows.iter().map(|(w, _)| w).sum(),
@@ -135,8 +142,8 @@ impl Rule {
     }
 }
 
-/// Median or trimmed mean, number by number and without weights (Yin et al., arXiv 1803.01498); `absent` clients count
-/// as zero.
+/// Median, trimmed mean (Yin et al., arXiv 1803.01498), what Bulyan makes of those it chose, or the plain mean of those that Krum did:
+/// number by number and without weights; `absent` clients count as zero.
 fn robust(aggregation: Aggregation, rows: &[(f64, &[f32])], absent: usize, out: &mut [f64]) {
     let mut values = vec![0.0; rows.len() + absent];
     for (i, out) in out.iter_mut().enumerate() {
@@ -146,7 +153,12 @@ fn robust(aggregation: Aggregation, rows: &[(f64, &[f32])], absent: usize, out: 
         let n = values.len();
         let cut = match aggregation {
             Aggregation::TrimmedMean { trim } => ((trim * n as f64) as usize).min((n - 1) / 2),
-            _ => (n - 1) / 2,
+            Aggregation::Median {} => (n - 1) / 2,
+            Aggregation::Bulyan { attackers } => {
+                *out = near_median(&mut values, n.saturating_sub(2 * attackers));
+                continue;
+            }
+            _ => 0,
         };
         let middle = &values[cut..n - cut];
         *out = middle.iter().sum::<f64>() / middle.len() as f64;

@@ -5,15 +5,15 @@ use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
 use bonfire_data::Shards;
-use bonfire_data::random::{Use, stream};
 use bonfire_engine::{
     ClientMemory, Engine, EngineError, Evaluation, Member, Plan, Private, Progress, RowEvaluation, Split, Start,
     TokenizedData, Trained, Upload, personal, summarise,
 };
 use bonfire_models::{Adapter, Model};
-use rand::RngExt;
 
+use crate::attack::spoil;
 use crate::data_checksum::data_checksum;
+use crate::pool::Pool;
 use crate::{Server, Settings};
 
 /// Clients with their data on the devices of one process.
@@ -29,6 +29,8 @@ pub(crate) struct Clients {
     pub private: Private,
     /// Of the texts and of who holds them.
     pub data_checksum: String,
+    /// The federation that the one client stands for, where rows are pooled.
+    pub pool: Option<Pool>,
 }
 
 impl Clients {
@@ -37,7 +39,17 @@ impl Clients {
         let engine = Engine::new(models, data.train, settings.train.clone(), settings.engine.clone());
         let (memories, private) = (BTreeMap::new(), Private::default());
         let (validation, test) = (data.validation, data.test);
-        Clients { settings: settings.clone(), engine, validation, test, shards, memories, private, data_checksum }
+        Clients {
+            settings: settings.clone(),
+            engine,
+            validation,
+            test,
+            shards,
+            memories,
+            private,
+            data_checksum,
+            pool: None,
+        }
     }
 
     /// Local training of `cohort`; `on` may break off.
@@ -51,21 +63,15 @@ impl Clients {
         let member = |&client: &usize| Member {
             client,
             rows: &self.shards.train[client],
-            pace: self.pace(plan.round, client),
+            pace: self.settings.pace(plan.round, client),
+            steps: self.pool.as_ref().map(|pool| pool.steps(plan.round)),
             memory: self.memories.get(&client),
         };
-        self.engine.train(plan, start, &cohort.iter().map(member).collect::<Vec<_>>(), on)
-    }
-
-    /// Share of its local steps that `client` manages in `round`.
-    fn pace(&self, round: usize, client: usize) -> f64 {
-        let Some(stragglers) = self.settings.clients.stragglers else { return 1.0 };
-        let mut rng = stream(self.settings.train.seed, Use::Pace, round as u64, client as u64, 0);
-        if rng.random_bool(stragglers.share) {
-            stragglers.least + (1.0 - stragglers.least) * rng.random::<f64>()
-        } else {
-            1.0
-        }
+        let trained = self.engine.train(plan, start, &cohort.iter().map(member).collect::<Vec<_>>(), on)?;
+        Ok(trained.map_continue(|mut trained| {
+            spoil(&self.settings, plan.round, self.shards.train.len(), &mut trained.uploads);
+            trained
+        }))
     }
 
     /// Clients that keep a part of the model for themselves, each with its own model as one plain adapter over the

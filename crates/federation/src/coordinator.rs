@@ -163,6 +163,7 @@ impl Coordinator {
     /// # Errors
     /// An ε that no noise reaches then.
     pub fn with_known_cohorts(mut self) -> Result<Self, FederationError> {
+        self.settings.refuse_pooled()?;
         let clients = self.clients();
         self.protection = self.protection.with_known_cohorts(&self.settings, clients)?;
         self.strategy = build(&self.settings, &self.protection, self.settings.budgets(clients)?);
@@ -187,6 +188,7 @@ impl Coordinator {
         let down = ledger.download(plan, &self.server, stayed);
         let lost = ledger.download(plan, &self.server, dropped);
         let (up, sizes) = ledger.upload(uploads);
+        let exchanges = self.settings.strategy.traits().exchanges;
         let mut next = self.server.clone();
         let counted = self.protection.counted(plan, &self.server.adapter, &self.settings, uploads);
         let uploads = counted.as_ref();
@@ -209,6 +211,9 @@ impl Coordinator {
             self.restarted = round;
         }
         (self.server, self.ledger) = (next, ledger);
+        if !exchanges {
+            return Ok((Traffic::default(), vec![0; sizes.len()]));
+        }
         Ok((up.with_downloads(down, lost), sizes))
     }
 

@@ -94,9 +94,11 @@ impl Download {
         // A site that has only its clients' slots can be told all of them only from the beginning.
         let since = if limited && clients.is_none() { 0 } else { since.min(server.round + 1) };
         let newer = ledger.newer_than(since);
+        let ever = plan.draws_anew().then(|| ledger.newer_than(0));
+        let sent = |f: Factor| newer.factor(f) || ever.as_ref().is_some_and(|ever| ever.factor(f));
         let mut parts = BTreeMap::new();
         let adapter = &server.adapter;
-        for factor in Factor::ALL.into_iter().filter(|&f| newer.factor(f) && !adapter.factor(f).is_empty()) {
+        for factor in Factor::ALL.into_iter().filter(|&f| sent(f) && !adapter.factor(f).is_empty()) {
             if plan.seeded && factor != Factor::Core {
                 continue;
             }
@@ -252,7 +254,7 @@ fn sent_slots(plan: &Plan, adapter: &Adapter, factor: Factor, clients: Option<&[
     let (rank, targets) = (adapter.rank, adapter.targets.len());
     let all = || TargetSlots::first(rank, targets);
     let Some(clients) = clients else { return all() };
-    let given: Vec<_> = clients.iter().map(|&client| plan.slots_of(client, adapter).unwrap_or_else(all)).collect();
+    let given: Vec<_> = clients.iter().map(|&client| plan.slots_held(client, adapter).unwrap_or_else(all)).collect();
     let anybodys = |t: usize| given.iter().flat_map(|slots| &slots[t]).copied().collect();
     let mut slots: TargetSlots = (0..targets).map(anybodys).collect();
     slots.retain(|t, slot| slot < plan.private.from_row(t, factor, rank));

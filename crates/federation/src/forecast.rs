@@ -45,6 +45,9 @@ pub fn forecast(
     if let Some(problem) = settings.problem() {
         return Err(problem.into());
     }
+    if !settings.strategy.traits().exchanges {
+        return Ok(Forecast::default());
+    }
     let clients = settings.clients.count;
     let protection = Protection::simulated(settings, clients)?;
     let strategy = build(settings, &protection, settings.budgets(clients)?);

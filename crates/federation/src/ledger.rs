@@ -132,9 +132,11 @@ impl Ledger {
     fn message(&self, plan: &Plan, server: &Server, client: usize) -> (u64, u64) {
         let adapter = &server.adapter;
         let newer = self.versions.map(|version| version > self.seen[client]);
-        let slots = plan.slots_of(client, adapter);
+        let slots = plan.slots_held(client, adapter);
+        // Of slots drawn anew a client may hold none.
+        let sent = |f: Factor| newer[part(f)] || (plan.draws_anew() && self.versions[part(f)] > 0);
         let mut params = 0;
-        for factor in Factor::ALL.into_iter().filter(|&f| newer[part(f)] && !adapter.factor(f).is_empty()) {
+        for factor in Factor::ALL.into_iter().filter(|&f| sent(f) && !adapter.factor(f).is_empty()) {
             if plan.seeded && factor != Factor::Core {
                 continue;
             }

@@ -4,6 +4,7 @@
 pub mod accountant;
 mod aggregate;
 pub mod algebra;
+mod attack;
 mod checkpoint;
 mod client_products;
 mod clients;
@@ -16,13 +17,16 @@ mod initial_adapter;
 mod ledger;
 mod metrics;
 mod overlap;
+mod pool;
 mod protection;
+mod robust;
 mod rounds;
 mod run;
 mod server;
 mod server_optimizer;
 mod settings;
 mod site;
+mod smoothing;
 mod state;
 mod strategies;
 
@@ -37,9 +41,9 @@ pub use metrics::{BestRound, ClientMetrics, ClientSpread, MemoryUse, RoundMetric
 pub use run::{Event, Run};
 pub use server::Server;
 pub use settings::{
-    AdapterSettings, AdapterStart, Aggregation, BestBy, Budget, BudgetName, BudgetUse, ClientSettings, EvaluateOn,
-    EvaluateSettings, HeadMode, Norm, PrivacySettings, Prune, Publish, ServerOptimizer, ServerSettings, Settings,
-    Spent, Stragglers, StrategySettings, StrategyTraits, Weights,
+    AdapterSettings, AdapterStart, Aggregation, AttackSettings, BestBy, Budget, BudgetName, BudgetUse, ClientSettings,
+    EvaluateOn, EvaluateSettings, First, HeadMode, Norm, PrivacySettings, Prune, Publish, ServerOptimizer,
+    ServerSettings, Settings, Spent, Stragglers, StrategySettings, StrategyTraits, Weights,
 };
 pub use site::Site;
 pub use state::State;

@@ -5,7 +5,9 @@ use bonfire_engine::{Choice, ClientMemory, Estimate, Progress, TokenizedData, sk
 use bonfire_models::{Adapter, Model};
 use burn::tensor::Device;
 
+use crate::attack::poison;
 use crate::clients::Clients;
+use crate::pool::Pool;
 use crate::{ClientMetrics, Coordinator, FederationError, RoundMetrics, Server, Settings, Weights};
 
 /// What happens in a run, as it happens.
@@ -50,8 +52,18 @@ impl Run {
         data: TokenizedData,
         shards: Shards,
     ) -> Result<Self, FederationError> {
+        if let Some(problem) = settings.problem() {
+            return Err(problem.into());
+        }
+        let mut data = data;
+        poison(&settings, &mut data, &shards)?;
+        let (pool, settings, shards) = match Pool::of(&settings, &shards) {
+            Some((pool, settings, shards)) => (Some(pool), settings, shards),
+            None => (None, settings, shards),
+        };
         let coordinator = Coordinator::new(settings, models[0].as_ref(), shards.train.len())?;
         let mut clients = Clients::new(coordinator.settings(), models, data, shards);
+        clients.pool = pool;
         clients.engine.draw_noise_from(coordinator.protection.key.clone());
         clients.engine.check_memory(coordinator.trainable_params())?;
         Ok(Run { coordinator, clients })

@@ -2,6 +2,7 @@
 //! Checked here, beside its owner.
 
 mod adapter_start;
+mod attack;
 mod clients;
 mod composition;
 mod evaluate;
@@ -22,12 +23,13 @@ use serde::{Deserialize, Serialize};
 use crate::FederationError;
 
 pub use adapter_start::AdapterStart;
+pub use attack::AttackSettings;
 pub use clients::{Budget, BudgetName, ClientSettings, Stragglers};
 pub use evaluate::{BestBy, EvaluateOn, EvaluateSettings};
 pub(crate) use privacy::Mechanism;
 pub use privacy::{PrivacySettings, Publish, Spent};
 pub use server::{Aggregation, ServerOptimizer, ServerSettings, Weights};
-pub use strategy::{BudgetUse, Norm, Prune, StrategySettings};
+pub use strategy::{BudgetUse, First, Norm, Prune, StrategySettings};
 pub use strategy_traits::StrategyTraits;
 
 /// Everything a run is told.
@@ -45,6 +47,8 @@ pub struct Settings {
     pub server: ServerSettings,
     /// What is done so that an upload tells little about its client.
     pub privacy: Option<PrivacySettings>,
+    /// Clients that mean harm.
+    pub attack: Option<AttackSettings>,
     /// When to evaluate.
     pub evaluate: EvaluateSettings,
     /// How the work is done on the devices.
@@ -146,6 +150,17 @@ impl Settings {
             chance > 0.0 && stream(seed, Use::Dropout, round as u64, client as u64, 0).random_bool(chance)
         };
         cohort.iter().partition(|&&client| !drops(client))
+    }
+
+    /// Share of its local steps that `client` manages in `round`.
+    pub(crate) fn pace(&self, round: usize, client: usize) -> f64 {
+        let Some(stragglers) = self.clients.stragglers else { return 1.0 };
+        let mut rng = stream(self.train.seed, Use::Pace, round as u64, client as u64, 0);
+        if rng.random_bool(stragglers.share) {
+            stragglers.least + (1.0 - stragglers.least) * rng.random::<f64>()
+        } else {
+            1.0
+        }
     }
 
     /// What clients do for privacy before an upload leaves.

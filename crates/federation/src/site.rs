@@ -8,6 +8,7 @@ use bonfire_data::Shards;
 use bonfire_engine::{Evaluation, Plan, Progress, TokenizedData, Trained, summarise};
 use bonfire_models::{Adapter, Model};
 
+use crate::attack::poison;
 use crate::checkpoint::{Checkpoint, CheckpointError, Written};
 use crate::clients::Clients;
 use crate::{Coordinator, Download, DownloadError, FederationError, Ledger, Server, Settings};
@@ -37,6 +38,9 @@ impl Site {
         shards: Shards,
         own: Vec<usize>,
     ) -> Result<Self, FederationError> {
+        settings.refuse_pooled()?;
+        let mut data = data;
+        poison(&settings, &mut data, &shards)?;
         let start = Coordinator::new(settings.clone(), models[0].as_ref(), shards.train.len())?;
         let mut clients = Clients::new(&settings, models, data, shards);
         // A secret of its own: what the site's noise hides is hidden from the server too.

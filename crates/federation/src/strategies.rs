@@ -1,21 +1,27 @@
 //! The strategies: each is data plus one formula. One file each, the paper on top.
 
+mod baselines;
 mod build;
 mod common;
 mod dfl;
+mod fed_plora;
 mod fed_sb;
+mod fedask;
 mod fedex_lora;
 mod fedit;
 mod fedlada;
 mod fedpeptao;
+mod fedrot_lora;
 mod fedsa_lora;
 mod fedsvd;
 mod ffa_lora;
 mod flexlora;
 mod flora;
 mod florist;
+mod fslora;
 mod full;
 mod hetlora;
+mod la_lora;
 mod lora_a2;
 mod lora_fair;
 mod raflora;

@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used)]
 
 mod accounting;
+mod attacks;
+mod baselines;
 #[path = "../../support/cases.rs"]
 mod cases;
 mod checkpoints;

@@ -44,6 +44,17 @@ function head() {
 function summary() {
   const part = section("Summary", "summary");
   const or = (words) => (v) => (v === undefined || v === null ? "–" : words(v));
+  // Where both baselines are there, of the same data, seed and rounds: how a run lies between each client alone and all rows in one place.
+  const accuracy = (r) => r.summary.final_accuracy ?? r.summary.personal_accuracy;
+  const terms = (r) => [r.summary.seed, r.planned, r.config.match(/\[data\][^[]*/)?.[0]].join();
+  const line = (r, strategy) => {
+    const found = runs.filter((other) => other.summary.strategy === strategy && terms(other) === terms(r));
+    return found.length === 1 ? accuracy(found[0]) : undefined;
+  };
+  const gain = (r) => {
+    const [own, local, pooled] = [accuracy(r), line(r, "local"), line(r, "pooled")];
+    return [own, local, pooled].every(Number.isFinite) && r.summary.strategy !== "local" ? { points: own - local, way: pooled - local } : undefined;
+  };
   const rows = [
     ["Name", (r) => r.summary.name],
     ["Strategy", (r) => r.summary.strategy],
@@ -55,6 +66,8 @@ function summary() {
     ["Test perplexity, last", (r) => or(words.number)(r.summary.final_perplexity)],
     ["Exact match, last", (r) => or(words.percent)(r.summary.final_exact_match)],
     ["Accuracy of the clients' own models", (r) => or(words.percent)(r.summary.personal_accuracy)],
+    ["Above each client alone (local), points", (r) => or((g) => (100 * g.points).toFixed(1))(gain(r))],
+    ["Of the way from local to pooled", (r) => or((g) => (g.way > 0 ? words.percent(g.points / g.way) : "–"))(gain(r))],
     ["Uploaded", (r) => words.bytes(r.summary.upload_bytes)],
     ["Downloaded", (r) => words.bytes(r.summary.download_bytes)],
     ["Uploaded numbers", (r) => words.number(r.summary.upload_params)],

@@ -8,6 +8,7 @@ mod ridge;
 mod scaffold;
 mod tail;
 mod threshold;
+mod turns;
 mod watched;
 
 use bonfire_models::{Adapter, Factor, HeadTensor, Matrix, Target, TargetKind};
@@ -99,6 +100,7 @@ impl<'c> Case<'c> {
             slots: Some(slots.into_iter().collect::<TargetSlots>()),
             movement: None,
             correction: None,
+            update_factor: 1.0,
             probed_tokens: 0,
         };
         let jobs = slots.into_iter().enumerate().map(job).collect();

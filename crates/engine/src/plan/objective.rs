@@ -24,6 +24,9 @@ pub struct Terms {
     pub variate: Option<Arc<RoleTensors>>,
     /// DFL's two branches.
     pub branches: Option<Branches>,
+    /// LA-LoRA: A and B move in turns, this one in a client's first step; `None`: together.
+    #[serde(default)]
+    pub turns_from: Option<Factor>,
 }
 
 /// `λ·Σ ‖B_tail‖·‖A_tail‖` over the slots from `⌊γ·r_k⌋` of a client's `r_k` (HetLoRA, arXiv 2401.06432). Where the

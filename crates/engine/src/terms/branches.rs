@@ -1,40 +1,11 @@
 //! DFL's two branches (Luo et al., ICML 2022, arXiv 2206.06818) in one adapter, a form of our own: the first slots are
-//! shared, the others private. Odd local steps move the private slots, even ones the shared slots and the head, and
-//! `−β·JS(z_shared, z_private)` pushes the branches' answers apart.
+//! shared, the others private. They move in turns (`turns.rs`), and `−β·JS(z_shared, z_private)` pushes the branches'
+//! answers apart.
 
-use bonfire_kernels::{LowRank, Moving};
+use bonfire_kernels::LowRank;
 use bonfire_models::{ClientAdapter, DeviceBatch, Model};
+use burn::tensor::Tensor;
 use burn::tensor::activation::log_softmax;
-use burn::tensor::{Device, Tensor, TensorData};
-
-use crate::{Branches, Role};
-
-/// Optimizer steps that a tensor has behind it after a client's own step `step` (from 1): each branch makes half of them.
-pub(crate) fn updates(branches: Option<Branches>, step: usize) -> usize {
-    if branches.is_some() { step.div_ceil(2) } else { step }
-}
-
-/// 1 where a tensor may move in this step, `[C, rows, 1]`; `steps` are the lanes' own steps from 1, `None` for nobody's.
-pub(crate) fn turn(branches: Branches, role: Role, rows: usize, steps: &[Option<usize>], device: &Device) -> Tensor<3> {
-    let private = |row: usize| matches!(role, Role::Factor(..)) && row >= branches.shared;
-    let of_lane = |step: &Option<usize>| {
-        let odd = step.unwrap_or(0) % 2 == 1;
-        (0..rows).map(move |row| f32::from(private(row) == odd))
-    };
-    let mask: Vec<f32> = steps.iter().flat_map(of_lane).collect();
-    Tensor::from_data(TensorData::new(mask, [steps.len(), rows, 1]), device)
-}
-
-/// `after` a step where it was a tensor's `turn`, and what was `before`, moments included, where it was not.
-pub(crate) fn moved(turn: &Tensor<3>, before: Moving, after: Moving) -> Moving {
-    let stays = turn.clone().neg() + 1.0;
-    let mix = |new: Tensor<3>, old: Tensor<3>| new * turn.clone() + old * stays.clone();
-    Moving {
-        movement: mix(after.movement, before.movement),
-        first: mix(after.first, before.first),
-        second: mix(after.second, before.second),
-    }
-}
 
 /// Mean Jensen-Shannon divergence `[C]`, in nats, between the answers of the first `shared` slots alone and of the others
 /// alone.
@@ -60,6 +31,8 @@ fn jensen_shannon(p: Tensor<2>, q: Tensor<2>) -> Tensor<1> {
 
 #[cfg(all(test, feature = "flex"))]
 mod tests {
+    use burn::tensor::Device;
+
     use super::*;
 
     #[test]

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::Result;
 use bonfire_data::Partition;
-use bonfire_federation::{Budget, StrategySettings};
+use bonfire_federation::{Budget, BudgetUse, StrategySettings};
 use serde::{Serialize, Serializer};
 
 use super::variant::Variant;
@@ -244,12 +244,16 @@ fn cell_sets(
 
 /// What "rank r" means for a strategy.
 ///
-/// LoRA-A² shares one global rank (`adapter.rank`) and r is what a client may send of it (`clients.budget`); everywhere
-/// else r is the rank itself and clients send all of it. When no rank is asked for, LoRA-A² runs as configured, and its
-/// rivals send as much as it would: at its budget if that is one number, else with the configured ranks and budgets.
+/// LoRA-A² shares one global rank (`adapter.rank`) and r is what a client may send of it (`clients.budget`), and so it is
+/// where slots are drawn for clients; everywhere else r is the rank itself and clients send all of it. When no rank is asked
+/// for, these run as configured, and their rivals send as much as they would: at the budget if that is one number, else with
+/// the configured ranks and budgets.
 fn rank_sets(strategy: &str, asked: Option<usize>, base: &RunConfig) -> Vec<String> {
     let whole = |r: usize| vec![format!("adapter.rank={r}"), "clients.budget=full".to_string()];
-    let selects = |name: &str| name == "lora-a2";
+    let selects = |name: &str| {
+        let used = StrategySettings::with_defaults(name).map(|strategy| strategy.traits().budget);
+        matches!(used, Some(BudgetUse::Slots | BudgetUse::Drawn))
+    };
     let base_selects = matches!(base.strategy, StrategySettings::LoraA2 { .. });
     match (asked, &base.clients.budget) {
         (Some(r), _) if selects(strategy) => vec![format!("clients.budget={r}")],

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::folder::{State, state};
+use super::gain::{self, Gain};
 use super::grid::Grid;
 use super::results::{Group, Measured, Outcome};
 use super::table;
@@ -154,7 +155,9 @@ impl<'g> Outputs<'g> {
 
     /// The table.
     pub fn table(&self) -> String {
-        table::table(self.grid, &self.groups())
+        let groups = self.groups();
+        let gains = gain::table(self.grid, &groups).map(|table| format!("\n\n{table}"));
+        table::table(self.grid, &groups) + &gains.unwrap_or_default()
     }
 
     /// What is known of each variant, rank and partition.
@@ -187,7 +190,7 @@ impl<'g> Outputs<'g> {
             "command": self.command,
             "seeds": grid.seeds,
             "cells": (0..grid.cells.len()).map(|cell| self.row(cell)).collect::<Vec<_>>(),
-            "groups": groups.iter().map(|group| group_row(grid, group)).collect::<Vec<_>>(),
+            "groups": groups.iter().map(|group| group_row(grid, groups, group)).collect::<Vec<_>>(),
         })
     }
 
@@ -216,7 +219,7 @@ impl<'g> Outputs<'g> {
 }
 
 /// Means and deviations of a group, in `compare.json`.
-fn group_row(grid: &Grid, group: &Group<'_>) -> serde_json::Value {
+fn group_row(grid: &Grid, groups: &[Group<'_>], group: &Group<'_>) -> serde_json::Value {
     let (variant, column) = (&grid.variants[group.variant], &grid.columns[group.column]);
     let count = |of: fn(&Measured) -> u64| group.spread(|run| Some(of(run) as f64));
     let mut row = json!({
@@ -242,6 +245,9 @@ fn group_row(grid: &Grid, group: &Group<'_>) -> serde_json::Value {
         ("final_perplexity", group.spread(|run| run.final_perplexity)),
         ("final_exact_match", group.spread(|run| run.final_exact_match)),
     ];
+    if let Some(gain) = Gain::of(grid, groups, group) {
+        row["gain"] = json!(gain);
+    }
     for (name, spread) in sometimes {
         if let Some(spread) = spread {
             row[name] = json!(spread);

@@ -164,12 +164,17 @@ impl<'r> Group<'r> {
         groups
     }
 
-    /// What the complete runs measured.
-    pub fn measured(&self) -> impl Iterator<Item = &'r Measured> {
-        self.outcomes.iter().filter_map(|(_, outcome)| match outcome {
-            Outcome::Done(measured) => Some(&**measured),
+    /// The complete runs by seed.
+    pub fn runs(&self) -> impl Iterator<Item = (u64, &'r Measured)> {
+        self.outcomes.iter().filter_map(|(seed, outcome)| match outcome {
+            Outcome::Done(measured) => Some((*seed, &**measured)),
             _ => None,
         })
+    }
+
+    /// What the complete runs measured.
+    pub fn measured(&self) -> impl Iterator<Item = &'r Measured> {
+        self.runs().map(|(_, measured)| measured)
     }
 
     /// Mean and deviation of `value` over the complete runs that have it.

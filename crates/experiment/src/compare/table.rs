@@ -1,6 +1,7 @@
 //! The table of a comparison, laid out as table 1 of the LoRA-A² paper: by rank, then strategy; a column a partition,
 //! then what a run sends and how long it trains.
 
+use super::gain;
 use super::grid::{Grid, Rank};
 use super::results::{Group, Measured, Spread};
 use super::variant::our_forms;
@@ -22,6 +23,7 @@ pub fn page(grid: &Grid, groups: &[Group<'_>], command: &str, failures: &[String
     );
     let what = if speaks(groups) { PERPLEXITY } else { ACCURACY };
     text += &format!("{}\n\n{what}, {NOTE}\n", table(grid, groups));
+    text += &gain::table(grid, groups).map(|table| format!("\n{table}\n")).unwrap_or_default();
     text += &our_forms(&grid.variants).map(|line| format!("\n{line}\n")).unwrap_or_default();
     if !failures.is_empty() {
         text += &format!("\nFailed:\n\n{}\n", failures.iter().map(|f| format!("* {f}")).collect::<Vec<_>>().join("\n"));
@@ -35,7 +37,7 @@ const PERPLEXITY: &str = "Perplexity: of the global model on the test split afte
 
 const NOTE: &str = "mean ± sample standard deviation over seeds; the best of each rank and column in bold. Upload, download (all clients, all rounds, as \
 serialised) and time of local training: of one run, mean over seeds and columns. Rank: what a client may send of each \
-target, `clients.budget` for lora-a2 and `adapter.rank` elsewhere.";
+target, `clients.budget` for lora-a2, fslora and fed-plora and `adapter.rank` elsewhere.";
 
 /// Whether the runs are of a language model.
 pub fn speaks(groups: &[Group<'_>]) -> bool {
@@ -80,7 +82,7 @@ pub fn table(grid: &Grid, groups: &[Group<'_>]) -> String {
 }
 
 /// The ranks of a grid: numbers falling, then names.
-fn ranks<'r>(groups: &[Group<'r>]) -> Vec<&'r Rank> {
+pub fn ranks<'r>(groups: &[Group<'r>]) -> Vec<&'r Rank> {
     let mut ranks: Vec<&Rank> = Vec::new();
     for group in groups {
         if !ranks.contains(&group.rank) {
@@ -117,7 +119,7 @@ fn accuracy(group: &Group<'_>, best: Option<f64>) -> String {
     if done < all { format!("{text} ({done} of {all}{failed})") } else { text }
 }
 
-fn digits(spread: Spread, n: usize) -> String {
+pub fn digits(spread: Spread, n: usize) -> String {
     match spread.deviation {
         Some(deviation) => format!("{:.n$} ± {deviation:.n$}", spread.mean),
         None => format!("{:.n$}", spread.mean),
@@ -150,7 +152,7 @@ fn personal(rank: &Rank, label: &str, groups: &[&Group<'_>], columns: usize) -> 
 }
 
 /// Rows as a Markdown table, padded so that it reads well as text.
-fn markdown(rows: &[Vec<String>]) -> String {
+pub fn markdown(rows: &[Vec<String>]) -> String {
     const LEFT: usize = 2;
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0).max(3);
     let widths: Vec<usize> = (0..rows[0].len()).map(width).collect();

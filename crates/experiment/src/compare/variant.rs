@@ -4,9 +4,10 @@ use std::str::FromStr;
 
 use bonfire_federation::StrategySettings;
 
-/// The strategies that are compared when none are named: the paper's, RoLoRA, and FedIT with the learning rate that the
-/// paper gave to its own method alone. Most of LoRA-A²'s gain on very skewed clients comes from that rate.
-pub const DEFAULT_STRATEGIES: &str = "lora-a2,fedit,fedit:train.lr_b=5x,ffa-lora,rolora,flexlora";
+/// The strategies that are compared when none are named: each client alone and all rows in one place, between which a
+/// federation is to lie; the paper's, RoLoRA, and FedIT with the learning rate that the paper gave to its own method alone.
+/// Most of LoRA-A²'s gain on very skewed clients comes from that rate.
+pub const DEFAULT_STRATEGIES: &str = "local,pooled,lora-a2,fedit,fedit:train.lr_b=5x,ffa-lora,rolora,flexlora";
 
 /// A strategy and the settings that go with it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -165,6 +166,6 @@ mod tests {
     fn the_default_holds_the_learning_rate_control() {
         let labels: Vec<String> =
             DEFAULT_STRATEGIES.parse::<Variants>().expect("valid").0.iter().map(Variant::label).collect();
-        assert_eq!(labels, ["lora-a2", "fedit", "fedit + 5x η_B", "ffa-lora", "rolora", "flexlora"]);
+        assert_eq!(labels, ["local", "pooled", "lora-a2", "fedit", "fedit + 5x η_B", "ffa-lora", "rolora", "flexlora"]);
     }
 }

@@ -14,12 +14,13 @@ use super::key::{Path, remove};
 use crate::user_error::UserError;
 
 /// Keys that say which kind of table this is, with the table they stand in.
-const TAGS: [(&[&str], &str); 5] = [
+const TAGS: [(&[&str], &str); 6] = [
     (&["strategy"], "name"),
     (&["data", "partition"], "kind"),
     (&["server", "optimizer"], "name"),
     (&["server", "aggregate"], "name"),
     (&["privacy"], "kind"),
+    (&["attack"], "kind"),
 ];
 
 /// Keys that are tried at most to find the one at fault. No section has a tenth as many that are known.

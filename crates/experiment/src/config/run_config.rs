@@ -2,8 +2,8 @@
 
 use bonfire_engine::{Problem, TrainSettings};
 use bonfire_federation::{
-    AdapterSettings, BestBy, ClientSettings, EvaluateSettings, PrivacySettings, ServerSettings, Settings,
-    StrategySettings,
+    AdapterSettings, AttackSettings, BestBy, ClientSettings, EvaluateSettings, PrivacySettings, ServerSettings,
+    Settings, StrategySettings,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -41,6 +41,9 @@ pub struct RunConfig {
     /// What is done so that an upload tells little about its client.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub privacy: Option<PrivacySettings>,
+    /// Clients that mean harm, for experiments; left out: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attack: Option<AttackSettings>,
     /// How the work is put on the device.
     #[serde(default)]
     pub engine: EngineSection,
@@ -65,6 +68,7 @@ impl RunConfig {
             strategy: self.strategy.clone(),
             server: self.server,
             privacy: self.privacy,
+            attack: self.attack,
             evaluate: self.evaluate.clone(),
             engine: self.engine.settings(),
         }

@@ -35,6 +35,29 @@ impl Svd {
         Ok(Svd { u: u.collect(), s, v: v.collect(), d_in, d_out })
     }
 
+    /// Of the matrix W that `y = W·Ω` and `z = Ψ·W` are sketches of, as far as they tell: `Q·X` with Q an orthonormal basis of y and X the
+    /// least-squares solution of `Ψ·Q·X = z` (Tropp et al., arXiv 1609.00048, algorithm 4). Values that are no more than the sketches'
+    /// rounding to f32 are zero.
+    ///
+    /// # Errors
+    /// Numbers that are not finite, or no convergence.
+    pub fn of_sketches(y: &Matrix, psi: &Matrix, z: &Matrix) -> Result<Svd, AlgebraError> {
+        if ![y, z].iter().all(|m| m.data.iter().all(|v| v.is_finite())) {
+            return Err(AlgebraError::NotFinite);
+        }
+        let wide = |m: &Matrix| Mat::from_fn(m.rows, m.cols, |i, j| f64::from(m.data[i * m.cols + j]));
+        let q = wide(y).qr().compute_thin_Q();
+        let seen = (wide(psi) * &q).thin_svd().map_err(|_| AlgebraError::NoConvergence)?;
+        let onto = seen.U().transpose() * wide(z);
+        let s = seen.S().column_vector();
+        let solved = Mat::from_fn(s.nrows(), z.cols, |i, j| onto[(i, j)] / s[i]);
+        let x = seen.V() * solved;
+        let right = x.transpose().to_owned().qr();
+        let core = right.thin_R().transpose().to_owned();
+        let noise = f64::from(f32::EPSILON) * core.norm_l2() * (y.cols as f64).sqrt();
+        Svd::of_core(&q, &core, &right.compute_thin_Q(), noise)
+    }
+
     /// Singular values that are not zero.
     pub fn rank(&self) -> usize {
         self.rank_above(0.0)

@@ -4,7 +4,8 @@
 use bonfire_engine::{Problem, Recompute};
 use bonfire_models::Precision;
 
-use super::{Aggregation, Budget, BudgetUse, PrivacySettings, Publish, ServerSettings, Settings};
+use super::{Aggregation, Budget, BudgetUse, PrivacySettings, Publish, ServerSettings, Settings, StrategySettings};
+use crate::FederationError;
 
 impl Settings {
     /// The first thing wrong with the strategy, or with what it is to go together with.
@@ -14,7 +15,9 @@ impl Settings {
             .or_else(|| self.budget_problem())
             .or_else(|| self.server.problem())
             .or_else(|| self.privacy.as_ref().and_then(|p| p.problem(self.clients.count)))
+            .or_else(|| self.attack_problem())
             .or_else(|| self.averaging_problem())
+            .or_else(|| self.method_problem())
             .or_else(|| self.privacy_problem())
             .or_else(|| self.full_problem())
             .or_else(|| self.recompute_problem())
@@ -23,7 +26,7 @@ impl Settings {
     fn budget_problem(&self) -> Option<Problem> {
         let budget = &self.clients.budget;
         match self.strategy.traits().budget {
-            BudgetUse::Slots | BudgetUse::Ranks => {
+            BudgetUse::Slots | BudgetUse::Ranks | BudgetUse::Drawn => {
                 let resolved = budget.resolve(self.clients.count, self.adapter.rank);
                 resolved.err().map(|what| Problem::new("clients.budget", what))
             }
@@ -48,9 +51,62 @@ impl Settings {
         ];
         let refused = composed.into_iter().find(|(_, asked, _)| *asked && !traits.averages);
         refused.map(|(key, _, what)| {
-            let why = format!("works on averaged movements, and {name} combines uploads in its own way; leave it out");
+            let why = if traits.exchanges {
+                format!("works on averaged movements, and {name} combines uploads in its own way; leave it out")
+            } else {
+                format!("works on what clients send, and in {name} nothing is sent; leave it out")
+            };
             Problem::new(key, format!("{what} {why}"))
         })
+    }
+
+    /// What an attack needs, and what the server's choice of uploads needs to stand it.
+    fn attack_problem(&self) -> Option<Problem> {
+        let clients = self.cohort_size(self.clients.count);
+        let (name, needed) = match self.server.aggregate {
+            Aggregation::Krum { attackers } => ("krum", 2 * attackers + 3),
+            Aggregation::MultiKrum { attackers, .. } => ("multi-krum", 2 * attackers + 3),
+            Aggregation::Bulyan { attackers } => ("bulyan", 4 * attackers + 3),
+            _ => ("", 0),
+        };
+        let few = (clients < needed).then(|| {
+            let what = format!(
+                "holds against so many attackers only with {needed} clients in a round, and there are {clients}"
+            );
+            Problem::new("server.aggregate.attackers", format!("{what}: {name} needs that by its paper"))
+        });
+        self.attack.and_then(|attack| attack.problem()).or(few)
+    }
+
+    /// Clients on several machines cannot have their rows in one place.
+    ///
+    /// # Errors
+    /// The strategy asks for that.
+    pub(crate) fn refuse_pooled(&self) -> Result<(), FederationError> {
+        if !self.strategy.traits().pools {
+            return Ok(());
+        }
+        let what =
+            "has all rows in one place, and here clients are on machines of their own; train it with bonfire train";
+        Err(Problem::new("strategy.name", format!("is {}, which {what}", self.strategy.name())).into())
+    }
+
+    /// What a method cannot compute, or would not see.
+    fn method_problem(&self) -> Option<Problem> {
+        let is = |wrong: bool, key, what: &str| wrong.then(|| Problem::new(key, what));
+        match self.strategy {
+            StrategySettings::LaLora { .. } => is(
+                self.train.scaffold,
+                "train.scaffold",
+                "corrects the gradients of all local steps, and la-lora moves each factor in half of them; leave it out",
+            ),
+            StrategySettings::FedAsk { .. } => is(
+                self.server.max_norm.is_some(),
+                "server.max_norm",
+                "looks at a client's movement, and fedask sends sketches of its product; leave it out",
+            ),
+            _ => None,
+        }
     }
 
     fn privacy_problem(&self) -> Option<Problem> {
@@ -72,6 +128,11 @@ impl Settings {
             secretive && traits.keeps_private,
             "privacy.publish",
             &format!("must be \"all\": of {name} every client's own model lies in the run folder"),
+        ))
+        .or(is(
+            private && !traits.exchanges,
+            "privacy",
+            &format!("protects what clients send, and in {name} nothing is sent; leave [privacy] out"),
         ))
         .or(is(
             private && self.train.scaffold,

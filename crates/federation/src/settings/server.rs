@@ -107,6 +107,31 @@ pub enum Aggregation {
         #[serde(default = "tenth")]
         trim: f64,
     },
+    /// The one client's movement that lies nearest to most others (Krum, Blanchard et al., NeurIPS 2017).
+    Krum {
+        /// Clients of a round that may mean harm, f; of n, `n ≥ 2f + 3`.
+        attackers: usize,
+    },
+    /// The mean, without weights, of those that lie nearest to most others (Multi-Krum, as there).
+    MultiKrum {
+        /// Clients of a round that may mean harm, f; of n, `n ≥ 2f + 3`.
+        attackers: usize,
+        /// How many are kept; left out: `n − f`.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        keep: Option<usize>,
+    },
+    /// Of `n − 2f` that Krum takes one after the other, number by number the mean of the `n − 4f` nearest to their median (Bulyan,
+    /// El Mhamdi et al., arXiv 1802.07927).
+    Bulyan {
+        /// Clients of a round that may mean harm, f; of n, `n ≥ 4f + 3`.
+        attackers: usize,
+    },
+    /// The mean, weighted by examples, of movements none of which is longer than a bound (Sun et al., arXiv 1911.07963).
+    NormClip {
+        /// The bound; left out: the median of the round's norms.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        norm: Option<f64>,
+    },
 }
 
 impl Default for Aggregation {
@@ -146,12 +171,17 @@ impl ServerSettings {
             FedAdam { betas, tau, .. } | FedYogi { betas, tau, .. } => betas.iter().all(|b| unit(*b)) && tau > 0.0,
         };
         let trim = !matches!(self.aggregate, Aggregation::TrimmedMean { trim } if !(0.0..0.5).contains(&trim));
+        let keep = !matches!(self.aggregate, Aggregation::MultiKrum { keep: Some(0), .. });
+        let norm =
+            !matches!(self.aggregate, Aggregation::NormClip { norm: Some(norm) } if !(norm.is_finite() && norm > 0.0));
         Problem::first([
             ("server.max_norm", self.max_norm.is_none_or(|norm| norm.is_finite() && norm > 0.0), "a positive number"),
             ("server.max_examples", self.max_examples != Some(0), "1 or more"),
             ("server.optimizer.lr", lr.is_finite() && lr > 0.0, "a positive number"),
             ("server.optimizer", decays, "given momentum and betas in [0, 1) and a tau above 0"),
             ("server.aggregate.trim", trim, "a share in [0, 0.5)"),
+            ("server.aggregate.keep", keep, "1 or more"),
+            ("server.aggregate.norm", norm, "a positive number"),
         ])
     }
 }

@@ -174,6 +174,40 @@ pub enum StrategySettings {
         #[serde(default)]
         apart: f64,
     },
+    /// A baseline: each client trains alone, and nothing is sent.
+    Local {},
+    /// A baseline: all rows in one place, trained for as many steps as the federation makes in a round.
+    Pooled {},
+    /// FSLoRA (arXiv 2501.19389): every client trains slots drawn anew each round.
+    #[serde(rename = "fslora")]
+    FsLora {},
+    /// Fed-PLoRA (arXiv 2602.16936): every client trains slots drawn anew each round, the others frozen in its model.
+    #[serde(rename = "fed-plora")]
+    FedPlora {},
+    /// FedRot-LoRA (arXiv 2602.23638): clients turn their slots towards the round's start before they send them.
+    #[serde(rename = "fedrot-lora")]
+    FedRotLora {
+        /// λ: how far they are turned, 0 not at all, 1 all the way.
+        #[serde(default = "one")]
+        lambda: f64,
+    },
+    /// LA-LoRA (arXiv 2602.19926): A and B in turns within a client's local steps; under privacy the noisy mean is smoothed.
+    #[serde(rename = "la-lora")]
+    LaLora {
+        /// The factor that moves in the first step.
+        #[serde(default)]
+        first: First,
+        /// σ of the Laplacian smoothing of what the server averaged; 0: none. Left out: 1 with `[privacy]`, else none.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        smoothing: Option<f64>,
+    },
+    /// FedASK (arXiv 2507.09990): clients send two sketches of their product, whose sum tells the server the mean of the products.
+    #[serde(rename = "fedask")]
+    FedAsk {
+        /// Columns of the first sketch; the second has twice as many rows. Left out: twice `adapter.rank`.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        columns: Option<usize>,
+    },
 }
 
 fn one() -> f64 {
@@ -206,6 +240,8 @@ pub enum BudgetUse {
     Slots,
     /// The client's rank: it works with the first so many slots of every target.
     Ranks,
+    /// Slots of every target that are drawn for the client anew each round.
+    Drawn,
     /// Nothing: all clients hold the same rank.
     None,
 }
@@ -241,6 +277,13 @@ impl StrategySettings {
             StrategySettings::XgbLora { .. } => "xgblora",
             StrategySettings::FedLada { .. } => "fedlada",
             StrategySettings::Dfl { .. } => "dfl",
+            StrategySettings::Local {} => "local",
+            StrategySettings::Pooled {} => "pooled",
+            StrategySettings::FsLora {} => "fslora",
+            StrategySettings::FedPlora {} => "fed-plora",
+            StrategySettings::FedRotLora { .. } => "fedrot-lora",
+            StrategySettings::LaLora { .. } => "la-lora",
+            StrategySettings::FedAsk { .. } => "fedask",
         }
     }
 
@@ -304,9 +347,22 @@ impl StrategySettings {
                     ("strategy.apart", weight(*apart), WEIGHT),
                 ]
             }
+            StrategySettings::FedRotLora { lambda } => {
+                vec![("strategy.lambda", (0.0..=1.0).contains(lambda), "between 0 and 1")]
+            }
+            StrategySettings::LaLora { smoothing, .. } => {
+                vec![("strategy.smoothing", smoothing.is_none_or(weight), WEIGHT)]
+            }
+            StrategySettings::FedAsk { columns } => {
+                vec![("strategy.columns", columns.is_none_or(|n| n >= rank), "at least adapter.rank")]
+            }
             StrategySettings::FedIt { .. }
             | StrategySettings::FfaLora { .. }
             | StrategySettings::RoLora { .. }
+            | StrategySettings::Local {}
+            | StrategySettings::Pooled {}
+            | StrategySettings::FsLora {}
+            | StrategySettings::FedPlora {}
             | StrategySettings::Full {}
             | StrategySettings::FlexLora {}
             | StrategySettings::Flora {}
@@ -322,6 +378,17 @@ impl StrategySettings {
     fn prune_problem(&self) -> Option<Problem> {
         self.prune().and_then(|prune| prune.problem())
     }
+}
+
+/// The factor that moves in a client's first step, where they move in turns.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum First {
+    /// A, as in LA-LoRA's published code. In a run's very first step it has no gradient, since B is still zero.
+    A,
+    /// B.
+    #[default]
+    B,
 }
 
 /// The denominator of LoRA-A²'s sparse average.

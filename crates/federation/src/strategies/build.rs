@@ -2,18 +2,24 @@
 
 use bonfire_engine::{TailPenalty, Threshold};
 
+use super::baselines::{Local, Pooled};
 use super::dfl::Dfl;
+use super::fed_plora::FedPlora;
 use super::fed_sb::FedSb;
+use super::fedask::FedAsk;
 use super::fedex_lora::FedExLora;
 use super::fedlada::FedLada;
 use super::fedpeptao::FedPepTao;
+use super::fedrot_lora::FedRotLora;
 use super::fedsa_lora::FedSaLora;
 use super::fedsvd::FedSvd;
 use super::flexlora::FlexLora;
 use super::flora::Flora;
 use super::florist::Florist;
+use super::fslora::FsLora;
 use super::full::Full;
 use super::hetlora::HetLora;
+use super::la_lora::LaLora;
 use super::lora_fair::LoraFair;
 use super::raflora::RaFlora;
 use super::replication::Replication;
@@ -77,6 +83,19 @@ pub(crate) fn build(settings: &Settings, protection: &Protection, budgets: Vec<u
         }),
         StrategySettings::FedLada { own } => {
             Box::new(FedLada { common: common(1.0), lr_head: settings.train.lr_head, own: *own })
+        }
+        StrategySettings::Local {} => Box::new(Local { common: common(1.0) }),
+        StrategySettings::Pooled {} => Box::new(Pooled { common: common(1.0) }),
+        StrategySettings::FsLora {} => Box::new(FsLora { common: common(1.0) }),
+        StrategySettings::FedPlora {} => Box::new(FedPlora { common: common(1.0) }),
+        StrategySettings::FedRotLora { lambda } => Box::new(FedRotLora { common: common(1.0), lambda: *lambda }),
+        StrategySettings::LaLora { first, smoothing } => {
+            let usual = if settings.privacy.is_some() { 1.0 } else { 0.0 };
+            Box::new(LaLora::new(common(2.0), *first, smoothing.unwrap_or(usual)))
+        }
+        StrategySettings::FedAsk { columns } => {
+            let columns = columns.unwrap_or(2 * settings.adapter.rank);
+            Box::new(FedAsk { common: common(1.0), columns })
         }
         StrategySettings::Dfl { private, apart } => {
             let private = private.unwrap_or(settings.adapter.rank / 2);

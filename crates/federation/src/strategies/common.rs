@@ -81,15 +81,15 @@ impl Common {
             _ => None,
         };
         let (aggregation, optimizer) = (settings.server.aggregate, settings.server.optimizer);
-        let differ =
-            settings.strategy.traits().budget == BudgetUse::Ranks && budgets.iter().any(|&b| b < settings.adapter.rank);
+        let differ = matches!(settings.strategy.traits().budget, BudgetUse::Ranks | BudgetUse::Drawn)
+            && budgets.iter().any(|&b| b < settings.adapter.rank);
         Common {
             clients,
             ranks: differ.then(|| budgets.to_vec()),
             prox: train.prox,
             scaffold: train.scaffold,
             privacy: settings.client_privacy(),
-            rule: Rule { aggregation, optimizer, noise },
+            rule: Rule { aggregation, optimizer, noise, smoothing: 0.0 },
             prune: settings.strategy.prune(),
             schedule: (train.schedule, train.warmup_steps),
             rounds: train.rounds,

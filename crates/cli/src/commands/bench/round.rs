@@ -149,6 +149,7 @@ fn run_settings(args: &BenchArgs, method: Method) -> Settings {
         strategy,
         server: ServerSettings::default(),
         privacy: None,
+        attack: None,
         evaluate: EvaluateSettings::default(),
         engine: options(args, InFlight::Auto),
     }

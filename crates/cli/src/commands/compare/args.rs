@@ -11,13 +11,13 @@ pub struct CompareArgs {
     /// Configuration file; without it the built-in quickstart
     pub config: Option<PathBuf>,
     /// NAME or NAME:key=value[:key=value…], with commas; keys as in --set, those without a dot belong to [strategy]
-    /// [default: lora-a2,fedit,fedit:train.lr_b=5x,ffa-lora,rolora,flexlora]
+    /// [default: local,pooled,lora-a2,fedit,fedit:train.lr_b=5x,ffa-lora,rolora,flexlora]
     #[arg(long, value_name = "LIST", verbatim_doc_comment)]
     pub strategies: Option<Variants>,
     /// Seeds of partition and training [default: train.seed]
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     pub seeds: Vec<u64>,
-    /// clients.budget of lora-a2, adapter.rank of the others [default: as configured]
+    /// clients.budget of lora-a2, fslora and fed-plora, adapter.rank of the others [default: as configured]
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     pub ranks: Vec<usize>,
     /// Dirichlet partitions, such as 0.5,0.1,0.01 [default: data.partition]

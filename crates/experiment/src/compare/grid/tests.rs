@@ -38,8 +38,8 @@ fn a_rank_is_a_budget_for_lora_a2_and_the_rank_itself_elsewhere() {
         grid.cells.iter().map(of).collect()
     };
     // The quickstart has rank 8 and budget 2.
-    let asked = grid("lora-a2,fedit", &[], &[4], &[]);
-    assert_eq!(budget_and_rank(&asked), [(Budget::Same(4), 8), (Budget::Full, 4)]);
+    let asked = grid("lora-a2,fedit,fslora", &[], &[4], &[]);
+    assert_eq!(budget_and_rank(&asked), [(Budget::Same(4), 8), (Budget::Full, 4), (Budget::Same(4), 8)]);
     let own = grid("lora-a2,fedit", &[], &[], &[]);
     assert_eq!(budget_and_rank(&own), [(Budget::Same(2), 8), (Budget::Full, 2)]);
     assert_eq!(own.cells[0].rank, own.cells[1].rank);

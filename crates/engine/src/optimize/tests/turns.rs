@@ -1,0 +1,73 @@
+//! LA-LoRA's turns against loops in f64.
+
+use super::{Case, Number, Numbers, STEPS, settings};
+use crate::job::Phase;
+use crate::{Active, Plan, Role, TrainSettings};
+use bonfire_models::Factor;
+
+fn plan(first: Factor) -> Plan {
+    let mut plan = Plan { train_head: true, ..Plan::new(1, Active::Both, 0.02, 0.05) };
+    plan.terms.turns_from = Some(first);
+    plan
+}
+
+/// A number's update at a client's step `own`, as many as have come to it by then; `None`: it waits.
+fn update(first: Factor, role: Role, own: usize) -> Option<usize> {
+    match role {
+        Role::Factor(_, factor) if factor == first => (own % 2 == 1).then_some(own.div_ceil(2)),
+        Role::Factor(..) => (own % 2 == 0).then_some(own / 2),
+        _ => Some(own),
+    }
+}
+
+#[test]
+fn factors_move_in_turns_and_the_head_in_every_step() {
+    for first in [Factor::A, Factor::B] {
+        let (plan, settings) = (plan(first), settings());
+        let mut case = Case::new(&plan, &settings, Phase::Training);
+        let mut numbers = case.numbers();
+        case.follow(&mut numbers, |case, x: &mut Number, role, own, g| {
+            if let Some(update) = update(first, role, own) {
+                case.adamw(x, g, case.rate(role, own), update);
+            }
+        });
+        case.check("factors in turns", &numbers);
+    }
+}
+
+#[test]
+fn a_factor_that_waits_counts_for_nothing_in_the_norm_that_is_clipped() {
+    let (plan, limit) = (plan(Factor::B), 1.2);
+    let settings = TrainSettings { clip_norm: Some(limit), ..settings() };
+    let mut case = Case::new(&plan, &settings, Phase::Training);
+    let mut numbers = case.numbers();
+    let places = |tensor: &Numbers| -> Vec<(usize, usize)> {
+        let cols = |row: usize| (0..tensor.rows[row].len()).map(move |col| (row, col));
+        (0..tensor.rows.len()).flat_map(cols).collect()
+    };
+    let mut clipped = 0;
+    for _ in 0..STEPS {
+        case.step();
+        let mut squares = [0.0; 2];
+        let moves = |case: &Case, tensor: &Numbers| {
+            let own = case.own_step(tensor.lane)?;
+            Some((own, update(Factor::B, tensor.role, own)?))
+        };
+        for tensor in numbers.iter().filter(|tensor| moves(&case, tensor).is_some()) {
+            for (row, col) in places(tensor) {
+                squares[tensor.lane] += case.gradient(tensor.role, tensor.lane, row, col).powi(2);
+            }
+        }
+        for tensor in &mut numbers {
+            let Some((own, update)) = moves(&case, tensor) else { continue };
+            let factor = (limit / (squares[tensor.lane].sqrt() + 1e-6)).min(1.0);
+            clipped += usize::from(factor < 1.0);
+            for (row, col) in places(tensor) {
+                let g = factor * case.gradient(tensor.role, tensor.lane, row, col);
+                case.adamw(&mut tensor.rows[row][col], g, case.rate(tensor.role, own), update);
+            }
+        }
+    }
+    assert!(clipped > 0, "nothing was clipped");
+    case.check("clipping in turns", &numbers);
+}

@@ -1,0 +1,137 @@
+//! What clients that mean harm do to their data and to what they send: see [`crate::AttackSettings`].
+
+use bonfire_data::Shards;
+use bonfire_data::random::{Use, stream};
+use bonfire_engine::{TokenizedData, Upload};
+use bonfire_models::{Goal, Task, standard_normal};
+
+use crate::{AttackSettings, FederationError, Settings};
+
+/// Spoils the training rows of those that mean harm.
+///
+/// # Errors
+/// Labels are to be flipped, and there are none.
+pub(crate) fn poison(settings: &Settings, data: &mut TokenizedData, shards: &Shards) -> Result<(), FederationError> {
+    let Some(attack @ AttackSettings::LabelFlip { .. }) = settings.attack else { return Ok(()) };
+    let Task::Classify(classes) = data.task else {
+        let problem = "flips labels, and a language model has none; use \"scale\", \"negate\" or \"noise\"".into();
+        return Err(FederationError::Setting { key: "attack.kind".into(), problem });
+    };
+    for client in attack.attackers(settings.train.seed, shards.train.len()) {
+        for &row in &shards.train[client] {
+            if let Goal::Class(class) = &mut data.train.goals[row] {
+                *class = classes - 1 - *class;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Spoils the uploads of `round` that come from those that mean harm; `clients` are all of the federation.
+pub(crate) fn spoil(settings: &Settings, round: usize, clients: usize, uploads: &mut [Upload]) {
+    let Some(attack) = settings.attack.filter(|_| settings.strategy.traits().exchanges) else { return };
+    let attackers = attack.attackers(settings.train.seed, clients);
+    for upload in uploads.iter_mut().filter(|upload| attackers.binary_search(&upload.client).is_ok()) {
+        let mut rng = stream(settings.train.seed, Use::Attack, round as u64, upload.client as u64, 1);
+        let mut change = |v: &mut f32| match attack {
+            AttackSettings::LabelFlip { .. } => {}
+            AttackSettings::Scale { factor, .. } => *v = (f64::from(*v) * factor) as f32,
+            AttackSettings::Negate { factor, .. } => *v = (f64::from(*v) * -factor) as f32,
+            AttackSettings::Noise { deviation, .. } => *v += (deviation * standard_normal(&mut rng)) as f32,
+        };
+        let factors = upload.factors.iter_mut().flat_map(|(_, list)| list);
+        let aux = upload.aux.iter_mut().flat_map(|(_, list)| list);
+        let all = factors.chain(&mut upload.weights).chain(&mut upload.head).chain(aux);
+        all.flat_map(|m| &mut m.data).for_each(&mut change);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::strategies::testing::{server, uploads};
+    use bonfire_engine::Split;
+    use bonfire_models::Factor;
+
+    fn settings(attack: AttackSettings) -> Settings {
+        let section = |text: &str| serde_json::from_str(text).expect("valid");
+        Settings {
+            clients: section("{\"count\": 5}"),
+            adapter: serde_json::from_str("{\"rank\": 2}").expect("valid"),
+            train: serde_json::from_str("{\"rounds\": 1, \"seed\": 4}").expect("valid"),
+            strategy: serde_json::from_str("{\"name\": \"fedit\"}").expect("valid"),
+            server: serde_json::from_str("{}").expect("valid"),
+            privacy: None,
+            attack: Some(attack),
+            evaluate: serde_json::from_str("{}").expect("valid"),
+            engine: serde_json::from_str("{}").expect("valid"),
+        }
+    }
+
+    #[test]
+    fn a_share_is_whole_clients_and_always_the_same_ones() {
+        let of = |share, clients| AttackSettings::LabelFlip { share }.attackers(4, clients);
+        assert_eq!((of(0.2, 10).len(), of(0.01, 10).len(), of(1.0, 3)), (2, 1, vec![0, 1, 2]));
+        assert_eq!(of(0.3, 10), of(0.3, 10));
+        assert!((0..50).any(|seed| AttackSettings::LabelFlip { share: 0.3 }.attackers(seed, 10) != of(0.3, 10)));
+    }
+
+    #[test]
+    fn labels_are_mirrored_on_the_attackers_rows_alone() {
+        let settings = settings(AttackSettings::LabelFlip { share: 0.4 });
+        let goals: Vec<Goal> = (0..10).map(|row| Goal::Class(row % 4)).collect();
+        let split = Split { ids: vec![vec![1]; 10], goals: goals.clone() };
+        let mut data =
+            TokenizedData { train: split.clone(), validation: Split::default(), test: split, task: Task::Classify(4) };
+        let shards = Shards { train: (0..5).map(|k| vec![2 * k, 2 * k + 1]).collect(), test: vec![vec![]; 5] };
+        poison(&settings, &mut data, &shards).expect("labels");
+        let attackers = settings.attack.expect("one").attackers(4, 5);
+        assert_eq!(attackers.len(), 2);
+        for row in 0..10 {
+            let flipped = if attackers.contains(&(row / 2)) { 3 - row % 4 } else { row % 4 };
+            assert_eq!(data.train.goals[row], Goal::Class(flipped), "row {row}");
+        }
+        assert_eq!(data.test.goals, goals);
+        data.task = Task::Causal;
+        assert!(poison(&settings, &mut data, &shards).expect_err("no labels").to_string().contains("attack.kind"));
+    }
+
+    #[test]
+    fn uploads_are_spoilt_as_said_and_the_others_are_not() {
+        let it = server(2, 1);
+        let plain = uploads(&it, &[Factor::A, Factor::B], &[2; 5], 7);
+        let kinds = [
+            AttackSettings::Scale { share: 0.4, factor: 3.0 },
+            AttackSettings::Negate { share: 0.4, factor: 2.0 },
+            AttackSettings::Noise { share: 0.4, deviation: 0.5 },
+        ];
+        for attack in kinds {
+            let settings = settings(attack);
+            let attackers = attack.attackers(4, 5);
+            let mut sent = plain.clone();
+            spoil(&settings, 1, 5, &mut sent);
+            for (before, after) in plain.iter().zip(&sent) {
+                let pairs = before.matrices().zip(after.matrices()).flat_map(|(x, y)| x.data.iter().zip(&y.data));
+                let pairs: Vec<(f64, f64)> = pairs.map(|(x, y)| (f64::from(*x), f64::from(*y))).collect();
+                if !attackers.contains(&before.client) {
+                    assert!(pairs.iter().all(|(x, y)| x == y));
+                    continue;
+                }
+                let near = |factor: f64| pairs.iter().all(|(x, y)| (y - factor * x).abs() < 1e-6);
+                match attack {
+                    AttackSettings::Scale { .. } => assert!(near(3.0)),
+                    AttackSettings::Negate { .. } => assert!(near(-2.0)),
+                    _ => {
+                        // 44 numbers: the deviation of their deviation is 0.5/√88.
+                        let n = pairs.len() as f64;
+                        let deviation = (pairs.iter().map(|(x, y)| (y - x).powi(2)).sum::<f64>() / n).sqrt();
+                        assert!((deviation - 0.5).abs() < 0.5 * 4.0 / (2.0 * n).sqrt(), "{deviation}");
+                    }
+                }
+            }
+            let mut again = plain.clone();
+            spoil(&settings, 1, 5, &mut again);
+            assert_eq!(again, sent);
+        }
+    }
+}
