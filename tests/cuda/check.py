@@ -40,6 +40,7 @@ RUNS = {"encoder": TINY_ENCODER + SMALL_RUN, "decoder": TINY_DECODER + SMALL_RUN
 BASE = ["bench", "round", "--shape", "roberta-base", "--clients", "30", "--batch", "32", "--rank", "16", "--bf16"]
 HOST = ["bench", "step", *BASE[2:], "--ways", "all-in-flight", "--repeats", "3"]
 BUILTIN = ["bench", "round", "--shape", "builtin", "--clients", "4", "--batch", "8", "--rank", "4"]
+DECODER = ["bench", "round", "--shape", "tiny-decoder", "--clients", "4", "--batch", "8", "--rank", "4"]
 # What is compiled for every card: an encoder and a decoder, one method that trains both factors and one that alternates.
 COMPILED = [
     ["bench", "round", "--shape", "builtin", "--clients", "2", "--batch", "2", "--rank", "4", "--strategy", "fedit"],
@@ -49,6 +50,7 @@ COMPILED = [
 COUNTED = {
     "tiny encoder, fedit, f32": BUILTIN + ["--strategy", "fedit"],
     "tiny encoder, lora-a2, f32": BUILTIN + ["--strategy", "lora-a2", "--budget", "1", "--head", "frozen"],
+    "tiny decoder, fedit, f32": DECODER + ["--strategy", "fedit"],
     "RoBERTa-base, 30 x 32, rank 16, fedit, bf16": BASE + ["--strategy", "fedit"],
     "RoBERTa-base, 30 x 32, rank 16, lora-a2 budget 1, bf16": BASE
     + ["--strategy", "lora-a2", "--budget", "1", "--head", "frozen"],

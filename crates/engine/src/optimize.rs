@@ -121,6 +121,7 @@ impl<'p> Optimizer<'p> {
             gradients = clipped(gradients, limit);
         }
         for (p, gradient) in parameters.trained.iter_mut().zip(gradients) {
+            // What was not at its turn goes back to where it was.
             let before = self.turns.map(|turns| (turns, p.state.clone()));
             let state = take(&mut p.state, &device);
             let (constants, rates) = (self.constants(p.lr), lanes.rates_of(p.role));

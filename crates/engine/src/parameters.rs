@@ -145,7 +145,7 @@ impl Parameters {
     /// else start and movement are added here.
     pub fn attach(&self) -> (Vec<Tensor<3>>, ClientAdapter, Vec<Tensor<2>>) {
         let leaf = |p: &Parameter| p.state.movement.clone().autodiff().require_grad();
-        let leaves: Vec<Tensor<3>> = self.trained.iter().map(leaf).collect();
+        let leaves: Vec<Tensor<3>> = self.trained.iter().map(leaf).collect(); // [C, rows, cols] each
         // By target: A [C|1, slots, d_in], B [C|1, slots, d_out], and what stands between them.
         let mut factors: Vec<Vec<Tensor<3>>> =
             self.targets.iter().map(|target| target.device.iter().map(|t| t.clone().autodiff()).collect()).collect();
@@ -158,6 +158,7 @@ impl Parameters {
                 Role::Head(i) => &mut head[i],
             };
             let folded = self.active.folds() && matches!(p.role, Role::Factor(..));
+            // [C, rows, cols]: the movement alone, or start [C|1, rows, cols] + movement.
             *tensor = if folded { leaf.clone() } else { tensor.clone() + leaf.clone() };
         }
         let update = |(factors, target): (Vec<Tensor<3>>, &TargetState)| {

@@ -1,6 +1,7 @@
 //! `bonfire.Site`: a backbone on a device, with one client's data or many clients'.
 
 use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -112,8 +113,10 @@ impl Site {
         let work = |_| {
             let site = &mut self.lock().site;
             site.receive(download, Some(orders)).map_err(Trouble::Download)?;
-            let trained = site.train(orders, cohort, &mut |_| !stop.load(Ordering::Relaxed));
-            Ok(trained.map_err(|e| Trouble::Other(e.into()))?.uploads.iter().map(Upload::of).collect())
+            let mut on =
+                |_| if stop.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) };
+            let trained = site.train(orders, cohort, &mut on).map_err(|e| Trouble::Other(e.into()))?;
+            Ok(trained.continue_value().map(|it| it.uploads).unwrap_or_default().iter().map(Upload::of).collect())
         };
         match patiently(py, || stop.store(true, Ordering::Relaxed), |()| Ok(()), work)? {
             Ok(uploads) => Ok(uploads),
@@ -122,7 +125,7 @@ impl Site {
         }
     }
 
-    /// Judges the global model on the test rows of each client here, or the client's own model where clients keep a part for themselves (`personal`).
+    /// Evaluates the global model on the test rows of each client here, or the client's own model where clients keep a part for themselves (`personal`).
     #[pyo3(signature = (adapter = None))]
     fn evaluate<'py>(&self, py: Python<'py>, adapter: Option<&Download>) -> PyResult<Bound<'py, PyList>> {
         let download = adapter.map(|adapter| adapter.0.clone());

@@ -256,7 +256,7 @@ fn up_kernel<E: Float, H: Float, W: Float, B: Float>(
             let row = row_of(i, tile);
             let col = first + col_of(j, tile);
             // Where a client has no slots and there is nothing more, its rows stay as they are.
-            if row < here.rows && col < last && (comptime!(more.len() > 0) || end > slot) {
+            if row < here.rows && col < last && (comptime!(more.len() == 1) || end > slot) {
                 let at = (here.first + row) * y.stride(0) + col * y.stride(1);
                 let mut sum = f32::cast_from(y[at]) + scale * sums[comptime!(i * tile.unit_cols + j)];
                 #[unroll]

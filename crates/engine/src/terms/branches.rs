@@ -24,7 +24,7 @@ pub(crate) fn divergence(model: &dyn Model, adapter: &ClientAdapter, batch: &Dev
 
 /// `½·KL(p ‖ m) + ½·KL(q ‖ m)` with `m = ½(p + q)`, row by row `[N]`, of log-probabilities `[N, K]`.
 fn jensen_shannon(p: Tensor<2>, q: Tensor<2>) -> Tensor<1> {
-    let middle = ((p.clone().exp() + q.clone().exp()) * 0.5).log();
+    let middle = ((p.clone().exp() + q.clone().exp()) * 0.5).log(); // [N, K]
     let to_middle = |x: Tensor<2>| (x.clone().exp() * (x - middle.clone())).sum_dim(1).squeeze_dim::<1>(1);
     (to_middle(p) + to_middle(q)) * 0.5
 }

@@ -88,7 +88,7 @@ impl Case {
 /// Slots of each adapter, their columns, rows of a tile.
 fn cases() -> Vec<(Vec<usize>, Vec<Range<usize>>, usize)> {
     let mut all: Vec<_> = [(1, 16), (7, 16), (16, 32), (21, 32), (40, 16), (70, 32)]
-        .map(|(slots, rows)| (vec![slots], vec![13..13 + 75], rows))
+        .map(|(slots, rows)| (vec![slots], std::iter::once(13..13 + 75).collect(), rows))
         .into();
     // All on the same columns; each on its own; two with a gap between them, one of them narrower than a tile.
     all.push((vec![16, 5, 16], vec![0..70, 0..70, 0..70], 32));
