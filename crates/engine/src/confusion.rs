@@ -87,10 +87,9 @@ impl Confusion {
         let mean = |score: fn(&ClassScore) -> f64| there.iter().map(score).sum::<f64>() / there.len().max(1) as f64;
         let total: f64 = self.counts.iter().map(|&n| n as f64).sum();
         let hits: f64 = (0..self.classes).map(|class| self.count(class, class) as f64).sum();
-        let dot = |a: fn(&(u64, u64)) -> u64, b: fn(&(u64, u64)) -> u64| -> f64 {
-            sums.iter().map(|sums| a(sums) as f64 * b(sums) as f64).sum()
-        };
-        let (right, said): (fn(&(u64, u64)) -> u64, fn(&(u64, u64)) -> u64) = (|sums| sums.0, |sums| sums.1);
+        type Sum = fn(&(u64, u64)) -> u64;
+        let dot = |a: Sum, b: Sum| -> f64 { sums.iter().map(|sums| a(sums) as f64 * b(sums) as f64).sum() };
+        let (right, said): (Sum, Sum) = (|sums| sums.0, |sums| sums.1);
         let spread = ((total * total - dot(said, said)) * (total * total - dot(right, right))).sqrt();
         ClassScores {
             macro_f1: mean(|class| class.f1),

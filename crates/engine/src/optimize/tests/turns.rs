@@ -15,7 +15,7 @@ fn plan(first: Factor) -> Plan {
 fn update(first: Factor, role: Role, own: usize) -> Option<usize> {
     match role {
         Role::Factor(_, factor) if factor == first => (own % 2 == 1).then_some(own.div_ceil(2)),
-        Role::Factor(..) => (own % 2 == 0).then_some(own / 2),
+        Role::Factor(..) => own.is_multiple_of(2).then_some(own / 2),
         _ => Some(own),
     }
 }
