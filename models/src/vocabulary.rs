@@ -1,5 +1,5 @@
-//! The loss over a whole vocabulary, a block of rows at a time: a step's scores `[N, V]` would be larger than all else that it
-//! keeps, so they never exist at once. `N` rows that are read, `V` words, `D` features.
+//! The loss over a whole vocabulary, a block of rows at a time: a step's scores `[N, V]` would be larger than all else that the step
+//! keeps, so they never exist at once. `N` rows that are read (tokens with a target), `V` words, `D` features.
 
 use bonfire_kernels::{
     Arithmetic, cross_entropy, cross_entropy_and_slopes, device_buffer_limit, device_memory, product, runs_on_cpu,

@@ -1,5 +1,6 @@
 //! One round of one cohort on one device: clients probe and choose their slots if the plan says so, train, and make their
-//! uploads. Many clients are in the same forward and backward pass; one at a time is the same computation, and the reference.
+//! uploads; a client whose numbers are no longer finite is lost here. Many clients are in the same forward and backward pass; one
+//! at a time computes the same, and is what tests compare with.
 
 use std::cell::Cell;
 use std::ops::ControlFlow;
@@ -18,8 +19,8 @@ use crate::select::choose;
 use crate::send::{resume, upload};
 use crate::terms::{branches, flat, scaffold};
 use crate::{
-    Cohort, EngineError, EngineSettings, Member, NotFinite, Plan, Recompute, Role, Score, Selection, Split, StepTimes,
-    TrainSettings, Upload, layer_score,
+    ClientPrivacy, Cohort, EngineError, EngineSettings, Member, NotFinite, Plan, Recompute, Role, Score, Selection,
+    Split, StepTimes, TrainSettings, Upload, layer_score,
 };
 
 /// Batches packed ahead of the device: one being read, one ready.
@@ -231,12 +232,16 @@ impl<'r> DeviceRound<'r> {
             }
             return Ok(Some(outcome));
         };
+        let (round, client) = (self.plan.round, job.member.client);
         match self.settings.not_finite {
-            NotFinite::SkipClient => Ok(None),
-            NotFinite::Stop => {
-                let (round, client) = (self.plan.round, job.member.client);
-                Err(EngineError::NotFinite { round, client, steps: outcome.steps, what })
+            NotFinite::SkipClient => {
+                // Under privacy, who took part may be a secret.
+                if self.plan.privacy == ClientPrivacy::Off {
+                    tracing::info!("round {round}: client {client} is left out: {what} is not finite");
+                }
+                Ok(None)
             }
+            NotFinite::Stop => Err(EngineError::NotFinite { round, client, steps: outcome.steps, what }),
         }
     }
 

@@ -1,4 +1,4 @@
-//! A local step of all clients in flight, from gradients to their new numbers. What one client owns never touches another's:
+//! A local step of all clients in flight, from gradients to new movements and moments: terms, clipping, AdamW. What one client owns never touches another's:
 //! every sum here runs over one lane of the client axis.
 
 use std::sync::Arc;

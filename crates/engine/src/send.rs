@@ -1,5 +1,6 @@
-//! From what a client learnt to what leaves it: the private part stays, a shrinking tail is dropped, privacy is
-//! applied, and the rest becomes the upload.
+//! From what a client learnt to what leaves it: what it keeps for itself stays (FedSA-LoRA, DFL), HetLoRA's shrunk last slots are
+//! dropped, factors are turned (FedRot-LoRA) or sketched (FedASK), what changed of SCAFFOLD's variates is added, privacy clips and
+//! adds noise, and the rest becomes the upload.
 
 use bonfire_data::random::{NoiseKey, Use};
 use bonfire_models::{Adapter, Factor, Matrix};

@@ -1,4 +1,5 @@
-//! Writes what a run reports into its folder, round by round.
+//! Writes what a run reports into its folder, round by round: rows of metrics and clients, adapter, summary, checkpoint
+//! (docs/file-formats.md).
 
 use std::ops::ControlFlow;
 use std::path::Path;

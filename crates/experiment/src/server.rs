@@ -125,15 +125,7 @@ impl OpenServer {
     /// There are some, and none is left.
     pub fn leave_out(&self, uploads: &mut Vec<Upload>) -> Result<Vec<usize>> {
         let round = self.coordinator.server().round + 1;
-        let mut skipped = Vec::new();
-        uploads.retain(|upload| match self.coordinator.disbelieves(upload) {
-            None => true,
-            Some(problem) => {
-                note(format!("round {round}: client {} is left out: {problem}", upload.client));
-                skipped.push(upload.client);
-                false
-            }
-        });
+        let skipped = self.coordinator.leave_out(uploads);
         ensure!(!uploads.is_empty() || skipped.is_empty(), "round {round}: the upload of no client is believed");
         Ok(skipped)
     }

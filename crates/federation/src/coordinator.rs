@@ -1,4 +1,5 @@
-//! The server of a federation, wherever its clients are: strategy, state and ledger. It trains nothing.
+//! The server of a federation, wherever its clients are: it plans, counts, says which uploads are believed, and aggregates. It
+//! trains nothing.
 
 use bonfire_data::random::NoiseKey;
 use bonfire_engine::{Evaluation, MessageError, Plan, Upload};
@@ -15,6 +16,9 @@ use crate::{ClientMetrics, FederationError, Ledger, Publish, RoundMetrics, Serve
 /// A movement's norm or a loss above this is nonsense whatever the settings: training that has diverged, or a client that means harm.
 /// As numbers they are finite, and one of them would be the mean.
 const NONSENSE: f64 = 1e6;
+
+/// Clients of a round whose reason is noted.
+const NOTED: usize = 3;
 
 /// Strategy, state and ledger of a federation.
 pub struct Coordinator {
@@ -155,6 +159,26 @@ impl Coordinator {
         }
         let most = max_examples.filter(|most| examples > *most)?;
         Some(format!("it says that it has {examples} examples, above server.max_examples = {most}"))
+    }
+
+    /// Takes out the uploads that are not [believed](Self::disbelieves), notes why, and gives their clients. Where the run keeps to itself who
+    /// took part, nothing is noted.
+    pub fn leave_out(&self, uploads: &mut Vec<Upload>) -> Vec<usize> {
+        let (mut left_out, mut why) = (Vec::new(), Vec::new());
+        uploads.retain(|upload| {
+            let Some(problem) = self.disbelieves(upload) else { return true };
+            why.push(format!("client {} is left out: {problem}", upload.client));
+            left_out.push(upload.client);
+            false
+        });
+        if !why.is_empty() && self.settings.publish() == Publish::All {
+            let round = self.server.round + 1;
+            let more = why.len().saturating_sub(NOTED);
+            why.truncate(NOTED);
+            let more = if more > 0 { format!("; and {more} more") } else { String::new() };
+            tracing::info!("round {round}: {}{more}", why.join("; "));
+        }
+        left_out
     }
 
     /// For a server whose sites see who takes part, whatever its own rows keep: no draw of clients is counted in the

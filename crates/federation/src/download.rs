@@ -1,4 +1,4 @@
-//! What a site lacks to begin a round: the parts of the server's state that are newer than the site's copy, each as one
+//! What a site (a machine that holds some of the clients) lacks to begin a round: the parts of the server's state that are newer than the site's copy, each as one
 //! vector. The ledger counts the same message client by client.
 
 use std::collections::BTreeMap;

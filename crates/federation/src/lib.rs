@@ -12,6 +12,7 @@ mod coordinator;
 mod data_checksum;
 mod download;
 mod error;
+mod evaluation;
 mod forecast;
 mod initial_adapter;
 mod ledger;

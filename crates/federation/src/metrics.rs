@@ -70,8 +70,8 @@ pub struct RoundMetrics {
     /// Clients of the cohort that dropped out.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub dropped: Vec<usize>,
-    /// Clients whose upload was left out because it was not finite, where `train.not_finite` says so, or above
-    /// `server.max_norm`.
+    /// Clients whose upload was left out because it was not finite, where `train.not_finite` says so, or not believed: above
+    /// `server.max_norm` or `server.max_examples`, or with a norm or a loss above 10⁶. The log says which it was.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub skipped: Vec<usize>,
     /// Clients that were on a device together; 0 in rows of versions that did not say, and of a server whose clients are

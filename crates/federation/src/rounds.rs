@@ -5,10 +5,10 @@ use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 use std::time::Instant;
 
-use bonfire_engine::{Evaluation, Plan, RowEvaluation, Trained, Upload, summarise};
+use bonfire_engine::{Trained, Upload};
 
 use crate::clients::Clients;
-use crate::{ClientMetrics, ClientSpread, Event, FederationError, Run, Times};
+use crate::{Event, FederationError, Run, Times};
 
 /// The clients of `stays` that sent nothing that counts: what they learnt was not finite, or is not believed.
 fn skipped(round: usize, stays: &[usize], uploads: &[Upload]) -> Result<Vec<usize>, FederationError> {
@@ -39,7 +39,7 @@ impl Run {
             let ControlFlow::Continue(trained) = trained else { return Ok(()) };
             let Trained { mut uploads, times: steps, in_flight, no_room_for } = trained;
             let train_seconds = clock.elapsed().as_secs_f64();
-            uploads.retain(|upload| self.coordinator.disbelieves(upload).is_none());
+            self.coordinator.leave_out(&mut uploads);
             let skipped = skipped(round, &stays, &uploads)?;
 
             let clock = Instant::now();
@@ -49,24 +49,17 @@ impl Run {
             let aggregate = clock.elapsed().as_secs_f64();
 
             let clock = Instant::now();
-            let (evaluated, personal_models) = (self.evaluate_if_due()?, self.evaluate_personal_if_due(&plan)?);
-            let validation = self.evaluate_validation_if_due()?;
+            let found = self.evaluate_if_due(&plan)?;
             let evaluate = clock.elapsed().as_secs_f64();
-            let mut metrics = self.coordinator.row(&plan, &uploads, traffic, evaluated.as_deref().map(summarise_all));
+            let mut metrics = self.coordinator.row(&plan, &uploads, traffic, found.on_test());
             metrics.dropped = dropped;
             metrics.skipped = skipped;
             (metrics.in_flight, metrics.no_room_for) = (in_flight, no_room_for);
-            metrics.personal_accuracy = personal_models;
-            metrics.client_accuracy = evaluated.as_deref().and_then(|rows| self.client_spread(rows));
-            if let Some(found) = validation {
-                (metrics.validation_loss, metrics.validation_accuracy) = (Some(found.loss), Some(found.accuracy));
-                metrics.validation_macro_f1 = found.classes.map(|classes| classes.macro_f1);
-                metrics.validation_matthews = found.classes.map(|classes| classes.matthews);
-            }
+            self.fill_in(&mut metrics, &found);
             metrics.train_seconds = train_seconds;
             metrics.seconds = start.elapsed().as_secs_f64();
             metrics.times = Some(Times::new(steps, aggregate, evaluate, metrics.seconds));
-            let clients = self.client_metrics(&uploads, &sizes, evaluated.as_deref());
+            let clients = self.client_metrics(&uploads, &sizes, &found);
             let (metrics, clients) = self.coordinator.published(metrics, clients);
             if on(Event::RoundEnded { metrics: &metrics, clients: &clients, run: self }).is_break() {
                 return Ok(());
@@ -74,58 +67,4 @@ impl Run {
         }
         Ok(())
     }
-
-    /// Evaluates the test split by the new global model, when this round is due.
-    fn evaluate_if_due(&self) -> Result<Option<Vec<Option<RowEvaluation>>>, FederationError> {
-        let coordinator = &self.coordinator;
-        if !coordinator.is_due() || self.clients.test.is_empty() || !coordinator.has_global_model() {
-            return Ok(None);
-        }
-        Ok(Some(self.clients.evaluate(self.server())?))
-    }
-
-    /// The validation split by the new global model, when this round is due and the best one is chosen by it.
-    fn evaluate_validation_if_due(&self) -> Result<Option<Evaluation>, FederationError> {
-        let coordinator = &self.coordinator;
-        if !coordinator.is_due() || self.clients.validation.is_empty() || !coordinator.has_global_model() {
-            return Ok(None);
-        }
-        Ok(Some(summarise_all(&self.clients.evaluate_validation(self.server())?)))
-    }
-
-    /// How the global model's accuracies on the clients' own test shards are spread, where that is asked for.
-    fn client_spread(&self, evaluated: &[Option<RowEvaluation>]) -> Option<ClientSpread> {
-        let shards = self.clients.shards.test.iter().filter(|rows| !rows.is_empty());
-        let accuracies = shards.map(|rows| summarise(evaluated, rows).accuracy).collect();
-        ClientSpread::of(accuracies).filter(|_| self.clients.settings.evaluate.per_client)
-    }
-
-    /// Where clients keep a part of the model for themselves: the share of all test examples that their own clients'
-    /// models get right.
-    fn evaluate_personal_if_due(&self, plan: &Plan) -> Result<Option<f64>, FederationError> {
-        if !self.coordinator.is_due() || plan.private.is_nothing() {
-            Ok(None)
-        } else {
-            Ok(self.clients.evaluate_personal_models(self.server())?)
-        }
-    }
-
-    fn client_metrics(
-        &self,
-        uploads: &[Upload],
-        sizes: &[u64],
-        evaluated: Option<&[Option<RowEvaluation>]>,
-    ) -> Vec<ClientMetrics> {
-        let wanted = evaluated.filter(|_| self.clients.settings.evaluate.per_client);
-        let one = |(u, &bytes): (&Upload, &u64)| {
-            let rows = &self.clients.shards.test[u.client];
-            let test_accuracy = wanted.filter(|_| !rows.is_empty()).map(|j| summarise(j, rows).accuracy);
-            ClientMetrics { test_accuracy, ..ClientMetrics::of(self.server().round, u, bytes) }
-        };
-        uploads.iter().zip(sizes).map(one).collect()
-    }
-}
-
-fn summarise_all(evaluated: &[Option<RowEvaluation>]) -> Evaluation {
-    summarise(evaluated, &(0..evaluated.len()).collect::<Vec<_>>())
 }

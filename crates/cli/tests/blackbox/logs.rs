@@ -130,3 +130,16 @@ fn a_dashboard_needs_a_terminal_and_somebody_to_watch() {
     }
     assert!(!room.path("runs").exists());
 }
+
+#[test]
+fn why_a_client_is_left_out_is_noted() {
+    let room = Room::new();
+    let said = room.succeed(&short(&["train", "--quiet", "--out", "run"], &["--set", "server.max_examples=80"]));
+    assert!(
+        said.err.contains("is left out: it says that it has") && said.err.contains("server.max_examples = 80"),
+        "{}",
+        said.err
+    );
+    assert!(room.read("run/run.log").contains("is left out: it says that it has"));
+    assert!(!room.rows("run/metrics.jsonl")[0]["skipped"].as_array().expect("clients").is_empty());
+}

@@ -1,0 +1,75 @@
+//! What a round's new model is evaluated by, and where that stands in the round's rows.
+
+use bonfire_engine::{Evaluation, Plan, RowEvaluation, Upload, summarise};
+
+use crate::{ClientMetrics, ClientSpread, FederationError, RoundMetrics, Run};
+
+/// What evaluation found; what was not due or not asked for is `None`.
+pub(crate) struct Found {
+    /// The test split by the global model, row by row.
+    test: Option<Vec<Option<RowEvaluation>>>,
+    /// The validation split by the global model.
+    validation: Option<Evaluation>,
+    /// The share of all test examples that their own clients' models get right, where clients keep a part of the model.
+    personal: Option<f64>,
+}
+
+impl Found {
+    /// The test split by the global model.
+    pub fn on_test(&self) -> Option<Evaluation> {
+        self.test.as_deref().map(summarise_all)
+    }
+}
+
+impl Run {
+    /// Evaluates the new models, when this round is due.
+    pub(crate) fn evaluate_if_due(&self, plan: &Plan) -> Result<Found, FederationError> {
+        let mut found = Found { test: None, validation: None, personal: None };
+        if !self.coordinator.is_due() {
+            return Ok(found);
+        }
+        if self.coordinator.has_global_model() && !self.clients.test.is_empty() {
+            found.test = Some(self.clients.evaluate(self.server())?);
+        }
+        if self.coordinator.has_global_model() && !self.clients.validation.is_empty() {
+            found.validation = Some(summarise_all(&self.clients.evaluate_validation(self.server())?));
+        }
+        if !plan.private.is_nothing() {
+            found.personal = self.clients.evaluate_personal_models(self.server())?;
+        }
+        Ok(found)
+    }
+
+    /// Writes into the row what the coordinator does not know.
+    pub(crate) fn fill_in(&self, metrics: &mut RoundMetrics, found: &Found) {
+        metrics.personal_accuracy = found.personal;
+        metrics.client_accuracy = found.test.as_deref().and_then(|rows| self.client_spread(rows));
+        if let Some(found) = &found.validation {
+            (metrics.validation_loss, metrics.validation_accuracy) = (Some(found.loss), Some(found.accuracy));
+            metrics.validation_macro_f1 = found.classes.map(|classes| classes.macro_f1);
+            metrics.validation_matthews = found.classes.map(|classes| classes.matthews);
+        }
+    }
+
+    /// How the global model's accuracies on the clients' own test shards are spread, where that is asked for.
+    fn client_spread(&self, evaluated: &[Option<RowEvaluation>]) -> Option<ClientSpread> {
+        let shards = self.clients.shards.test.iter().filter(|rows| !rows.is_empty());
+        let accuracies = shards.map(|rows| summarise(evaluated, rows).accuracy).collect();
+        ClientSpread::of(accuracies).filter(|_| self.clients.settings.evaluate.per_client)
+    }
+
+    /// A row for each upload, with the accuracy on the client's own test rows where that is asked for.
+    pub(crate) fn client_metrics(&self, uploads: &[Upload], sizes: &[u64], found: &Found) -> Vec<ClientMetrics> {
+        let wanted = found.test.as_deref().filter(|_| self.clients.settings.evaluate.per_client);
+        let one = |(u, &bytes): (&Upload, &u64)| {
+            let rows = &self.clients.shards.test[u.client];
+            let test_accuracy = wanted.filter(|_| !rows.is_empty()).map(|j| summarise(j, rows).accuracy);
+            ClientMetrics { test_accuracy, ..ClientMetrics::of(self.server().round, u, bytes) }
+        };
+        uploads.iter().zip(sizes).map(one).collect()
+    }
+}
+
+fn summarise_all(evaluated: &[Option<RowEvaluation>]) -> Evaluation {
+    summarise(evaluated, &(0..evaluated.len()).collect::<Vec<_>>())
+}
