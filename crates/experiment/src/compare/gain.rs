@@ -4,9 +4,9 @@
 use bonfire_federation::StrategySettings;
 use serde::Serialize;
 
+use super::cells::{digits, markdown, ranks};
 use super::grid::Grid;
 use super::results::{Group, Measured, Spread};
-use super::table::{digits, markdown, ranks};
 
 /// How a group of runs lies between the baselines.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]

@@ -1,6 +1,7 @@
 //! The table of a comparison, laid out as table 1 of the LoRA-A² paper: by rank, then strategy; a column a partition,
 //! then what a run sends and how long it trains.
 
+use super::cells::{digits, markdown, ranks};
 use super::gain;
 use super::grid::{Grid, Rank};
 use super::results::{Group, Measured, Spread};
@@ -81,21 +82,6 @@ pub fn table(grid: &Grid, groups: &[Group<'_>]) -> String {
     markdown(&rows)
 }
 
-/// The ranks of a grid: numbers falling, then names.
-pub fn ranks<'r>(groups: &[Group<'r>]) -> Vec<&'r Rank> {
-    let mut ranks: Vec<&Rank> = Vec::new();
-    for group in groups {
-        if !ranks.contains(&group.rank) {
-            ranks.push(group.rank);
-        }
-    }
-    ranks.sort_by_key(|rank| match rank {
-        Rank::Same(rank) => (0, std::cmp::Reverse(*rank)),
-        Rank::Named(_) => (1, std::cmp::Reverse(0)),
-    });
-    ranks
-}
-
 /// The best mean of a rank and column (the highest accuracy, the lowest perplexity), when there are several to choose from.
 fn best(groups: &[Group<'_>], rank: &Rank, column: usize) -> Option<f64> {
     let here = groups.iter().filter(|g| g.rank == rank && g.column == column);
@@ -117,13 +103,6 @@ fn accuracy(group: &Group<'_>, best: Option<f64>) -> String {
     let text = if best == Some(spread.mean) { format!("**{text}**") } else { text };
     let failed = if failed > 0 { format!(", {failed} failed") } else { String::new() };
     if done < all { format!("{text} ({done} of {all}{failed})") } else { text }
-}
-
-pub fn digits(spread: Spread, n: usize) -> String {
-    match spread.deviation {
-        Some(deviation) => format!("{:.n$} ± {deviation:.n$}", spread.mean),
-        None => format!("{:.n$}", spread.mean),
-    }
 }
 
 /// Upload, download and time of a run, mean over seeds and columns.
@@ -149,27 +128,6 @@ fn personal(rank: &Rank, label: &str, groups: &[&Group<'_>], columns: usize) -> 
         let cells = cells.into_iter().map(|cell| cell.unwrap_or("–".into()));
         start.into_iter().chain(cells).chain(["", "", ""].map(String::from)).collect()
     })
-}
-
-/// Rows as a Markdown table, padded so that it reads well as text.
-pub fn markdown(rows: &[Vec<String>]) -> String {
-    const LEFT: usize = 2;
-    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0).max(3);
-    let widths: Vec<usize> = (0..rows[0].len()).map(width).collect();
-    let line = |row: &Vec<String>| {
-        let cells = row.iter().zip(&widths).enumerate().map(|(column, (cell, &width))| match column {
-            0..LEFT => format!("{cell:<width$}"),
-            _ => format!("{cell:>width$}"),
-        });
-        format!("| {} |", cells.collect::<Vec<_>>().join(" | "))
-    };
-    let rule = widths.iter().enumerate().map(|(column, &width)| match column {
-        0..LEFT => "-".repeat(width),
-        _ => format!("{}:", "-".repeat(width - 1)),
-    });
-    let rule = format!("| {} |", rule.collect::<Vec<_>>().join(" | "));
-    let lines: Vec<String> = rows.iter().map(line).collect();
-    [&lines[..1], &[rule], &lines[1..]].concat().join("\n")
 }
 
 #[cfg(test)]
