@@ -19,7 +19,7 @@ pub(crate) fn poison(settings: &Settings, data: &mut TokenizedData, shards: &Sha
     };
     for client in attack.attackers(settings.train.seed, shards.train.len()) {
         for &row in &shards.train[client] {
-            if let Goal::Class(class) = &mut data.train.goals[row] {
+            if let Goal::Class(class) | Goal::PairClass { class, .. } = &mut data.train.goals[row] {
                 *class = classes - 1 - *class;
             }
         }
@@ -92,6 +92,13 @@ mod tests {
             assert_eq!(data.train.goals[row], Goal::Class(flipped), "row {row}");
         }
         assert_eq!(data.test.goals, goals);
+        // Pairs of texts have classes too.
+        data.train.goals = (0..10).map(|row| Goal::PairClass { class: row % 4, second: 1 }).collect();
+        poison(&settings, &mut data, &shards).expect("labels");
+        for row in 0..10 {
+            let class = if attackers.contains(&(row / 2)) { 3 - row % 4 } else { row % 4 };
+            assert_eq!(data.train.goals[row], Goal::PairClass { class, second: 1 }, "row {row}");
+        }
         data.task = Task::Causal;
         assert!(poison(&settings, &mut data, &shards).expect_err("no labels").to_string().contains("attack.kind"));
     }
