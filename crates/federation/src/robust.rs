@@ -70,22 +70,22 @@ fn square(v: f32) -> f64 {
 
 /// Of two lists of slots, ascending, with a row each.
 fn of_slots((slots_x, x): (&[usize], &Matrix), (slots_y, y): (&[usize], &Matrix)) -> f64 {
-    let row = |m: &Matrix, at: usize| m.data[at * m.cols..(at + 1) * m.cols].to_vec();
     let (mut i, mut j, mut sum) = (0, 0, 0.0);
     while i < slots_x.len() || j < slots_y.len() {
         let next = [slots_x.get(i), slots_y.get(j)].into_iter().flatten().min().copied();
-        let take = |at: &mut usize, slots: &[usize], m: &Matrix| {
-            let own = slots.get(*at).copied() == next;
-            let row = own.then(|| row(m, *at));
-            *at += usize::from(own);
-            row
-        };
-        sum += match (take(&mut i, slots_x, x), take(&mut j, slots_y, y)) {
-            (Some(x), Some(y)) => x.iter().zip(&y).map(|(x, y)| square(x - y)).sum::<f64>(),
-            (one, other) => one.or(other).iter().flatten().map(|v| square(*v)).sum(),
+        let row_x = (slots_x.get(i).copied() == next).then(|| row(x, i));
+        let row_y = (slots_y.get(j).copied() == next).then(|| row(y, j));
+        (i, j) = (i + usize::from(row_x.is_some()), j + usize::from(row_y.is_some()));
+        sum += match (row_x, row_y) {
+            (Some(x), Some(y)) => x.iter().zip(y).map(|(x, y)| square(x - y)).sum::<f64>(),
+            (one, other) => one.or(other).into_iter().flatten().map(|v| square(*v)).sum(),
         };
     }
     sum
+}
+
+fn row(m: &Matrix, at: usize) -> &[f32] {
+    &m.data[at * m.cols..(at + 1) * m.cols]
 }
 
 /// The `keep` of least score, ascending: a score is the sum of the squared distances to the `n − f − 2` nearest others (at least one, where
