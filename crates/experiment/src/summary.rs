@@ -102,8 +102,8 @@ impl Totals {
         }
         self.best = Some(BestRound {
             round: metrics.round,
-            on: on.key().into(),
-            by: by.key().into(),
+            on,
+            by,
             score,
             test_accuracy: metrics.test_accuracy,
             test_loss: metrics.test_loss,
@@ -126,7 +126,7 @@ impl Totals {
         Some(format!(
             "best by {} on the {} split: round {}, {score}{}{over}",
             by.name(),
-            best.on,
+            best.on.name(),
             best.round,
             test.unwrap_or_default()
         ))
@@ -317,7 +317,10 @@ pub(crate) mod tests {
         // Of equals the earlier stays.
         assert_eq!(better, [true, true, false, false]);
         let best = totals.summary(&run).best.expect("a best round");
-        assert_eq!((best.round, best.score, best.since, &*best.by, &*best.on), (2, 0.5, 2, "accuracy", "test"));
+        assert_eq!(
+            (best.round, best.score, best.since, best.by, best.on),
+            (2, 0.5, 2, BestBy::Accuracy, EvaluateOn::Test)
+        );
         assert!(totals.is_over(&run) && totals.summary(&run).stopped_early);
         assert!(!totals.add(&run, &RoundMetrics { test_accuracy: None, ..round(5, 0.0) }, 2), "not evaluated");
         assert!(totals.add(&run, &round(6, 0.6), 2) && !totals.is_over(&run));

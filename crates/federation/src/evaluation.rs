@@ -8,6 +8,8 @@ use crate::{ClientMetrics, ClientSpread, FederationError, RoundMetrics, Run};
 pub(crate) struct Found {
     /// The test split by the global model, row by row.
     test: Option<Vec<Option<RowEvaluation>>>,
+    /// Each client's own test rows among them, where that is asked for; `None` of a client that has none.
+    clients: Option<Vec<Option<f64>>>,
     /// The validation split by the global model.
     validation: Option<Evaluation>,
     /// The share of all test examples that their own clients' models get right, where clients keep a part of the model.
@@ -24,12 +26,14 @@ impl Found {
 impl Run {
     /// Evaluates the new models, when this round is due.
     pub(crate) fn evaluate_if_due(&self, plan: &Plan) -> Result<Found, FederationError> {
-        let mut found = Found { test: None, validation: None, personal: None };
+        let mut found = Found { test: None, clients: None, validation: None, personal: None };
         if !self.coordinator.is_due() {
             return Ok(found);
         }
         if self.coordinator.has_global_model() && !self.clients.test.is_empty() {
-            found.test = Some(self.clients.evaluate(self.server())?);
+            let rows = self.clients.evaluate(self.server())?;
+            found.clients = self.clients.settings.evaluate.per_client.then(|| self.client_accuracies(&rows));
+            found.test = Some(rows);
         }
         if self.coordinator.has_global_model() && !self.clients.validation.is_empty() {
             found.validation = Some(summarise_all(&self.clients.evaluate_validation(self.server())?));
@@ -43,7 +47,10 @@ impl Run {
     /// Writes into the row what the coordinator does not know.
     pub(crate) fn fill_in(&self, metrics: &mut RoundMetrics, found: &Found) {
         metrics.personal_accuracy = found.personal;
-        metrics.client_accuracy = found.test.as_deref().and_then(|rows| self.client_spread(rows));
+        metrics.client_accuracy = found
+            .clients
+            .as_ref()
+            .and_then(|accuracies| ClientSpread::of(accuracies.iter().copied().flatten().collect()));
         if let Some(found) = &found.validation {
             (metrics.validation_loss, metrics.validation_accuracy) = (Some(found.loss), Some(found.accuracy));
             metrics.validation_macro_f1 = found.classes.map(|classes| classes.macro_f1);
@@ -51,19 +58,16 @@ impl Run {
         }
     }
 
-    /// How the global model's accuracies on the clients' own test shards are spread, where that is asked for.
-    fn client_spread(&self, evaluated: &[Option<RowEvaluation>]) -> Option<ClientSpread> {
-        let shards = self.clients.shards.test.iter().filter(|rows| !rows.is_empty());
-        let accuracies = shards.map(|rows| summarise(evaluated, rows).accuracy).collect();
-        ClientSpread::of(accuracies).filter(|_| self.clients.settings.evaluate.per_client)
+    /// The global model's accuracy on every client's own test rows; `None` of a client that has none.
+    fn client_accuracies(&self, evaluated: &[Option<RowEvaluation>]) -> Vec<Option<f64>> {
+        let accuracy = |rows: &Vec<usize>| (!rows.is_empty()).then(|| summarise(evaluated, rows).accuracy);
+        self.clients.shards.test.iter().map(accuracy).collect()
     }
 
     /// A row for each upload, with the accuracy on the client's own test rows where that is asked for.
     pub(crate) fn client_metrics(&self, uploads: &[Upload], sizes: &[u64], found: &Found) -> Vec<ClientMetrics> {
-        let wanted = found.test.as_deref().filter(|_| self.clients.settings.evaluate.per_client);
         let one = |(u, &bytes): (&Upload, &u64)| {
-            let rows = &self.clients.shards.test[u.client];
-            let test_accuracy = wanted.filter(|_| !rows.is_empty()).map(|j| summarise(j, rows).accuracy);
+            let test_accuracy = found.clients.as_ref().and_then(|accuracies| accuracies[u.client]);
             ClientMetrics { test_accuracy, ..ClientMetrics::of(self.server().round, u, bytes) }
         };
         uploads.iter().zip(sizes).map(one).collect()

@@ -4,6 +4,8 @@
 use bonfire_engine::{Slots, StepTimes, TargetSlots, Upload};
 use serde::{Deserialize, Serialize};
 
+use crate::{BestBy, EvaluateOn};
+
 /// One row of `metrics.jsonl`: a round. Counts are of this round alone.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RoundMetrics {
@@ -176,10 +178,10 @@ impl ClientSpread {
 pub struct BestRound {
     /// Which.
     pub round: usize,
-    /// The split that it was chosen by: `"test"` or `"validation"`.
-    pub on: String,
-    /// The score that it was chosen by, as `evaluate.best` names it.
-    pub by: String,
+    /// The split that it was chosen by.
+    pub on: EvaluateOn,
+    /// The score that it was chosen by.
+    pub by: BestBy,
     /// What that was.
     pub score: f64,
     /// The test accuracy of the same round.

@@ -45,8 +45,8 @@ pub enum EvaluateOn {
 }
 
 impl EvaluateOn {
-    /// As configurations and records spell it.
-    pub fn key(self) -> &'static str {
+    /// In words.
+    pub fn name(self) -> &'static str {
         match self {
             EvaluateOn::Test => "test",
             EvaluateOn::Validation => "validation",
@@ -63,7 +63,6 @@ pub enum BestBy {
     /// The lowest loss; of a language model, the lowest perplexity.
     Loss,
     /// The highest mean F1 of all classes.
-    #[serde(rename = "macro-f1")]
     MacroF1,
     /// The highest correlation of Matthews.
     Matthews,
@@ -86,25 +85,13 @@ impl BestBy {
 
     /// Whether `new` is better than `old`; of equals the earlier round stays, and no number is better than none.
     pub fn is_better(self, new: f64, old: f64) -> bool {
-        match self {
-            BestBy::Loss => new < old || (old.is_nan() && !new.is_nan()),
-            BestBy::Accuracy | BestBy::MacroF1 | BestBy::Matthews => new > old || (old.is_nan() && !new.is_nan()),
-        }
+        let better = if self == BestBy::Loss { new < old } else { new > old };
+        better || (old.is_nan() && !new.is_nan())
     }
 
     /// Whether it is a score of classes.
     pub fn is_of_classes(self) -> bool {
         matches!(self, BestBy::MacroF1 | BestBy::Matthews)
-    }
-
-    /// As configurations and records spell it.
-    pub fn key(self) -> &'static str {
-        match self {
-            BestBy::Accuracy => "accuracy",
-            BestBy::Loss => "loss",
-            BestBy::MacroF1 => "macro-f1",
-            BestBy::Matthews => "matthews",
-        }
     }
 
     /// In words.
