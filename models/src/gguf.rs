@@ -1,4 +1,4 @@
-//! GGUF: models read as backbones (`gguf/backbone.rs`), and LoRA adapters for llama.cpp: one file (version 3) with a pair of f32 tensors for every linear.
+//! GGUF: models read as backbones (`gguf/backbone.rs`, their tokenizers in `gguf/vocabulary.rs`), and LoRA adapters for llama.cpp: one file (version 3) with a pair of f32 tensors for every linear.
 //!
 //! The file knows one alpha, and llama.cpp scales a pair by `alpha / r` with the pair's own rank, so where ranks differ
 //! what is left of the scale goes into B. Weights of the architecture `llama` (Mistral's too) are stored there with the
@@ -14,6 +14,7 @@ use crate::{Adapter, Matrix, ModelError, ModelInfo, Target, TargetKind, Task};
 pub(crate) mod backbone;
 mod blocks;
 mod file;
+pub(crate) mod vocabulary;
 
 use file::{File, Value};
 

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use crate::gguf::backbone::Header;
+use crate::gguf::vocabulary;
 use crate::tensor_files::{TensorFiles, is_pointer, pointer};
 use crate::{ModelError, ModelInfo, builtin};
 
@@ -19,17 +20,19 @@ pub enum ModelSource {
     BuiltinLlama,
     /// A folder in Hugging Face layout.
     Folder(PathBuf),
-    /// A GGUF file, which holds configuration and weights; the tokenizer lies in another folder, or beside the file.
+    /// A GGUF file, which holds configuration, weights and tokenizer.
     Gguf {
         /// The file.
         file: PathBuf,
-        /// A folder with `tokenizer.json`.
+        /// A folder with `tokenizer.json`, used instead of the tokenizer inside; so is one that lies beside the file.
         tokenizer: Option<PathBuf>,
     },
 }
 
 const CONFIG: &str = "config.json";
 const WEIGHTS: &str = "model.safetensors";
+const TOKENIZER: &str = "tokenizer.json";
+const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
 const INDEX: &str = "model.safetensors.index.json";
 
 /// `model.safetensors.index.json`: which tensor lies in which file.
@@ -60,13 +63,14 @@ impl ModelSource {
                 let config = Header::read(file)?.config()?;
                 Ok((config.to_string().into_bytes(), file.display().to_string()))
             }
-            ModelSource::Gguf { file, tokenizer: None } if !self.has_own(name) => Err(ModelError::Config {
-                file: file.display().to_string(),
-                problem: format!(
-                    "no {name} lies beside it, and the tokenizer inside is not read; set model.tokenizer = \"DIR\" to the folder \
-                     of the model that the file was made of"
-                ),
-            }),
+            ModelSource::Gguf { file, .. } if self.reads_inside(name) => {
+                let header = Header::with_vocabulary(file)?;
+                let contents = match name {
+                    TOKENIZER => vocabulary::tokenizer(&header)?,
+                    _ => vocabulary::config(&header)?,
+                };
+                Ok((contents.to_string().into_bytes(), self.shown(name)))
+            }
             ModelSource::Folder(_) | ModelSource::Gguf { .. } => {
                 let folder = self.folder().unwrap_or(Path::new(""));
                 let path = folder.join(name);
@@ -85,9 +89,16 @@ impl ModelSource {
         match self {
             ModelSource::Builtin => format!("builtin {name}"),
             ModelSource::BuiltinLlama => format!("builtin-llama {name}"),
-            ModelSource::Gguf { file, .. } if name == CONFIG => file.display().to_string(),
+            ModelSource::Gguf { file, .. } if name == CONFIG || self.reads_inside(name) => file.display().to_string(),
             _ => self.folder().unwrap_or(Path::new("")).join(name).display().to_string(),
         }
+    }
+
+    /// Whether this file of the tokenizer's is made of what a GGUF file holds: where no folder of a tokenizer is named and
+    /// none lies beside the file, so that its files are all of one place.
+    fn reads_inside(&self, name: &str) -> bool {
+        let own = matches!(self, ModelSource::Gguf { tokenizer: None, .. }) && !self.has_own(TOKENIZER);
+        own && [TOKENIZER, TOKENIZER_CONFIG].contains(&name)
     }
 
     /// Whether a file of this name is there.
@@ -133,7 +144,7 @@ impl ModelSource {
     pub fn optional(&self, name: &str) -> Result<Option<(Vec<u8>, String)>, ModelError> {
         match self {
             ModelSource::Folder(_) if !self.has_own(name) => Ok(None),
-            ModelSource::Gguf { .. } if name != CONFIG && !self.has_own(name) => Ok(None),
+            ModelSource::Gguf { .. } if name != CONFIG && !self.reads_inside(name) && !self.has_own(name) => Ok(None),
             ModelSource::Builtin if !builtin::FILES.contains(&name) => Ok(None),
             ModelSource::BuiltinLlama if !builtin::LLAMA_FILES.contains(&name) => Ok(None),
             _ => self.file(name).map(Some),

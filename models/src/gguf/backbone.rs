@@ -17,6 +17,8 @@ pub(crate) struct Header {
     tensors: Vec<Tensor>,
     /// Where the first tensor's bytes begin.
     data: u64,
+    /// What each pair of features' wavelength is multiplied by, `[w/2]`, where the file has a table of it.
+    wavelengths: Option<Vec<f32>>,
     file: String,
 }
 
@@ -69,28 +71,52 @@ impl Packed {
 /// No header comes near.
 const MOST_ENTRIES: u64 = 1 << 20;
 
-/// Arrays longer than it (vocabularies) are read past.
+/// Arrays longer than it (vocabularies) are read past where the tokenizer is not asked for.
 const LONGEST: u64 = 1024;
 
+/// The table of wavelengths' factors, which the converter writes for Llama 3.1 and later.
+const WAVELENGTHS: &str = "rope_freqs.weight";
+
 impl Header {
-    /// Reads the header of the file at `path`.
+    /// Reads the header of the file at `path`, without the vocabulary.
     ///
     /// # Errors
     /// A file that cannot be read or is no GGUF file.
     pub fn read(path: &Path) -> Result<Header, ModelError> {
+        Header::read_lists(path, LONGEST)
+    }
+
+    /// As [`Header::read`], with the vocabulary.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn with_vocabulary(path: &Path) -> Result<Header, ModelError> {
+        Header::read_lists(path, u64::MAX)
+    }
+
+    fn read_lists(path: &Path, longest: u64) -> Result<Header, ModelError> {
         let shown = path.display().to_string();
         let unreadable = |source| ModelError::Read { path: path.to_path_buf(), source };
         let file = File::open(path).map_err(unreadable)?;
         let length = file.metadata().map_err(unreadable)?.len();
-        let mut from = Source { reader: BufReader::new(file), left: length };
+        let mut from = Source { reader: BufReader::new(file), left: length, longest };
         from.header(&shown).map_err(|problem| ModelError::Config { file: shown.clone(), problem })
     }
 
-    fn text(&self, key: &str) -> Option<&str> {
-        self.values.get(key).and_then(Value::as_str)
+    pub(super) fn value(&self, key: &str) -> Option<&Value> {
+        self.values.get(key)
     }
 
-    fn bad(&self, problem: impl Into<String>) -> ModelError {
+    pub(super) fn text(&self, key: &str) -> Option<&str> {
+        self.value(key).and_then(Value::as_str)
+    }
+
+    /// A list of the tokenizer's.
+    pub(super) fn list(&self, key: &str) -> Option<&Vec<Value>> {
+        self.value(&format!("tokenizer.ggml.{key}")).and_then(Value::as_array)
+    }
+
+    pub(super) fn bad(&self, problem: impl Into<String>) -> ModelError {
         ModelError::Config { file: self.file.clone(), problem: problem.into() }
     }
 
@@ -108,11 +134,6 @@ impl Header {
                 return Err(self.bad(format!("general.architecture is {other}; {what}")));
             }
         };
-        if self.tensors.iter().any(|t| t.name == "rope_freqs.weight") {
-            let what =
-                "wavelengths scaled by a table (rope_freqs.weight, as Llama 3.1 and later) are not read from GGUF";
-            return Err(self.bad(format!("{what}; use the model's safetensors")));
-        }
         let key = |key: &str| self.values.get(&format!("{name}.{key}")).cloned();
         let need = |k: &str| key(k).ok_or_else(|| self.bad(format!("{name}.{k} is missing")));
         let table = self.tensors.iter().find(|t| t.name == "token_embd.weight");
@@ -136,6 +157,7 @@ impl Header {
         put("sliding_window", key("attention.sliding_window").filter(|_| name == "gemma3"));
         put("eos_token_id", self.values.get("tokenizer.ggml.eos_token_id").cloned());
         let biased = self.tensors.iter().any(|t| t.name.ends_with("attn_q.bias"));
+        put("mlp_bias", Some(json!(self.tensors.iter().any(|t| t.name.ends_with("ffn_gate.bias")))));
         put("attention_bias", Some(json!(biased && name != "qwen2")));
         if name == "gemma3" {
             // llama.cpp divides by the root of a head's features, but in the largest model by that of an even share.
@@ -147,6 +169,14 @@ impl Header {
             put("rope_scaling", Some(json!({"rope_type": "linear", "factor": need("rope.scaling.factor")?})));
         } else if kind != "none" {
             return Err(self.bad(format!("{name}.rope.scaling.type is \"{kind}\"; \"linear\" is read from GGUF")));
+        }
+        if let Some(table) = &self.wavelengths {
+            let base = self.values.get(&format!("{name}.rope.freq_base")).and_then(Value::as_f64).unwrap_or(10_000.0);
+            let scaling = llama3(table, base).ok_or_else(|| {
+                let what = "stretches wavelengths in another way than Llama 3.1's";
+                self.bad(format!("{WAVELENGTHS} {what}; use the model's safetensors"))
+            })?;
+            put("rope_scaling", Some(scaling));
         }
         Ok(config)
     }
@@ -175,8 +205,26 @@ impl Header {
             let (name, at) = (present_name(&t.name, info), self.data.saturating_add(t.offset));
             Ok(Placed { name, shape: t.shape.clone(), at, bytes, packed })
         };
-        self.tensors.iter().map(one).collect()
+        self.tensors.iter().filter(|t| t.name != WAVELENGTHS).map(one).collect()
     }
+}
+
+/// Llama 3.1's `rope_scaling` that gives this table, if one does: the converter writes the factors and not what they come from.
+/// Every such model has 1 and 4 as the factors of low and high frequencies, and a length of pretraining that is a power of two.
+fn llama3(table: &[f32], base: f64) -> Option<Value> {
+    let factor = f64::from(table.iter().copied().fold(1.0, f32::max));
+    let fits = |length: &i64| {
+        let of = |at: usize| {
+            let wavelength = 2.0 * std::f64::consts::PI * base.powf(at as f64 / table.len() as f64);
+            let turns = *length as f64 / wavelength;
+            let share = ((turns - 1.0) / 3.0).clamp(0.0, 1.0);
+            1.0 / ((1.0 - share) / factor + share)
+        };
+        table.iter().enumerate().all(|(at, found)| (f64::from(*found) / of(at) - 1.0).abs() < 1e-4)
+    };
+    let length = (2..24).map(|power| 1i64 << power).find(fits)?;
+    Some(json!({"rope_type": "llama3", "factor": factor, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+        "original_max_position_embeddings": length}))
 }
 
 /// Hugging Face's name for a tensor, or GGUF's own where there is none.
@@ -218,6 +266,8 @@ fn present_name(name: &str, info: &ModelInfo) -> String {
 struct Source<R> {
     reader: R,
     left: u64,
+    /// The longest list that is kept.
+    longest: u64,
 }
 
 impl<R: Read + Seek> Source<R> {
@@ -264,7 +314,7 @@ impl<R: Read + Seek> Source<R> {
             8 => json!(self.text()?),
             9 => {
                 let (kind, n) = (self.u32()?, self.u64()?);
-                if n > LONGEST {
+                if n > self.longest {
                     self.skip_array(kind, n)?;
                     return Ok(Value::Null);
                 }
@@ -320,7 +370,16 @@ impl<R: Read + Seek> Source<R> {
         let tensors = (0..tensors).map(|_| self.tensor()).collect::<Result<Vec<_>, _>>()?;
         let alignment = read.get("general.alignment").and_then(Value::as_u64).unwrap_or(32).max(1);
         let data = (whole - self.left).next_multiple_of(alignment);
-        Ok(Header { values: read, tensors, data, file: shown.to_string() })
+        let wavelengths = match tensors.iter().find(|t: &&Tensor| t.name == WAVELENGTHS) {
+            None => None,
+            Some(table) if table.kind == 0 && table.shape.len() == 1 => {
+                self.skip((data - (whole - self.left)).saturating_add(table.offset))?;
+                let numbers = (0..table.shape[0]).map(|_| self.take().map(f32::from_le_bytes));
+                Some(numbers.collect::<Result<Vec<_>, _>>()?)
+            }
+            Some(_) => return Err(format!("tensor `{WAVELENGTHS}` is no list of f32")),
+        };
+        Ok(Header { values: read, tensors, data, wavelengths, file: shown.to_string() })
     }
 
     fn tensor(&mut self) -> Result<Tensor, String> {
