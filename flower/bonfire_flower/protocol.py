@@ -22,6 +22,8 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 VERSION = 1
 # Columns beside the header's own: how long a client's parts are in the two shared arrays.
 VALUES, SLOTS = "len-values", "len-slots"
+# The bit of an upload's flags that says that its numbers are shorter than float32.
+CODED = 128
 
 
 class BadReply(Exception):
@@ -160,7 +162,12 @@ def read_uploads(content: RecordDict, examples: Mapping[int, int], holds: int) -
     if _column(header, "examples", int, len(clients)) != [examples[client] for client in clients]:
         raise BadReply("its clients' examples are not those it introduced itself with")
     arrays = _record(content, "uploads", ArrayRecord)
-    values = _parts(arrays, "values", np.float32, _column(numbers, VALUES, int, len(clients)))
+    # A site's messages are all written in one way: as float32, or as bytes where [wire] shortens them.
+    coded = {flags & CODED for flags in _column(header, "flags", int, len(clients))}
+    if len(coded) > 1:
+        raise BadReply("some of its uploads are short and some are not")
+    kind = np.uint8 if CODED in coded else np.float32
+    values = _parts(arrays, "values", kind, _column(numbers, VALUES, int, len(clients)))
     slots = _parts(arrays, "slots", np.uint8, _column(numbers, SLOTS, int, len(clients)))
     return [
         _upload({key: column[i] for key, column in header.items()}, values[i], slots[i])

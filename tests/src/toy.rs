@@ -71,6 +71,7 @@ pub fn settings(text: &str) -> Settings {
     let mut table: toml::Table = toml::from_str(text).expect("TOML");
     let privacy = table.remove("privacy").map(read);
     let attack = table.remove("attack").map(read);
+    let wire = table.remove("wire").map(read).unwrap_or_default();
     let mut section = |name: &str, defaults: &str| {
         let mut section: toml::Table = toml::from_str(defaults).expect("TOML");
         if let Some(toml::Value::Table(given)) = table.remove(name) {
@@ -87,6 +88,7 @@ pub fn settings(text: &str) -> Settings {
         server: read(section("server", "")),
         privacy,
         attack,
+        wire,
         evaluate: read(section("evaluate", "every = 1")),
         engine: read(section("engine", "")),
     }

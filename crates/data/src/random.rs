@@ -52,6 +52,8 @@ pub enum Use {
     Sketch = 25,
     /// Which clients mean harm, and the noise of those that send some.
     Attack = 26,
+    /// Whether a number that is sent in fewer bits is rounded up or down.
+    Wire = 27,
     /// Writing the built-in corpus.
     Corpus = 13,
     /// Made-up texts and weights that only measure speed.

@@ -47,6 +47,7 @@ mod slots;
 mod terms;
 mod times;
 mod upload;
+pub mod wire;
 
 pub use cohort::{Cohort, Member};
 pub use confusion::{ClassScore, ClassScores, Confusion};
@@ -75,4 +76,5 @@ pub use settings::{
 pub use sketch::{Choice, sketch};
 pub use slots::TargetSlots;
 pub use times::StepTimes;
-pub use upload::{Aux, HEADER as UPLOAD_HEADER, MAGIC as UPLOAD_MAGIC, Slots, Upload};
+pub use upload::{Aux, CODED as UPLOAD_CODED, HEADER as UPLOAD_HEADER, MAGIC as UPLOAD_MAGIC, Slots, Upload};
+pub use wire::{Coding, WireSettings};

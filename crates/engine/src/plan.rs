@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use bonfire_models::{Adapter, DeltaLog, Factor, Matrix};
 use serde::{Deserialize, Serialize};
 
-use crate::{Probe, TargetSlots};
+use crate::{Probe, TargetSlots, WireSettings};
 pub use draw::{Others, SlotDraw};
 pub use objective::{Branches, ClientPrivacy, LocalOptimizer, Private, TailPenalty, Terms, Threshold};
 pub use reshape::{Alignment, ProductSketch};
@@ -115,6 +115,9 @@ pub struct Plan {
     pub sketch: Option<ProductSketch>,
     /// What is done to an upload for privacy before it leaves.
     pub privacy: ClientPrivacy,
+    /// How messages are written.
+    #[serde(default)]
+    pub wire: WireSettings,
     /// Each client also reports, layer by layer, how much the states of its first batch say ([`crate::layer_score`]).
     pub layer_scores: bool,
     /// A and B are a start that every client makes from the seed, so nobody is sent them.
@@ -141,6 +144,7 @@ impl Plan {
             align: None,
             sketch: None,
             privacy: ClientPrivacy::Off,
+            wire: WireSettings::default(),
             layer_scores: false,
             seeded: false,
         }

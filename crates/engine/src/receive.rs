@@ -76,10 +76,16 @@ impl Upload {
         let mut upload = empty(plan, global, settings, client, slots, numbers.len()).map_err(bad)?;
         upload.examples = examples;
         upload.kept = ClientMemory::default();
+        if plan.wire.codes_uploads() {
+            crate::wire::read(&plan.wire, numbers, &mut upload).map_err(bad)?;
+        }
         if upload.flags() as usize != said {
             return Err(bad("it does not hold what this round trains".into()));
         }
-        fill(&mut upload, numbers).map_err(bad)?;
+        match upload.coded {
+            Some(_) => finite(&upload).map_err(bad)?,
+            None => fill(&mut upload, numbers).map_err(bad)?,
+        }
         Ok(upload)
     }
 }
@@ -119,9 +125,10 @@ fn empty(
 ) -> Result<Upload, String> {
     let mut plain = Plan { privacy: ClientPrivacy::Off, ..plan.clone() };
     let tail = plain.terms.tail.take();
-    let numbers = |upload: &Upload| 4 * (upload.adapter_params() + upload.head_params() + upload.aux_params()) as usize;
+    let numbers = |upload: &Upload| plan.wire.upload_len(upload);
     let whole = sketch_of(&plain, global, settings, client, slots.clone());
-    if numbers(&whole) == bytes {
+    // Where the length says nothing about the shapes, reading tells whether they fit.
+    if numbers(&whole) == bytes || plan.wire.top_k.is_some() || plan.wire.deflate {
         return Ok(whole);
     }
     // A client that dropped its tail has sent the rest, of all targets.
@@ -140,8 +147,12 @@ fn empty(
 fn fill(upload: &mut Upload, bytes: &[u8]) -> Result<(), String> {
     let mut numbers = bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]));
     upload.matrices_mut().flat_map(|m| &mut m.data).zip(&mut numbers).for_each(|(v, number)| *v = number);
-    let finite = upload.matrices().chain(upload.aux.iter().flat_map(|(_, list)| list));
-    if finite.flat_map(|m| &m.data).all(|v| v.is_finite()) {
+    finite(upload)
+}
+
+fn finite(upload: &Upload) -> Result<(), String> {
+    let all = upload.matrices().chain(upload.aux.iter().flat_map(|(_, list)| list));
+    if all.flat_map(|m| &m.data).all(|v| v.is_finite()) {
         Ok(())
     } else {
         Err("some of its numbers are not finite".into())

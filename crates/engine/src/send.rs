@@ -91,6 +91,7 @@ pub(crate) fn upload(
         weights,
         head,
         aux,
+        coded: None,
         kept,
         loss,
         steps,

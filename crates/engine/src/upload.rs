@@ -3,6 +3,7 @@
 
 use bonfire_models::{Factor, Matrix};
 
+use crate::wire::Coded;
 use crate::{Active, ClientMemory, Role, TargetSlots};
 
 /// Which slots an upload holds.
@@ -30,6 +31,12 @@ pub enum Slots {
 }
 
 impl Slots {
+    /// Global rank.
+    pub fn rank(&self) -> usize {
+        let (Slots::All { rank } | Slots::Given { rank, .. } | Slots::Chosen { rank, .. }) = self;
+        *rank
+    }
+
     /// Bytes that tell the server which slots these are: one bit for each slot of the model, or nothing.
     pub fn index_bytes(&self) -> usize {
         match self {
@@ -66,6 +73,9 @@ pub const MAGIC: &[u8; 4] = b"BFU1";
 /// Bytes of a message before its slots and numbers.
 pub const HEADER: usize = 20;
 
+/// The bit of a message's flags that says that its numbers are coded by `[wire]`.
+pub const CODED: u32 = flags::CODED;
+
 /// The bits of a message's flags.
 pub(crate) mod flags {
     pub const A: u32 = 1;
@@ -75,6 +85,7 @@ pub(crate) mod flags {
     pub const CORE: u32 = 16;
     pub const MORE: u32 = 32;
     pub const WEIGHTS: u32 = 64;
+    pub const CODED: u32 = 128;
 }
 
 /// What one client learnt in one round: end minus start of what trained, for its slots only.
@@ -97,6 +108,8 @@ pub struct Upload {
     pub head: Vec<Matrix>,
     /// What else a method has clients send.
     pub aux: Vec<(Aux, Vec<Matrix>)>,
+    /// The numbers as they cross, where that is otherwise than in f32: those above are then the ones that the server decodes.
+    pub coded: Option<Coded>,
     /// What stays with the client for its next round. Never sent, never counted.
     pub kept: ClientMemory,
     /// Mean loss over the local steps, probe not counted. Reported, not sent.
@@ -161,21 +174,32 @@ impl Upload {
         self
     }
 
+    /// Scalars that cross, of the adapter (or the weights) and of the head.
+    pub fn sent_params(&self) -> (u64, u64) {
+        match &self.coded {
+            Some(coded) => (coded.adapter, coded.head),
+            None => (self.adapter_params(), self.head_params()),
+        }
+    }
+
+    /// Bytes that say which slots, and which of their numbers, were sent.
+    pub fn index_bytes(&self) -> usize {
+        self.slots.index_bytes() + self.coded.as_ref().map_or(0, |coded| coded.index_bytes)
+    }
+
     /// Bytes of [`Self::encode`], without making them.
     pub fn encoded_len(&self) -> usize {
-        HEADER
-            + self.slots.index_bytes()
-            + 4 * (self.adapter_params() + self.head_params() + self.aux_params()) as usize
+        let plain = || 4 * (self.adapter_params() + self.head_params() + self.aux_params()) as usize;
+        HEADER + self.slots.index_bytes() + self.coded.as_ref().map_or_else(plain, |coded| coded.bytes.len())
     }
 
     /// The message as it would cross the wire, little-endian: `"BFU1"`, client, examples, flags (1 A, 2 B, 4 slots
-    /// chosen, 8 head, 16 core, 32 more, 64 weights) and rank as u32; one bit for each slot of each target if chosen; then the
-    /// numbers as f32, factor by factor, target by target, slot by slot, or the weights, the head's tensors, and what else a method
+    /// chosen, 8 head, 16 core, 32 more, 64 weights, 128 coded) and rank as u32; one bit for each slot of each target if chosen; then the
+    /// numbers as f32, or coded by `[wire]` (`docs/file-formats.md`), factor by factor, target by target, slot by slot, or the weights, the head's tensors, and what else a method
     /// sends. Shapes are known to both sides.
     pub fn encode(&self) -> Vec<u8> {
-        let (Slots::All { rank } | Slots::Given { rank, .. } | Slots::Chosen { rank, .. }) = &self.slots;
         let mut bytes = MAGIC.to_vec();
-        for word in [self.client as u32, self.examples as u32, self.flags(), *rank as u32] {
+        for word in [self.client as u32, self.examples as u32, self.flags(), self.slots.rank() as u32] {
             bytes.extend(word.to_le_bytes());
         }
         if let Slots::Chosen { rank, slots } = &self.slots {
@@ -184,6 +208,10 @@ impl Upload {
                 bits[at / 8] |= 1 << (at % 8);
             }
             bytes.extend(bits);
+        }
+        if let Some(coded) = &self.coded {
+            bytes.extend(&coded.bytes);
+            return bytes;
         }
         bytes.reserve_exact(4 * (self.adapter_params() + self.head_params() + self.aux_params()) as usize);
         for matrix in self.matrices().chain(self.aux.iter().flat_map(|(_, list)| list)) {
@@ -205,6 +233,7 @@ impl Upload {
             + there(flags::HEAD, !self.head.is_empty())
             + there(flags::MORE, !self.aux.is_empty())
             + there(flags::WEIGHTS, !self.weights.is_empty())
+            + there(flags::CODED, self.coded.is_some())
     }
 
     /// The matrices of the message, in the order they are sent, to be filled.
@@ -231,6 +260,7 @@ mod tests {
             weights: vec![],
             head: vec![],
             aux: vec![],
+            coded: None,
             kept: ClientMemory::default(),
             loss: 0.0,
             steps: 1,

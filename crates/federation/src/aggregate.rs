@@ -202,6 +202,7 @@ mod tests {
             weights: vec![],
             head: vec![],
             aux: vec![],
+            coded: None,
             kept: Default::default(),
             loss: 0.0,
             steps: 1,

@@ -63,6 +63,7 @@ mod tests {
             server: serde_json::from_str("{}").expect("valid"),
             privacy: None,
             attack: Some(attack),
+            wire: Default::default(),
             evaluate: serde_json::from_str("{}").expect("valid"),
             engine: serde_json::from_str("{}").expect("valid"),
         }

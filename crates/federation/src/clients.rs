@@ -7,7 +7,7 @@ use std::ops::ControlFlow;
 use bonfire_data::Shards;
 use bonfire_engine::{
     ClientMemory, Engine, EngineError, Evaluation, Member, Plan, Private, Progress, RowEvaluation, Split, Start,
-    TokenizedData, Trained, Upload, personal, summarise,
+    TokenizedData, Trained, Upload, personal, summarise, wire,
 };
 use bonfire_models::{Adapter, Model};
 
@@ -70,6 +70,12 @@ impl Clients {
         let trained = self.engine.train(plan, start, &cohort.iter().map(member).collect::<Vec<_>>(), on)?;
         Ok(trained.map_continue(|mut trained| {
             spoil(&self.settings, plan.round, self.shards.train.len(), &mut trained.uploads);
+            // Last of all: what privacy does to an upload is done, and an attacker's message is as short as anybody's.
+            let feedback = self.settings.feeds_errors_back();
+            for upload in &mut trained.uploads {
+                let memory = self.memories.get(&upload.client);
+                wire::write(&plan.wire, plan, self.settings.train.seed, memory, feedback, upload);
+            }
             trained
         }))
     }

@@ -3,7 +3,7 @@
 
 use bonfire_data::random::NoiseKey;
 use bonfire_engine::{Evaluation, MessageError, Plan, Upload};
-use bonfire_models::{Factor, Model, Task};
+use bonfire_models::{Adapter, Factor, Model, Task};
 
 use crate::download::{Download, Pushes};
 use crate::initial_adapter::{begin_trained, initial_adapter};
@@ -89,7 +89,7 @@ impl Coordinator {
 
     /// The orders for the next round.
     pub fn plan(&self) -> Plan {
-        self.strategy.plan(&self.server)
+        Plan { wire: self.settings.wire, ..self.strategy.plan(&self.server) }
     }
 
     /// The clients of the next round, ascending: see [`Self::cohort_of`].
@@ -127,6 +127,28 @@ impl Coordinator {
     /// of the site: of methods in which clients hold fewer slots it gets theirs. `None`: every slot.
     pub fn download(&self, since: usize, clients: Option<&[usize]>) -> Download {
         Download::new(self, &self.plan(), since, clients)
+    }
+
+    /// The adapter as clients know it that the round of `plan` begins with, where that is not the server's own: what they were
+    /// sent was rounded.
+    pub(crate) fn known_to_clients(&self, plan: &Plan) -> Option<Adapter> {
+        if !plan.wire.codes_downloads() {
+            return None;
+        }
+        let sent = self.ledger.newer_than(0);
+        let mut adapter = self.server.adapter.clone();
+        // What every client makes from the seed, or has with the backbone, is not sent.
+        let seeded = |factor| plan.seeded && factor != Factor::Core;
+        for factor in Factor::ALL.into_iter().filter(|&factor| sent.factor(factor) && !seeded(factor)) {
+            plan.wire.round_factor(&mut adapter, factor);
+        }
+        if sent.head {
+            adapter.head.iter_mut().for_each(|tensor| tensor.value = plan.wire.rounded(&tensor.value));
+        }
+        if sent.weights {
+            adapter.weights.iter_mut().for_each(|matrix| *matrix = plan.wire.rounded(matrix));
+        }
+        Some(adapter)
     }
 
     /// A site was lost with all that it held: what its clients download next is whole, and the ledger counts it so.
@@ -188,6 +210,7 @@ impl Coordinator {
     /// An ε that no noise reaches then.
     pub fn with_known_cohorts(mut self) -> Result<Self, FederationError> {
         self.settings.refuse_pooled()?;
+        self.settings.refuse_coded_downloads()?;
         let clients = self.clients();
         self.protection = self.protection.with_known_cohorts(&self.settings, clients)?;
         self.strategy = build(&self.settings, &self.protection, self.settings.budgets(clients)?);

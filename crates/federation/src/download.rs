@@ -335,7 +335,7 @@ fn redraw(adapter: &mut Adapter, fresh: &Adapter, settings: &Settings, round: u6
 
 /// Which parts are newer than a copy.
 impl Coming {
-    fn factor(&self, factor: Factor) -> bool {
+    pub(crate) fn factor(&self, factor: Factor) -> bool {
         match factor {
             Factor::A => self.a,
             Factor::B => self.b,

@@ -63,7 +63,7 @@ pub fn forecast(
     let mut rounds: Vec<Forecast> = Vec::new();
     let all = settings.train.rounds;
     for round in 1..=if is_steady(settings) { all.min(STEADY) } else { all } {
-        let mut plan = strategy.plan(&server);
+        let mut plan = Plan { wire: settings.wire, ..strategy.plan(&server) };
         // As if no client pruned itself.
         plan.terms.tail = None;
         let cohort = protection.cohort(settings, round, clients);
@@ -97,7 +97,7 @@ fn downloads(ledger: &mut Ledger, plan: &Plan, server: &Server, clients: &[usize
     let one = |&client: &usize| {
         let down = ledger.download(plan, server, &[client]);
         let more = if down.download_params > 0 { more } else { 0 };
-        let bytes = down.download_bytes + 4 * more;
+        let bytes = down.download_bytes + plan.wire.download_len(more as usize, more as usize) as u64;
         Forecast {
             download_params: down.download_params + more,
             download_bytes: bytes,
@@ -123,8 +123,8 @@ fn uploads(plan: &Plan, clients: &[usize], make: &dyn Fn(usize) -> Upload, more:
             made.len() - 1
         });
         let upload: &Upload = &made[place];
-        let bytes = upload.encoded_len() as u64 + 4 * more;
-        let params = upload.adapter_params() + upload.head_params() + upload.aux_params() + more;
+        let bytes = plan.wire.message_len(upload, more as usize) as u64;
+        let params = plan.wire.sent_params(upload, more as usize) + upload.aux_params();
         sum = sum.with(Forecast {
             upload_params: params,
             upload_bytes: bytes,

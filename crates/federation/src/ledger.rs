@@ -1,7 +1,7 @@
 //! Counts of what crossed between server and clients: scalars and bytes of the messages themselves, never a formula.
 
 use bonfire_engine::{LocalOptimizer, Plan, RoleTensors, Upload};
-use bonfire_models::Factor;
+use bonfire_models::{Factor, Matrix};
 use serde::{Deserialize, Serialize};
 
 use crate::Server;
@@ -114,13 +114,13 @@ impl Ledger {
     }
 
     /// Counts what `cohort` downloads at the start of the plan's round: every part newer than the client's copy, of the
-    /// slots it works with, in f32.
+    /// slots it works with, as the plan writes it.
     pub fn download(&mut self, plan: &Plan, server: &Server, cohort: &[usize]) -> Traffic {
         let mut traffic = Traffic::default();
         for &client in cohort {
             let (params, bytes) = self.message(plan, server, client);
             if params + bytes > 0 {
-                traffic.download_bytes += HEADER + 4 * params + bytes;
+                traffic.download_bytes += HEADER + bytes;
                 traffic.download_params += params;
             }
             self.seen[client] = plan.round;
@@ -128,14 +128,14 @@ impl Ledger {
         traffic
     }
 
-    /// Scalars, and bytes besides, of the message to `client`: `"BFD1"`, round and flags as u32, then the numbers.
+    /// Scalars and bytes, the head's left out, of the message to `client`: `"BFD1"`, round and flags as u32, then the numbers.
     fn message(&self, plan: &Plan, server: &Server, client: usize) -> (u64, u64) {
         let adapter = &server.adapter;
         let newer = self.versions.map(|version| version > self.seen[client]);
         let slots = plan.slots_held(client, adapter);
         // Of slots drawn anew a client may hold none.
         let sent = |f: Factor| newer[part(f)] || (plan.draws_anew() && self.versions[part(f)] > 0);
-        let mut params = 0;
+        let (mut params, mut bytes) = (0, 0);
         for factor in Factor::ALL.into_iter().filter(|&f| sent(f) && !adapter.factor(f).is_empty()) {
             if plan.seeded && factor != Factor::Core {
                 continue;
@@ -148,20 +148,28 @@ impl Ledger {
                     Some(slots) => slots[t].iter().filter(|slot| shared(slot)).count(),
                 };
                 params += (rows * whole) as u64;
+                bytes += plan.wire.download_len(rows * whole, whole) as u64;
             }
         }
         if newer[HEAD] && !plan.private.head {
             params += adapter.head_params();
+            let of = |m: &Matrix| plan.wire.download_len(m.data.len(), m.cols) as u64;
+            bytes += adapter.head.iter().map(|tensor| of(&tensor.value)).sum::<u64>();
         }
         if newer[WEIGHTS] {
             params += adapter.weight_params();
+            let of = |m: &Matrix| plan.wire.download_len(m.data.len(), m.cols) as u64;
+            bytes += adapter.weights.iter().map(of).sum::<u64>();
         }
         if newer[MORE] {
             params += more_params(plan);
+            bytes += 4 * more_params(plan);
         }
-        params += self.merged.iter().filter(|(round, _)| *round > self.seen[client]).map(|(_, n)| n).sum::<u64>();
+        let merged = self.merged.iter().filter(|(round, _)| *round > self.seen[client]).map(|(_, n)| n).sum::<u64>();
+        params += merged;
+        bytes += 4 * merged;
         let live = if newer[LIVE] { (adapter.rank * adapter.targets.len()).div_ceil(8) as u64 } else { 0 };
-        (params, live)
+        (params, bytes + live)
     }
 
     /// Counts the `uploads` of a round, in sum and the bytes of each.
@@ -170,10 +178,11 @@ impl Ledger {
         // A message can be large, so each is serialised once.
         let sizes: Vec<u64> = uploads.iter().map(|upload| upload.encode().len() as u64).collect();
         for upload in uploads {
-            traffic.upload_params += upload.adapter_params() + upload.head_params() + upload.aux_params();
-            traffic.upload_head_params += upload.head_params();
+            let (adapter, head) = upload.sent_params();
+            traffic.upload_params += adapter + head + upload.aux_params();
+            traffic.upload_head_params += head;
             traffic.upload_aux_params += upload.aux_params();
-            traffic.upload_index_bytes += upload.slots.index_bytes() as u64;
+            traffic.upload_index_bytes += upload.index_bytes() as u64;
         }
         traffic.upload_bytes = sizes.iter().sum();
         (traffic, sizes)

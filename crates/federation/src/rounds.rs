@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 use std::time::Instant;
 
-use bonfire_engine::{Trained, Upload};
+use bonfire_engine::{Start, Trained, Upload};
 
 use crate::clients::Clients;
 use crate::{Event, FederationError, Run, Times};
@@ -35,7 +35,9 @@ impl Run {
 
             let clock = Instant::now();
             let mut listen = |progress| on(Event::Progress(progress));
-            let trained = self.clients.train(&plan, self.server().start(), &stays, &mut listen)?;
+            let known = self.coordinator.known_to_clients(&plan);
+            let begin = Start { adapter: known.as_ref().unwrap_or(&self.server().adapter), ..self.server().start() };
+            let trained = self.clients.train(&plan, begin, &stays, &mut listen)?;
             let ControlFlow::Continue(trained) = trained else { return Ok(()) };
             let Trained { mut uploads, times: steps, in_flight, no_room_for } = trained;
             let train_seconds = clock.elapsed().as_secs_f64();

@@ -11,9 +11,10 @@ mod schema;
 mod server;
 mod strategy;
 mod strategy_traits;
+mod wire;
 
 use bonfire_data::random::{Use, stream};
-use bonfire_engine::{ClientPrivacy, EngineSettings, Problem, TrainSettings};
+use bonfire_engine::{ClientPrivacy, EngineSettings, Problem, TrainSettings, WireSettings};
 use bonfire_models::{ModelInfo, TargetKind, Targets};
 use rand::RngExt;
 use rand::seq::SliceRandom;
@@ -49,6 +50,8 @@ pub struct Settings {
     pub privacy: Option<PrivacySettings>,
     /// Clients that mean harm.
     pub attack: Option<AttackSettings>,
+    /// How messages are written.
+    pub wire: WireSettings,
     /// When to evaluate.
     pub evaluate: EvaluateSettings,
     /// How the work is done on the devices.

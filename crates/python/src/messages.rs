@@ -136,15 +136,35 @@ pub struct Upload {
     /// Client, examples, flags and rank: what the message begins with.
     words: [u32; 4],
     slots: Option<Vec<u8>>,
-    values: Vec<f32>,
+    values: Values,
     /// What is told beside the message.
     pub loss: f64,
     pub steps: usize,
     pub tokens: u64,
 }
 
+/// The numbers of a message.
+enum Values {
+    /// As they are.
+    Floats(Vec<f32>),
+    /// As `[wire]` writes them.
+    Coded(Vec<u8>),
+}
+
+/// The bit of the flags that says which.
+const CODED: u32 = engine::UPLOAD_CODED;
+
 /// The words of a message after what it begins with.
 const NAMES: [&str; 4] = ["client", "examples", "flags", "rank"];
+
+impl Values {
+    fn bytes(&self) -> usize {
+        match self {
+            Values::Floats(floats) => 4 * floats.len(),
+            Values::Coded(coded) => coded.len(),
+        }
+    }
+}
 
 impl Upload {
     pub fn of(upload: &engine::Upload) -> Upload {
@@ -155,7 +175,12 @@ impl Upload {
         Upload {
             words: [0, 1, 2, 3].map(word),
             slots: matches!(upload.slots, engine::Slots::Chosen { .. }).then(|| bits.to_vec()),
-            values: numbers.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
+            values: if upload.coded.is_some() {
+                Values::Coded(numbers.to_vec())
+            } else {
+                let floats = numbers.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]));
+                Values::Floats(floats.collect())
+            },
             loss: upload.loss,
             steps: upload.steps,
             tokens: upload.tokens,
@@ -167,7 +192,10 @@ impl Upload {
         let mut bytes = UPLOAD_MAGIC.to_vec();
         self.words.iter().for_each(|word| bytes.extend(word.to_le_bytes()));
         bytes.extend(self.slots.iter().flatten());
-        self.values.iter().for_each(|v| bytes.extend(v.to_le_bytes()));
+        match &self.values {
+            Values::Floats(floats) => floats.iter().for_each(|v| bytes.extend(v.to_le_bytes())),
+            Values::Coded(coded) => bytes.extend(coded),
+        }
         bytes
     }
 }
@@ -198,7 +226,11 @@ impl Upload {
         Ok(Upload {
             words,
             slots: slots.map(|slots| Ok::<_, PyErr>(arrays::read("slots", "uint8", slots)?.1)).transpose()?,
-            values: arrays::vector("values", values)?,
+            values: if words[2] & CODED == 0 {
+                Values::Floats(arrays::vector("values", values)?)
+            } else {
+                Values::Coded(arrays::read("values", "uint8", values)?.1)
+            },
             loss,
             steps: get("steps")?.extract().map_err(|_| wrong("steps"))?,
             tokens: get("tokens")?.extract().map_err(|_| wrong("tokens"))?,
@@ -254,19 +286,23 @@ impl Upload {
         self.slots.as_ref().map(|slots| arrays::bytes(py, slots)).transpose()
     }
 
-    /// The numbers `[n]`: factor by factor, target by target, slot by slot; then the head and what else is sent.
+    /// The numbers `[n]`: factor by factor, target by target, slot by slot; then the head and what else is sent. Where `[wire]`
+    /// shortens messages, their bytes.
     #[getter]
     fn values<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        arrays::floats(py, &self.values)
+        match &self.values {
+            Values::Floats(floats) => arrays::floats(py, floats),
+            Values::Coded(coded) => arrays::bytes(py, coded),
+        }
     }
 
     /// Bytes of the message as the ledger counts it: 20, the slots and the values.
     #[getter]
     fn nbytes(&self) -> usize {
-        UPLOAD_HEADER + self.slots.as_ref().map_or(0, Vec::len) + 4 * self.values.len()
+        UPLOAD_HEADER + self.slots.as_ref().map_or(0, Vec::len) + self.values.bytes()
     }
 
     fn __repr__(&self) -> String {
-        format!("Upload(client={}, examples={}, {} values)", self.client(), self.examples(), self.values.len())
+        format!("Upload(client={}, examples={}, {} bytes of values)", self.client(), self.examples(), self.values.bytes())
     }
 }

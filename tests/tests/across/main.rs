@@ -21,3 +21,4 @@ mod rounding;
 mod rounds;
 mod sites;
 mod strategies;
+mod wire;

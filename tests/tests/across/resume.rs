@@ -9,6 +9,7 @@ use proptest::prelude::*;
 
 /// Besides every strategy: runs that keep other kinds of things between rounds.
 const RUNS: &[&str] = &[
+    "[strategy]\nname = \"lora-a2\"\n[clients]\ncount = 4\nbudget = 1\n[wire]\nupload = \"int4\"\ntop_k = 0.2\ndownload = \"bf16\"",
     "[strategy]\nname = \"full\"",
     "[strategy]\nname = \"fedit\"\n[server]\noptimizer = { name = \"fedadam\", lr = 0.01 }",
     "[strategy]\nname = \"fedit\"\n[train]\nrounds = 4\nlr_a = 1e-3\nbatch_size = 4\nscaffold = true",

@@ -14,6 +14,9 @@ use proptest::prelude::*;
 
 /// Besides every strategy: what else crosses.
 const RUNS: &[&str] = &[
+    "[strategy]\nname = \"lora-a2\"\n[clients]\ncount = 4\nbudget = 2\n[wire]\nupload = \"int8\"\ntop_k = 0.3\n",
+    "[strategy]\nname = \"fedit\"\n[wire]\nupload = \"int4\"\nhead = \"bf16\"\ndeflate = true\n",
+    "[strategy]\nname = \"hetlora\"\nweight = 5.0\n[clients]\ncount = 4\nbudget = [1, 4, 2, 3]\n[wire]\nupload = \"f16\"\n",
     "[strategy]\nname = \"full\"",
     "[strategy]\nname = \"fedit\"\n[server]\noptimizer = { name = \"fedadam\", lr = 0.01 }",
     "[strategy]\nname = \"fedit\"\n[train]\nrounds = 4\nlr_a = 1e-3\nbatch_size = 4\nscaffold = true",

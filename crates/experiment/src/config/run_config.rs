@@ -1,6 +1,6 @@
 //! A configuration as data: the sections, and what in them cannot work.
 
-use bonfire_engine::{Problem, TrainSettings};
+use bonfire_engine::{Problem, TrainSettings, WireSettings};
 use bonfire_federation::{
     AdapterSettings, AttackSettings, BestBy, ClientSettings, EvaluateSettings, PrivacySettings, ServerSettings,
     Settings, StrategySettings,
@@ -44,6 +44,9 @@ pub struct RunConfig {
     /// Clients that mean harm, for experiments; left out: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attack: Option<AttackSettings>,
+    /// How messages are written: in fewer bits, only the largest numbers, packed; left out: f32.
+    #[serde(default, skip_serializing_if = "is_plain")]
+    pub wire: WireSettings,
     /// How the work is put on the device.
     #[serde(default)]
     pub engine: EngineSection,
@@ -58,6 +61,11 @@ pub struct RunConfig {
     pub track: TrackSection,
 }
 
+/// Whether messages are written as ever.
+fn is_plain(wire: &WireSettings) -> bool {
+    *wire == WireSettings::default()
+}
+
 impl RunConfig {
     /// What the federation reads of it.
     pub fn settings(&self) -> Settings {
@@ -69,6 +77,7 @@ impl RunConfig {
             server: self.server,
             privacy: self.privacy,
             attack: self.attack,
+            wire: self.wire,
             evaluate: self.evaluate.clone(),
             engine: self.engine.settings(),
         }

@@ -21,6 +21,7 @@ impl Settings {
             .or_else(|| self.privacy_problem())
             .or_else(|| self.full_problem())
             .or_else(|| self.recompute_problem())
+            .or_else(|| self.wire_problem())
     }
 
     fn budget_problem(&self) -> Option<Problem> {
@@ -158,7 +159,7 @@ impl Settings {
         ))
     }
 
-    fn adds_central_noise(&self) -> bool {
+    pub(super) fn adds_central_noise(&self) -> bool {
         matches!(self.privacy, Some(PrivacySettings::Gaussian { .. }))
     }
 

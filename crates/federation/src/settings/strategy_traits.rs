@@ -33,6 +33,8 @@ pub struct StrategyTraits {
     pub exchanges: bool,
     /// All clients' rows are trained in one place.
     pub pools: bool,
+    /// A slot means the same from round to round, so that what it lacked in one can be added in the next.
+    pub keeps_slots: bool,
     /// Why secure aggregation, which shows the server nothing but a sum, does not serve it; `None`: it does.
     pub against_secure_aggregation: Option<&'static str>,
 }
@@ -56,6 +58,7 @@ impl StrategySettings {
                 our_form: false,
                 exchanges: true,
                 pools: false,
+                keeps_slots: true,
                 against_secure_aggregation: Some(
                     "which slots a client chose is seen; their sum is all the server needs",
                 ),
@@ -74,6 +77,7 @@ impl StrategySettings {
                 our_form: false,
                 exchanges: true,
                 pools: false,
+                keeps_slots: true,
                 against_secure_aggregation: None,
             },
             S::Full {} => StrategyTraits {
@@ -90,6 +94,7 @@ impl StrategySettings {
                 our_form: false,
                 exchanges: true,
                 pools: false,
+                keeps_slots: true,
                 against_secure_aggregation: None,
             },
             S::Replication {} => StrategyTraits {
@@ -106,6 +111,7 @@ impl StrategySettings {
                 our_form: false,
                 exchanges: true,
                 pools: false,
+                keeps_slots: true,
                 against_secure_aggregation: None,
             },
             S::FedSaLora {} => StrategyTraits {
@@ -122,6 +128,7 @@ impl StrategySettings {
                 our_form: false,
                 exchanges: true,
                 pools: false,
+                keeps_slots: true,
                 against_secure_aggregation: None,
             },
             S::SaFedLora { .. } | S::Sora { .. } => StrategyTraits {
@@ -138,6 +145,7 @@ impl StrategySettings {
                 our_form: true,
                 exchanges: true,
                 pools: false,
+                keeps_slots: true,
                 against_secure_aggregation: None,
             },
             S::FedLada { .. } => StrategyTraits {
@@ -154,6 +162,7 @@ impl StrategySettings {
                 our_form: true,
                 exchanges: true,
                 pools: false,
+                keeps_slots: true,
                 against_secure_aggregation: None,
             },
             S::Dfl { .. } => StrategyTraits {
@@ -170,6 +179,7 @@ impl StrategySettings {
                 our_form: true,
                 exchanges: true,
                 pools: false,
+                keeps_slots: true,
                 against_secure_aggregation: None,
             },
             S::FlexLora {} | S::RaFlora {} => StrategyTraits {
@@ -186,6 +196,7 @@ impl StrategySettings {
                 our_form: false,
                 exchanges: true,
                 pools: false,
+                keeps_slots: false,
                 against_secure_aggregation: Some("needs every client's product A·B"),
             },
             S::Flora {} => StrategyTraits {
@@ -202,6 +213,7 @@ impl StrategySettings {
                 our_form: false,
                 exchanges: true,
                 pools: false,
+                keeps_slots: false,
                 against_secure_aggregation: Some("stacks every client's factors"),
             },
             S::Florist { .. } => StrategyTraits {
@@ -218,6 +230,7 @@ impl StrategySettings {
                 our_form: false,
                 exchanges: true,
                 pools: false,
+                keeps_slots: false,
                 against_secure_aggregation: Some("needs every client's product A·B"),
             },
             S::HetLora { .. } => StrategyTraits {
@@ -234,6 +247,7 @@ impl StrategySettings {
                 our_form: false,
                 exchanges: true,
                 pools: false,
+                keeps_slots: true,
                 against_secure_aggregation: Some("weighs clients by the size of their own update"),
             },
             S::FedExLora { .. } => StrategyTraits {
@@ -250,6 +264,7 @@ impl StrategySettings {
                 our_form: false,
                 exchanges: true,
                 pools: false,
+                keeps_slots: true,
                 against_secure_aggregation: Some("needs every client's product A·B"),
             },
             S::LoraFair { .. } => StrategyTraits {
@@ -266,6 +281,7 @@ impl StrategySettings {
                 our_form: false,
                 exchanges: true,
                 pools: false,
+                keeps_slots: true,
                 against_secure_aggregation: Some("needs every client's product A·B"),
             },
             S::FedSvd {} => StrategyTraits {
@@ -282,6 +298,7 @@ impl StrategySettings {
                 our_form: false,
                 exchanges: true,
                 pools: false,
+                keeps_slots: false,
                 against_secure_aggregation: None,
             },
             S::FedSb {} => StrategyTraits {
@@ -298,6 +315,7 @@ impl StrategySettings {
                 our_form: false,
                 exchanges: true,
                 pools: false,
+                keeps_slots: true,
                 against_secure_aggregation: Some(
                     "its first round needs every client's product A·B; later rounds are a plain sum",
                 ),
@@ -316,6 +334,7 @@ impl StrategySettings {
                 our_form: true,
                 exchanges: true,
                 pools: false,
+                keeps_slots: false,
                 against_secure_aggregation: Some("stacks every client's factors"),
             },
             S::Local {} => StrategyTraits {
@@ -332,6 +351,7 @@ impl StrategySettings {
                 our_form: false,
                 exchanges: false,
                 pools: false,
+                keeps_slots: false,
                 against_secure_aggregation: None,
             },
             S::Pooled {} => StrategyTraits {
@@ -348,6 +368,7 @@ impl StrategySettings {
                 our_form: false,
                 exchanges: false,
                 pools: true,
+                keeps_slots: false,
                 against_secure_aggregation: None,
             },
             S::FsLora {} => StrategyTraits {
@@ -364,6 +385,7 @@ impl StrategySettings {
                 our_form: false,
                 exchanges: true,
                 pools: false,
+                keeps_slots: true,
                 against_secure_aggregation: None,
             },
             S::FedPlora {} => StrategyTraits {
@@ -380,6 +402,7 @@ impl StrategySettings {
                 our_form: false,
                 exchanges: true,
                 pools: false,
+                keeps_slots: true,
                 against_secure_aggregation: None,
             },
             S::FedRotLora { .. } | S::LaLora { .. } => StrategyTraits {
@@ -396,6 +419,8 @@ impl StrategySettings {
                 our_form: false,
                 exchanges: true,
                 pools: false,
+                // FedRot-LoRA turns slots before they are sent.
+                keeps_slots: matches!(self, S::LaLora { .. }),
                 against_secure_aggregation: None,
             },
             S::FedAsk { .. } => StrategyTraits {
@@ -412,6 +437,7 @@ impl StrategySettings {
                 our_form: false,
                 exchanges: true,
                 pools: false,
+                keeps_slots: false,
                 against_secure_aggregation: None,
             },
             S::FedPepTao { .. } => StrategyTraits {
@@ -428,6 +454,7 @@ impl StrategySettings {
                 our_form: true,
                 exchanges: true,
                 pools: false,
+                keeps_slots: true,
                 against_secure_aggregation: Some("keeps control variates for every client"),
             },
         }

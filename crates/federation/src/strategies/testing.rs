@@ -46,6 +46,7 @@ pub(crate) fn uploads(server: &Server, factors: &[Factor], ranks: &[usize], seed
             weights: vec![],
             head: vec![],
             aux: vec![],
+            coded: None,
             kept: ClientMemory::default(),
             loss: 0.0,
             steps: 4,

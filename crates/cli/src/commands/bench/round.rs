@@ -150,6 +150,7 @@ fn run_settings(args: &BenchArgs, method: Method) -> Settings {
         server: ServerSettings::default(),
         privacy: None,
         attack: None,
+        wire: Default::default(),
         evaluate: EvaluateSettings::default(),
         engine: options(args, InFlight::Auto),
     }

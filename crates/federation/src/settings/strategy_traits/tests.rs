@@ -37,6 +37,7 @@ fn settings(strategy: &StrategySettings) -> Settings {
         server: read(json!({})),
         privacy: None,
         attack: None,
+        wire: Default::default(),
         evaluate: read(json!({})),
         engine: read(json!({})),
     }
