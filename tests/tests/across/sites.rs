@@ -14,8 +14,6 @@ use proptest::prelude::*;
 
 /// Besides every strategy: what else crosses.
 const RUNS: &[&str] = &[
-    "[strategy]\nname = \"lora-a2\"\n[clients]\ncount = 4\nbudget = 2\n[wire]\nupload = \"int8\"\ntop_k = 0.3\n",
-    "[strategy]\nname = \"fedit\"\n[wire]\nupload = \"int4\"\nhead = \"bf16\"\ndeflate = true\n",
     "[strategy]\nname = \"hetlora\"\nweight = 5.0\n[clients]\ncount = 4\nbudget = [1, 4, 2, 3]\n[wire]\nupload = \"f16\"\n",
     "[strategy]\nname = \"full\"",
     "[strategy]\nname = \"fedit\"\n[server]\noptimizer = { name = \"fedadam\", lr = 0.01 }",
@@ -195,8 +193,12 @@ fn sites_that_get_messages_are_a_run() {
 
 #[test]
 fn one_client_at_a_time_is_the_same_bit_by_bit_however_clients_are_spread() {
-    for sections in ["[strategy]\nname = \"lora-a2\"\n[clients]\ncount = 4\nbudget = 2", "[strategy]\nname = \"flora\""]
-    {
+    // Rounding by chance turns a difference in the seventh digit into one of a whole step.
+    let short = "[strategy]\nname = \"fedit\"\n[wire]\nupload = \"int4\"\nhead = \"bf16\"\ndeflate = true";
+    let few =
+        "[strategy]\nname = \"lora-a2\"\n[clients]\ncount = 4\nbudget = 2\n[wire]\nupload = \"int8\"\ntop_k = 0.3";
+    let plain = ["[strategy]\nname = \"lora-a2\"\n[clients]\ncount = 4\nbudget = 2", "[strategy]\nname = \"flora\""];
+    for sections in plain.into_iter().chain([short, few]) {
         let settings = toy::with_in_flight(settings(sections), bonfire_federation::InFlight::Count(1));
         let mut run = toy::run(settings.clone());
         rows_of(&mut run);

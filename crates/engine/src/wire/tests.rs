@@ -180,7 +180,7 @@ fn what_was_not_sent_is_owed() {
     let wire = WireSettings { upload: Coding::Int8, top_k: Some(0.2), ..WireSettings::default() };
     let mut memory = ClientMemory::default();
     let (mut learnt, mut sent) = (std::collections::BTreeMap::new(), std::collections::BTreeMap::new());
-    let mut note = |sum: &mut std::collections::BTreeMap<(Role, usize, usize), f64>, upload: &mut Upload| {
+    let note = |sum: &mut std::collections::BTreeMap<(Role, usize, usize), f64>, upload: &mut Upload| {
         for_each_row(upload, |role, slot, row| {
             row.iter().enumerate().for_each(|(i, v)| *sum.entry((role, slot, i)).or_default() += f64::from(*v));
         });
