@@ -42,7 +42,7 @@ fn a_new_folder_trains_as_it_is_and_with_rows_of_ones_own() {
         "--set",
         "data.partition={kind=\"natural\", column=\"branch\"}",
         "--set",
-        "clients.count=none",
+        "clients.count=20",
     ]);
     assert_eq!(said.code, Some(0), "{said:?}");
 
