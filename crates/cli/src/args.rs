@@ -14,6 +14,7 @@ use crate::commands::evaluate::EvaluateArgs;
 use crate::commands::export::ExportArgs;
 use crate::commands::generate::GenerateArgs;
 use crate::commands::manual::{CompletionsArgs, ManArgs};
+use crate::commands::new::NewArgs;
 use crate::commands::partition::PartitionArgs;
 use crate::commands::report::ReportArgs;
 use crate::commands::self_test::SelfTestArgs;
@@ -23,7 +24,7 @@ use crate::examples;
 
 /// GPU-native federated LoRA fine-tuning: many virtual clients train side by side on one device.
 #[derive(Debug, Parser)]
-#[command(name = "bonfire", version, propagate_version = true, arg_required_else_help = true)]
+#[command(name = "bonfire", version, propagate_version = true)]
 #[command(after_help = examples::ALL)]
 pub struct Cli {
     /// What to do.
@@ -60,6 +61,9 @@ impl Cli {
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Make a folder to begin with: a configuration, sample rows to replace, and what to do next
+    #[command(after_help = examples::NEW)]
+    New(NewArgs),
     /// Run a federation; without CONFIG the built-in quickstart
     #[command(after_help = examples::TRAIN)]
     Train(TrainArgs),

@@ -4,11 +4,18 @@
 pub const ALL: &str = "\
 Examples:
   bonfire train                                 the built-in federation: no download, no GPU
+  bonfire new my-federation                     a configuration and rows to begin with, for your own
   bonfire config --init run.toml                a configuration with every key, to be changed
   bonfire train run.toml --device wgpu          run it on a GPU
   bonfire evaluate runs/NAME                    judge what it learnt
   bonfire export runs/NAME --out adapter        for PEFT, vLLM and others
   bonfire doctor                                check that the devices compute right";
+
+/// After `bonfire new --help`.
+pub const NEW: &str = "\
+Examples:
+  bonfire new my-federation
+  bonfire new work/support-tickets";
 
 /// After `bonfire train --help`.
 pub const TRAIN: &str = "\

@@ -28,10 +28,16 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> u8 {
     bonfire_kernels::runtime::prepare();
     memory::keep_freed();
     failure::install_panic_hook();
+    let args: Vec<OsString> = args.into_iter().collect();
+    if args.len() < 2 {
+        commands::welcome::run();
+        return 0;
+    }
     let cli = Cli::read(args);
     let log = RunLog::default();
     log::init(cli.common.log_format, cli.common.quiet, &log);
     let outcome = std::panic::catch_unwind(|| match &cli.command {
+        Command::New(args) => commands::new::run(args),
         Command::Train(args) => commands::train::run(args, &cli.common, &log),
         Command::Compare(args) => commands::compare::run(args, &cli.common, &log),
         Command::Evaluate(args) => commands::evaluate::run(args, &cli.common),

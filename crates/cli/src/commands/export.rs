@@ -2,8 +2,9 @@
 //! its name.
 
 mod args;
+mod card;
 mod opened;
-mod publish;
+pub mod publish;
 mod verify;
 
 use std::fs;
@@ -17,7 +18,7 @@ use bonfire_models::peft::{self, Layout, PeftMeta};
 use bonfire_models::{Adapter, gguf};
 
 use crate::common::Common;
-use crate::console::say;
+use crate::console::{is_quiet, say};
 pub use args::ExportArgs;
 use args::{Format, LayoutName};
 use opened::{GGUF, OpenedRun, Task};
@@ -53,10 +54,14 @@ pub fn run(args: &ExportArgs, common: &Common) -> Result<()> {
             if let Some(verifier) = &verifier {
                 verifier.compare(&adapter, args.format, &to, roundoff)?;
             }
+            card::write(&run, task, args.format, &to)?;
         }
         Ok(())
     })?;
     say(format!("wrote {}", args.out.display()));
+    if !is_quiet() {
+        say(format!("to publish it: hf upload ORGANIZATION/NAME {}", args.out.display()));
+    }
     Ok(())
 }
 

@@ -62,10 +62,21 @@ pub fn run(args: &TrainArgs, common: &Common, log: &RunLog) -> Result<()> {
 
 fn begin(args: &TrainArgs, common: &Common, log: &RunLog) -> Result<()> {
     let loaded = load(args.config.as_deref(), common)?;
+    announce(&loaded, common.quiet);
     let place = run_folder::choose(args.out.as_deref(), loaded.config.name())?;
     let ready = prepare(&loaded, &place, common.quiet)?;
     let recorder = ready.prepared.record(&loaded.config, &place, log)?;
     follow(args, &loaded, ready, recorder, common.quiet)
+}
+
+/// Says what was asked for, before anything that takes time: a GPU's first check, a download, a large model.
+fn announce(loaded: &CheckedConfig, quiet: bool) {
+    if !quiet {
+        let config = &loaded.config;
+        let (name, strategy, rounds) = (config.name(), config.strategy.name(), config.train.rounds);
+        let rounds = if rounds == 1 { "1 round".to_string() } else { format!("{rounds} rounds") };
+        say(format!("federation  {name}: {strategy}, {rounds}; opening the device, reading model and data"));
+    }
 }
 
 /// Reads the configuration, `--set` and `--device` applied.

@@ -31,6 +31,10 @@ fn export_writes_the_adapter_in_peft_layout() {
         let read = |folder: &str| std::fs::read(room.path(folder).join(name)).expect("readable");
         assert_eq!(read("run/adapter"), read("to/adapter"));
     }
+    // Its card says what the run came to.
+    let (card, summary) = (room.read("to/adapter/README.md"), room.json("run/summary.json"));
+    let accuracy = format!("| test accuracy | {:.1}% |", 100.0 * summary["final_accuracy"].as_f64().expect("a number"));
+    assert!(card.contains("library_name: peft") && card.contains(&accuracy), "{card}");
     let names = std::fs::read_dir(room.path("to")).expect("readable").count();
     assert_eq!(names, 1, "nothing temporary is left");
     let config = room.json("to/adapter/adapter_config.json");

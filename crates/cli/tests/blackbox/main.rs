@@ -11,6 +11,7 @@ mod cost;
 mod doctor;
 mod export;
 mod faults;
+mod first_minutes;
 mod help;
 mod hub;
 #[cfg(unix)]

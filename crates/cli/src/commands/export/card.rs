@@ -1,0 +1,145 @@
+//! The card that lies beside an export: what it is, of which model, how it was trained, and what that cost. In the form that the
+//! Hugging Face Hub reads, `README.md`.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use bonfire_experiment::format::{bytes, percent};
+use bonfire_experiment::run_folder::{SUMMARY, read};
+use bonfire_federation::Summary;
+use bonfire_models::Task;
+use toml::{Table, Value};
+
+use super::args::Format;
+use super::opened::OpenedRun;
+
+/// Writes the card of what was exported into `folder`.
+///
+/// # Errors
+/// The run's summary is damaged, or the file cannot be written.
+pub fn write(run: &OpenedRun, task: Task, format: Format, folder: &Path) -> Result<()> {
+    let summary = run.folder.join(SUMMARY);
+    // A run that was killed has none; what it learnt so far is exported all the same.
+    let summary = if summary.exists() { Some(read::json::<Summary>(&summary)?) } else { None };
+    let config = toml::from_str(&run.loaded.config.to_toml()).context("cannot read the configuration again")?;
+    let path = folder.join("README.md");
+    fs::write(&path, card(&config, summary.as_ref(), task, format))
+        .with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// The card's text.
+fn card(config: &Table, summary: Option<&Summary>, task: Task, format: Format) -> String {
+    let config = shareable(config);
+    let text = |section: &str, key: &str| {
+        config
+            .get(section)
+            .and_then(|section| section.get(key))
+            .map(|value| value.as_str().map_or_else(|| value.to_string(), str::to_owned))
+    };
+    let base = text("model", "path").unwrap_or_default();
+    let name = config.get("name").and_then(Value::as_str).unwrap_or("run");
+    let pipeline = if matches!(task, Task::Causal) { "text-generation" } else { "text-classification" };
+
+    let mut lines = vec!["---".to_string()];
+    let id = base.strip_prefix("hf:").map(|id| id.split('@').next().unwrap_or(id));
+    lines.extend(id.map(|id| format!("base_model: {id}")));
+    lines.extend(match format {
+        Format::Peft => Some("library_name: peft".to_string()),
+        Format::Merged => Some("library_name: transformers".to_string()),
+        Format::Gguf => None,
+    });
+    lines.extend([format!("pipeline_tag: {pipeline}"), "tags:".into()]);
+    lines.extend(["federated-learning", "lora", "bonfire"].map(|tag| format!("- {tag}")));
+    lines.extend(["---".into(), String::new(), format!("# {name}"), String::new()]);
+    let what = match format {
+        Format::Merged => "A model",
+        Format::Peft | Format::Gguf => "An adapter",
+    };
+    lines.push(format!("{what} trained by a federation of clients with Bonfire {}.", env!("CARGO_PKG_VERSION")));
+    lines.extend([String::new(), "| | |".into(), "|---|---|".into()]);
+    let mut row = |what: &str, value: String| lines.push(format!("| {what} | {value} |"));
+    row("base model", id.unwrap_or(&base).to_string());
+    row("data", text("data", "path").unwrap_or_default());
+    let strategy = text("strategy", "name").unwrap_or_default();
+    let adapter = |key: &str| text("adapter", key).unwrap_or_else(|| "unknown".into());
+    row("method", format!("{strategy}, rank {}, alpha {}", adapter("rank"), adapter("alpha")));
+    if let Some(summary) = summary {
+        row("clients, rounds, seed", format!("{}, {}, {}", summary.clients, summary.rounds, summary.seed));
+        let scores = [
+            ("test accuracy", summary.final_accuracy.map(percent)),
+            ("test perplexity", summary.final_perplexity.map(|perplexity| format!("{perplexity:.2}"))),
+            ("exact match", summary.final_exact_match.map(percent)),
+            ("accuracy of the clients' own models", summary.personal_accuracy.map(percent)),
+        ];
+        scores.into_iter().for_each(|(what, score)| score.into_iter().for_each(|score| row(what, score)));
+        row(
+            "sent to the server, sent to clients",
+            format!("{}, {}", bytes(summary.upload_bytes), bytes(summary.download_bytes)),
+        );
+    }
+    lines.extend([
+        String::new(),
+        "Scores are those of the last evaluation, on the run's own test split; bytes are of all clients and rounds."
+            .into(),
+        String::new(),
+        "## Trained by".into(),
+        String::new(),
+        "`bonfire train federation.toml` with this file:".into(),
+        String::new(),
+        "```toml".into(),
+        toml::to_string(&config).unwrap_or_default().trim_end().to_string(),
+        "```".into(),
+        String::new(),
+    ]);
+    lines.join("\n")
+}
+
+/// The configuration without the folders of the machine it ran on: of a path its last part is left.
+fn shareable(config: &Table) -> Table {
+    fn clean(value: &Value) -> Value {
+        match value {
+            Value::Table(table) => Value::Table(shareable(table)),
+            Value::Array(values) => Value::Array(values.iter().map(clean).collect()),
+            Value::String(text) if !text.starts_with("hf:") && text.contains(['/', '\\']) => {
+                let last = text.trim_end_matches(['/', '\\']).rsplit(['/', '\\']).next();
+                Value::String(last.unwrap_or_default().to_owned())
+            }
+            other => other.clone(),
+        }
+    }
+    config.iter().map(|(key, value)| (key.clone(), clean(value))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(model: &str) -> Table {
+        let text = format!(
+            "name = 'wishes'\nmodel.path = '{model}'\ndata.path = '/home/me/secret place/rows/'\nadapter = {{ rank = 8, alpha = 16.0 }}\n\
+             strategy.name = 'fedit'\n"
+        );
+        toml::from_str(&text).expect("TOML")
+    }
+
+    #[test]
+    fn the_hub_reads_what_it_is_and_of_which_model() {
+        let text = card(&config("hf:FacebookAI/roberta-base@main"), None, Task::Classify(3), Format::Peft);
+        let front = "---\nbase_model: FacebookAI/roberta-base\nlibrary_name: peft\npipeline_tag: text-classification\ntags:\n\
+                     - federated-learning\n- lora\n- bonfire\n---\n\n# wishes\n";
+        assert!(text.starts_with(front), "{text}");
+        assert!(text.contains("| method | fedit, rank 8, alpha 16.0 |"), "{text}");
+        let text = card(&config("models/mine"), None, Task::Causal, Format::Merged);
+        // A folder is no model of the Hub's.
+        assert!(text.starts_with("---\nlibrary_name: transformers\npipeline_tag: text-generation\n"), "{text}");
+        assert!(text.contains("| base model | mine |"), "{text}");
+    }
+
+    #[test]
+    fn it_tells_nothing_of_the_machine() {
+        let text = card(&config("/home/me/models/mine"), None, Task::Causal, Format::Gguf);
+        assert!(!text.contains("/home") && !text.contains("secret"), "{text}");
+        assert!(text.contains("path = \"rows\"") && text.contains("| data | rows |"), "{text}");
+    }
+}
