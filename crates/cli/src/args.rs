@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 
+use bonfire_experiment::user_error::block;
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser, Subcommand};
 
@@ -19,7 +20,8 @@ use crate::commands::report::ReportArgs;
 use crate::commands::self_test::SelfTestArgs;
 use crate::commands::train::TrainArgs;
 use crate::common::{Common, LogFormat};
-use crate::examples;
+use crate::failure::USAGE;
+use crate::{console, elsewhere, examples};
 
 /// GPU-native federated LoRA fine-tuning: many virtual clients train side by side on one device.
 #[derive(Debug, Parser)]
@@ -37,7 +39,17 @@ pub struct Cli {
 impl Cli {
     /// Reads the command line; leaves the program with a message if it cannot be.
     pub fn read(args: impl IntoIterator<Item = OsString>) -> Cli {
-        let cli = Cli::parse_from(args);
+        let args: Vec<OsString> = args.into_iter().collect();
+        let cli = match Cli::try_parse_from(&args) {
+            Ok(cli) => cli,
+            Err(error) => match elsewhere::meant(&error, &args) {
+                Some(mistake) => {
+                    console::complain(&block(&mistake.into()));
+                    std::process::exit(USAGE.into());
+                }
+                None => error.exit(),
+            },
+        };
         match cli.problem() {
             None => cli,
             Some(problem) => Cli::command().error(ErrorKind::ArgumentConflict, problem).exit(),

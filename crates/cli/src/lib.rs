@@ -5,6 +5,7 @@ mod args;
 mod commands;
 mod common;
 mod console;
+mod elsewhere;
 mod examples;
 mod failure;
 #[cfg(test)]

@@ -7,6 +7,7 @@ mod document;
 mod explain;
 mod key;
 mod load;
+mod meant;
 mod moved;
 mod overrides;
 mod run_config;
@@ -16,10 +17,11 @@ mod sections;
 
 pub use difference::{Difference, differences, shared};
 pub use load::{CheckedConfig, load, load_of_run, of_table, parse};
+pub use meant::key as key_elsewhere;
 pub use moved::bring_up_to_date;
 pub use run_config::RunConfig;
 pub use sample::sample;
-pub use schema::schema;
+pub use schema::{path_to, schema};
 pub use sections::{
     DataSection, EngineSection, ModelSection, SaveSection, Source, TaskKind, TextColumns, TrackSection,
 };

@@ -3,6 +3,7 @@
 mod data;
 mod labels;
 mod model;
+mod paths;
 mod said;
 mod texts;
 

@@ -56,7 +56,7 @@ pub fn run(args: &GenerateArgs, common: &Common) -> Result<()> {
     }
     let opened = device::open(common.first_device(&loaded))?;
     opened.notice.iter().for_each(note);
-    let source = job::source(&loaded.config, &mut Waiting::default())?;
+    let source = job::source(&loaded, &mut Waiting::default())?;
     let model = job::model(&loaded, &source, Task::Causal, &opened.device)?;
     let model = model.with_folded(&trained::adapter(&args.run, Which::Last, &loaded, &model)?);
     let tokenizer = job::causal_tokenizer(&source, job::tokenizer(&source)?, model.info())?;

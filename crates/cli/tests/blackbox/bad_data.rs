@@ -38,14 +38,14 @@ const TRAIN: [&str; 5] = ["train", "run.toml", "--quiet", "--out", "run"];
 
 #[test]
 fn a_missing_folder_is_named() {
-    Room::new().refuse(1, &["nowhere", "train.jsonl"], &["train", "--set", "data.path=nowhere"]);
+    Room::new().refuse(2, &["nowhere", "no such file or folder"], &["train", "--set", "data.path=nowhere"]);
 }
 
 #[test]
 fn a_missing_file_is_named() {
     let room = room(&[], &[]);
     std::fs::remove_file(room.path("data/test.jsonl")).expect("removed");
-    room.refuse(1, &["data: no test file; there is: train.jsonl", "data.split = { test = 0.2 }"], &TRAIN);
+    room.refuse(2, &["data: no test file; there is: train.jsonl", "data.split = { test = 0.2 }"], &TRAIN);
 }
 
 #[test]

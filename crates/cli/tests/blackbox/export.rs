@@ -76,8 +76,8 @@ fn export_refuses_a_folder_that_holds_something() {
 fn a_folder_that_is_no_run_is_refused() {
     let room = Room::new();
     std::fs::create_dir(room.path("other")).expect("made");
-    room.refuse(1, &["other is not a run folder", "config.toml"], &["evaluate", "other"]);
-    room.refuse(1, &["nowhere is not a run folder"], &["export", "nowhere", "--out", "x"]);
+    room.refuse(2, &["other is not a run folder", "config.toml"], &["evaluate", "other"]);
+    room.refuse(2, &["nowhere is not a run folder"], &["export", "nowhere", "--out", "x"]);
 }
 
 #[test]

@@ -18,6 +18,7 @@ mod interrupt;
 mod kill;
 mod kit;
 mod logs;
+mod mistakes;
 mod numbers;
 mod partition;
 #[cfg(unix)]

@@ -169,7 +169,7 @@ fn language_models_without_labels_have_a_page() {
 #[test]
 fn missing_and_damaged_files_are_named() {
     let room = Room::new();
-    room.refuse(1, &["nothing is not a run folder"], &["report", "nothing"]);
+    room.refuse(2, &["nothing is not a run folder"], &["report", "nothing"]);
     assert!(!room.path("report.html").exists());
     room.refuse(2, &["RUN"], &["report"]);
     train(&room, "a", &[]);

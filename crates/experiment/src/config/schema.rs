@@ -79,6 +79,55 @@ pub fn can_be_unset(path: &[String]) -> bool {
     inside(&schema(), path)
 }
 
+/// The schema of the value at `key`, such as `data.partition`.
+pub fn at(key: &str) -> Option<Value> {
+    let schema = schema();
+    let found = key.split('.').try_fold(&schema, |at, part| {
+        properties(at).into_iter().find(|(name, _)| *name == part).map(|(_, inner)| inner)
+    });
+    found.cloned()
+}
+
+/// The section that has a key of this name.
+pub fn home_of(key: &str) -> Option<String> {
+    let schema = schema();
+    let has = |inner: &Value| properties(inner).iter().any(|(name, _)| *name == key);
+    properties(&schema).into_iter().find(|(_, inner)| has(inner)).map(|(section, _)| section.to_string())
+}
+
+/// Where a key of this name stands, as `train.rounds`: where it is a section's, or of the one table of a section that has it.
+pub fn path_to(key: &str) -> Option<String> {
+    home_of(key).map(|section| format!("{section}.{key}"))
+}
+
+/// The table that `word` stands for at `key`, as TOML writes it, with an example for each key that must be there:
+/// `{ kind = "dirichlet", alpha = 0.5 }`.
+pub fn example(key: &str, word: &str) -> Option<String> {
+    let schema = at(key)?;
+    let all = choices(&schema);
+    let chosen = all.iter().find(|one| one.word == word)?;
+    let required = chosen.schema.get("required").and_then(Value::as_array);
+    let needed = |name: &str| name != chosen.tag && required.is_some_and(|keys| keys.iter().any(|of| of == name));
+    let rest = properties(chosen.schema).into_iter().filter(|(name, _)| needed(name)).map(|(name, inner)| {
+        let value = match inner.get("type").and_then(Value::as_str) {
+            Some("number") => "0.5",
+            Some("integer") => "2",
+            _ => match choices_of_word(inner) {
+                Some(word) => return format!(", {name} = \"{word}\""),
+                None => "\"…\"",
+            },
+        };
+        format!(", {name} = {value}")
+    });
+    Some(format!("{{ {} = \"{word}\"{} }}", chosen.tag, rest.collect::<String>()))
+}
+
+/// The first of the words that a key may hold.
+fn choices_of_word(schema: &Value) -> Option<&str> {
+    let words = ["enum", "oneOf"].iter().find_map(|list| schema.get(list)?.as_array())?;
+    words.iter().find_map(|one| one.as_str().or_else(|| one.get("const")?.as_str()))
+}
+
 /// One of the tables that a key may hold, told apart by a word: `name = "fedit"`.
 pub struct Choice<'s> {
     /// The key of the word.
@@ -197,6 +246,31 @@ mod tests {
             assert!(text.contains(good), "{good}");
             assert!(fits(&schema, &json(&text.replacen(good, bad, 1))).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn an_example_of_every_table_is_accepted() {
+        for key in ["data.partition", "server.optimizer", "server.aggregate"] {
+            let schema = at(key).expect("a key");
+            for one in choices(&schema) {
+                let set = format!("{key}={}", example(key, one.word).expect("an example"));
+                // (A file and a column that are not there are found out later.)
+                crate::config::load(
+                    None,
+                    &[set.clone(), "strategy.name=fedit".into(), "clients.budget=\"full\"".into()],
+                )
+                .unwrap_or_else(|error| panic!("{set}: {error}"));
+            }
+        }
+        assert_eq!(example("data.partition", "iid").as_deref(), Some("{ kind = \"iid\" }"));
+        assert_eq!(example("data.partition", "even"), None);
+    }
+
+    #[test]
+    fn keys_are_found_by_their_names() {
+        assert_eq!(path_to("rounds").as_deref(), Some("train.rounds"));
+        assert_eq!(path_to("per_client").as_deref(), Some("evaluate.per_client"));
+        assert_eq!(path_to("nothing"), None);
     }
 
     #[test]

@@ -8,6 +8,7 @@ use bonfire_models::ModelSource;
 
 use super::labels::ordered;
 use super::model::source;
+use super::paths;
 use super::said::placed;
 use crate::config::{CheckedConfig, DataSection, Source, TaskKind};
 use crate::hub;
@@ -24,7 +25,7 @@ pub fn dataset(loaded: &CheckedConfig, watch: &mut dyn Watch) -> Result<Dataset>
     let data = as_labelled(loaded, watch)?;
     let here = match &loaded.config.model.path {
         Source::Hub(name) => hub::model_in_cache(name).map(ModelSource::Folder),
-        _ => Some(source(&loaded.config, watch)?),
+        _ => Some(source(loaded, watch)?),
     };
     Ok(match here {
         Some(source) => ordered(loaded, data, &source),
@@ -38,7 +39,7 @@ pub fn dataset(loaded: &CheckedConfig, watch: &mut dyn Watch) -> Result<Dataset>
 /// As [`dataset`] and [`source`].
 pub fn dataset_and_source(loaded: &CheckedConfig, watch: &mut dyn Watch) -> Result<(Dataset, ModelSource)> {
     let data = as_labelled(loaded, watch)?;
-    let source = source(&loaded.config, watch)?;
+    let source = source(loaded, watch)?;
     Ok((ordered(loaded, data, &source), source))
 }
 
@@ -46,7 +47,7 @@ fn as_labelled(loaded: &CheckedConfig, watch: &mut dyn Watch) -> Result<Dataset>
     let section = &loaded.config.data;
     let causal = loaded.config.model.task == TaskKind::CausalLm;
     let data = match &section.path {
-        Source::Folder(folder) => read(loaded, folder)?,
+        Source::Folder(path) => read(loaded, &paths::found(loaded, "data.path", path)?)?,
         Source::Hub(name) => {
             let keys = [&section.train, &section.validation, &section.test];
             let named: Vec<&str> = keys.into_iter().flatten().map(String::as_str).collect();

@@ -23,6 +23,9 @@ use crate::console::say;
 /// As training; no run or no usable checkpoint there, or what no run makes; a configuration that is not the run's own and was not accepted; data or
 /// a model that the checkpoint does not belong to.
 pub fn run(folder: &Path, args: &TrainArgs, common: &Common, log: &RunLog) -> Result<()> {
+    if folder.is_file() {
+        return Err(no_run(folder).into());
+    }
     read::check(folder)?;
     let own = folder.join(CONFIG);
     if !own.is_file() {
@@ -75,6 +78,8 @@ pub fn run(folder: &Path, args: &TrainArgs, common: &Common, log: &RunLog) -> Re
 fn no_run(folder: &Path) -> UserError {
     let what = if folder.is_dir() {
         format!("{} holds no run: {CONFIG} is missing", folder.display())
+    } else if folder.is_file() {
+        format!("{} is a file; --resume takes the folder of a run", folder.display())
     } else {
         format!("there is no run folder {}", folder.display())
     };
