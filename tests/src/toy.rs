@@ -87,7 +87,7 @@ pub fn settings(text: &str) -> Settings {
         server: read(section("server", "")),
         privacy,
         attack,
-        evaluate: read(section("evaluate", "every = 1")),
+        evaluate: read(section("evaluate", "every = 1\nbefore = false")),
         engine: read(section("engine", "")),
     }
 }

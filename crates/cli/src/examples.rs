@@ -31,7 +31,9 @@ Examples:
 pub const EVALUATE: &str = "\
 Examples:
   bonfire evaluate runs/NAME
-  bonfire evaluate runs/NAME --json --predictions answers.jsonl";
+  bonfire evaluate runs/NAME --json --predictions answers.jsonl
+  bonfire evaluate --model DIR --data DIR
+  bonfire evaluate --model builtin-llama --data DIR --set model.task=causal-lm";
 
 /// After `bonfire generate --help`.
 pub const GENERATE: &str = "\

@@ -60,7 +60,7 @@ impl Progress {
     /// The rounds that were done before, in a run that is resumed.
     pub fn past(&mut self, rounds: &[RoundMetrics]) {
         match &mut self.shown {
-            Shown::Bars(bars) => bars.past(rounds.len()),
+            Shown::Bars(bars) => bars.past(rounds.iter().filter(|row| row.round > 0).count()),
             Shown::Dashboard(dashboard, _) => dashboard.shared().state().past(rounds),
             Shown::Nothing | Shown::Lines => {}
         }
@@ -76,6 +76,21 @@ impl Progress {
 }
 
 impl Watch for Progress {
+    fn evaluated_before(&mut self, metrics: &RoundMetrics) -> ControlFlow<()> {
+        let line = || round_line(metrics, self.rounds, 0, width());
+        match &mut self.shown {
+            Shown::Nothing => {}
+            Shown::Lines if is_json() => say_row("the untrained model", metrics, ""),
+            Shown::Lines | Shown::Bars(_) => say(line()),
+            Shown::Dashboard(dashboard, _) => {
+                let mut state = dashboard.shared().state();
+                state.begin(metrics);
+                state.log(&line());
+            }
+        }
+        ControlFlow::Continue(())
+    }
+
     fn round_started(&mut self, round: usize, phase: &str, clients: usize) -> ControlFlow<()> {
         let words = phase_words(phase);
         match &mut self.shown {
@@ -142,6 +157,10 @@ fn width() -> usize {
 fn round_line(metrics: &RoundMetrics, rounds: usize, uploaded: u64, width: usize) -> String {
     let digits = rounds.to_string().len();
     let (round, phase, loss) = (metrics.round, &metrics.phase, metrics.train_loss);
+    if round == 0 {
+        let score = if width == usize::MAX { score(metrics) } else { short_score(metrics) };
+        return format!("round {round:>digits$}/{rounds}  {:<21}  {score}", "the untrained model");
+    }
     if loss.is_nan() {
         // What is of clients is kept back: see `privacy.publish`.
         let score = if width == usize::MAX { score(metrics) } else { short_score(metrics) };
@@ -232,6 +251,8 @@ mod tests {
             "round  7/10  B   train loss 1.0000  test accuracy  50.0%  upload   100 B (sum  5.0 MB)  2.0 s"
         );
         assert_eq!(of(80), "round  7/10  B   train loss 1.0000  accuracy  50.0%  upload   100 B  2.0 s");
+        let before = round_line(&round(0, 0.05), 10, 0, usize::MAX);
+        assert_eq!(before, "round  0/10  the untrained model    test accuracy   5.0%");
         assert_eq!(of(60), " 7/10  B   loss 1.0000  accuracy  50.0%    100 B  2.0 s");
     }
 }

@@ -13,7 +13,7 @@ pub use devices::{EngineSettings, InFlight, Recompute};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TrainSettings {
-    /// Rounds of the federation.
+    /// Rounds of the federation; 0: the untrained model is evaluated, and nothing trains.
     pub rounds: usize,
     /// Local epochs a client trains in a round (E in the paper).
     #[serde(default = "one")]
@@ -172,7 +172,6 @@ impl TrainSettings {
     pub fn problem(&self) -> Option<Problem> {
         let rate = |v: f64| v.is_finite() && v >= 0.0;
         Problem::first([
-            ("train.rounds", self.rounds >= 1, "at least 1"),
             ("train.epochs", self.epochs >= 1, "at least 1"),
             ("train.batch_size", self.batch_size >= 1, "at least 1"),
             ("train.lr_a", rate(self.lr_a), "a finite number, not negative"),

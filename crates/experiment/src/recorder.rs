@@ -133,6 +133,14 @@ impl Recorder {
     /// it, and where a file cannot be written, which [`Recorder::finish`] then says.
     pub fn hear(&mut self, event: Event<'_>, watch: &mut dyn Watch) -> ControlFlow<()> {
         match event {
+            Event::Before { metrics, run } => {
+                if let Err(error) = self.write_before(metrics, run) {
+                    self.failure = Some(error);
+                    return ControlFlow::Break(());
+                }
+                watch.evaluated_before(metrics)?;
+                self.interrupt.between_rounds()
+            }
             Event::RoundStarted { round, phase, cohort } => {
                 self.interrupt.between_rounds()?;
                 if self.totals.is_over(&self.identity) {
@@ -216,7 +224,7 @@ impl Recorder {
         self.memory = Some(MemoryUse { estimated: before.estimated.max(estimated), peak });
     }
 
-    /// The rounds done so far, as they were written.
+    /// The rounds done so far, as they were written, and round 0 where the untrained model was evaluated.
     ///
     /// # Errors
     /// They cannot be read any more.
@@ -232,6 +240,23 @@ impl Recorder {
     /// Rounds of the whole run.
     pub fn rounds(&self) -> usize {
         self.rounds
+    }
+
+    /// Writes the row of round 0; a second one, of a run that was broken off before its first round, changes nothing.
+    fn write_before(&mut self, metrics: &RoundMetrics, run: &Run) -> Result<()> {
+        let interrupt = Arc::clone(&self.interrupt);
+        let _writing = interrupt.writing();
+        self.folder.check_there()?;
+        if !self.folder.rounds()?.is_empty() {
+            return Ok(());
+        }
+        self.folder.append(metrics, &[])?;
+        self.totals.begin(metrics);
+        self.trackers.round(metrics, &[])?;
+        log::before(metrics);
+        self.write_state(&run.server().model())?;
+        // So that a run which is gone on with has it too.
+        self.save(run)
     }
 
     fn write_round(&mut self, metrics: &RoundMetrics, clients: &[ClientMetrics], run: &Run) -> Result<()> {

@@ -12,6 +12,13 @@ use crate::{ClientMetrics, Coordinator, FederationError, RoundMetrics, Server, S
 
 /// What happens in a run, as it happens.
 pub enum Event<'e> {
+    /// The untrained model was evaluated, before the first round.
+    Before {
+        /// What was found, as the row of round 0: without a training loss or traffic.
+        metrics: &'e RoundMetrics,
+        /// The run, untrained.
+        run: &'e Run,
+    },
     /// A round begins.
     RoundStarted {
         /// Round, from 1.

@@ -42,7 +42,7 @@ fn prompts_and_responses_train_and_are_counted() {
         "{}",
         said.out
     );
-    assert_eq!(room.rows("run/metrics.jsonl").len(), 1);
+    assert_eq!(room.rounds("run").len(), 1);
     let cut = room.succeed(&["train", "run.toml", "--out", "cut", "--set", "data.max_length=5"]);
     let notice = "note: 24 of 24 texts are longer than data.max_length = 5 tokens and are cut";
     assert_eq!(cut.err.matches(notice).count(), 1, "{}", cut.err);

@@ -25,7 +25,7 @@ fn json_lines_are_json_and_rounds_have_their_metrics() {
     assert!(objects(&said.err).iter().all(|line| line["level"] != "error"), "{}", said.err);
     let rounds: Vec<&Value> = lines.iter().filter(|line| line["train_loss"].is_number()).collect();
     assert_eq!(rounds.len(), 2, "{}", said.out);
-    for (line, row) in rounds.iter().zip(room.rows("run/metrics.jsonl")) {
+    for (line, row) in rounds.iter().zip(room.rounds("run")) {
         for (name, value) in row.as_object().expect("an object") {
             assert_eq!(&line[name], value, "{name}");
         }
@@ -141,5 +141,5 @@ fn why_a_client_is_left_out_is_noted() {
         said.err
     );
     assert!(room.read("run/run.log").contains("is left out: it says that it has"));
-    assert!(!room.rows("run/metrics.jsonl")[0]["skipped"].as_array().expect("clients").is_empty());
+    assert!(!room.rounds("run")[0]["skipped"].as_array().expect("clients").is_empty());
 }

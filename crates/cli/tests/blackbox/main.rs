@@ -3,6 +3,7 @@
 mod bad_config;
 mod bad_data;
 mod bad_model;
+mod before;
 mod bench;
 mod best;
 mod causal;

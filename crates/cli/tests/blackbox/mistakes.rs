@@ -96,7 +96,7 @@ fn a_value_of_set_is_told_like_one_of_the_file() {
         ("rounds=3", &["`rounds` belongs to [train]"]),
         ("per_client=true", &["`per_client` belongs to [evaluate]"]),
         ("model.new_head=True", &["must be true or false", "write true"]),
-        ("server.optimizer=adam", &["{ name = \"fedadam\", lr = 0.5 }"]),
+        ("server.optimizer=adam", &["{ name = \"fedadam\" }"]),
     ] {
         room.refuse(2, words, &["train", "--set", set]);
     }

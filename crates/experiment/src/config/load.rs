@@ -9,7 +9,7 @@ use bonfire_federation::{Budget, BudgetUse};
 use super::document::Document;
 use super::key::{path_of, remove};
 use super::overrides::Override;
-use super::run_config::{QUICKSTART, RunConfig};
+use super::run_config::{NOT_SET, QUICKSTART, RunConfig};
 use super::{check, moved, schema};
 use crate::run_folder::{self, CONFIG, METRICS};
 use crate::user_error::UserError;
@@ -119,7 +119,8 @@ fn check(mut document: Document, sets: &[String]) -> Result<CheckedConfig, UserE
         }
         Some(Problem { key, what }) => {
             let place = document.place_of(&path_of(key));
-            Err(UserError::new(format!("`{key}` {what}")).at(Some(place)).help_for(key))
+            let error = UserError::new(format!("`{key}` {what}")).at(Some(place));
+            Err(if what == NOT_SET { error.help_for(key) } else { error })
         }
     }
 }

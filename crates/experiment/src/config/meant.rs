@@ -203,7 +203,7 @@ mod tests {
             let section = here.split('.').next().expect("a section");
             for name in *names {
                 let own = if name.contains('.') { (*name).to_string() } else { format!("{section}.{name}") };
-                assert!(find(&schema, &own).is_none(), "{own} is a key of its own");
+                assert!(own == *here || find(&schema, &own).is_none(), "{own} is a key of its own");
             }
         }
         for (names, here) in SECTIONS {
@@ -217,7 +217,7 @@ mod tests {
     fn words_that_are_right_are_not_corrected() {
         for (of, words, _) in WORDS {
             for one in *words {
-                let set = format!("{of}={one}");
+                let set = format!("{of}=\"{one}\"");
                 let refused = crate::config::load(None, std::slice::from_ref(&set)).is_err();
                 assert!(refused, "{set} is a word of its own");
             }

@@ -16,6 +16,9 @@ use crate::repo_name::RepoName;
 /// What `train` runs when no file is named.
 pub const QUICKSTART: &str = include_str!("../../../../configs/quickstart.toml");
 
+/// What is said of a path that is still to be named.
+pub(super) const NOT_SET: &str = "is not set";
+
 /// What is said of a path in which TOML has read `\t` or `\n` of a Windows path as a tab or the end of a line.
 const ESCAPED: &str = "holds a control character: between double quotes TOML reads `\\t`, `\\n` and the like as one; \
                        write the path between single quotes or with `/`";
@@ -115,8 +118,8 @@ impl RunConfig {
             ),
             ("model.path", self.model.path.is_printable(), ESCAPED),
             ("data.path", self.data.path.is_printable(), ESCAPED),
-            ("model.path", self.model.path != Source::Unset, "is not set"),
-            ("data.path", self.data.path != Source::Unset, "is not set"),
+            ("model.path", self.model.path != Source::Unset, NOT_SET),
+            ("data.path", self.data.path != Source::Unset, NOT_SET),
             ("model.path", self.model.path.is_well_named(), RepoName::FORM),
             ("data.path", self.data.path.is_well_named_data(), RepoName::DATA_FORM),
             (

@@ -257,7 +257,12 @@ mod tests {
                 // (A file and a column that are not there are found out later.)
                 crate::config::load(
                     None,
-                    &[set.clone(), "strategy.name=fedit".into(), "clients.budget=\"full\"".into()],
+                    &[
+                        set.clone(),
+                        "clients.count=20".into(),
+                        "strategy.name=fedit".into(),
+                        "clients.budget=\"full\"".into(),
+                    ],
                 )
                 .unwrap_or_else(|error| panic!("{set}: {error}"));
             }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use bonfire_data::{Dataset, Partition, Reading, Shards, Wording, corpus};
 use bonfire_models::ModelSource;
 
@@ -184,7 +184,9 @@ pub fn shards(loaded: &CheckedConfig, data: &Dataset) -> Result<Shards> {
 /// A client without training rows.
 pub fn refuse_empty(shards: &Shards) -> Result<()> {
     match shards.train.iter().position(Vec::is_empty) {
-        Some(client) => bail!("client {client} has no training examples; raise data.min_shard or lower clients.count"),
+        Some(client) => Err(UserError::new(format!("client {client} has no training examples"))
+            .help("raise data.min_shard or lower clients.count")
+            .into()),
         None => Ok(()),
     }
 }

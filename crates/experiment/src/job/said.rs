@@ -47,7 +47,13 @@ pub fn placed(loaded: &CheckedConfig, error: DataError) -> anyhow::Error {
         return UserError::new(error.to_string()).at(Some(loaded.place_of(&key))).into();
     }
     if error.is_of_settings() {
-        return UserError::new(error.to_string()).at(Some(loaded.place_of("data.path"))).into();
+        let key = match &error {
+            DataError::ShardTooSmall { .. } | DataError::DirichletUnlikely { .. } | DataError::PartitionFile { .. } => {
+                "data.partition"
+            }
+            _ => "data.path",
+        };
+        return UserError::new(error.to_string()).at(Some(loaded.place_of(key))).into();
     }
     let DataError::Setting { key, value, problem, expected } = &error else { return error.into() };
     let key = match *key {

@@ -9,7 +9,7 @@ use bonfire_experiment::config::bring_up_to_date;
 use bonfire_experiment::config::{self, CheckedConfig, Difference, differences};
 use bonfire_experiment::log::note;
 use bonfire_experiment::recorder::Recorder;
-use bonfire_experiment::run_folder::{CONFIG, Lock, RunFolder, read};
+use bonfire_experiment::run_folder::{CONFIG, Lengths, Lock, RunFolder, read};
 use bonfire_experiment::{RunLog, UserError};
 use toml::Table;
 
@@ -52,9 +52,10 @@ pub fn run(folder: &Path, args: &TrainArgs, common: &Common, log: &RunLog) -> Re
     let recorder = match save {
         None => {
             // Nothing was lost: a run that was cut before its first checkpoint has no round.
-            if !files.rounds()?.is_empty() {
+            if files.rounds()?.iter().any(|row| row.round > 0) {
                 bail!("{} holds rounds but no checkpoint, so it cannot be gone on with; start anew", folder.display());
             }
+            files.cut(Lengths { metrics: 0, clients: 0 })?;
             say_where(0, &loaded, common.quiet);
             let prepared = &ready.prepared;
             Recorder::new(files, &prepared.recorded(&loaded.config), &prepared.run, keys)?
