@@ -10,6 +10,7 @@ pub mod export;
 pub mod generate;
 pub mod manual;
 pub mod partition;
+pub mod predict;
 pub mod report;
 pub mod self_test;
 pub mod train;

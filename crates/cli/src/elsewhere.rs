@@ -35,6 +35,7 @@ const KEYS: &[(&[&str], &str)] = &[
 const COMMANDS: &[(&[&str], &str)] = &[
     (&["fit", "run", "start", "finetune", "fine-tune", "simulate", "simulation"], "train"),
     (&["eval", "validate"], "evaluate"),
+    (&["classify", "infer", "inference"], "predict"),
     (&["chat", "complete", "sample"], "generate"),
     (&["plan", "estimate", "forecast", "costs"], "cost"),
     (&["sweep", "grid", "benchmark-strategies"], "compare"),

@@ -4,6 +4,7 @@
 mod bars;
 mod download;
 pub mod pace;
+mod ticker;
 
 use std::io::{IsTerminal, stdout};
 use std::ops::ControlFlow;
@@ -20,7 +21,10 @@ use crate::console::{draws_bars, is_json, say, say_row};
 use crate::interrupt::CtrlC;
 use crate::tui::{About, Dashboard, State};
 use bars::Bars;
+pub use bars::CellBar;
 pub use download::{Preparing, Waiting};
+use ticker::Ticker;
+pub use ticker::every;
 
 /// Reports a run's progress.
 pub struct Progress {
@@ -30,8 +34,8 @@ pub struct Progress {
 
 enum Shown {
     Nothing,
-    /// A line or a JSON object for each round.
-    Lines,
+    /// A line or a JSON object for each round, and others on the way through long ones.
+    Lines(Ticker),
     Bars(Bars),
     /// The dashboard, and the device whose memory it shows.
     Dashboard(Dashboard, Device),
@@ -39,10 +43,12 @@ enum Shown {
 
 impl Progress {
     /// Progress of a run of `rounds` rounds.
-    pub fn new(rounds: usize, quiet: bool) -> Progress {
+    ///
+    /// `every` is `train.log_every`.
+    pub fn new(rounds: usize, quiet: bool, every: Option<f64>) -> Progress {
         let shown = match (quiet, draws_bars()) {
             (true, _) => Shown::Nothing,
-            (false, false) => Shown::Lines,
+            (false, false) => Shown::Lines(Ticker::new(rounds, every)),
             (false, true) => Shown::Bars(Bars::new(rounds)),
         };
         Progress { rounds, shown }
@@ -62,7 +68,8 @@ impl Progress {
         match &mut self.shown {
             Shown::Bars(bars) => bars.past(rounds.iter().filter(|row| row.round > 0).count()),
             Shown::Dashboard(dashboard, _) => dashboard.shared().state().past(rounds),
-            Shown::Nothing | Shown::Lines => {}
+            Shown::Lines(ticker) => ticker.past(rounds.iter().filter(|row| row.round > 0).count()),
+            Shown::Nothing => {}
         }
     }
 
@@ -80,8 +87,8 @@ impl Watch for Progress {
         let line = || round_line(metrics, self.rounds, 0, width());
         match &mut self.shown {
             Shown::Nothing => {}
-            Shown::Lines if is_json() => say_row("the untrained model", metrics, ""),
-            Shown::Lines | Shown::Bars(_) => say(line()),
+            Shown::Lines(_) if is_json() => say_row("the untrained model", metrics, ""),
+            Shown::Lines(_) | Shown::Bars(_) => say(line()),
             Shown::Dashboard(dashboard, _) => {
                 let mut state = dashboard.shared().state();
                 state.begin(metrics);
@@ -94,22 +101,25 @@ impl Watch for Progress {
     fn round_started(&mut self, round: usize, phase: &str, clients: usize) -> ControlFlow<()> {
         let words = phase_words(phase);
         match &mut self.shown {
-            Shown::Bars(bars) => bars.round_started(format!("{clients} clients, {words}")),
+            Shown::Bars(bars) => bars.round_started(clients, words),
+            Shown::Lines(ticker) => ticker.round_started(round, clients, words),
             Shown::Dashboard(dashboard, _) => {
                 let mut state = dashboard.shared().state();
                 (state.round, state.phase, state.clients) = (round, words, clients);
                 state.pace.round_started();
             }
-            Shown::Nothing | Shown::Lines => {}
+            Shown::Nothing => {}
         }
         ControlFlow::Continue(())
     }
 
-    fn step_done(&mut self, Steps { done, total, tokens }: Steps) -> ControlFlow<()> {
+    fn step_done(&mut self, steps: Steps) -> ControlFlow<()> {
+        let Steps { done, total, tokens, clients_done } = steps;
         match &mut self.shown {
-            Shown::Bars(bars) => bars.trained(done, total, tokens),
+            Shown::Bars(bars) => bars.trained(done, total, tokens, clients_done),
             Shown::Dashboard(dashboard, _) => dashboard.shared().state().pace.trained(done, total, tokens),
-            Shown::Nothing | Shown::Lines => {}
+            Shown::Lines(ticker) => ticker.trained(steps),
+            Shown::Nothing => {}
         }
         ControlFlow::Continue(())
     }
@@ -118,10 +128,10 @@ impl Watch for Progress {
         let line = || round_line(metrics, self.rounds, upload_bytes, width());
         match &mut self.shown {
             Shown::Nothing => {}
-            Shown::Lines if is_json() => {
-                say_row(&format!("round {} of {}", metrics.round, self.rounds), metrics, "");
+            Shown::Lines(ticker) => {
+                ticker.round_ended();
+                say_row(&format!("round {} of {}", metrics.round, self.rounds), metrics, line());
             }
-            Shown::Lines => say(line()),
             Shown::Bars(bars) => {
                 bars.round_ended(metrics.round);
                 say(line());

@@ -67,6 +67,10 @@ pub struct TrainSettings {
     /// Ends the run before its last round where `evaluate.best` has not become better for so many evaluations; left out: never.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stop: Option<EarlyStop>,
+    /// Where no bar is drawn (output to a file, a batch system): seconds between lines that say how far a round is; 0: none. Left
+    /// out: 60.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log_every: Option<f64>,
     /// Seed of everything random in the run.
     #[serde(default)]
     pub seed: u64,
@@ -187,6 +191,7 @@ impl TrainSettings {
             ("train.betas", self.betas.iter().all(|b| (0.0..1.0).contains(b)), "two numbers in [0, 1)"),
             ("train.eps", self.eps > 0.0 && self.eps.is_finite(), "a small positive number"),
             ("train.stop.patience", self.stop.is_none_or(|stop| stop.patience >= 1), "at least 1"),
+            ("train.log_every", self.log_every.is_none_or(rate), "a number of seconds, not negative"),
             ("train.clip_norm", self.clip_norm.is_none_or(|c| c > 0.0), "a positive number"),
         ])
     }

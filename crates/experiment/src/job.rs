@@ -7,7 +7,7 @@ mod paths;
 mod said;
 mod texts;
 
-pub use data::{dataset, dataset_and_source, shards};
+pub use data::{dataset, dataset_and_source, question, questions, shards};
 pub(crate) use data::{has_training_rows, part, refuse_empty};
 pub(crate) use labels::ordered;
 pub use model::{check_precision, info, model, source, task};

@@ -37,6 +37,39 @@ fn json_lines_are_json_and_rounds_have_their_metrics() {
 }
 
 #[test]
+fn a_start_says_what_matters_and_all_of_it_on_demand() {
+    let room = Room::new();
+    let said = room.succeed(&short(&["train", "--out", "run"], &["--set", "train.rounds=1"])).out;
+    for words in [
+        "strategy    lora-a2: rank 4",
+        "budget 1",
+        "learning rates: A 2e-3, B 1e-2, head 5e-3",
+        "1 round of 4 of 4 clients",
+    ] {
+        assert!(said.contains(words), "no {words:?} in {said}");
+    }
+    assert!(!said.contains("[train]") && said.contains("config.toml"), "{said}");
+    let whole = room.succeed(&short(&["train", "-v", "--out", "all"], &["--set", "train.rounds=1"])).out;
+    assert!(whole.contains("[train]") && whole.contains("weight_decay = 0.0"), "{whole}");
+}
+
+#[test]
+fn a_comparison_says_which_cell_runs_and_how_far_it_is() {
+    let room = Room::new();
+    let args = ["compare", "--out", "cmp", "--strategies", "fedit,ffa-lora"];
+    let said = room.succeed(&short(&args, &["--set", "train.log_every=0.001"])).out;
+    for cell in [1, 2] {
+        let line = said.lines().find(|line| line.starts_with(&format!("cell {cell} of 2, ")));
+        assert!(line.is_some_and(|line| line.contains("round 1 of 2") || line.contains("round 2 of 2")), "{said}");
+    }
+    let silent = room.succeed(&short(
+        &["compare", "--quiet", "--out", "q", "--strategies", "fedit"],
+        &["--set", "train.log_every=0.001"],
+    ));
+    assert!(!silent.out.contains("cell 1"), "{}", silent.out);
+}
+
+#[test]
 fn a_mistake_is_a_json_line_too() {
     let room = Room::new();
     let said = room.run(&["train", "--log-format", "json", "--set", "train.rouns=3"]);

@@ -24,6 +24,7 @@ mod numbers;
 mod partition;
 #[cfg(unix)]
 mod planted;
+mod predict;
 mod privacy;
 mod quickstart;
 mod repeat;

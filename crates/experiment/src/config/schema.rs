@@ -88,6 +88,30 @@ pub fn at(key: &str) -> Option<Value> {
     found.cloned()
 }
 
+/// Every key that `--set` takes, as `train.rounds`, in the order of the schema; of tables told apart by a word those of all words,
+/// each once.
+pub fn keys() -> Vec<String> {
+    fn below(at: &str, schema: &Value, found: &mut Vec<String>) {
+        for (name, inner) in properties(schema) {
+            let key = if at.is_empty() { name.to_string() } else { format!("{at}.{name}") };
+            let table = !properties(inner).is_empty() || !choices(inner).is_empty();
+            if !table && !found.contains(&key) {
+                found.push(key.clone());
+            }
+            below(&key, inner, found);
+        }
+        choices(schema).iter().for_each(|one| below(at, one.schema, found));
+    }
+    let mut found = Vec::new();
+    below("", &schema(), &mut found);
+    found
+}
+
+/// The words that tell the tables apart that may stand at `key`, such as the names of strategies.
+pub fn words(key: &str) -> Vec<String> {
+    at(key).map(|schema| choices(&schema).iter().map(|one| one.word.to_string()).collect()).unwrap_or_default()
+}
+
 /// The section that has a key of this name.
 pub fn home_of(key: &str) -> Option<String> {
     let schema = schema();
@@ -269,6 +293,32 @@ mod tests {
         }
         assert_eq!(example("data.partition", "iid").as_deref(), Some("{ kind = \"iid\" }"));
         assert_eq!(example("data.partition", "even"), None);
+    }
+
+    #[test]
+    fn keys_are_listed_once_and_each_is_known() {
+        let all = keys();
+        for key in [
+            "name",
+            "train.rounds",
+            "strategy.name",
+            "strategy.probe.batches",
+            "data.partition.alpha",
+            "server.optimizer.lr",
+        ] {
+            assert_eq!(all.iter().filter(|of| *of == key).count(), 1, "{key}");
+        }
+        // No key is refused as unknown (most are refused for the value).
+        for key in all.iter().filter(|key| {
+            !key.starts_with("strategy.")
+                && !key.starts_with("privacy.")
+                && !key.starts_with("attack.")
+                && !key.starts_with("server.")
+                && !key.starts_with("data.partition.")
+        }) {
+            let error = crate::config::load(None, &[format!("{key}=[[]]")]).err();
+            assert!(error.is_none_or(|error| !error.what.contains("unknown")), "{key}");
+        }
     }
 
     #[test]

@@ -3,7 +3,9 @@
 use std::path::Path;
 
 use anyhow::Result;
-use bonfire_data::{Dataset, Partition, Reading, Shards, Wording, corpus};
+use bonfire_data::{
+    Content, Dataset, Partition, Reading, Shards, Wording, corpus, question as question_of, questions as questions_in,
+};
 use bonfire_models::ModelSource;
 
 use super::labels::ordered;
@@ -138,6 +140,28 @@ fn reading(loaded: &CheckedConfig) -> Result<Reading> {
         seed: config.train.seed,
         part: false,
     })
+}
+
+/// The rows of a file as the run's model is asked them, without labels and responses.
+///
+/// # Errors
+/// A file that is not there, or holds no such rows.
+pub fn questions(loaded: &CheckedConfig, file: &Path) -> Result<Vec<Content>> {
+    if !file.is_file() {
+        let what = if file.is_dir() { "is a folder; rows are a file" } else { "there is no such file" };
+        return Err(UserError::new(format!("{}: {what}", file.display()))
+            .help("name a file of rows, such as rows.jsonl")
+            .into());
+    }
+    questions_in(file, &reading(loaded)?).map_err(|error| placed(loaded, error))
+}
+
+/// What the run's model is asked in a row of these fields.
+///
+/// # Errors
+/// A field that the run's `data.prompt` reads and that is not among them.
+pub fn question(loaded: &CheckedConfig, fields: &[(&str, &str)]) -> Result<Content> {
+    question_of(fields, &reading(loaded)?).map_err(|error| placed(loaded, error))
 }
 
 /// How prompts and responses are made of a row's columns, where the configuration says so.

@@ -45,7 +45,7 @@ pub fn run(folder: &Path, args: &TrainArgs, common: &Common, log: &RunLog) -> Re
         keep_name(&mut loaded, save)?;
         compare(&loaded, save, args.accept_changes)?;
     }
-    let mut ready = prepare(&loaded, folder, common.quiet)?;
+    let mut ready = prepare(&loaded, folder, args, common.quiet)?;
     let files = RunFolder::with(folder, lock)?;
     log.open(folder)?;
     let keys = Arc::clone(&ready.prepared.interrupt);
