@@ -16,7 +16,7 @@ use serde_json::json;
 use crate::checkpoint::{Described, OTHERS, described, replace};
 use crate::tensor_files::{Place, TensorFiles};
 use crate::weights::floats;
-use crate::{Adapter, HeadTensor, Matrix, ModelError, ModelInfo, ModelSource, Task};
+use crate::{Adapter, HeadTensor, Matrix, ModelError, ModelInfo, ModelSource, Task, Transformer};
 
 /// Bytes of tensors in one file, as Transformers splits models.
 pub const SHARD_BYTES: u64 = 5_000_000_000;
@@ -100,6 +100,41 @@ pub fn write(dir: &Path, merge: Merge, shard_bytes: u64) -> Result<f64, ModelErr
     let new = Described { architecture: info.architecture, task, labels, dtype: None, untied };
     replace(&dir.join("config.json"), &described(&config, &file, new)?)?;
     Ok(roundoff)
+}
+
+/// What [`write`] makes of `model`, for comparisons: the adapter in its weights, folded by the model itself and then rounded to
+/// the types that the tensors have in the checkpoint, and the head rounded likewise.
+///
+/// # Errors
+/// The checkpoint cannot be read or lacks a target's weight, or has tensors of a type that nothing is rounded to.
+pub fn as_written(model: &Transformer, merge: Merge) -> Result<(Transformer, Vec<HeadTensor>), ModelError> {
+    let source = TensorFiles::open(merge.source)?;
+    let planned = plan(&source, merge)?;
+    let mut types = BTreeMap::new();
+    let mut head = merge.adapter.head.clone();
+    for tensor in &planned {
+        let round = |numbers: &[f32]| {
+            let bytes = rounded(tensor.dtype, numbers);
+            bytes.and_then(|bytes| floats(tensor.dtype, &bytes)).ok_or_else(|| ModelError::TensorType {
+                file: source.file_of(&tensor.name).into(),
+                name: tensor.name.clone(),
+                dtype: format!("{:?}", tensor.dtype),
+            })
+        };
+        match tensor.change {
+            Change::Copied => {}
+            Change::Updated(target) => {
+                round(&[0.0])?;
+                types.insert(target, tensor.dtype);
+            }
+            Change::Head(i) => head[i].value.data = round(&head[i].value.data)?,
+        }
+    }
+    let round = |target: usize, numbers: Vec<f32>| {
+        let dtype = types[&target];
+        rounded(dtype, &numbers).and_then(|bytes| floats(dtype, &bytes)).expect("a type that was tried")
+    };
+    Ok((model.with_folded_as(merge.adapter, round), head))
 }
 
 /// The output embeddings.

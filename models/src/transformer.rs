@@ -396,4 +396,17 @@ impl Transformer {
         }
         model
     }
+
+    /// [`Self::with_folded`] with the numbers of every updated weight as `round` makes them, which is told the target's place in
+    /// the adapter.
+    pub(crate) fn with_folded_as(&self, adapter: &Adapter, round: impl Fn(usize, Vec<f32>) -> Vec<f32>) -> Transformer {
+        let (mut model, base) = (self.clone(), self.clone());
+        for (place, (target, weight)) in base.starts(adapter).enumerate() {
+            let [rows, cols] = weight.dims();
+            let numbers = weight.inner().into_data().try_to_vec().expect("f32 on the device");
+            let weight = matrix(crate::Matrix::new(rows, cols, round(place, numbers)), &self.device);
+            model.backbone.layers[target.layer].set_weight(target.kind, self.rounded(weight));
+        }
+        model
+    }
 }

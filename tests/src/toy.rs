@@ -89,7 +89,7 @@ pub fn settings(text: &str) -> Settings {
         privacy,
         attack,
         wire,
-        evaluate: read(section("evaluate", "every = 1")),
+        evaluate: read(section("evaluate", "every = 1\nbefore = false")),
         engine: read(section("engine", "")),
     }
 }

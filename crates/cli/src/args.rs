@@ -2,8 +2,9 @@
 
 use std::ffi::OsString;
 
+use bonfire_experiment::user_error::block;
 use clap::error::ErrorKind;
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::{Arg, Command as Definition, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::commands::bench::BenchArgs;
 use crate::commands::compare::CompareArgs;
@@ -16,11 +17,13 @@ use crate::commands::generate::GenerateArgs;
 use crate::commands::manual::{CompletionsArgs, ManArgs};
 use crate::commands::new::NewArgs;
 use crate::commands::partition::PartitionArgs;
+use crate::commands::predict::PredictArgs;
 use crate::commands::report::ReportArgs;
 use crate::commands::self_test::SelfTestArgs;
 use crate::commands::train::TrainArgs;
 use crate::common::{Common, LogFormat};
-use crate::examples;
+use crate::failure::USAGE;
+use crate::{console, elsewhere, examples};
 
 /// GPU-native federated LoRA fine-tuning: many virtual clients train side by side on one device.
 #[derive(Debug, Parser)]
@@ -35,13 +38,49 @@ pub struct Cli {
     pub common: Common,
 }
 
+/// Options of every command that do nothing on some.
+const UNUSED: [(&str, &[&str]); 8] = [
+    ("cost", &["device"]),
+    ("partition", &["device"]),
+    ("report", &["device", "sets"]),
+    ("bench", &["sets"]),
+    ("doctor", &["sets"]),
+    ("self-test", &["sets"]),
+    ("completions", &["device", "sets", "quiet", "log_format"]),
+    ("man", &["device", "sets", "quiet", "log_format"]),
+];
+
+/// The command line's definition, in which no command's help shows options that do nothing there.
+pub fn program() -> Definition {
+    let mut program = Cli::command();
+    let common: Vec<Arg> = program.get_arguments().filter(|arg| arg.is_global_set()).cloned().collect();
+    for (command, unused) in UNUSED {
+        let hidden =
+            common.iter().filter(|arg| unused.contains(&arg.get_id().as_str())).map(|arg| arg.clone().hide(true));
+        let hidden: Vec<Arg> = hidden.collect();
+        program = program.mut_subcommand(command, |command| command.args(hidden));
+    }
+    program
+}
+
 impl Cli {
     /// Reads the command line; leaves the program with a message if it cannot be.
     pub fn read(args: impl IntoIterator<Item = OsString>) -> Cli {
-        let cli = Cli::parse_from(args);
+        let args: Vec<OsString> = args.into_iter().collect();
+        let read = program().try_get_matches_from(&args).and_then(|found| Cli::from_arg_matches(&found));
+        let cli = match read {
+            Ok(cli) => cli,
+            Err(error) => match elsewhere::meant(&error, &args) {
+                Some(mistake) => {
+                    console::complain(&block(&mistake.into()));
+                    std::process::exit(USAGE.into());
+                }
+                None => error.exit(),
+            },
+        };
         match cli.problem() {
             None => cli,
-            Some(problem) => Cli::command().error(ErrorKind::ArgumentConflict, problem).exit(),
+            Some(problem) => program().error(ErrorKind::ArgumentConflict, problem).exit(),
         }
     }
 
@@ -73,7 +112,10 @@ pub enum Command {
     /// Measure a run's adapter on the test split
     #[command(after_help = examples::EVALUATE)]
     Evaluate(EvaluateArgs),
-    /// Continue a prompt with a run's language model
+    /// Say which label a run's classifier gives texts
+    #[command(after_help = examples::PREDICT)]
+    Predict(PredictArgs),
+    /// Continue prompts with a run's language model
     #[command(after_help = examples::GENERATE)]
     Generate(GenerateArgs),
     /// Count what a federation would send, before anything is trained
@@ -116,7 +158,29 @@ mod tests {
 
     #[test]
     fn the_definition_is_sound() {
-        Cli::command().debug_assert();
+        program().debug_assert();
+    }
+
+    #[test]
+    fn help_shows_what_does_something() {
+        let mut program = program();
+        program.build();
+        for (name, unused) in UNUSED {
+            let command = program.find_subcommand_mut(name).expect("a command");
+            let help = command.render_long_help().to_string();
+            for option in unused {
+                let long = format!("--{}", option.replace("sets", "set").replace('_', "-"));
+                assert!(!help.lines().any(|line| line.trim_start().starts_with(&long)), "{name}: {long}");
+            }
+            assert!(unused.contains(&"device") || help.contains("--device"), "{name}");
+        }
+        let train = program.find_subcommand_mut("train").expect("a command").render_long_help().to_string();
+        assert!(train.contains("--set <") && train.contains("--device <"), "{train}");
+        // They are still read, so that they can be refused, and before the command too.
+        for line in ["bonfire report a --set x=1", "bonfire --set x=1 report a"] {
+            let found = super::program().try_get_matches_from(line.split(' ')).expect("valid");
+            assert_eq!(Cli::from_arg_matches(&found).expect("valid").common.sets, ["x=1"], "{line}");
+        }
     }
 
     #[test]

@@ -5,7 +5,7 @@ pub const ALL: &str = "\
 Examples:
   bonfire train                                 the built-in federation: no download, no GPU
   bonfire new my-federation                     a configuration and rows to begin with, for your own
-  bonfire config --init run.toml                a configuration with every key, to be changed
+  bonfire config --init classifier run.toml     a configuration to begin with: or llm, cross-silo, planning, full
   bonfire train run.toml --device wgpu          run it on a GPU
   bonfire evaluate runs/NAME                    judge what it learnt
   bonfire export runs/NAME --out adapter        for PEFT, vLLM and others
@@ -38,13 +38,23 @@ Examples:
 pub const EVALUATE: &str = "\
 Examples:
   bonfire evaluate runs/NAME
-  bonfire evaluate runs/NAME --json --predictions answers.jsonl";
+  bonfire evaluate runs/NAME --json --predictions answers.jsonl
+  bonfire evaluate --model DIR --data DIR
+  bonfire evaluate --model builtin-llama --data DIR --set model.task=causal-lm";
+
+/// After `bonfire predict --help`.
+pub const PREDICT: &str = "\
+Examples:
+  bonfire predict runs/NAME --text 'Where is my card?'
+  bonfire predict runs/NAME --rows questions.jsonl --json";
 
 /// After `bonfire generate --help`.
 pub const GENERATE: &str = "\
 Examples:
   bonfire generate runs/NAME --prompt 'The library' --max-tokens 40
-  bonfire generate runs/NAME --prompt 'What is a federation?' --chat --temperature 0.7 --seed 1";
+  bonfire generate runs/NAME --prompt 'What is a federation?' --chat --temperature 0.7 --seed 1
+  bonfire generate runs/NAME --instruction 'Name a colour' --top-p 0.9 --temperature 0.7 --base
+  bonfire generate runs/NAME --rows test.jsonl --stop '###' --json";
 
 /// After `bonfire cost --help`.
 pub const COST: &str = "\
@@ -101,7 +111,8 @@ Examples:
 /// After `bonfire config --help`.
 pub const CONFIG: &str = "\
 Examples:
-  bonfire config --init run.toml
+  bonfire config --init llm
+  bonfire config --init classifier run.toml
   bonfire config run.toml --set train.rounds=30
   bonfire config --schema
 

@@ -1,4 +1,4 @@
-//! Ctrl-C in the program: what a press says, and leaving.
+//! What ends a run from outside: Ctrl-C and signals, what each says, and leaving.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use crate::console;
 /// Exit code after a second Ctrl-C: 128 + SIGINT, as shells report it.
 const ABANDONED: i32 = 130;
 
-/// Ctrl-C, and what stands for it on the dashboard.
+/// Ctrl-C, what stands for it on the dashboard, and the signals that ask a program to end.
 #[derive(Debug)]
 pub struct CtrlC {
     /// What the run sees of it.
@@ -27,32 +27,79 @@ impl CtrlC {
     /// The system refuses the handler.
     pub fn install(resume_command: Option<String>) -> Result<Arc<CtrlC>> {
         let shared = Arc::new(CtrlC { interrupt: Arc::default(), resume_command });
-        let handler = Arc::clone(&shared);
-        ctrlc::set_handler(move || handler.press()).context("cannot listen for Ctrl-C")?;
+        listen(&shared)?;
         Ok(shared)
     }
 
     /// A press: says what it does, and ends the program where it is to leave at once.
     pub fn press(&self) {
         self.interrupt.press(|press| match press {
-            Press::Finish { round: 0 } => {
+            Press::Leave { preparing, round } => self.leave(preparing, round, ABANDONED),
+            Press::Finish { round: 0 } | Press::GiveUp { round: 0 } => {
                 console::note_after_key("stopping before round 1; press again to leave at once");
             }
-            Press::Finish { round } => {
+            Press::Finish { round } | Press::GiveUp { round } => {
                 console::note_after_key(format!("finishing round {round}; press again to leave at once"));
-            }
-            Press::Leave { preparing, round } => {
-                console::close_screen();
-                console::note_after_key(match round {
-                    _ if preparing => "abandoned before the run began",
-                    0 => "abandoned before round 1",
-                    _ => "abandoned; the run folder holds the rounds that ended",
-                });
-                if let Some(command) = self.resume_command.as_ref().filter(|_| !preparing) {
-                    note(format!("go on with: {command}"));
-                }
-                std::process::exit(ABANDONED);
             }
         });
     }
+
+    /// A signal that is not Ctrl-C's: whoever sends it waits for seconds at most, so the round is given up.
+    #[cfg(unix)]
+    fn terminate(&self, signal: i32) {
+        let name = signal_hook::low_level::signal_name(signal).unwrap_or("a signal");
+        self.interrupt.terminate(|press| match press {
+            Press::Leave { preparing, round } => self.leave(preparing, round, 128 + signal),
+            Press::GiveUp { round: 0 } | Press::Finish { round: 0 } => note(format!("{name}: ending before round 1")),
+            Press::GiveUp { round } | Press::Finish { round } => {
+                note(format!("{name}: round {round} is given up, and the run is saved as it was before it"));
+            }
+        });
+    }
+
+    fn leave(&self, preparing: bool, round: usize, code: i32) {
+        console::close_screen();
+        console::note_after_key(match round {
+            _ if preparing => "abandoned before the run began",
+            0 => "abandoned before round 1",
+            _ => "abandoned; the run folder holds the rounds that ended",
+        });
+        if let Some(command) = self.resume_command.as_ref().filter(|_| !preparing) {
+            note(format!("go on with: {command}"));
+        }
+        std::process::exit(code);
+    }
+}
+
+/// Hands Ctrl-C on.
+fn listen(handler: &Arc<CtrlC>) -> Result<()> {
+    let keys = Arc::clone(handler);
+    ctrlc::set_handler(move || keys.press()).context("cannot listen for Ctrl-C")?;
+    #[cfg(unix)]
+    listen_for_ends(handler).context("cannot listen for signals")?;
+    Ok(())
+}
+
+/// Hands on the signals that ask a program to end. What was told to outlive its terminal (`nohup`) has SIGHUP ignored, and it stays so.
+#[cfg(unix)]
+fn listen_for_ends(handler: &Arc<CtrlC>) -> std::io::Result<()> {
+    use signal_hook::consts::{SIGHUP, SIGTERM};
+
+    let mut wanted = vec![SIGTERM];
+    if !ignored(SIGHUP) {
+        wanted.push(SIGHUP);
+    }
+    let mut signals = signal_hook::iterator::Signals::new(wanted)?;
+    let handler = Arc::clone(handler);
+    let listen = move || signals.forever().for_each(|signal| handler.terminate(signal));
+    std::thread::Builder::new().name("signals".into()).spawn(listen)?;
+    Ok(())
+}
+
+/// Whether the process was started with the signal ignored, where the system says so (Linux).
+#[cfg(unix)]
+fn ignored(signal: i32) -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_some_and(|mask| mask >> (signal - 1) & 1 == 1)
 }

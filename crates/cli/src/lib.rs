@@ -5,6 +5,7 @@ mod args;
 mod commands;
 mod common;
 mod console;
+mod elsewhere;
 mod examples;
 mod failure;
 #[cfg(test)]
@@ -18,9 +19,8 @@ mod tui;
 use std::ffi::OsString;
 
 use bonfire_experiment::{RunLog, memory};
-use clap::CommandFactory;
 
-use args::{Cli, Command};
+use args::{Cli, Command, program};
 
 /// The program: runs the command that `args` name (the first is the program's own name) and says what went wrong. Gives the
 /// exit code.
@@ -42,6 +42,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> u8 {
         Command::Compare(args) => commands::compare::run(args, &cli.common, &log),
         Command::Evaluate(args) => commands::evaluate::run(args, &cli.common),
         Command::Generate(args) => commands::generate::run(args, &cli.common),
+        Command::Predict(args) => commands::predict::run(args, &cli.common),
         Command::Partition(args) => commands::partition::run(args, &cli.common),
         Command::Cost(args) => commands::cost::run(args, &cli.common),
         Command::Export(args) => commands::export::run(args, &cli.common),
@@ -50,8 +51,8 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> u8 {
         Command::Doctor(args) => commands::doctor::run(args, &cli.common),
         Command::SelfTest(args) => commands::self_test::run(args, &cli.common),
         Command::Config(args) => commands::config::run(args, &cli.common),
-        Command::Completions(args) => commands::manual::completions(args, Cli::command()),
-        Command::Man(args) => commands::manual::man(args, Cli::command()),
+        Command::Completions(args) => commands::manual::completions(args, &cli.common, program()),
+        Command::Man(args) => commands::manual::man(args, &cli.common, program()),
     });
     match outcome {
         Ok(Ok(())) => 0,

@@ -4,6 +4,7 @@
 mod bars;
 mod download;
 pub mod pace;
+mod ticker;
 
 use std::io::{IsTerminal, stdout};
 use std::ops::ControlFlow;
@@ -20,7 +21,10 @@ use crate::console::{draws_bars, is_json, say, say_row};
 use crate::interrupt::CtrlC;
 use crate::tui::{About, Dashboard, State};
 use bars::Bars;
+pub use bars::CellBar;
 pub use download::{Preparing, Waiting};
+use ticker::Ticker;
+pub use ticker::every;
 
 /// Reports a run's progress.
 pub struct Progress {
@@ -30,8 +34,8 @@ pub struct Progress {
 
 enum Shown {
     Nothing,
-    /// A line or a JSON object for each round.
-    Lines,
+    /// A line or a JSON object for each round, and others on the way through long ones.
+    Lines(Ticker),
     Bars(Bars),
     /// The dashboard, and the device whose memory it shows.
     Dashboard(Dashboard, Device),
@@ -39,10 +43,12 @@ enum Shown {
 
 impl Progress {
     /// Progress of a run of `rounds` rounds.
-    pub fn new(rounds: usize, quiet: bool) -> Progress {
+    ///
+    /// `every` is `train.log_every`.
+    pub fn new(rounds: usize, quiet: bool, every: Option<f64>) -> Progress {
         let shown = match (quiet, draws_bars()) {
             (true, _) => Shown::Nothing,
-            (false, false) => Shown::Lines,
+            (false, false) => Shown::Lines(Ticker::new(rounds, every)),
             (false, true) => Shown::Bars(Bars::new(rounds)),
         };
         Progress { rounds, shown }
@@ -60,9 +66,10 @@ impl Progress {
     /// The rounds that were done before, in a run that is resumed.
     pub fn past(&mut self, rounds: &[RoundMetrics]) {
         match &mut self.shown {
-            Shown::Bars(bars) => bars.past(rounds.len()),
+            Shown::Bars(bars) => bars.past(rounds.iter().filter(|row| row.round > 0).count()),
             Shown::Dashboard(dashboard, _) => dashboard.shared().state().past(rounds),
-            Shown::Nothing | Shown::Lines => {}
+            Shown::Lines(ticker) => ticker.past(rounds.iter().filter(|row| row.round > 0).count()),
+            Shown::Nothing => {}
         }
     }
 
@@ -76,25 +83,43 @@ impl Progress {
 }
 
 impl Watch for Progress {
+    fn evaluated_before(&mut self, metrics: &RoundMetrics) -> ControlFlow<()> {
+        let line = || round_line(metrics, self.rounds, 0, width());
+        match &mut self.shown {
+            Shown::Nothing => {}
+            Shown::Lines(_) if is_json() => say_row("the untrained model", metrics, ""),
+            Shown::Lines(_) | Shown::Bars(_) => say(line()),
+            Shown::Dashboard(dashboard, _) => {
+                let mut state = dashboard.shared().state();
+                state.begin(metrics);
+                state.log(&line());
+            }
+        }
+        ControlFlow::Continue(())
+    }
+
     fn round_started(&mut self, round: usize, phase: &str, clients: usize) -> ControlFlow<()> {
         let words = phase_words(phase);
         match &mut self.shown {
-            Shown::Bars(bars) => bars.round_started(format!("{clients} clients, {words}")),
+            Shown::Bars(bars) => bars.round_started(clients, words),
+            Shown::Lines(ticker) => ticker.round_started(round, clients, words),
             Shown::Dashboard(dashboard, _) => {
                 let mut state = dashboard.shared().state();
                 (state.round, state.phase, state.clients) = (round, words, clients);
                 state.pace.round_started();
             }
-            Shown::Nothing | Shown::Lines => {}
+            Shown::Nothing => {}
         }
         ControlFlow::Continue(())
     }
 
-    fn step_done(&mut self, Steps { done, total, tokens }: Steps) -> ControlFlow<()> {
+    fn step_done(&mut self, steps: Steps) -> ControlFlow<()> {
+        let Steps { done, total, tokens, clients_done } = steps;
         match &mut self.shown {
-            Shown::Bars(bars) => bars.trained(done, total, tokens),
+            Shown::Bars(bars) => bars.trained(done, total, tokens, clients_done),
             Shown::Dashboard(dashboard, _) => dashboard.shared().state().pace.trained(done, total, tokens),
-            Shown::Nothing | Shown::Lines => {}
+            Shown::Lines(ticker) => ticker.trained(steps),
+            Shown::Nothing => {}
         }
         ControlFlow::Continue(())
     }
@@ -103,10 +128,10 @@ impl Watch for Progress {
         let line = || round_line(metrics, self.rounds, upload_bytes, width());
         match &mut self.shown {
             Shown::Nothing => {}
-            Shown::Lines if is_json() => {
-                say_row(&format!("round {} of {}", metrics.round, self.rounds), metrics, "");
+            Shown::Lines(ticker) => {
+                ticker.round_ended();
+                say_row(&format!("round {} of {}", metrics.round, self.rounds), metrics, line());
             }
-            Shown::Lines => say(line()),
             Shown::Bars(bars) => {
                 bars.round_ended(metrics.round);
                 say(line());
@@ -142,6 +167,10 @@ fn width() -> usize {
 fn round_line(metrics: &RoundMetrics, rounds: usize, uploaded: u64, width: usize) -> String {
     let digits = rounds.to_string().len();
     let (round, phase, loss) = (metrics.round, &metrics.phase, metrics.train_loss);
+    if round == 0 {
+        let score = if width == usize::MAX { score(metrics) } else { short_score(metrics) };
+        return format!("round {round:>digits$}/{rounds}  {:<21}  {score}", "the untrained model");
+    }
     if loss.is_nan() {
         // What is of clients is kept back: see `privacy.publish`.
         let score = if width == usize::MAX { score(metrics) } else { short_score(metrics) };
@@ -232,6 +261,8 @@ mod tests {
             "round  7/10  B   train loss 1.0000  test accuracy  50.0%  upload   100 B (sum  5.0 MB)  2.0 s"
         );
         assert_eq!(of(80), "round  7/10  B   train loss 1.0000  accuracy  50.0%  upload   100 B  2.0 s");
+        let before = round_line(&round(0, 0.05), 10, 0, usize::MAX);
+        assert_eq!(before, "round  0/10  the untrained model    test accuracy   5.0%");
         assert_eq!(of(60), " 7/10  B   loss 1.0000  accuracy  50.0%    100 B  2.0 s");
     }
 }

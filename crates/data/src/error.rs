@@ -369,3 +369,24 @@ pub enum DataError {
         expected: String,
     },
 }
+
+impl DataError {
+    /// Whether what the user named is at fault (a path, a column, a split) rather than what a file holds.
+    pub fn is_of_settings(&self) -> bool {
+        matches!(
+            self,
+            DataError::FolderMissing { .. }
+                | DataError::FileMissing { .. }
+                | DataError::SplitNamed { .. }
+                | DataError::Configurations { .. }
+                | DataError::NotRows { .. }
+                | DataError::ColumnUnknown { .. }
+                | DataError::ColumnAmbiguous { .. }
+                | DataError::TestUnlabelled { .. }
+                | DataError::FileAmbiguous { .. }
+                | DataError::ShardTooSmall { .. }
+                | DataError::DirichletUnlikely { .. }
+                | DataError::PartitionFile { .. }
+        )
+    }
+}

@@ -38,6 +38,7 @@ pub use conversation::{Conversation, Message};
 pub use error::DataError;
 pub use partition::{Growth, Partition, Rest, Shards, label_table};
 pub use source::{
-    At, Content, Dataset, Example, Reading, Score, SplitFile, SplitShares, UnseenLabels, Wording, split_of_file,
+    At, Content, Dataset, Example, Reading, Score, SplitFile, SplitShares, UnseenLabels, Wording, question, questions,
+    split_of_file,
 };
 pub use tokens::{Classified, Tokenizer};

@@ -32,6 +32,8 @@ pub(crate) struct Stepped {
     pub clients: usize,
     /// Tokens of their batches.
     pub tokens: u64,
+    /// Clients that have done their training with it; none in probes.
+    pub ended: usize,
 }
 
 /// One round of one cohort, and all it needs.
@@ -138,8 +140,11 @@ impl<'r> DeviceRound<'r> {
             for step in steps {
                 losses = self.begin(&mut parameters, &optimizer, jobs, &step, losses);
                 losses = losses + self.step(&mut parameters, &optimizer, jobs, phase, &step, &mut clock);
-                let stepped =
-                    Stepped { clients: step.lanes.iter().flatten().count(), tokens: step.batch.tokens.len() as u64 };
+                let stepped = Stepped {
+                    clients: step.lanes.iter().flatten().count(),
+                    tokens: step.batch.tokens.len() as u64,
+                    ended: if matches!(phase, Phase::Training) { step.ends.len() } else { 0 },
+                };
                 if (self.on_step)(stepped).is_break() {
                     return Ok(ControlFlow::Break(()));
                 }

@@ -29,6 +29,8 @@ pub struct Progress {
     pub total: usize,
     /// Real tokens trained so far in this round, probes included.
     pub tokens: u64,
+    /// Clients that have done all their steps.
+    pub clients_done: usize,
 }
 
 /// What came of a cohort's training.
@@ -202,7 +204,8 @@ impl Engine {
         on: &mut dyn FnMut(Progress) -> ControlFlow<()>,
     ) -> Result<ControlFlow<(), Vec<Share>>, EngineError> {
         let steps = |m: &Member| m.probe_steps(plan, &self.settings) + m.local_steps(&self.settings);
-        let mut progress = Progress { done: 0, total: shares.iter().flatten().map(steps).sum(), tokens: 0 };
+        let mut progress =
+            Progress { done: 0, total: shares.iter().flatten().map(steps).sum(), tokens: 0, clients_done: 0 };
         let (tell, told) = channel();
         std::thread::scope(|scope| {
             let workers: Vec<_> = self
@@ -220,6 +223,7 @@ impl Engine {
             let listened = told.into_iter().try_for_each(|told| {
                 let step: Stepped = told?;
                 (progress.done, progress.tokens) = (progress.done + step.clients, progress.tokens + step.tokens);
+                progress.clients_done += step.ended;
                 on(progress)
             });
             let ends: Vec<_> = workers.into_iter().map(|worker| device_thread::end(worker?)).collect();

@@ -1,5 +1,7 @@
 //! A text continued token by token, to look at what a language model has learnt.
 
+use std::ops::ControlFlow;
+
 use bonfire_data::random::{Use, stream};
 use bonfire_models::Transformer;
 use rand::RngExt;
@@ -9,6 +11,9 @@ use rand::RngExt;
 pub struct Sampling {
     /// 0: the likeliest token, the lower id of two. Else scores are divided by it before one is drawn.
     pub temperature: f64,
+    /// The likeliest tokens are drawn from that have this share of the probability together (nucleus sampling, arXiv
+    /// 1904.09751); 1: all.
+    pub top_p: f64,
     /// Tokens to add at most.
     pub max_tokens: usize,
     /// Of the draws.
@@ -16,7 +21,8 @@ pub struct Sampling {
 }
 
 /// Continues `prompt` (token ids, not empty) by `model`, into whose weights everything is folded, until one of the
-/// tokens `ends` comes, which is not given back, or the model can read no more. `on` hears of every token.
+/// tokens `ends` comes, which is not given back, or the model can read no more. `on` hears of every token, with those before
+/// it, and may break off.
 ///
 /// # Panics
 /// For a classifier.
@@ -25,7 +31,7 @@ pub fn generate(
     prompt: &[u32],
     ends: &[u32],
     sampling: Sampling,
-    on: &mut dyn FnMut(&[u32]),
+    on: &mut dyn FnMut(&[u32]) -> ControlFlow<()>,
 ) -> Vec<u32> {
     let longest = bonfire_models::Model::info(model).max_tokens();
     let mut text = model.begin(prompt);
@@ -36,7 +42,9 @@ pub fn generate(
             break;
         }
         new.push(next);
-        on(&new);
+        if on(&new).is_break() {
+            break;
+        }
         text.push(&[next]);
     }
     new
@@ -50,13 +58,33 @@ fn pick(scores: &[f32], sampling: Sampling, others: usize) -> u32 {
         return best as u32;
     }
     let weight = |&score: &f32| ((f64::from(score) - top) / sampling.temperature).exp();
-    let total: f64 = scores.iter().map(weight).sum();
+    let mut weights: Vec<f64> = scores.iter().map(weight).collect();
+    if sampling.top_p < 1.0 {
+        nucleus(&mut weights, sampling.top_p);
+    }
+    let total: f64 = weights.iter().sum();
     let mut left = stream(sampling.seed, Use::Generate, 0, 0, others as u64).random::<f64>() * total;
-    let crossed = scores.iter().position(|score| {
-        left -= weight(score);
+    let crossed = weights.iter().position(|weight| {
+        left -= weight;
         left < 0.0
     });
     crossed.unwrap_or(best) as u32
+}
+
+/// Takes their weight from all tokens but the likeliest that have `share` of it together, at least one; of equals the lower id
+/// stays.
+fn nucleus(weights: &mut [f64], share: f64) {
+    let mut order: Vec<usize> = (0..weights.len()).collect();
+    order.sort_by(|&x, &y| weights[y].total_cmp(&weights[x]).then(x.cmp(&y)));
+    let enough = share * weights.iter().sum::<f64>();
+    let mut sum = 0.0;
+    let kept = order.iter().position(|&token| {
+        sum += weights[token];
+        sum >= enough
+    });
+    for &token in order.iter().skip(kept.map_or(order.len(), |last| last + 1)) {
+        weights[token] = 0.0;
+    }
 }
 
 #[cfg(test)]
@@ -66,12 +94,32 @@ mod tests {
     #[test]
     fn cold_is_greedy_and_warm_follows_the_weights() {
         let scores = [0.0, 3f32.ln(), 3f32.ln(), -40.0];
-        let picked = |temperature, seed| pick(&scores, Sampling { temperature, max_tokens: 1, seed }, 0);
+        let picked = |temperature, seed| pick(&scores, Sampling { temperature, top_p: 1.0, max_tokens: 1, seed }, 0);
         assert_eq!(picked(0.0, 1), 1);
         let mut counts = [0; 4];
         (0..7000).for_each(|seed| counts[picked(1.0, seed) as usize] += 1);
         assert!((counts[0] as f64 - 1000.0).abs() < 120.0 && (counts[2] as f64 - 3000.0).abs() < 200.0, "{counts:?}");
         assert_eq!(counts[3], 0);
         assert_eq!(picked(1.0, 5), picked(1.0, 5));
+    }
+
+    #[test]
+    fn a_nucleus_is_the_fewest_tokens_that_have_the_share() {
+        // Shares 0.5, 0.25, 0.125, 0.125.
+        let of = |share| {
+            let mut weights = vec![1.0, 8.0 / 2.0, 1.0, 2.0];
+            nucleus(&mut weights, share);
+            weights
+        };
+        assert_eq!(of(0.0), [0.0, 4.0, 0.0, 0.0]);
+        assert_eq!(of(0.5), [0.0, 4.0, 0.0, 0.0]);
+        assert_eq!(of(0.51), [0.0, 4.0, 0.0, 2.0]);
+        assert_eq!(of(0.8), [1.0, 4.0, 0.0, 2.0]);
+        assert_eq!(of(0.9), [1.0, 4.0, 1.0, 2.0]);
+        let scores = [0.0, 4f32.ln(), 0.0, 2f32.ln()];
+        let picked = |seed| pick(&scores, Sampling { temperature: 1.0, top_p: 0.75, max_tokens: 1, seed }, 0);
+        let mut counts = [0; 4];
+        (0..6000).for_each(|seed| counts[picked(seed) as usize] += 1);
+        assert!(counts[0] == 0 && counts[2] == 0 && (f64::from(counts[1]) - 4000.0).abs() < 200.0, "{counts:?}");
     }
 }

@@ -13,7 +13,7 @@ pub use devices::{EngineSettings, InFlight, Recompute};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TrainSettings {
-    /// Rounds of the federation.
+    /// Rounds of the federation; 0: the untrained model is evaluated, and nothing trains.
     pub rounds: usize,
     /// Local epochs a client trains in a round (E in the paper).
     #[serde(default = "one")]
@@ -67,6 +67,10 @@ pub struct TrainSettings {
     /// Ends the run before its last round where `evaluate.best` has not become better for so many evaluations; left out: never.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stop: Option<EarlyStop>,
+    /// Where no bar is drawn (output to a file, a batch system): seconds between lines that say how far a round is; 0: none. Left
+    /// out: 60.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log_every: Option<f64>,
     /// Seed of everything random in the run.
     #[serde(default)]
     pub seed: u64,
@@ -172,7 +176,6 @@ impl TrainSettings {
     pub fn problem(&self) -> Option<Problem> {
         let rate = |v: f64| v.is_finite() && v >= 0.0;
         Problem::first([
-            ("train.rounds", self.rounds >= 1, "at least 1"),
             ("train.epochs", self.epochs >= 1, "at least 1"),
             ("train.batch_size", self.batch_size >= 1, "at least 1"),
             ("train.lr_a", rate(self.lr_a), "a finite number, not negative"),
@@ -188,6 +191,7 @@ impl TrainSettings {
             ("train.betas", self.betas.iter().all(|b| (0.0..1.0).contains(b)), "two numbers in [0, 1)"),
             ("train.eps", self.eps > 0.0 && self.eps.is_finite(), "a small positive number"),
             ("train.stop.patience", self.stop.is_none_or(|stop| stop.patience >= 1), "at least 1"),
+            ("train.log_every", self.log_every.is_none_or(rate), "a number of seconds, not negative"),
             ("train.clip_norm", self.clip_norm.is_none_or(|c| c > 0.0), "a positive number"),
         ])
     }

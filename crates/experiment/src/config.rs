@@ -7,22 +7,25 @@ mod document;
 mod explain;
 mod key;
 mod load;
+mod meant;
 mod moved;
 mod overrides;
 mod run_config;
 mod sample;
 mod schema;
 mod sections;
+mod starters;
 
 pub use difference::{Difference, differences, shared};
 pub use load::{CheckedConfig, load, load_of_run, of_table, parse};
+pub use meant::key as key_elsewhere;
 pub use moved::bring_up_to_date;
 pub use run_config::RunConfig;
-pub use sample::sample;
-pub use schema::schema;
+pub use schema::{keys, path_to, schema, words};
 pub use sections::{
     DataSection, EngineSection, ModelSection, SaveSection, Source, TaskKind, TextColumns, TrackSection,
 };
+pub use starters::Starter;
 
 #[cfg(test)]
 pub(crate) mod tests;

@@ -1,5 +1,5 @@
-//! What ends a run from outside, such as Ctrl-C: the first press lets the round finish its writing, the second leaves at once.
-//! While nothing is there yet that could be finished, the first leaves.
+//! What ends a run from outside: of Ctrl-C the first press lets the round finish, the second leaves at once; a request to end soon,
+//! such as SIGTERM, gives the round up and lets the run be saved. While nothing is there yet that could be saved, the first leaves.
 
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -25,6 +25,11 @@ pub enum Press {
         /// The round, from 1.
         round: usize,
     },
+    /// The round of this number is given up within a step, and the run ends with those before it, saved; 0: before the first.
+    GiveUp {
+        /// The round, from 1.
+        round: usize,
+    },
     /// The program is to leave at once. No file of the run is being written until the answer to the press returns.
     Leave {
         /// Whether no run has begun yet.
@@ -45,6 +50,20 @@ impl Interrupt {
             answer(Press::Leave { preparing, round: self.round.load(Ordering::SeqCst) });
         } else {
             answer(Press::Finish { round: self.round.load(Ordering::SeqCst) });
+        }
+    }
+
+    /// A request to end soon, such as SIGTERM: whoever asks kills what does not obey. `answer` does what it asks for.
+    pub fn terminate(&self, answer: impl FnOnce(Press)) {
+        let preparing = self.preparing.load(Ordering::SeqCst);
+        self.pressed.store(true, Ordering::SeqCst);
+        let again = self.gives_up.swap(true, Ordering::SeqCst);
+        let round = self.round.load(Ordering::SeqCst);
+        if again || preparing {
+            let _written = self.writing();
+            answer(Press::Leave { preparing, round });
+        } else {
+            answer(Press::GiveUp { round });
         }
     }
 
@@ -108,6 +127,23 @@ mod tests {
         assert_eq!(pressed(&interrupt), Press::Leave { preparing: false, round: 3 });
         interrupt.give_up();
         assert!(interrupt.inside_round().is_break());
+    }
+
+    #[test]
+    fn a_request_to_end_gives_the_round_up_after_a_press_too() {
+        let asked = |interrupt: &Interrupt| {
+            let mut found = None;
+            interrupt.terminate(|press| found = Some(press));
+            found.expect("an answer")
+        };
+        let interrupt = Interrupt::default();
+        interrupt.enter_round(3);
+        assert_eq!(pressed(&interrupt), Press::Finish { round: 3 });
+        assert_eq!(asked(&interrupt), Press::GiveUp { round: 3 });
+        assert!(interrupt.between_rounds().is_break() && interrupt.inside_round().is_break());
+        assert_eq!(asked(&interrupt), Press::Leave { preparing: false, round: 3 });
+        let early = Interrupt::default();
+        assert_eq!(early.while_preparing(|| asked(&early)), Press::Leave { preparing: true, round: 0 });
     }
 
     #[test]

@@ -3,10 +3,11 @@
 mod data;
 mod labels;
 mod model;
+mod paths;
 mod said;
 mod texts;
 
-pub use data::{dataset, dataset_and_source, shards};
+pub use data::{dataset, dataset_and_source, question, questions, shards};
 pub(crate) use data::{has_training_rows, part, refuse_empty};
 pub(crate) use labels::ordered;
 pub use model::{check_precision, info, model, source, task};

@@ -48,6 +48,12 @@ pub(crate) fn round(metrics: &RoundMetrics, rounds: usize) {
     tracing::info!(target: ROUND, row, "round {number} of {rounds}")
 }
 
+/// The untrained model was evaluated.
+pub(crate) fn before(metrics: &RoundMetrics) {
+    let row = json(metrics);
+    tracing::info!(target: ROUND, row, "the untrained model")
+}
+
 /// The log of a run. Copies are the same log.
 #[derive(Clone, Debug, Default)]
 pub struct RunLog(Arc<Mutex<Place>>);

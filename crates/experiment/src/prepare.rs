@@ -46,7 +46,7 @@ pub fn prepare(
     let opened = config.config.engine.device.open()?;
     opened.iter().filter_map(|o| o.notice.as_ref()).for_each(note);
     job::refuse_precision(config, &opened)?;
-    admit(&opened, |watch| Purpose::of(&config.config, watch), watch)?;
+    admit(&opened, |watch| Purpose::of(config, watch), watch)?;
     let interrupt = interrupt()?;
     let (run, partition, source) = interrupt.while_preparing(|| federation(config, &opened, watch))?;
     Ok(Prepared { run, partition, devices: device::names(&opened), source, interrupt })

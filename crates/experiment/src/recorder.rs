@@ -15,7 +15,7 @@ use crate::config::{RunConfig, SaveSection};
 use crate::interrupt::Interrupt;
 use crate::log;
 use crate::memory::{self, Expected};
-use crate::run_folder::{CLIENTS, CONFIG, RunFolder, client_folder, own, replace};
+use crate::run_folder::{CLIENTS, CONFIG, RunFolder, client_folder, config_text, own, read, replace};
 use crate::summary::{Identity, Totals};
 use crate::track::Trackers;
 use crate::watch::Watch;
@@ -86,7 +86,9 @@ impl Recorder {
         folder.cut(notes.lengths)?;
         let past = folder.rounds()?;
         let mut recorder = Recorder::over(folder, about, run, &past, interrupt)?;
-        replace(&recorder.folder.path().join(CONFIG), recorder.config.as_bytes())?;
+        let path = recorder.folder.path().join(CONFIG);
+        let before = read::optional(&path)?;
+        replace(&path, config_text(&recorder.config, before.as_deref()).as_bytes())?;
         (recorder.totals, recorder.saved) = (notes.totals, Some(run.server().round));
         recorder.write_state(&run.server().model())?;
         recorder.written = recorder.totals.rounds();
@@ -131,6 +133,14 @@ impl Recorder {
     /// it, and where a file cannot be written, which [`Recorder::finish`] then says.
     pub fn hear(&mut self, event: Event<'_>, watch: &mut dyn Watch) -> ControlFlow<()> {
         match event {
+            Event::Before { metrics, run } => {
+                if let Err(error) = self.write_before(metrics, run) {
+                    self.failure = Some(error);
+                    return ControlFlow::Break(());
+                }
+                watch.evaluated_before(metrics)?;
+                self.interrupt.between_rounds()
+            }
             Event::RoundStarted { round, phase, cohort } => {
                 self.interrupt.between_rounds()?;
                 if self.totals.is_over(&self.identity) {
@@ -214,7 +224,7 @@ impl Recorder {
         self.memory = Some(MemoryUse { estimated: before.estimated.max(estimated), peak });
     }
 
-    /// The rounds done so far, as they were written.
+    /// The rounds done so far, as they were written, and round 0 where the untrained model was evaluated.
     ///
     /// # Errors
     /// They cannot be read any more.
@@ -230,6 +240,23 @@ impl Recorder {
     /// Rounds of the whole run.
     pub fn rounds(&self) -> usize {
         self.rounds
+    }
+
+    /// Writes the row of round 0; a second one, of a run that was broken off before its first round, changes nothing.
+    fn write_before(&mut self, metrics: &RoundMetrics, run: &Run) -> Result<()> {
+        let interrupt = Arc::clone(&self.interrupt);
+        let _writing = interrupt.writing();
+        self.folder.check_there()?;
+        if !self.folder.rounds()?.is_empty() {
+            return Ok(());
+        }
+        self.folder.append(metrics, &[])?;
+        self.totals.begin(metrics);
+        self.trackers.round(metrics, &[])?;
+        log::before(metrics);
+        self.write_state(&run.server().model())?;
+        // So that a run which is gone on with has it too.
+        self.save(run)
     }
 
     fn write_round(&mut self, metrics: &RoundMetrics, clients: &[ClientMetrics], run: &Run) -> Result<()> {

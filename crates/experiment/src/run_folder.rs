@@ -24,6 +24,26 @@ pub use names::{
     ROWS_OF_CLIENTS, SUMMARY, TENSORBOARD,
 };
 
+/// What a run's configuration begins with: the directory from which its relative paths hold.
+const BEGAN_IN: &str = "# Relative paths hold from ";
+
+/// The text of a run's [`CONFIG`]: `config` after a line that says from where relative paths hold, which is the current directory
+/// unless `before`, the file as it was, says otherwise.
+pub fn config_text(config: &str, before: Option<&str>) -> String {
+    match before.and_then(began_in).or_else(|| std::env::current_dir().ok()) {
+        Some(folder) if !folder.to_string_lossy().contains(char::is_control) => {
+            format!("{BEGAN_IN}{}\n{config}", folder.display())
+        }
+        _ => config.to_string(),
+    }
+}
+
+/// Where the run began whose [`CONFIG`] this is.
+pub fn began_in(config: &str) -> Option<PathBuf> {
+    let folder = PathBuf::from(config.lines().next()?.strip_prefix(BEGAN_IN)?);
+    folder.is_absolute().then_some(folder)
+}
+
 /// The folder of a client's own adapter.
 pub fn client_folder(run: &Path, client: usize) -> PathBuf {
     run.join(CLIENTS).join(format!("{client:04}"))
@@ -107,7 +127,7 @@ impl RunFolder {
         fs::create_dir_all(path).with_context(|| format!("cannot make the run folder {}", path.display()))?;
         let lock = Lock::take(path)?;
         refuse_occupied(path)?;
-        replace(&path.join(CONFIG), config.as_bytes())?;
+        replace(&path.join(CONFIG), config_text(config, None).as_bytes())?;
         RunFolder::with(path, lock)
     }
 
@@ -269,6 +289,18 @@ mod tests {
         assert!(choose(Some(folder.path()), "a").is_err());
         assert!(choose(Some(&file), "a").is_err());
         assert!(choose(Some(&folder.path().join("new/deep")), "a").is_ok());
+    }
+
+    #[test]
+    fn a_runs_configuration_says_where_it_began() {
+        let here = std::env::current_dir().expect("a directory");
+        let first = config_text("name = \"a\"\n", None);
+        assert_eq!(began_in(&first), Some(here));
+        assert!(first.ends_with("\nname = \"a\"\n"), "{first}");
+        let moved = first.replace(&first.lines().next().expect("a line")[BEGAN_IN.len()..], "/elsewhere");
+        let again = config_text("name = \"b\"\n", Some(&moved));
+        assert_eq!(began_in(&again), Some(PathBuf::from("/elsewhere")));
+        assert_eq!(began_in("name = \"a\""), None);
     }
 
     #[test]

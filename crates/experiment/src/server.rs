@@ -49,11 +49,11 @@ pub fn server(loaded: &CheckedConfig, watch: &mut dyn Watch) -> Result<OpenServe
     }
     let opened = device::open(config.engine.device.first())?;
     job::refuse_precision(loaded, std::slice::from_ref(&opened))?;
-    admit(std::slice::from_ref(&opened), |watch| Purpose::of(config, watch), watch)?;
+    admit(std::slice::from_ref(&opened), |watch| Purpose::of(loaded, watch), watch)?;
     let (data, source) = match &config.data.path {
         Source::Folder(folder) if !job::has_training_rows(loaded, folder)? => {
             let data = job::part(loaded, folder)?;
-            let source = job::source(config, watch)?;
+            let source = job::source(loaded, watch)?;
             (job::ordered(loaded, data, &source), source)
         }
         _ => job::dataset_and_source(loaded, watch)?,

@@ -52,7 +52,7 @@ pub fn site(loaded: &CheckedConfig, holding: &Holding, watch: &mut dyn Watch) ->
     let (data, source, shards, own) = match holding {
         Holding::Folders(folders) => {
             let (data, shards, own) = folders_of(loaded, folders)?;
-            let source = job::source(config, watch)?;
+            let source = job::source(loaded, watch)?;
             (job::ordered(loaded, data, &source), source, shards, own)
         }
         Holding::All | Holding::Some(_) => {
@@ -73,7 +73,7 @@ pub fn site(loaded: &CheckedConfig, holding: &Holding, watch: &mut dyn Watch) ->
     let opened = config.engine.device.open()?;
     opened.iter().filter_map(|o| o.notice.as_ref()).for_each(note);
     job::refuse_precision(loaded, &opened)?;
-    admit(&opened, |watch| Purpose::of(config, watch), watch)?;
+    admit(&opened, |watch| Purpose::of(loaded, watch), watch)?;
     let weights = weights_of(&source)?;
     let fingerprint = fingerprint(config, &data, &source, &weights)?;
     let task = job::task(config, data.labels.len());

@@ -59,6 +59,9 @@ impl Identity {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Totals {
     rounds: usize,
+    /// Accuracy and perplexity of the untrained model, which also begin the lists below.
+    #[serde(default)]
+    untrained: [Option<f64>; 2],
     uploads: u64,
     upload_params: u64,
     upload_bytes: u64,
@@ -76,6 +79,15 @@ pub struct Totals {
 }
 
 impl Totals {
+    /// Notes what the untrained model was found to be.
+    pub fn begin(&mut self, metrics: &RoundMetrics) {
+        self.untrained = [metrics.test_accuracy, metrics.test_perplexity];
+        self.accuracies.extend(metrics.test_accuracy);
+        self.perplexities.extend(metrics.test_perplexity);
+        self.exact_match = metrics.test_exact_match;
+        self.personal = metrics.personal_accuracy;
+    }
+
     /// Adds a round of `run` in which `uploads` clients uploaded; gives whether it is the best so far.
     pub fn add(&mut self, run: &Identity, metrics: &RoundMetrics, uploads: usize) -> bool {
         self.rounds = metrics.round;
@@ -152,6 +164,8 @@ impl Totals {
             products: run.products.into(),
             rounds: self.rounds,
             clients: run.clients,
+            untrained_accuracy: self.untrained[0],
+            untrained_perplexity: self.untrained[1],
             final_perplexity: self.perplexities.last().copied(),
             final_exact_match: self.exact_match,
             final_accuracy: self.accuracies.last().copied(),
@@ -176,17 +190,30 @@ impl Totals {
         self.accuracies.iter().copied().max_by(f64::total_cmp)
     }
 
-    /// `accuracy ▁▄█  first 10.0%  best 80.0%  last 79.0%`, or the like of a language model's perplexity; `None` when
-    /// nothing was evaluated.
+    /// `accuracy ▁▄█  untrained 5.0%  best 80.0%  last 79.0%`, or the like of a language model's perplexity; `first` where the
+    /// untrained model was not evaluated. `None` when nothing was.
     pub fn accuracy_line(&self) -> Option<String> {
         if let (Some(first), Some(last)) = (self.perplexities.first(), self.perplexities.last()) {
             let best = self.perplexities.iter().copied().fold(f64::INFINITY, f64::min);
             let curve = sparkline(&self.perplexities, 60);
-            return Some(format!("perplexity {curve}  first {first:.3}  best {best:.3}  last {last:.3}"));
+            return Some(match (self.untrained[1], self.rounds) {
+                (Some(untrained), 0) => format!("perplexity of the untrained model {untrained:.3}"),
+                (untrained, _) => {
+                    let start = if untrained.is_some() { "untrained" } else { "first" };
+                    format!("perplexity {curve}  {start} {first:.3}  best {best:.3}  last {last:.3}")
+                }
+            });
         }
         let (first, last, best) = (self.accuracies.first()?, self.accuracies.last()?, self.best_accuracy()?);
         let curve = sparkline(&self.accuracies, 60);
-        Some(format!("accuracy {curve}  first {}  best {}  last {}", percent(*first), percent(best), percent(*last)))
+        Some(match (self.untrained[0], self.rounds) {
+            (Some(untrained), 0) => format!("accuracy of the untrained model {}", percent(untrained)),
+            (untrained, _) => {
+                let start = if untrained.is_some() { "untrained" } else { "first" };
+                let (first, best, last) = (percent(*first), percent(best), percent(*last));
+                format!("accuracy {curve}  {start} {first}  best {best}  last {last}")
+            }
+        })
     }
 
     /// What was uploaded beside what the same clients would have uploaded as plain LoRA and as whole models
@@ -306,6 +333,18 @@ pub(crate) mod tests {
             )
         );
         assert_eq!(totals.accuracy_line().as_deref(), Some("accuracy ▁█▆  first 10.0%  best 50.0%  last 40.0%"));
+    }
+
+    #[test]
+    fn the_untrained_model_is_where_a_curve_begins() {
+        let mut totals = Totals::default();
+        totals.begin(&round(0, 0.05));
+        assert_eq!(totals.accuracy_line().as_deref(), Some("accuracy of the untrained model 5.0%"));
+        assert_eq!(totals.summary(&run()).final_accuracy, Some(0.05));
+        totals.add(&run(), &round(1, 0.5), 2);
+        let summary = totals.summary(&run());
+        assert_eq!((summary.untrained_accuracy, summary.final_accuracy, summary.rounds), (Some(0.05), Some(0.5), 1));
+        assert_eq!(totals.accuracy_line().as_deref(), Some("accuracy ▁█  untrained 5.0%  best 50.0%  last 50.0%"));
     }
 
     #[test]

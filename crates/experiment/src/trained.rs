@@ -2,11 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use bonfire_models::{Adapter, Model, Transformer, peft};
 
 use crate::config::{self, CheckedConfig, Source};
-use crate::run_folder::{ADAPTER, BEST_ADAPTER, BEST_MODEL, CONFIG, MODEL, read};
+use crate::run_folder::{ADAPTER, BEST_ADAPTER, BEST_MODEL, CONFIG, METRICS, MODEL, read};
 use crate::user_error::UserError;
 
 /// The configuration of the run in the folder `run`, with the model that it left behind; `sets` are `--set` texts.
@@ -65,10 +65,26 @@ pub fn adapter(run: &Path, which: Which, loaded: &CheckedConfig, model: &Transfo
 /// # Errors
 /// `run` is not a run folder, or holds what no run makes.
 pub fn config_of(run: &Path) -> Result<PathBuf> {
+    let shown = run.display();
+    if run.is_file() {
+        let error = UserError::new(format!("{shown} is a file; what is wanted is the folder of a run"));
+        return Err(error.help("name a folder that `bonfire train` wrote, such as runs/NAME").into());
+    }
     read::check(run)?;
     let config = run.join(CONFIG);
-    if !config.is_file() {
-        bail!("{} is not a run folder: it has no {CONFIG}", run.display());
+    if config.is_file() {
+        return Ok(config);
     }
-    Ok(config)
+    let what = if run.is_dir() {
+        format!("{shown} is not a run folder: it has no {CONFIG}")
+    } else {
+        format!("{shown} is not a run folder: there is nothing of that name")
+    };
+    let around = run.parent().filter(|parent| parent.join(CONFIG).is_file() && parent.join(METRICS).is_file());
+    Err(UserError::new(what)
+        .help(match around {
+            Some(parent) => format!("did you mean the run that it belongs to, {}?", parent.display()),
+            None => "name a folder that `bonfire train` wrote, such as runs/NAME".to_string(),
+        })
+        .into())
 }

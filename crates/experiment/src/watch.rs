@@ -45,6 +45,12 @@ pub trait Watch {
         let _ = facts;
     }
 
+    /// The untrained model was evaluated: the row of round 0.
+    fn evaluated_before(&mut self, metrics: &RoundMetrics) -> ControlFlow<()> {
+        let _ = metrics;
+        ControlFlow::Continue(())
+    }
+
     /// A round begins, in which so many clients train `phase`: `"A"`, `"B"`, `"AB"`, `"core"`, `"AB+core"` or `"full"`.
     fn round_started(&mut self, round: usize, phase: &str, clients: usize) -> ControlFlow<()> {
         let _ = (round, phase, clients);

@@ -20,6 +20,8 @@ use crate::{Server, Settings};
 pub(crate) struct Clients {
     pub settings: Settings,
     pub engine: Engine,
+    /// Tokens of all training texts.
+    pub train_tokens: usize,
     pub validation: Split,
     pub test: Split,
     pub shards: Shards,
@@ -36,12 +38,14 @@ pub(crate) struct Clients {
 impl Clients {
     pub fn new(settings: &Settings, models: Vec<Box<dyn Model>>, data: TokenizedData, shards: Shards) -> Self {
         let data_checksum = data_checksum(&data, &shards);
+        let train_tokens = data.train.ids.iter().map(Vec::len).sum();
         let engine = Engine::new(models, data.train, settings.train.clone(), settings.engine.clone());
         let (memories, private) = (BTreeMap::new(), Private::default());
         let (validation, test) = (data.validation, data.test);
         Clients {
             settings: settings.clone(),
             engine,
+            train_tokens,
             validation,
             test,
             shards,

@@ -1,7 +1,10 @@
 //! What a round's new model is evaluated by, and where that stands in the round's rows.
 
+use std::time::Instant;
+
 use bonfire_engine::{Evaluation, Plan, RowEvaluation, Upload, summarise};
 
+use crate::ledger::Traffic;
 use crate::{ClientMetrics, ClientSpread, FederationError, RoundMetrics, Run};
 
 /// What evaluation found; what was not due or not asked for is `None`.
@@ -42,6 +45,52 @@ impl Run {
             found.personal = self.clients.evaluate_personal_models(self.server())?;
         }
         Ok(found)
+    }
+
+    /// Evaluates the model before its first round, where that is asked for: the row of round 0.
+    pub(crate) fn evaluate_before(&self) -> Result<Option<RoundMetrics>, FederationError> {
+        if self.server().round > 0 || self.clients.test.is_empty() || !self.is_evaluated_before() {
+            return Ok(None);
+        }
+        let start = Instant::now();
+        let rows = self.clients.evaluate(self.server())?;
+        let mut found = Found { test: Some(rows), clients: None, validation: None, personal: None };
+        if !self.coordinator.has_global_model() {
+            // Before they have trained, all clients have the same model.
+            found.personal = found.on_test().map(|test| test.accuracy);
+            found.test = None;
+        } else if !self.clients.validation.is_empty() {
+            found.validation = Some(summarise_all(&self.clients.evaluate_validation(self.server())?));
+        }
+        let mut metrics = self.coordinator.row(&self.coordinator.plan(), &[], Traffic::default(), found.on_test());
+        self.fill_in(&mut metrics, &found);
+        // Nothing has trained yet, and nothing of anybody's texts is in it.
+        (metrics.phase, metrics.train_loss) = ("none".into(), f64::NAN);
+        (metrics.epsilon, metrics.delta) = (None, None);
+        metrics.seconds = start.elapsed().as_secs_f64();
+        Ok(Some(self.coordinator.published(metrics, Vec::new()).0))
+    }
+
+    /// Whether the untrained model is evaluated: as `evaluate.before` says, else where it is no dearer than a round's training,
+    /// and always where there is nothing else to measure.
+    fn is_evaluated_before(&self) -> bool {
+        let settings = &self.clients.settings;
+        if let Some(said) = settings.evaluate.before {
+            return said;
+        }
+        let clients = self.coordinator.clients();
+        let share = settings.cohort_size(clients) as f64 / clients as f64;
+        let trained = self.clients.train_tokens as f64 * share * settings.train.epochs as f64;
+        let tested = self.clients.test.ids.iter().map(Vec::len).sum::<usize>() as f64;
+        // A forward pass is a third of a step.
+        let dear = tested > 3.0 * trained && settings.train.rounds > 0;
+        if dear {
+            tracing::info!(
+                "the untrained model is not evaluated: the test split has {tested:.0} tokens, which takes longer than to train on the \
+                 {trained:.0} of a round; evaluate.before = true does it"
+            );
+        }
+        !dear
     }
 
     /// Writes into the row what the coordinator does not know.

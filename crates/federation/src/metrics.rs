@@ -9,9 +9,9 @@ use crate::{BestBy, EvaluateOn};
 /// One row of `metrics.jsonl`: a round. Counts are of this round alone.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RoundMetrics {
-    /// Round, from 1.
+    /// Round, from 1; 0: the untrained model, of which only the evaluation is told.
     pub round: usize,
-    /// What trained: `"A"`, `"B"` or `"AB"`.
+    /// What trained: `"A"`, `"B"` or `"AB"`; of round 0 `"none"`.
     pub phase: String,
     /// Mean local training loss, weighted by examples, probes not counted; not a number (`null`) where it is kept back or could
     /// not be computed.
@@ -292,6 +292,12 @@ pub struct Summary {
     pub rounds: usize,
     /// Clients in the federation.
     pub clients: usize,
+    /// Test accuracy of the untrained model, 0 to 1, where it was evaluated.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub untrained_accuracy: Option<f64>,
+    /// Of a language model, the untrained model's test perplexity.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub untrained_perplexity: Option<f64>,
     /// Of a language model, the test perplexity at the last evaluation.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub final_perplexity: Option<f64>,

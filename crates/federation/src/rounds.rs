@@ -24,6 +24,11 @@ impl Run {
     /// # Errors
     /// Training failed or gave numbers that are not finite; the state after the last complete round is kept.
     pub fn train(&mut self, on: &mut dyn FnMut(Event<'_>) -> ControlFlow<()>) -> Result<(), FederationError> {
+        if let Some(metrics) = self.evaluate_before()?
+            && on(Event::Before { metrics: &metrics, run: self }).is_break()
+        {
+            return Ok(());
+        }
         while !self.coordinator.is_finished() {
             let start = Instant::now();
             let (plan, cohort) = (self.coordinator.plan(), self.coordinator.cohort());

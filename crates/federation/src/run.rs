@@ -1,7 +1,7 @@
 //! A federation ready to run: its parts, and what it tells the outside while it runs. The loop is in `rounds.rs`.
 
 use bonfire_data::Shards;
-use bonfire_engine::{Choice, ClientMemory, Estimate, Progress, TokenizedData, sketch};
+use bonfire_engine::{Choice, ClientMemory, Estimate, Plan, Progress, TokenizedData, sketch};
 use bonfire_models::{Adapter, Model};
 use burn::tensor::Device;
 
@@ -12,6 +12,13 @@ use crate::{ClientMetrics, Coordinator, FederationError, RoundMetrics, Server, S
 
 /// What happens in a run, as it happens.
 pub enum Event<'e> {
+    /// The untrained model was evaluated, before the first round.
+    Before {
+        /// What was found, as the row of round 0: without a training loss or traffic.
+        metrics: &'e RoundMetrics,
+        /// The run, untrained.
+        run: &'e Run,
+    },
     /// A round begins.
     RoundStarted {
         /// Round, from 1.
@@ -140,6 +147,11 @@ impl Run {
         let keep = u64::from(!plan.private.is_nothing()) + u64::from(settings.train.scaffold);
         let copies = 1 + keep * clients as u64;
         cohort * upload * (1 + u64::from(copied)) + 4 * copies * self.trainable_params()
+    }
+
+    /// The orders of the next round.
+    pub fn plan(&self) -> Plan {
+        self.coordinator.plan()
     }
 
     /// The clients of `round`, ascending: see [`Coordinator::cohort_of`].

@@ -16,7 +16,8 @@ import pytest
 def test_the_quickstart_trains(tmp_path):
     seen = []
     run = bonfire.train(out=tmp_path / "run", on_round=lambda row: seen.append(row["round"]))
-    assert seen == list(range(1, 11)) == [row["round"] for row in run.rounds]
+    assert seen == list(range(1, 11)) == [row["round"] for row in run.rounds][1:] and run.rounds[0]["round"] == 0
+    assert run.summary["untrained_accuracy"] == run.rounds[0]["test_accuracy"] < 0.2
     assert run.summary["final_accuracy"] == run.rounds[-1]["test_accuracy"] > 0.4
     assert {row["client"] for row in run.clients} == set(range(10))
     assert (tmp_path / "run" / "adapter" / "adapter_model.safetensors").is_file()
@@ -56,7 +57,7 @@ def test_a_failing_listener_ends_the_run_after_its_round(tmp_path, small):
     with pytest.raises(RuntimeError, match="enough after 1"):
         bonfire.train(overrides=small | {"train.rounds": 50}, out=tmp_path / "run", on_round=fail)
     rows = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
-    assert 1 <= len(rows) <= 3
+    assert 2 <= len(rows) <= 4
 
 
 def test_other_threads_go_on_meanwhile(tmp_path, small):

@@ -5,6 +5,7 @@
 mod accounting;
 mod attacks;
 mod baselines;
+mod before;
 #[path = "../../support/cases.rs"]
 mod cases;
 mod checkpoints;

@@ -138,10 +138,12 @@ function traffic() {
     if (!series.length) continue;
     const ends = series.map((s) => s.points[s.points.length - 1].x);
     const logX = Math.max(...ends) > 8 * Math.min(...ends);
+    // A logarithmic axis has no place for the untrained model, before anything was sent.
+    const sent = logX ? series.map((s) => ({ ...s, points: s.points.filter((p) => p.x > 0) })).filter((s) => s.points.length) : series;
     lines(place, {
       title: `${title} against uploaded bytes`,
       about: ["Uploads of all clients so far, as serialised.", logX ? "Bytes on a logarithmic axis: the runs sent very different amounts." : "", thinned(series)],
-      x: logX ? "uploaded (bytes, logarithmic)" : "uploaded (bytes)", y: unit, show, tick, showX: words.bytes, series, logX, column: "Uploaded",
+      x: logX ? "uploaded (bytes, logarithmic)" : "uploaded (bytes)", y: unit, show, tick, showX: words.bytes, series: sent, logX, column: "Uploaded",
     });
   }
   if (!place.childElementCount) place.note("Nothing was evaluated yet.");

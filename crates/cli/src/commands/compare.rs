@@ -1,12 +1,15 @@
 //! `bonfire compare`: strategies side by side, as a table and as pictures.
 
 mod args;
+mod cells;
 mod figure;
 mod plots;
 #[cfg(test)]
 mod tests;
 
+use std::cell::Cell;
 use std::path::PathBuf;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -19,8 +22,8 @@ use bonfire_experiment::log::note;
 use crate::common::Common;
 use crate::console::say;
 use crate::interrupt::CtrlC;
-use crate::progress::Waiting;
 pub use args::CompareArgs;
+use cells::Cells;
 
 /// Runs the command.
 ///
@@ -38,9 +41,15 @@ pub fn run(args: &CompareArgs, common: &Common, log: &RunLog) -> Result<()> {
         say(grid.describe(waiting));
     }
     let start = Instant::now();
-    let mut done = 0;
+    // Of each cell that is to run, its name and rounds.
+    let cells = outputs.waiting().into_iter();
+    let cells = cells.map(|cell| (outputs.name_of(cell), grid.cells[cell].loaded.config.train.rounds)).collect();
+    let log_every = grid.base.config.train.log_every;
+    let at = Rc::new(Cell::new(0));
+    let mut watch = Cells::new(cells, Rc::clone(&at), common.quiet, log_every);
     let mut on_cell = |outputs: &Outputs<'_>, cell: usize, took: Duration| {
-        done += 1;
+        at.set(at.get() + 1);
+        let done = at.get();
         if !common.quiet {
             let left = waiting - done;
             let rest = start.elapsed().as_secs_f64() / done as f64 * left as f64;
@@ -49,7 +58,8 @@ pub fn run(args: &CompareArgs, common: &Common, log: &RunLog) -> Result<()> {
         }
     };
     let interrupt = || CtrlC::install(None).map(|ctrl_c| Arc::clone(&ctrl_c.interrupt));
-    compare::train(&mut outputs, log, interrupt, &mut Waiting::default(), &mut on_cell)?;
+    compare::train(&mut outputs, log, interrupt, &mut watch, &mut on_cell)?;
+    drop(watch);
     finish(&outputs, common.quiet)
 }
 

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use bonfire_experiment::config::Starter;
 use bonfire_experiment::{UserError, config};
 use clap::Args;
 
@@ -17,9 +18,10 @@ pub struct ConfigArgs {
     /// Print the JSON Schema of configuration files, for editors
     #[arg(long, conflicts_with_all = ["config", "init"])]
     pub schema: bool,
-    /// Write a configuration with every key, its default and what it does; without FILE print it
-    #[arg(long, value_name = "FILE", num_args = 0..=1, conflicts_with = "config")]
-    pub init: Option<Option<PathBuf>>,
+    /// Write a configuration to begin with: classifier, llm, cross-silo or planning, or full with every key, its default and what
+    /// it does; without FILE print it
+    #[arg(long, value_names = ["KIND", "FILE"], num_args = 0..=2, conflicts_with = "config")]
+    pub init: Option<Vec<String>>,
 }
 
 /// Runs the command.
@@ -34,10 +36,28 @@ pub fn run(args: &ConfigArgs, common: &Common) -> Result<()> {
     match &args.init {
         _ if args.schema => put(serde_json::to_string_pretty(&config::schema())?),
         None => resolved(args.config.as_deref(), common)?,
-        Some(None) => put(config::sample().trim_end()),
-        Some(Some(file)) => write(file)?,
+        Some(words) => match starter(words)? {
+            (starter, None) => put(starter.text().trim_end()),
+            (starter, Some(file)) => write(starter, Path::new(file))?,
+        },
     }
     Ok(())
+}
+
+/// What `--init` asks for: a kind, a file, or both. A file alone gets every key.
+fn starter(words: &[String]) -> Result<(Starter, Option<&String>), UserError> {
+    match words {
+        [] => Ok((Starter::Full, None)),
+        [one] => Ok(Starter::of(one).map_or((Starter::Full, Some(one)), |starter| (starter, None))),
+        [kind, file, ..] => match Starter::of(kind) {
+            Some(starter) => Ok((starter, Some(file))),
+            None => {
+                let names = Starter::ALL.map(Starter::name).join(", ");
+                Err(UserError::new(format!("there is no configuration `{kind}` to begin with"))
+                    .help(format!("there are: {names}")))
+            }
+        },
+    }
 }
 
 /// Prints the configuration as a run would have it, all defaults filled in.
@@ -47,8 +67,8 @@ fn resolved(file: Option<&Path>, common: &Common) -> Result<(), UserError> {
     Ok(())
 }
 
-/// Writes the annotated configuration where nothing is yet.
-fn write(file: &Path) -> Result<()> {
+/// Writes the configuration where nothing is yet.
+fn write(starter: Starter, file: &Path) -> Result<()> {
     use std::io::Write;
     let made = std::fs::File::options().write(true).create_new(true).open(file);
     let mut made = match made {
@@ -59,7 +79,7 @@ fn write(file: &Path) -> Result<()> {
         }
         other => other.with_context(|| format!("cannot write {}", file.display()))?,
     };
-    made.write_all(config::sample().as_bytes()).with_context(|| format!("cannot write {}", file.display()))?;
+    made.write_all(starter.text().as_bytes()).with_context(|| format!("cannot write {}", file.display()))?;
     say(format!("wrote {}", file.display()));
     Ok(())
 }

@@ -111,7 +111,7 @@ pub fn run(args: &CostArgs, common: &Common) -> Result<()> {
     let base = &opened[0].0.base;
     let notices: BTreeSet<&String> = opened.iter().flat_map(|(grid, _)| &grid.notices).collect();
     notices.into_iter().for_each(note);
-    let (model, task) = (job::info(&base.config, &mut Waiting::default())?, task(args, &opened)?);
+    let (model, task) = (job::info(base, &mut Waiting::default())?, task(args, &opened)?);
     let mut costs = Vec::new();
     for (grid, _) in &opened {
         for (i, cell) in grid.cells.iter().enumerate() {

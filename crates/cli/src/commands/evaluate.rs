@@ -2,6 +2,7 @@
 
 mod classes;
 mod predictions;
+mod untrained;
 
 use std::path::PathBuf;
 
@@ -11,7 +12,7 @@ use bonfire_experiment::format::percent;
 use bonfire_experiment::log::note;
 use bonfire_experiment::trained::{self, Which};
 use bonfire_experiment::{device, job};
-use bonfire_models::{Model, Task};
+use bonfire_models::{Adapter, Model, Task};
 use clap::Args;
 use serde_json::json;
 
@@ -23,7 +24,14 @@ use crate::progress::Waiting;
 #[derive(Debug, Args)]
 pub struct EvaluateArgs {
     /// Run folder, as left by `train`
-    pub run: PathBuf,
+    #[arg(required_unless_present_all = ["model", "data"])]
+    pub run: Option<PathBuf>,
+    /// In place of a run: measure this model as it is, a folder, a GGUF file or hf:org/name; what else is to be said by --set
+    #[arg(long, value_name = "DIR", requires = "data", conflicts_with_all = ["run", "best"])]
+    pub model: Option<String>,
+    /// With --model: the data, a folder, a file of rows or hf:org/name
+    #[arg(long, value_name = "DIR", requires = "model")]
+    pub data: Option<String>,
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,
@@ -55,10 +63,15 @@ pub enum SplitName {
 /// Runs the command.
 ///
 /// # Errors
-/// No run folder, or a model, data or adapter that cannot be used any more.
+/// No run folder, or a model, data or adapter that cannot be used (any more).
 pub fn run(args: &EvaluateArgs, common: &Common) -> Result<()> {
     let which = if args.best { Which::Best } else { Which::Last };
-    let loaded = trained::load(&args.run, which, &common.sets)?;
+    let loaded = match (&args.run, &args.model, &args.data) {
+        (Some(run), ..) => trained::load(run, which, &common.sets)?,
+        (None, Some(model), Some(data)) => untrained::load(model, data, &common.sets)?,
+        _ => unreachable!("clap asks for a run, or a model and data"),
+    };
+    loaded.notices.iter().for_each(note);
     let opened = device::open(common.first_device(&loaded))?;
     opened.notice.iter().for_each(note);
     let (data, source) = job::dataset_and_source(&loaded, &mut Waiting::default())?;
@@ -73,7 +86,10 @@ pub fn run(args: &EvaluateArgs, common: &Common) -> Result<()> {
         bail!("data set {} has no {name} split; bonfire partition shows which there are", data.name);
     }
     let split = job::split_tokens(&loaded, examples, name, &source, model.info())?;
-    let adapter = trained::adapter(&args.run, which, &loaded, &model)?;
+    let adapter = match &args.run {
+        Some(run) => trained::adapter(run, which, &loaded, &model)?,
+        None => Adapter::of_weights(Vec::new(), model.head().to_vec()),
+    };
     let rows: Vec<usize> = (0..split.len()).collect();
     let evaluated = evaluate_rows(&model, &adapter, &split, &rows)?;
     let (result, confusion) = (summarise(&evaluated, &rows), Confusion::of(&evaluated, &rows));

@@ -1,46 +1,88 @@
-//! `bonfire generate`: continues a prompt with a run's model, to look at what was learnt.
+//! `bonfire generate`: continues prompts with a run's model, to look at what was learnt.
 
 use std::io::Read;
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
+use bonfire_data::{CausalTokenizer, Content, Conversation, Message};
 use bonfire_engine::{Sampling, generate};
-use bonfire_experiment::config::TaskKind;
+use bonfire_experiment::config::{CheckedConfig, TaskKind};
 use bonfire_experiment::log::note;
 use bonfire_experiment::trained::{self, Which};
 use bonfire_experiment::{UserError, device, job};
-use bonfire_models::{Model, Task};
-use clap::Args;
+use bonfire_models::{Model, Task, Transformer};
+use clap::{ArgGroup, Args};
+use serde::Serialize;
 
 use crate::common::Common;
-use crate::console::say;
+use crate::console::{put, say};
 use crate::progress::Waiting;
 
 /// Options of `generate`.
 #[derive(Debug, Args)]
+#[command(group = ArgGroup::new("asked").required(true).args(["prompt", "instruction", "rows"]))]
 pub struct GenerateArgs {
     /// Run folder, as left by `train`
     pub run: PathBuf,
     /// Text to continue; - reads it from standard input
     #[arg(long, value_name = "TEXT")]
-    pub prompt: String,
+    pub prompt: Option<String>,
     /// The prompt is what a user says: put it into the model's chat template
-    #[arg(long)]
+    #[arg(long, requires = "prompt")]
     pub chat: bool,
+    /// A task, put into the prompt that the run was trained with: data.prompt, else that of Stanford Alpaca
+    #[arg(long, value_name = "TEXT")]
+    pub instruction: Option<String>,
+    /// With --instruction: what the task is about
+    #[arg(long, value_name = "TEXT", requires = "instruction")]
+    pub input: Option<String>,
+    /// A file of rows as they were trained on; what they have of responses is not read
+    #[arg(long, value_name = "FILE")]
+    pub rows: Option<PathBuf>,
+    /// Also continue by the untrained model
+    #[arg(long)]
+    pub base: bool,
     /// Tokens to add at most
     #[arg(long, value_name = "N", default_value_t = 128)]
     pub max_tokens: usize,
     /// 0: the likeliest token every time; above: draw, the higher the wilder
     #[arg(long, value_name = "T", default_value_t = 0.0, value_parser = temperature)]
     pub temperature: f64,
+    /// With a temperature: draw among the likeliest tokens that have this share of the probability together
+    #[arg(long, value_name = "P", default_value_t = 1.0, value_parser = share)]
+    pub top_p: f64,
+    /// End before this text; may be given again
+    #[arg(long, value_name = "TEXT")]
+    pub stop: Vec<String>,
     /// Seed of the draws
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub seed: u64,
+    /// Print a JSON object for each prompt
+    #[arg(long)]
+    pub json: bool,
 }
 
 fn temperature(text: &str) -> Result<f64, String> {
     let fits = |t: &f64| t.is_finite() && *t >= 0.0;
     text.parse().ok().filter(fits).ok_or_else(|| format!("\"{text}\"; expected a number, not negative"))
+}
+
+fn share(text: &str) -> Result<f64, String> {
+    let fits = |p: &f64| *p > 0.0 && *p <= 1.0;
+    text.parse().ok().filter(fits).ok_or_else(|| format!("\"{text}\"; expected a number above 0, at most 1"))
+}
+
+/// What came of a prompt.
+#[derive(Serialize)]
+struct Answer {
+    /// The prompt as the model reads it.
+    prompt: String,
+    /// What the run's model adds.
+    text: String,
+    /// What the untrained model adds, with `--base`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    untrained: Option<String>,
 }
 
 /// Runs the command.
@@ -51,40 +93,111 @@ pub fn run(args: &GenerateArgs, common: &Common) -> Result<()> {
     let loaded = trained::load(&args.run, Which::Last, &common.sets)?;
     if loaded.config.model.task != TaskKind::CausalLm {
         return Err(UserError::new("this run trained a classifier, which does not generate")
-            .help("`bonfire evaluate RUN --predictions FILE` writes what it answers")
+            .help("`bonfire predict RUN --text TEXT` says which label it gives a text")
             .into());
     }
+    if args.base && loaded.config.strategy.traits().trains_weights {
+        return Err(UserError::new("this run trained every weight, so it holds no untrained model for --base")
+            .help("leave --base out")
+            .into());
+    }
+    let asked = asked(args, &loaded)?;
     let opened = device::open(common.first_device(&loaded))?;
     opened.notice.iter().for_each(note);
-    let source = job::source(&loaded.config, &mut Waiting::default())?;
-    let model = job::model(&loaded, &source, Task::Causal, &opened.device)?;
-    let model = model.with_folded(&trained::adapter(&args.run, Which::Last, &loaded, &model)?);
+    let source = job::source(&loaded, &mut Waiting::default())?;
+    let untrained = job::model(&loaded, &source, Task::Causal, &opened.device)?;
+    let model = untrained.with_folded(&trained::adapter(&args.run, Which::Last, &loaded, &untrained)?);
     let tokenizer = job::causal_tokenizer(&source, job::tokenizer(&source)?, model.info())?;
-    let text = prompt(args)?;
-    let prompt = if args.chat { tokenizer.chat_prompt(&text)? } else { tokenizer.prompt(&text)? };
-    let room = model.info().max_tokens();
-    if prompt.is_empty() || prompt.len() >= room {
-        let what = format!("the prompt has {} tokens; this model reads 1 to {}", prompt.len(), room - 1);
-        return Err(UserError::new(what).help("pass another --prompt").into());
+    let prompts = asked.iter().enumerate().map(|(row, asked)| ids(asked, &tokenizer, &model, row, args));
+    // All are looked at before the first is continued.
+    let prompts = prompts.collect::<Result<Vec<_>>>()?;
+    let many = prompts.len() > 1 || args.base;
+    for (row, prompt) in prompts.iter().enumerate() {
+        let answer = Answer {
+            prompt: tokenizer.continuation(&[], prompt)?,
+            text: continued(&model, &tokenizer, prompt, args)?,
+            untrained: args.base.then(|| continued(&untrained, &tokenizer, prompt, args)).transpose()?,
+        };
+        if args.json {
+            put(serde_json::to_string(&answer)?);
+        } else if many {
+            say(format!("{}--- prompt {row}\n{}", if row > 0 { "\n" } else { "" }, answer.prompt));
+            answer.untrained.iter().for_each(|text| say(format!("--- untrained\n{text}")));
+            say(format!("--- trained\n{}", answer.text));
+        } else {
+            say(answer.text);
+        }
     }
-    if let Some(id) = prompt.iter().find(|id| **id as usize >= model.info().vocab) {
-        let vocab = model.info().vocab;
-        let what = format!("the prompt gives token {id}, but the model has embeddings for {vocab} tokens");
-        return Err(UserError::new(what).help("pass another --prompt").into());
-    }
-    let ends: Vec<u32> = model.info().decoder.iter().flat_map(|d| d.eos.clone()).chain([tokenizer.eos()]).collect();
-    let sampling = Sampling { temperature: args.temperature, max_tokens: args.max_tokens, seed: args.seed };
-    let new = generate(&model, &prompt, &ends, sampling, &mut |_| ());
-    say(tokenizer.continuation(&prompt, &new)?);
     Ok(())
 }
 
+/// What is to be continued.
+fn asked(args: &GenerateArgs, loaded: &CheckedConfig) -> Result<Vec<Content>> {
+    if let Some(file) = &args.rows {
+        return job::questions(loaded, file);
+    }
+    if let Some(instruction) = &args.instruction {
+        let input = args.input.iter().map(|input| ("input", input.as_str()));
+        let fields: Vec<(&str, &str)> = [("instruction", instruction.as_str())].into_iter().chain(input).collect();
+        return Ok(vec![job::question(loaded, &fields)?]);
+    }
+    let text = prompt(args.prompt.as_deref().unwrap_or_default())?;
+    Ok(vec![if args.chat {
+        Content::Chat(Conversation::from(vec![Message::new("user", &text)]))
+    } else {
+        Content::Text(text)
+    }])
+}
+
 /// The prompt, or with `-` what comes in.
-fn prompt(args: &GenerateArgs) -> Result<String> {
-    if args.prompt != "-" {
-        return Ok(args.prompt.clone());
+fn prompt(given: &str) -> Result<String> {
+    if given != "-" {
+        return Ok(given.to_string());
     }
     let mut text = String::new();
     std::io::stdin().read_to_string(&mut text).context("cannot read the prompt")?;
     Ok(text)
+}
+
+/// The tokens of prompt number `row`, if the model can read them and has room for more.
+fn ids(
+    asked: &Content,
+    tokenizer: &CausalTokenizer,
+    model: &Transformer,
+    row: usize,
+    args: &GenerateArgs,
+) -> Result<Vec<u32>> {
+    let prompt = tokenizer.question(asked)?;
+    let (name, way_out) = match &args.rows {
+        Some(file) => (format!("prompt {row} of {}", file.display()), "leave the row out, or shorten it"),
+        None => ("the prompt".to_string(), "pass another one"),
+    };
+    let room = model.info().max_tokens();
+    if prompt.is_empty() || prompt.len() >= room {
+        let what = format!("{name} has {} tokens; this model reads 1 to {}", prompt.len(), room - 1);
+        return Err(UserError::new(what).help(way_out).into());
+    }
+    if let Some(id) = prompt.iter().find(|id| **id as usize >= model.info().vocab) {
+        let vocab = model.info().vocab;
+        let what = format!("{name} gives token {id}, but the model has embeddings for {vocab} tokens");
+        return Err(UserError::new(what).help(way_out).into());
+    }
+    Ok(prompt)
+}
+
+/// What `model` adds to the prompt.
+fn continued(model: &Transformer, tokenizer: &CausalTokenizer, prompt: &[u32], args: &GenerateArgs) -> Result<String> {
+    let ends: Vec<u32> = model.info().decoder.iter().flat_map(|d| d.eos.clone()).chain([tokenizer.eos()]).collect();
+    let GenerateArgs { temperature, top_p, max_tokens, seed, .. } = *args;
+    let sampling = Sampling { temperature, top_p, max_tokens, seed };
+    // A text may end in the middle of a token.
+    let cut =
+        |text: &str| args.stop.iter().filter(|stop| !stop.is_empty()).filter_map(|stop| text.find(stop.as_str())).min();
+    let mut on = |new: &[u32]| match tokenizer.continuation(prompt, new) {
+        Ok(text) if !args.stop.is_empty() && cut(&text).is_some() => ControlFlow::Break(()),
+        _ => ControlFlow::Continue(()),
+    };
+    let new = generate(model, prompt, &ends, sampling, &mut on);
+    let text = tokenizer.continuation(prompt, &new)?;
+    Ok(cut(&text).map_or(text.clone(), |at| text[..at].to_string()))
 }

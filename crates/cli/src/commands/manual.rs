@@ -4,9 +4,12 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
-use clap::{Args, Command};
+use bonfire_experiment::config::{self, Starter};
+use clap::builder::PossibleValuesParser;
+use clap::{Arg, Args, Command};
 use clap_complete::Shell;
 
+use crate::common::Common;
 use crate::console::say;
 
 /// Options of `completions`.
@@ -25,11 +28,13 @@ pub struct ManArgs {
     pub out: Option<PathBuf>,
 }
 
-/// Prints a script that completes the commands of `program`.
+/// Prints a script that completes the commands of `program`. It knows the keys of `--set`, the strategies and the devices.
 ///
 /// # Errors
 /// Standard output cannot be written.
-pub fn completions(args: &CompletionsArgs, mut program: Command) -> Result<()> {
+pub fn completions(args: &CompletionsArgs, common: &Common, program: Command) -> Result<()> {
+    common.refuse_sets("completions", "leave it out")?;
+    let mut program = knowing(program);
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut program, "bonfire", &mut script);
     print(&script)
@@ -39,7 +44,8 @@ pub fn completions(args: &CompletionsArgs, mut program: Command) -> Result<()> {
 ///
 /// # Errors
 /// The folder or standard output cannot be written.
-pub fn man(args: &ManArgs, program: Command) -> Result<()> {
+pub fn man(args: &ManArgs, common: &Common, program: Command) -> Result<()> {
+    common.refuse_sets("man", "leave it out")?;
     let Some(folder) = &args.out else {
         let mut page = Vec::new();
         clap_mangen::Man::new(program).render(&mut page)?;
@@ -50,6 +56,24 @@ pub fn man(args: &ManArgs, program: Command) -> Result<()> {
     clap_mangen::generate_to(program, folder).with_context(wrong)?;
     say(format!("wrote {}", folder.join("bonfire.1").display()));
     Ok(())
+}
+
+/// `program` with what a shell may put in: not for reading a command line, which may hold more.
+fn knowing(program: Command) -> Command {
+    // Clap keeps words for as long as the program runs, which is not long here.
+    let one_of = |words: Vec<String>| {
+        let words: Vec<&'static str> = words.into_iter().map(|word| &*word.leak()).collect();
+        move |arg: Arg| arg.value_parser(PossibleValuesParser::new(words.clone()))
+    };
+    let keys: Vec<String> = config::keys().into_iter().map(|key| format!("{key}=")).collect();
+    let devices = ["auto", "cpu", "wgpu", "vulkan", "cuda"].map(String::from).to_vec();
+    let strategies: Vec<String> = config::words("strategy");
+    let starters = Starter::ALL.map(|starter| starter.name().to_string()).to_vec();
+    let mut program = program.mut_arg("sets", one_of(keys)).mut_arg("device", one_of(devices));
+    for command in ["compare", "cost"] {
+        program = program.mut_subcommand(command, |it| it.mut_arg("strategies", one_of(strategies.clone())));
+    }
+    program.mut_subcommand("config", |it| it.mut_arg("init", one_of(starters)))
 }
 
 /// Writes to standard output; a closed pipe is no error.

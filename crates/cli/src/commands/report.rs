@@ -30,7 +30,8 @@ pub struct ReportArgs {
 ///
 /// # Errors
 /// A folder that is no run folder, a file in it that is missing or damaged, a disk that cannot be written.
-pub fn run(args: &ReportArgs, _: &Common) -> Result<()> {
+pub fn run(args: &ReportArgs, common: &Common) -> Result<()> {
+    common.refuse_sets("report", "leave it out: a report shows what runs were")?;
     let labels = labels(&args.runs.iter().map(|run| run.as_path()).collect::<Vec<_>>());
     let runs = args.runs.iter().zip(labels).map(|(run, label)| RunData::read(run, label));
     let runs = runs.collect::<Result<Vec<_>>>()?;

@@ -14,7 +14,7 @@ use bonfire_experiment::memory::Expected;
 use bonfire_experiment::prepare::{self, Prepared};
 use bonfire_experiment::recorder::Recorder;
 use bonfire_experiment::{Facts, RunLog, run_folder};
-use bonfire_federation::MemoryUse;
+use bonfire_federation::{BudgetUse, MemoryUse, Run};
 use bonfire_models::Task;
 use clap::Args;
 
@@ -41,6 +41,9 @@ pub struct TrainArgs {
     /// Go on although the configuration is not what it was
     #[arg(long, requires = "resume")]
     pub accept_changes: bool,
+    /// Print the whole configuration, all defaults filled in, before the run begins
+    #[arg(long, short)]
+    pub verbose: bool,
     /// Watch the run on a dashboard that fills the terminal; ? there explains its keys
     #[arg(long)]
     pub tui: bool,
@@ -64,7 +67,7 @@ fn begin(args: &TrainArgs, common: &Common, log: &RunLog) -> Result<()> {
     let loaded = load(args.config.as_deref(), common)?;
     announce(&loaded, common.quiet);
     let place = run_folder::choose(args.out.as_deref(), loaded.config.name())?;
-    let ready = prepare(&loaded, &place, common.quiet)?;
+    let ready = prepare(&loaded, &place, args, common.quiet)?;
     let recorder = ready.prepared.record(&loaded.config, &place, log)?;
     follow(args, &loaded, ready, recorder, common.quiet)
 }
@@ -91,7 +94,7 @@ struct Ready {
 }
 
 /// Opens the devices, reads data and model, and says what will run in `place`.
-fn prepare(loaded: &CheckedConfig, place: &Path, quiet: bool) -> Result<Ready> {
+fn prepare(loaded: &CheckedConfig, place: &Path, args: &TrainArgs, quiet: bool) -> Result<Ready> {
     let mut installed = None;
     let interrupt = || {
         let ctrl_c = CtrlC::install(Some(command(place)))?;
@@ -101,12 +104,15 @@ fn prepare(loaded: &CheckedConfig, place: &Path, quiet: bool) -> Result<Ready> {
     };
     let tell = |facts: &Facts<'_>| {
         if !quiet {
-            say_row("configuration", &loaded.config, loaded.config.to_toml());
+            if is_json() || args.verbose {
+                say_row("configuration", &loaded.config, loaded.config.to_toml());
+            }
             describe(loaded, facts, place);
         }
     };
     let prepared = prepare::prepare(loaded, interrupt, &mut Preparing { waiting: Waiting::default(), tell })?;
     if !quiet {
+        describe_training(loaded, &prepared.run);
         say(format!("memory      {}\n", Expected::of(&prepared.run)));
     }
     Ok(Ready { prepared, ctrl_c: installed.expect("asked for on the way") })
@@ -125,7 +131,7 @@ fn follow(args: &TrainArgs, loaded: &CheckedConfig, ready: Ready, mut recorder: 
         let about = About::of(&run, &loaded.config, &devices);
         Progress::dashboard(rounds, about, run.model().device().clone(), ctrl_c)?
     } else {
-        Progress::new(rounds, quiet)
+        Progress::new(rounds, quiet, loaded.config.train.log_every)
     };
     progress.past(&recorder.past()?);
     let trained = run.train(&mut |event| recorder.hear(event, &mut progress));
@@ -181,6 +187,46 @@ fn scored_words(split: &Split) -> String {
     format!("{each:.1} tokens a text, {} of them scored", percent(scored as f64 / tokens.max(1) as f64))
 }
 
+/// How it will be trained, a line each: what the configuration leaves to the strategy included.
+fn describe_training(loaded: &CheckedConfig, run: &Run) {
+    let config = &loaded.config;
+    let (train, clients, plan) = (&config.train, config.clients.count, run.plan());
+    let budget = match config.strategy.traits().budget {
+        BudgetUse::None => String::new(),
+        _ => format!(", budget {}", plain(&config.clients.budget)),
+    };
+    let adapter = match config.strategy.traits().trains_weights {
+        true => "every weight".to_string(),
+        false => format!(
+            "rank {}, alpha {} on {}{budget}",
+            config.adapter.rank,
+            config.adapter.alpha,
+            plain(&config.adapter.targets)
+        ),
+    };
+    say(format!("strategy    {}: {adapter}", config.strategy.name()));
+    let head = if config.settings().trains_head() { format!(", head {:e}", train.lr_head) } else { String::new() };
+    let rates = if config.strategy.traits().trains_weights {
+        format!("{:e}{head}", plan.lr_a)
+    } else {
+        format!("A {:e}, B {:e}{head}", plan.lr_a, plan.lr_b)
+    };
+    let many = |count: usize, word: &str| format!("{count} {word}{}", if count == 1 { "" } else { "s" });
+    say(format!(
+        "training    {} of {} of {}, {} in batches of {}; learning rates: {rates}",
+        many(train.rounds, "round"),
+        config.clients.per_round.unwrap_or(clients),
+        many(clients, "client"),
+        many(train.epochs, "epoch"),
+        train.batch_size,
+    ));
+}
+
+/// A setting as TOML writes it, without quotes.
+fn plain(value: &impl serde::Serialize) -> String {
+    toml::Value::try_from(value).map_or(String::new(), |value| value.to_string().replace('"', ""))
+}
+
 /// What will run on what, a line each.
 fn describe(loaded: &CheckedConfig, facts: &Facts<'_>, place: &Path) {
     let Facts { data, tokens, shards, model, devices } = facts;
@@ -207,5 +253,5 @@ fn describe(loaded: &CheckedConfig, facts: &Facts<'_>, place: &Path) {
     ));
     say(format!("model       {}, {} layers of {} features", model.architecture.name(), model.layers, model.hidden));
     say(format!("device      {devices}"));
-    say(format!("run folder  {}", place.display()));
+    say(format!("run folder  {} (config.toml: all settings; shown by -v)", place.display()));
 }

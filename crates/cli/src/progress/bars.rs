@@ -23,6 +23,8 @@ pub struct Bars {
     rounds: ProgressBar,
     steps: ProgressBar,
     pace: Pace,
+    /// Clients of the round, and what they train.
+    clients: (usize, &'static str),
 }
 
 impl Bars {
@@ -38,7 +40,7 @@ impl Bars {
         steps.set_style(style("round {bar:10} {pos}/{len} steps  {wide_msg}"));
         rounds.enable_steady_tick(Duration::from_millis(500));
         set_screen(Some(Box::new(Above(all.clone()))));
-        Bars { all, rounds, steps, pace }
+        Bars { all, rounds, steps, pace, clients: (0, "") }
     }
 
     /// So many rounds were done before.
@@ -48,15 +50,18 @@ impl Bars {
     }
 
     /// A round begins, with so many clients that train so, in `words`.
-    pub fn round_started(&mut self, words: String) {
+    pub fn round_started(&mut self, clients: usize, words: &'static str) {
+        self.clients = (clients, words);
         self.pace.round_started();
         self.steps.set_length(0);
         self.steps.set_position(0);
-        self.steps.set_message(words);
+        self.steps.set_message(format!("{clients} clients, {words}"));
     }
 
-    /// `done` of the round's `total` steps are done, on `tokens` tokens.
-    pub fn trained(&mut self, done: usize, total: usize, tokens: u64) {
+    /// `done` of the round's `total` steps are done, on `tokens` tokens, and with them so many clients.
+    pub fn trained(&mut self, done: usize, total: usize, tokens: u64, clients_done: usize) {
+        let (clients, words) = self.clients;
+        self.steps.set_message(format!("{clients_done} of {clients} clients done, {words}"));
         self.pace.trained(done, total, tokens);
         self.steps.set_length(total as u64);
         self.steps.set_position(done as u64);
@@ -72,6 +77,36 @@ impl Bars {
 
     /// The bars go.
     pub fn clear(&self) {
+        set_screen(None);
+        let _ = self.all.clear();
+    }
+}
+
+/// One line at the bottom of a terminal: which run of a comparison goes on, and how far it is.
+pub struct CellBar {
+    all: MultiProgress,
+    line: ProgressBar,
+}
+
+impl CellBar {
+    /// Without anything to say yet.
+    pub fn new() -> CellBar {
+        let all = MultiProgress::new();
+        let line = all.add(ProgressBar::new_spinner());
+        line.set_style(ProgressStyle::with_template("{wide_msg}").expect("a template of this file"));
+        set_screen(Some(Box::new(Above(all.clone()))));
+        CellBar { all, line }
+    }
+
+    /// Says something else.
+    pub fn set(&self, words: String) {
+        self.line.set_message(words);
+        self.line.tick();
+    }
+}
+
+impl Drop for CellBar {
+    fn drop(&mut self) {
         set_screen(None);
         let _ = self.all.clear();
     }

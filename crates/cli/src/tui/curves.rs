@@ -67,7 +67,9 @@ fn chart(frame: &mut Frame, area: Rect, state: &State, title: &str, curves: &[Cu
     };
     let sets = shown.iter().map(|curve| set(curve).name(curve.name).data(&curve.points)).collect();
     let grey = Style::new().fg(Color::DarkGray);
-    let x = Axis::default().style(grey).bounds([1.0, rounds as f64]).labels(["round 1".into(), rounds.to_string()]);
+    let first = if state.rounds.first().is_some_and(|row| row.round == 0) { 0 } else { 1 };
+    let labels = [format!("round {first}"), rounds.to_string()];
+    let x = Axis::default().style(grey).bounds([f64::from(first), rounds as f64]).labels(labels);
     let y = Axis::default().style(grey).bounds(bounds).labels([words(bounds[0]), words(bounds[1])]);
     let chart = Chart::new(sets).block(framed(&title)).x_axis(x).y_axis(y);
     // One curve is named by the title.

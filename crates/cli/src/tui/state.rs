@@ -91,7 +91,7 @@ pub struct State {
     pub phase: &'static str,
     /// Clients in this round.
     pub clients: usize,
-    /// Every round that ended.
+    /// Every round that ended, after the untrained model as round 0.
     pub rounds: Arc<Vec<RoundMetrics>>,
     /// Bytes uploaded in the run.
     pub uploaded: u64,
@@ -134,10 +134,17 @@ impl State {
 
     /// Rounds that were done before: `clients` of them are known by number alone.
     pub fn past(&mut self, rounds: &[RoundMetrics]) {
+        let (before, rounds) = rounds.split_at(rounds.iter().take_while(|row| row.round == 0).count());
+        before.iter().for_each(|row| self.begin(row));
         for metrics in rounds {
             self.add_round(metrics, self.about.cohort.saturating_sub(metrics.dropped.len()));
         }
         self.pace.past(rounds.len());
+    }
+
+    /// The untrained model was evaluated.
+    pub fn begin(&mut self, metrics: &RoundMetrics) {
+        Arc::make_mut(&mut self.rounds).push(metrics.clone());
     }
 
     fn add_round(&mut self, metrics: &RoundMetrics, uploads: usize) {

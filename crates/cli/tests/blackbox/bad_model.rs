@@ -19,7 +19,7 @@ fn edit(path: &Path, change: impl FnOnce(&mut Value)) {
 #[test]
 fn a_missing_folder_is_named() {
     let room = Room::new();
-    room.refuse(1, &["model", "no such folder"], &TRAIN);
+    room.refuse(2, &["model", "no such file or folder"], &TRAIN);
     let train = |path: &str| ["train", "--out", "run", "--set", path].map(String::from);
     let refused = |path: &str, words: &[&str]| {
         let args = train(&format!("model.path={path}"));

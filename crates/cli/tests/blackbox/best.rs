@@ -39,7 +39,7 @@ fn the_best_round_is_that_of_the_rows_and_its_adapter_is_kept_and_measured() {
         &["train", "--quiet", "--out", "run"],
         &[&VALIDATION[..], &["--set", "train.rounds=4"]].concat(),
     ));
-    let rows = room.rows("run/metrics.jsonl");
+    let rows = room.rounds("run");
     let score = |row: &Value| row["validation_macro_f1"].as_f64().expect("a score");
     let best =
         rows.iter().max_by(|a, b| score(a).total_cmp(&score(b)).then(b["round"].as_u64().cmp(&a["round"].as_u64())));
@@ -82,11 +82,11 @@ fn a_run_ends_when_nothing_becomes_better_and_stays_ended() {
     let said = room.succeed(&short(&["train", "--out", "run"], &sets));
     assert!(said.out.contains("round 1") && said.out.contains("no better since: the run ends here"), "{}", said.out);
     assert!(!said.err.contains("go on with"), "{}", said.err);
-    assert_eq!(room.rows("run/metrics.jsonl").len(), 3);
+    assert_eq!(room.rounds("run").len(), 3);
     let summary: Value = serde_json::from_str(&room.read("run/summary.json")).expect("JSON");
     assert_eq!((&summary["stopped_early"], &summary["best"]["since"]), (&true.into(), &2.into()));
     room.succeed(&["train", "--quiet", "--resume", "run"]);
-    assert_eq!(room.rows("run/metrics.jsonl").len(), 3, "it has ended");
+    assert_eq!(room.rounds("run").len(), 3, "it has ended");
 }
 
 #[test]

@@ -42,7 +42,7 @@ fn prompts_and_responses_train_and_are_counted() {
         "{}",
         said.out
     );
-    assert_eq!(room.rows("run/metrics.jsonl").len(), 1);
+    assert_eq!(room.rounds("run").len(), 1);
     let cut = room.succeed(&["train", "run.toml", "--out", "cut", "--set", "data.max_length=5"]);
     let notice = "note: 24 of 24 texts are longer than data.max_length = 5 tokens and are cut";
     assert_eq!(cut.err.matches(notice).count(), 1, "{}", cut.err);
@@ -115,6 +115,33 @@ fn a_language_model_says_what_it_learnt() {
     let drawn = |seed| generate(&["--max-tokens", "30", "--temperature", "1.5", "--seed", seed]);
     assert_eq!(drawn("1"), drawn("1"));
     assert_ne!(drawn("1"), drawn("2"));
+
+    // A stop text ends before itself; rows are the prompts that were trained on, answered one by one as alone.
+    let (start, _) = first.trim_end().split_at(first.trim_end().len() / 2);
+    let stop = &first.trim_end()[start.len()..];
+    let cut = generate(&["--max-tokens", "12", "--stop", stop]);
+    assert_eq!(cut.trim_end_matches('\n'), &first[..first.find(stop).expect("there")]);
+    room.write("rows.jsonl", "{\"prompt\": \"The library\"}\n{\"prompt\": \"My card\", \"response\": \"not read\"}\n");
+    let said = room.succeed(&["generate", "run", "--rows", "rows.jsonl", "--base", "--json", "--max-tokens", "12"]).out;
+    let rows: Vec<serde_json::Value> = said.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    assert_eq!(rows.len(), 2);
+    assert_eq!(rows[0]["text"].as_str().map(str::trim_end), Some(first.trim_end()));
+    assert!(rows[1]["prompt"].as_str().is_some_and(|prompt| prompt.contains("My card")), "{said}");
+    assert_ne!(rows[0]["text"], rows[0]["untrained"], "four rounds have changed it");
+    let said = room
+        .succeed(&["generate", "run", "--instruction", "Renew", "--input", "it", "--base", "--max-tokens", "4"])
+        .out;
+    for words in ["### Instruction:\nRenew\n\n### Input:\nit\n\n### Response:", "--- untrained", "--- trained"] {
+        assert!(said.contains(words), "no {words:?} in {said}");
+    }
+    assert_eq!(drawn("1"), generate(&["--max-tokens", "30", "--temperature", "1.5", "--seed", "1", "--top-p", "1"]));
+    let narrow = generate(&["--max-tokens", "12", "--temperature", "1.5", "--top-p", "0.000001"]);
+    assert_eq!(narrow, first, "a nucleus of one token is the likeliest");
+    room.write("odd.jsonl", "{\"colour\": \"red\"}\n");
+    room.refuse(1, &["odd.jsonl:1", "colour", "`prompt`"], &["generate", "run", "--rows", "odd.jsonl"]);
+    room.refuse(2, &["none.jsonl: there is no such file"], &["generate", "run", "--rows", "none.jsonl"]);
+    room.refuse(2, &["above 0"], &["generate", "run", "--prompt", "x", "--top-p", "0"]);
+    room.refuse(2, &["gives no labels", "bonfire generate"], &["predict", "run", "--text", "x"]);
 
     let long = "book ".repeat(400);
     room.refuse(2, &["this model reads 1 to 255"], &["generate", "run", "--prompt", &long]);

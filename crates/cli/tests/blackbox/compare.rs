@@ -29,7 +29,7 @@ fn a_grid_leaves_runs_a_table_and_pictures_and_is_not_run_again() {
     assert_eq!((cells.len(), all["groups"].as_array().map(Vec::len)), (8, Some(4)));
     for cell in cells {
         let run = format!("cmp/{}", cell["run"].as_str().expect("a folder"));
-        assert_eq!(room.rows(&format!("{run}/metrics.jsonl")).len(), 2);
+        assert_eq!(room.rounds(&run).len(), 2);
         let summary = room.json(&format!("{run}/summary.json"));
         for field in ["final_accuracy", "upload_bytes", "download_bytes", "train_seconds", "seed", "strategy"] {
             assert_eq!(cell[field], summary[field], "{field} in {cell}");
@@ -63,9 +63,7 @@ fn a_cell_is_the_run_that_train_makes() {
     room.succeed(&compare(&["--strategies", "fedit,ffa-lora", "--seeds", "3"], &["--quiet"]));
     let folder = "cmp/runs/ffa-lora-r1-a0.1-s3";
     room.succeed(&["train", &format!("{folder}/config.toml"), "--quiet", "--out", "alone"]);
-    let losses = |run: &str| -> Vec<_> {
-        room.rows(&format!("{run}/metrics.jsonl")).iter().map(|row| row["train_loss"].clone()).collect()
-    };
+    let losses = |run: &str| -> Vec<_> { room.rounds(run).iter().map(|row| row["train_loss"].clone()).collect() };
     assert_eq!(losses(folder), losses("alone"));
     let adapter = |run: &str| std::fs::read(room.path(run).join("adapter/adapter_model.safetensors")).expect("there");
     assert!(adapter(folder) == adapter("alone"), "the adapters differ");
@@ -77,7 +75,7 @@ fn a_cut_cell_runs_again_and_another_configuration_is_refused() {
     let one = ["--strategies", "fedit", "--ranks", "1", "--seeds", "0"];
     room.succeed(&compare(&one, &["--quiet"]));
     let run = "cmp/runs/fedit-r1-a0.1-s0";
-    let whole = room.rows(&format!("{run}/metrics.jsonl"));
+    let whole = room.rounds(run);
     // As after a kill in the second round.
     room.write(&format!("{run}/metrics.jsonl"), &format!("{}\n", whole[0]));
     room.write(
@@ -86,11 +84,11 @@ fn a_cut_cell_runs_again_and_another_configuration_is_refused() {
     );
     let said = room.succeed(&compare(&one, &["--only-missing"]));
     assert!(said.out.contains("1 cell, 1 to run"), "{}", said.out);
-    assert_eq!(room.rows(&format!("{run}/metrics.jsonl")).len(), 2);
+    assert_eq!(room.rounds(run).len(), 2);
 
     let words = [run, "train.lr_a was 0.002, is 0.001", "--out"];
     room.refuse(2, &words, &compare(&one, &["--set", "train.lr_a=1e-3"]));
-    assert_eq!(room.rows(&format!("{run}/metrics.jsonl")).len(), 2, "a refused comparison must leave everything");
+    assert_eq!(room.rounds(run).len(), 2, "a refused comparison must leave everything");
 }
 
 #[test]

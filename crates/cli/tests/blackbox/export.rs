@@ -13,7 +13,7 @@ fn evaluate_finds_what_training_measured_last() {
     let room = trained();
     let said = room.succeed(&["evaluate", "run", "--json"]);
     let result: serde_json::Value = serde_json::from_str(&said.out).expect("one JSON object");
-    let last = room.rows("run/metrics.jsonl").pop().expect("a row");
+    let last = room.rounds("run").pop().expect("a row");
     for (ours, theirs) in [("accuracy", "test_accuracy"), ("loss", "test_loss")] {
         let (a, b) = (result[ours].as_f64().expect("a number"), last[theirs].as_f64().expect("a number"));
         assert!((a - b).abs() < 1e-5, "{ours}: {a} against {b}");
@@ -50,7 +50,7 @@ fn a_run_that_trained_every_weight_holds_a_whole_model() {
     let said = room.succeed(&args);
     assert!(said.out.contains("of full fine-tuning"), "{}", said.out);
     assert!(!room.path("run/adapter").exists());
-    let last = room.rows("run/metrics.jsonl").pop().expect("a row");
+    let last = room.rounds("run").pop().expect("a row");
     let result: serde_json::Value =
         serde_json::from_str(&room.succeed(&["evaluate", "run", "--json"]).out).expect("one JSON object");
     for (ours, theirs) in [("accuracy", "test_accuracy"), ("loss", "test_loss")] {
@@ -80,8 +80,8 @@ fn export_refuses_a_folder_that_holds_something() {
 fn a_folder_that_is_no_run_is_refused() {
     let room = Room::new();
     std::fs::create_dir(room.path("other")).expect("made");
-    room.refuse(1, &["other is not a run folder", "config.toml"], &["evaluate", "other"]);
-    room.refuse(1, &["nowhere is not a run folder"], &["export", "nowhere", "--out", "x"]);
+    room.refuse(2, &["other is not a run folder", "config.toml"], &["evaluate", "other"]);
+    room.refuse(2, &["nowhere is not a run folder"], &["export", "nowhere", "--out", "x"]);
 }
 
 #[test]
@@ -97,7 +97,7 @@ fn a_damaged_adapter_is_refused() {
 
 /// The last test accuracy and loss of a run.
 fn last(room: &Room, run: &str) -> (f64, f64) {
-    let row = room.rows(&format!("{run}/metrics.jsonl")).pop().expect("a row");
+    let row = room.rounds(run).pop().expect("a row");
     (row["test_accuracy"].as_f64().expect("a number"), row["test_loss"].as_f64().expect("a number"))
 }
 

@@ -32,6 +32,46 @@ fn shells_get_a_script_and_man_its_pages() {
 }
 
 #[test]
+fn shells_know_keys_strategies_and_devices() {
+    let room = Room::new();
+    for shell in ["bash", "zsh", "fish"] {
+        let said = room.succeed(&["completions", shell]).out;
+        for word in ["train.rounds=", "strategy.name=", "fedex-lora", "cuda", "cross-silo"] {
+            assert!(said.contains(word), "{shell}: no {word}");
+        }
+    }
+    for command in ["report", "completions", "man"] {
+        let help = room.succeed(&[command, "--help"]).out;
+        assert!(!help.contains("--set "), "{help}");
+    }
+    room.refuse(2, &["changes nothing"], &["completions", "bash", "--set", "train.rounds=3"]);
+    room.refuse(2, &["changes nothing"], &["report", "x", "--set", "train.rounds=3"]);
+}
+
+#[test]
+fn starters_are_written_and_work_as_they_are() {
+    let room = Room::new();
+    let quick = ["--set", "train.rounds=1", "--set", "clients.count=4", "--set", "train.batch_size=32", "--quiet"];
+    for kind in ["classifier", "llm", "cross-silo", "planning"] {
+        let file = format!("{kind}.toml");
+        room.succeed(&["config", "--init", kind, &file]);
+        assert_eq!(room.succeed(&["config", "--init", kind]).out, room.read(&file));
+        let said = room.succeed(&["cost", &file, "--labels", "20", "--strategies", "fedit,lora-a2"]);
+        assert!(said.out.contains("fedit"), "{kind}: {}", said.out);
+        let per_round = if room.read(&file).contains("per_round") { "clients.per_round=2" } else { "clients.count=4" };
+        room.succeed(&[&["train", &file, "--out", kind, "--set", per_round][..], &quick].concat());
+        assert_eq!(room.rounds(kind).len(), 1, "{kind}");
+    }
+    assert_eq!(room.succeed(&["config", "--init", "full"]).out, room.succeed(&["config", "--init"]).out);
+    room.refuse(
+        2,
+        &["no configuration `vision`", "classifier, llm, cross-silo, planning, full"],
+        &["config", "--init", "vision", "x.toml"],
+    );
+    room.refuse(2, &["llm.toml is there already"], &["config", "--init", "llm", "llm.toml"]);
+}
+
+#[test]
 fn the_schema_knows_the_strategies() {
     let said = Room::new().succeed(&["config", "--schema"]);
     let schema: Value = serde_json::from_str(&said.out).expect("JSON");

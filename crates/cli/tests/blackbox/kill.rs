@@ -62,7 +62,7 @@ pub fn left(room: &Room, run: &str) -> (Vec<Value>, String, Vec<Value>, Vec<u8>)
         |name: &str| name.contains("seconds") || name.contains("per_second") || name.contains("memory");
     summary.as_object_mut().expect("an object").retain(|name, _| !of_the_machine(name));
     (
-        timeless(room.rows(&format!("{run}/metrics.jsonl"))),
+        timeless(room.rounds(run)),
         room.read(&format!("{run}/clients.jsonl")),
         vec![summary],
         std::fs::read(room.path(run).join("adapter/adapter_model.safetensors")).expect("readable"),

@@ -25,7 +25,7 @@ fn json_lines_are_json_and_rounds_have_their_metrics() {
     assert!(objects(&said.err).iter().all(|line| line["level"] != "error"), "{}", said.err);
     let rounds: Vec<&Value> = lines.iter().filter(|line| line["train_loss"].is_number()).collect();
     assert_eq!(rounds.len(), 2, "{}", said.out);
-    for (line, row) in rounds.iter().zip(room.rows("run/metrics.jsonl")) {
+    for (line, row) in rounds.iter().zip(room.rounds("run")) {
         for (name, value) in row.as_object().expect("an object") {
             assert_eq!(&line[name], value, "{name}");
         }
@@ -34,6 +34,39 @@ fn json_lines_are_json_and_rounds_have_their_metrics() {
     assert_eq!(configuration["train"]["rounds"], 2);
     let last = lines.last().expect("a line");
     assert_eq!(last["upload_bytes"], room.json("run/summary.json")["upload_bytes"]);
+}
+
+#[test]
+fn a_start_says_what_matters_and_all_of_it_on_demand() {
+    let room = Room::new();
+    let said = room.succeed(&short(&["train", "--out", "run"], &["--set", "train.rounds=1"])).out;
+    for words in [
+        "strategy    lora-a2: rank 4",
+        "budget 1",
+        "learning rates: A 2e-3, B 1e-2, head 5e-3",
+        "1 round of 4 of 4 clients",
+    ] {
+        assert!(said.contains(words), "no {words:?} in {said}");
+    }
+    assert!(!said.contains("[train]") && said.contains("config.toml"), "{said}");
+    let whole = room.succeed(&short(&["train", "-v", "--out", "all"], &["--set", "train.rounds=1"])).out;
+    assert!(whole.contains("[train]") && whole.contains("weight_decay = 0.0"), "{whole}");
+}
+
+#[test]
+fn a_comparison_says_which_cell_runs_and_how_far_it_is() {
+    let room = Room::new();
+    let args = ["compare", "--out", "cmp", "--strategies", "fedit,ffa-lora"];
+    let said = room.succeed(&short(&args, &["--set", "train.log_every=0.001"])).out;
+    for cell in [1, 2] {
+        let line = said.lines().find(|line| line.starts_with(&format!("cell {cell} of 2, ")));
+        assert!(line.is_some_and(|line| line.contains("round 1 of 2") || line.contains("round 2 of 2")), "{said}");
+    }
+    let silent = room.succeed(&short(
+        &["compare", "--quiet", "--out", "q", "--strategies", "fedit"],
+        &["--set", "train.log_every=0.001"],
+    ));
+    assert!(!silent.out.contains("cell 1"), "{}", silent.out);
 }
 
 #[test]
@@ -141,5 +174,5 @@ fn why_a_client_is_left_out_is_noted() {
         said.err
     );
     assert!(room.read("run/run.log").contains("is left out: it says that it has"));
-    assert!(!room.rows("run/metrics.jsonl")[0]["skipped"].as_array().expect("clients").is_empty());
+    assert!(!room.rounds("run")[0]["skipped"].as_array().expect("clients").is_empty());
 }

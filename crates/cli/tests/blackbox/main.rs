@@ -3,6 +3,7 @@
 mod bad_config;
 mod bad_data;
 mod bad_model;
+mod before;
 mod bench;
 mod best;
 mod causal;
@@ -19,10 +20,12 @@ mod interrupt;
 mod kill;
 mod kit;
 mod logs;
+mod mistakes;
 mod numbers;
 mod partition;
 #[cfg(unix)]
 mod planted;
+mod predict;
 mod privacy;
 mod quickstart;
 mod repeat;

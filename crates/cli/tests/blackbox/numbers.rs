@@ -12,7 +12,7 @@ fn a_loss_that_is_not_a_number_stops_the_run_and_keeps_the_last_good_state() {
     let said = room.refuse(1, &["round ", "client ", "run holds"], &args);
     assert!(said.out.contains("[train]"));
 
-    let rows = room.rows("run/metrics.jsonl");
+    let rows = room.rounds("run");
     let summary = room.json("run/summary.json");
     assert_eq!(summary["rounds"].as_u64(), Some(rows.len() as u64));
     for row in rows {

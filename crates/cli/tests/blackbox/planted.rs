@@ -214,8 +214,8 @@ fn a_run_that_was_moved_goes_on_where_it_is_now() {
     fs::rename(room.path("run"), room.path("moved")).expect("moved");
     let said = Said::from(child.wait_with_output().expect("it ends"));
     assert_eq!(said.code, Some(1), "{said:?}");
-    let rows = room.rows("moved/metrics.jsonl").len();
+    let rows = room.rounds("moved").len();
     let rounds = format!("train.rounds={}", rows + 1);
     room.succeed(&["train", "--quiet", "--resume", "moved", "--set", &rounds, "--accept-changes"]);
-    assert_eq!(room.rows("moved/metrics.jsonl").len(), rows + 1);
+    assert_eq!(room.rounds("moved").len(), rows + 1);
 }

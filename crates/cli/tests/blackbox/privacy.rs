@@ -12,7 +12,7 @@ fn a_private_run_says_its_epsilon_and_leaves_nothing_of_its_clients() {
     assert!(!said.out.contains("train loss") && !said.out.contains("NaN"), "{}", said.out);
     assert!(!room.path("run/partition.json").exists());
     assert_eq!(room.read("run/clients.jsonl"), "");
-    for row in room.rows("run/metrics.jsonl") {
+    for row in room.rounds("run") {
         assert!(row["train_loss"].is_null() && row["delta"] == 1e-5 && row["epsilon"].as_f64() > Some(0.0), "{row}");
     }
     // A checkpoint holds the secret that noise is drawn from.

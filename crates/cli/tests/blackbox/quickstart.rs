@@ -20,7 +20,7 @@ fn a_run_leaves_the_promised_files_with_the_promised_fields() {
         assert!(said.out.contains(words), "no {words:?} in: {}", said.out);
     }
 
-    let metrics = room.rows("run/metrics.jsonl");
+    let metrics = room.rounds("run");
     assert_eq!(metrics.len(), 2);
     let fields = [
         "round",

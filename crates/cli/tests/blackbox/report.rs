@@ -46,7 +46,7 @@ fn the_page_has_all_sections_and_loads_nothing() {
     assert_eq!((run["label"].as_str(), run["rounds"].as_u64()), (Some("a"), Some(2)));
     let accuracy = &run["curves"]["accuracy"];
     assert_eq!(accuracy["rounds"], serde_json::json!([1, 2]));
-    let metrics = room.rows("a/metrics.jsonl");
+    let metrics = room.rounds("a");
     let sent: u64 = metrics.iter().map(|row| row["upload_bytes"].as_u64().expect("a count")).sum();
     assert_eq!(accuracy["uploaded"][1].as_u64(), Some(sent));
     assert_eq!(run["partition"]["labels"].as_array().map(Vec::len), Some(4));
@@ -65,7 +65,7 @@ fn the_page_has_all_sections_and_loads_nothing() {
 fn the_parts_of_a_round_add_up_to_it() {
     let room = Room::new();
     train(&room, "a", &[]);
-    for row in room.rows("a/metrics.jsonl") {
+    for row in room.rounds("a") {
         let times = row["times"].as_object().expect("times");
         let parts: Vec<f64> = times.values().filter_map(Value::as_f64).collect();
         assert_eq!(parts.len(), 7);
@@ -169,7 +169,7 @@ fn language_models_without_labels_have_a_page() {
 #[test]
 fn missing_and_damaged_files_are_named() {
     let room = Room::new();
-    room.refuse(1, &["nothing is not a run folder"], &["report", "nothing"]);
+    room.refuse(2, &["nothing is not a run folder"], &["report", "nothing"]);
     assert!(!room.path("report.html").exists());
     room.refuse(2, &["RUN"], &["report"]);
     train(&room, "a", &[]);
@@ -219,7 +219,7 @@ fn trackers_follow_a_run() {
         assert_eq!(cells.len(), heads.len());
         assert_eq!(cells[place].parse::<f64>().ok(), row["test_accuracy"].as_f64());
     }
-    assert_eq!(table.lines().count(), 3);
+    assert_eq!(table.lines().count(), 4);
     let events: Vec<_> = std::fs::read_dir(room.path("a/tensorboard")).expect("a folder").collect();
     assert_eq!(events.len(), 1);
     train(&room, "b", &[]);

@@ -83,6 +83,12 @@ impl Room {
         self.read(name).lines().map(|line| serde_json::from_str(line).expect("a JSON row")).collect()
     }
 
+    /// The rounds of a run that trained, without the untrained model's row.
+    pub fn rounds(&self, run: &str) -> Vec<Value> {
+        let rows = self.rows(&format!("{run}/metrics.jsonl"));
+        rows.into_iter().filter(|row| row["round"] != 0).collect()
+    }
+
     /// A copy of the built-in model's folder, to be spoilt.
     pub fn model(&self) -> PathBuf {
         let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/assets/tiny-roberta");

@@ -54,7 +54,7 @@ fn q_finishes_the_round_and_the_result_stands_on_the_terminal_as_it_was() {
     }
     assert!(after.contains("stopped after") && after.contains("uploaded"), "{after}");
     assert!(room.read("run/run.log").contains("finishing round"));
-    assert!(room.rows("run/metrics.jsonl").len() < 2000);
+    assert!(room.rounds("run").len() < 2000);
 }
 
 #[test]
@@ -68,7 +68,7 @@ fn control_c_twice_leaves_at_once_and_gives_the_terminal_back() {
     assert!(matches!(said.code, Some(130) | Some(0)), "{said:?}");
     assert!(said.out.contains(LEAVE), "the terminal is as it was");
     let summary = room.json("run/summary.json");
-    assert_eq!(summary["rounds"].as_u64(), Some(room.rows("run/metrics.jsonl").len() as u64));
+    assert_eq!(summary["rounds"].as_u64(), Some(room.rounds("run").len() as u64));
 }
 
 #[test]
@@ -84,7 +84,7 @@ fn a_terminal_that_is_closed_stops_the_run_after_its_round() {
         assert!(start.elapsed() < Duration::from_secs(60), "the program does not end");
         sleep(Duration::from_millis(50));
     }
-    let rounds = room.rows("run/metrics.jsonl").len();
+    let rounds = room.rounds("run").len();
     assert!((1..2000).contains(&rounds));
     assert_eq!(room.json("run/summary.json")["rounds"].as_u64(), Some(rounds as u64));
     assert!(room.read("run/run.log").contains("finishing round"));

@@ -1,7 +1,7 @@
 //! Prompts alone, for generation, and the way back from token ids to text.
 
 use super::CausalTokenizer;
-use crate::{Conversation, DataError, Message};
+use crate::{Content, Conversation, DataError, Message};
 
 impl CausalTokenizer {
     /// The tokens of a text that is to be continued: as in training, without the token that ends it.
@@ -13,6 +13,19 @@ impl CausalTokenizer {
         // Some tokenizers end every text by themselves.
         let end = ids.iter().rposition(|id| *id != self.eos).map_or(0, |last| last + 1);
         Ok(ids[..end].to_vec())
+    }
+
+    /// The tokens of what is asked, which a response is to follow: a prompt, a text to be continued, or a conversation in which the
+    /// assistant is to speak.
+    ///
+    /// # Errors
+    /// As [`Self::prompt`] and [`Self::chat_prompt`].
+    pub fn question(&self, content: &Content) -> Result<Vec<u32>, DataError> {
+        match content {
+            Content::Pair { prompt: text, .. } | Content::Text(text) => self.prompt(text),
+            Content::Two(first, second) => self.prompt(&format!("{first}\n{second}")),
+            Content::Chat(talk) => self.ids(&self.chat()?.render(talk, true)?, false),
+        }
     }
 
     /// The tokens of a conversation in which a user has said `text` and the assistant is to speak.

@@ -18,6 +18,9 @@ const ALPACA: &str = "Below is an instruction that describes a task. Write a res
 const ANY_KIND: &str = "`messages`, `conversations`, `prompt` and `response` or `completion`, `instruction` and `output`, or \
      `text`; other columns are named with data.text, or with data.prompt and data.response";
 
+const ANY_QUESTION: &str = "`messages`, `conversations`, `prompt`, `instruction` or `text`; a run with data.prompt reads the columns \
+     that it names";
+
 /// What the rows of a set are; the first row decides.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Kind {
@@ -150,6 +153,45 @@ impl Kinds {
     }
 }
 
+/// What a row asks, in the words that it is asked in when there is a response to learn.
+pub(super) fn question(reading: &Reading, place: &Place, row: &Record) -> Result<Content, DataError> {
+    if let Some(wording) = &reading.wording {
+        let prompt = wording.prompt.fill(|name| stands(place, row, name))?;
+        return Ok(Content::Pair { prompt, response: String::new() });
+    }
+    if let [column] = reading.text.as_slice() {
+        return Ok(Content::Text(columns::text(place, row, column)?.into_owned()));
+    }
+    let has = |name: &str| field(row, name).is_some_and(|value| !value.is_null());
+    let with = |name: &str| {
+        let rest = row.iter().filter(|(of, _)| of != name).cloned();
+        rest.chain([(name.to_owned(), Cell::from(""))]).collect::<Record>()
+    };
+    let turns = |name| {
+        let mut talk = chat::conversation(place, row, name)?;
+        // What the assistant says last is what is asked for.
+        let asked = talk.turns.iter().rposition(|turn| turn.role() != "assistant").map_or(0, |last| last + 1);
+        talk.turns.truncate(asked);
+        Ok(Content::Chat(talk))
+    };
+    let asked = match () {
+        () if has("messages") => turns("messages"),
+        () if has("conversations") => turns("conversations"),
+        () if field(row, "prompt").is_some_and(|prompt| prompt.list().is_some()) => turns("prompt"),
+        () if has("prompt") => content(place, &with("response"), &Kind::Pair("response")),
+        () if has("instruction") => content(place, &with("output"), &Kind::Alpaca),
+        () if has("text") => content(place, row, &Kind::Text("text".to_owned())),
+        () => {
+            let present = listed(row.iter().map(|(name, _)| name.as_str()));
+            Err(place.bad(format!("nothing here that can be asked; the fields here are: {present}"), ANY_QUESTION))
+        }
+    }?;
+    Ok(match asked {
+        Content::Pair { prompt, .. } => Content::Pair { prompt, response: String::new() },
+        other => other,
+    })
+}
+
 fn content(place: &Place, row: &Record, kind: &Kind) -> Result<Content, DataError> {
     let text = |name: &str| columns::text(place, row, name).map(String::from);
     Ok(match kind {
@@ -203,8 +245,9 @@ fn history<'r>(place: &Place, row: &'r Record) -> Result<Vec<(&'r str, &'r str)>
     turns.iter().map(|turn| pair(turn).ok_or_else(bad)).collect()
 }
 
-fn worded(place: &Place, row: &Record, wording: &Wording) -> Result<Content, DataError> {
-    let value = |name: &str| match columns::value(row, name) {
+/// A field as it stands in a prompt or a response.
+fn stands(place: &Place, row: &Record, name: &str) -> Result<String, DataError> {
+    match columns::value(row, name) {
         Some(Cell::Text(text)) => Ok(text.clone()),
         Some(value @ (Cell::Whole(_) | Cell::Float(_) | Cell::Bool(_))) => Ok(value.to_string()),
         Some(_) => {
@@ -212,7 +255,11 @@ fn worded(place: &Place, row: &Record, wording: &Wording) -> Result<Content, Dat
             Err(place.bad(problem, "a string, a number or a truth value"))
         }
         None => Err(place.missing(name, row.iter().map(|(name, _)| name.as_str()))),
-    };
+    }
+}
+
+fn worded(place: &Place, row: &Record, wording: &Wording) -> Result<Content, DataError> {
+    let value = |name: &str| stands(place, row, name);
     Ok(Content::Pair { prompt: wording.prompt.fill(value)?, response: wording.response.fill(value)? })
 }
 

@@ -27,11 +27,7 @@ pub(super) struct Columns {
 impl Columns {
     /// The columns that the reading names, else those that the first row lets guess.
     pub fn of(reading: &Reading, place: &Place, row: &Record, notes: &mut Vec<String>) -> Result<Columns, DataError> {
-        let text = if reading.text.is_empty() {
-            vec![guess(place, row, "text", &TEXT, &OF_PAIRS)?]
-        } else {
-            reading.text.clone()
-        };
+        let text = Columns::of_texts(reading, place, row)?;
         let label = match &reading.label {
             Some(label) => label.clone(),
             None => guess(place, row, "label", &LABEL, &[])?,
@@ -42,6 +38,14 @@ impl Columns {
             notes.push(format!("the texts are column {text}, the labels column {label:?}"));
         }
         Ok(Columns { text, label })
+    }
+
+    /// Those of the texts alone.
+    pub fn of_texts(reading: &Reading, place: &Place, row: &Record) -> Result<Vec<String>, DataError> {
+        match reading.text.is_empty() {
+            true => Ok(vec![guess(place, row, "text", &TEXT, &OF_PAIRS)?]),
+            false => Ok(reading.text.clone()),
+        }
     }
 }
 

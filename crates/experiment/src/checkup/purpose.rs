@@ -6,7 +6,7 @@ use anyhow::Result;
 use bonfire_models::{Architecture, ModelInfo, Precision};
 use burn::tensor::Device;
 
-use crate::config::{RunConfig, TaskKind};
+use crate::config::{CheckedConfig, TaskKind};
 use crate::job;
 use crate::watch::Watch;
 
@@ -20,12 +20,13 @@ pub struct Purpose {
 }
 
 impl Purpose {
-    /// What `config` trains.
+    /// What a configuration trains.
     ///
     /// # Errors
     /// The model's `config.json` cannot be had or read.
-    pub fn of(config: &RunConfig, watch: &mut dyn Watch) -> Result<Purpose> {
-        let model = Small::like(&job::info(config, watch)?, config.model.task);
+    pub fn of(loaded: &CheckedConfig, watch: &mut dyn Watch) -> Result<Purpose> {
+        let config = &loaded.config;
+        let model = Small::like(&job::info(loaded, watch)?, config.model.task);
         Ok(Purpose { model, precision: config.engine.precision })
     }
 

@@ -129,10 +129,16 @@ impl<'g> Outputs<'g> {
 
     /// `[ 7/96] fedit        r1 α 0.01 s2 `.
     pub fn head_of(&self, cell: usize) -> String {
-        let (count, grid) = (self.outcomes.len().to_string(), self.grid);
+        let (count, name) = (self.outcomes.len().to_string(), self.name_of(cell));
+        format!("[{:>w$}/{count}] {name} ", cell + 1, w = count.len())
+    }
+
+    /// What a cell is, in a column: its strategy and its place in the grid.
+    pub fn name_of(&self, cell: usize) -> String {
+        let grid = self.grid;
         let labels = grid.variants.iter().map(|variant| variant.label().chars().count());
         let (width, label) = (labels.max().unwrap_or(0), grid.variants[grid.cells[cell].variant].label());
-        format!("[{:>w$}/{count}] {label:<width$}  {} ", cell + 1, self.place_of(cell), w = count.len())
+        format!("{label:<width$}  {}", self.place_of(cell))
     }
 
     /// `r1 α 0.01 s2`.

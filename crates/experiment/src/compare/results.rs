@@ -23,6 +23,12 @@ pub enum Outcome {
 /// What a complete run measured.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Measured {
+    /// Test accuracy of the untrained model, 0 to 1, where it was evaluated.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub untrained_accuracy: Option<f64>,
+    /// Of a language model, the untrained model's test perplexity.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub untrained_perplexity: Option<f64>,
     /// Test accuracy at the last evaluation, 0 to 1; of a language model the share of tokens foretold.
     pub final_accuracy: Option<f64>,
     /// Of a language model, test perplexity at the last evaluation.
@@ -57,7 +63,7 @@ pub struct Measured {
 /// An evaluation.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Point {
-    /// Round, from 1.
+    /// Round, from 1; 0: the untrained model.
     pub round: usize,
     /// Test accuracy, 0 to 1.
     pub accuracy: f64,
@@ -95,6 +101,8 @@ impl Measured {
             curve.extend(row.test_accuracy.map(|accuracy| Point { round: row.round, accuracy, upload_bytes: sent }));
         }
         Measured {
+            untrained_accuracy: summary.untrained_accuracy,
+            untrained_perplexity: summary.untrained_perplexity,
             final_accuracy: summary.final_accuracy,
             final_perplexity: summary.final_perplexity,
             final_exact_match: summary.final_exact_match,

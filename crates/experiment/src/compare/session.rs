@@ -56,7 +56,7 @@ impl<'g> Session<'g> {
         for &cell in cells {
             let loaded = &grid.cells[cell].loaded;
             job::refuse_precision(loaded, &opened).map_err(|mistake| grid.explain(cell, mistake.into()))?;
-            admit(&opened, |watch| Purpose::of(&loaded.config, watch), watch)?;
+            admit(&opened, |watch| Purpose::of(loaded, watch), watch)?;
         }
         let interrupt = interrupt()?;
         let Shared { source, models, tokens, shards } =

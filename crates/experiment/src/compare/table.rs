@@ -1,6 +1,8 @@
 //! The table of a comparison, laid out as table 1 of the LoRA-A² paper: by rank, then strategy; a column a partition,
 //! then what a run sends and how long it trains.
 
+use std::collections::BTreeMap;
+
 use super::cells::{digits, markdown, ranks};
 use super::gain;
 use super::grid::{Grid, Rank};
@@ -63,6 +65,7 @@ pub fn table(grid: &Grid, groups: &[Group<'_>]) -> String {
     head.extend(grid.columns.iter().map(|column| column.title()));
     head.extend(["upload MB", "download MB", "training"].map(String::from));
     let mut rows = vec![head];
+    rows.extend(untrained(groups, grid.columns.len()));
     for rank in ranks(groups) {
         let best: Vec<Option<f64>> = (0..grid.columns.len()).map(|column| best(groups, rank, column)).collect();
         for (variant, given) in grid.variants.iter().enumerate() {
@@ -114,6 +117,24 @@ fn costs(groups: &[&Group<'_>]) -> [String; 3] {
         shown(mean(|run| run.download_bytes as f64 / 1e6), three),
         shown(mean(|run| run.train_seconds), seconds),
     ]
+}
+
+/// A row for the untrained model, where runs evaluated it: over all runs of a column, which differ by their seeds alone.
+fn untrained(groups: &[Group<'_>], columns: usize) -> Option<Vec<String>> {
+    let of = |run: &Measured| run.untrained_perplexity.or(run.untrained_accuracy.map(|accuracy| accuracy * 100.0));
+    let by_seed = |column: usize| {
+        let runs = groups.iter().filter(|group| group.column == column).flat_map(Group::runs);
+        runs.filter_map(|(seed, run)| Some((seed, of(run)?))).collect::<BTreeMap<u64, f64>>()
+    };
+    let digit = if speaks(groups) { 2 } else { 1 };
+    let cells: Vec<Option<String>> = (0..columns)
+        .map(|column| Spread::of(by_seed(column).into_values()).map(|spread| digits(spread, digit)))
+        .collect();
+    cells.iter().any(Option::is_some).then(|| {
+        let start = ["–".to_string(), "untrained".to_string()];
+        let cells = cells.into_iter().map(|cell| cell.unwrap_or("–".into()));
+        start.into_iter().chain(cells).chain(["–", "–", "–"].map(String::from)).collect()
+    })
 }
 
 /// A second row for strategies whose clients keep models of their own.
@@ -175,6 +196,26 @@ mod tests {
         for words in ["Seeds 0, 1;", "trained on cpu", "    bonfire compare\n", "* fedit r1: not finite"] {
             assert!(page.contains(words), "no {words:?} in {page}");
         }
+    }
+
+    #[test]
+    fn the_untrained_model_is_the_first_row_a_seed_counted_once() {
+        let grid = grid("lora-a2,fedit", &[0, 1], &[], &[]);
+        let outcomes: Vec<Outcome> = grid
+            .cells
+            .iter()
+            .map(|cell| match done(0.5, 1) {
+                Outcome::Done(run) => {
+                    let untrained_accuracy = Some([0.04, 0.06][cell.seed as usize]);
+                    Outcome::Done(Box::new(Measured { untrained_accuracy, ..*run }))
+                }
+                other => other,
+            })
+            .collect();
+        let text = table(&grid, &Group::all(&grid, &outcomes));
+        let row = text.lines().nth(2).expect("a row");
+        // The sample deviation of 4 and 6.
+        assert!(row.contains("untrained") && row.contains("5.0 ± 1.4"), "{text}");
     }
 
     #[test]

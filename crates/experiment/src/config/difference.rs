@@ -16,7 +16,7 @@ pub struct Difference {
 
 /// Keys, and beginnings of keys, that say how and where the work is done or what is written beside it. What a run computes
 /// does not depend on them.
-const HOW: [&str; 4] = ["name", "engine.", "save.", "track."];
+const HOW: [&str; 5] = ["name", "engine.", "save.", "track.", "train.log_every"];
 
 /// The one among them that does change what is computed.
 const PRECISION: &str = "engine.precision";

@@ -10,6 +10,10 @@ use super::key::{Path, remove};
 use super::overrides::Override;
 use crate::user_error::UserError;
 
+/// What helps with a Windows path.
+const BACKSLASHES: &str =
+    "between double quotes a backslash begins an escape: write 'C:\\folder' between single quotes, or \"C:/folder\"";
+
 /// A configuration before it is checked.
 #[derive(Clone, Debug)]
 pub struct Document {
@@ -28,7 +32,11 @@ impl Document {
     pub fn parse(name: &str, text: &str) -> Result<Document, UserError> {
         let spanned = DeTable::parse(text).map_err(|error| {
             let line = error.span().map(|span| Lines::of(text).at(span.start));
-            UserError::new(format!("not valid TOML: {}", error.message())).at(Some(place(name, line)))
+            let wrong = UserError::new(format!("not valid TOML: {}", error.message())).at(Some(place(name, line)));
+            match line.and_then(|line| text.lines().nth(line - 1)).filter(|line| line.contains('\\')) {
+                Some(_) => wrong.help(BACKSLASHES),
+                None => wrong,
+            }
         })?;
         let mut lines = BTreeMap::new();
         note_lines(spanned.get_ref(), &Lines::of(text), &mut Vec::new(), &mut lines);
@@ -73,6 +81,19 @@ impl Document {
     /// Whether `path` itself, or something around it, was given with `--set`.
     pub fn is_overridden(&self, path: &[String]) -> bool {
         self.overrides.iter().any(|change| path.starts_with(&change.path))
+    }
+
+    /// What is to be known of keys that were given by more than one `--set`: the last one holds.
+    pub fn given_twice(&self) -> Vec<String> {
+        let twice = self.overrides.iter().enumerate().filter_map(|(at, last)| {
+            let before: Vec<&Override> = self.overrides[..at].iter().filter(|one| one.path == last.path).collect();
+            let later = self.overrides[at + 1..].iter().any(|one| one.path == last.path);
+            let said = before.iter().map(|one| one.place()).collect::<Vec<_>>().join("` and `");
+            let key = last.path.join(".");
+            (!before.is_empty() && !later)
+                .then(|| format!("{key} is given more than once: `{}` holds, `{said}` does not", last.place()))
+        });
+        twice.collect()
     }
 
     /// Where a reader finds the value at `path`: the `--set` text, or file and line of the nearest key.

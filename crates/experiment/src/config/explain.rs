@@ -3,7 +3,7 @@
 use super::document::Document;
 use super::key::Path;
 use super::moved::new_name;
-use super::run_config::home_of;
+use super::{meant, schema};
 use crate::user_error::UserError;
 
 /// A complaint of serde's and the key it is about.
@@ -32,12 +32,38 @@ pub fn mistake(document: &Document, fault: &Fault) -> UserError {
             .help(keys_help(name, &choices, &table));
     }
     if let Some((word, choices)) = offered(message, "unknown variant") {
-        return UserError::new(format!("`{key}` cannot be \"{word}\"")).at(place).help(advice("word", word, &choices));
+        let help = meant::word(&key, word).map_or_else(|| advice("word", word, &choices), str::to_string);
+        return UserError::new(format!("`{key}` cannot be \"{word}\"")).at(place).help(help);
     }
     if let Some(name) = quoted(message, "missing field").into_iter().next() {
         return UserError::new(format!("missing {}", key_in(name, &key))).at(place).help(missing_help(name, &key));
     }
-    UserError::new(format!("`{key}` {}", wrong_value(message))).at(place)
+    let wrong = UserError::new(format!("`{key}` {}", wrong_value(message))).at(place);
+    match value_help(&key, message, document.get(&fault.path)) {
+        Some(help) => wrong.help(help),
+        None => wrong,
+    }
+}
+
+/// What would be right in place of a value of another kind, where what was meant is plain.
+fn value_help(key: &str, message: &str, value: Option<&toml::Value>) -> Option<String> {
+    match value? {
+        toml::Value::String(word) if message.contains("a boolean") => match word.as_str() {
+            "True" | "yes" | "on" | "1" => Some("write true, without quotes".into()),
+            "False" | "no" | "off" | "0" => Some("write false, without quotes".into()),
+            _ => None,
+        },
+        toml::Value::String(word) => {
+            let meant = schema::example(key, word).map(|example| format!("write {key} = {example}"));
+            meant.or_else(|| {
+                let table = schema::at(key).filter(|schema| !schema::choices(schema).is_empty())?;
+                let kinds =
+                    schema::choices(&table).iter().filter_map(|one| schema::example(key, one.word)).collect::<Vec<_>>();
+                Some(format!("write one of {key} = {}", kinds.join(", ")))
+            })
+        }
+        _ => None,
+    }
 }
 
 /// `key `x` in [section]`, or `section [x]` at the root.
@@ -50,7 +76,13 @@ fn key_in(name: &str, table: &str) -> String {
 
 /// Advice on an unknown key: the nearest one here, or the section it belongs to.
 fn keys_help(name: &str, choices: &[&str], table: &str) -> String {
-    match home_of(name) {
+    if let Some(help) = meant::key_help(table, name) {
+        return help;
+    }
+    if let Some(section) = meant::section(name).filter(|_| table.is_empty()) {
+        return format!("the section is called [{section}] here");
+    }
+    match schema::home_of(name) {
         Some(home) if home != table => format!("`{name}` belongs to [{home}]"),
         _ => advice("key", name, choices),
     }
@@ -59,6 +91,13 @@ fn keys_help(name: &str, choices: &[&str], table: &str) -> String {
 fn missing_help(name: &str, table: &str) -> String {
     match table {
         "" => format!("add a section [{name}]"),
+        // A table that says by a word what it is: its words with their keys.
+        table if schema::at(table).is_some_and(|schema| schema::choices(&schema).iter().any(|one| one.tag == name)) => {
+            let schema = schema::at(table).expect("as asked");
+            let words: Vec<String> =
+                schema::choices(&schema).iter().filter_map(|one| schema::example(table, one.word)).collect();
+            format!("write one of {table} = {}", words.join(", "))
+        }
         table => format!("add `{name} = …` to [{table}], or pass --set {table}.{name}=…"),
     }
 }

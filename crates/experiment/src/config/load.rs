@@ -1,7 +1,7 @@
 //! From a file, a text or a table to a configuration that can work.
 
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use bonfire_engine::Problem;
 use bonfire_federation::{Budget, BudgetUse};
@@ -9,8 +9,9 @@ use bonfire_federation::{Budget, BudgetUse};
 use super::document::Document;
 use super::key::{path_of, remove};
 use super::overrides::Override;
-use super::run_config::{QUICKSTART, RunConfig};
+use super::run_config::{NOT_SET, QUICKSTART, RunConfig};
 use super::{check, moved, schema};
+use crate::run_folder::{self, CONFIG, METRICS};
 use crate::user_error::UserError;
 
 /// A configuration that can work, and what the user should know about how it was read.
@@ -20,6 +21,7 @@ pub struct CheckedConfig {
     /// One line each.
     pub notices: Vec<String>,
     document: Document,
+    began_in: Option<PathBuf>,
 }
 
 impl CheckedConfig {
@@ -31,6 +33,16 @@ impl CheckedConfig {
         let devices = devices.parse().map_err(|what: String| UserError::new(format!("device = {what}")))?;
         self.config.engine.device = devices;
         Ok(self)
+    }
+
+    /// For a run's own configuration: the directory in which the run began.
+    pub fn began_in(&self) -> Option<&Path> {
+        self.began_in.as_deref()
+    }
+
+    /// Whether the value of `key` was given with `--set`.
+    pub fn is_overridden(&self, key: &str) -> bool {
+        self.document.is_overridden(&path_of(key))
     }
 
     /// Where a reader finds the value of `key`: file and line, or the `--set` text.
@@ -59,9 +71,11 @@ pub fn load(file: Option<&Path>, sets: &[String]) -> Result<CheckedConfig, UserE
 /// # Errors
 /// As for [`load`].
 pub fn load_of_run(file: &Path, sets: &[String]) -> Result<CheckedConfig, UserError> {
-    let mut document = Document::parse(&file.display().to_string(), &read_text(file)?)?;
+    let text = read_text(file)?;
+    let mut document = Document::parse(&file.display().to_string(), &text)?;
     moved::bring_up_to_date(&mut document.table);
     let mut loaded = check(document, sets)?;
+    loaded.began_in = run_folder::began_in(&text);
     loaded.config.name.get_or_insert(stem(file));
     Ok(loaded)
 }
@@ -92,7 +106,7 @@ fn check(mut document: Document, sets: &[String]) -> Result<CheckedConfig, UserE
             document.apply(change)?
         }
     }
-    let mut notices = Vec::new();
+    let mut notices = document.given_twice();
     if for_builtin {
         notices.extend(drop_keys_of_builtin(&mut document));
     }
@@ -101,11 +115,12 @@ fn check(mut document: Document, sets: &[String]) -> Result<CheckedConfig, UserE
     match config.problem() {
         None => {
             notices.extend(config.settings().warnings());
-            Ok(CheckedConfig { config, notices, document })
+            Ok(CheckedConfig { config, notices, document, began_in: None })
         }
         Some(Problem { key, what }) => {
             let place = document.place_of(&path_of(key));
-            Err(UserError::new(format!("`{key}` {what}")).at(Some(place)).help_for(key))
+            let error = UserError::new(format!("`{key}` {what}")).at(Some(place));
+            Err(if what == NOT_SET { error.help_for(key) } else { error })
         }
     }
 }
@@ -153,6 +168,16 @@ fn read_text(path: &Path) -> Result<String, UserError> {
     let cannot = |what: &dyn std::fmt::Display| {
         UserError::new(format!("cannot read the configuration {}: {what}", path.display()))
     };
+    if path.is_dir() {
+        let run = path.join(CONFIG).is_file() && path.join(METRICS).is_file();
+        let error = UserError::new(format!("{} is a folder; a configuration is a file", path.display()));
+        return Err(match run {
+            true => error.help(format!("to go on with the run in it: --resume {}", path.display())),
+            false => error.help(
+                "name a file, such as one that `bonfire config --init FILE` writes; own data are named with data.path",
+            ),
+        });
+    }
     let mut text = Vec::new();
     let read = std::fs::File::open(path).and_then(|file| file.take(MOST + 1).read_to_end(&mut text));
     read.map_err(|error| cannot(&error))?;

@@ -16,6 +16,13 @@ use crate::repo_name::RepoName;
 /// What `train` runs when no file is named.
 pub const QUICKSTART: &str = include_str!("../../../../configs/quickstart.toml");
 
+/// What is said of a path that is still to be named.
+pub(super) const NOT_SET: &str = "is not set";
+
+/// What is said of a path in which TOML has read `\t` or `\n` of a Windows path as a tab or the end of a line.
+const ESCAPED: &str = "holds a control character: between double quotes TOML reads `\\t`, `\\n` and the like as one; \
+                       write the path between single quotes or with `/`";
+
 /// A checked configuration.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -118,8 +125,10 @@ impl RunConfig {
                 self.name.as_deref().is_none_or(file_name),
                 "must be letters, digits, `-`, `_` and `.`: it names the run's folder",
             ),
-            ("model.path", self.model.path != Source::Unset, "is not set"),
-            ("data.path", self.data.path != Source::Unset, "is not set"),
+            ("model.path", self.model.path.is_printable(), ESCAPED),
+            ("data.path", self.data.path.is_printable(), ESCAPED),
+            ("model.path", self.model.path != Source::Unset, NOT_SET),
+            ("data.path", self.data.path != Source::Unset, NOT_SET),
             ("model.path", self.model.path.is_well_named(), RepoName::FORM),
             ("data.path", self.data.path.is_well_named_data(), RepoName::DATA_FORM),
             (
@@ -181,12 +190,4 @@ impl RunConfig {
         ];
         checks.into_iter().find(|(_, fine, _)| !fine).map(|(key, _, what)| Problem::new(key, what))
     }
-}
-
-/// The section in which the quickstart has a key of this name.
-pub fn home_of(key: &str) -> Option<String> {
-    let config: RunConfig = toml::from_str(QUICKSTART).ok()?;
-    let table: toml::Table = toml::from_str(&config.to_toml()).ok()?;
-    let holds = |value: &toml::Value| value.as_table().is_some_and(|section| section.contains_key(key));
-    table.iter().find(|(_, value)| holds(value)).map(|(section, _)| section.clone())
 }

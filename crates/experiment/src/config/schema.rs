@@ -79,6 +79,79 @@ pub fn can_be_unset(path: &[String]) -> bool {
     inside(&schema(), path)
 }
 
+/// The schema of the value at `key`, such as `data.partition`.
+pub fn at(key: &str) -> Option<Value> {
+    let schema = schema();
+    let found = key.split('.').try_fold(&schema, |at, part| {
+        properties(at).into_iter().find(|(name, _)| *name == part).map(|(_, inner)| inner)
+    });
+    found.cloned()
+}
+
+/// Every key that `--set` takes, as `train.rounds`, in the order of the schema; of tables told apart by a word those of all words,
+/// each once.
+pub fn keys() -> Vec<String> {
+    fn below(at: &str, schema: &Value, found: &mut Vec<String>) {
+        for (name, inner) in properties(schema) {
+            let key = if at.is_empty() { name.to_string() } else { format!("{at}.{name}") };
+            let table = !properties(inner).is_empty() || !choices(inner).is_empty();
+            if !table && !found.contains(&key) {
+                found.push(key.clone());
+            }
+            below(&key, inner, found);
+        }
+        choices(schema).iter().for_each(|one| below(at, one.schema, found));
+    }
+    let mut found = Vec::new();
+    below("", &schema(), &mut found);
+    found
+}
+
+/// The words that tell the tables apart that may stand at `key`, such as the names of strategies.
+pub fn words(key: &str) -> Vec<String> {
+    at(key).map(|schema| choices(&schema).iter().map(|one| one.word.to_string()).collect()).unwrap_or_default()
+}
+
+/// The section that has a key of this name.
+pub fn home_of(key: &str) -> Option<String> {
+    let schema = schema();
+    let has = |inner: &Value| properties(inner).iter().any(|(name, _)| *name == key);
+    properties(&schema).into_iter().find(|(_, inner)| has(inner)).map(|(section, _)| section.to_string())
+}
+
+/// Where a key of this name stands, as `train.rounds`: where it is a section's, or of the one table of a section that has it.
+pub fn path_to(key: &str) -> Option<String> {
+    home_of(key).map(|section| format!("{section}.{key}"))
+}
+
+/// The table that `word` stands for at `key`, as TOML writes it, with an example for each key that must be there:
+/// `{ kind = "dirichlet", alpha = 0.5 }`.
+pub fn example(key: &str, word: &str) -> Option<String> {
+    let schema = at(key)?;
+    let all = choices(&schema);
+    let chosen = all.iter().find(|one| one.word == word)?;
+    let required = chosen.schema.get("required").and_then(Value::as_array);
+    let needed = |name: &str| name != chosen.tag && required.is_some_and(|keys| keys.iter().any(|of| of == name));
+    let rest = properties(chosen.schema).into_iter().filter(|(name, _)| needed(name)).map(|(name, inner)| {
+        let value = match inner.get("type").and_then(Value::as_str) {
+            Some("number") => "0.5",
+            Some("integer") => "2",
+            _ => match choices_of_word(inner) {
+                Some(word) => return format!(", {name} = \"{word}\""),
+                None => "\"…\"",
+            },
+        };
+        format!(", {name} = {value}")
+    });
+    Some(format!("{{ {} = \"{word}\"{} }}", chosen.tag, rest.collect::<String>()))
+}
+
+/// The first of the words that a key may hold.
+fn choices_of_word(schema: &Value) -> Option<&str> {
+    let words = ["enum", "oneOf"].iter().find_map(|list| schema.get(list)?.as_array())?;
+    words.iter().find_map(|one| one.as_str().or_else(|| one.get("const")?.as_str()))
+}
+
 /// One of the tables that a key may hold, told apart by a word: `name = "fedit"`.
 pub struct Choice<'s> {
     /// The key of the word.
@@ -197,6 +270,62 @@ mod tests {
             assert!(text.contains(good), "{good}");
             assert!(fits(&schema, &json(&text.replacen(good, bad, 1))).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn an_example_of_every_table_is_accepted() {
+        for key in ["data.partition", "server.optimizer", "server.aggregate"] {
+            let schema = at(key).expect("a key");
+            for one in choices(&schema) {
+                let set = format!("{key}={}", example(key, one.word).expect("an example"));
+                // (A file and a column that are not there are found out later.)
+                crate::config::load(
+                    None,
+                    &[
+                        set.clone(),
+                        "clients.count=20".into(),
+                        "strategy.name=fedit".into(),
+                        "clients.budget=\"full\"".into(),
+                    ],
+                )
+                .unwrap_or_else(|error| panic!("{set}: {error}"));
+            }
+        }
+        assert_eq!(example("data.partition", "iid").as_deref(), Some("{ kind = \"iid\" }"));
+        assert_eq!(example("data.partition", "even"), None);
+    }
+
+    #[test]
+    fn keys_are_listed_once_and_each_is_known() {
+        let all = keys();
+        for key in [
+            "name",
+            "train.rounds",
+            "strategy.name",
+            "strategy.probe.batches",
+            "data.partition.alpha",
+            "server.optimizer.lr",
+        ] {
+            assert_eq!(all.iter().filter(|of| *of == key).count(), 1, "{key}");
+        }
+        // No key is refused as unknown (most are refused for the value).
+        for key in all.iter().filter(|key| {
+            !key.starts_with("strategy.")
+                && !key.starts_with("privacy.")
+                && !key.starts_with("attack.")
+                && !key.starts_with("server.")
+                && !key.starts_with("data.partition.")
+        }) {
+            let error = crate::config::load(None, &[format!("{key}=[[]]")]).err();
+            assert!(error.is_none_or(|error| !error.what.contains("unknown")), "{key}");
+        }
+    }
+
+    #[test]
+    fn keys_are_found_by_their_names() {
+        assert_eq!(path_to("rounds").as_deref(), Some("train.rounds"));
+        assert_eq!(path_to("per_client").as_deref(), Some("evaluate.per_client"));
+        assert_eq!(path_to("nothing"), None);
     }
 
     #[test]

@@ -40,6 +40,11 @@ impl Source {
         !matches!(self, Source::Hub(name) if RepoName::parse_data(name).is_none())
     }
 
+    /// Whether no control character is in it.
+    pub fn is_printable(&self) -> bool {
+        !String::from(self.clone()).contains(char::is_control)
+    }
+
     /// What PEFT calls the model that an adapter belongs to: a repository's name alone, without `hf:` and revision.
     pub fn base_model(&self) -> String {
         match self {

@@ -2,12 +2,15 @@
 
 use std::path::Path;
 
-use anyhow::{Result, bail};
-use bonfire_data::{Dataset, Partition, Reading, Shards, Wording, corpus};
+use anyhow::Result;
+use bonfire_data::{
+    Content, Dataset, Partition, Reading, Shards, Wording, corpus, question as question_of, questions as questions_in,
+};
 use bonfire_models::ModelSource;
 
 use super::labels::ordered;
 use super::model::source;
+use super::paths;
 use super::said::placed;
 use crate::config::{CheckedConfig, DataSection, Source, TaskKind};
 use crate::hub;
@@ -24,7 +27,7 @@ pub fn dataset(loaded: &CheckedConfig, watch: &mut dyn Watch) -> Result<Dataset>
     let data = as_labelled(loaded, watch)?;
     let here = match &loaded.config.model.path {
         Source::Hub(name) => hub::model_in_cache(name).map(ModelSource::Folder),
-        _ => Some(source(&loaded.config, watch)?),
+        _ => Some(source(loaded, watch)?),
     };
     Ok(match here {
         Some(source) => ordered(loaded, data, &source),
@@ -38,7 +41,7 @@ pub fn dataset(loaded: &CheckedConfig, watch: &mut dyn Watch) -> Result<Dataset>
 /// As [`dataset`] and [`source`].
 pub fn dataset_and_source(loaded: &CheckedConfig, watch: &mut dyn Watch) -> Result<(Dataset, ModelSource)> {
     let data = as_labelled(loaded, watch)?;
-    let source = source(&loaded.config, watch)?;
+    let source = source(loaded, watch)?;
     Ok((ordered(loaded, data, &source), source))
 }
 
@@ -46,7 +49,7 @@ fn as_labelled(loaded: &CheckedConfig, watch: &mut dyn Watch) -> Result<Dataset>
     let section = &loaded.config.data;
     let causal = loaded.config.model.task == TaskKind::CausalLm;
     let data = match &section.path {
-        Source::Folder(folder) => read(loaded, folder)?,
+        Source::Folder(path) => read(loaded, &paths::found(loaded, "data.path", path)?)?,
         Source::Hub(name) => {
             let keys = [&section.train, &section.validation, &section.test];
             let named: Vec<&str> = keys.into_iter().flatten().map(String::as_str).collect();
@@ -139,6 +142,28 @@ fn reading(loaded: &CheckedConfig) -> Result<Reading> {
     })
 }
 
+/// The rows of a file as the run's model is asked them, without labels and responses.
+///
+/// # Errors
+/// A file that is not there, or holds no such rows.
+pub fn questions(loaded: &CheckedConfig, file: &Path) -> Result<Vec<Content>> {
+    if !file.is_file() {
+        let what = if file.is_dir() { "is a folder; rows are a file" } else { "there is no such file" };
+        return Err(UserError::new(format!("{}: {what}", file.display()))
+            .help("name a file of rows, such as rows.jsonl")
+            .into());
+    }
+    questions_in(file, &reading(loaded)?).map_err(|error| placed(loaded, error))
+}
+
+/// What the run's model is asked in a row of these fields.
+///
+/// # Errors
+/// A field that the run's `data.prompt` reads and that is not among them.
+pub fn question(loaded: &CheckedConfig, fields: &[(&str, &str)]) -> Result<Content> {
+    question_of(fields, &reading(loaded)?).map_err(|error| placed(loaded, error))
+}
+
 /// How prompts and responses are made of a row's columns, where the configuration says so.
 fn wording(loaded: &CheckedConfig) -> Result<Option<Wording>> {
     let section = &loaded.config.data;
@@ -183,7 +208,9 @@ pub fn shards(loaded: &CheckedConfig, data: &Dataset) -> Result<Shards> {
 /// A client without training rows.
 pub fn refuse_empty(shards: &Shards) -> Result<()> {
     match shards.train.iter().position(Vec::is_empty) {
-        Some(client) => bail!("client {client} has no training examples; raise data.min_shard or lower clients.count"),
+        Some(client) => Err(UserError::new(format!("client {client} has no training examples"))
+            .help("raise data.min_shard or lower clients.count")
+            .into()),
         None => Ok(()),
     }
 }

@@ -6,6 +6,7 @@ use bonfire_federation::FederationError;
 use bonfire_models::{Model, ModelInfo, ModelSource, Precision, TargetKind, Task, Transformer, Wanted, peft};
 use burn::tensor::Device;
 
+use super::paths;
 use super::said::misset;
 use crate::config::{CheckedConfig, RunConfig, Source, TaskKind};
 use crate::device::Opened;
@@ -17,13 +18,32 @@ use crate::watch::Watch;
 /// Where the configuration's model comes from; from the Hub it is fetched first.
 ///
 /// # Errors
-/// A repository that cannot be had.
-pub fn source(config: &RunConfig, watch: &mut dyn Watch) -> Result<ModelSource> {
+/// A folder or file that is not there, a repository that cannot be had.
+pub fn source(loaded: &CheckedConfig, watch: &mut dyn Watch) -> Result<ModelSource> {
+    let config = &loaded.config;
     Ok(match &config.model.path {
         Source::Folder(path) if path.extension().is_some_and(|end| end == "gguf") => {
-            ModelSource::Gguf { file: path.clone(), tokenizer: config.model.tokenizer.clone() }
+            let tokenizer = config.model.tokenizer.as_deref();
+            let tokenizer = tokenizer.map(|path| paths::found(loaded, "model.tokenizer", path)).transpose()?;
+            ModelSource::Gguf { file: paths::found(loaded, "model.path", path)?, tokenizer }
         }
-        Source::Folder(folder) => ModelSource::Folder(folder.clone()),
+        Source::Folder(path) => {
+            let folder = paths::found(loaded, "model.path", path)?;
+            if folder.is_file() {
+                return Err(UserError::new(format!(
+                    "`model.path`: {} is a file; a model is a folder in Hugging Face layout (config.json, model.safetensors, \
+                     tokenizer.json) or a GGUF file",
+                    path.display()
+                ))
+                .at(Some(loaded.place_of("model.path")))
+                .help(match path.parent().filter(|parent| parent.join("config.json").is_file()) {
+                    Some(parent) => format!("did you mean its folder, \"{}\"?", parent.display()),
+                    None => "name the model's folder".into(),
+                })
+                .into());
+            }
+            ModelSource::Folder(folder)
+        }
         Source::Hub(name) => ModelSource::Folder(hub::model(name, watch)?),
         Source::BuiltinLlama => ModelSource::BuiltinLlama,
         Source::Builtin | Source::Unset => ModelSource::Builtin,
@@ -34,10 +54,10 @@ pub fn source(config: &RunConfig, watch: &mut dyn Watch) -> Result<ModelSource> 
 ///
 /// # Errors
 /// A file that cannot be read, or describes a model we do not know.
-pub fn info(config: &RunConfig, watch: &mut dyn Watch) -> Result<ModelInfo> {
-    let source = match &config.model.path {
+pub fn info(loaded: &CheckedConfig, watch: &mut dyn Watch) -> Result<ModelInfo> {
+    let source = match &loaded.config.model.path {
         Source::Hub(name) => ModelSource::Folder(hub::model_shape(name, watch)?),
-        _ => source(config, watch)?,
+        _ => source(loaded, watch)?,
     };
     source.info().context("cannot read the model's shape")
 }

@@ -3,7 +3,7 @@
 use bonfire_data::DataError;
 use bonfire_federation::FederationError;
 
-use crate::config::CheckedConfig;
+use crate::config::{CheckedConfig, TaskKind};
 use crate::user_error::UserError;
 
 /// A setting that turned out not to work, with its place.
@@ -29,6 +29,15 @@ pub fn placed(loaded: &CheckedConfig, error: DataError) -> anyhow::Error {
         .help(format!("a natural partition has a client for each value: use clients.count = {groups}"))
         .into();
     }
+    if let DataError::ColumnUnknown { role: "text", present, .. } = &error
+        && loaded.config.model.task == TaskKind::Classification
+        && of_language_models(present)
+    {
+        return UserError::new(error.to_string())
+            .at(Some(loaded.place_of("model.task")))
+            .help("prompts and responses are what a language model learns: set model.task = \"causal-lm\", with a decoder as model.path")
+            .into();
+    }
     let at = match &error {
         DataError::Unlabelled { .. } => Some("data.partition".to_string()),
         DataError::Wording { key, .. } => Some(format!("data.{key}")),
@@ -36,6 +45,15 @@ pub fn placed(loaded: &CheckedConfig, error: DataError) -> anyhow::Error {
     };
     if let Some(key) = at {
         return UserError::new(error.to_string()).at(Some(loaded.place_of(&key))).into();
+    }
+    if error.is_of_settings() {
+        let key = match &error {
+            DataError::ShardTooSmall { .. } | DataError::DirichletUnlikely { .. } | DataError::PartitionFile { .. } => {
+                "data.partition"
+            }
+            _ => "data.path",
+        };
+        return UserError::new(error.to_string()).at(Some(loaded.place_of(key))).into();
     }
     let DataError::Setting { key, value, problem, expected } = &error else { return error.into() };
     let key = match *key {
@@ -47,4 +65,12 @@ pub fn placed(loaded: &CheckedConfig, error: DataError) -> anyhow::Error {
         .at(Some(loaded.place_of(&key)))
         .help(format!("expected {expected}"))
         .into()
+}
+
+/// Whether rows with these columns, as an error lists them, are prompts with responses or conversations.
+fn of_language_models(columns: &str) -> bool {
+    let has = |name: &str| columns.split(", ").any(|column| column.eq_ignore_ascii_case(name));
+    let pairs =
+        [("prompt", "response"), ("prompt", "completion"), ("instruction", "output"), ("instruction", "response")];
+    has("messages") || has("conversations") || pairs.iter().any(|(prompt, response)| has(prompt) && has(response))
 }

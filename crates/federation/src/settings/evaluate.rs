@@ -12,6 +12,10 @@ pub struct EvaluateSettings {
     /// Rounds between evaluations; the last round is always evaluated.
     #[serde(default = "every_round")]
     pub every: usize,
+    /// Whether the model is also evaluated before its first round, as round 0. Left out: unless that takes longer than a round's
+    /// training.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub before: Option<bool>,
     /// Also evaluate on each client's own test shard.
     #[serde(default)]
     pub per_client: bool,
@@ -29,7 +33,7 @@ fn every_round() -> usize {
 
 impl Default for EvaluateSettings {
     fn default() -> Self {
-        EvaluateSettings { every: 1, per_client: false, on: EvaluateOn::Test, best: None }
+        EvaluateSettings { every: 1, before: None, per_client: false, on: EvaluateOn::Test, best: None }
     }
 }
 

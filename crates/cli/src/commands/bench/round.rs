@@ -91,6 +91,7 @@ pub fn measure(
     let (mut start, mut probed) = (Instant::now(), 0.0);
     run.train(&mut |event| {
         match event {
+            Event::Before { .. } => {}
             Event::RoundStarted { .. } => (start, probed) = (Instant::now(), 0.0),
             Event::Progress(now) if now.done == probe_steps => probed = start.elapsed().as_secs_f64(),
             Event::Progress(_) => {}

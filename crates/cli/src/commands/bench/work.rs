@@ -122,6 +122,7 @@ pub fn settings(args: &BenchArgs, batch: usize) -> TrainSettings {
         shuffle: true,
         not_finite: Default::default(),
         stop: None,
+        log_every: None,
         seed: args.seed,
     }
 }

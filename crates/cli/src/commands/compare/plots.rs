@@ -62,10 +62,11 @@ fn curves(grid: &Grid, groups: &[Group<'_>], x: Axis, place: fn(usize, f64) -> f
         }
     });
     ranks.sort_by_key(|rank| std::cmp::Reverse(if let Rank::Same(n) = rank { *n } else { 0 }));
+    let scale = x.scale;
     let line = |group: &Group<'_>| {
         let points = group.curve().into_iter().map(|(round, bytes, spread)| dot(place(round, bytes), spread));
         // A logarithmic axis has no place for a start without uploads.
-        Line { series: group.variant, points: points.filter(|dot| dot.x > 0.0).collect() }
+        Line { series: group.variant, points: points.filter(|dot| dot.x > 0.0 || scale == Scale::Linear).collect() }
     };
     let panel = |rank: &Rank, column: usize| Panel {
         title: format!("{}, rank {rank}", grid.columns[column].title()),

@@ -38,7 +38,7 @@ impl OpenedRun {
     /// No run folder, or a model that cannot be found any more.
     pub fn open(folder: &Path, common: &Common) -> Result<OpenedRun> {
         let loaded = config::load_of_run(&config_of(folder)?, &common.sets)?;
-        let source = job::source(&loaded.config, &mut Waiting::default())?;
+        let source = job::source(&loaded, &mut Waiting::default())?;
         let info = source.info().context("cannot read the model's shape")?;
         Ok(OpenedRun { folder: folder.to_path_buf(), loaded, source, info })
     }

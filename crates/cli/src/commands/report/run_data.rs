@@ -116,7 +116,7 @@ impl RunData {
         Ok(RunData {
             label,
             folder: folder.display().to_string(),
-            rounds: rows.len(),
+            rounds: rows.iter().filter(|row| row.round > 0).count(),
             planned: get("train", "rounds").and_then(toml::Value::as_integer).map(|n| n as usize),
             causal: get("model", "task").and_then(toml::Value::as_str) == Some("causal-lm"),
             per_client: get("evaluate", "per_client").and_then(toml::Value::as_bool) == Some(true),

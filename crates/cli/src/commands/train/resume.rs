@@ -9,7 +9,7 @@ use bonfire_experiment::config::bring_up_to_date;
 use bonfire_experiment::config::{self, CheckedConfig, Difference, differences};
 use bonfire_experiment::log::note;
 use bonfire_experiment::recorder::Recorder;
-use bonfire_experiment::run_folder::{CONFIG, Lock, RunFolder, read};
+use bonfire_experiment::run_folder::{CONFIG, Lengths, Lock, RunFolder, read};
 use bonfire_experiment::{RunLog, UserError};
 use toml::Table;
 
@@ -23,6 +23,9 @@ use crate::console::say;
 /// As training; no run or no usable checkpoint there, or what no run makes; a configuration that is not the run's own and was not accepted; data or
 /// a model that the checkpoint does not belong to.
 pub fn run(folder: &Path, args: &TrainArgs, common: &Common, log: &RunLog) -> Result<()> {
+    if folder.is_file() {
+        return Err(no_run(folder).into());
+    }
     read::check(folder)?;
     let own = folder.join(CONFIG);
     if !own.is_file() {
@@ -42,16 +45,17 @@ pub fn run(folder: &Path, args: &TrainArgs, common: &Common, log: &RunLog) -> Re
         keep_name(&mut loaded, save)?;
         compare(&loaded, save, args.accept_changes)?;
     }
-    let mut ready = prepare(&loaded, folder, common.quiet)?;
+    let mut ready = prepare(&loaded, folder, args, common.quiet)?;
     let files = RunFolder::with(folder, lock)?;
     log.open(folder)?;
     let keys = Arc::clone(&ready.prepared.interrupt);
     let recorder = match save {
         None => {
             // Nothing was lost: a run that was cut before its first checkpoint has no round.
-            if !files.rounds()?.is_empty() {
+            if files.rounds()?.iter().any(|row| row.round > 0) {
                 bail!("{} holds rounds but no checkpoint, so it cannot be gone on with; start anew", folder.display());
             }
+            files.cut(Lengths { metrics: 0, clients: 0 })?;
             say_where(0, &loaded, common.quiet);
             let prepared = &ready.prepared;
             Recorder::new(files, &prepared.recorded(&loaded.config), &prepared.run, keys)?
@@ -75,6 +79,8 @@ pub fn run(folder: &Path, args: &TrainArgs, common: &Common, log: &RunLog) -> Re
 fn no_run(folder: &Path) -> UserError {
     let what = if folder.is_dir() {
         format!("{} holds no run: {CONFIG} is missing", folder.display())
+    } else if folder.is_file() {
+        format!("{} is a file; --resume takes the folder of a run", folder.display())
     } else {
         format!("there is no run folder {}", folder.display())
     };

@@ -1,0 +1,178 @@
+//! `bonfire predict`: which label a run's classifier gives texts of one's own.
+
+use std::io::Read;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use bonfire_data::{Content, Example};
+use bonfire_engine::Scorer;
+use bonfire_experiment::config::{CheckedConfig, TaskKind};
+use bonfire_experiment::format::percent;
+use bonfire_experiment::log::note;
+use bonfire_experiment::partition_file::PartitionFile;
+use bonfire_experiment::trained::{self, Which};
+use bonfire_experiment::{UserError, device, job};
+use bonfire_models::{Model, Task};
+use clap::{ArgGroup, Args};
+use serde::Serialize;
+
+use crate::common::Common;
+use crate::console::{put, say};
+use crate::progress::Waiting;
+
+/// Examples of one batch.
+const BATCH: usize = 32;
+
+/// Labels that are shown of a text, the likeliest first.
+const SHOWN: usize = 3;
+
+/// Options of `predict`.
+#[derive(Debug, Args)]
+#[command(group = ArgGroup::new("asked").required(true).args(["text", "rows"]))]
+pub struct PredictArgs {
+    /// Run folder of a classifier, as left by `train`
+    pub run: PathBuf,
+    /// A text; - reads one from standard input; may be given again. Of a pair the second one is given with --second
+    #[arg(long, value_name = "TEXT")]
+    pub text: Vec<String>,
+    /// The second text of a pair
+    #[arg(long, value_name = "TEXT", requires = "text")]
+    pub second: Option<String>,
+    /// A file of rows with the run's columns of texts; labels are not read
+    #[arg(long, value_name = "FILE")]
+    pub rows: Option<PathBuf>,
+    /// The best round's model, which a run keeps with `evaluate.best`, in place of the last one's
+    #[arg(long)]
+    pub best: bool,
+    /// Print a JSON object for each text, with the probability of every label
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What is said of a text.
+#[derive(Serialize)]
+struct Answer<'l> {
+    /// Its place, from 0.
+    row: usize,
+    /// The label of highest probability.
+    label: &'l str,
+    /// Its probability.
+    probability: f64,
+    /// The probability of every label.
+    probabilities: serde_json::Map<String, serde_json::Value>,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// No run of a classifier, or a model, data or adapter that cannot be used any more; rows that cannot be read.
+pub fn run(args: &PredictArgs, common: &Common) -> Result<()> {
+    let which = if args.best { Which::Best } else { Which::Last };
+    let loaded = trained::load(&args.run, which, &common.sets)?;
+    if loaded.config.model.task != TaskKind::Classification {
+        return Err(UserError::new("this run trained a language model, which gives no labels")
+            .help("`bonfire generate RUN --prompt TEXT` says what it answers")
+            .into());
+    }
+    let contents = asked(args, &loaded)?;
+    let labels = match PartitionFile::read(&args.run)? {
+        Some(partition) => partition.labels,
+        None => {
+            job::dataset(&loaded, &mut Waiting::default()).context("the labels' names are in the run's data")?.labels
+        }
+    };
+    let opened = device::open(common.first_device(&loaded))?;
+    opened.notice.iter().for_each(note);
+    let source = job::source(&loaded, &mut Waiting::default())?;
+    let model = job::model(&loaded, &source, Task::Classify(labels.len()), &opened.device)?;
+    let adapter = trained::adapter(&args.run, which, &loaded, &model)?;
+    let examples: Vec<Example> =
+        contents.iter().map(|content| Example { content: content.clone(), ..Example::labelled("", 0, None) }).collect();
+    let split = job::split_tokens(&loaded, &examples, "test", &source, model.info())?;
+    let scorer = Scorer::new(&model, &adapter);
+    let rows: Vec<usize> = (0..split.len()).collect();
+    for rows in rows.chunks(BATCH) {
+        for (&row, scores) in rows.iter().zip(scorer.scores(&split, rows)?) {
+            let likely = probabilities(&scores.data);
+            let mut order: Vec<usize> = (0..likely.len()).collect();
+            order.sort_by(|&x, &y| likely[y].total_cmp(&likely[x]).then(x.cmp(&y)));
+            if args.json {
+                let all = labels.iter().cloned().zip(likely.iter().map(|p| (*p).into())).collect();
+                let (label, probability) = (labels[order[0]].as_str(), likely[order[0]]);
+                put(serde_json::to_string(&Answer { row, label, probability, probabilities: all })?);
+            } else {
+                let one = |&label: &usize| format!("{} {}", labels[label], percent(likely[label]));
+                let best: Vec<String> = order.iter().take(SHOWN).map(one).collect();
+                say(format!("{}  |  {}", best.join(", "), short(&contents[row])));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The texts.
+fn asked(args: &PredictArgs, loaded: &CheckedConfig) -> Result<Vec<Content>> {
+    if let Some(file) = &args.rows {
+        return job::questions(loaded, file);
+    }
+    let text = |given: &String| -> Result<String> {
+        if given != "-" {
+            return Ok(given.clone());
+        }
+        let mut text = String::new();
+        std::io::stdin().read_to_string(&mut text).context("cannot read the text")?;
+        Ok(text.trim_end_matches('\n').to_string())
+    };
+    let pairs = loaded.config.data.text.as_ref().is_some_and(|columns| columns.names().len() == 2);
+    match (&args.second, pairs) {
+        (Some(_), false) => {
+            Err(UserError::new("this run learnt texts, not pairs of them").help("leave --second out").into())
+        }
+        (None, true) => Err(UserError::new("this run learnt pairs of texts")
+            .help("pass the second text with --second, or both as the run's columns with --rows FILE")
+            .into()),
+        (Some(_), true) if args.text.len() > 1 => {
+            Err(UserError::new("--second is of one --text").help("pass more pairs with --rows FILE").into())
+        }
+        (Some(second), true) => Ok(vec![Content::Two(text(&args.text[0])?, second.clone())]),
+        (None, false) => args.text.iter().map(|given| Ok(Content::Text(text(given)?))).collect(),
+    }
+}
+
+/// The softmax of scores.
+fn probabilities(scores: &[f32]) -> Vec<f64> {
+    let top = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let weights: Vec<f64> = scores.iter().map(|score| f64::from(score - top).exp()).collect();
+    let sum: f64 = weights.iter().sum();
+    weights.into_iter().map(|weight| weight / sum).collect()
+}
+
+/// The beginning of a text, on one line.
+fn short(content: &Content) -> String {
+    const MOST: usize = 60;
+    let text = match content {
+        Content::Two(first, second) => format!("{first} / {second}"),
+        Content::Text(text) => text.clone(),
+        _ => String::new(),
+    };
+    let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    match line.char_indices().nth(MOST) {
+        Some((at, _)) => format!("{}…", &line[..at]),
+        None => line,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn probabilities_are_a_softmax() {
+        let found = probabilities(&[0.0, 3f32.ln(), 1000.0 - 1000.0]);
+        for (found, want) in found.iter().zip([0.2, 0.6, 0.2]) {
+            assert!((found - want).abs() < 1e-7, "{found} {want}");
+        }
+        assert_eq!(probabilities(&[1000.0, -1000.0]), [1.0, 0.0]);
+        assert_eq!(short(&Content::Text(format!("a\n b {}", "x".repeat(80)))).chars().count(), 61);
+    }
+}

@@ -1,0 +1,54 @@
+//! What a model is asked after training: rows as in training, without the labels and responses that it is to give.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use super::columns::{self, Columns};
+use super::place::{At, Place};
+use super::read::Reading;
+use super::record::Record;
+use super::{Content, causal, records};
+use crate::{Cell, DataError};
+
+/// The rows of a file as what is asked: for a causal language model prompts, else texts.
+///
+/// # Errors
+/// A file that cannot be read or is none of rows; a row without the columns that the reading names or that can be found out.
+pub fn questions(path: &Path, reading: &Reading) -> Result<Vec<Content>, DataError> {
+    let (mut all, mut found) = (Vec::new(), None);
+    records::read(path, &mut |_| (), &mut |place, record| {
+        all.push(one(reading, &place, &record, &mut found)?);
+        Ok(())
+    })?;
+    if all.is_empty() { Err(DataError::NoRows { path: path.to_path_buf() }) } else { Ok(all) }
+}
+
+/// What a row of these fields asks, which was given by hand.
+///
+/// # Errors
+/// As [`questions`].
+pub fn question(fields: &[(&str, &str)], reading: &Reading) -> Result<Content, DataError> {
+    let record: Record = fields.iter().map(|(name, text)| ((*name).to_owned(), Cell::from(*text))).collect();
+    let place = Place { file: Arc::from(Path::new("the command line")), at: At::Row(0) };
+    one(reading, &place, &record, &mut None)
+}
+
+fn one(
+    reading: &Reading,
+    place: &Place,
+    record: &Record,
+    found: &mut Option<Vec<String>>,
+) -> Result<Content, DataError> {
+    if reading.causal {
+        return causal::question(reading, place, record);
+    }
+    if found.is_none() {
+        *found = Some(Columns::of_texts(reading, place, record)?);
+    }
+    let text = |name: &String| columns::text(place, record, name).map(String::from);
+    match found.as_deref() {
+        Some([first, second]) => Ok(Content::Two(text(first)?, text(second)?)),
+        Some([one]) => Ok(Content::Text(text(one)?)),
+        _ => Ok(Content::Text(String::new())),
+    }
+}
