@@ -16,6 +16,7 @@ mod config;
 mod continuation;
 mod delta_log;
 mod description;
+mod dropout;
 mod error;
 pub mod files;
 pub mod gguf;
@@ -47,6 +48,7 @@ pub use config::{
 };
 pub use continuation::Continuation;
 pub use delta_log::DeltaLog;
+pub use dropout::{Dropout, Masks, ModelDropout, SHARE, is_share};
 pub use error::ModelError;
 pub use head::blank as blank_head;
 pub use model::{ClientAdapter, Model, at_once};

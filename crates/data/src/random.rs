@@ -52,6 +52,10 @@ pub enum Use {
     Sketch = 25,
     /// Which clients mean harm, and the noise of those that send some.
     Attack = 26,
+    /// The masks of dropout at one of a client's steps.
+    Masks = 27,
+    /// The same in the probe before it chooses its slots.
+    ProbeMasks = 28,
     /// Writing the built-in corpus.
     Corpus = 13,
     /// Made-up texts and weights that only measure speed.

@@ -6,11 +6,12 @@ use std::cell::Cell;
 use std::ops::ControlFlow;
 use std::sync::mpsc::sync_channel;
 
-use bonfire_data::random::NoiseKey;
+use bonfire_data::random::{NoiseKey, stream};
 use bonfire_models::{Adapter, ClientAdapter, Clock, Matrix, Model, PackedBatch, Part, Rounding, at_once};
 use burn::tensor::Tensor;
+use rand::Rng;
 
-use crate::batch_schedule::{BatchSchedule, Step};
+use crate::batch_schedule::{BatchSchedule, LaneStep, Step};
 use crate::job::{ClientJob, Outcome, Phase};
 use crate::lanes::cleared;
 use crate::optimize::Optimizer;
@@ -163,7 +164,8 @@ impl<'r> DeviceRound<'r> {
         let most: Vec<usize> = (0..self.global.targets.len()).map(most).collect();
         let slots = (!chosen.is_empty()).then_some(most.as_slice());
         let device = self.model.device().clone().inner();
-        Parameters::new(self.plan, self.global, self.settings, lanes, slots, phase, &device)
+        let parameters = Parameters::new(self.plan, self.global, self.settings, lanes, slots, phase, &device);
+        if self.plan.folds(self.model.dropout().adapter) { parameters } else { parameters.beside_the_backbone() }
     }
 
     /// Hands freed lanes to the next clients; gives the losses with zeros at theirs.
@@ -202,6 +204,10 @@ impl<'r> DeviceRound<'r> {
         if let (Some(flat), Phase::Training) = (self.settings.flat, phase) {
             adapter.noise = flat::signs(flat, self.settings, self.plan.round, jobs, &step.lanes, self.model);
         }
+        if self.model.dropout().any() {
+            let keys: Vec<u64> = step.lanes.iter().map(|lane| self.mask_key(lane, jobs, phase)).collect();
+            adapter.masks = Some(step.batch.masks(&keys, self.model.info(), Rounding::of(device)));
+        }
         let trained = (!weights.is_empty()).then(|| self.model.with_weights(weights, true));
         let model = trained.as_deref().unwrap_or(self.model);
         let (losses, gradients) = match self.plan.terms.branches.filter(|b| b.divergence_weight > 0.0) {
@@ -216,6 +222,13 @@ impl<'r> DeviceRound<'r> {
         optimizer.step(parameters, leaves, gradients, &lane_steps);
         clock.lap(Part::Optimizer);
         losses
+    }
+
+    /// What the masks of a lane are made of: a number for each client and step of the round, whoever else is in flight.
+    fn mask_key(&self, lane: &LaneStep, jobs: &[ClientJob], phase: Phase) -> u64 {
+        let Some((job, own)) = *lane else { return 0 };
+        let client = jobs[job].member.client as u64;
+        stream(self.settings.seed, phase.masks(), self.plan.round as u64, client, own as u64).next_u64()
     }
 
     /// The outcome, if its numbers are finite; gradients in it as means.

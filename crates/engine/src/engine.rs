@@ -257,7 +257,7 @@ impl Engine {
         let model = merged.as_deref().unwrap_or(model);
         let noisy = self.settings.flat.map(|_| flat::with_banks(model, plan.round, start.adapter, self.settings.seed));
         let model = noisy.as_deref().unwrap_or(model);
-        let folded = plan.folds().then(|| model.folded(&start.adapter.plain()));
+        let folded = plan.folds(model.dropout().adapter).then(|| model.folded(&start.adapter.plain()));
         let model = folded.as_deref().unwrap_or(model);
         let round = DeviceRound {
             model,

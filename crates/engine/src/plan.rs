@@ -190,9 +190,16 @@ impl Plan {
     }
 
     /// Whether the round's start is folded into the backbone of all clients: with one active factor the update is linear in
-    /// what moves, and where slots are frozen beside those that train they are the same for all.
-    pub(crate) fn folds(&self) -> bool {
-        self.active.folds() || self.keeps_frozen_slots()
+    /// what moves, and where slots are frozen beside those that train they are the same for all. Where a share of what adapters
+    /// read is dropped, the start is dropped with what moved, so it stays beside the backbone.
+    pub(crate) fn folds(&self, dropped: f64) -> bool {
+        (self.active.folds() && dropped == 0.0) || self.keeps_frozen_slots()
+    }
+
+    /// Whether clients can drop a share of what adapters read: not where the slots that one does not train are in its backbone.
+    pub fn allows_dropout(&self) -> bool {
+        let others_are_folded = self.active.folds() && (self.selection.is_some() || self.ranks.is_some());
+        self.active != Active::Full && !self.keeps_frozen_slots() && !others_are_folded
     }
 
     /// What a client's update is multiplied by, beside LoRA's scale.

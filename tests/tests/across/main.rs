@@ -8,6 +8,7 @@ mod baselines;
 #[path = "../../support/cases.rs"]
 mod cases;
 mod checkpoints;
+mod dropout;
 mod encoder;
 mod faults;
 mod golden_export;

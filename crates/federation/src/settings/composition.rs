@@ -21,6 +21,7 @@ impl Settings {
             .or_else(|| self.privacy_problem())
             .or_else(|| self.full_problem())
             .or_else(|| self.recompute_problem())
+            .or_else(|| self.dropout_problem())
     }
 
     fn budget_problem(&self) -> Option<Problem> {
@@ -185,6 +186,21 @@ impl Settings {
             ),
         ];
         wrong.into_iter().find(|(_, wrong, _)| *wrong).map(|(key, _, what)| Problem::new(key, what))
+    }
+
+    /// A dropout that would miss a part of what it is to drop.
+    fn dropout_problem(&self) -> Option<Problem> {
+        let traits = self.strategy.traits();
+        if self.adapter.dropout == 0.0 || traits.drops_adapter_inputs {
+            return None;
+        }
+        let why = if traits.trains_weights {
+            "which trains the weights themselves and has no adapter"
+        } else {
+            "whose clients have the slots that they do not train in their backbone, where nothing is dropped"
+        };
+        let what = format!("is not for {}, {why}; leave it out, or see model.dropout", self.strategy.name());
+        Some(Problem::new("adapter.dropout", what))
     }
 
     fn recompute_problem(&self) -> Option<Problem> {
