@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bonfire_kernels::{Grouped, Segments, runs_on_cpu};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
-use crate::ModelInfo;
+use crate::{ModelInfo, Objective};
 
 /// What sizes a batch may have on the device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -161,6 +161,7 @@ impl PackedBatch {
             client_tokens: self.client_lengths(|s| self.sequences.range(s).len()),
             client_sequences: self.clients.clone(),
             client_read,
+            objective: Objective::default(),
         }
     }
 }
@@ -191,6 +192,8 @@ pub struct DeviceBatch {
     pub client_sequences: Segments,
     /// Ranges of the clients among the rows that are read.
     pub client_read: Segments,
+    /// What training asks of these rows; cross-entropy unless somebody puts another here.
+    pub objective: Objective,
 }
 
 #[cfg(all(test, feature = "flex"))]

@@ -109,14 +109,15 @@ pub trait Model: Send + Sync {
     /// Scores of every row that is read: `[N, K]`, or `[N, V]` for a causal model.
     fn logits(&self, adapter: &ClientAdapter, batch: &DeviceBatch) -> Tensor<2>;
 
-    /// Cross-entropy in nats of every row that is read `[N]`, without the surplus.
+    /// The training loss in nats of every row that is read `[N]`, without the surplus: cross-entropy, unless the batch has another
+    /// [objective](DeviceBatch::objective).
     fn row_losses(&self, adapter: &ClientAdapter, batch: &DeviceBatch) -> Tensor<1> {
         let logits = self.logits(adapter, batch);
         let labels = batch.labels.clone().narrow(0, 0, logits.dims()[0]);
-        cross_entropy(logits, labels)
+        batch.objective.losses(logits, labels)
     }
 
-    /// Mean cross-entropy of every client's rows `[C]`; nothing is summed over clients.
+    /// Mean training loss of every client's rows `[C]`; nothing is summed over clients.
     fn loss(&self, adapter: &ClientAdapter, batch: &DeviceBatch) -> Tensor<1> {
         batch.by_client.mean(self.row_losses(adapter, batch))
     }

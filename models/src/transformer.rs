@@ -258,14 +258,14 @@ impl Transformer {
         head::logits(pooled, &linears, &adapter.head, batch, keys, share) // [N, K]
     }
 
-    /// Cross-entropy of the rows that are read, from their hidden states.
+    /// The training loss of the rows that are read, from their hidden states.
     fn losses(&self, hidden: Tensor<2>, adapter: &ClientAdapter, batch: &DeviceBatch) -> Tensor<1> {
         let n = batch.client_read.rows();
         let labels = batch.labels.clone().narrow(0, 0, n); // [N]
         if self.task == Task::Causal && !self.trained {
-            self.vocabulary().losses(hidden.narrow(0, 0, n), labels)
+            self.vocabulary().losses(hidden.narrow(0, 0, n), labels, batch.objective.smoothing)
         } else {
-            bonfire_kernels::cross_entropy(self.scores(hidden, adapter, batch), labels)
+            batch.objective.losses(self.scores(hidden, adapter, batch), labels)
         }
     }
 

@@ -7,8 +7,8 @@ use std::ops::ControlFlow;
 use std::sync::mpsc::sync_channel;
 
 use bonfire_data::random::{NoiseKey, stream};
-use bonfire_models::{Adapter, ClientAdapter, Clock, Matrix, Model, PackedBatch, Part, Rounding, at_once};
-use burn::tensor::Tensor;
+use bonfire_models::{Adapter, ClientAdapter, Clock, DeviceBatch, Matrix, Model, PackedBatch, Part, Rounding, at_once};
+use burn::tensor::{Gradients, Tensor, TensorData};
 use rand::Rng;
 
 use crate::batch_schedule::{BatchSchedule, LaneStep, Step};
@@ -139,8 +139,7 @@ impl<'r> DeviceRound<'r> {
             for step in steps {
                 losses = self.begin(&mut parameters, &optimizer, jobs, &step, losses);
                 losses = losses + self.step(&mut parameters, &optimizer, jobs, phase, &step, &mut clock);
-                let stepped =
-                    Stepped { clients: step.lanes.iter().flatten().count(), tokens: step.batch.tokens.len() as u64 };
+                let stepped = Stepped { clients: step.lanes.iter().flatten().count(), tokens: step.tokens() };
                 if (self.on_step)(stepped).is_break() {
                     return Ok(ControlFlow::Break(()));
                 }
@@ -197,26 +196,33 @@ impl<'r> DeviceRound<'r> {
         step: &Step,
         clock: &mut Clock,
     ) -> Tensor<1> {
-        let device = self.model.device();
-        let batch = step.batch.to_device(self.model.info(), Rounding::of(device), device); // [T] tokens of all clients
-        clock.lap(Part::Data);
         let (leaves, mut adapter, weights) = parameters.attach(); // leaves [C, rows, cols]
         if let (Some(flat), Phase::Training) = (self.settings.flat, phase) {
             adapter.noise = flat::signs(flat, self.settings, self.plan.round, jobs, &step.lanes, self.model);
         }
-        if self.model.dropout().any() {
-            let keys: Vec<u64> = step.lanes.iter().map(|lane| self.mask_key(lane, jobs, phase)).collect();
-            adapter.masks = Some(step.batch.masks(&keys, self.model.info(), Rounding::of(device)));
-        }
         let trained = (!weights.is_empty()).then(|| self.model.with_weights(weights, true));
         let model = trained.as_deref().unwrap_or(self.model);
-        let (losses, gradients) = match self.plan.terms.branches.filter(|b| b.divergence_weight > 0.0) {
-            None => model.gradients(&adapter, &batch, self.options.recompute == Recompute::Block, clock), // losses [C]
-            Some(branches) => {
-                let apart = branches::divergence(model, &adapter, &batch, branches.shared); // [C]
-                at_once(model.loss(&adapter, &batch) - apart * branches.divergence_weight, clock)
+        let weights = self.settings.class_weights.as_deref();
+        // What each client's rows weigh, batch by batch: their mean over a step's batches is that of one batch of all of them.
+        let by_batch: Vec<Vec<f64>> = step.batches.iter().map(|batch| batch.weights_by_client(weights)).collect();
+        let mut found: Option<(Tensor<1>, Vec<Gradients>)> = None;
+        for (i, batch) in step.batches.iter().enumerate() {
+            if self.model.dropout().any() {
+                let keys: Vec<u64> = step.lanes.iter().map(|lane| self.mask_key(lane, i, jobs, phase)).collect();
+                adapter.masks = Some(batch.masks(&keys, self.model.info(), Rounding::of(self.model.device())));
             }
-        };
+            let here = self.gradients(model, &adapter, batch, clock);
+            if step.batches.len() == 1 {
+                found = Some(here);
+                continue;
+            }
+            let (losses, parts) = scaled(here, &leaves, &shares(&by_batch, i));
+            found = Some(match found {
+                None => (losses, parts),
+                Some((sum, before)) => (sum + losses, added(before, parts, &leaves)),
+            });
+        }
+        let (losses, gradients) = found.expect("a step has a batch");
         drop((adapter, trained));
         let lane_steps = optimizer.lane_steps(&step.lanes, jobs, &parameters.device);
         optimizer.step(parameters, leaves, gradients, &lane_steps);
@@ -224,11 +230,35 @@ impl<'r> DeviceRound<'r> {
         losses
     }
 
-    /// What the masks of a lane are made of: a number for each client and step of the round, whoever else is in flight.
-    fn mask_key(&self, lane: &LaneStep, jobs: &[ClientJob], phase: Phase) -> u64 {
+    /// Losses `[C]` of one batch of all clients, and the gradients of their sum.
+    fn gradients(
+        &self,
+        model: &dyn Model,
+        adapter: &ClientAdapter,
+        batch: &PackedBatch,
+        clock: &mut Clock,
+    ) -> (Tensor<1>, Vec<Gradients>) {
+        let (device, settings) = (self.model.device(), self.settings);
+        let objective = batch.objective(settings.label_smoothing, settings.class_weights.as_deref(), device);
+        let batch = batch.to_device(self.model.info(), Rounding::of(device), device); // [T] tokens of all clients
+        let batch = DeviceBatch { objective, ..batch };
+        clock.lap(Part::Data);
+        match self.plan.terms.branches.filter(|b| b.divergence_weight > 0.0) {
+            None => model.gradients(adapter, &batch, self.options.recompute == Recompute::Block, clock),
+            Some(branches) => {
+                let apart = branches::divergence(model, adapter, &batch, branches.shared); // [C]
+                at_once(model.loss(adapter, &batch) - apart * branches.divergence_weight, clock)
+            }
+        }
+    }
+
+    /// What the masks of a lane are made of: a number for each client, step of the round and batch of the step, whoever else is in
+    /// flight.
+    fn mask_key(&self, lane: &LaneStep, batch: usize, jobs: &[ClientJob], phase: Phase) -> u64 {
         let Some((job, own)) = *lane else { return 0 };
         let client = jobs[job].member.client as u64;
-        stream(self.settings.seed, phase.masks(), self.plan.round as u64, client, own as u64).next_u64()
+        let mut keys = stream(self.settings.seed, phase.masks(), self.plan.round as u64, client, own as u64);
+        (0..=batch).map(|_| keys.next_u64()).last().expect("at least one")
     }
 
     /// The outcome, if its numbers are finite; gradients in it as means.
@@ -277,4 +307,43 @@ impl<'r> DeviceRound<'r> {
         let score = |rows: &[f32]| layer_score(&Matrix::new(count / layers, width, rows.to_vec())) as f32;
         Matrix::new(1, layers, numbers.chunks(count / layers * width).map(score).collect())
     }
+}
+
+/// Each lane's share of batch `i` in its step, `C` numbers.
+fn shares(by_batch: &[Vec<f64>], i: usize) -> Vec<f32> {
+    let share = |lane: usize| {
+        let all: f64 = by_batch.iter().map(|batch| batch[lane]).sum();
+        if all > 0.0 { (by_batch[i][lane] / all) as f32 } else { 0.0 }
+    };
+    (0..by_batch[i].len()).map(share).collect()
+}
+
+/// Losses `[C]` and the leaves' gradients `[C, rows, cols]`, lane by lane times `shares`.
+fn scaled(
+    (losses, mut parts): (Tensor<1>, Vec<Gradients>),
+    leaves: &[Tensor<3>],
+    shares: &[f32],
+) -> (Tensor<1>, Vec<Gradients>) {
+    let shares = Tensor::<1>::from_data(TensorData::new(shares.to_vec(), [shares.len()]), &losses.device());
+    let by_lane = shares.clone().reshape([shares.dims()[0], 1, 1]);
+    for (leaf, part) in
+        leaves.iter().flat_map(|leaf| (0..parts.len()).map(move |part| (leaf, part))).collect::<Vec<_>>()
+    {
+        if let Some(gradient) = leaf.grad(&parts[part]) {
+            leaf.grad_replace(&mut parts[part], gradient * by_lane.clone());
+        }
+    }
+    (losses * shares, parts)
+}
+
+/// The sum of the leaves' gradients from two passes, part by part.
+fn added(mut sums: Vec<Gradients>, parts: Vec<Gradients>, leaves: &[Tensor<3>]) -> Vec<Gradients> {
+    for (sum, part) in sums.iter_mut().zip(parts) {
+        for leaf in leaves {
+            if let (Some(before), Some(more)) = (leaf.grad(sum), leaf.grad(&part)) {
+                leaf.grad_replace(sum, before + more);
+            }
+        }
+    }
+    sums
 }

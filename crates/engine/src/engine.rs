@@ -251,6 +251,8 @@ impl Engine {
         tell: &Sender<Told>,
     ) -> Result<ControlFlow<(), Share>, EngineError> {
         let ends_all = EndsAll(tell);
+        let (settings, factor) = self.settings.in_round(plan.round);
+        let plan = &plan.at_rates(factor);
         // What was merged belongs to the backbone. Where one factor alone moves, or slots stay frozen beside those that train,
         // the round's start is the same for all and goes there too.
         let merged = (!start.merged.is_empty()).then(|| model.merged(start.merged));
@@ -262,7 +264,7 @@ impl Engine {
         let round = DeviceRound {
             model,
             train: &self.train,
-            settings: &self.settings,
+            settings: &settings,
             options: &self.options,
             plan,
             global: start.adapter,

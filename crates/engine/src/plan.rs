@@ -146,6 +146,12 @@ impl Plan {
         }
     }
 
+    /// The same orders at so many times the learning rates.
+    pub(crate) fn at_rates(&self, factor: f64) -> Plan {
+        let [lr_a, lr_b, lr_core] = [self.lr_a, self.lr_b, self.lr_core].map(|lr| lr * factor);
+        Plan { lr_a, lr_b, lr_core, ..self.clone() }
+    }
+
     /// Numbers that train on a client where all slots do.
     pub fn scalars(&self, global: &Adapter) -> u64 {
         let factors: u64 = self.active.factors().iter().map(|&factor| global.factor_params(factor)).sum();

@@ -106,6 +106,11 @@ impl Settings {
                 "server.max_norm",
                 "looks at a client's movement, and fedask sends sketches of its product; leave it out",
             ),
+            StrategySettings::FedLada { .. } => is(
+                self.train.lr_rounds.is_some(),
+                "train.lr_rounds",
+                "moves the rates that fedlada divides movements by to know gradients; leave it out",
+            ),
             _ => None,
         }
     }
