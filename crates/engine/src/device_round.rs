@@ -7,21 +7,24 @@ use std::ops::ControlFlow;
 use std::sync::mpsc::sync_channel;
 
 use bonfire_data::random::{NoiseKey, stream};
-use bonfire_models::{Adapter, ClientAdapter, Clock, DeviceBatch, Matrix, Model, PackedBatch, Part, Rounding, at_once};
+use bonfire_kernels::LowRank;
+use bonfire_models::{
+    Adapter, ClientAdapter, Clock, DeviceBatch, Factor, Matrix, Model, PackedBatch, Part, Rounding, at_once,
+};
 use burn::tensor::{Gradients, Tensor, TensorData};
 use rand::Rng;
 
 use crate::batch_schedule::{BatchSchedule, LaneStep, Step};
 use crate::job::{ClientJob, Outcome, Phase};
-use crate::lanes::cleared;
+use crate::lanes::{cleared, to_device};
 use crate::optimize::Optimizer;
 use crate::parameters::Parameters;
 use crate::select::choose;
 use crate::send::{resume, upload};
 use crate::terms::{branches, flat, scaffold};
 use crate::{
-    ClientPrivacy, Cohort, EngineError, EngineSettings, Member, NotFinite, Plan, Recompute, Role, Score, Selection,
-    Split, StepTimes, TrainSettings, Upload, layer_score,
+    Active, ClientPrivacy, Cohort, EngineError, EngineSettings, Member, NotFinite, Plan, Recompute, Role, Score,
+    Selection, Split, StepTimes, TrainSettings, Upload, layer_score,
 };
 
 /// Batches packed ahead of the device: one being read, one ready.
@@ -131,6 +134,7 @@ impl<'r> DeviceRound<'r> {
         let mut losses = Tensor::<1>::zeros([lanes], &device); // [C], of each lane the sum over its client's steps
         let shuffles = (phase.shuffles(), self.plan.round as u64);
         let schedule = BatchSchedule::new(jobs, self.train, self.settings, shuffles, lanes);
+        let starts = self.starts_beside();
         let mut clock = if self.clocked { Clock::start(&device) } else { Clock::stopped(&device) };
         let ran = std::thread::scope(|scope| {
             let (packed, steps) = sync_channel(AHEAD);
@@ -138,7 +142,7 @@ impl<'r> DeviceRound<'r> {
             scope.spawn(move || schedule.into_iter().all(|step| packed.send(step).is_ok()));
             for step in steps {
                 losses = self.begin(&mut parameters, &optimizer, jobs, &step, losses);
-                losses = losses + self.step(&mut parameters, &optimizer, jobs, phase, &step, &mut clock);
+                losses = losses + self.step(&mut parameters, &optimizer, &starts, (jobs, phase), &step, &mut clock);
                 let stepped = Stepped { clients: step.lanes.iter().flatten().count(), tokens: step.tokens() };
                 if (self.on_step)(stepped).is_break() {
                     return Ok(ControlFlow::Break(()));
@@ -157,14 +161,27 @@ impl<'r> DeviceRound<'r> {
         Ok(ran.map_continue(|()| outcomes))
     }
 
+    /// What is added to what moves of the plan's one active factor, target by target `[1, R, width]`, over a backbone that does not hold
+    /// the round's start; none where it does, or where start and movement are added anyway. All slots train where it is asked for
+    /// ([`Plan::allows_dropout`]).
+    fn starts_beside(&self) -> Vec<Tensor<3>> {
+        let active = self.plan.active;
+        if !active.folds() || self.plan.folds(self.model.dropout().adapter) {
+            return Vec::new();
+        }
+        let (start, device) = (self.global.plain(), self.model.device().clone().inner());
+        // What stands between the factors is in B, of which it is a linear function.
+        let factor = if active == Active::A { Factor::A } else { Factor::B };
+        (0..start.targets.len()).map(|t| to_device(&start.slot_rows(factor, t), &device).autodiff()).collect()
+    }
+
     fn parameters(&self, jobs: &[ClientJob], phase: Phase, lanes: usize) -> Parameters {
         let chosen: Vec<_> = jobs.iter().filter_map(|job| job.slots.as_ref()).collect();
         let most = |t: usize| chosen.iter().map(|slots| slots[t].len()).max().unwrap_or(0);
         let most: Vec<usize> = (0..self.global.targets.len()).map(most).collect();
         let slots = (!chosen.is_empty()).then_some(most.as_slice());
         let device = self.model.device().clone().inner();
-        let parameters = Parameters::new(self.plan, self.global, self.settings, lanes, slots, phase, &device);
-        if self.plan.folds(self.model.dropout().adapter) { parameters } else { parameters.beside_the_backbone() }
+        Parameters::new(self.plan, self.global, self.settings, lanes, slots, phase, &device)
     }
 
     /// Hands freed lanes to the next clients; gives the losses with zeros at theirs.
@@ -191,43 +208,49 @@ impl<'r> DeviceRound<'r> {
         &self,
         parameters: &mut Parameters,
         optimizer: &Optimizer,
-        jobs: &[ClientJob],
-        phase: Phase,
+        starts: &[Tensor<3>],
+        (jobs, phase): (&[ClientJob], Phase),
         step: &Step,
         clock: &mut Clock,
     ) -> Tensor<1> {
-        let (leaves, mut adapter, weights) = parameters.attach(); // leaves [C, rows, cols]
-        if let (Some(flat), Phase::Training) = (self.settings.flat, phase) {
-            adapter.noise = flat::signs(flat, self.settings, self.plan.round, jobs, &step.lanes, self.model);
-        }
-        let trained = (!weights.is_empty()).then(|| self.model.with_weights(weights, true));
-        let model = trained.as_deref().unwrap_or(self.model);
         let weights = self.settings.class_weights.as_deref();
         // What each client's rows weigh, batch by batch: their mean over a step's batches is that of one batch of all of them.
         let by_batch: Vec<Vec<f64>> = step.batches.iter().map(|batch| batch.weights_by_client(weights)).collect();
-        let mut found: Option<(Tensor<1>, Vec<Gradients>)> = None;
-        for (i, batch) in step.batches.iter().enumerate() {
-            if self.model.dropout().any() {
-                let keys: Vec<u64> = step.lanes.iter().map(|lane| self.mask_key(lane, i, jobs, phase)).collect();
-                adapter.masks = Some(batch.masks(&keys, self.model.info(), Rounding::of(self.model.device())));
-            }
-            let here = self.gradients(model, &adapter, batch, clock);
-            if step.batches.len() == 1 {
-                found = Some(here);
-                continue;
-            }
-            let (losses, parts) = scaled(here, &leaves, &shares(&by_batch, i));
-            found = Some(match found {
-                None => (losses, parts),
-                Some((sum, before)) => (sum + losses, added(before, parts, &leaves)),
-            });
-        }
-        let (losses, gradients) = found.expect("a step has a batch");
-        drop((adapter, trained));
+        let pass = |i: usize, clock: &mut Clock| {
+            let pass = self.pass(parameters, starts, (jobs, phase), (step, i), clock);
+            if by_batch.len() == 1 { pass } else { pass.times(&shares(&by_batch, i)) }
+        };
+        let first = pass(0, clock);
+        let Pass { losses, leaves, gradients } = (1..by_batch.len()).fold(first, |sum, i| sum.plus(pass(i, clock)));
         let lane_steps = optimizer.lane_steps(&step.lanes, jobs, &parameters.device);
         optimizer.step(parameters, leaves, gradients, &lane_steps);
         clock.lap(Part::Optimizer);
         losses
+    }
+
+    /// Forward and backward on the `i`-th batch of a step.
+    fn pass(
+        &self,
+        parameters: &Parameters,
+        starts: &[Tensor<3>],
+        (jobs, phase): (&[ClientJob], Phase),
+        (step, i): (&Step, usize),
+        clock: &mut Clock,
+    ) -> Pass {
+        let (leaves, mut adapter, weights) = parameters.attach(); // leaves [C, rows, cols]
+        if let (Some(flat), Phase::Training) = (self.settings.flat, phase) {
+            adapter.noise = flat::signs(flat, self.settings, self.plan.round, jobs, &step.lanes, self.model);
+        }
+        add_starts(&mut adapter, self.plan.active, starts);
+        let batch = &step.batches[i];
+        if self.model.dropout().any() {
+            let keys: Vec<u64> = step.lanes.iter().map(|lane| self.mask_key(lane, i, jobs, phase)).collect();
+            adapter.masks = Some(batch.masks(&keys, self.model.info(), Rounding::of(self.model.device())));
+        }
+        let trained = (!weights.is_empty()).then(|| self.model.with_weights(weights, true));
+        let model = trained.as_deref().unwrap_or(self.model);
+        let (losses, gradients) = self.gradients(model, &adapter, batch, clock);
+        Pass { losses, leaves, gradients }
     }
 
     /// Losses `[C]` of one batch of all clients, and the gradients of their sum.
@@ -309,6 +332,15 @@ impl<'r> DeviceRound<'r> {
     }
 }
 
+/// Adds the round's start to the factor that moves: see [`DeviceRound::starts_beside`].
+fn add_starts(adapter: &mut ClientAdapter, active: Active, starts: &[Tensor<3>]) {
+    for (update, start) in adapter.updates.iter_mut().zip(starts) {
+        let Some(LowRank { a, b, .. }) = update else { continue };
+        let moved = if active == Active::A { a } else { b };
+        *moved = moved.clone() + start.clone(); // [C, R, width]
+    }
+}
+
 /// Each lane's share of batch `i` in its step, `C` numbers.
 fn shares(by_batch: &[Vec<f64>], i: usize) -> Vec<f32> {
     let share = |lane: usize| {
@@ -318,32 +350,40 @@ fn shares(by_batch: &[Vec<f64>], i: usize) -> Vec<f32> {
     (0..by_batch[i].len()).map(share).collect()
 }
 
-/// Losses `[C]` and the leaves' gradients `[C, rows, cols]`, lane by lane times `shares`.
-fn scaled(
-    (losses, mut parts): (Tensor<1>, Vec<Gradients>),
-    leaves: &[Tensor<3>],
-    shares: &[f32],
-) -> (Tensor<1>, Vec<Gradients>) {
-    let shares = Tensor::<1>::from_data(TensorData::new(shares.to_vec(), [shares.len()]), &losses.device());
-    let by_lane = shares.clone().reshape([shares.dims()[0], 1, 1]);
-    for (leaf, part) in
-        leaves.iter().flat_map(|leaf| (0..parts.len()).map(move |part| (leaf, part))).collect::<Vec<_>>()
-    {
-        if let Some(gradient) = leaf.grad(&parts[part]) {
-            leaf.grad_replace(&mut parts[part], gradient * by_lane.clone());
-        }
-    }
-    (losses * shares, parts)
+/// What came of a forward and a backward pass.
+struct Pass {
+    /// `[C]`.
+    losses: Tensor<1>,
+    /// What trains, `[C, rows, cols]` each.
+    leaves: Vec<Tensor<3>>,
+    /// Their gradients, in parts.
+    gradients: Vec<Gradients>,
 }
 
-/// The sum of the leaves' gradients from two passes, part by part.
-fn added(mut sums: Vec<Gradients>, parts: Vec<Gradients>, leaves: &[Tensor<3>]) -> Vec<Gradients> {
-    for (sum, part) in sums.iter_mut().zip(parts) {
-        for leaf in leaves {
-            if let (Some(before), Some(more)) = (leaf.grad(sum), leaf.grad(&part)) {
-                leaf.grad_replace(sum, before + more);
+impl Pass {
+    /// Losses and gradients lane by lane times `shares`.
+    fn times(mut self, shares: &[f32]) -> Pass {
+        let shares = Tensor::<1>::from_data(TensorData::new(shares.to_vec(), [shares.len()]), &self.losses.device());
+        let by_lane = shares.clone().reshape([shares.dims()[0], 1, 1]);
+        for part in &mut self.gradients {
+            for leaf in &self.leaves {
+                if let Some(gradient) = leaf.grad(part) {
+                    leaf.grad_replace(part, gradient * by_lane.clone());
+                }
             }
         }
+        Pass { losses: self.losses * shares, ..self }
     }
-    sums
+
+    /// The sums of both, part by part.
+    fn plus(mut self, other: Pass) -> Pass {
+        for (sum, more) in self.gradients.iter_mut().zip(&other.gradients) {
+            for (leaf, theirs) in self.leaves.iter().zip(&other.leaves) {
+                if let (Some(before), Some(more)) = (leaf.grad(sum), theirs.grad(more)) {
+                    leaf.grad_replace(sum, before + more);
+                }
+            }
+        }
+        Pass { losses: self.losses + other.losses, ..self }
+    }
 }

@@ -40,8 +40,7 @@ struct TargetState {
 
 /// Everything the clients in flight own.
 pub(crate) struct Parameters {
-    /// Whether the backbone holds the start of what trains.
-    folded: bool,
+    active: Active,
     /// LoRA's `α/R`.
     scale: f32,
     /// What trains, in the order of [`Role::all`], without targets of which no client has a slot.
@@ -123,7 +122,7 @@ impl Parameters {
         let all = weights.iter().enumerate().map(|(i, start)| (Role::Weight(i), plan.lr_a, start));
         let trained = factors.chain(all).chain(heads).map(parameter).collect();
         Parameters {
-            folded: plan.active.folds(),
+            active: plan.active,
             scale: global.scale() as f32,
             trained,
             targets,
@@ -139,15 +138,10 @@ impl Parameters {
         }
     }
 
-    /// The same over a backbone that does not hold the round's start, whatever trains.
-    pub fn beside_the_backbone(self) -> Self {
-        Parameters { folded: false, ..self }
-    }
-
     /// The trained tensors as tracked leaves `[C, rows, cols]`, the adapter made of them, and in full fine-tuning the
     /// weights `[rows, cols]`.
     ///
-    /// With one active factor the backbone mostly holds the start (folded), so the update is the movement alone;
+    /// With one active factor the backbone already holds the start (folded), so the update is the movement alone;
     /// else start and movement are added here.
     pub fn attach(&self) -> (Vec<Tensor<3>>, ClientAdapter, Vec<Tensor<2>>) {
         let leaf = |p: &Parameter| p.state.movement.clone().autodiff().require_grad();
@@ -163,7 +157,7 @@ impl Parameters {
                 Role::Factor(t, factor) => &mut factors[t][index(factor)],
                 Role::Head(i) => &mut head[i],
             };
-            let folded = self.folded && matches!(p.role, Role::Factor(..));
+            let folded = self.active.folds() && matches!(p.role, Role::Factor(..));
             // [C, rows, cols]: the movement alone, or start [C|1, rows, cols] + movement.
             *tensor = if folded { leaf.clone() } else { tensor.clone() + leaf.clone() };
         }

@@ -204,7 +204,8 @@ impl Plan {
 
     /// Whether clients can drop a share of what adapters read: not where the slots that one does not train are in its backbone.
     pub fn allows_dropout(&self) -> bool {
-        let others_are_folded = self.active.folds() && (self.selection.is_some() || self.ranks.is_some());
+        let some = self.selection.is_some() || self.ranks.is_some() || self.live.is_some();
+        let others_are_folded = self.active.folds() && some;
         self.active != Active::Full && !self.keeps_frozen_slots() && !others_are_folded
     }
 

@@ -34,8 +34,12 @@ const OPTIONS: &[Option_] = &[
     ("`train.class_weights`", |s, _| s.train.class_weights = Some(vec![1.0, 2.0, 1.0, 1.0, 0.5])),
     ("`adapter.dropout`", |s, dropout| (s.adapter.dropout, dropout.adapter) = (0.1, 0.1)),
     ("`model.dropout`", |_, dropout| dropout.model = ModelDropout { hidden: 0.1, attention: 0.1, classifier: None }),
-    ("`privacy` gaussian", |s, _| s.privacy = read("{ kind = \"gaussian\", clip = 1.0, noise = 0.1, reproducible = true }")),
-    ("`privacy` laplace", |s, _| s.privacy = read("{ kind = \"laplace\", clip = 1.0, epsilon = 1e4, reproducible = true }")),
+    ("`privacy` gaussian", |s, _| {
+        s.privacy = read("{ kind = \"gaussian\", clip = 1.0, noise = 0.1, reproducible = true }")
+    }),
+    ("`privacy` laplace", |s, _| {
+        s.privacy = read("{ kind = \"laplace\", clip = 1.0, epsilon = 1e4, reproducible = true }")
+    }),
     ("`attack`", |s, _| s.attack = read("{ kind = \"negate\", share = 0.25 }")),
     ("`engine.recompute`", |s, _| s.engine.recompute = Recompute::Block),
     ("`evaluate.per_client`", |s, _| s.evaluate.per_client = true),
@@ -49,7 +53,8 @@ fn strategies() -> impl Iterator<Item = &'static str> {
 /// The settings of a strategy with an option.
 fn asked(strategy: &str, option: fn(&mut Settings, &mut Dropout)) -> (Settings, Dropout) {
     let train = "[train]\nrounds = 2\nbatch_size = 4\nlr_a = 1e-4\nlr_head = 1e-3";
-    let text = format!("[strategy]\n{strategy}\n[adapter]\nrank = 4\nhead = \"trained\"\n{train}\n[evaluate]\nevery = 2");
+    let text =
+        format!("[strategy]\n{strategy}\n[adapter]\nrank = 4\nhead = \"trained\"\n{train}\n[evaluate]\nevery = 2");
     let (mut settings, mut dropout) = (toy::settings(&text), Dropout::default());
     option(&mut settings, &mut dropout);
     (settings, dropout)
@@ -81,7 +86,11 @@ fn the_table_of_the_docs_is_what_is_refused() {
     if std::env::var_os("BONFIRE_WRITE_GOLDEN").is_some() {
         return std::fs::write(path, format!("{before}{BEGIN}{}{END}{after}", table())).unwrap();
     }
-    assert!(found == table(), "docs/methods.md is not what composes; BONFIRE_WRITE_GOLDEN=1 writes it anew:\n{}", table());
+    assert!(
+        found == table(),
+        "docs/methods.md is not what composes; BONFIRE_WRITE_GOLDEN=1 writes it anew:\n{}",
+        table()
+    );
 }
 
 /// What is not refused runs to its end, and its losses are numbers.

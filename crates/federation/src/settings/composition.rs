@@ -196,7 +196,15 @@ impl Settings {
     /// A dropout that would miss a part of what it is to drop.
     fn dropout_problem(&self) -> Option<Problem> {
         let traits = self.strategy.traits();
-        if self.adapter.dropout == 0.0 || traits.drops_adapter_inputs {
+        if self.adapter.dropout == 0.0 {
+            return None;
+        }
+        let folds = matches!(self.strategy, StrategySettings::FfaLora { .. } | StrategySettings::RoLora { .. });
+        if folds && self.strategy.prune().is_some() {
+            let what = "leaves slots whose start is folded into the backbone, where adapter.dropout drops nothing; leave one of them out";
+            return Some(Problem::new("strategy.prune", what));
+        }
+        if traits.drops_adapter_inputs {
             return None;
         }
         let why = if traits.trains_weights {
