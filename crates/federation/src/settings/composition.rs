@@ -106,10 +106,10 @@ impl Settings {
                 "server.max_norm",
                 "looks at a client's movement, and fedask sends sketches of its product; leave it out",
             ),
-            StrategySettings::FedLada { .. } => is(
+            StrategySettings::FedLada { .. } | StrategySettings::FedPepTao { .. } => is(
                 self.train.lr_rounds.is_some(),
                 "train.lr_rounds",
-                "moves the rates that fedlada divides movements by to know gradients; leave it out",
+                &format!("moves the rates that {} divides movements by; leave it out", self.strategy.name()),
             ),
             _ => None,
         }
