@@ -7,6 +7,7 @@ use burn::backend::{Autodiff, Backend, Dispatch, backend_extension};
 use burn::tensor::{Device, Int, Tensor, TensorData, activation::softmax};
 
 use crate::backends::Kernels;
+use crate::dropout::{DropMask, RowKeys, dropout};
 use crate::graph::of_one_input;
 use crate::options::{Arithmetic, AttentionLayout};
 use crate::{product, runs_on_cpu};
@@ -64,12 +65,30 @@ pub fn packed_attention(qkv: Tensor<2>, layout: &AttentionLayout) -> Tensor<2> {
 /// query: composed of plain tensor operations.
 pub fn packed_attention_with(qkv: Tensor<2>, layout: &AttentionLayout, added: &[Tensor<3>]) -> Tensor<2> {
     assert_eq!(added.len(), layout.sequences.len(), "something to add for every sequence");
-    composed(qkv, layout, added)
+    composed(qkv, layout, added, None)
+}
+
+/// [`packed_attention`], or [`packed_attention_with`] where `added` is not empty, with a share `rate` of the weights that a token
+/// gives to others dropped, as Transformers does after the softmax: head `h` has the masks of place `place + h`, the row being the token that
+/// looks and the column the one that is looked at, counted in its sequence. Composed of plain tensor operations, which hold a sequence's
+/// scores in memory.
+///
+/// # Shapes
+/// As [`packed_attention`]; `keys` has one for every token.
+pub fn packed_attention_dropped(
+    qkv: Tensor<2>,
+    layout: &AttentionLayout,
+    added: &[Tensor<3>],
+    keys: &RowKeys,
+    place: u32,
+    rate: f64,
+) -> Tensor<2> {
+    composed(qkv, layout, added, Some(DropMask::new(keys, place, rate)))
 }
 
 /// The reference of [`packed_attention`] in plain tensor operations, sequence by sequence.
 pub fn packed_attention_composed(qkv: Tensor<2>, layout: &AttentionLayout) -> Tensor<2> {
-    composed(qkv, layout, &[])
+    composed(qkv, layout, &[], None)
 }
 
 /// What keeps a token from seeing others `[length, length]`, far below any score; none where all see all.
@@ -86,7 +105,7 @@ fn unseen(layout: &AttentionLayout, length: usize, device: &Device) -> Option<Te
     Some(Tensor::from_data(TensorData::new(numbers, [length, length]), device))
 }
 
-fn composed(qkv: Tensor<2>, layout: &AttentionLayout, added: &[Tensor<3>]) -> Tensor<2> {
+fn composed(qkv: Tensor<2>, layout: &AttentionLayout, added: &[Tensor<3>], mask: Option<DropMask>) -> Tensor<2> {
     let [tokens, columns] = qkv.dims();
     let (heads, kv_heads, width) = (layout.heads, layout.kv_heads, layout.width(columns));
     let device = qkv.device();
@@ -109,7 +128,12 @@ fn composed(qkv: Tensor<2>, layout: &AttentionLayout, added: &[Tensor<3>]) -> Te
         if let Some(unseen) = unseen(layout, length, &device) {
             scores = scores.clone() + unseen.cast(scores.dtype()).unsqueeze_dim(0);
         }
-        let mixed = product(softmax(scores, 2), v, Arithmetic::F32); // [H, length, w]
+        let mut weights = softmax(scores, 2); // [H, length, length]
+        if let Some(mask) = &mask {
+            let here = DropMask { rows: range, ..mask.clone() };
+            weights = dropout(weights.reshape([heads * length, length]), here).reshape([heads, length, length]);
+        }
+        let mixed = product(weights, v, Arithmetic::F32); // [H, length, w]
         parts.push(mixed.swap_dims(0, 1).reshape([length, heads * width])); // [length, H·w]
     }
     if layout.sequences.rows() < tokens {

@@ -7,6 +7,7 @@
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, TensorMetadata};
 
+use crate::dropout::DropMask;
 use crate::options::{AttentionLayout, Bend, LinearLayout};
 
 /// The factors of one adapter, slot by slot.
@@ -40,6 +41,17 @@ pub struct LinearSaved<B: Backend> {
     pub(crate) h: Vec<FloatTensor<B>>,
     /// The factors.
     pub(crate) pairs: Vec<Pair<B>>,
+}
+
+/// What the backward pass of a low-rank update reads.
+#[derive(Clone, Debug)]
+pub struct UpdateSaved<B: Backend> {
+    /// What A was applied to, where A trains.
+    pub(crate) x: Option<FloatTensor<B>>,
+    /// `x·Aᵀ`, where B trains.
+    pub(crate) h: Option<FloatTensor<B>>,
+    /// The factors.
+    pub(crate) pair: Pair<B>,
 }
 
 /// Which gradients are asked for.
@@ -77,6 +89,25 @@ pub trait Kernels: Backend {
         wanted: &Wanted,
         layout: &LinearLayout,
     ) -> LinearGradients<Self>;
+
+    /// `y + s·(x·A_kᵀ)·B_k`, and `x·Aᵀ`: [`Kernels::linear_forward`] of one adapter without the product with the weight.
+    fn update_forward(
+        y: FloatTensor<Self>,
+        x: &FloatTensor<Self>,
+        pair: &Pair<Self>,
+        layout: &LinearLayout,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>);
+
+    /// Gradients of [`Kernels::update_forward`] but for that of `y`, which is `dy` itself.
+    fn update_backward(
+        saved: UpdateSaved<Self>,
+        dy: FloatTensor<Self>,
+        wanted: &Wanted,
+        layout: &LinearLayout,
+    ) -> LinearGradients<Self>;
+
+    /// Elements dropped, the others scaled; see [`crate::dropout`]. Its own gradient.
+    fn drop_elements(x: FloatTensor<Self>, mask: &DropMask) -> FloatTensor<Self>;
 
     /// Layer normalisation of `x + r`, and the sum.
     fn add_norm_rows(

@@ -4,6 +4,7 @@
 mod adamw;
 mod attention;
 mod decoder;
+mod dropout;
 mod gelu;
 mod halves;
 mod linear;
@@ -20,7 +21,8 @@ use burn_flex::{Flex, FlexTensor, Layout};
 
 use self::halves::{narrow, wide};
 pub(crate) use self::tf32::in_tf32;
-use crate::backends::{Kernels, LinearGradients, LinearSaved, Pair, Wanted};
+use crate::backends::{Kernels, LinearGradients, LinearSaved, Pair, UpdateSaved, Wanted};
+use crate::dropout::DropMask;
 use crate::options::{AttentionLayout, Bend, LinearLayout};
 
 /// Elements a thread takes at a time in elementwise loops: 64 KiB, so that a task is longer than its dispatch and
@@ -98,6 +100,34 @@ impl Kernels for Flex {
         let saved = LinearSaved { x: saved.x.map(wide), w: wide(saved.w), ..saved };
         let found = linear::backward(saved, wide(dy), residual.map(wide), wanted, layout);
         LinearGradients { x: found.x.map(|dx| narrow(dx, held)), ..found }
+    }
+
+    fn update_forward(
+        y: FlexTensor,
+        x: &FlexTensor,
+        pair: &Pair<Self>,
+        layout: &LinearLayout,
+    ) -> (FlexTensor, FlexTensor) {
+        let held = y.dtype();
+        let (y, h) = linear::update(wide(y), &wide(x.clone()), pair, layout);
+        (narrow(y, held), h)
+    }
+
+    fn update_backward(
+        saved: UpdateSaved<Self>,
+        dy: FlexTensor,
+        wanted: &Wanted,
+        layout: &LinearLayout,
+    ) -> LinearGradients<Self> {
+        let held = dy.dtype();
+        let saved = UpdateSaved { x: saved.x.map(wide), ..saved };
+        let found = linear::update_backward(saved, wide(dy), wanted, layout);
+        LinearGradients { x: found.x.map(|dx| narrow(dx, held)), ..found }
+    }
+
+    fn drop_elements(x: FlexTensor, mask: &DropMask) -> FlexTensor {
+        let held = x.dtype();
+        narrow(dropout::dropped(wide(x), mask), held)
     }
 
     fn add_norm_rows(

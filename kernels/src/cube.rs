@@ -13,6 +13,7 @@ mod attention_backward;
 mod attention_softmax;
 mod attention_tile;
 mod dense;
+mod dropout;
 mod factors;
 mod gather;
 mod gelu;
@@ -31,4 +32,5 @@ mod tiles;
 mod tests;
 
 pub(crate) use dense::{has_tf32, product, product_kernel};
+pub(crate) use dropout::KeyTable;
 pub(crate) use tiles::{RankTables, Tables};

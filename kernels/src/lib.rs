@@ -23,6 +23,7 @@ mod cube;
 mod cuda_driver;
 #[cfg(feature = "cuda")]
 mod device_math;
+mod dropout;
 mod gather;
 mod graph;
 mod grouped;
@@ -38,14 +39,17 @@ mod scores;
 mod segments;
 
 pub use adamw::{AdamW, Moving, adamw_step, adamw_step_composed};
-pub use attention::{packed_attention, packed_attention_composed, packed_attention_with, widest_head};
+pub use attention::{
+    packed_attention, packed_attention_composed, packed_attention_dropped, packed_attention_with, widest_head,
+};
 #[cfg(feature = "cuda")]
 pub use cuda_driver::{CudaFault, cuda_driver};
 #[cfg(feature = "cuda")]
 pub use device_math::DeviceMath;
+pub use dropout::{DropMask, RowKeys, dropout};
 pub use gather::{gather_lanes, lanes_on};
 pub use grouped::Grouped;
-pub use linear::{LowRank, adapted_linear, adapted_linear_and_input, adapted_linear_composed};
+pub use linear::{LowRank, adapted_linear, adapted_linear_and_input, adapted_linear_composed, dropped_update};
 pub use loss::{cross_entropy, cross_entropy_and_slopes};
 pub use memory::{device_buffer_limit, device_memory, device_memory_reserved};
 pub use norm::{add_norm, rms_norm, rms_norm_and_input};

@@ -9,6 +9,7 @@ use burn::backend::Dispatch;
 use burn::tensor::Tensor;
 
 use self::graph::{Bias, Factors, LinearOps};
+use crate::dropout::DropMask;
 use crate::options::{Arithmetic, LinearLayout};
 use crate::{Segments, SlotCounts, product};
 
@@ -79,6 +80,39 @@ pub fn adapted_linear_and_input(
         layout,
     );
     (Tensor::from_dispatch(y), Tensor::from_dispatch(x))
+}
+
+/// `y` with what one adapter makes of a dropped input: `y + s·(dropout(x)·A_kᵀ)·B_k` in a range of columns, which is where PEFT has
+/// `lora_dropout`. Backward computes the mask again, so that nothing is kept but `x`, which others keep too.
+///
+/// # Shapes
+/// `y` `[T, N]`, `x` `[T, d_in]` with the rows of the mask -> `[T, N]`; see [`adapted_linear`].
+pub fn dropped_update(
+    y: Tensor<2>,
+    x: Tensor<2>,
+    adapter: (&LowRank, Range<usize>),
+    clients: &Segments,
+    mask: DropMask,
+) -> Tensor<2> {
+    let (factors, columns) = adapter;
+    assert!(factors.a.dims()[1] > 0, "an adapter has slots");
+    assert!(x.dims()[0] == mask.rows.len() && mask.rows.end <= mask.keys.len(), "a key for every row");
+    let layout = LinearLayout {
+        clients: clients.clone(),
+        scale: factors.scale,
+        columns: vec![columns],
+        used: vec![factors.used.clone()],
+        arithmetic: Arithmetic::F32,
+    };
+    let [a, b] = [&factors.a, &factors.b].map(|factor| factor.clone().into_dispatch());
+    Tensor::from_dispatch(<Dispatch as LinearOps>::dropped_update(
+        y.into_dispatch(),
+        x.into_dispatch(),
+        a,
+        b,
+        layout,
+        mask,
+    ))
 }
 
 /// [`adapted_linear`] in plain tensor operations, client by client: its reference, and the way to take where `weight` and

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bonfire_kernels::{Grouped, Segments, runs_on_cpu};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
-use crate::ModelInfo;
+use crate::{ModelInfo, Objective};
 
 /// What sizes a batch may have on the device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,7 +25,7 @@ impl Rounding {
     }
 
     /// The size for `n` rows.
-    fn size(self, n: usize) -> usize {
+    pub(crate) fn size(self, n: usize) -> usize {
         match self {
             Rounding::Exact => n,
             Rounding::Few => n.next_multiple_of((n.next_power_of_two() / 16).max(8)),
@@ -108,11 +108,17 @@ impl PackedBatch {
         Segments::from_lengths(self.clients.ranges().map(|r| r.map(&of).sum()))
     }
 
+    /// The token that stands for a sequence: the first in an encoder, the last in a decoder.
+    fn mark(&self, s: usize, info: &ModelInfo) -> usize {
+        let range = self.sequences.range(s);
+        if info.architecture.is_decoder() { range.end - 1 } else { range.start }
+    }
+
     /// Rows that are read, and what is to be found there: `(token, answer)`.
-    fn answers(&self, mark: impl Fn(usize) -> usize) -> impl Iterator<Item = (usize, usize)> {
+    pub(crate) fn read(&self, info: &ModelInfo) -> impl Iterator<Item = (usize, usize)> {
         self.goals.iter().enumerate().flat_map(move |(s, goal)| {
             let range = self.sequences.range(s);
-            let class = goal.class().map(|class| (mark(s), class));
+            let class = goal.class().map(|class| (self.mark(s, info), class));
             let scored = goal.scored(range.len()).flatten().map(move |t| range.start + t);
             class.into_iter().chain(scored.map(|t| (t - 1, self.tokens[t] as usize)))
         })
@@ -141,16 +147,13 @@ impl PackedBatch {
         };
         let first = info.first_position;
         let positions = self.sequences.ranges().flat_map(|r| (0..r.len()).map(|p| (first + p) as i32));
-        let mark = |s: usize| {
-            if info.architecture.is_decoder() { self.sequences.range(s).end - 1 } else { self.sequences.range(s).start }
-        };
-        let (read, labels): (Vec<i32>, Vec<i32>) = self.answers(mark).map(|(t, a)| (t as i32, a as i32)).unzip();
+        let (read, labels): (Vec<i32>, Vec<i32>) = self.read(info).map(|(t, a)| (t as i32, a as i32)).unzip();
         let client_read = self.client_lengths(|s| self.goals[s].answers(self.sequences.range(s).len()));
         DeviceBatch {
             tokens: ints(self.tokens.iter().map(|&t| t as i32).collect(), 0),
             positions: ints(positions.collect(), first),
             types: self.types().map(|types| ints(types, 0)),
-            marks: ints((0..self.goals.len()).map(|s| mark(s) as i32).collect(), 0),
+            marks: ints((0..self.goals.len()).map(|s| self.mark(s, info) as i32).collect(), 0),
             read: ints(read, 0),
             labels: ints(labels, 0),
             by_client: Grouped::new(&client_read, device),
@@ -158,6 +161,7 @@ impl PackedBatch {
             client_tokens: self.client_lengths(|s| self.sequences.range(s).len()),
             client_sequences: self.clients.clone(),
             client_read,
+            objective: Objective::default(),
         }
     }
 }
@@ -188,6 +192,8 @@ pub struct DeviceBatch {
     pub client_sequences: Segments,
     /// Ranges of the clients among the rows that are read.
     pub client_read: Segments,
+    /// What training asks of these rows; cross-entropy unless somebody puts another here.
+    pub objective: Objective,
 }
 
 #[cfg(all(test, feature = "flex"))]

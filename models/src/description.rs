@@ -42,6 +42,8 @@ pub(crate) struct Description {
     pub last_norm: Option<&'static str>,
     /// What stands between a classifier's hidden state and its head and is not trained.
     pub pooler: Option<PoolerForm>,
+    /// What is dropped in training, as Transformers has it.
+    pub dropped: Dropped,
     /// A classifier's head, in the order of the forward pass.
     pub head: &'static [HeadForm],
     /// The name of its GGUF files, where llama.cpp reads adapters of it.
@@ -59,6 +61,28 @@ pub(crate) struct Embeddings {
     pub norm: Option<&'static str>,
     /// A table that attention reads by how far two tokens are apart.
     pub distances: Option<&'static str>,
+}
+
+/// What training drops besides the weights of attention, which all models drop alike.
+#[derive(Clone, Copy)]
+pub(crate) struct Dropped {
+    /// The embeddings, after their norm.
+    pub embeddings: bool,
+    /// The result of attention's output linear, before it is added.
+    pub attention: Option<DropRate>,
+    /// What the narrowing linear reads.
+    pub feed_forward_inside: bool,
+    /// The result of the feed-forward block, before it is added.
+    pub feed_forward: Option<DropRate>,
+}
+
+/// Which share is dropped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum DropRate {
+    /// That of hidden states.
+    Hidden,
+    /// That of attention.
+    Attention,
 }
 
 /// Where norms stand.
@@ -116,6 +140,8 @@ pub(crate) struct HeadForm {
     pub width: Width,
     pub bias: bool,
     pub bend: Bend,
+    /// Whether training drops a share of what it reads.
+    pub dropped: bool,
 }
 
 /// Output features of a head's linear.

@@ -1,12 +1,13 @@
 //! Classifier heads: class scores from one row a sequence, with weights that all clients share or each has of its own.
 
-use bonfire_kernels::{Arithmetic, gelu, product};
+use bonfire_kernels::{Arithmetic, RowKeys, gelu, product};
 use burn::tensor::activation::relu;
 use burn::tensor::{Tensor, TensorData};
 use rand::Rng;
 
 use crate::adapter::standard_normal;
 use crate::description::{Bend, Width};
+use crate::dropout::{Place, dropped};
 use crate::weights::Weights;
 use crate::{DeviceBatch, HeadTensor, Matrix, ModelError, ModelInfo, Task};
 
@@ -19,6 +20,8 @@ pub(crate) struct HeadLinear {
     pub bias: bool,
     /// What is done to its result.
     pub bend: Bend,
+    /// Whether training drops a share of what it reads.
+    pub dropped: bool,
 }
 
 /// The head's linears, in the order of the forward pass; none where a model has none for the task. A pooler that the
@@ -27,13 +30,15 @@ pub(crate) fn linears(info: &ModelInfo, task: Task) -> Vec<HeadLinear> {
     let (d, description) = (info.hidden, info.architecture.describe());
     let Task::Classify(classes) = task else { return Vec::new() };
     let pooler = description.pooler.filter(|_| info.draws_pooler);
-    let pooler = pooler.map(|p| HeadLinear { module: p.linear, d_in: d, d_out: d, bias: true, bend: p.bend });
+    let pooler =
+        pooler.map(|p| HeadLinear { module: p.linear, d_in: d, d_out: d, bias: true, bend: p.bend, dropped: false });
     let own = description.head.iter().map(|form| HeadLinear {
         module: form.module,
         d_in: d,
         d_out: if form.width == Width::Classes { classes } else { d },
         bias: form.bias,
         bend: form.bend,
+        dropped: form.dropped,
     });
     pooler.into_iter().chain(own).collect()
 }
@@ -108,11 +113,22 @@ pub(crate) fn draw(head: &mut [HeadTensor], lacking: &[usize], info: &ModelInfo,
     }
 }
 
-/// Class scores `[N, K]` from the hidden states that are read `[N, D]`.
-pub(crate) fn logits(read: Tensor<2>, linears: &[HeadLinear], head: &[Tensor<3>], batch: &DeviceBatch) -> Tensor<2> {
+/// Class scores `[N, K]` from the hidden states that are read `[N, D]`; in training, with the keys of these rows, a `share` of what
+/// linears read is dropped.
+pub(crate) fn logits(
+    read: Tensor<2>,
+    linears: &[HeadLinear],
+    head: &[Tensor<3>],
+    batch: &DeviceBatch,
+    keys: Option<&RowKeys>,
+    share: f64,
+) -> Tensor<2> {
     let (mut x, mut tensors) = (read, head.iter());
     let mut next = || tensors.next().expect("a tensor for every part of the head").clone();
-    for linear in linears {
+    for (i, linear) in linears.iter().enumerate() {
+        if linear.dropped {
+            x = dropped(x, keys, Place::Head(i).number(None), share);
+        }
         let weight = next();
         let bias = if linear.bias { next() } else { Tensor::zeros([1, 1, linear.d_out], &x.device()) };
         x = batch.by_client.linear(x, weight, bias); // [N, d_out]

@@ -3,16 +3,17 @@
 //! weights that train by operations composed of Burn's.
 
 use bonfire_kernels::{
-    Arithmetic, AttentionLayout, LowRank, Segments, adapted_linear_and_input, adapted_linear_composed, add_norm,
-    product, rms_norm_and_input,
+    Arithmetic, AttentionLayout, DropMask, LowRank, RowKeys, Segments, adapted_linear_and_input,
+    adapted_linear_composed, add_norm, dropped_update, product, rms_norm_and_input,
 };
 use burn::tensor::module::layer_norm;
 use burn::tensor::{FloatDType, Int, Tensor};
 
-use crate::description::{Linears, NormForm, NormPlace};
+use crate::description::{DropRate, Linears, NormForm, NormPlace};
+use crate::dropout::{Place, dropped};
 use crate::noise::perturbed;
 use crate::rotary::Angles;
-use crate::{Architecture, ModelInfo, NoiseSigns, Stored, TargetKind};
+use crate::{Architecture, Dropout, ModelInfo, NoiseSigns, Stored, TargetKind};
 
 /// A linear.
 #[derive(Clone, Debug)]
@@ -130,7 +131,15 @@ impl Group {
         let update = |(part, columns)| added(part).update.map(|update| (update, columns));
         let updates: Vec<_> = self.columns().filter_map(update).collect();
         let (clients, arithmetic) = (rows.clients, context.arithmetic);
-        let (y, x) = if context.trained {
+        let drops = rows.keys.filter(|_| context.dropout.adapter > 0.0 && !updates.is_empty());
+        let (y, x) = if let Some(keys) = drops {
+            assert!(!context.trained, "adapters are dropped over frozen weights");
+            let (frozen, again) = adapted_linear_and_input(x.clone(), weight, bias, &[], clients, arithmetic);
+            let mask = |kind| DropMask::new(keys, context.place(Place::Adapter(kind)), context.dropout.adapter);
+            let parts = self.columns().filter_map(|(part, columns)| Some((part.kind, added(part).update?, columns)));
+            let add = |y, (kind, update, columns)| dropped_update(y, x.clone(), (update, columns), clients, mask(kind));
+            (parts.fold(frozen, add), again)
+        } else if context.trained {
             (adapted_linear_composed(x.clone(), weight, bias, &updates, clients, arithmetic), x)
         } else {
             adapted_linear_and_input(x, weight, bias, &updates, clients, arithmetic)
@@ -249,11 +258,16 @@ pub(crate) struct Rows<'p> {
     pub clients: &'p Segments,
     /// The same row by row `[T]`, where noise asks for it.
     pub owners: Option<Tensor<1, Int>>,
+    /// What the rows' masks are made of, where something is dropped.
+    pub keys: Option<&'p RowKeys>,
 }
 
 /// What a layer needs besides its input.
 pub(crate) struct LayerContext<'p> {
     pub info: &'p ModelInfo,
+    /// The layer's number, and what is dropped where rows have keys.
+    pub number: usize,
+    pub dropout: Dropout,
     /// Whether gradients reach the weights.
     pub trained: bool,
     /// Of the products with the weights.
@@ -272,6 +286,21 @@ pub(crate) struct LayerContext<'p> {
 }
 
 impl LayerContext<'_> {
+    /// A place of this layer.
+    pub fn place(&self, place: Place) -> u32 {
+        place.number(Some(self.number))
+    }
+
+    /// `x` with a share dropped, where these rows have keys and the architecture drops something at this place.
+    pub fn dropped(&self, x: Tensor<2>, place: Place, rate: Option<DropRate>, rows: &Rows) -> Tensor<2> {
+        let share = match rate {
+            Some(DropRate::Hidden) => self.dropout.model.hidden,
+            Some(DropRate::Attention) => self.dropout.model.attention,
+            None => 0.0,
+        };
+        dropped(x, rows.keys, self.place(place), share)
+    }
+
     /// Of the layer's input and what attention gave: the rows that are read on.
     pub fn reading(&self, x: Tensor<2>, attended: Tensor<2>) -> (Tensor<2>, Tensor<2>, &Rows<'_>) {
         match self.read {

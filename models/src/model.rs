@@ -4,7 +4,8 @@ use bonfire_kernels::{LowRank, cross_entropy};
 use burn::tensor::{Device, Gradients, Int, Tensor};
 
 use crate::{
-    Adapter, Clock, DeltaLog, DeviceBatch, HeadTensor, ModelInfo, NamedWeight, NoiseSigns, Part, Target, Task,
+    Adapter, Clock, DeltaLog, DeviceBatch, Dropout, HeadTensor, Masks, ModelInfo, NamedWeight, NoiseSigns, Part,
+    Target, Task,
 };
 
 /// The part of the model that clients own, on the device, first axis the client.
@@ -17,12 +18,15 @@ pub struct ClientAdapter {
     pub head: Vec<Tensor<3>>,
     /// Noise on the weight of every target, in target order, for a model from [`Model::noisy`]; empty: none.
     pub noise: Vec<NoiseSigns>,
+    /// What the masks of a training step are made of, for a model that drops something ([`Model::dropout`]); `None`: nothing is
+    /// dropped, as in evaluation.
+    pub masks: Option<Masks>,
 }
 
 impl ClientAdapter {
-    /// An adapter and head without noise.
+    /// An adapter and head without noise and masks.
     pub fn new(updates: Vec<Option<LowRank>>, head: Vec<Tensor<3>>) -> Self {
-        ClientAdapter { updates, head, noise: Vec::new() }
+        ClientAdapter { updates, head, noise: Vec::new(), masks: None }
     }
 
     /// The same numbers, out of reach of gradients.
@@ -32,6 +36,7 @@ impl ClientAdapter {
             updates: self.updates.iter().map(|u| u.as_ref().map(update)).collect(),
             head: self.head.iter().map(|t| t.clone().detach()).collect(),
             noise: self.noise.clone(),
+            masks: self.masks.clone(),
         }
     }
 }
@@ -60,6 +65,11 @@ pub trait Model: Send + Sync {
 
     /// What it is trained to do.
     fn task(&self) -> Task;
+
+    /// What a training step drops, given [masks](ClientAdapter::masks).
+    fn dropout(&self) -> Dropout {
+        Dropout::default()
+    }
 
     /// The same model with `W + s·A·B` in place of every target's weight `W`, computed from the untouched `W`; where
     /// `adapter` brings weights of its own, these are its `W`.
@@ -99,14 +109,15 @@ pub trait Model: Send + Sync {
     /// Scores of every row that is read: `[N, K]`, or `[N, V]` for a causal model.
     fn logits(&self, adapter: &ClientAdapter, batch: &DeviceBatch) -> Tensor<2>;
 
-    /// Cross-entropy in nats of every row that is read `[N]`, without the surplus.
+    /// The training loss in nats of every row that is read `[N]`, without the surplus: cross-entropy, unless the batch has another
+    /// [objective](DeviceBatch::objective).
     fn row_losses(&self, adapter: &ClientAdapter, batch: &DeviceBatch) -> Tensor<1> {
         let logits = self.logits(adapter, batch);
         let labels = batch.labels.clone().narrow(0, 0, logits.dims()[0]);
-        cross_entropy(logits, labels)
+        batch.objective.losses(logits, labels)
     }
 
-    /// Mean cross-entropy of every client's rows `[C]`; nothing is summed over clients.
+    /// Mean training loss of every client's rows `[C]`; nothing is summed over clients.
     fn loss(&self, adapter: &ClientAdapter, batch: &DeviceBatch) -> Tensor<1> {
         batch.by_client.mean(self.row_losses(adapter, batch))
     }

@@ -25,10 +25,12 @@ pub(crate) use read::one_rank;
 pub use read::{classes, note, read};
 
 /// What the files say beside the numbers.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct PeftMeta {
     /// Where the backbone came from; a folder or a name.
     pub base_model: String,
+    /// Share of what adapters read that training dropped (`lora_dropout`).
+    pub dropout: f64,
 }
 
 const PREFIX: &str = "base_model.model.";
@@ -143,7 +145,7 @@ fn config_text(carried: &[Carried], adapter: &Adapter, meta: &PeftMeta) -> Vec<u
         "revision": null,
         "r": largest,
         "lora_alpha": alpha(largest),
-        "lora_dropout": 0.0,
+        "lora_dropout": meta.dropout,
         "bias": "none",
         "fan_in_fan_out": false,
         "target_modules": modules,

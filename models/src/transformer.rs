@@ -9,14 +9,15 @@ use burn::tensor::{Device, FloatDType, Gradients, Int, Tensor, TensorData};
 use rand::Rng;
 
 use crate::body::Body;
+use crate::dropout::{Place, dropped};
 use crate::layer::{Added, LayerContext, Rows};
 use crate::model::{ClientAdapter, Model, at_once};
 use crate::rotary::Angles;
 use crate::transfer::{matrix, read};
 use crate::vocabulary::Vocabulary;
 use crate::{
-    Adapter, Clock, DeviceBatch, HeadTensor, ModelInfo, NamedWeight, NoiseSigns, Part, Pooling, Precision, Target,
-    TargetKind, Task,
+    Adapter, Clock, DeviceBatch, Dropout, HeadTensor, ModelInfo, NamedWeight, NoiseSigns, Part, Pooling, Precision,
+    Target, TargetKind, Task,
 };
 use crate::{head, noise};
 pub use load::Wanted;
@@ -38,6 +39,8 @@ pub struct Transformer {
     vocabulary_block: usize,
     /// Whether gradients reach the backbone.
     trained: bool,
+    /// What training drops.
+    dropout: Dropout,
     /// What noise is made of: for every target `[d_in, d_out]`; empty where there is none.
     banks: Vec<Tensor<2>>,
     notes: Vec<String>,
@@ -50,6 +53,17 @@ impl Transformer {
         let mut model = Transformer { targets: self.info.targets(kinds), ..self.clone() };
         head::draw(&mut model.head, &model.lacking, &model.info, rng);
         model
+    }
+
+    /// The same model with other shares dropped in training.
+    ///
+    /// # Errors
+    /// The key that asks for what this architecture does not drop, and why ([`Dropout::problem`]).
+    pub fn dropping(self, dropout: Dropout) -> Result<Self, (&'static str, String)> {
+        match dropout.problem(self.info.architecture, self.task) {
+            Some(problem) => Err(problem),
+            None => Ok(Transformer { dropout, ..self }),
+        }
     }
 
     /// The same model holding its weights and computing in `precision`; the device must be able to
@@ -107,13 +121,15 @@ impl Transformer {
         }
     }
 
-    fn forward_context<'s>(&'s self, adapter: &ClientAdapter, batch: &'s DeviceBatch) -> ForwardContext<'s> {
+    fn forward_context<'s>(&'s self, adapter: &'s ClientAdapter, batch: &'s DeviceBatch) -> ForwardContext<'s> {
         let signs = self.signs(adapter);
-        let rows = |clients, index: &Tensor<1, Int>| {
+        let rows = |clients, index: &Tensor<1, Int>, keys| {
             let owners = (!signs.is_empty()).then(|| owners(clients, index.dims()[0], &self.device));
-            Rows { clients, owners }
+            Rows { clients, owners, keys }
         };
-        let (tokens, read) = (rows(&batch.client_tokens, &batch.tokens), rows(&batch.client_read, &batch.read));
+        let masks = adapter.masks.as_ref();
+        let tokens = rows(&batch.client_tokens, &batch.tokens, masks.map(|masks| &masks.tokens));
+        let read = rows(&batch.client_read, &batch.read, masks.map(|masks| &masks.read));
         let attention = AttentionLayout {
             sequences: batch.sequences.clone(),
             heads: self.info.heads,
@@ -142,6 +158,8 @@ impl Transformer {
         let attention = AttentionLayout { window: of_layer.window, ..forward.attention.clone() };
         let context = LayerContext {
             info: &self.info,
+            number: i,
+            dropout: self.dropout,
             trained: self.trained,
             arithmetic: self.precision.arithmetic(),
             attention: &attention,
@@ -159,15 +177,18 @@ impl Transformer {
         self.info.pooling == Pooling::Mean && self.task != Task::Causal
     }
 
-    fn embed(&self, batch: &DeviceBatch) -> Tensor<2> {
-        self.backbone.embed(batch, &self.info, self.trained)
+    fn embed(&self, adapter: &ClientAdapter, batch: &DeviceBatch) -> Tensor<2> {
+        let x = self.backbone.embed(batch, &self.info, self.trained); // [T, D]
+        let keys = adapter.masks.as_ref().map(|masks| &masks.tokens);
+        let keys = keys.filter(|_| self.info.architecture.describe().dropped.embeddings);
+        dropped(x, keys, Place::Embeddings.number(None), self.dropout.model.hidden)
     }
 
     /// Hidden states of the tokens that are read after the last layer `[N, D]`; `each` sees those of all tokens after
     /// every layer before `[T, D]`.
     fn hidden(&self, adapter: &ClientAdapter, batch: &DeviceBatch, each: &mut dyn FnMut(&Tensor<2>)) -> Tensor<2> {
         let forward = self.forward_context(adapter, batch);
-        let mut x = self.embed(batch); // [T, D]
+        let mut x = self.embed(adapter, batch); // [T, D]
         for i in 0..self.info.layers {
             x = self.layer(i, x, adapter, &forward); // [T, D]; of the last layer [N, D]
             if i + 1 < self.info.layers {
@@ -232,17 +253,19 @@ impl Transformer {
             Some(pooler) => pooler.forward(hidden, self.info.eps), // [N, D]
             None => hidden,
         };
-        head::logits(pooled, &head::linears(&self.info, self.task), &adapter.head, batch) // [N, K]
+        let keys = adapter.masks.as_ref().map(|masks| &masks.read);
+        let (linears, share) = (head::linears(&self.info, self.task), self.dropout.model.classifier());
+        head::logits(pooled, &linears, &adapter.head, batch, keys, share) // [N, K]
     }
 
-    /// Cross-entropy of the rows that are read, from their hidden states.
+    /// The training loss of the rows that are read, from their hidden states.
     fn losses(&self, hidden: Tensor<2>, adapter: &ClientAdapter, batch: &DeviceBatch) -> Tensor<1> {
         let n = batch.client_read.rows();
         let labels = batch.labels.clone().narrow(0, 0, n); // [N]
         if self.task == Task::Causal && !self.trained {
-            self.vocabulary().losses(hidden.narrow(0, 0, n), labels)
+            self.vocabulary().losses(hidden.narrow(0, 0, n), labels, batch.objective.smoothing)
         } else {
-            bonfire_kernels::cross_entropy(self.scores(hidden, adapter, batch), labels)
+            batch.objective.losses(self.scores(hidden, adapter, batch), labels)
         }
     }
 
@@ -257,7 +280,7 @@ impl Transformer {
         assert!(!self.trained, "weights train with the whole graph at once");
         let (blind, forward) = (adapter.detached(), self.forward_context(adapter, batch));
         let last = self.info.layers - 1;
-        let mut inputs = vec![self.embed(batch)]; // [T, D] a layer
+        let mut inputs = vec![self.embed(adapter, batch)]; // [T, D] a layer
         for i in 0..last {
             inputs.push(self.layer(i, inputs[i].clone(), &blind, &forward));
         }
@@ -300,6 +323,10 @@ impl Model for Transformer {
 
     fn task(&self) -> Task {
         self.task
+    }
+
+    fn dropout(&self) -> Dropout {
+        self.dropout
     }
 
     fn folded(&self, adapter: &Adapter) -> Box<dyn Model> {

@@ -59,7 +59,14 @@ impl Vocabulary<'_> {
     ///
     /// The output embeddings are frozen, so a row's gradient `(softmax − onehot)·words` is known in the forward pass and
     /// `[N, D]` of it is all that backward needs.
-    pub fn losses(&self, hidden: Tensor<2>, labels: Tensor<1, Int>) -> Tensor<1> {
+    ///
+    /// With a `smoothing` ε of labels, `ε·(s_y − mean(s))` is added, of scores s: of hidden states a linear function too.
+    pub fn losses(&self, hidden: Tensor<2>, labels: Tensor<1, Int>, smoothing: f64) -> Tensor<1> {
+        let spread = (smoothing > 0.0).then(|| {
+            let words = self.words.clone().cast(FloatDType::F32); // [V, D]
+            let apart = words.clone().select(0, labels.clone()) - words.mean_dim(0); // [N, D]
+            (hidden.clone() * apart).sum_dim(1).squeeze_dim::<1>(1) * smoothing // [N]
+        });
         let plain = hidden.clone().detach();
         let answers = labels.float().cast(FloatDType::F32); // [N]
         let (mut losses, mut gradients) = (Vec::new(), Vec::new());
@@ -71,7 +78,11 @@ impl Vocabulary<'_> {
         }
         // Zero, with the gradient that the losses have.
         let linear = ((hidden - plain) * Tensor::cat(gradients, 0)).sum_dim(1).squeeze_dim::<1>(1); // [N]
-        Tensor::cat(losses, 0) + linear
+        let losses = Tensor::cat(losses, 0) + linear;
+        match spread {
+            Some(spread) => losses + spread,
+            None => losses,
+        }
     }
 
     /// Cross-entropy of every row `[N]` and its likeliest token `[N]`.
@@ -89,6 +100,31 @@ impl Vocabulary<'_> {
 #[cfg(all(test, feature = "flex"))]
 mod tests {
     use super::*;
+
+    /// Smoothed labels, against the objective over all scores at once.
+    #[test]
+    fn smoothed_blocks_are_the_smoothed_loss_of_all_at_once() {
+        let device = Device::flex().autodiff();
+        let (n, v, d) = (3, 6, 4);
+        let numbers =
+            |count: usize, by: usize| (0..count).map(|i| ((i * by) % 13) as f32 / 4.0 - 1.5).collect::<Vec<_>>();
+        let put = |values: Vec<f32>, shape: [usize; 2]| {
+            Tensor::<2>::from_data(burn::tensor::TensorData::new(values, shape), &device)
+        };
+        let (words, hidden) = (put(numbers(v * d, 5), [v, d]), put(numbers(n * d, 7), [n, d]).require_grad());
+        let labels = Tensor::<1, Int>::from_ints([5, 0, 2], &device);
+        let vocabulary = Vocabulary { words: &words, arithmetic: Arithmetic::F32, block: 2 * v };
+        let objective = crate::Objective { smoothing: 0.3, ..Default::default() };
+        let found = vocabulary.losses(hidden.clone(), labels.clone(), 0.3);
+        let expected = objective.losses(vocabulary.logits(hidden.clone()), labels);
+        let read = |t: Tensor<1>| t.into_data().iter::<f64>().collect::<Vec<_>>();
+        let apart = |x: Vec<f64>, y: Vec<f64>| x.iter().zip(&y).map(|(x, y)| (x - y).abs()).fold(0.0, f64::max);
+        assert!(apart(read(found.clone()), read(expected.clone())) < 1e-5);
+        let gradient = |losses: Tensor<1>| {
+            hidden.grad(&losses.sum().backward()).expect("a gradient").into_data().iter::<f64>().collect::<Vec<_>>()
+        };
+        assert!(apart(gradient(found), gradient(expected)) < 1e-5);
+    }
 
     /// Blocks of one row, of some and of all say the same, and what the plain loss of all scores at once says.
     #[test]
@@ -114,7 +150,7 @@ mod tests {
         // A graph is gone once it was walked back.
         let (expected, expected_gradient) = (read(plain.clone().unsqueeze()), gradient(&plain));
         for block in [0, 3 * v, 1 << 20] {
-            let found = vocabulary(block).losses(hidden.clone(), labels.clone());
+            let found = vocabulary(block).losses(hidden.clone(), labels.clone(), 0.0);
             let (evaluated, _) = vocabulary(block).evaluate(hidden.clone(), labels.clone());
             let close =
                 |a: Vec<f32>, b: Vec<f32>| a.iter().zip(&b).all(|(a, b)| (a - b).abs() < 1e-5) && a.len() == b.len();

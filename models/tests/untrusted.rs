@@ -64,7 +64,7 @@ fn adapter() -> (String, Vec<u8>) {
     let targets = info().targets(&[TargetKind::Query, TargetKind::Output]);
     let adapter = Adapter::fresh(&targets, 2, 4.0, Default::default(), blank_head(&info(), TASK), rng);
     let dir = tempfile::tempdir().unwrap();
-    peft::write(dir.path(), &adapter, &PeftMeta { base_model: "base".into() }, Layout::Uniform).unwrap();
+    peft::write(dir.path(), &adapter, &PeftMeta { base_model: "base".into(), dropout: 0.0 }, Layout::Uniform).unwrap();
     let json = fs::read_to_string(dir.path().join("adapter_config.json")).unwrap();
     (json, fs::read(dir.path().join("adapter_model.safetensors")).unwrap())
 }

@@ -3,7 +3,7 @@
 use bonfire_data::Shards;
 use bonfire_engine::{InFlight, Split, TokenizedData};
 use bonfire_federation::{ClientMetrics, ClientSettings, Event, RoundMetrics, Run, Server, Settings, Site};
-use bonfire_models::{Architecture, Goal, Model, Task, Transformer};
+use bonfire_models::{Architecture, Dropout, Goal, Model, Task, Transformer};
 use rand::{Rng, RngExt, SeedableRng};
 use std::ops::ControlFlow;
 
@@ -118,7 +118,9 @@ pub fn run_on(devices: usize, settings: Settings, shards: Shards) -> Run {
 /// The model of these runs.
 pub fn model(settings: &Settings) -> Transformer {
     let kinds = settings.adapter.targets.kinds(Architecture::Roberta).expect("an encoder's");
-    load(&fixture("roberta-tiny"), CLASSES, &kinds)
+    let model = load(&fixture("roberta-tiny"), CLASSES, &kinds);
+    let dropout = Dropout { adapter: settings.adapter.dropout, ..Dropout::default() };
+    model.dropping(dropout).expect("adapters of all models can be dropped")
 }
 
 /// A run over models of the shape of [`model`].

@@ -23,7 +23,7 @@ Examples:
   bonfire train
   bonfire train --out runs/first --set train.rounds=3 --set clients.count=4
   bonfire train configs/banking77.toml --set model.path=DIR --set data.path=DIR
-  bonfire train configs/tinyllama-alpaca.toml --device cuda:0,cuda:1
+  bonfire train configs/pfl-alpaca.toml --device cuda:0,cuda:1
   bonfire train configs/llama-quickstart.toml --set strategy.name=fedit --tui
   bonfire train --resume runs/NAME";
 

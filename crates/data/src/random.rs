@@ -52,8 +52,12 @@ pub enum Use {
     Sketch = 25,
     /// Which clients mean harm, and the noise of those that send some.
     Attack = 26,
+    /// The masks of dropout at one of a client's steps.
+    Masks = 27,
+    /// The same in the probe before it chooses its slots.
+    ProbeMasks = 28,
     /// Whether a number that is sent in fewer bits is rounded up or down.
-    Wire = 27,
+    Wire = 29,
     /// Writing the built-in corpus.
     Corpus = 13,
     /// Made-up texts and weights that only measure speed.

@@ -18,12 +18,19 @@ pub(crate) type LaneStep = Option<(usize, usize)>;
 pub(crate) struct Step {
     /// Lanes that go to a new client before the step: `(lane, job)`.
     pub starts: Vec<(usize, usize)>,
-    /// Everybody's examples, lane by lane.
-    pub batch: PackedBatch,
+    /// Everybody's examples, lane by lane: one batch, or as many as make a step. Of a client that has fewer left, later ones hold nothing.
+    pub batches: Vec<PackedBatch>,
     /// For every lane whose step this is.
     pub lanes: Vec<LaneStep>,
     /// Clients that are done after it.
     pub ends: Vec<Finished>,
+}
+
+impl Step {
+    /// Tokens of all batches.
+    pub fn tokens(&self) -> u64 {
+        self.batches.iter().map(|batch| batch.tokens.len() as u64).sum()
+    }
 }
 
 /// A client that has done its steps.
@@ -82,6 +89,16 @@ impl<'i> BatchSchedule<'i> {
         starts
     }
 
+    /// The batches of a client's next step: so many, or what is left of the epoch.
+    fn next_batches(&self, lane: &mut Lane) -> Vec<Vec<(&'i [u32], Goal)>> {
+        lane.step += 1;
+        let mut batches = vec![self.next_examples(lane)];
+        while batches.len() < self.settings.accumulate && lane.at < lane.order.len() {
+            batches.push(self.next_examples(lane));
+        }
+        batches
+    }
+
     /// The next batch of one client. The last, smaller batch of an epoch is kept; each epoch has an order of its own.
     fn next_examples(&self, lane: &mut Lane) -> Vec<(&'i [u32], Goal)> {
         let member = &self.jobs[lane.job].member;
@@ -97,7 +114,6 @@ impl<'i> BatchSchedule<'i> {
         let end = (lane.at + self.settings.batch_size).min(lane.order.len());
         let examples: Vec<_> = lane.order[lane.at..end].iter().map(|&row| self.train.example(row)).collect();
         lane.at = end;
-        lane.step += 1;
         lane.tokens += examples.iter().map(|(ids, _)| ids.len() as u64).sum::<u64>();
         examples
     }
@@ -112,16 +128,20 @@ impl Iterator for BatchSchedule<'_> {
             return None;
         }
         let mut lanes = std::mem::take(&mut self.lanes);
-        let next = |lane: &mut Option<Lane>| lane.as_mut().map_or_else(Vec::new, |lane| self.next_examples(lane));
-        let examples: Vec<_> = lanes.iter_mut().map(next).collect();
-        let batch = PackedBatch::pack(&examples);
+        let next = |lane: &mut Option<Lane>| lane.as_mut().map_or_else(Vec::new, |lane| self.next_batches(lane));
+        let mut of_lanes: Vec<_> = lanes.iter_mut().map(|lane| next(lane).into_iter()).collect();
+        let most = of_lanes.iter().map(ExactSizeIterator::len).max().unwrap_or(0);
+        let batch =
+            |_| PackedBatch::pack(&of_lanes.iter_mut().map(|own| own.next().unwrap_or_default()).collect::<Vec<_>>());
+        let batches = (0..most).map(batch).collect();
         let steps = lanes.iter().map(|lane| lane.as_ref().map(|l| (l.job, l.step))).collect();
         let done = |(lane, holder): (usize, &mut Option<Lane>)| {
-            let l = holder.take_if(|l| l.step == self.jobs[l.job].steps)?;
+            let spent = |l: &Lane| self.settings.max_tokens.is_some_and(|most| l.tokens >= most);
+            let l = holder.take_if(|l| l.step == self.jobs[l.job].steps || spent(l))?;
             Some(Finished { lane, job: l.job, steps: l.step, tokens: l.tokens })
         };
         let ends = lanes.iter_mut().enumerate().filter_map(done).collect();
         self.lanes = lanes;
-        Some(Step { starts, batch, lanes: steps, ends })
+        Some(Step { starts, batches, lanes: steps, ends })
     }
 }

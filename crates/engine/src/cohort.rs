@@ -38,7 +38,7 @@ impl<'m> Member<'m> {
     /// Steps of its probe: whole epochs, or at most one epoch of batches (more is what `epochs` is for).
     pub(crate) fn probe_steps(&self, plan: &Plan, settings: &TrainSettings) -> usize {
         let Some(selection) = &plan.selection else { return 0 };
-        let epochs = self.rows.len().div_ceil(settings.batch_size) * selection.probe.epochs.unwrap_or(1);
+        let epochs = settings.steps_an_epoch(self.rows.len()) * selection.probe.epochs.unwrap_or(1);
         selection.probe.batches.map_or(epochs, |batches| batches.min(epochs))
     }
 }

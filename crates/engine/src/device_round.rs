@@ -6,21 +6,25 @@ use std::cell::Cell;
 use std::ops::ControlFlow;
 use std::sync::mpsc::sync_channel;
 
-use bonfire_data::random::NoiseKey;
-use bonfire_models::{Adapter, ClientAdapter, Clock, Matrix, Model, PackedBatch, Part, Rounding, at_once};
-use burn::tensor::Tensor;
+use bonfire_data::random::{NoiseKey, stream};
+use bonfire_kernels::LowRank;
+use bonfire_models::{
+    Adapter, ClientAdapter, Clock, DeviceBatch, Factor, Matrix, Model, PackedBatch, Part, Rounding, at_once,
+};
+use burn::tensor::{Gradients, Tensor, TensorData};
+use rand::Rng;
 
-use crate::batch_schedule::{BatchSchedule, Step};
+use crate::batch_schedule::{BatchSchedule, LaneStep, Step};
 use crate::job::{ClientJob, Outcome, Phase};
-use crate::lanes::cleared;
+use crate::lanes::{cleared, to_device};
 use crate::optimize::Optimizer;
 use crate::parameters::Parameters;
 use crate::select::choose;
 use crate::send::{resume, upload};
 use crate::terms::{branches, flat, scaffold};
 use crate::{
-    ClientPrivacy, Cohort, EngineError, EngineSettings, Member, NotFinite, Plan, Recompute, Role, Score, Selection,
-    Split, StepTimes, TrainSettings, Upload, layer_score,
+    Active, ClientPrivacy, Cohort, EngineError, EngineSettings, Member, NotFinite, Plan, Recompute, Role, Score,
+    Selection, Split, StepTimes, TrainSettings, Upload, layer_score,
 };
 
 /// Batches packed ahead of the device: one being read, one ready.
@@ -132,6 +136,7 @@ impl<'r> DeviceRound<'r> {
         let mut losses = Tensor::<1>::zeros([lanes], &device); // [C], of each lane the sum over its client's steps
         let shuffles = (phase.shuffles(), self.plan.round as u64);
         let schedule = BatchSchedule::new(jobs, self.train, self.settings, shuffles, lanes);
+        let starts = self.starts_beside();
         let mut clock = if self.clocked { Clock::start(&device) } else { Clock::stopped(&device) };
         let ran = std::thread::scope(|scope| {
             let (packed, steps) = sync_channel(AHEAD);
@@ -139,10 +144,10 @@ impl<'r> DeviceRound<'r> {
             scope.spawn(move || schedule.into_iter().all(|step| packed.send(step).is_ok()));
             for step in steps {
                 losses = self.begin(&mut parameters, &optimizer, jobs, &step, losses);
-                losses = losses + self.step(&mut parameters, &optimizer, jobs, phase, &step, &mut clock);
+                losses = losses + self.step(&mut parameters, &optimizer, &starts, (jobs, phase), &step, &mut clock);
                 let stepped = Stepped {
                     clients: step.lanes.iter().flatten().count(),
-                    tokens: step.batch.tokens.len() as u64,
+                    tokens: step.tokens(),
                     ended: if matches!(phase, Phase::Training) { step.ends.len() } else { 0 },
                 };
                 if (self.on_step)(stepped).is_break() {
@@ -160,6 +165,20 @@ impl<'r> DeviceRound<'r> {
         })?;
         self.times.set(self.times.get() + StepTimes::of(&clock));
         Ok(ran.map_continue(|()| outcomes))
+    }
+
+    /// What is added to what moves of the plan's one active factor, target by target `[1, R, width]`, over a backbone that does not hold
+    /// the round's start; none where it does, or where start and movement are added anyway. All slots train where it is asked for
+    /// ([`Plan::allows_dropout`]).
+    fn starts_beside(&self) -> Vec<Tensor<3>> {
+        let active = self.plan.active;
+        if !active.folds() || self.plan.folds(self.model.dropout().adapter) {
+            return Vec::new();
+        }
+        let (start, device) = (self.global.plain(), self.model.device().clone().inner());
+        // What stands between the factors is in B, of which it is a linear function.
+        let factor = if active == Active::A { Factor::A } else { Factor::B };
+        (0..start.targets.len()).map(|t| to_device(&start.slot_rows(factor, t), &device).autodiff()).collect()
     }
 
     fn parameters(&self, jobs: &[ClientJob], phase: Phase, lanes: usize) -> Parameters {
@@ -195,32 +214,80 @@ impl<'r> DeviceRound<'r> {
         &self,
         parameters: &mut Parameters,
         optimizer: &Optimizer,
-        jobs: &[ClientJob],
-        phase: Phase,
+        starts: &[Tensor<3>],
+        (jobs, phase): (&[ClientJob], Phase),
         step: &Step,
         clock: &mut Clock,
     ) -> Tensor<1> {
-        let device = self.model.device();
-        let batch = step.batch.to_device(self.model.info(), Rounding::of(device), device); // [T] tokens of all clients
-        clock.lap(Part::Data);
-        let (leaves, mut adapter, weights) = parameters.attach(); // leaves [C, rows, cols]
-        if let (Some(flat), Phase::Training) = (self.settings.flat, phase) {
-            adapter.noise = flat::signs(flat, self.settings, self.plan.round, jobs, &step.lanes, self.model);
-        }
-        let trained = (!weights.is_empty()).then(|| self.model.with_weights(weights, true));
-        let model = trained.as_deref().unwrap_or(self.model);
-        let (losses, gradients) = match self.plan.terms.branches.filter(|b| b.divergence_weight > 0.0) {
-            None => model.gradients(&adapter, &batch, self.options.recompute == Recompute::Block, clock), // losses [C]
-            Some(branches) => {
-                let apart = branches::divergence(model, &adapter, &batch, branches.shared); // [C]
-                at_once(model.loss(&adapter, &batch) - apart * branches.divergence_weight, clock)
-            }
+        let weights = self.settings.class_weights.as_deref();
+        // What each client's rows weigh, batch by batch: their mean over a step's batches is that of one batch of all of them.
+        let by_batch: Vec<Vec<f64>> = step.batches.iter().map(|batch| batch.weights_by_client(weights)).collect();
+        let pass = |i: usize, clock: &mut Clock| {
+            let pass = self.pass(parameters, starts, (jobs, phase), (step, i), clock);
+            if by_batch.len() == 1 { pass } else { pass.times(&shares(&by_batch, i)) }
         };
-        drop((adapter, trained));
+        let first = pass(0, clock);
+        let Pass { losses, leaves, gradients } = (1..by_batch.len()).fold(first, |sum, i| sum.plus(pass(i, clock)));
         let lane_steps = optimizer.lane_steps(&step.lanes, jobs, &parameters.device);
         optimizer.step(parameters, leaves, gradients, &lane_steps);
         clock.lap(Part::Optimizer);
         losses
+    }
+
+    /// Forward and backward on the `i`-th batch of a step.
+    fn pass(
+        &self,
+        parameters: &Parameters,
+        starts: &[Tensor<3>],
+        (jobs, phase): (&[ClientJob], Phase),
+        (step, i): (&Step, usize),
+        clock: &mut Clock,
+    ) -> Pass {
+        let (leaves, mut adapter, weights) = parameters.attach(); // leaves [C, rows, cols]
+        if let (Some(flat), Phase::Training) = (self.settings.flat, phase) {
+            adapter.noise = flat::signs(flat, self.settings, self.plan.round, jobs, &step.lanes, self.model);
+        }
+        add_starts(&mut adapter, self.plan.active, starts);
+        let batch = &step.batches[i];
+        if self.model.dropout().any() {
+            let keys: Vec<u64> = step.lanes.iter().map(|lane| self.mask_key(lane, i, jobs, phase)).collect();
+            adapter.masks = Some(batch.masks(&keys, self.model.info(), Rounding::of(self.model.device())));
+        }
+        let trained = (!weights.is_empty()).then(|| self.model.with_weights(weights, true));
+        let model = trained.as_deref().unwrap_or(self.model);
+        let (losses, gradients) = self.gradients(model, &adapter, batch, clock);
+        Pass { losses, leaves, gradients }
+    }
+
+    /// Losses `[C]` of one batch of all clients, and the gradients of their sum.
+    fn gradients(
+        &self,
+        model: &dyn Model,
+        adapter: &ClientAdapter,
+        batch: &PackedBatch,
+        clock: &mut Clock,
+    ) -> (Tensor<1>, Vec<Gradients>) {
+        let (device, settings) = (self.model.device(), self.settings);
+        let objective = batch.objective(settings.label_smoothing, settings.class_weights.as_deref(), device);
+        let batch = batch.to_device(self.model.info(), Rounding::of(device), device); // [T] tokens of all clients
+        let batch = DeviceBatch { objective, ..batch };
+        clock.lap(Part::Data);
+        match self.plan.terms.branches.filter(|b| b.divergence_weight > 0.0) {
+            None => model.gradients(adapter, &batch, self.options.recompute == Recompute::Block, clock),
+            Some(branches) => {
+                let apart = branches::divergence(model, adapter, &batch, branches.shared); // [C]
+                at_once(model.loss(adapter, &batch) - apart * branches.divergence_weight, clock)
+            }
+        }
+    }
+
+    /// What the masks of a lane are made of: a number for each client, step of the round and batch of the step, whoever else is in
+    /// flight.
+    fn mask_key(&self, lane: &LaneStep, batch: usize, jobs: &[ClientJob], phase: Phase) -> u64 {
+        let Some((job, own)) = *lane else { return 0 };
+        let client = jobs[job].member.client as u64;
+        let mut keys = stream(self.settings.seed, phase.masks(), self.plan.round as u64, client, own as u64);
+        (0..=batch).map(|_| keys.next_u64()).last().expect("at least one")
     }
 
     /// The outcome, if its numbers are finite; gradients in it as means.
@@ -268,5 +335,61 @@ impl<'r> DeviceRound<'r> {
         let numbers: Vec<f32> = states.into_data().try_to_vec().expect("f32 on the device");
         let score = |rows: &[f32]| layer_score(&Matrix::new(count / layers, width, rows.to_vec())) as f32;
         Matrix::new(1, layers, numbers.chunks(count / layers * width).map(score).collect())
+    }
+}
+
+/// Adds the round's start to the factor that moves: see [`DeviceRound::starts_beside`].
+fn add_starts(adapter: &mut ClientAdapter, active: Active, starts: &[Tensor<3>]) {
+    for (update, start) in adapter.updates.iter_mut().zip(starts) {
+        let Some(LowRank { a, b, .. }) = update else { continue };
+        let moved = if active == Active::A { a } else { b };
+        *moved = moved.clone() + start.clone(); // [C, R, width]
+    }
+}
+
+/// Each lane's share of batch `i` in its step, `C` numbers.
+fn shares(by_batch: &[Vec<f64>], i: usize) -> Vec<f32> {
+    let share = |lane: usize| {
+        let all: f64 = by_batch.iter().map(|batch| batch[lane]).sum();
+        if all > 0.0 { (by_batch[i][lane] / all) as f32 } else { 0.0 }
+    };
+    (0..by_batch[i].len()).map(share).collect()
+}
+
+/// What came of a forward and a backward pass.
+struct Pass {
+    /// `[C]`.
+    losses: Tensor<1>,
+    /// What trains, `[C, rows, cols]` each.
+    leaves: Vec<Tensor<3>>,
+    /// Their gradients, in parts.
+    gradients: Vec<Gradients>,
+}
+
+impl Pass {
+    /// Losses and gradients lane by lane times `shares`.
+    fn times(mut self, shares: &[f32]) -> Pass {
+        let shares = Tensor::<1>::from_data(TensorData::new(shares.to_vec(), [shares.len()]), &self.losses.device());
+        let by_lane = shares.clone().reshape([shares.dims()[0], 1, 1]);
+        for part in &mut self.gradients {
+            for leaf in &self.leaves {
+                if let Some(gradient) = leaf.grad(part) {
+                    leaf.grad_replace(part, gradient * by_lane.clone());
+                }
+            }
+        }
+        Pass { losses: self.losses * shares, ..self }
+    }
+
+    /// The sums of both, part by part.
+    fn plus(mut self, other: Pass) -> Pass {
+        for (sum, more) in self.gradients.iter_mut().zip(&other.gradients) {
+            for (leaf, theirs) in self.leaves.iter().zip(&other.leaves) {
+                if let (Some(before), Some(more)) = (leaf.grad(sum), theirs.grad(more)) {
+                    leaf.grad_replace(sum, before + more);
+                }
+            }
+        }
+        Pass { losses: self.losses + other.losses, ..self }
     }
 }

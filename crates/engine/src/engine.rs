@@ -255,18 +255,20 @@ impl Engine {
         tell: &Sender<Told>,
     ) -> Result<ControlFlow<(), Share>, EngineError> {
         let ends_all = EndsAll(tell);
+        let (settings, factor) = self.settings.in_round(plan.round);
+        let plan = &plan.at_rates(factor);
         // What was merged belongs to the backbone. Where one factor alone moves, or slots stay frozen beside those that train,
         // the round's start is the same for all and goes there too.
         let merged = (!start.merged.is_empty()).then(|| model.merged(start.merged));
         let model = merged.as_deref().unwrap_or(model);
         let noisy = self.settings.flat.map(|_| flat::with_banks(model, plan.round, start.adapter, self.settings.seed));
         let model = noisy.as_deref().unwrap_or(model);
-        let folded = plan.folds().then(|| model.folded(&start.adapter.plain()));
+        let folded = plan.folds(model.dropout().adapter).then(|| model.folded(&start.adapter.plain()));
         let model = folded.as_deref().unwrap_or(model);
         let round = DeviceRound {
             model,
             train: &self.train,
-            settings: &self.settings,
+            settings: &settings,
             options: &self.options,
             plan,
             global: start.adapter,

@@ -24,6 +24,14 @@ impl Phase<'_> {
         }
     }
 
+    /// What the masks of dropout are drawn for.
+    pub fn masks(self) -> Use {
+        match self {
+            Phase::Probe(_) => Use::ProbeMasks,
+            Phase::Training => Use::Masks,
+        }
+    }
+
     /// Whether it matters how clients moved.
     pub fn reads_movement(self) -> bool {
         match self {

@@ -150,6 +150,12 @@ impl Plan {
         }
     }
 
+    /// The same orders at so many times the learning rates.
+    pub(crate) fn at_rates(&self, factor: f64) -> Plan {
+        let [lr_a, lr_b, lr_core] = [self.lr_a, self.lr_b, self.lr_core].map(|lr| lr * factor);
+        Plan { lr_a, lr_b, lr_core, ..self.clone() }
+    }
+
     /// Numbers that train on a client where all slots do.
     pub fn scalars(&self, global: &Adapter) -> u64 {
         let factors: u64 = self.active.factors().iter().map(|&factor| global.factor_params(factor)).sum();
@@ -194,9 +200,17 @@ impl Plan {
     }
 
     /// Whether the round's start is folded into the backbone of all clients: with one active factor the update is linear in
-    /// what moves, and where slots are frozen beside those that train they are the same for all.
-    pub(crate) fn folds(&self) -> bool {
-        self.active.folds() || self.keeps_frozen_slots()
+    /// what moves, and where slots are frozen beside those that train they are the same for all. Where a share of what adapters
+    /// read is dropped, the start is dropped with what moved, so it stays beside the backbone.
+    pub(crate) fn folds(&self, dropped: f64) -> bool {
+        (self.active.folds() && dropped == 0.0) || self.keeps_frozen_slots()
+    }
+
+    /// Whether clients can drop a share of what adapters read: not where the slots that one does not train are in its backbone.
+    pub fn allows_dropout(&self) -> bool {
+        let some = self.selection.is_some() || self.ranks.is_some() || self.live.is_some();
+        let others_are_folded = self.active.folds() && some;
+        self.active != Active::Full && !self.keeps_frozen_slots() && !others_are_folded
     }
 
     /// What a client's update is multiplied by, beside LoRA's scale.

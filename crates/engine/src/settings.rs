@@ -1,6 +1,7 @@
 //! What a user can say about local training: the `[train]` section, and how slots are probed. Checked here, beside its owner.
 
 mod devices;
+mod rounds;
 mod schema;
 
 use schemars::JsonSchema;
@@ -8,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::Problem;
 pub use devices::{EngineSettings, InFlight, Recompute};
+pub use rounds::RoundSchedule;
 
 /// Local training, the same for every client of a run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -18,7 +20,18 @@ pub struct TrainSettings {
     /// Local epochs a client trains in a round (E in the paper).
     #[serde(default = "one")]
     pub epochs: usize,
-    /// Examples a client puts into one step; the last, smaller batch of an epoch is kept.
+    /// Local steps a client makes in a round, in place of those of its `epochs`: exactly so many, its examples coming round as often as
+    /// that takes. Left out: whole epochs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub steps: Option<usize>,
+    /// Tokens after which a client makes no further step in a round; left out: any number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_tokens: Option<u64>,
+    /// Batches whose gradients make one step: as one batch so many times as large, in the memory of one. The last step of an epoch
+    /// takes what is left.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub accumulate: usize,
+    /// Examples a client puts into one batch; the last, smaller batch of an epoch is kept.
     #[serde(default = "thirty_two")]
     pub batch_size: usize,
     /// Learning rate of the A factors.
@@ -49,6 +62,16 @@ pub struct TrainSettings {
     /// Local steps over which the learning rate rises from zero at the start of each round.
     #[serde(default)]
     pub warmup_steps: usize,
+    /// How the learning rates move from round to round; left out: not at all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lr_rounds: Option<RoundSchedule>,
+    /// Share of every label that is spread evenly over all answers, as PyTorch's `label_smoothing`. Evaluation knows nothing of it.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub label_smoothing: f64,
+    /// What an example of each class weighs in the local objective, a number a label in the order of `labels.json`, as the `weight` of PyTorch's
+    /// `CrossEntropyLoss`; left out: all the same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub class_weights: Option<Vec<f64>>,
     /// Draw a new order of the shard for every epoch; `false`: always the order of the shard.
     #[serde(default = "yes")]
     pub shuffle: bool,
@@ -97,6 +120,12 @@ pub enum NotFinite {
 
 fn one() -> usize {
     1
+}
+fn is_one(n: &usize) -> bool {
+    *n == 1
+}
+fn is_zero(share: &f64) -> bool {
+    *share == 0.0
 }
 fn thirty_two() -> usize {
     32
@@ -169,7 +198,18 @@ impl Schedule {
 impl TrainSettings {
     /// Local steps of a round over a shard of `examples`.
     pub fn local_steps(&self, examples: usize) -> usize {
-        examples.div_ceil(self.batch_size) * self.epochs
+        self.steps.unwrap_or(self.steps_an_epoch(examples) * self.epochs)
+    }
+
+    /// Local steps that go once through a shard of `examples`.
+    pub fn steps_an_epoch(&self, examples: usize) -> usize {
+        examples.div_ceil(self.batch_size * self.accumulate)
+    }
+
+    /// The same settings in `round`, with the rates that they have then, and the factor on these.
+    pub(crate) fn in_round(&self, round: usize) -> (TrainSettings, f64) {
+        let factor = self.lr_rounds.map_or(1.0, |schedule| schedule.factor(round, self.rounds));
+        (TrainSettings { lr_head: self.lr_head * factor, ..self.clone() }, factor)
     }
 
     /// The first thing wrong with these settings.
@@ -178,6 +218,18 @@ impl TrainSettings {
         Problem::first([
             ("train.epochs", self.epochs >= 1, "at least 1"),
             ("train.batch_size", self.batch_size >= 1, "at least 1"),
+            ("train.steps", self.steps != Some(0), "at least 1"),
+            ("train.max_tokens", self.max_tokens != Some(0), "at least 1"),
+            ("train.accumulate", self.accumulate >= 1, "at least 1"),
+            ("train.lr_rounds.min", self.lr_rounds.is_none_or(RoundSchedule::is_valid), RoundSchedule::VALID),
+            ("train.label_smoothing", (0.0..1.0).contains(&self.label_smoothing), "a share of at least 0 and below 1"),
+            (
+                "train.class_weights",
+                self.class_weights
+                    .as_ref()
+                    .is_none_or(|weights| weights.iter().all(|w| rate(*w)) && weights.iter().any(|w| *w > 0.0)),
+                "finite numbers, none negative and not all zero",
+            ),
             ("train.lr_a", rate(self.lr_a), "a finite number, not negative"),
             (
                 "train.lr_b",

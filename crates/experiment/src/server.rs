@@ -32,7 +32,7 @@ pub struct OpenServer {
     test: Split,
     identity: Identity,
     totals: Totals,
-    base_model: String,
+    meta: PeftMeta,
 }
 
 /// Reads model, labels and test rows, and makes a server. Training rows may be missing.
@@ -74,7 +74,7 @@ pub fn server(loaded: &CheckedConfig, watch: &mut dyn Watch) -> Result<OpenServe
         test,
         identity,
         totals: Totals::default(),
-        base_model: config.model.path.base_model(),
+        meta: PeftMeta { base_model: config.model.path.base_model(), dropout: config.adapter.dropout },
         coordinator,
         model,
     })
@@ -100,7 +100,7 @@ impl OpenServer {
     /// A file cannot be written; full fine-tuning, which trains no adapter.
     pub fn save(&self, folder: &Path) -> Result<()> {
         self.refuse_weights()?;
-        let meta = PeftMeta { base_model: self.base_model.clone() };
+        let meta = self.meta.clone();
         Ok(peft::write(folder, &self.coordinator.server().model(), &meta, Layout::Uniform)?)
     }
 

@@ -37,7 +37,7 @@ pub struct OpenSite {
     /// SHA-256, in hex, of what server and sites must agree on: settings that change numbers, labels, tokenizer, and a sample of
     /// the backbone's weights.
     pub fingerprint: String,
-    base_model: String,
+    meta: PeftMeta,
     /// Kept for the next site of this process.
     _backbones: Vec<Arc<Transformer>>,
 }
@@ -95,7 +95,8 @@ pub fn site(loaded: &CheckedConfig, holding: &Holding, watch: &mut dyn Watch) ->
     let models = models.into_iter().map(|m| Box::new(m) as Box<dyn Model>).collect();
     let site =
         Site::new(config.settings(), models, tokens, shards, own).map_err(|e| job::federation_error(loaded, e))?;
-    Ok(OpenSite { site, fingerprint, base_model: config.model.path.base_model(), _backbones: backbones })
+    let meta = PeftMeta { base_model: config.model.path.base_model(), dropout: config.adapter.dropout };
+    Ok(OpenSite { site, fingerprint, meta, _backbones: backbones })
 }
 
 /// The backbone as it was read, which the sites of this process share as long as one of them lives: a simulation has many.
@@ -126,8 +127,7 @@ impl OpenSite {
     /// A file cannot be written.
     pub fn save_clients(&self, folder: &Path) -> Result<Vec<usize>> {
         let write = |(client, adapter): (usize, Adapter)| {
-            let meta = PeftMeta { base_model: self.base_model.clone() };
-            peft::write(&folder.join(format!("{client:04}")), &adapter, &meta, Layout::Uniform)?;
+            peft::write(&folder.join(format!("{client:04}")), &adapter, &self.meta, Layout::Uniform)?;
             Ok(client)
         };
         self.site.personal_models().map(write).collect()

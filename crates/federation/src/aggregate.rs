@@ -2,7 +2,7 @@
 //! (mean, median, trimmed mean), what the server's optimizer makes of it, and the noise of central privacy.
 
 use bonfire_data::random::{NoiseKey, Use};
-use bonfire_engine::{Role, Upload};
+use bonfire_engine::{Role, RoundSchedule, Upload};
 use bonfire_models::{Adapter, Factor, Matrix, standard_normal};
 
 use crate::client_products::in_order;
@@ -18,6 +18,8 @@ pub struct Rule {
     pub aggregation: Aggregation,
     /// What the server makes of that.
     pub optimizer: ServerOptimizer,
+    /// How its learning rate moves over so many rounds.
+    pub schedule: Option<(RoundSchedule, usize)>,
     /// Noise on the mean.
     pub noise: Option<CentralNoise>,
     /// σ of the Laplacian smoothing of what factors moved by, after the noise; 0: none.
@@ -53,6 +55,7 @@ impl Rule {
         let believed = believed(self.aggregation, &uploads);
         let uploads: Vec<&Upload> = believed.iter().map(|upload| upload.as_ref()).collect();
         let Some(first) = uploads.first() else { return };
+        let optimizer = self.optimizer.at_rate(self.schedule.map_or(1.0, |(schedule, of)| schedule.factor(round, of)));
         let mut number = 0;
         let mut noised = |moved: &mut Moved| {
             number += 1;
@@ -67,7 +70,7 @@ impl Rule {
                 let mut moved = self.combine(&uploads, &lists, rank, width, norm);
                 noised(&mut moved);
                 smooth(&mut moved.values, width, self.smoothing);
-                step(self.optimizer, state, Role::Factor(target, factor), &mut moved);
+                step(optimizer, state, Role::Factor(target, factor), &mut moved);
                 add(matrix, factor == Factor::A, &moved);
             }
         }
@@ -75,7 +78,7 @@ impl Rule {
             let lists: Vec<_> = uploads.iter().map(|u| ((0..matrix.rows).collect(), &u.weights[i])).collect();
             let mut moved = self.combine(&uploads, &lists, matrix.rows, matrix.cols, Norm::All);
             noised(&mut moved);
-            step(self.optimizer, state, Role::Weight(i), &mut moved);
+            step(optimizer, state, Role::Weight(i), &mut moved);
             add(matrix, false, &moved);
         }
         for i in 0..first.head.len() {
@@ -83,7 +86,7 @@ impl Rule {
             let lists: Vec<_> = uploads.iter().map(|u| ((0..matrix.rows).collect(), &u.head[i])).collect();
             let mut moved = self.combine(&uploads, &lists, matrix.rows, matrix.cols, Norm::All);
             noised(&mut moved);
-            step(self.optimizer, state, Role::Head(i), &mut moved);
+            step(optimizer, state, Role::Head(i), &mut moved);
             add(matrix, false, &moved);
         }
     }

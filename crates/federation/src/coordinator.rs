@@ -2,7 +2,7 @@
 //! trains nothing.
 
 use bonfire_data::random::NoiseKey;
-use bonfire_engine::{Evaluation, MessageError, Plan, Upload};
+use bonfire_engine::{Evaluation, MessageError, Plan, Problem, Upload};
 use bonfire_models::{Adapter, Factor, Model, Task};
 
 use crate::download::{Download, Pushes};
@@ -35,6 +35,17 @@ pub struct Coordinator {
     task: Task,
 }
 
+/// Refuses weights of classes that are not a number a class, or for a model without classes.
+fn check_class_weights(settings: &Settings, task: Task) -> Result<(), FederationError> {
+    let Some(weights) = &settings.train.class_weights else { return Ok(()) };
+    let what = match task {
+        Task::Classify(classes) if classes == weights.len() => return Ok(()),
+        Task::Classify(classes) => format!("has {} numbers for {classes} labels; give one a label", weights.len()),
+        Task::Causal => "weighs classes, and a language model has none; leave it out".into(),
+    };
+    Err(Problem::new("train.class_weights", what).into())
+}
+
 impl Coordinator {
     /// A federation of `clients` before its first round: a fresh adapter from the seed. Of `model` the shapes and the head
     /// are read, and in full fine-tuning the weights.
@@ -45,6 +56,7 @@ impl Coordinator {
         if let Some(problem) = settings.problem() {
             return Err(problem.into());
         }
+        check_class_weights(&settings, model.task())?;
         let global = initial_adapter(&settings, model)?;
         let protection = Protection::new(&settings, clients)?;
         let strategy = build(&settings, &protection, settings.budgets(clients)?);

@@ -15,7 +15,7 @@ mod wire;
 
 use bonfire_data::random::{Use, stream};
 use bonfire_engine::{ClientPrivacy, EngineSettings, Problem, TrainSettings, WireSettings};
-use bonfire_models::{ModelInfo, TargetKind, Targets};
+use bonfire_models::{ModelInfo, SHARE, TargetKind, Targets, is_share};
 use rand::RngExt;
 use rand::seq::SliceRandom;
 use schemars::JsonSchema;
@@ -79,6 +79,7 @@ impl Settings {
                 "adapter.targets",
                 "is empty; name at least one linear, e.g. [\"query\", \"value\"]",
             ))
+            .or(is(!is_share(adapter.dropout), "adapter.dropout", &format!("is {}; must be {SHARE}", adapter.dropout)))
             .or(is(self.evaluate.every == 0, "evaluate.every", "must be at least 1"))
             .or_else(|| self.cohort_problem())
             .or_else(|| self.clients.problem())
@@ -214,6 +215,14 @@ pub struct AdapterSettings {
     /// PEFT layout that the run goes on from.
     #[serde(default)]
     pub init: AdapterStart,
+    /// Share of what adapters read that local training drops, at PEFT's place (`lora_dropout`): in front of A, with a mask of its own
+    /// for every linear. Evaluation drops nothing.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub dropout: f64,
+}
+
+fn is_zero(share: &f64) -> bool {
+    *share == 0.0
 }
 
 impl AdapterSettings {

@@ -12,7 +12,7 @@ use rayon::prelude::*;
 use super::micro::{Accumulate, Dots, run};
 use super::{dense, filled, in_tf32, split, tensor, values};
 use crate::SlotCounts;
-use crate::backends::{LinearGradients, LinearSaved, Pair, Wanted};
+use crate::backends::{LinearGradients, LinearSaved, Pair, UpdateSaved, Wanted};
 use crate::options::{Arithmetic, LinearLayout};
 
 /// Rows a thread takes at a time; with the widest results that is a few MiB.
@@ -178,19 +178,44 @@ pub(super) fn forward(
     #[allow(unsafe_code)]
     let (mut y, ()) = unsafe { filled(tokens * n, frozen) }; // [T, N]
     let adapters = adapters(&pairs, layout);
+    let h = (!adapters.is_empty()).then(|| add_updates(&mut y, n, xs, width, &adapters, layout));
+    (tensor(y, Shape::from([tokens, n])), h.into_iter().collect())
+}
+
+/// See [`crate::backends::Kernels::update_forward`]; in place where `y` is nobody else's.
+pub(super) fn update(
+    y: FlexTensor,
+    x: &FlexTensor,
+    pair: &Pair<Flex>,
+    layout: &LinearLayout,
+) -> (FlexTensor, FlexTensor) {
+    let (mut y, x, pairs) = (dense(y), dense(x.clone()), dense_pairs(std::slice::from_ref(pair)));
+    let ([tokens, n], [_, width]) = (y.shape().dims(), x.shape().dims());
+    let out = &mut y.storage_mut::<f32>()[..tokens * n];
+    let h = add_updates(out, n, values(&x), width, &adapters(&pairs, layout), layout);
+    (y, h)
+}
+
+/// Adds the adapters' updates to the rows of `y`, `n` wide, and gives `x·Aᵀ` of all of them `[T, ΣR]`.
+fn add_updates(
+    y: &mut [f32],
+    n: usize,
+    xs: &[f32],
+    width: usize,
+    adapters: &[Adapter],
+    layout: &LinearLayout,
+) -> FlexTensor {
+    let tokens = y.len() / n.max(1);
     let total: usize = adapters.iter().map(|a| a.rank).sum();
-    if total == 0 {
-        return (tensor(y, Shape::from([tokens, n])), Vec::new());
-    }
     let mut h = vec![0f32; tokens * total]; // [T, ΣR]
     let blocks = blocks(layout, tokens);
     let lengths = || blocks.iter().map(|b| b.rows.len());
-    let outputs = split(&mut y, lengths(), n).into_iter().zip(split(&mut h, lengths(), total));
+    let outputs = split(y, lengths(), n).into_iter().zip(split(&mut h, lengths(), total));
     let tasks: Vec<_> = outputs.zip(&blocks).collect();
     tasks.into_par_iter().for_each(|((y, h), block)| {
         let Some(client) = block.client else { return };
         let x = Rows { data: &xs[block.rows.start * width..], stride: width, width, count: block.rows.len() };
-        for adapter in &adapters {
+        for adapter in adapters {
             let slots = adapter.slots(client);
             read(&mut h[adapter.offset..], total, &x, adapter.a.of(client), slots);
             let h = Rows { data: &h[adapter.offset..], stride: total, width: slots, count: x.count };
@@ -198,7 +223,7 @@ pub(super) fn forward(
             write(y, n, &h, adapter.b.of(client), adapter.columns.len(), layout.scale);
         }
     });
-    (tensor(y, Shape::from([tokens, n])), vec![tensor(h, Shape::from([tokens, total]))])
+    tensor(h, Shape::from([tokens, total]))
 }
 
 /// Some rows of a matrix.
@@ -250,11 +275,10 @@ pub(super) fn backward(
     wanted: &Wanted,
     layout: &LinearLayout,
 ) -> LinearGradients<Flex> {
-    let (dy, w, pairs) = (dense(dy), dense(saved.w), dense_pairs(&saved.pairs));
+    let (dy, w) = (dense(dy), dense(saved.w));
     let [tokens, n] = dy.shape().dims();
     let width = w.shape()[0];
-    let dys = values(&dy);
-    let mut dx = wanted.x.then(|| {
+    let dx = wanted.x.then(|| {
         let [left, right] = operands(&dy, &w, layout.arithmetic);
         let (left, right) = (Matrix::new(values(&left), n), Matrix::new(values(&right), n).transposed());
         if let Some(residual) = residual {
@@ -268,6 +292,37 @@ pub(super) fn backward(
         let (dx, ()) = unsafe { filled(tokens * width, |dx| product(dx, &left, &right, false)) };
         tensor(dx, Shape::from([tokens, width])) // [T, K]
     });
+    factors_backward(dx, dy, saved.x, saved.h.into_iter().next(), &saved.pairs, wanted, layout)
+}
+
+/// See [`crate::backends::Kernels::update_backward`].
+pub(super) fn update_backward(
+    saved: UpdateSaved<Flex>,
+    dy: FlexTensor,
+    wanted: &Wanted,
+    layout: &LinearLayout,
+) -> LinearGradients<Flex> {
+    let dy = dense(dy);
+    let [tokens, _] = dy.shape().dims();
+    let width = saved.pair.a.shape()[2];
+    let dx = wanted.x.then(|| tensor(vec![0f32; tokens * width], Shape::from([tokens, width])));
+    factors_backward(dx, dy, saved.x, saved.h, &[saved.pair], wanted, layout)
+}
+
+/// What the adapters add to `dx` `[T, K]`, where that is wanted, and the gradients of their factors; `dy` is dense.
+fn factors_backward(
+    mut dx: Option<FlexTensor>,
+    dy: FlexTensor,
+    x: Option<FlexTensor>,
+    h: Option<FlexTensor>,
+    pairs: &[Pair<Flex>],
+    wanted: &Wanted,
+    layout: &LinearLayout,
+) -> LinearGradients<Flex> {
+    let pairs = dense_pairs(pairs);
+    let [tokens, n] = dy.shape().dims();
+    let width = pairs.first().map_or(0, |pair| pair.a.shape()[2]);
+    let dys = values(&dy);
     let adapters = adapters(&pairs, layout);
     let total: usize = adapters.iter().map(|a| a.rank).sum();
     let g = (total > 0 && (wanted.x || wanted.pairs.iter().any(|[a, _]| *a))).then(|| {
@@ -281,7 +336,7 @@ pub(super) fn backward(
         );
         g
     });
-    let (x, h) = (saved.x.map(dense), saved.h.into_iter().next().map(dense));
+    let (x, h) = (x.map(dense), h.map(dense));
     let gradients_of = |(adapter, wanted): (&Adapter, &[bool; 2])| {
         let a = wanted[0].then(|| {
             let left = Rows {

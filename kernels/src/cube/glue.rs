@@ -14,9 +14,10 @@ use super::factors::Factors;
 use super::lowrank::{down, up_add};
 use super::outer::{Gradient, outer};
 use super::tiles::{RankTable, TileTable};
-use super::{adamw, dense, gather, gelu, glu, norm, scores};
+use super::{adamw, dense, dropout, gather, gelu, glu, norm, scores};
 use crate::adamw::{AdamW, OptimizerOps};
-use crate::backends::{Kernels, LinearGradients, LinearSaved, Pair, Wanted};
+use crate::backends::{Kernels, LinearGradients, LinearSaved, Pair, UpdateSaved, Wanted};
+use crate::dropout::DropMask;
 use crate::options::{AttentionLayout, Bend, LinearLayout};
 
 /// The slots that each client has of each adapter `[adapters, C]`; `None` where all have all.
@@ -32,6 +33,52 @@ fn ranks(pairs: &[Pair<CubeBackend>], layout: &LinearLayout, like: &CubeTensor) 
 
 fn tiles(layout: &LinearLayout, like: &CubeTensor) -> TileTable {
     layout.clients.tables().for_clients(&layout.clients, &like.device)
+}
+
+/// What the adapters add to `dx` `[T, K]`, where that is wanted, and the gradients of their factors. `residual` `[T, K]`, where there
+/// is one, is added to `dx` too.
+fn factors_backward(
+    [dx, residual]: [Option<CubeTensor>; 2],
+    dy: CubeTensor,
+    x: Option<CubeTensor>,
+    h: Option<CubeTensor>,
+    pairs: Vec<Pair<CubeBackend>>,
+    wanted: &Wanted,
+    layout: &LinearLayout,
+) -> LinearGradients<CubeBackend> {
+    let inputs = pairs[0].a.shape()[2];
+    let (tiles, ranks) = (tiles(layout, &dy), ranks(&pairs, layout, &dy));
+    let trains_a = wanted.pairs.iter().any(|[a, _]| *a);
+    let g = (wanted.x || trains_a).then(|| {
+        let factors = pairs.iter().zip(&layout.columns).map(|(pair, columns)| (pair.b.clone(), columns.clone()));
+        down(dy.clone(), &Factors::new(factors.collect(), ranks.clone()), &tiles) // [T, ΣR]
+    });
+    // A's gradients are sums of g and x, B's of h and dy.
+    let of_a = g.clone().filter(|_| trains_a).map(|g| [g, x.expect("kept for A")]);
+    let of_b = h.map(|h| [h, dy]);
+    let sides: Vec<[CubeTensor; 2]> = of_a.iter().chain(&of_b).cloned().collect();
+    let mut asked = Vec::new();
+    let mut slot = 0;
+    for (adapter, (pair, columns)) in pairs.iter().zip(&layout.columns).enumerate() {
+        let slots = slot..slot + pair.rank();
+        slot = slots.end;
+        let shared = |factor: &CubeTensor| factor.shape()[0] == 1;
+        let one = |pair, columns, shared| Gradient { pair, slots: slots.clone(), columns, shared, adapter };
+        if wanted.pairs[adapter][0] {
+            asked.push(one(0, 0..inputs, shared(&pair.a)));
+        }
+        if wanted.pairs[adapter][1] {
+            asked.push(one(usize::from(of_a.is_some()), columns.clone(), shared(&pair.b)));
+        }
+    }
+    let mut found = outer(&sides, &asked, layout.scale, &tiles, ranks.as_ref()).into_iter();
+    let gradients = wanted.pairs.iter().map(|factors| factors.map(|wanted| wanted.then(|| found.next()).flatten()));
+    let gradients = gradients.collect(); // A: [C|1, R, K], B: [C|1, R, n]
+    let dx = dx.zip(g).map(|(dx, g)| {
+        let factors = pairs.into_iter().map(|pair| (pair.a, 0..inputs)).collect();
+        up_add(dx, g, &Factors::new(factors, ranks), layout.scale, residual, &tiles) // [T, K]
+    });
+    LinearGradients { x: dx, pairs: gradients }
 }
 
 impl Kernels for CubeBackend {
@@ -67,7 +114,6 @@ impl Kernels for CubeBackend {
         layout: &LinearLayout,
     ) -> LinearGradients<Self> {
         let LinearSaved { x, w, h, pairs } = saved;
-        let [inputs, _] = w.shape().dims();
         let dx = wanted.x.then(|| dense::product(dy.clone(), Self::float_transpose(w), layout.arithmetic, true)); // [T, K]
         if pairs.is_empty() {
             let with = |dx: CubeTensor| match residual {
@@ -76,38 +122,36 @@ impl Kernels for CubeBackend {
             };
             return LinearGradients { x: dx.map(with), pairs: Vec::new() };
         }
-        let (tiles, ranks) = (tiles(layout, &dy), ranks(&pairs, layout, &dy));
-        let trains_a = wanted.pairs.iter().any(|[a, _]| *a);
-        let g = (wanted.x || trains_a).then(|| {
-            let factors = pairs.iter().zip(&layout.columns).map(|(pair, columns)| (pair.b.clone(), columns.clone()));
-            down(dy.clone(), &Factors::new(factors.collect(), ranks.clone()), &tiles) // [T, ΣR]
-        });
-        // A's gradients are sums of g and x, B's of h and dy.
-        let of_a = g.clone().filter(|_| trains_a).map(|g| [g, x.expect("kept for A")]);
-        let of_b = h.into_iter().next().map(|h| [h, dy]);
-        let sides: Vec<[CubeTensor; 2]> = of_a.iter().chain(&of_b).cloned().collect();
-        let mut asked = Vec::new();
-        let mut slot = 0;
-        for (adapter, (pair, columns)) in pairs.iter().zip(&layout.columns).enumerate() {
-            let slots = slot..slot + pair.rank();
-            slot = slots.end;
-            let shared = |factor: &CubeTensor| factor.shape()[0] == 1;
-            let one = |pair, columns, shared| Gradient { pair, slots: slots.clone(), columns, shared, adapter };
-            if wanted.pairs[adapter][0] {
-                asked.push(one(0, 0..inputs, shared(&pair.a)));
-            }
-            if wanted.pairs[adapter][1] {
-                asked.push(one(usize::from(of_a.is_some()), columns.clone(), shared(&pair.b)));
-            }
-        }
-        let mut found = outer(&sides, &asked, layout.scale, &tiles, ranks.as_ref()).into_iter();
-        let gradients = wanted.pairs.iter().map(|factors| factors.map(|wanted| wanted.then(|| found.next()).flatten()));
-        let gradients = gradients.collect(); // A: [C|1, R, K], B: [C|1, R, n]
-        let dx = dx.zip(g).map(|(dx, g)| {
-            let factors = pairs.into_iter().map(|pair| (pair.a, 0..inputs)).collect();
-            up_add(dx, g, &Factors::new(factors, ranks), layout.scale, residual, &tiles) // [T, K]
-        });
-        LinearGradients { x: dx, pairs: gradients }
+        factors_backward([dx, residual], dy, x, h.into_iter().next(), pairs, wanted, layout)
+    }
+
+    fn update_forward(
+        y: FloatTensor<Self>,
+        x: &FloatTensor<Self>,
+        pair: &Pair<Self>,
+        layout: &LinearLayout,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        let pairs = std::slice::from_ref(pair);
+        let (inputs, tiles, ranks) = (pair.a.shape()[2], tiles(layout, x), ranks(pairs, layout, x));
+        let h = down(x.clone(), &Factors::new(vec![(pair.a.clone(), 0..inputs)], ranks.clone()), &tiles); // [T, R]
+        let writing = Factors::new(vec![(pair.b.clone(), layout.columns[0].clone())], ranks);
+        (up_add(y, h.clone(), &writing, layout.scale, None, &tiles), h) // [T, N], [T, R]
+    }
+
+    fn update_backward(
+        saved: UpdateSaved<Self>,
+        dy: FloatTensor<Self>,
+        wanted: &Wanted,
+        layout: &LinearLayout,
+    ) -> LinearGradients<Self> {
+        let UpdateSaved { x, h, pair } = saved;
+        let shape = Shape::from([dy.shape()[0], pair.a.shape()[2]]);
+        let dx = wanted.x.then(|| Self::float_zeros(shape, &dy.device, dy.dtype().into())); // [T, K]
+        factors_backward([dx, None], dy, x, h, vec![pair], wanted, layout)
+    }
+
+    fn drop_elements(x: FloatTensor<Self>, mask: &DropMask) -> FloatTensor<Self> {
+        dropout::dropped(x, mask)
     }
 
     fn add_norm_rows(

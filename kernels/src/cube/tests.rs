@@ -6,6 +6,7 @@ mod adamw;
 mod attention;
 mod decoder;
 mod dense;
+mod dropout;
 mod gather;
 mod gelu;
 mod loss;
@@ -30,7 +31,7 @@ use burn_cubecl::{CubeBackend, CubeDevice};
 use crate::Segments;
 
 /// Tests that together launch every kernel there is.
-const EVERY_KERNEL: [fn(); 16] = [
+const EVERY_KERNEL: [fn(); 17] = [
     lowrank::tokens_down_to_slots,
     lowrank::slots_up_to_features,
     lowrank::gradients_of_factors,
@@ -47,6 +48,7 @@ const EVERY_KERNEL: [fn(); 16] = [
     loss::losses_and_slopes,
     gelu::forward,
     gelu::gradient,
+    dropout::elements,
 ];
 
 /// The device to test on, its free memory full of NaN so that what a kernel forgets to write shows.

@@ -109,7 +109,7 @@ impl RankTable {
 }
 
 /// A row of numbers on the device; never empty, since a buffer of no bytes cannot be bound.
-fn numbers(values: &[u32], device: &CubeDevice) -> CubeTensor {
+pub(super) fn numbers(values: &[u32], device: &CubeDevice) -> CubeTensor {
     let values = if values.is_empty() { &[0] } else { values };
     let client = device.client();
     let handle = client.create_from_slice(u32::as_bytes(values));

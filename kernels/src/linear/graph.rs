@@ -10,7 +10,8 @@ use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, Backend, ExtensionType, backend_extension};
 
-use crate::backends::{Kernels, LinearSaved, Pair, Wanted};
+use crate::backends::{Kernels, LinearSaved, Pair, UpdateSaved, Wanted};
+use crate::dropout::DropMask;
 use crate::graph::{Residual, past};
 use crate::options::LinearLayout;
 
@@ -26,6 +27,16 @@ pub trait LinearOps: Backend {
         #[extension_type] factors: Factors<Self>,
         layout: LinearLayout,
     ) -> (FloatTensor<Self>, FloatTensor<Self>);
+
+    /// See [`dropped_update`](crate::dropped_update): `y` `[T, N]`, `x` `[T, K]`, `a` `[C|1, R, K]`, `b` `[C|1, R, n]` -> `[T, N]`.
+    fn dropped_update(
+        y: FloatTensor<Self>,
+        x: FloatTensor<Self>,
+        a: FloatTensor<Self>,
+        b: FloatTensor<Self>,
+        layout: LinearLayout,
+        mask: DropMask,
+    ) -> FloatTensor<Self>;
 }
 
 /// The bias of a linear, where it has one.
@@ -99,6 +110,17 @@ impl<B: Kernels> LinearOps for B {
         let (y, _) = Self::linear_forward(&x, &w, bias.tensor(), &Pair::<Self>::list(factors.pairs()), &layout);
         (y, x)
     }
+
+    fn dropped_update(
+        y: FloatTensor<Self>,
+        x: FloatTensor<Self>,
+        a: FloatTensor<Self>,
+        b: FloatTensor<Self>,
+        layout: LinearLayout,
+        mask: DropMask,
+    ) -> FloatTensor<Self> {
+        Self::update_forward(y, &Self::drop_elements(x, &mask), &Pair { a, b }, &layout).0
+    }
 }
 
 /// Tensors that gradients may reach: the input, and A and B of up to three adapters.
@@ -162,5 +184,47 @@ impl<B: Kernels, C: CheckpointStrategy> LinearOps for Autodiff<B, C> {
         // An input that wants no gradient goes on as it is.
         let again = if again.is_tracked() { past::<B, C>(&y, again.into_primitive(), residual) } else { again };
         (y, again)
+    }
+    fn dropped_update(
+        y: FloatTensor<Self>,
+        x: FloatTensor<Self>,
+        a: FloatTensor<Self>,
+        b: FloatTensor<Self>,
+        layout: LinearLayout,
+        mask: DropMask,
+    ) -> FloatTensor<Self> {
+        #[derive(Debug)]
+        struct Step;
+        impl<B: Kernels> Backward<B, 4> for Step {
+            type State = (UpdateSaved<B>, LinearLayout, DropMask);
+
+            fn backward(self, ops: Ops<Self::State, 4>, grads: &mut Gradients, _: &mut Checkpointer) {
+                let dy = grads.consume::<B>(&ops.node); // [T, N]
+                let [y, x, a, b] = ops.parents.map(|parent| parent.map(|node| node.id));
+                let (saved, layout, mask) = ops.state;
+                let wanted = Wanted { x: x.is_some(), pairs: vec![[a.is_some(), b.is_some()]] };
+                let saved = UpdateSaved { x: saved.x.map(|x| B::drop_elements(x, &mask)), ..saved };
+                let found = B::update_backward(saved, dy.clone(), &wanted, &layout);
+                let [of_a, of_b] = found.pairs.into_iter().next().expect("gradients of one pair");
+                let of_x = found.x.map(|dx| B::drop_elements(dx, &mask)); // [T, K]
+                for (id, gradient) in [(x, of_x), (a, of_a), (b, of_b), (y, Some(dy))] {
+                    if let (Some(id), Some(gradient)) = (id, gradient) {
+                        grads.register::<B>(id, gradient);
+                    }
+                }
+            }
+        }
+        let nodes = [&y, &x, &a, &b].map(|t| t.node());
+        let (trains_a, trains_b) = (a.is_tracked(), b.is_tracked());
+        let [y, x, a, b] = [y, x, a, b].map(|t| t.into_primitive());
+        let pair = Pair::<B> { a, b };
+        let (y, h) = B::update_forward(y, &B::drop_elements(x.clone(), &mask), &pair, &layout); // [T, N], [T, R]
+        match Step.prepare::<C>(nodes).compute_bound().stateful() {
+            OpsKind::Tracked(prep) => {
+                let saved = UpdateSaved { x: trains_a.then_some(x), h: trains_b.then_some(h), pair };
+                prep.finish((saved, layout, mask), y)
+            }
+            OpsKind::UnTracked(prep) => prep.finish(y),
+        }
     }
 }

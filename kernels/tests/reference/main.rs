@@ -5,6 +5,7 @@
 #[path = "../../../tests/support/cases.rs"]
 mod cases;
 mod device_math;
+mod dropout;
 
 use bonfire_kernels::check::exact::{self, Format};
 use bonfire_kernels::check::{self, Way, numbers};

@@ -4,12 +4,14 @@
 //! Letters in shapes: `T` tokens, `D` features, `H` query heads, `G` key heads, `w` features a head, `I` features inside the
 //! feed-forward block.
 
-use bonfire_kernels::{Bend, gelu, glu, packed_attention, packed_attention_with};
+use bonfire_kernels::{Bend, gelu, glu, packed_attention, packed_attention_dropped, packed_attention_with};
 use burn::tensor::Tensor;
 
+use crate::description::DropRate;
 use crate::description::NormPlace::{
     AfterAttention, AfterFeedForward, BeforeAttention, BeforeFeedForward, Keys, Queries,
 };
+use crate::dropout::Place;
 use crate::layer::{Layer, LayerContext, Norm};
 use crate::rotary::Angles;
 use crate::{Activation, ModelInfo};
@@ -23,9 +25,14 @@ impl Layer {
         let attended = self.attend(qkv, context); // [T, H·w]
         // In the last layer only the rows that are read go on: T is N from here.
         let (x, attended, rows) = context.reading(x, attended);
-        let x = norm(AfterAttention).after(x, self.groups[1].apply(attended, context, rows), eps, trained); // [T, D]
+        let dropped = context.info.architecture.describe().dropped;
+        let attended = self.groups[1].apply(attended, context, rows); // [T, D]
+        let attended = context.dropped(attended, Place::AfterAttention, dropped.attention, rows);
+        let x = norm(AfterAttention).after(x, attended, eps, trained); // [T, D]
         let (wide, x) = self.groups[2].apply_and_input(x, context, rows); // [T, I], [T, D]
-        norm(AfterFeedForward).after(x, self.groups[3].apply(gelu(wide), context, rows), eps, trained) // [T, D]
+        let narrow = self.groups[3].apply(gelu(wide), context, rows); // [T, D]
+        let narrow = context.dropped(narrow, Place::AfterFeedForward, dropped.feed_forward, rows);
+        norm(AfterFeedForward).after(x, narrow, eps, trained) // [T, D]
     }
 
     /// `x + attention(norm(x))`, then `x + feed-forward(norm(x))`: `[T, D] -> [T, D]`; what is added is normed too where the layer
@@ -41,16 +48,26 @@ impl Layer {
         let attended = self.attend(self.groups[0].apply(inside, context, context.tokens), context); // [T, H·w]
         // In the last layer only the rows that are read go on: T is N from here.
         let (x, attended, rows) = context.reading(x, attended);
-        let x = x + normed(AfterAttention, self.groups[1].apply(attended, context, rows)); // [T, D]
+        let dropped = context.info.architecture.describe().dropped;
+        let attended = normed(AfterAttention, self.groups[1].apply(attended, context, rows));
+        let x = x + context.dropped(attended, Place::AfterAttention, dropped.attention, rows); // [T, D]
         let (inside, x) = normed_and_input(BeforeFeedForward, x); // [T, D] each
         let wide = gated(self.groups[2].apply(inside, context, rows), context.info.activation); // [T, 2·I] -> [T, I]
-        x + normed(AfterFeedForward, self.groups[3].apply(wide, context, rows)) // [T, D]
+        let inside = dropped.feed_forward_inside.then_some(DropRate::Hidden);
+        let wide = context.dropped(wide, Place::InFeedForward, inside, rows);
+        let narrow = normed(AfterFeedForward, self.groups[3].apply(wide, context, rows));
+        x + context.dropped(narrow, Place::AfterFeedForward, dropped.feed_forward, rows) // [T, D]
     }
 
     /// Attention from queries, keys and values, its heads side by side, before the linear that mixes them:
     /// `[T, (H+2G)·w] -> [T, H·w]`.
     fn attend(&self, qkv: Tensor<2>, context: &LayerContext) -> Tensor<2> {
         let qkv = self.turned(qkv, context.info, context.angles, context.trained);
+        let share = context.dropout.model.attention;
+        if let Some(keys) = context.tokens.keys.filter(|_| share > 0.0) {
+            let (added, place) = (context.added_scores.unwrap_or_default(), context.place(Place::Attention));
+            return packed_attention_dropped(qkv, context.attention, added, keys, place, share);
+        }
         match context.added_scores {
             Some(scores) => packed_attention_with(qkv, context.attention, scores),
             None => packed_attention(qkv, context.attention),

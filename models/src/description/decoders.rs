@@ -1,7 +1,7 @@
 //! The decoders that can be trained, one description each: LLaMA first, then what differs from it.
 
 use super::NormPlace::{AfterAttention, AfterFeedForward, BeforeAttention, BeforeFeedForward, Keys, Queries};
-use super::{Bend, Description, Embeddings, HeadForm, NormForm, Order, Width};
+use super::{Bend, Description, DropRate, Dropped, Embeddings, HeadForm, NormForm, Order, Width};
 use crate::TargetKind::{AttentionOutput, Gate, GateUp, Intermediate, Key, Output, Qkv, Query, Value};
 
 /// LLaMA (arXiv 2302.13971), of which the others differ in what they name. SmolLM 1 and 2 and Llama 3 are this one.
@@ -25,7 +25,8 @@ pub(super) const LLAMA: Description = Description {
     embeddings: Embeddings { words: "embed_tokens", positions: None, token_types: None, norm: None, distances: None },
     last_norm: Some("norm"),
     pooler: None,
-    head: &[HeadForm { module: "score", width: Width::Classes, bias: false, bend: Bend::None }],
+    dropped: Dropped { embeddings: false, attention: None, feed_forward_inside: false, feed_forward: None },
+    head: &[HeadForm { module: "score", width: Width::Classes, bias: false, bend: Bend::None, dropped: false }],
     gguf: Some("llama"),
     gguf_neighbours: true,
 };
@@ -86,6 +87,12 @@ pub(super) const PHI3: Description = Description {
     name: "phi3",
     class: "Phi3",
     classifier: "Phi3",
+    dropped: Dropped {
+        embeddings: false,
+        attention: Some(DropRate::Hidden),
+        feed_forward_inside: false,
+        feed_forward: Some(DropRate::Hidden),
+    },
     groups: [
         &[(Qkv, "self_attn.qkv_proj")],
         &[(AttentionOutput, "self_attn.o_proj")],

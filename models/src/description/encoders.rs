@@ -1,7 +1,7 @@
 //! The encoders that can be trained, one description each: RoBERTa and BERT first, then what differs from them.
 
 use super::NormPlace::{AfterAttention, AfterFeedForward, BeforeAttention, BeforeFeedForward};
-use super::{Bend, Description, Embeddings, HeadForm, Linears, NormForm, Order, PoolerForm, Width};
+use super::{Bend, Description, DropRate, Dropped, Embeddings, HeadForm, Linears, NormForm, Order, PoolerForm, Width};
 use crate::TargetKind::{AttentionOutput, GateUp, Intermediate, Key, Output, Qkv, Query, Value};
 
 const BERT_GROUPS: [Linears; 4] = [
@@ -12,8 +12,16 @@ const BERT_GROUPS: [Linears; 4] = [
 ];
 
 const fn part(module: &'static str, width: Width, bend: Bend) -> HeadForm {
-    HeadForm { module, width, bias: true, bend }
+    HeadForm { module, width, bias: true, bend, dropped: true }
 }
+
+/// Embeddings, and the result of each block.
+const BERT_DROPPED: Dropped = Dropped {
+    embeddings: true,
+    attention: Some(DropRate::Hidden),
+    feed_forward_inside: false,
+    feed_forward: Some(DropRate::Hidden),
+};
 
 /// `classifier.dense`, tanh, `classifier.out_proj`, as RoBERTa and MPNet have them.
 const ROBERTA_HEAD: &[HeadForm] =
@@ -41,6 +49,7 @@ pub(super) const ROBERTA: Description = Description {
     },
     last_norm: None,
     pooler: None,
+    dropped: BERT_DROPPED,
     head: ROBERTA_HEAD,
     gguf: None,
     gguf_neighbours: false,
@@ -80,7 +89,11 @@ pub(super) const DISTILBERT: Description = Description {
     ],
     norms: &[(AfterAttention, "sa_layer_norm"), (AfterFeedForward, "output_layer_norm")],
     embeddings: Embeddings { token_types: None, ..ROBERTA.embeddings },
-    head: &[part("pre_classifier", Width::Hidden, Bend::Relu), part("classifier", Width::Classes, Bend::None)],
+    dropped: Dropped { attention: None, ..BERT_DROPPED },
+    head: &[
+        HeadForm { dropped: false, ..part("pre_classifier", Width::Hidden, Bend::Relu) },
+        part("classifier", Width::Classes, Bend::None),
+    ],
     ..ROBERTA
 };
 
@@ -126,6 +139,12 @@ pub(super) const MODERNBERT: Description = Description {
     },
     last_norm: Some("final_norm"),
     pooler: Some(PoolerForm { linear: "head.dense", bend: Bend::Gelu, norm: Some("head.norm") }),
+    dropped: Dropped {
+        embeddings: true,
+        attention: Some(DropRate::Attention),
+        feed_forward_inside: true,
+        feed_forward: None,
+    },
     head: &[part("classifier", Width::Classes, Bend::None)],
     ..ROBERTA
 };

@@ -11,7 +11,7 @@ fn info() -> ModelInfo {
 }
 
 fn meta() -> PeftMeta {
-    PeftMeta { base_model: "base".into() }
+    PeftMeta { base_model: "base".into(), dropout: 0.0 }
 }
 
 fn sample(kinds: &[TargetKind]) -> Adapter {

@@ -8,7 +8,7 @@ use super::Transformer;
 use crate::body::{Body, Loaded};
 use crate::loader::Loader;
 use crate::weights::Weights;
-use crate::{ModelError, ModelInfo, ModelSource, Precision, TargetKind, Task, head, surplus, vocabulary};
+use crate::{Dropout, ModelError, ModelInfo, ModelSource, Precision, TargetKind, Task, head, surplus, vocabulary};
 
 /// How a model is read.
 #[derive(Clone, Copy, Debug, Default)]
@@ -88,6 +88,7 @@ impl Transformer {
             precision,
             vocabulary_block: if task == Task::Causal { vocabulary::block_on(device) } else { 0 },
             trained: false,
+            dropout: Dropout::default(),
             banks: Vec::new(),
             notes,
         })

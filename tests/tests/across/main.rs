@@ -9,11 +9,14 @@ mod before;
 #[path = "../../support/cases.rs"]
 mod cases;
 mod checkpoints;
+mod composition;
+mod dropout;
 mod encoder;
 mod faults;
 mod golden_export;
 mod invariants;
 mod layer_subset;
+mod local_training;
 mod parity;
 mod precision;
 mod privacy;

@@ -73,7 +73,8 @@ fn write(run: &OpenedRun, task: Task, adapter: &Adapter, args: &ExportArgs, to: 
     };
     match args.format {
         Format::Peft => {
-            let meta = PeftMeta { base_model: run.loaded.config.model.path.base_model() };
+            let config = &run.loaded.config;
+            let meta = PeftMeta { base_model: config.model.path.base_model(), dropout: config.adapter.dropout };
             peft::write(to, adapter, &meta, layout)?;
             peft::check(to, adapter, &meta, layout)?;
         }

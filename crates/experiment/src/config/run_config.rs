@@ -5,6 +5,7 @@ use bonfire_federation::{
     AdapterSettings, AttackSettings, BestBy, ClientSettings, EvaluateSettings, PrivacySettings, ServerSettings,
     Settings, StrategySettings,
 };
+use bonfire_models::Dropout;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -90,6 +91,11 @@ impl RunConfig {
         }
     }
 
+    /// What its clients drop in local training.
+    pub fn dropout(&self) -> Dropout {
+        Dropout { model: self.model.dropout.unwrap_or_default(), adapter: self.adapter.dropout }
+    }
+
     /// The run's name.
     pub fn name(&self) -> &str {
         self.name.as_deref().unwrap_or("run")
@@ -115,6 +121,9 @@ impl RunConfig {
 
     /// The first problem in the parts that are not the federation's.
     fn own_problem(&self) -> Option<Problem> {
+        if let Some((key, what)) = self.model.dropout.and_then(|dropout| dropout.problem()) {
+            return Some(Problem::new(key, format!("must be {what}")));
+        }
         let file_name = |name: &str| {
             let fits = |c: char| c.is_alphanumeric() || "-_.".contains(c);
             !name.is_empty() && !name.starts_with('.') && name.chars().all(fits)

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use bonfire_data::{Partition, Score, SplitShares, UnseenLabels};
 use bonfire_engine::{EngineSettings, InFlight, Recompute};
-use bonfire_models::Precision;
+use bonfire_models::{ModelDropout, Precision};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
@@ -110,6 +110,9 @@ pub struct ModelSection {
     /// For a classifier: draw a head even where the checkpoint has one, which may be for other classes.
     #[serde(default, skip_serializing_if = "is_false")]
     pub new_head: bool,
+    /// Shares that the model drops in local training; left out: none, whatever its `config.json` says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dropout: Option<ModelDropout>,
 }
 
 fn is_false(value: &bool) -> bool {

@@ -75,7 +75,13 @@ pub fn task(config: &RunConfig, labels: usize) -> Task {
 /// # Errors
 /// What the models crate finds wrong with the folder.
 pub fn model(loaded: &CheckedConfig, source: &ModelSource, task: Task, device: &Device) -> Result<Transformer> {
-    model_in(loaded.config.engine.precision, loaded, source, task, device)
+    dropping(model_in(loaded.config.engine.precision, loaded, source, task, device)?, loaded)
+}
+
+/// The model with what the configuration has it drop.
+fn dropping(model: Transformer, loaded: &CheckedConfig) -> Result<Transformer> {
+    let refused = |(key, problem): (&str, String)| misset(loaded, key, &problem);
+    Ok(model.dropping(loaded.config.dropout()).map_err(refused)?)
 }
 
 /// What [`model`] gives, in f32: to be shared by runs that compute in different precisions.
@@ -116,7 +122,7 @@ pub fn note_on_adapter(config: &RunConfig) -> Result<()> {
     Ok(())
 }
 
-/// What [`model`] gives for another run on the same backbone [as read](model_as_read) and labels, without reading anything: targets, precision
+/// What [`model`] gives for another run on the same backbone [as read](model_as_read) and labels, without reading anything: targets, precision, dropout
 /// and the seed of the head are those of `config`.
 ///
 /// # Errors
@@ -124,7 +130,7 @@ pub fn note_on_adapter(config: &RunConfig) -> Result<()> {
 pub fn model_again(model: &Transformer, loaded: &CheckedConfig) -> Result<Transformer> {
     let config = &loaded.config;
     let mut rng = stream(config.train.seed, Use::HeadInit, 0, 0, 0);
-    Ok(model.again(&kinds(loaded, model.info())?, &mut rng).computing_in(config.engine.precision))
+    dropping(model.again(&kinds(loaded, model.info())?, &mut rng).computing_in(config.engine.precision), loaded)
 }
 
 /// The linears that carry adapters.

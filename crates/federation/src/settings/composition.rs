@@ -22,6 +22,7 @@ impl Settings {
             .or_else(|| self.full_problem())
             .or_else(|| self.recompute_problem())
             .or_else(|| self.wire_problem())
+            .or_else(|| self.dropout_problem())
     }
 
     fn budget_problem(&self) -> Option<Problem> {
@@ -106,6 +107,11 @@ impl Settings {
                 "server.max_norm",
                 "looks at a client's movement, and fedask sends sketches of its product; leave it out",
             ),
+            StrategySettings::FedLada { .. } | StrategySettings::FedPepTao { .. } => is(
+                self.train.lr_rounds.is_some(),
+                "train.lr_rounds",
+                &format!("moves the rates that {} divides movements by; leave it out", self.strategy.name()),
+            ),
             _ => None,
         }
     }
@@ -186,6 +192,29 @@ impl Settings {
             ),
         ];
         wrong.into_iter().find(|(_, wrong, _)| *wrong).map(|(key, _, what)| Problem::new(key, what))
+    }
+
+    /// A dropout that would miss a part of what it is to drop.
+    fn dropout_problem(&self) -> Option<Problem> {
+        let traits = self.strategy.traits();
+        if self.adapter.dropout == 0.0 {
+            return None;
+        }
+        let folds = matches!(self.strategy, StrategySettings::FfaLora { .. } | StrategySettings::RoLora { .. });
+        if folds && self.strategy.prune().is_some() {
+            let what = "leaves slots whose start is folded into the backbone, where adapter.dropout drops nothing; leave one of them out";
+            return Some(Problem::new("strategy.prune", what));
+        }
+        if traits.drops_adapter_inputs {
+            return None;
+        }
+        let why = if traits.trains_weights {
+            "which trains the weights themselves and has no adapter"
+        } else {
+            "whose clients have the slots that they do not train in their backbone, where nothing is dropped"
+        };
+        let what = format!("is not for {}, {why}; leave it out, or see model.dropout", self.strategy.name());
+        Some(Problem::new("adapter.dropout", what))
     }
 
     fn recompute_problem(&self) -> Option<Problem> {

@@ -1,6 +1,6 @@
 //! `[server]`: how the clients' movements, by how much each has moved what it trained, are averaged, and the server's optimizer.
 
-use bonfire_engine::Problem;
+use bonfire_engine::{Problem, RoundSchedule};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -11,6 +11,9 @@ pub struct ServerSettings {
     /// What the server makes of an average movement.
     #[serde(default)]
     pub optimizer: ServerOptimizer,
+    /// How the optimizer's learning rate moves from round to round; left out: not at all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub schedule: Option<RoundSchedule>,
     /// How the clients' values become one.
     #[serde(default)]
     pub aggregate: Aggregation,
@@ -85,6 +88,16 @@ pub enum ServerOptimizer {
         #[serde(default = "thousandth")]
         tau: f64,
     },
+}
+
+impl ServerOptimizer {
+    /// The same at so many times its learning rate.
+    pub(crate) fn at_rate(mut self, factor: f64) -> Self {
+        use ServerOptimizer::{FedAdam, FedAvg, FedAvgM, FedYogi};
+        let (FedAvg { lr } | FedAvgM { lr, .. } | FedAdam { lr, .. } | FedYogi { lr, .. }) = &mut self;
+        *lr *= factor;
+        self
+    }
 }
 
 impl Default for ServerOptimizer {
@@ -177,6 +190,7 @@ impl ServerSettings {
         Problem::first([
             ("server.max_norm", self.max_norm.is_none_or(|norm| norm.is_finite() && norm > 0.0), "a positive number"),
             ("server.max_examples", self.max_examples != Some(0), "1 or more"),
+            ("server.schedule.min", self.schedule.is_none_or(RoundSchedule::is_valid), RoundSchedule::VALID),
             ("server.optimizer.lr", lr.is_finite() && lr > 0.0, "a positive number"),
             ("server.optimizer", decays, "given momentum and betas in [0, 1) and a tau above 0"),
             ("server.aggregate.trim", trim, "a share in [0, 0.5)"),

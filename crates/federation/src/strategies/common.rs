@@ -81,6 +81,7 @@ impl Common {
             _ => None,
         };
         let (aggregation, optimizer) = (settings.server.aggregate, settings.server.optimizer);
+        let schedule = settings.server.schedule.map(|schedule| (schedule, train.rounds));
         let differ = matches!(settings.strategy.traits().budget, BudgetUse::Ranks | BudgetUse::Drawn)
             && budgets.iter().any(|&b| b < settings.adapter.rank);
         Common {
@@ -89,7 +90,7 @@ impl Common {
             prox: train.prox,
             scaffold: train.scaffold,
             privacy: settings.client_privacy(),
-            rule: Rule { aggregation, optimizer, noise, smoothing: 0.0 },
+            rule: Rule { aggregation, optimizer, schedule, noise, smoothing: 0.0 },
             prune: settings.strategy.prune(),
             schedule: (train.schedule, train.warmup_steps),
             rounds: train.rounds,

@@ -1,20 +1,20 @@
-//! The norm of a sum, and GELU.
+//! The norm of a sum, GELU, and dropout.
 
 use burn::tensor::Device;
 
 use super::threads::each;
 use super::{Exact, Format, backward, compare, gradient, read};
-use crate::{add_norm, gelu};
+use crate::{DropMask, RowKeys, add_norm, dropout, gelu};
 
 const EPS: f64 = 1e-5;
 
 pub(super) fn small(seed: u64) -> Vec<Exact> {
     let norms = [(5, 7), (3, 256), (4, 700)].map(|(tokens, width)| norm(tokens, width, seed));
-    norms.into_iter().chain([gelu_rows(3, 17, 1, seed)]).collect()
+    norms.into_iter().chain([gelu_rows(3, 17, 1, seed), dropped_rows(5, 17, 1, seed)]).collect()
 }
 
 pub(super) fn real(tokens: usize, seed: u64) -> Vec<Exact> {
-    vec![norm(tokens, 768, seed), gelu_rows(tokens, 3072, 16, seed)]
+    vec![norm(tokens, 768, seed), gelu_rows(tokens, 3072, 16, seed), dropped_rows(tokens, 768, 4, seed)]
 }
 
 fn f64s(values: &[f32]) -> Vec<f64> {
@@ -85,6 +85,46 @@ fn gelu_rows(tokens: usize, width: usize, step: usize, seed: u64) -> Exact {
         ])
     };
     Exact { operation: "GELU", shape: format!("[{tokens}, {width}]"), rounded: true, run: Box::new(run) }
+}
+
+/// A quarter dropped, by masks whose formula is written out once more. Every `step`-th row is compared.
+fn dropped_rows(tokens: usize, width: usize, step: usize, seed: u64) -> Exact {
+    const RATE: f64 = 0.25;
+    let run = move |device: &Device, format: Format| {
+        let [x, dy] = [8, 9].map(|s| format.numbers(tokens * width, 1000 * seed + s));
+        let keys: Vec<u64> = (1..=tokens as u64).map(|i| (seed + i).wrapping_mul(0x9e37_79b9_7f4a_7c15)).collect();
+        let device = &device.clone().autodiff();
+        let put = format.put(&x, [tokens, width], device).require_grad();
+        let y = dropout(put.clone(), DropMask::new(&RowKeys::new(keys.clone()), 3, RATE));
+        let grads = backward(&y, format.put(&dy, [tokens, width], device));
+        let expected = each(tokens.div_ceil(step), |i| {
+            let row = i * step;
+            let kept = |column| if goes_by_hand(keys[row], 3, column, RATE) { 0.0 } else { 1.0 / (1.0 - RATE) };
+            let times = |v: &[f32]| {
+                let row = v[row * width..(row + 1) * width].iter();
+                row.enumerate().map(|(column, &v)| f64::from(v) * kept(column as u64)).collect::<Vec<f64>>()
+            };
+            (row, [times(&x), times(&dy)])
+        });
+        let (ys, dxs): (Vec<_>, Vec<_>) = expected.into_iter().map(|(t, [y, dx])| ((t, y), (t, dx))).unzip();
+        Ok(vec![
+            compare("result", &read(y)?, width, &ys),
+            compare("gradient of x", &gradient("x", &put, &grads)?, width, &dxs),
+        ])
+    };
+    Exact { operation: "dropout", shape: format!("[{tokens}, {width}]"), rounded: true, run: Box::new(run) }
+}
+
+/// The formula of [`dropout`], in 64 bits.
+fn goes_by_hand(key: u64, place: u64, column: u64, rate: f64) -> bool {
+    const LOW: u64 = 0xffff_ffff;
+    let mix = |word: u64| {
+        let word = ((word ^ (word >> 16)) * 0x7feb_352d) & LOW;
+        let word = ((word ^ (word >> 15)) * 0x846c_a68b) & LOW;
+        word ^ (word >> 16)
+    };
+    let (a, b) = (mix((key & LOW) ^ mix(place)), mix(((key >> 32) + place) & LOW));
+    (mix((mix(column ^ a) + b) & LOW) as f64) < rate * 2f64.powi(32)
 }
 
 /// `x·Φ(x)` and its slope times `dy`.

@@ -14,6 +14,7 @@ use super::*;
 use crate::cube::adamw::adamw_step;
 use crate::cube::attention::{Qkv, attend};
 use crate::cube::attention_backward::attend_backward;
+use crate::cube::dropout::dropped;
 use crate::cube::factors::Factors;
 use crate::cube::gather::gather;
 use crate::cube::gelu::{gelu, gelu_backward};
@@ -24,10 +25,10 @@ use crate::cube::norm::{add_norm, add_norm_backward, rms, rms_backward};
 use crate::cube::outer::{Gradient, outer};
 use crate::cube::scores::slot_scores;
 use crate::cube::tiles::{RankTable, TileTable};
-use crate::{AdamW, Bend};
+use crate::{AdamW, Bend, DropMask, RowKeys};
 
 /// The kernels of this folder, as their shaders are named.
-const KERNELS: [&str; 20] = [
+const KERNELS: [&str; 21] = [
     "adamw_kernel",
     "add_norm_kernel",
     "attend_kernel",
@@ -35,6 +36,7 @@ const KERNELS: [&str; 20] = [
     "dkv_kernel",
     "down_kernel",
     "dq_kernel",
+    "dropout_kernel",
     "gather_kernel",
     "gelu_backward_kernel",
     "gelu_kernel",
@@ -134,6 +136,7 @@ fn every_kernel() {
     loss_and_slopes(zeros(&[2, 9]), zeros(&[2]));
     slot_scores(zeros(&[1, 2, 9]), zeros(&[2, 2, 9]));
     gather(zeros(&[2, 9]), zeros(&[3, 2, 4]), zeros(&[2]), 1);
+    dropped(zeros(&[2, 9]), &DropMask::new(&RowKeys::new([1, 2]), 1, 0.5));
     gelu_backward(&zeros(&[2, 9]), gelu(&zeros(&[2, 9])));
     for bend in [Bend::Silu, Bend::Gelu, Bend::GeluTanh] {
         glu_backward(&zeros(&[2, 8]), glu(&zeros(&[2, 8]), bend), bend);

@@ -145,6 +145,7 @@ fn run_settings(args: &BenchArgs, method: Method) -> Settings {
             targets: args.targets.kinds().into(),
             head: if args.head == Head::Trained { HeadMode::Trained } else { HeadMode::Frozen },
             init: AdapterStart::default(),
+            dropout: 0.0,
         },
         train: TrainSettings { rounds: phases * (1 + args.repeats), ..settings(args, args.batch) },
         strategy,

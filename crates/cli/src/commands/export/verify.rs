@@ -194,7 +194,7 @@ mod tests {
         let verifier = Verifier { model, source: ModelSource::Builtin, task, seed: 1, test };
         let dir = tempfile::tempdir().expect("a folder");
         let write = |adapter: &Adapter| {
-            let meta = PeftMeta { base_model: "builtin".into() };
+            let meta = PeftMeta { base_model: "builtin".into(), dropout: 0.0 };
             peft::write(dir.path(), adapter, &meta, Layout::Uniform).expect("written");
         };
         write(&adapter);
