@@ -30,5 +30,6 @@ mod tiles;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use adamw::StepTables;
 pub(crate) use dense::{has_tf32, product, product_kernel};
 pub(crate) use tiles::{RankTables, Tables};

@@ -23,6 +23,7 @@ mod cube;
 mod cuda_driver;
 #[cfg(feature = "cuda")]
 mod device_math;
+mod flat;
 mod gather;
 mod graph;
 mod grouped;
@@ -43,6 +44,7 @@ pub use attention::{packed_attention, packed_attention_composed, packed_attentio
 pub use cuda_driver::{CudaFault, cuda_driver};
 #[cfg(feature = "cuda")]
 pub use device_math::DeviceMath;
+pub use flat::{FlatLayout, Place};
 pub use gather::{gather_lanes, lanes_on};
 pub use grouped::Grouped;
 pub use linear::{LowRank, adapted_linear, adapted_linear_and_input, adapted_linear_composed};

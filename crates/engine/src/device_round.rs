@@ -212,7 +212,7 @@ impl<'r> DeviceRound<'r> {
             }
         };
         drop((adapter, trained));
-        let lane_steps = optimizer.lane_steps(&step.lanes, jobs, &parameters.device);
+        let lane_steps = optimizer.lane_steps(&step.lanes, jobs, parameters);
         optimizer.step(parameters, leaves, gradients, &lane_steps);
         clock.lap(Part::Optimizer);
         losses

@@ -61,7 +61,7 @@ pub(crate) struct Tables {
 }
 
 /// What `kept` holds for `device`; made anew where it holds it for another.
-fn get<T: Clone>(kept: &OnceLock<(CubeDevice, T)>, device: &CubeDevice, make: impl Fn() -> T) -> T {
+pub(super) fn kept_for<T: Clone>(kept: &OnceLock<(CubeDevice, T)>, device: &CubeDevice, make: impl Fn() -> T) -> T {
     let (at, table) = kept.get_or_init(|| (device.clone(), make()));
     if at == device { table.clone() } else { make() }
 }
@@ -70,12 +70,12 @@ impl Tables {
     /// Tiles for the grouped products of clients: small ones where there are too few tokens to fill a device.
     pub(super) fn for_clients(&self, clients: &Segments, device: &CubeDevice) -> TileTable {
         let rows = if clients.rows() > 8192 { 32 } else { 16 };
-        get(&self.clients, device, || TileTable::new(clients, rows, device))
+        kept_for(&self.clients, device, || TileTable::new(clients, rows, device))
     }
 
     /// Tiles for attention inside sequences.
     pub(super) fn for_sequences(&self, sequences: &Segments, device: &CubeDevice) -> TileTable {
-        get(&self.sequences, device, || TileTable::new(sequences, super::attention_tile::TILE.rows, device))
+        kept_for(&self.sequences, device, || TileTable::new(sequences, super::attention_tile::TILE.rows, device))
     }
 }
 
@@ -109,7 +109,7 @@ impl RankTable {
 }
 
 /// A row of numbers on the device; never empty, since a buffer of no bytes cannot be bound.
-fn numbers(values: &[u32], device: &CubeDevice) -> CubeTensor {
+pub(super) fn numbers(values: &[u32], device: &CubeDevice) -> CubeTensor {
     let values = if values.is_empty() { &[0] } else { values };
     let client = device.client();
     let handle = client.create_from_slice(u32::as_bytes(values));
