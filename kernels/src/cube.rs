@@ -32,4 +32,5 @@ mod tests;
 
 pub(crate) use adamw::StepTables;
 pub(crate) use dense::{has_tf32, product, product_kernel};
+pub(crate) use tensors::view;
 pub(crate) use tiles::{RankTables, Tables};

@@ -10,7 +10,7 @@ use burn::tensor::Tensor;
 use crate::adamw::OptimizerOps;
 
 /// Numbers whose multiples a tensor may begin at: 512 bytes, which every device takes a view from.
-const ALIGN: usize = 128;
+pub(crate) const ALIGN: usize = 128;
 
 /// Where each of a client's tensors lies in the client's row. Cheap to clone.
 #[derive(Clone, Debug)]

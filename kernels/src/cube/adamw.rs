@@ -5,16 +5,14 @@
 use std::sync::OnceLock;
 
 use burn::backend::DType;
-use burn::tensor::Shape;
 use burn_cubecl::CubeDevice;
 use burn_cubecl::cubecl;
 use burn_cubecl::cubecl::prelude::*;
-use burn_cubecl::cubecl::zspace::metadata::Metadata;
 use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::tensor::CubeTensor;
 
 use super::product::UNITS;
-use super::tensors::{empty, groups, owned, stack};
+use super::tensors::{empty, groups, owned, stack, view};
 use super::tiles::{kept_for, numbers};
 use crate::AdamW;
 use crate::flat::{FlatLayout, Place};
@@ -144,14 +142,10 @@ fn rows(mut tensor: CubeTensor) -> CubeTensor {
 
 /// A tensor of every client where it lies in `flat` `[C, width]`.
 pub(super) fn part(flat: CubeTensor, at: usize, [height, cols]: [usize; 2]) -> CubeTensor {
-    let flat = if flat.meta.strides()[1] == 1 { flat } else { into_contiguous(flat) };
-    let ([clients, width], row) = ([flat.meta.shape()[0], flat.meta.shape()[1]], flat.meta.strides()[0]);
-    let end = at + height * cols;
-    assert!(end <= width, "columns {at} to {end} of {width}");
-    let size = flat.dtype.size() as u64;
-    let handle = flat.handle.clone().offset_start(at as u64 * size).offset_end((width - end) as u64 * size);
-    let meta = Metadata::new(Shape::from([clients, height, cols]), vec![row, cols, 1]);
-    CubeTensor::new(flat.client.clone(), handle, meta, flat.device.clone(), flat.dtype)
+    let flat = into_contiguous(flat);
+    let ([clients, width], count) = ([flat.meta.shape()[0], flat.meta.shape()[1]], height * cols);
+    assert!(at + count <= width, "columns {at} to {} of {width}", at + count);
+    view(flat, at, &[clients, height, cols], &[width, cols, 1])
 }
 
 /// `blocks` workgroups a client.

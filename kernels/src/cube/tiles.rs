@@ -9,7 +9,9 @@ use burn_cubecl::cubecl;
 use burn_cubecl::cubecl::prelude::*;
 use burn_cubecl::tensor::CubeTensor;
 
+use super::tensors::view;
 use crate::Segments;
+use crate::flat::ALIGN;
 
 /// Numbers a tile takes in the table.
 const FIELDS: usize = 5;
@@ -42,11 +44,18 @@ impl TileTable {
         let count = tiles.len() / FIELDS;
         // Kernels may look at the first tile where there is none.
         tiles.resize(tiles.len().max(FIELDS), 0);
-        let offsets: Vec<u32> = std::iter::once(0).chain(segments.ranges().map(|r| r.end as u32)).collect();
+        // Both in one transfer.
+        let at = tiles.len().next_multiple_of(ALIGN);
+        let mut all = tiles;
+        let taken = all.len();
+        all.resize(at, 0);
+        all.extend(std::iter::once(0).chain(segments.ranges().map(|r| r.end as u32)));
+        let ends = all.len() - at;
+        let all = numbers(&all, device);
         TileTable {
             count,
-            tiles: numbers(&tiles, device),
-            offsets: numbers(&offsets, device),
+            tiles: view(all.clone(), 0, &[taken], &[1]),
+            offsets: view(all, at, &[ends], &[1]),
             rows,
             segments: segments.clone(),
         }

@@ -212,9 +212,13 @@ impl<'c> Case<'c> {
         let movement = largest(numbers, &self.parts(|state| &state.movement), &|x| x.movement);
         let first = largest(numbers, &self.parts(|state| &state.first), &|x| x.first);
         let second = largest(numbers, &self.parts(|state| &state.second), &|x| x.second);
-        let weight = |x: &Number| x.start + x.movement;
-        let weights = largest(numbers, &self.parts(|state| &state.weights), &weight);
-        say(term, movement.max(first).max(second).max(weights));
+        let groups = &self.parameters.groups;
+        for p in &self.parameters.trained {
+            let folded = self.plan.active.folds() && matches!(p.role, Role::Factor(..));
+            let read = if folded { p.movement(groups) } else { p.movement(groups) + p.start(groups) };
+            assert_eq!(p.weights(groups).into_data(), read.into_data(), "{}: what the model reads", p.role);
+        }
+        say(term, movement.max(first).max(second));
     }
 
     /// Holds what clients report to the `own` number of this index.
