@@ -1,18 +1,18 @@
-//! AdamW for many clients in one tensor `[C, rows, cols]`: every client has its own step count, learning rate and moments. Burn's
-//! optimizers keep one step count for a tensor, so they cannot do it.
+//! AdamW for many clients in flat buffers `[C, width]` that hold all their tensors: every client has its own step count, learning
+//! rate and moments. Burn's optimizers keep one step count for a tensor, so they cannot do it.
 //!
 //! The state is the *movement* since the round's start, so that an upload needs no subtraction and a slot that never
 //! moved is exactly zero. Weight decay acts on start + movement, as in PyTorch's AdamW.
 
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, Dispatch, backend_extension};
-use burn::tensor::Tensor;
+use burn::tensor::{Tensor, TensorData};
 
-/// Constants of the optimizer for one tensor.
+use crate::flat::{FlatLayout, Tensors};
+
+/// Constants of the optimizer; learning rates are the clients'.
 #[derive(Clone, Copy, Debug)]
 pub struct AdamW {
-    /// Learning rate, before each client's own factor.
-    pub lr: f64,
     /// Decay rates of the first and second moment.
     pub betas: [f64; 2],
     /// Floor of the denominator.
@@ -21,30 +21,60 @@ pub struct AdamW {
     pub weight_decay: f64,
 }
 
-/// What one trained tensor carries from step to step, each `[C, rows, cols]`.
+/// What clients' trained tensors carry from step to step, each `[C, width]` by a [`FlatLayout`].
 #[derive(Clone, Debug)]
 pub struct Moving {
     /// End minus start so far.
-    pub movement: Tensor<3>,
+    pub movement: Tensor<2>,
     /// Mean of gradients.
-    pub first: Tensor<3>,
+    pub first: Tensor<2>,
     /// Mean of squared gradients.
-    pub second: Tensor<3>,
+    pub second: Tensor<2>,
+    /// What the model reads: start + movement, of folded tensors the movement. Where all are folded it is `movement` itself.
+    pub weights: Tensor<2>,
 }
 
-/// The step as one pass over memory.
+impl Moving {
+    /// Nothing has moved yet from `start` `[C|1, width]`.
+    pub fn new(clients: usize, start: &Tensor<2>, layout: &FlatLayout) -> Moving {
+        let zeros = || Tensor::zeros([clients, layout.width()], &start.device());
+        Moving { movement: zeros(), first: zeros(), second: zeros(), weights: zeros() }.from_start(start, layout)
+    }
+
+    /// The same with the weights that belong to `start` `[C|1, width]` and the movement: for whoever has changed either.
+    pub fn from_start(self, start: &Tensor<2>, layout: &FlatLayout) -> Moving {
+        let Moving { movement, first, second, .. } = self;
+        let weights = if layout.all_folded() {
+            movement.clone()
+        } else if layout.places().iter().any(|place| place.folded) {
+            let mut reads = vec![1f32; layout.width()];
+            layout.places().iter().filter(|place| place.folded).for_each(|place| reads[place.columns()].fill(0.0));
+            let reads = Tensor::<2>::from_data(TensorData::new(reads, [1, layout.width()]), &start.device());
+            movement.clone() + start.clone() * reads
+        } else {
+            movement.clone() + start.clone()
+        };
+        Moving { movement, first, second, weights }
+    }
+}
+
+/// The step as one pass over memory, and what else goes over all that clients own.
 #[backend_extension(Flex: cfg(feature = "flex"), Cube: cfg(feature = "cube"))]
 pub trait OptimizerOps: Backend {
-    /// New movement, first and second moment; see [`adamw_step`].
+    /// New movement, first and second moment, and weights; see [`adamw_step`].
     fn adamw(
         movement: FloatTensor<Self>,
         first: FloatTensor<Self>,
         second: FloatTensor<Self>,
         start: FloatTensor<Self>,
-        grad: FloatTensor<Self>,
-        clients: FloatTensor<Self>,
+        #[extension_type] grads: Tensors<Self>,
+        rates: FloatTensor<Self>,
         constants: AdamW,
-    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
+        layout: FlatLayout,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
+
+    /// A tensor of every client where it lies; see [`FlatLayout::tensor`].
+    fn part(flat: FloatTensor<Self>, at: usize, dims: [usize; 2]) -> FloatTensor<Self>;
 
     /// Product of the norms of both factors' rows; see [`crate::slot_scores`].
     fn slot_norms(a: FloatTensor<Self>, b: FloatTensor<Self>) -> FloatTensor<Self>;
@@ -58,39 +88,62 @@ pub trait OptimizerOps: Backend {
     ) -> FloatTensor<Self>;
 }
 
-/// One step of all clients.
+/// One step of all clients, on all that `layout` holds.
 ///
 /// # Shapes
-/// State and `grad` `[C, rows, cols]`; `start` `[C|1, rows, cols]`; `clients` `[C, 3]`: a client's factor on the learning
-/// rate (0 for a place that holds no client), and `1 / (1 − βᵗ)` of the first and second moment at its own step `t`.
-pub fn adamw_step(constants: AdamW, state: Moving, start: Tensor<3>, grad: Tensor<3>, clients: Tensor<2>) -> Moving {
-    let (movement, first, second) = <Dispatch as OptimizerOps>::adamw(
-        state.movement.into_dispatch(),
-        state.first.into_dispatch(),
-        state.second.into_dispatch(),
+/// `start` `[C|1, width]`; `grads` one of each place `[C, rows, cols]`; `rates` `[K, C, 3]`, of which a place has one `[C, 3]`: a
+/// client's learning rate (0 for a place that holds no client), and `1 / (1 − βᵗ)` of the first and second moment at its own
+/// step `t`. All in f32.
+pub fn adamw_step(
+    constants: AdamW,
+    layout: &FlatLayout,
+    state: Moving,
+    start: Tensor<2>,
+    grads: Vec<Tensor<3>>,
+    rates: Tensor<3>,
+) -> Moving {
+    assert_eq!(grads.len(), layout.places().len(), "a gradient for every tensor");
+    let Moving { movement, first, second, weights } = state;
+    // They are written anew, and may be the movement itself, which is to be changed where it lies.
+    drop(weights);
+    let (movement, first, second, weights) = <Dispatch as OptimizerOps>::adamw(
+        movement.into_dispatch(),
+        first.into_dispatch(),
+        second.into_dispatch(),
         start.into_dispatch(),
-        grad.into_dispatch(),
-        clients.into_dispatch(),
+        Tensors(grads.into_iter().map(Tensor::into_dispatch).collect()),
+        rates.into_dispatch(),
         constants,
+        layout.clone(),
     );
-    let [movement, first, second] = [movement, first, second].map(Tensor::from_dispatch);
-    Moving { movement, first, second }
+    let [movement, first, second, weights] = [movement, first, second, weights].map(Tensor::from_dispatch);
+    Moving { movement, first, second, weights }
 }
 
-/// The reference of [`adamw_step`] in plain tensor operations.
+/// The reference of [`adamw_step`] in plain tensor operations, tensor by tensor.
 pub fn adamw_step_composed(
     constants: AdamW,
+    layout: &FlatLayout,
     state: Moving,
-    start: Tensor<3>,
-    grad: Tensor<3>,
-    clients: Tensor<2>,
+    start: Tensor<2>,
+    grads: Vec<Tensor<3>>,
+    rates: Tensor<3>,
 ) -> Moving {
-    let [beta1, beta2] = constants.betas;
-    let column = |i| clients.clone().narrow(1, i, 1).unsqueeze_dim::<3>(2); // [C, 1, 1]
-    let first = state.first * beta1 + grad.clone() * (1.0 - beta1); // [C, rows, cols], as all below
-    let second = state.second * beta2 + grad.square() * (1.0 - beta2);
-    let root = (second.clone() * column(2)).sqrt() + constants.eps;
-    let decay = (state.movement.clone() + start) * constants.weight_decay;
-    let update = first.clone() * column(1) / root + decay;
-    Moving { movement: state.movement - update * column(0) * constants.lr, first, second }
+    let AdamW { betas: [beta1, beta2], eps, weight_decay } = constants;
+    let (mut movements, mut firsts, mut seconds) = (Vec::new(), Vec::new(), Vec::new());
+    for ((i, place), grad) in layout.places().iter().enumerate().zip(grads) {
+        let part = |flat: &Tensor<2>| layout.tensor(flat, i); // [C, rows, cols], as all below
+        let column = |n| rates.clone().narrow(0, place.rates, 1).narrow(2, n, 1).swap_dims(0, 1); // [C, 1, 1]
+        let first = part(&state.first) * beta1 + grad.clone() * (1.0 - beta1);
+        let second = part(&state.second) * beta2 + grad.square() * (1.0 - beta2);
+        let root = (second.clone() * column(2)).sqrt() + eps;
+        let decay = (part(&state.movement) + part(&start)) * weight_decay;
+        let update = first.clone() * column(1) / root + decay;
+        movements.push(part(&state.movement) - update * column(0));
+        firsts.push(first);
+        seconds.push(second);
+    }
+    let [movement, first, second] = [movements, firsts, seconds].map(|parts| layout.flat(&parts));
+    let weights = movement.clone();
+    Moving { movement, first, second, weights }.from_start(&start, layout)
 }

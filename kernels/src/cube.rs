@@ -31,6 +31,8 @@ mod tiles;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use adamw::StepTables;
 pub(crate) use dense::{has_tf32, product, product_kernel};
 pub(crate) use dropout::KeyTable;
+pub(crate) use tensors::view;
 pub(crate) use tiles::{RankTables, Tables};

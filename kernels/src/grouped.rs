@@ -4,7 +4,7 @@
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
-use crate::{Arithmetic, Segments, product};
+use crate::{Arithmetic, Segments, lists_on, product};
 
 /// How the rows of a batch go into the block and back.
 #[derive(Clone, Debug)]
@@ -24,26 +24,24 @@ impl Grouped {
     pub fn new(clients: &Segments, device: &Device) -> Self {
         let longest = clients.ranges().map(|r| r.len()).max().unwrap_or(0);
         let even = clients.ranges().all(|r| r.len() == longest);
-        let ints = |values: Vec<i32>| {
-            let n = values.len();
-            Tensor::<1, Int>::from_data(TensorData::new(values, [n]), device)
-        };
         let rows = || {
             let end = clients.rows();
             let places =
                 |r: std::ops::Range<usize>| (0..longest).map(move |j| if j < r.len() { r.start + j } else { end });
-            ints(clients.ranges().flat_map(places).map(|row| row as i32).collect())
+            clients.ranges().flat_map(places).map(|row| row as i32).collect()
         };
         let back = || {
             let places = clients.ranges().enumerate();
-            ints(places.flat_map(|(c, r)| (0..r.len()).map(move |j| (c * longest + j) as i32)).collect())
+            places.flat_map(|(c, r)| (0..r.len()).map(move |j| (c * longest + j) as i32)).collect()
         };
+        let lists = if even { Vec::new() } else { vec![rows(), back()] };
+        let mut lists = lists_on(&lists, device).into_iter();
         let shares: Vec<f32> =
             clients.ranges().map(|r| if r.is_empty() { 0.0 } else { 1.0 / r.len() as f32 }).collect();
         Grouped {
             longest,
-            rows: (!even).then(rows),
-            back: (!even).then(back),
+            rows: lists.next(),
+            back: lists.next(),
             shares: Tensor::from_data(TensorData::new(shares, [clients.len()]), device),
             clients: clients.clone(),
         }

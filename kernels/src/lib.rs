@@ -24,10 +24,12 @@ mod cuda_driver;
 #[cfg(feature = "cuda")]
 mod device_math;
 mod dropout;
+mod flat;
 mod gather;
 mod graph;
 mod grouped;
 mod linear;
+mod lists;
 mod loss;
 mod memory;
 mod norm;
@@ -47,10 +49,12 @@ pub use cuda_driver::{CudaFault, cuda_driver};
 #[cfg(feature = "cuda")]
 pub use device_math::DeviceMath;
 pub use dropout::{DropMask, RowKeys, dropout};
+pub use flat::{FlatLayout, Place};
 pub use gather::{gather_lanes, lanes_on};
 pub use grouped::Grouped;
 pub use linear::{LowRank, adapted_linear, adapted_linear_and_input, adapted_linear_composed, dropped_update};
-pub use loss::{cross_entropy, cross_entropy_and_slopes};
+pub use lists::lists_on;
+pub use loss::{cross_entropy, cross_entropy_and_slopes, cross_entropy_composed};
 pub use memory::{device_buffer_limit, device_memory, device_memory_reserved};
 pub use norm::{add_norm, rms_norm, rms_norm_and_input};
 pub use options::{Arithmetic, AttentionLayout, Bend};

@@ -2,11 +2,20 @@
 
 use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
 use burn::backend::tensor::FloatTensor;
-use burn::backend::{Autodiff, AutodiffBackend, Backend, Dispatch, backend_extension};
-use burn::tensor::{Int, Tensor, activation::log_softmax};
+use burn::backend::{Autodiff, AutodiffBackend, Backend, Dispatch, TensorMetadata, backend_extension};
+use burn::tensor::{FloatDType, Int, Shape, Tensor, activation::log_softmax};
 
-/// Cross-entropy of every sequence: `logits` `[S, K]`, `targets` `[S]` -> `[S]`.
+use crate::graph::of_one_input;
+
+/// Cross-entropy of every sequence in f32: `logits` `[S, K]`, `targets` `[S]` -> `[S]`. The gradient is computed with it.
 pub fn cross_entropy(logits: Tensor<2>, targets: Tensor<1, Int>) -> Tensor<1> {
+    assert_eq!(logits.dims()[0], targets.dims()[0], "an answer for every row of scores");
+    let targets = targets.float().cast(FloatDType::F32);
+    Tensor::from_dispatch(<Dispatch as LossOps>::loss(logits.into_dispatch(), targets.into_dispatch()))
+}
+
+/// The reference of [`cross_entropy`] in plain tensor operations.
+pub fn cross_entropy_composed(logits: Tensor<2>, targets: Tensor<1, Int>) -> Tensor<1> {
     log_softmax(logits, 1).gather(1, targets.unsqueeze_dim::<2>(1)).squeeze_dim::<1>(1).neg() // [S, K] -> [S, 1] -> [S]
 }
 
@@ -28,6 +37,11 @@ pub trait LossOps: Backend {
     /// See [`cross_entropy_and_slopes`].
     fn loss_and_slopes(scores: FloatTensor<Self>, targets: FloatTensor<Self>)
     -> (FloatTensor<Self>, FloatTensor<Self>);
+
+    /// See [`cross_entropy`].
+    fn loss(scores: FloatTensor<Self>, targets: FloatTensor<Self>) -> FloatTensor<Self> {
+        Self::loss_and_slopes(scores, targets).0
+    }
 }
 
 impl<B: LossOps, C: CheckpointStrategy> LossOps for Autodiff<B, C> {
@@ -38,5 +52,15 @@ impl<B: LossOps, C: CheckpointStrategy> LossOps for Autodiff<B, C> {
         // Both are constants to the graph: the gradient is not computed again in a backward pass, it is here.
         let (losses, slopes) = B::loss_and_slopes(scores.into_primitive(), targets.into_primitive());
         (Self::from_inner(losses), Self::from_inner(slopes))
+    }
+
+    fn loss(scores: FloatTensor<Self>, targets: FloatTensor<Self>) -> FloatTensor<Self> {
+        let node = scores.node();
+        let (losses, slopes) = B::loss_and_slopes(scores.into_primitive(), targets.into_primitive());
+        of_one_input::<B, C, _>(node, losses, slopes, |slopes, dy| {
+            let rows = dy.shape()[0];
+            let dy = B::float_cast(B::float_reshape(dy, Shape::from([rows, 1])), slopes.dtype().into());
+            B::float_mul(slopes, dy) // [S, K]
+        })
     }
 }

@@ -3,8 +3,8 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use bonfire_kernels::{Grouped, Segments, runs_on_cpu};
-use burn::tensor::{Device, Int, Tensor, TensorData};
+use bonfire_kernels::{Grouped, Segments, lists_on, runs_on_cpu};
+use burn::tensor::{Device, Int, Tensor};
 
 use crate::{ModelInfo, Objective};
 
@@ -140,22 +140,32 @@ impl PackedBatch {
 
     /// Puts the batch on `device` as models of the shape `info` read it.
     pub fn to_device(&self, info: &ModelInfo, rounding: Rounding, device: &Device) -> DeviceBatch {
-        let ints = |mut values: Vec<i32>, surplus: usize| {
-            let n = rounding.size(values.len());
-            values.resize(n, surplus as i32);
-            Tensor::<1, Int>::from_data(TensorData::new(values, [n]), device)
+        let rounded = |mut values: Vec<i32>, surplus: usize| {
+            values.resize(rounding.size(values.len()), surplus as i32);
+            values
         };
         let first = info.first_position;
         let positions = self.sequences.ranges().flat_map(|r| (0..r.len()).map(|p| (first + p) as i32));
         let (read, labels): (Vec<i32>, Vec<i32>) = self.read(info).map(|(t, a)| (t as i32, a as i32)).unzip();
         let client_read = self.client_lengths(|s| self.goals[s].answers(self.sequences.range(s).len()));
+        let lists = [
+            rounded(self.tokens.iter().map(|&t| t as i32).collect(), 0),
+            rounded(positions.collect(), first),
+            rounded((0..self.goals.len()).map(|s| self.mark(s, info) as i32).collect(), 0),
+            rounded(read, 0),
+            rounded(labels, 0),
+        ];
+        let types = self.types().map(|types| rounded(types, 0));
+        let lists: Vec<Vec<i32>> = lists.into_iter().chain(types).collect();
+        let mut lists = lists_on(&lists, device).into_iter();
+        let mut next = || lists.next().expect("as many as there were");
         DeviceBatch {
-            tokens: ints(self.tokens.iter().map(|&t| t as i32).collect(), 0),
-            positions: ints(positions.collect(), first),
-            types: self.types().map(|types| ints(types, 0)),
-            marks: ints((0..self.goals.len()).map(|s| self.mark(s, info) as i32).collect(), 0),
-            read: ints(read, 0),
-            labels: ints(labels, 0),
+            tokens: next(),
+            positions: next(),
+            marks: next(),
+            read: next(),
+            labels: next(),
+            types: lists.next(),
             by_client: Grouped::new(&client_read, device),
             sequences: self.sequences.clone(),
             client_tokens: self.client_lengths(|s| self.sequences.range(s).len()),

@@ -228,7 +228,7 @@ impl<'r> DeviceRound<'r> {
         };
         let first = pass(0, clock);
         let Pass { losses, leaves, gradients } = (1..by_batch.len()).fold(first, |sum, i| sum.plus(pass(i, clock)));
-        let lane_steps = optimizer.lane_steps(&step.lanes, jobs, &parameters.device);
+        let lane_steps = optimizer.lane_steps(&step.lanes, jobs, parameters);
         optimizer.step(parameters, leaves, gradients, &lane_steps);
         clock.lap(Part::Optimizer);
         losses

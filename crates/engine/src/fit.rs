@@ -11,8 +11,8 @@ use crate::{EngineError, EngineSettings, Recompute};
 const PLANNED: f64 = 0.7;
 /// f32.
 const SCALAR: u64 = 4;
-/// Tensors of a client's size that a step holds at once: movement, two moments, gradient, leaf, start + movement where both
-/// factors train, and what is gathered to be read when clients end.
+/// Tensors of a client's size that a step holds at once: movement, two moments, weights, gradient, the start where clients hold
+/// different slots, and what is gathered to be read when clients end.
 const COPIES_OF_A_CLIENT: u64 = 7;
 
 /// What clients in flight need, from the model's shape; an estimate from above.

@@ -32,8 +32,8 @@ pub(crate) fn pick(m: &Matrix, chosen: &[usize], slots: usize) -> Matrix {
 
 /// Takes a state out of its place: where nothing else holds a tensor, it may be changed where it lies.
 pub(crate) fn take(state: &mut Moving, device: &Device) -> Moving {
-    let nothing = || Tensor::empty([0, 0, 0], device);
-    std::mem::replace(state, Moving { movement: nothing(), first: nothing(), second: nothing() })
+    let nothing = || Tensor::empty([0, 0], device);
+    std::mem::replace(state, Moving { movement: nothing(), first: nothing(), second: nothing(), weights: nothing() })
 }
 
 /// `state` with zeros wherever `keep` is zero, whatever stood there: zero times infinity is not zero, and where a run goes on

@@ -3,36 +3,24 @@
 
 use std::sync::Arc;
 
-use bonfire_kernels::{AdamW, adamw_step};
+use bonfire_kernels::{AdamW, Moving, adamw_step};
 use bonfire_models::{Factor, Matrix};
 use burn::tensor::{Device, Gradients, Tensor, TensorData};
 
 use crate::batch_schedule::LaneStep;
 use crate::job::ClientJob;
-use crate::lanes::{pick, put, take};
-use crate::parameters::{Parameter, Parameters, position};
+use crate::lanes::{pick, put};
+use crate::parameters::{Group, Parameter, Parameters, Rate, position};
 use crate::terms::turns::{self, Turns};
 use crate::terms::{proximal, ridge, tail, threshold};
 use crate::{ClientPrivacy, LocalOptimizer, Plan, Role, RoleTensors, TailPenalty, Terms, TrainSettings};
 
 /// Which step each lane of the batch is at.
 pub(crate) struct LaneSteps {
-    /// Factor on the learning rate and corrections of both moments, `[C, 3]`: see [`adamw_step`].
-    pub rates: Tensor<2>,
-    /// The same for the head, where it makes other steps than the factors.
-    pub head: Option<Tensor<2>>,
+    /// Learning rate and corrections of both moments, for each of [`Parameters::rates`]: `[K, C, 3]`; see [`adamw_step`].
+    pub rates: Tensor<3>,
     /// A client's own step from 1; `None`: nobody is here.
     pub own: Vec<Option<usize>>,
-}
-
-impl LaneSteps {
-    /// The rates of a trained tensor.
-    fn rates_of(&self, role: Role) -> &Tensor<2> {
-        match (&self.head, role) {
-            (Some(head), Role::Head(_)) => head,
-            _ => &self.rates,
-        }
-    }
 }
 
 /// How the clients of a round step.
@@ -66,9 +54,9 @@ impl<'p> Optimizer<'p> {
 
     /// Gives clients that begin, whose lanes are zero, what they start from besides their movement.
     pub fn begin(&self, parameters: &mut Parameters, starts: &[(usize, &ClientJob)]) {
-        let Parameters { trained, roles, device, .. } = parameters;
+        let Parameters { trained, groups, roles, device, lanes, .. } = parameters;
         for p in trained {
-            let dims = p.state.movement.dims();
+            let dims = [*lanes, p.place.dims[0], p.place.dims[1]];
             // Of a factor the slots that the client has, side by side.
             let own = |job: &ClientJob, all: &Matrix| match (p.role, &job.slots) {
                 (Role::Factor(t, _), Some(slots)) => pick(all, &slots[t], dims[1]),
@@ -95,7 +83,10 @@ impl<'p> Optimizer<'p> {
                 let to_all =
                     |matrix: &Matrix| starts.iter().map(|(lane, job)| (*lane, own(job, matrix))).collect::<Vec<_>>();
                 add(&mut fedlada.highest, to_all(second));
-                add(&mut p.state.second, to_all(second));
+                let Group { layout, state, .. } = &mut groups[p.place.group];
+                let mut own = layout.tensor(&state.second, p.place.number);
+                add(&mut own, to_all(second));
+                state.second = layout.put(state.second.clone(), p.place.number, own);
                 add(&mut fedlada.direction, to_all(direction));
             }
         }
@@ -104,50 +95,67 @@ impl<'p> Optimizer<'p> {
     /// One step from the gradients of `leaves`, which lie in one of `parts` each.
     pub fn step(&self, parameters: &mut Parameters, leaves: Vec<Tensor<3>>, parts: Vec<Gradients>, lanes: &LaneSteps) {
         let mut gradients = gradients_of(leaves, parts); // [C, rows, cols] each
-        for (p, gradient) in parameters.trained.iter_mut().zip(&mut gradients) {
-            self.add_terms(p, gradient);
+        let Parameters { trained, groups, .. } = &mut *parameters;
+        for (p, gradient) in trained.iter_mut().zip(&mut gradients) {
+            self.add_terms(p, groups, gradient);
         }
         if let Some(tail) = self.terms.tail.filter(|tail| tail.weight > 0.0) {
             push_tails(tail, parameters, &mut gradients);
         }
-        let device = parameters.device.clone();
-        let turn = |turns: Turns, p: &Parameter| turns.mask(p.role, p.start.dims()[1], &lanes.own, &device);
         if let Some(turns) = self.turns.filter(|turns| turns.freezes_gradients()) {
             for (p, gradient) in parameters.trained.iter().zip(&mut gradients) {
-                *gradient = gradient.clone() * turn(turns, p);
+                *gradient = gradient.clone() * turn(turns, p, lanes, &parameters.device);
             }
         }
         if let Some(limit) = self.clip_norm {
             gradients = clipped(gradients, limit);
         }
-        for (p, gradient) in parameters.trained.iter_mut().zip(gradients) {
-            // What was not at its turn goes back to where it was.
-            let before = self.turns.map(|turns| (turns, p.state.clone()));
-            let state = take(&mut p.state, &device);
-            let (constants, rates) = (self.constants(p.lr), lanes.rates_of(p.role));
-            p.state = match (&self.amended, &mut p.terms.fedlada) {
-                (Some(Amended { own, .. }), Some(fedlada)) => {
-                    fedlada.step(constants, *own, state, &p.start, gradient, rates)
-                }
-                _ => adamw_step(constants, state, p.start.clone(), gradient, rates.clone()),
-            };
-            if let Some((turns, before)) = before {
-                p.state = turns::moved(&turn(turns, p), before, take(&mut p.state, &device));
-            }
-            if let (Some(threshold), Role::Factor(_, Factor::Core)) = (self.terms.threshold, p.role) {
-                p.state.movement = threshold::shrink(threshold, &p.start, p.state.movement.clone());
-            }
+        let (mut gradients, mut trained) = (gradients.into_iter(), parameters.trained.as_mut_slice());
+        for group in &mut parameters.groups {
+            let (own, rest) = trained.split_at_mut(group.layout.places().len());
+            trained = rest;
+            self.step_group(group, own, gradients.by_ref().take(own.len()).collect(), lanes);
         }
     }
 
+    /// THE STEP of the optimizer: all clients' tensors of a group, from their gradients `[C, rows, cols]`.
+    fn step_group(&self, group: &mut Group, trained: &mut [Parameter], gradients: Vec<Tensor<3>>, lanes: &LaneSteps) {
+        let before = self.turns.map(|turns| (turns, group.state.clone()));
+        let state = group.taken();
+        let Group { layout, start, .. } = &*group;
+        let mut state = match &self.amended {
+            Some(Amended { own, .. }) => amended_step(*own, self.constants(), group, state, trained, gradients, lanes),
+            None => adamw_step(self.constants(), layout, state, start.clone(), gradients, lanes.rates.clone()),
+        };
+        // What was not at its turn goes back to where it was.
+        if let Some((turns, before)) = before {
+            let masks = trained.iter().map(|p| {
+                let mask = turn(turns, p, lanes, &start.device()); // [C, rows, 1]
+                mask.expand([-1, -1, p.place.dims[1] as i64])
+            });
+            let mask = layout.flat(&masks.collect::<Vec<_>>()); // [C, width]
+            state = turns::moved(&mask, before, state).from_start(start, layout);
+        }
+        let gates = trained.iter().filter(|p| matches!(p.role, Role::Factor(_, Factor::Core)));
+        if let Some(threshold) = self.terms.threshold {
+            for Parameter { place, .. } in gates {
+                let [start, movement] = [start, &state.movement].map(|flat| layout.tensor(flat, place.number));
+                let shrunk = threshold::shrink(threshold, &start, movement);
+                state.movement = layout.put(state.movement.clone(), place.number, shrunk);
+            }
+            state = state.from_start(start, layout);
+        }
+        group.state = state;
+    }
+
     /// What the objective adds to a tensor's gradient of cross-entropy; a probe sees the gradient as it is.
-    fn add_terms(&self, p: &mut Parameter, gradient: &mut Tensor<3>) {
+    fn add_terms(&self, p: &mut Parameter, groups: &[Group], gradient: &mut Tensor<3>) {
         let Terms { prox, ridge, .. } = *self.terms;
-        let (start, movement) = (&p.start, &p.state.movement);
+        let (start, movement) = (p.start(groups), p.movement(groups));
         let weight = || start.clone() + movement.clone();
         p.terms.watched.observe(weight, gradient);
         if prox > 0.0 {
-            *gradient = gradient.clone() + proximal::pull(prox, movement, p.terms.centre.as_ref());
+            *gradient = gradient.clone() + proximal::pull(prox, &movement, p.terms.centre.as_ref());
         }
         if ridge > 0.0 && matches!(p.role, Role::Factor(..)) {
             *gradient = gradient.clone() + ridge::pull(ridge, weight());
@@ -157,30 +165,57 @@ impl<'p> Optimizer<'p> {
         }
     }
 
-    fn constants(&self, lr: f64) -> AdamW {
+    fn constants(&self) -> AdamW {
         let TrainSettings { betas, eps, weight_decay, .. } = *self.settings;
-        AdamW { lr, betas, eps, weight_decay }
+        AdamW { betas, eps, weight_decay }
     }
 
     /// What the step needs to know of each lane.
-    pub fn lane_steps(&self, lanes: &[LaneStep], jobs: &[ClientJob], device: &Device) -> LaneSteps {
+    pub fn lane_steps(&self, lanes: &[LaneStep], jobs: &[ClientJob], parameters: &Parameters) -> LaneSteps {
         let TrainSettings { schedule, warmup_steps, betas, .. } = *self.settings;
-        let rates = |lane: &LaneStep, role: Role| {
+        let one = |Rate { lr, role }: Rate, lane: &LaneStep| {
             let Some((job, own)) = *lane else { return [0.0, 1.0, 1.0] };
             let updates = self.turns.map_or(own, |turns| turns.updates(role, own)) as i32;
-            let [first, second] = betas.map(|beta| 1.0 / (1.0 - beta.powi(updates)));
-            [schedule.factor(own - 1, jobs[job].steps, warmup_steps), first, second]
+            let [first, second] = betas.map(|beta| (1.0 / (1.0 - beta.powi(updates))) as f32);
+            [schedule.factor(own - 1, jobs[job].steps, warmup_steps) as f32 * lr as f32, first, second]
         };
-        let rates = |role: Role| {
-            let numbers: Vec<f32> = lanes.iter().flat_map(|lane| rates(lane, role)).map(|v| v as f32).collect();
-            Tensor::from_data(TensorData::new(numbers, [lanes.len(), 3]), device)
-        };
+        let all = parameters.rates.iter().flat_map(|rate| lanes.iter().flat_map(move |lane| one(*rate, lane)));
+        let rates = TensorData::new(all.collect(), [parameters.rates.len(), lanes.len(), 3]);
         LaneSteps {
-            rates: rates(Role::Factor(0, Factor::A)),
-            head: self.turns.filter(|turns| turns.head_differs()).map(|_| rates(Role::Head(0))),
+            rates: Tensor::from_data(rates, &parameters.device),
             own: lanes.iter().map(|lane| lane.map(|(_, own)| own)).collect(),
         }
     }
+}
+
+/// 1 where a tensor may move in this step, `[C, rows, 1]`.
+fn turn(turns: Turns, p: &Parameter, lanes: &LaneSteps, device: &Device) -> Tensor<3> {
+    turns.mask(p.role, p.place.dims[0], &lanes.own, device)
+}
+
+/// FedLADA's step in the place of AdamW's.
+fn amended_step(
+    own: f64,
+    constants: AdamW,
+    Group { layout, start, .. }: &Group,
+    state: Moving,
+    trained: &mut [Parameter],
+    gradients: Vec<Tensor<3>>,
+    lanes: &LaneSteps,
+) -> Moving {
+    let [mut movements, mut firsts, mut seconds] = [const { Vec::new() }; 3];
+    for ((p, place), gradient) in trained.iter_mut().zip(layout.places()).zip(gradients) {
+        let part = |flat: &Tensor<2>| layout.tensor(flat, p.place.number);
+        let before = [&state.movement, &state.first, &state.second].map(part);
+        let rates = lanes.rates.clone().narrow(0, place.rates, 1).squeeze_dim(0); // [C, 3]
+        let fedlada = p.terms.fedlada.as_mut().expect("what the plan asks for");
+        let [movement, first, second] = fedlada.step(constants, own, before, &part(start), gradient, &rates);
+        movements.push(movement);
+        firsts.push(first);
+        seconds.push(second);
+    }
+    let [movement, first, second] = [movements, firsts, seconds].map(|parts| layout.flat(&parts));
+    Moving { movement, first, second, ..state }.from_start(start, layout)
 }
 
 /// The leaves' gradients. The leaves are let go, so that the step may write where the movement lies.
@@ -201,7 +236,8 @@ fn push_tails(tail: TailPenalty, parameters: &Parameters, gradients: &mut [Tenso
         let owned = |lane: usize| parameters.rows_of(trained[a].role, lane).unwrap_or(rows);
         let owned: Vec<usize> = (0..parameters.lanes).map(owned).collect();
         let mask = tail::mask(tail, &owned, rows, &parameters.device);
-        let weights = [a, b].map(|i| trained[i].start.clone() + trained[i].state.movement.clone());
+        let groups = &parameters.groups;
+        let weights = [a, b].map(|i| trained[i].start(groups) + trained[i].movement(groups));
         let [push_a, push_b] = tail::pushes(tail, weights, &mask);
         gradients[a] = gradients[a].clone() + push_a;
         gradients[b] = gradients[b].clone() + push_b;

@@ -2,31 +2,48 @@
 //! moments of it. Where clients train chosen slots only, nothing else of a factor is here: each lane holds its client's
 //! slots side by side, so time and memory go by the budget and not by the global rank.
 
+mod group;
 mod read;
 
-use bonfire_kernels::{LowRank, Moving, SlotCounts};
+use bonfire_kernels::{LowRank, SlotCounts};
 use bonfire_models::{Adapter, ClientAdapter, Factor, Matrix};
 use burn::tensor::{Device, Tensor, TensorData};
 
 use crate::job::{ClientJob, Phase};
-use crate::lanes::{cleared, pick, put, take, to_device};
+use crate::lanes::{cleared, pick, to_device};
 use crate::terms::TermState;
 use crate::{Active, NotFinite, Plan, Role, TrainSettings};
+
+pub(crate) use group::{Group, Place};
 
 /// One trained tensor with its client axis. All tensors live on the device without autodiff.
 pub(crate) struct Parameter {
     pub role: Role,
-    pub lr: f64,
-    /// `[1, rows, cols]`, or `[C, rows, cols]` where clients hold different slots: the round's start.
-    pub start: Tensor<3>,
-    /// `[C, rows, cols]`; a row of a factor is a slot.
-    pub state: Moving,
+    /// Where it lies.
+    pub place: Place,
     /// What a strategy's terms carry from step to step.
     pub terms: TermState,
 }
 
+/// Tensors with the same learning rate that make the same steps.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Rate {
+    pub lr: f64,
+    /// One of them.
+    pub role: Role,
+}
+
+impl Rate {
+    fn new(lr: f64, role: Role) -> Rate {
+        let role = if matches!(role, Role::Head(_)) { Role::Head(0) } else { Role::Factor(0, Factor::A) };
+        Rate { lr, role }
+    }
+}
+
 /// One target as the clients in flight see it.
 struct TargetState {
+    /// Rows of the tensors on the device.
+    rows: usize,
     /// Factors at the round's start, slot by slot, on the host: `[R, d_in]`, `[R, d_out]`, and what stands between
     /// them where something does.
     host: Vec<Matrix>,
@@ -40,16 +57,17 @@ struct TargetState {
 
 /// Everything the clients in flight own.
 pub(crate) struct Parameters {
-    active: Active,
     /// LoRA's `α/R`.
     scale: f32,
     /// What trains, in the order of [`Role::all`], without targets of which no client has a slot.
     pub trained: Vec<Parameter>,
+    /// The buffers that it lies in, one after the other.
+    pub groups: Vec<Group>,
+    /// The rates of its places.
+    pub rates: Vec<Rate>,
     targets: Vec<TargetState>,
-    /// The head's tensors at the round's start, `[1, rows, cols]`.
+    /// The head's tensors at the round's start, `[1, rows, cols]`, where they do not train.
     head: Vec<Tensor<3>>,
-    /// In full fine-tuning the encoder's tensors at the round's start, `[1, rows, cols]`; else none.
-    weights: Vec<Tensor<3>>,
     /// All roles of the plan.
     pub roles: Vec<Role>,
     /// Lanes of the batch, C.
@@ -86,48 +104,69 @@ impl Parameters {
         phase: Phase,
         device: &Device,
     ) -> Self {
-        let kinds = if global.core.is_empty() { &Factor::ALL[..2] } else { &Factor::ALL[..] };
-        let hold = |t: usize| {
-            let host: Vec<Matrix> = kinds.iter().map(|&factor| global.slot_rows(factor, t)).collect();
-            let here = |m: &Matrix| match slots {
-                None => to_device(m, device),
-                Some(slots) => Tensor::zeros([lanes, slots[t], m.cols], device),
-            };
-            let device = host.iter().map(here).collect();
-            TargetState { host, device, chosen: slots.map(|_| vec![Vec::new(); lanes]), counts: None }
-        };
-        let targets: Vec<TargetState> = (0..global.targets.len()).map(hold).collect();
-        let head: Vec<_> = global.head.iter().map(|t| to_device(&t.value, device)).collect();
         let full = plan.active == Active::Full;
         assert!(!full || lanes == 1, "weights have no client axis: one client trains them at a time");
-        let weights: Vec<_> = global.weights.iter().filter(|_| full).map(|m| to_device(m, device)).collect();
-        let parameter = |(role, lr, start): (Role, f64, &Tensor<3>)| {
-            let [_, rows, cols] = start.dims();
-            let zeros = || Tensor::zeros([lanes, rows, cols], device);
-            Parameter {
-                role,
-                lr,
-                start: start.clone(),
-                state: Moving { movement: zeros(), first: zeros(), second: zeros() },
-                terms: TermState::new(plan, phase, &zeros),
-            }
-        };
-        let factors = plan.active.factors().iter().flat_map(|&factor| {
+        let kinds = if global.core.is_empty() { &Factor::ALL[..2] } else { &Factor::ALL[..] };
+        let trains = plan.active.factors();
+        let mut targets: Vec<TargetState> = (0..global.targets.len())
+            .map(|t| TargetState {
+                rows: slots.map_or(global.rank, |slots| slots[t]),
+                host: kinds.iter().map(|&factor| global.slot_rows(factor, t)).collect(),
+                device: Vec::new(),
+                chosen: slots.map(|_| vec![Vec::new(); lanes]),
+                counts: None,
+            })
+            .collect();
+        let factors = trains.iter().flat_map(|&factor| {
             let lr = [plan.lr_a, plan.lr_b, plan.lr_core][index(factor)];
-            let target = targets.iter().enumerate().filter(|(_, target)| target.slots() > 0);
-            target.map(move |(t, target)| (Role::Factor(t, factor), lr, &target.device[index(factor)]))
+            let target = targets.iter().enumerate().filter(|(_, target)| target.rows > 0);
+            target.map(move |(t, target)| (Role::Factor(t, factor), lr, &target.host[index(factor)], Some(target.rows)))
         });
-        let heads = head.iter().enumerate().filter(|_| plan.train_head);
-        let heads = heads.map(|(i, start)| (Role::Head(i), settings.lr_head, start));
-        let all = weights.iter().enumerate().map(|(i, start)| (Role::Weight(i), plan.lr_a, start));
-        let trained = factors.chain(all).chain(heads).map(parameter).collect();
+        let weights = global.weights.iter().enumerate().filter(|_| full);
+        let weights = weights.map(|(i, start)| (Role::Weight(i), plan.lr_a, start, None));
+        let heads = global.head.iter().enumerate().filter(|_| plan.train_head);
+        let heads = heads.map(|(i, tensor)| (Role::Head(i), settings.lr_head, &tensor.value, None));
+        let all: Vec<_> = factors.chain(weights).chain(heads).collect();
+        let mut rates: Vec<Rate> = Vec::new();
+        let tensors = all.iter().map(|&(role, lr, start, rows)| {
+            let rate = Rate::new(lr, role);
+            let which = rates.iter().position(|other| *other == rate).unwrap_or_else(|| {
+                rates.push(rate);
+                rates.len() - 1
+            });
+            let dims = [rows.unwrap_or(start.rows), start.cols];
+            let folded = plan.active.folds() && matches!(role, Role::Factor(..));
+            // Where clients choose, their own slots come when they begin.
+            let there = rows.is_none() || slots.is_none();
+            (dims, which, folded, there.then_some(start))
+        });
+        let (groups, places) = Group::of(&tensors.collect::<Vec<_>>(), lanes, device);
+        let parameter = |(&(role, ..), place): (&(Role, f64, &Matrix, Option<usize>), Place)| {
+            let [rows, cols] = place.dims;
+            let zeros = || Tensor::zeros([lanes, rows, cols], device);
+            Parameter { role, place, terms: TermState::new(plan, phase, &zeros) }
+        };
+        let trained: Vec<Parameter> = all.iter().zip(places).map(parameter).collect();
+        for (t, target) in targets.iter_mut().enumerate() {
+            let here = |(&factor, m): (&Factor, &Matrix)| {
+                let p = trained.iter().find(|p| p.role == Role::Factor(t, factor));
+                match (p, slots) {
+                    (Some(p), _) => p.start(&groups),
+                    (None, None) => to_device(m, device),
+                    (None, Some(slots)) => Tensor::zeros([lanes, slots[t], m.cols], device),
+                }
+            };
+            target.device = kinds.iter().zip(&target.host).map(here).collect();
+        }
+        let head = if plan.train_head { &[][..] } else { &global.head };
+        let head = head.iter().map(|t| to_device(&t.value, device)).collect();
         Parameters {
-            active: plan.active,
             scale: global.scale() as f32,
             trained,
+            groups,
+            rates,
             targets,
             head,
-            weights,
             roles: Role::all(plan, global),
             lanes,
             not_finite: settings.not_finite,
@@ -142,24 +181,21 @@ impl Parameters {
     /// weights `[rows, cols]`.
     ///
     /// With one active factor the backbone already holds the start (folded), so the update is the movement alone;
-    /// else start and movement are added here.
+    /// else it is start and movement, which the optimizer's step has added.
     pub fn attach(&self) -> (Vec<Tensor<3>>, ClientAdapter, Vec<Tensor<2>>) {
-        let leaf = |p: &Parameter| p.state.movement.clone().autodiff().require_grad();
+        let leaf = |p: &Parameter| p.weights(&self.groups).autodiff().require_grad();
         let leaves: Vec<Tensor<3>> = self.trained.iter().map(leaf).collect(); // [C, rows, cols] each
         // By target: A [C|1, slots, d_in], B [C|1, slots, d_out], and what stands between them.
         let mut factors: Vec<Vec<Tensor<3>>> =
             self.targets.iter().map(|target| target.device.iter().map(|t| t.clone().autodiff()).collect()).collect();
         let mut head: Vec<Tensor<3>> = self.head.iter().map(|t| t.clone().autodiff()).collect();
-        let mut weights: Vec<Tensor<3>> = self.weights.iter().map(|t| t.clone().autodiff()).collect();
+        let mut weights: Vec<Tensor<3>> = Vec::new();
         for (p, leaf) in self.trained.iter().zip(&leaves) {
-            let tensor = match p.role {
-                Role::Weight(i) => &mut weights[i],
-                Role::Factor(t, factor) => &mut factors[t][index(factor)],
-                Role::Head(i) => &mut head[i],
-            };
-            let folded = self.active.folds() && matches!(p.role, Role::Factor(..));
-            // [C, rows, cols]: the movement alone, or start [C|1, rows, cols] + movement.
-            *tensor = if folded { leaf.clone() } else { tensor.clone() + leaf.clone() };
+            match p.role {
+                Role::Weight(_) => weights.push(leaf.clone()),
+                Role::Factor(t, factor) => factors[t][index(factor)] = leaf.clone(),
+                Role::Head(_) => head.push(leaf.clone()),
+            }
         }
         let update = |(factors, target): (Vec<Tensor<3>>, &TargetState)| {
             (target.slots() > 0).then(|| {
@@ -187,27 +223,30 @@ impl Parameters {
             *on_device = Tensor::from_data(TensorData::new(factors.clone(), [self.lanes, 1, 1]), &self.device);
         }
         let keep = (starts.len() < self.lanes).then(|| self.keep_all_but(starts.iter().map(|(lane, _)| *lane)));
-        for p in &mut self.trained {
-            if !self.fresh {
-                let clear = |t: Tensor<3>| match &keep {
-                    Some(keep) => cleared(t, keep, self.not_finite),
-                    None => t.zeros_like(),
-                };
-                let Moving { movement, first, second } = take(&mut p.state, &self.device);
-                let [movement, first, second] = [movement, first, second].map(clear);
-                p.state = Moving { movement, first, second };
-                p.terms.clear(&clear);
-            }
-            let at = position(&self.roles, p.role);
-            let movements = starts.iter().filter_map(|&(lane, job)| Some((lane, &job.movement.as_ref()?[at])));
-            let begun: Vec<(usize, &Matrix)> = movements.filter(|(_, movement)| movement.rows > 0).collect();
+        if !self.fresh {
+            let clear = |t: Tensor<3>| match &keep {
+                Some(keep) => cleared(t, keep, self.not_finite),
+                None => t.zeros_like(),
+            };
+            self.trained.iter_mut().for_each(|p| p.terms.clear(&clear));
+            self.groups.iter_mut().for_each(|group| group.clear(keep.as_ref(), self.not_finite));
+        }
+        for (number, group) in self.groups.iter_mut().enumerate() {
+            let own = || self.trained.iter().filter(|p| p.place.group == number);
+            let begins = |p: &Parameter| {
+                let (place, at) = (p.place, position(&self.roles, p.role));
+                let movements = starts.iter().filter_map(move |&(lane, job)| Some((lane, &job.movement.as_ref()?[at])));
+                movements.filter(|(_, movement)| movement.rows > 0).map(move |(lane, movement)| (place, lane, movement))
+            };
+            let begun: Vec<(Place, usize, &Matrix)> = own().flat_map(begins).collect();
             if !begun.is_empty() {
-                let [lanes, rows, cols] = p.state.movement.dims();
-                let begun = put(&begun, [lanes, rows, cols], &self.device);
-                p.terms.goes_on(&begun);
-                let Moving { movement, first, second } = take(&mut p.state, &self.device);
-                p.state = Moving { movement: movement + begun, first, second };
+                let begun = group.row_of_each(self.lanes, &begun, &self.device);
+                for p in self.trained.iter_mut().filter(|p| p.place.group == number) {
+                    p.terms.goes_on(&group.layout.tensor(&begun, p.place.number));
+                }
+                group.state.movement = group.state.movement.clone() + begun;
             }
+            group.begin();
         }
         self.fresh = false;
     }
@@ -220,11 +259,22 @@ impl Parameters {
         }
         let rows_a_slot = if self.beside_frozen { 2 } else { 1 };
         for (t, target) in self.targets.iter_mut().enumerate() {
-            target.load_slots(rows_a_slot, choosing().map(|(lane, slots)| (lane, slots[t].as_slice())), &self.device);
+            target.choose(rows_a_slot, choosing().map(|(lane, slots)| (lane, slots[t].as_slice())));
+            let frozen = |kind: usize| !self.trained.iter().any(|p| p.role == Role::Factor(t, Factor::ALL[kind]));
+            target.load_slots(&frozen, &self.device);
         }
-        for p in &mut self.trained {
+        for (number, group) in self.groups.iter_mut().enumerate() {
+            let own = || self.trained.iter().filter(|p| p.place.group == number);
+            let picked = own().filter_map(|p| match p.role {
+                Role::Factor(t, factor) => Some((p.place, self.targets[t].picked(index(factor))?)),
+                _ => None,
+            });
+            let picked: Vec<(Place, Vec<Matrix>)> = picked.collect();
+            group.load_starts(self.lanes, &picked, &self.device);
+        }
+        for p in &self.trained {
             if let Role::Factor(t, factor) = p.role {
-                p.start = self.targets[t].device[index(factor)].clone();
+                self.targets[t].device[index(factor)] = p.start(&self.groups);
             }
         }
     }
@@ -282,7 +332,7 @@ fn plain(mut factors: Vec<Tensor<3>>) -> (Tensor<3>, Tensor<3>) {
 impl TargetState {
     /// Rows of the tensors on the device.
     fn slots(&self) -> usize {
-        self.device[0].dims()[1]
+        self.rows
     }
 
     /// Slots that the client in `lane` has; `None`: all there are.
@@ -290,23 +340,26 @@ impl TargetState {
         self.chosen.as_ref().map(|chosen| chosen[lane].len())
     }
 
-    /// Gives clients their slots: one transfer a factor, whoever begins. The kernels read `rows_a_slot` rows a slot.
-    fn load_slots<'s>(
-        &mut self,
-        rows_a_slot: usize,
-        starts: impl Iterator<Item = (usize, &'s [usize])>,
-        device: &Device,
-    ) {
-        let most = self.slots();
+    /// Gives clients their slots. The kernels read `rows_a_slot` rows a slot.
+    fn choose<'s>(&mut self, rows_a_slot: usize, starts: impl Iterator<Item = (usize, &'s [usize])>) {
         let Some(chosen) = &mut self.chosen else { return };
         starts.for_each(|(lane, slots)| chosen[lane] = slots.to_vec());
         self.counts = Some(SlotCounts::new(chosen.iter().map(|slots| rows_a_slot * slots.len()).collect()));
-        if most == 0 {
-            return;
-        }
-        for (tensor, host) in self.device.iter_mut().zip(&self.host) {
-            let rows: Vec<f32> = chosen.iter().flat_map(|slots| pick(host, slots, most).data).collect();
-            *tensor = Tensor::from_data(TensorData::new(rows, [chosen.len(), most, host.cols]), device);
+    }
+
+    /// What each lane has of a factor, the slots side by side; `None`: all of it.
+    fn picked(&self, kind: usize) -> Option<Vec<Matrix>> {
+        let chosen = self.chosen.as_ref()?;
+        Some(chosen.iter().map(|slots| pick(&self.host[kind], slots, self.rows)).collect())
+    }
+
+    /// Brings the chosen slots of frozen factors to the device: one transfer a factor, whoever begins.
+    fn load_slots(&mut self, frozen: &dyn Fn(usize) -> bool, device: &Device) {
+        for kind in (0..self.host.len()).filter(|kind| self.rows > 0 && frozen(*kind)) {
+            let Some(picked) = self.picked(kind) else { return };
+            let dims = [picked.len(), self.rows, self.host[kind].cols];
+            let rows: Vec<f32> = picked.into_iter().flat_map(|m| m.data).collect();
+            self.device[kind] = Tensor::from_data(TensorData::new(rows, dims), device);
         }
     }
 }

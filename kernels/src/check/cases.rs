@@ -8,7 +8,7 @@ use burn::tensor::{Device, Gradients, Int, Tensor, TensorData};
 use super::{Case, Outcome, Part, Way, numbers, part, tensor};
 use crate::product::product_untuned;
 use crate::{
-    AdamW, Arithmetic, AttentionLayout, Grouped, LowRank, Moving, Segments, SlotCounts, adamw_step,
+    AdamW, Arithmetic, AttentionLayout, FlatLayout, Grouped, LowRank, Moving, Segments, SlotCounts, adamw_step,
     adamw_step_composed, adapted_linear, adapted_linear_composed, add_norm, cross_entropy, gelu, packed_attention,
     packed_attention_composed, product, slot_scores,
 };
@@ -228,30 +228,44 @@ fn scores(device: &Device, way: Way) -> Outcome {
 
 /// Four steps; the second client's place is empty for the first two.
 fn adamw(device: &Device, way: Way) -> Outcome {
-    let constants = AdamW { lr: 0.01, betas: [0.9, 0.999], eps: 1e-8, weight_decay: 0.1 };
-    let zeros = || Tensor::<3>::zeros([2, 3, 5], device);
-    let start = tensor([1, 3, 5], 1, device);
-    let mut state = Moving { movement: zeros(), first: zeros(), second: zeros() };
+    let constants = AdamW { betas: [0.9, 0.999], eps: 1e-8, weight_decay: 0.1 };
+    let layout = FlatLayout::new([([3, 5], 0, false), ([2, 2], 1, true)]);
+    let start = layout.flat(&[tensor([1, 3, 5], 1, device), tensor([1, 2, 2], 2, device)]);
+    let mut state = Moving::new(2, &start, &layout);
     for step in 1..=4 {
-        let row = |t: i32| match t {
+        let row = |t: i32, rate: f32| match t {
             ..1 => [0.0, 1.0, 1.0],
-            t => [1.0, 1.0 / (1.0 - 0.9f32.powi(t)), 1.0 / (1.0 - 0.999f32.powi(t))],
+            t => [rate, 1.0 / (1.0 - 0.9f32.powi(t)), 1.0 / (1.0 - 0.999f32.powi(t))],
         };
-        let clients = Tensor::<2>::from_data(TensorData::new([row(step), row(step - 2)].concat(), [2, 3]), device);
-        let mut grad = numbers(30, 4 + step as u64);
-        if step <= 2 {
-            grad[15..].fill(0.0);
-        }
-        let grad = Tensor::from_data(TensorData::new(grad, [2, 3, 5]), device);
+        let rates = [0.01, 0.02].map(|rate| [row(step, rate), row(step - 2, rate)].concat()).concat();
+        let rates = Tensor::<3>::from_data(TensorData::new(rates, [2, 2, 3]), device);
+        let grad = |rows: usize, cols: usize, seed: u64| {
+            let mut grad = numbers(2 * rows * cols, seed + step as u64);
+            if step <= 2 {
+                grad[rows * cols..].fill(0.0);
+            }
+            Tensor::<3>::from_data(TensorData::new(grad, [2, rows, cols]), device)
+        };
+        let grads = vec![grad(3, 5, 4), grad(2, 2, 14)];
         let one = match way {
             Way::Operation => adamw_step,
             Way::Reference => adamw_step_composed,
         };
-        state = one(constants, state, start.clone(), grad, clients);
+        state = one(constants, &layout, state, start.clone(), grads, rates);
     }
     Ok(vec![
         part("movement", state.movement)?,
         part("first moment", state.first)?,
         part("second moment", state.second)?,
+        part(
+            "weights",
+            Tensor::cat(
+                vec![
+                    layout.tensor(&state.weights, 0).reshape([2, 15]),
+                    layout.tensor(&state.weights, 1).reshape([2, 4]),
+                ],
+                1,
+            ),
+        )?,
     ])
 }

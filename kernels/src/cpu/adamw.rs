@@ -2,12 +2,27 @@
 
 use burn::backend::TensorMetadata;
 use burn::tensor::Shape;
-use burn_flex::{Flex, FlexTensor};
+use burn_flex::{Flex, FlexTensor, Layout};
 use rayon::prelude::*;
 
 use super::micro::vectorised;
-use super::{ELEMENTS_A_TASK, dense, tensor, values};
+use super::{ELEMENTS_A_TASK, dense, filled, tensor, values};
 use crate::adamw::{AdamW, OptimizerOps};
+use crate::flat::{FlatLayout, Tensors};
+
+/// A run of one client's numbers of one tensor.
+struct Task<'t> {
+    movement: &'t mut [f32],
+    first: &'t mut [f32],
+    second: &'t mut [f32],
+    /// None where the weights are the movement.
+    weights: Option<&'t mut [f32]>,
+    start: &'t [f32],
+    grad: &'t [f32],
+    /// Three numbers.
+    rates: &'t [f32],
+    folded: bool,
+}
 
 impl OptimizerOps for Flex {
     fn adamw(
@@ -15,36 +30,63 @@ impl OptimizerOps for Flex {
         first: FlexTensor,
         second: FlexTensor,
         start: FlexTensor,
-        grad: FlexTensor,
-        clients: FlexTensor,
+        grads: Tensors<Flex>,
+        rates: FlexTensor,
         constants: AdamW,
-    ) -> (FlexTensor, FlexTensor, FlexTensor) {
-        let [mut movement, mut first, mut second, start, grad, clients] =
-            [movement, first, second, start, grad, clients].map(dense);
-        let [count, rows, cols] = grad.shape().dims();
-        let size = (rows * cols).max(1);
-        let (starts, grads, clients) = (values(&start), values(&grad), values(&clients));
+        layout: FlatLayout,
+    ) -> (FlexTensor, FlexTensor, FlexTensor, FlexTensor) {
+        let [mut movement, mut first, mut second, start, rates] = [movement, first, second, start, rates].map(dense);
+        let grads: Vec<FlexTensor> = grads.0.into_iter().map(dense).collect();
+        let [clients, width] = movement.shape().dims();
+        let (starts, rates) = (values(&start), values(&rates));
         let shared = start.shape()[0] == 1;
-        let [ms, vs, ws] =
-            [&mut first, &mut second, &mut movement].map(|t| &mut t.storage_mut::<f32>()[..count * rows * cols]);
-        let mut tasks = Vec::new();
-        let lanes = ms.chunks_mut(size).zip(vs.chunks_mut(size)).zip(ws.chunks_mut(size)).zip(grads.chunks(size));
-        for (c, (((m, v), w), g)) in lanes.enumerate() {
-            let start = &starts[if shared { 0 } else { c * size }..][..size];
-            let pieces =
-                m.chunks_mut(ELEMENTS_A_TASK).zip(v.chunks_mut(ELEMENTS_A_TASK)).zip(w.chunks_mut(ELEMENTS_A_TASK));
-            let inputs = g.chunks(ELEMENTS_A_TASK).zip(start.chunks(ELEMENTS_A_TASK));
-            tasks.extend(pieces.zip(inputs).map(|(state, inputs)| (c, state, inputs)));
-        }
-        tasks.into_par_iter().for_each(|(c, ((m, v), w), (g, start))| {
-            let step = Step::new(&constants, &clients[c * 3..c * 3 + 3]);
-            vectorised(|| {
-                for ((((m, v), w), g), start) in m.iter_mut().zip(v).zip(w).zip(g).zip(start) {
-                    step.element(m, v, w, *g, *start);
+        let apart = !layout.all_folded();
+        let [ws, ms, vs] =
+            [&mut movement, &mut first, &mut second].map(|t| &mut t.storage_mut::<f32>()[..clients * width]);
+        let step = |weights: &mut [f32]| {
+            let mut tasks = Vec::new();
+            let [mut ws, mut ms, mut vs, mut weights] = [ws, ms, vs, weights].map(Rest);
+            for client in 0..clients {
+                for (place, grad) in layout.places().iter().zip(&grads) {
+                    let end = place.columns().end;
+                    let room = FlatLayout::width_of(place.dims) - place.len();
+                    let start = &starts[if shared { 0 } else { client * width }..][place.at..end];
+                    let grad = &values(grad)[client * place.len()..(client + 1) * place.len()];
+                    let rates = &rates[(place.rates * clients + client) * 3..][..3];
+                    for (start, grad) in start.chunks(ELEMENTS_A_TASK).zip(grad.chunks(ELEMENTS_A_TASK)) {
+                        tasks.push(Task {
+                            movement: ws.take(grad.len()),
+                            first: ms.take(grad.len()),
+                            second: vs.take(grad.len()),
+                            weights: apart.then(|| weights.take(grad.len())),
+                            start,
+                            grad,
+                            rates,
+                            folded: place.folded,
+                        });
+                    }
+                    for rest in [&mut ws, &mut ms, &mut vs] {
+                        rest.take(room);
+                    }
+                    if apart {
+                        weights.take(room).fill(0.0);
+                    }
                 }
-            });
-        });
-        (movement, first, second)
+            }
+            tasks.into_par_iter().for_each(|task| task.run(&constants));
+        };
+        // SAFETY: every tensor's numbers are written by its tasks and the columns behind it with zeros; nothing is read.
+        #[allow(unsafe_code)]
+        let (weights, ()) = unsafe { filled(if apart { clients * width } else { 0 }, step) };
+        let weights = if apart { tensor(weights, Shape::from([clients, width])) } else { movement.clone() };
+        (movement, first, second, weights)
+    }
+
+    fn part(flat: FlexTensor, at: usize, [rows, cols]: [usize; 2]) -> FlexTensor {
+        let flat = dense(flat);
+        let [clients, width] = flat.shape().dims();
+        let strides = [width, cols, 1].map(|stride| stride as isize);
+        flat.with_layout(Layout::new(Shape::from([clients, rows, cols]), strides.to_vec(), at))
     }
 
     fn slot_norms(a: FlexTensor, b: FlexTensor) -> FlexTensor {
@@ -73,6 +115,39 @@ impl OptimizerOps for Flex {
     }
 }
 
+/// What is left of a buffer.
+struct Rest<'t>(&'t mut [f32]);
+
+impl<'t> Rest<'t> {
+    fn take(&mut self, count: usize) -> &'t mut [f32] {
+        let (here, rest) = std::mem::take(&mut self.0).split_at_mut(count);
+        self.0 = rest;
+        here
+    }
+}
+
+impl Task<'_> {
+    fn run(self, constants: &AdamW) {
+        let step = Step::new(constants, self.rates);
+        let Task { movement, first, second, weights, start, grad, folded, .. } = self;
+        vectorised(|| {
+            for ((((m, v), w), g), start) in first.iter_mut().zip(second).zip(&mut *movement).zip(grad).zip(start) {
+                step.element(m, v, w, *g, *start);
+            }
+        });
+        let Some(weights) = weights else { return };
+        if folded {
+            weights.copy_from_slice(movement);
+        } else {
+            vectorised(|| {
+                for ((weight, moved), start) in weights.iter_mut().zip(&*movement).zip(start) {
+                    *weight = start + moved;
+                }
+            });
+        }
+    }
+}
+
 /// One client's step in the numbers that its elements need.
 #[derive(Clone, Copy)]
 struct Step {
@@ -91,7 +166,7 @@ impl Step {
         Step {
             beta1,
             beta2,
-            rate: client[0] * constants.lr as f32,
+            rate: client[0],
             correct_first: client[1],
             correct_second: client[2],
             eps: constants.eps as f32,

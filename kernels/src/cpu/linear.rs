@@ -95,22 +95,27 @@ fn blocks(layout: &LinearLayout, tokens: usize) -> Vec<Block> {
     clients.chain(cut(None, layout.clients.rows()..tokens)).collect()
 }
 
-/// One factor's numbers: `[C|1, R, width]`.
+/// One factor's numbers where they lie: `[C|1, R, width]`, of each client row by row.
 struct Stack<'a> {
     data: &'a [f32],
+    /// Numbers of a client.
     size: usize,
+    /// From one client's numbers to the next one's.
+    step: usize,
     shared: bool,
 }
 
 impl<'a> Stack<'a> {
     fn new(t: &'a FlexTensor) -> Self {
         let [count, rank, width] = t.shape().dims();
-        Stack { data: values(t), size: rank * width, shared: count == 1 }
+        let (layout, data) = (t.layout(), t.storage::<f32>());
+        let data = &data[layout.start_offset().min(data.len())..];
+        Stack { data, size: rank * width, step: layout.strides()[0] as usize, shared: count == 1 }
     }
 
     fn of(&self, client: usize) -> &'a [f32] {
         let at = if self.shared { 0 } else { client };
-        &self.data[at * self.size..(at + 1) * self.size]
+        &self.data[at * self.step..][..self.size]
     }
 }
 
@@ -148,8 +153,14 @@ fn adapters<'a>(pairs: &'a [Pair<Flex>], layout: &'a LinearLayout) -> Vec<Adapte
     each.collect()
 }
 
-fn dense_pairs(pairs: &[Pair<Flex>]) -> Vec<Pair<Flex>> {
-    pairs.iter().map(|p| Pair { a: dense(p.a.clone()), b: dense(p.b.clone()) }).collect()
+/// The pairs with each client's numbers row by row: what lies like that among others, as what trains does, is read there.
+fn by_client(pairs: &[Pair<Flex>]) -> Vec<Pair<Flex>> {
+    let by_client = |t: &FlexTensor| {
+        let (strides, width) = (t.layout().strides(), t.shape()[2]);
+        let dense_rows = strides[2] == 1 && strides[1] == width as isize && strides[0] >= 0;
+        if dense_rows { t.clone() } else { dense(t.clone()) }
+    };
+    pairs.iter().map(|p| Pair { a: by_client(&p.a), b: by_client(&p.b) }).collect()
 }
 
 /// See [`crate::backends::Kernels::linear_forward`].
@@ -160,7 +171,7 @@ pub(super) fn forward(
     pairs: &[Pair<Flex>],
     layout: &LinearLayout,
 ) -> (FlexTensor, Vec<FlexTensor>) {
-    let (x, w, bias, pairs) = (dense(x.clone()), dense(w.clone()), bias.map(dense), dense_pairs(pairs));
+    let (x, w, bias, pairs) = (dense(x.clone()), dense(w.clone()), bias.map(dense), by_client(pairs));
     let [tokens, width] = x.shape().dims();
     let n = w.shape()[1];
     let xs = values(&x);
@@ -189,7 +200,7 @@ pub(super) fn update(
     pair: &Pair<Flex>,
     layout: &LinearLayout,
 ) -> (FlexTensor, FlexTensor) {
-    let (mut y, x, pairs) = (dense(y), dense(x.clone()), dense_pairs(std::slice::from_ref(pair)));
+    let (mut y, x, pairs) = (dense(y), dense(x.clone()), by_client(std::slice::from_ref(pair)));
     let ([tokens, n], [_, width]) = (y.shape().dims(), x.shape().dims());
     let out = &mut y.storage_mut::<f32>()[..tokens * n];
     let h = add_updates(out, n, values(&x), width, &adapters(&pairs, layout), layout);
@@ -319,7 +330,7 @@ fn factors_backward(
     wanted: &Wanted,
     layout: &LinearLayout,
 ) -> LinearGradients<Flex> {
-    let pairs = dense_pairs(pairs);
+    let pairs = by_client(pairs);
     let [tokens, n] = dy.shape().dims();
     let width = pairs.first().map_or(0, |pair| pair.a.shape()[2]);
     let dys = values(&dy);

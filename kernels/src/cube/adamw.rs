@@ -1,110 +1,221 @@
-//! The client-axis AdamW step of one tensor for all clients in one launch; formulas and words as in the composed form.
+//! The client-axis AdamW step of all that clients own in one launch; formulas and words as in the composed form.
 
 #![allow(unsafe_code)] // launches without bounds checks: the kernel checks for itself
 
+use std::sync::OnceLock;
+
+use burn::backend::DType;
+use burn_cubecl::CubeDevice;
 use burn_cubecl::cubecl;
 use burn_cubecl::cubecl::prelude::*;
+use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::tensor::CubeTensor;
 
 use super::product::UNITS;
-use super::tensors::{elem, groups, owned, stack};
+use super::tensors::{empty, groups, owned, stack, view};
+use super::tiles::{kept_for, numbers};
 use crate::AdamW;
+use crate::flat::{FlatLayout, Place};
 
-/// One step, returning movement and both moments; in place where nothing else holds them.
-///
-/// # Shapes
-/// `movement`, `first`, `second`, `grad` `[C, rows, cols]`, `start` `[C|1, rows, cols]`; `clients` `[C, 3]` in f32: factor
-/// on the learning rate, corrections of both moments.
-pub(super) fn adamw_step(
-    constants: &AdamW,
-    [movement, first, second]: [CubeTensor; 3],
-    start: CubeTensor,
-    grad: CubeTensor,
-    clients: CubeTensor,
-) -> [CubeTensor; 3] {
-    let shape = movement.meta.shape().clone();
-    for tensor in [&first, &second, &grad] {
-        assert_eq!(tensor.meta.shape(), &shape, "moments and gradient of the movement's shape");
-    }
-    assert!(start.meta.shape()[1..] == shape[1..], "one start an element");
-    assert!([1, shape[0]].contains(&start.meta.shape()[0]), "one start a client, or one for all");
-    assert_eq!(clients.meta.shape().as_slice(), [shape[0], 3], "three numbers a client");
-    let [movement, first, second] = [movement, first, second].map(owned);
-    if shape.num_elements() == 0 {
-        return [movement, first, second];
-    }
-    let start = stack(start, false);
-    let types = [elem(&movement), elem(&first), elem(&second), elem(&start), elem(&grad)];
-    let each = (shape[1] * shape[2]).div_ceil(UNITS as usize);
-    // SAFETY: the kernel reads and writes inside the shapes checked above.
-    unsafe {
-        adamw_kernel::launch_unchecked(
-            &movement.client,
-            groups(shape[0] * each),
-            CubeDim::new_1d(UNITS),
-            movement.clone().into_tensor_arg(),
-            first.clone().into_tensor_arg(),
-            second.clone().into_tensor_arg(),
-            start.into_tensor_arg(),
-            grad.into_tensor_arg(),
-            clients.into_tensor_arg(),
-            each,
-            constants.lr as f32,
-            constants.betas[0] as f32,
-            constants.betas[1] as f32,
-            constants.eps as f32,
-            constants.weight_decay as f32,
-            types,
-        );
-    }
-    [movement, first, second]
+/// Numbers that a unit steps.
+const EACH: usize = 4;
+
+/// Numbers that a workgroup steps, all of one client and one tensor.
+const BLOCK: usize = UNITS as usize * EACH;
+
+/// Tensors that a launch has besides the gradients, and one that CubeCL may add.
+const OTHERS: u32 = 8;
+
+/// Gradients that a launch has at most: a kernel chooses among them one after the other.
+const MOST: u32 = 512;
+
+/// What a launch steps: the tensors of some gradients, cut into blocks.
+#[derive(Clone, Debug)]
+struct Part {
+    /// How many tensors.
+    tensors: usize,
+    /// Blocks of a client.
+    blocks: usize,
+    /// Of each block [`FIELDS`] numbers.
+    table: CubeTensor,
 }
 
-/// One unit an element, `each` workgroups a client.
+/// Numbers that say what a block is: its tensor among those of the launch, its first number in it, how many numbers the tensor
+/// has, the tensor's first column, its rates, whether it is folded.
+const FIELDS: usize = 6;
+
+/// The launches of a layout, made when it is first stepped.
+#[derive(Debug, Default)]
+pub(crate) struct StepTables(OnceLock<(CubeDevice, Vec<Part>)>);
+
+impl StepTables {
+    fn get(&self, layout: &FlatLayout, most: usize, device: &CubeDevice) -> Vec<Part> {
+        kept_for(&self.0, device, || layout.places().chunks(most).map(|places| Part::new(places, device)).collect())
+    }
+}
+
+impl Part {
+    fn new(places: &[Place], device: &CubeDevice) -> Part {
+        let blocks = places.iter().enumerate().flat_map(|(i, place)| {
+            let block = move |first| [i, first, place.len(), place.at, place.rates, usize::from(place.folded)];
+            (0..place.len()).step_by(BLOCK).map(block)
+        });
+        let table: Vec<u32> = blocks.flatten().map(|number| number as u32).collect();
+        Part { tensors: places.len(), blocks: table.len() / FIELDS, table: numbers(&table, device) }
+    }
+}
+
+/// One step, returning movement and both moments, in place where nothing else holds them, and weights.
+///
+/// # Shapes
+/// `movement`, `first`, `second` `[C, width]`, `start` `[C|1, width]`, a gradient `[C, rows, cols]` for each of the layout's tensors,
+/// `rates` `[K, C, 3]`: learning rate, corrections of both moments. All in f32.
+pub(super) fn adamw_step(
+    constants: &AdamW,
+    layout: &FlatLayout,
+    [movement, first, second]: [CubeTensor; 3],
+    start: CubeTensor,
+    grads: Vec<CubeTensor>,
+    rates: CubeTensor,
+) -> [CubeTensor; 4] {
+    let shape = movement.meta.shape().clone();
+    let [clients, width] = [shape[0], shape[1]];
+    assert_eq!(width, layout.width(), "buffers of the layout");
+    for tensor in [&first, &second] {
+        assert_eq!(tensor.meta.shape(), &shape, "moments of the movement's shape");
+    }
+    assert!([1, clients].contains(&start.meta.shape()[0]) && start.meta.shape()[1] == width, "a start for all");
+    let kinds = layout.places().iter().map(|place| place.rates + 1).max().unwrap_or(0);
+    let found = rates.meta.shape();
+    assert!(found[0] >= kinds && found[1..] == [clients, 3], "three numbers a client");
+    for (place, grad) in layout.places().iter().zip(&grads) {
+        assert_eq!(grad.meta.shape().as_slice(), [clients, place.dims[0], place.dims[1]], "a gradient for each number");
+    }
+    let all = [&movement, &first, &second, &start, &rates].into_iter().chain(&grads);
+    assert!(all.into_iter().all(|tensor| tensor.dtype == DType::F32), "what clients own is f32");
+    let [movement, first, second] = [movement, first, second].map(owned);
+    let apart = !layout.all_folded();
+    let weights = if apart { empty(&movement, shape, DType::F32) } else { movement.clone() };
+    let most = movement.client.properties().hardware.max_bindings.saturating_sub(OTHERS).clamp(1, MOST);
+    let parts = layout.tables().get(layout, most as usize, &movement.device);
+    let mut grads = grads.into_iter().map(into_contiguous);
+    for Part { tensors, blocks, table } in parts {
+        let grads: Vec<CubeTensor> = grads.by_ref().take(tensors).collect();
+        if clients * blocks == 0 {
+            continue;
+        }
+        let [ws, ms, vs] = [&movement, &first, &second].map(|tensor| tensor.clone().into_tensor_arg());
+        // SAFETY: the kernel reads and writes inside the shapes checked above.
+        unsafe {
+            adamw_kernel::launch_unchecked(
+                &movement.client,
+                groups(clients * blocks),
+                CubeDim::new_1d(UNITS),
+                ws,
+                ms,
+                vs,
+                // A tensor that is written must not be bound twice.
+                if apart { weights.clone() } else { empty(&weights, [1, 1], DType::F32) }.into_tensor_arg(),
+                rows(start.clone()).into_tensor_arg(),
+                grads.into_iter().map(CubeTensor::into_buffer_arg).collect(),
+                stack(rates.clone(), false).into_tensor_arg(),
+                table.into_buffer_arg(),
+                blocks,
+                constants.betas[0] as f32,
+                constants.betas[1] as f32,
+                constants.eps as f32,
+                constants.weight_decay as f32,
+                apart,
+            );
+        }
+    }
+    [movement, first, second, weights]
+}
+
+/// `[C|1, width]` with a single row repeated for every client, by strides alone.
+fn rows(mut tensor: CubeTensor) -> CubeTensor {
+    if tensor.meta.shape()[0] == 1 {
+        tensor.meta.strides_mut()[0] = 0;
+    }
+    tensor
+}
+
+/// A tensor of every client where it lies in `flat` `[C, width]`.
+pub(super) fn part(flat: CubeTensor, at: usize, [height, cols]: [usize; 2]) -> CubeTensor {
+    let flat = into_contiguous(flat);
+    let ([clients, width], count) = ([flat.meta.shape()[0], flat.meta.shape()[1]], height * cols);
+    assert!(at + count <= width, "columns {at} to {} of {width}", at + count);
+    view(flat, at, &[clients, height, cols], &[width, cols, 1])
+}
+
+/// `blocks` workgroups a client.
 #[cube(launch_unchecked)]
-fn adamw_kernel<M: Float, F: Float, S: Float, W: Float, G: Float>(
-    movement: &mut Tensor<M>,
-    first: &mut Tensor<F>,
-    second: &mut Tensor<S>,
-    start: &Tensor<W>,
-    grad: &Tensor<G>,
-    clients: &Tensor<f32>,
-    each: usize,
-    lr: f32,
+fn adamw_kernel(
+    movement: &mut Tensor<f32>,
+    first: &mut Tensor<f32>,
+    second: &mut Tensor<f32>,
+    weights: &mut Tensor<f32>,
+    start: &Tensor<f32>,
+    grads: &Sequence<Box<[f32]>>,
+    rates: &Tensor<f32>,
+    table: &[u32],
+    blocks: usize,
     beta1: f32,
     beta2: f32,
     eps: f32,
     weight_decay: f32,
-    #[define(M, F, S, W, G)] _types: [ElemType; 5],
+    #[comptime] apart: bool,
 ) {
-    let client = CUBE_POS / each;
-    let index = CUBE_POS % each * comptime!(UNITS as usize) + UNIT_POS as usize;
-    let cols = movement.shape(2);
-    let (row, col) = (index / cols, index % cols);
-    if client < movement.shape(0) && row < movement.shape(1) {
-        let own = client * clients.stride(0);
-        let rate = lr * clients[own];
-        let correct_first = clients[own + clients.stride(1)];
-        let correct_second = clients[own + 2 * clients.stride(1)];
-        let at_grad = element::<G>(grad, client, row, col);
-        let at_start = element::<W>(start, client, row, col);
-        let at_first = element::<F>(&*first, client, row, col);
-        let at_second = element::<S>(&*second, client, row, col);
-        let at = element::<M>(&*movement, client, row, col);
-        let g = f32::cast_from(grad[at_grad]);
-        let mean = beta1 * f32::cast_from(first[at_first]) + (1.0 - beta1) * g;
-        let square = beta2 * f32::cast_from(second[at_second]) + (1.0 - beta2) * g * g;
-        let moved = f32::cast_from(movement[at]);
-        let root = (square * correct_second).sqrt() + eps;
-        let update = mean * correct_first / root + weight_decay * (moved + f32::cast_from(start[at_start]));
-        first[at_first] = F::cast_from(mean);
-        second[at_second] = S::cast_from(square);
-        movement[at] = M::cast_from(moved - rate * update);
+    let client = CUBE_POS / blocks;
+    if client >= movement.shape(0) {
+        terminate!();
     }
-}
-
-/// Where an element of a stack lies.
-#[cube]
-fn element<E: Float>(tensor: &Tensor<E>, client: usize, row: usize, col: usize) -> usize {
-    client * tensor.stride(0) + row * tensor.stride(1) + col * tensor.stride(2)
+    let block = CUBE_POS % blocks * FIELDS;
+    let tensor = table[block] as usize;
+    let from = table[block + 1] as usize + UNIT_POS as usize;
+    let count = table[block + 2] as usize;
+    let column = table[block + 3] as usize;
+    let folded = table[block + 5] == 1;
+    let own = table[block + 4] as usize * rates.stride(0) + client * rates.stride(1);
+    let rate = rates[own];
+    let correct_first = rates[own + rates.stride(2)];
+    let correct_second = rates[own + 2 * rates.stride(2)];
+    // Which gradient it is must be told without an index: they are tensors of their own.
+    let mut g = Array::<f32>::new(EACH);
+    #[unroll]
+    for i in 0..grads.len() {
+        if tensor == i {
+            #[unroll]
+            for e in 0..EACH {
+                let at = from + comptime!(e * UNITS as usize);
+                if at < count {
+                    g[e] = grads[i][client * count + at];
+                }
+            }
+        }
+    }
+    #[unroll]
+    for e in 0..EACH {
+        let at = from + comptime!(e * UNITS as usize);
+        if at < count {
+            let at = column + at;
+            let at_first = client * first.stride(0) + at * first.stride(1);
+            let at_second = client * second.stride(0) + at * second.stride(1);
+            let at_movement = client * movement.stride(0) + at * movement.stride(1);
+            let began = start[client * start.stride(0) + at * start.stride(1)];
+            let mean = beta1 * first[at_first] + (1.0 - beta1) * g[e];
+            let square = beta2 * second[at_second] + (1.0 - beta2) * g[e] * g[e];
+            let moved = movement[at_movement];
+            let root = (square * correct_second).sqrt() + eps;
+            let update = mean * correct_first / root + weight_decay * (moved + began);
+            let now = moved - rate * update;
+            first[at_first] = mean;
+            second[at_second] = square;
+            movement[at_movement] = now;
+            if comptime!(apart) {
+                let to = client * weights.stride(0) + at * weights.stride(1);
+                weights[to] = select(folded, now, began + now);
+            }
+        }
+    }
 }

@@ -18,6 +18,7 @@ use super::{adamw, dense, dropout, gather, gelu, glu, norm, scores};
 use crate::adamw::{AdamW, OptimizerOps};
 use crate::backends::{Kernels, LinearGradients, LinearSaved, Pair, UpdateSaved, Wanted};
 use crate::dropout::DropMask;
+use crate::flat::{FlatLayout, Tensors};
 use crate::options::{AttentionLayout, Bend, LinearLayout};
 
 /// The slots that each client has of each adapter `[adapters, C]`; `None` where all have all.
@@ -282,12 +283,16 @@ impl OptimizerOps for CubeBackend {
         first: FloatTensor<Self>,
         second: FloatTensor<Self>,
         start: FloatTensor<Self>,
-        grad: FloatTensor<Self>,
-        clients: FloatTensor<Self>,
+        grads: Tensors<Self>,
+        rates: FloatTensor<Self>,
         constants: AdamW,
-    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
-        let [movement, first, second] = adamw::adamw_step(&constants, [movement, first, second], start, grad, clients);
-        (movement, first, second)
+        layout: FlatLayout,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        adamw::adamw_step(&constants, &layout, [movement, first, second], start, grads.0, rates).into()
+    }
+
+    fn part(flat: FloatTensor<Self>, at: usize, dims: [usize; 2]) -> FloatTensor<Self> {
+        adamw::part(flat, at, dims)
     }
 
     fn slot_norms(a: FloatTensor<Self>, b: FloatTensor<Self>) -> FloatTensor<Self> {

@@ -18,12 +18,13 @@ use super::tiles::{TileTable, place, place_of_all, surplus_tiles};
 /// `h[t, r] = Σⱼ x[t, j] · factors[c, r, j]` with `c` the client of token `t`; exactly 0 for slots the client does not have.
 ///
 /// # Shapes
-/// `x` `[T, D]`, `factors` `[C, ΣR, D]` -> `[T, ΣR]`, of the factors' type.
+/// `x` `[T, D]`, `factors` `[C, ΣR, D]` -> `[T, ΣR]`, of the factors' type; rows of nobody are not written.
 pub(crate) fn down(x: CubeTensor, factors: &Factors, tiles: &TileTable) -> CubeTensor {
     factors.check(tiles);
     check(&x, &factors.columns(), tiles);
     let slots = factors.slots();
-    let h = empty(&x, [tiles.segments.rows(), slots], factors.first().dtype); // [T, ΣR]
+    // As many rows as the input, though those of nobody are not written: a shape that comes again costs the host less.
+    let h = empty(&x, [x.meta.shape()[0], slots], factors.first().dtype); // [T, ΣR]
     if tiles.count == 0 || slots == 0 {
         return h;
     }

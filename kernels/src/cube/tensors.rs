@@ -3,6 +3,7 @@
 use burn::backend::{DType, Shape};
 use burn_cubecl::cubecl::ir::{ElemType, FloatKind};
 use burn_cubecl::cubecl::prelude::CubeCount;
+use burn_cubecl::cubecl::zspace::metadata::Metadata;
 use burn_cubecl::tensor::CubeTensor;
 
 /// The element type a kernel is compiled for.
@@ -23,6 +24,17 @@ pub(crate) fn empty(like: &CubeTensor, shape: impl Into<Shape>, dtype: DType) ->
     let shape = shape.into();
     let handle = like.client.empty(shape.num_elements() * dtype.size());
     CubeTensor::new_contiguous(like.client.clone(), like.device.clone(), shape, handle, dtype)
+}
+
+/// Some of a contiguous tensor's numbers from `at` on, by shape and strides; nothing is copied.
+pub(crate) fn view(tensor: CubeTensor, at: usize, shape: &[usize], strides: &[usize]) -> CubeTensor {
+    let (all, size) = (tensor.meta.shape().num_elements(), tensor.dtype.size());
+    let last: usize = shape.iter().zip(strides).map(|(count, stride)| count.saturating_sub(1) * stride).sum();
+    let end = at + if shape.contains(&0) { 0 } else { last + 1 };
+    assert!(tensor.is_contiguous() && end <= all, "numbers {at} to {end} of {all}");
+    let handle = tensor.handle.offset_start((at * size) as u64).offset_end(((all - end) * size) as u64);
+    let meta = Metadata::new(Shape::from(shape.to_vec()), strides.to_vec());
+    CubeTensor::new(tensor.client, handle, meta, tensor.device, tensor.dtype)
 }
 
 /// The tensor itself where nothing else holds its memory, else a copy: what comes out may be written.

@@ -9,7 +9,9 @@ use burn_cubecl::cubecl;
 use burn_cubecl::cubecl::prelude::*;
 use burn_cubecl::tensor::CubeTensor;
 
+use super::tensors::view;
 use crate::Segments;
+use crate::flat::ALIGN;
 
 /// Numbers a tile takes in the table.
 const FIELDS: usize = 5;
@@ -42,11 +44,18 @@ impl TileTable {
         let count = tiles.len() / FIELDS;
         // Kernels may look at the first tile where there is none.
         tiles.resize(tiles.len().max(FIELDS), 0);
-        let offsets: Vec<u32> = std::iter::once(0).chain(segments.ranges().map(|r| r.end as u32)).collect();
+        // Both in one transfer.
+        let at = tiles.len().next_multiple_of(ALIGN);
+        let mut all = tiles;
+        let taken = all.len();
+        all.resize(at, 0);
+        all.extend(std::iter::once(0).chain(segments.ranges().map(|r| r.end as u32)));
+        let ends = all.len() - at;
+        let all = numbers(&all, device);
         TileTable {
             count,
-            tiles: numbers(&tiles, device),
-            offsets: numbers(&offsets, device),
+            tiles: view(all.clone(), 0, &[taken], &[1]),
+            offsets: view(all, at, &[ends], &[1]),
             rows,
             segments: segments.clone(),
         }
@@ -61,7 +70,7 @@ pub(crate) struct Tables {
 }
 
 /// What `kept` holds for `device`; made anew where it holds it for another.
-fn get<T: Clone>(kept: &OnceLock<(CubeDevice, T)>, device: &CubeDevice, make: impl Fn() -> T) -> T {
+pub(super) fn kept_for<T: Clone>(kept: &OnceLock<(CubeDevice, T)>, device: &CubeDevice, make: impl Fn() -> T) -> T {
     let (at, table) = kept.get_or_init(|| (device.clone(), make()));
     if at == device { table.clone() } else { make() }
 }
@@ -70,12 +79,12 @@ impl Tables {
     /// Tiles for the grouped products of clients: small ones where there are too few tokens to fill a device.
     pub(super) fn for_clients(&self, clients: &Segments, device: &CubeDevice) -> TileTable {
         let rows = if clients.rows() > 8192 { 32 } else { 16 };
-        get(&self.clients, device, || TileTable::new(clients, rows, device))
+        kept_for(&self.clients, device, || TileTable::new(clients, rows, device))
     }
 
     /// Tiles for attention inside sequences.
     pub(super) fn for_sequences(&self, sequences: &Segments, device: &CubeDevice) -> TileTable {
-        get(&self.sequences, device, || TileTable::new(sequences, super::attention_tile::TILE.rows, device))
+        kept_for(&self.sequences, device, || TileTable::new(sequences, super::attention_tile::TILE.rows, device))
     }
 }
 

@@ -10,7 +10,7 @@ mod dropout;
 use bonfire_kernels::check::exact::{self, Format};
 use bonfire_kernels::check::{self, Way, numbers};
 use bonfire_kernels::{
-    AdamW, Arithmetic, AttentionLayout, Bend, Grouped, LowRank, Moving, Segments, SlotCounts, adamw_step,
+    AdamW, Arithmetic, AttentionLayout, Bend, FlatLayout, Grouped, LowRank, Moving, Segments, SlotCounts, adamw_step,
     adamw_step_composed, adapted_linear, adapted_linear_and_input, adapted_linear_composed, add_norm, cross_entropy,
     gather_lanes, gelu, glu, lanes_on, packed_attention, packed_attention_composed, packed_attention_with, product,
     rms_norm, rms_norm_and_input, rotate, slot_scores, widest_head,
@@ -449,14 +449,14 @@ proptest! {
 }
 
 /// PyTorch's AdamW in plain numbers, for one entry.
-fn adamw_by_hand(start: f64, grads: &[f64], c: &AdamW) -> f64 {
+fn adamw_by_hand(start: f64, grads: &[f64], c: &AdamW, lr: f64) -> f64 {
     let (mut p, mut m, mut v) = (start, 0.0, 0.0);
     for (t, g) in (1..).zip(grads) {
-        p -= c.lr * c.weight_decay * p;
+        p -= lr * c.weight_decay * p;
         m = c.betas[0] * m + (1.0 - c.betas[0]) * g;
         v = c.betas[1] * v + (1.0 - c.betas[1]) * g * g;
         let corrected = (v / (1.0 - c.betas[1].powi(t))).sqrt();
-        p -= c.lr * (m / (1.0 - c.betas[0].powi(t))) / (corrected + c.eps);
+        p -= lr * (m / (1.0 - c.betas[0].powi(t))) / (corrected + c.eps);
     }
     p
 }
@@ -464,51 +464,67 @@ fn adamw_by_hand(start: f64, grads: &[f64], c: &AdamW) -> f64 {
 #[test]
 fn adamw_steps_each_client_by_its_own_count() {
     let device = device();
-    let constants = AdamW { lr: 0.01, betas: [0.9, 0.999], eps: 1e-8, weight_decay: 0.1 };
-    let put = |v: Vec<f32>, shape: [usize; 3]| Tensor::<3>::from_data(TensorData::new(v, shape), &device);
-    // The last entry is a slot that nobody has: it starts at zero and no gradient reaches it.
-    let start = vec![0.5f32, -2.0, 0.0];
-    let zeros = || put(vec![0.0; 6], [2, 1, 3]);
-    let begin = || Moving { movement: zeros(), first: zeros(), second: zeros() };
-    let (mut state, mut composed) = (begin(), begin());
-    let grads: Vec<Vec<f32>> = (0..4)
+    let constants = AdamW { betas: [0.9, 0.999], eps: 1e-8, weight_decay: 0.1 };
+    let put = |v: &[f32], shape: [usize; 3]| Tensor::<3>::from_data(TensorData::new(v.to_vec(), shape), &device);
+    // Two tensors, the second with a rate of its own and its start in the backbone. The last entry of the first is a slot that nobody
+    // has: it starts at zero and no gradient reaches it.
+    let (dims, lrs) = ([[1, 3], [2, 2]], [0.01f32, 0.03]);
+    let layout = FlatLayout::new([(dims[0], 0, false), (dims[1], 1, true)]);
+    let starts = [vec![0.5f32, -2.0, 0.0], vec![0.25, 1.5, -0.75, 2.5]];
+    let flat = |clients: usize| {
+        let tensor = |i: usize| put(&starts[i].repeat(clients), [clients, dims[i][0], dims[i][1]]);
+        layout.flat(&[tensor(0), tensor(1)])
+    };
+    let begin = || Moving::new(2, &flat(1), &layout);
+    let (mut state, mut composed, mut apart) = (begin(), begin(), begin());
+    // Of each step both tensors, of each tensor both clients.
+    let grads: Vec<[Vec<f32>; 2]> = (0..4)
         .map(|i| {
-            let mut g = numbers(6, i + 5);
-            [g[2], g[5]] = [0.0; 2];
+            let mut g = [numbers(6, i + 5), numbers(8, i + 50)];
+            [g[0][2], g[0][5]] = [0.0; 2];
+            // The second client joins two steps later: its place in the batch is empty before.
+            if i < 2 {
+                g[0][3..].fill(0.0);
+                g[1][4..].fill(0.0);
+            }
             g
         })
         .collect();
-    // The second client joins two steps later: its place in the batch is empty before.
     for (i, g) in grads.iter().enumerate() {
-        let step = [i + 1, (i + 1).saturating_sub(2)];
-        let row = |t: usize| match t {
+        let steps = [i + 1, (i + 1).saturating_sub(2)];
+        let row = |t: usize, lr: f32| match t {
             0 => [0.0, 1.0, 1.0],
-            t => [1.0, 1.0 / (1.0 - 0.9f32.powi(t as i32)), 1.0 / (1.0 - 0.999f32.powi(t as i32))],
+            t => [lr, 1.0 / (1.0 - 0.9f32.powi(t as i32)), 1.0 / (1.0 - 0.999f32.powi(t as i32))],
         };
-        let clients = || Tensor::<2>::from_data(TensorData::new(step.map(row).concat(), [2, 3]), &device);
-        let mut g = g.clone();
-        if step[1] == 0 {
-            g[3..].fill(0.0);
+        let rates = lrs.map(|lr| steps.map(|t| row(t, lr)).concat()).concat();
+        let rates = || put(&rates, [2, 2, 3]);
+        let grads = || vec![put(&g[0], [2, 1, 3]), put(&g[1], [2, 2, 2])];
+        state = adamw_step(constants, &layout, state, flat(1), grads(), rates());
+        composed = adamw_step_composed(constants, &layout, composed, flat(1), grads(), rates());
+        apart = adamw_step(constants, &layout, apart, flat(2), grads(), rates());
+    }
+    for i in 0..2 {
+        let part = |flat: &Tensor<2>| values(layout.tensor(flat, i));
+        close("second moment", part(&state.second), part(&composed.second));
+        close("movement", part(&state.movement), part(&composed.movement));
+        close("start per client", part(&apart.movement), part(&state.movement));
+        close("weights", part(&state.weights), part(&composed.weights));
+        let size = dims[i][0] * dims[i][1];
+        let (moved, weights) = (part(&state.movement), part(&state.weights));
+        for (client, first) in [(0, 0), (1, 2)] {
+            for (entry, start) in starts[i].iter().enumerate() {
+                let own: Vec<f64> = grads[first..].iter().map(|g| f64::from(g[i][client * size + entry])).collect();
+                let expected = adamw_by_hand(f64::from(*start), &own, &constants, f64::from(lrs[i]));
+                let read = if i == 0 { expected } else { expected - f64::from(*start) };
+                let [found, weight] = [&moved, &weights].map(|part| f64::from(part[client * size + entry]));
+                let off = (found - (expected - f64::from(*start))).abs().max((weight - read).abs());
+                assert!(
+                    off < 1e-6,
+                    "tensor {i}, client {client}, entry {entry}: {found}, {weight}; by hand {expected}"
+                );
+            }
         }
-        let (start, g) = (|| put(start.clone(), [1, 1, 3]), || put(g.clone(), [2, 1, 3]));
-        state = adamw_step(constants, state, start(), g(), clients());
-        composed = adamw_step_composed(constants, composed, start(), g(), clients());
-        let own = put([values(start()), values(start())].concat(), [2, 1, 3]);
-        let apart = adamw_step(constants, begin(), own, g(), clients());
-        close(
-            "start per client",
-            values(apart.movement),
-            values(adamw_step(constants, begin(), start(), g(), clients()).movement),
-        );
     }
-    close("second moment", values(state.second), values(composed.second));
-    close("movement", values(state.movement.clone()), values(composed.movement));
-    let moved = values(state.movement);
+    let moved = values(layout.tensor(&state.movement, 0));
     assert_eq!([moved[2].to_bits(), moved[5].to_bits()], [0, 0], "what nobody has does not move, weight decay or not");
-    for (client, entry, first) in [(0, 0, 0), (0, 1, 0), (1, 0, 2), (1, 1, 2)] {
-        let own: Vec<f64> = grads[first..].iter().map(|g| f64::from(g[client * 3 + entry])).collect();
-        let expected = adamw_by_hand(f64::from(start[entry]), &own, &constants) - f64::from(start[entry]);
-        let found = f64::from(moved[client * 3 + entry]);
-        assert!((found - expected).abs() < 1e-6, "client {client} entry {entry}: {found}, by hand {expected}");
-    }
 }

@@ -11,6 +11,7 @@ mod threshold;
 mod turns;
 mod watched;
 
+use bonfire_kernels::Moving;
 use bonfire_models::{Adapter, Factor, HeadTensor, Matrix, Target, TargetKind};
 use burn::tensor::{Device, Tensor, TensorData};
 
@@ -138,16 +139,16 @@ impl<'c> Case<'c> {
             self.optimizer.begin(&mut self.parameters, &starts);
         }
         let (leaves, ..) = self.parameters.attach();
-        let trained = self.parameters.trained.iter().map(|p| (p.role, p.state.movement.dims()));
-        let products = leaves.iter().zip(trained.collect::<Vec<_>>()).map(|(leaf, (role, [lanes, rows, cols]))| {
+        let trained = self.parameters.trained.iter().map(|p| (p.role, p.place.dims));
+        let products = leaves.iter().zip(trained.collect::<Vec<_>>()).map(|(leaf, (role, [rows, cols]))| {
             let number = |at: usize| self.gradient(role, at / (rows * cols), at / cols % rows, at % cols) as f32;
-            let numbers: Vec<f32> = (0..lanes * rows * cols).map(number).collect();
-            let gradient = Tensor::<3>::from_data(TensorData::new(numbers, [lanes, rows, cols]), &Device::flex());
+            let numbers: Vec<f32> = (0..LANES * rows * cols).map(number).collect();
+            let gradient = Tensor::<3>::from_data(TensorData::new(numbers, [LANES, rows, cols]), &Device::flex());
             (leaf.clone() * gradient.autodiff()).sum()
         });
         let gradients = products.reduce(|x, y| x + y).expect("something trains").backward();
         let lanes: Vec<LaneStep> = (0..LANES).map(|lane| Some((lane, self.own_step(lane)?))).collect();
-        let lanes = self.optimizer.lane_steps(&lanes, &self.jobs, &Device::flex());
+        let lanes = self.optimizer.lane_steps(&lanes, &self.jobs, &self.parameters);
         self.optimizer.step(&mut self.parameters, leaves, vec![gradients], &lanes);
     }
 
@@ -208,24 +209,37 @@ impl<'c> Case<'c> {
     /// largest number. Where no client is, nothing may have moved.
     #[track_caller]
     pub fn check(&self, term: &str, numbers: &[Numbers]) {
-        let movement = largest(numbers, &self.tensors(|p| Some(&p.state.movement)), &|x| x.movement);
-        let first = largest(numbers, &self.tensors(|p| Some(&p.state.first)), &|x| x.first);
-        let second = largest(numbers, &self.tensors(|p| Some(&p.state.second)), &|x| x.second);
+        let movement = largest(numbers, &self.parts(|state| &state.movement), &|x| x.movement);
+        let first = largest(numbers, &self.parts(|state| &state.first), &|x| x.first);
+        let second = largest(numbers, &self.parts(|state| &state.second), &|x| x.second);
+        let groups = &self.parameters.groups;
+        for p in &self.parameters.trained {
+            let folded = self.plan.active.folds() && matches!(p.role, Role::Factor(..));
+            let read = if folded { p.movement(groups) } else { p.movement(groups) + p.start(groups) };
+            assert_eq!(p.weights(groups).into_data(), read.into_data(), "{}: what the model reads", p.role);
+        }
         say(term, movement.max(first).max(second));
     }
 
     /// Holds what clients report to the `own` number of this index.
     #[track_caller]
     pub fn check_report(&self, term: &str, numbers: &[Numbers], own: usize) {
-        say(term, largest(numbers, &self.tensors(|p| p.terms.report()), &|x| x.own[own]));
+        say(term, largest(numbers, &self.tensors(|p| p.terms.report().expect("it is there").clone()), &|x| x.own[own]));
+    }
+
+    /// What lies in one of the flat buffers, as [`Self::tensors`] gives it.
+    fn parts(&self, flat: impl Fn(&Moving) -> &Tensor<2>) -> Vec<(Role, usize, Vec<f32>)> {
+        self.tensors(|p| {
+            let group = &self.parameters.groups[p.place.group];
+            group.layout.tensor(flat(&group.state), p.place.number)
+        })
     }
 
     /// A tensor of every role on the host, by role and lane: `[rows · cols]`.
-    fn tensors(&self, tensor: impl Fn(&Parameter) -> Option<&Tensor<3>>) -> Vec<(Role, usize, Vec<f32>)> {
+    fn tensors(&self, tensor: impl Fn(&Parameter) -> Tensor<3>) -> Vec<(Role, usize, Vec<f32>)> {
         let mut all = Vec::new();
         for p in &self.parameters.trained {
-            let numbers: Vec<f32> =
-                tensor(p).expect("it is there").clone().into_data().try_to_vec().expect("f32 on the device");
+            let numbers: Vec<f32> = tensor(p).into_data().try_to_vec().expect("f32 on the device");
             let size = numbers.len() / LANES;
             all.extend(numbers.chunks(size).enumerate().map(|(lane, own)| (p.role, lane, own.to_vec())));
         }

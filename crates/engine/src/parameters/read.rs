@@ -4,7 +4,7 @@ use bonfire_kernels::{gather_lanes, lanes_on, slot_scores};
 use bonfire_models::{Factor, Matrix};
 use burn::tensor::Tensor;
 
-use super::{Parameters, TargetState, index};
+use super::{Parameter, Parameters, TargetState, index};
 use crate::Role;
 use crate::batch_schedule::Finished;
 use crate::job::{Outcome, Phase};
@@ -18,7 +18,7 @@ impl Parameters {
     pub fn read_lanes(&self, ends: &[Finished], losses: &Tensor<1>, phase: Phase) -> Vec<Outcome> {
         let mut parts = vec![losses.clone().reshape([self.lanes, 1, 1])];
         if phase.reads_movement() {
-            parts.extend(self.trained.iter().map(|p| p.state.movement.clone()));
+            parts.extend(self.groups.iter().map(|group| group.state.movement.clone().unsqueeze_dim(1))); // [C, 1, width]
         }
         let reports: Vec<&Tensor<3>> = self.trained.iter().filter_map(|p| p.terms.report()).collect();
         let reported = !reports.is_empty();
@@ -44,8 +44,8 @@ impl Parameters {
                 loss: f64::from(loss) / end.steps as f64,
                 steps: end.steps,
                 tokens: end.tokens,
-                movement: if phase.reads_movement() { self.matrices(end.lane, &mut rest) } else { Vec::new() },
-                report: if reported { self.matrices(end.lane, &mut rest) } else { Vec::new() },
+                movement: if phase.reads_movement() { self.movement(end.lane, &mut rest) } else { Vec::new() },
+                report: if reported { self.report(end.lane, &mut rest) } else { Vec::new() },
                 slot_scores: if phase.reads_slot_scores() { self.by_target(end.lane, rest) } else { Vec::new() },
                 layer_scores: None,
             }
@@ -55,8 +55,21 @@ impl Parameters {
         ends.chunks(rows).flat_map(together).collect()
     }
 
-    /// Takes a lane's matrices, role by role, from the beginning of its `numbers`: of a factor the rows of the slots it has.
-    fn matrices(&self, lane: usize, numbers: &mut &[f32]) -> Vec<Matrix> {
+    /// Takes a lane's movement, role by role, from the beginning of its `numbers`, where it lies as in the flat buffers.
+    fn movement(&self, lane: usize, numbers: &mut &[f32]) -> Vec<Matrix> {
+        let rows = self.groups.iter().map(|group| taken(numbers, group.layout.width())).collect::<Vec<_>>();
+        self.matrices(lane, |p| {
+            &rows[p.place.group][self.groups[p.place.group].layout.places()[p.place.number].columns()]
+        })
+    }
+
+    /// Takes a lane's report, role by role, from the beginning of its `numbers`.
+    fn report(&self, lane: usize, numbers: &mut &[f32]) -> Vec<Matrix> {
+        self.matrices(lane, |p| taken(numbers, p.place.dims.iter().product()))
+    }
+
+    /// A lane's matrices, role by role, from the `numbers` of its tensors: of a factor the rows of the slots it has.
+    fn matrices<'n>(&self, lane: usize, mut numbers: impl FnMut(&Parameter) -> &'n [f32]) -> Vec<Matrix> {
         let mut trained = self.trained.iter().peekable();
         let mut matrix = |&role: &Role| {
             let Some(p) = trained.next_if(|p| p.role == role) else {
@@ -64,9 +77,7 @@ impl Parameters {
                 let Role::Factor(t, factor) = role else { unreachable!("weights and head train whole") };
                 return Matrix::zeros(0, self.targets[t].host[index(factor)].cols);
             };
-            let [_, rows, cols] = p.start.dims();
-            let (here, rest) = numbers.split_at(rows * cols);
-            *numbers = rest;
+            let ([rows, cols], here) = (p.place.dims, numbers(p));
             let own = self.rows_of(role, lane).unwrap_or(rows);
             Matrix::new(own, cols, here[..own * cols].to_vec())
         };
@@ -78,7 +89,7 @@ impl Parameters {
         self.targets.iter().enumerate().filter(|(_, target)| target.slots() > 0).map(|(t, target)| {
             let moved_or_frozen = |factor| {
                 let p = self.trained.iter().find(|p| p.role == Role::Factor(t, factor));
-                p.map_or(&target.device[index(factor)], |p| &p.state.movement).clone()
+                p.map_or_else(|| target.device[index(factor)].clone(), |p| p.movement(&self.groups))
             };
             slot_scores(moved_or_frozen(Factor::A), moved_or_frozen(Factor::B)).unsqueeze_dim(2)
         })
@@ -93,4 +104,11 @@ impl Parameters {
         };
         self.targets.iter().map(of_target).collect()
     }
+}
+
+/// Takes so many numbers from the beginning.
+fn taken<'n>(numbers: &mut &'n [f32], count: usize) -> &'n [f32] {
+    let (here, rest) = numbers.split_at(count);
+    *numbers = rest;
+    here
 }

@@ -1,7 +1,7 @@
 //! FedLADA (Sun et al., TPAMI, arXiv 2308.00522): in the place of AdamW's step, AMSGrad's moments without bias correction,
 //! amended by the federation's last mean gradient g: `x ← x − η·(α·m/√v̂ + (1−α)·g)`.
 
-use bonfire_kernels::{AdamW, Moving};
+use bonfire_kernels::AdamW;
 use burn::tensor::Tensor;
 
 /// What a trained tensor carries, each `[C, rows, cols]`.
@@ -21,25 +21,25 @@ impl FedLada {
         [&mut self.highest, &mut self.direction]
     }
 
-    /// One step of all clients. `own` is α, `lr` η; `start` `[C|1, rows, cols]`; of `clients` `[C, 3]` the first column is each
-    /// client's factor on the rate.
+    /// One step of all clients, from movement and moments to the next ones. `own` is α; `start` `[C|1, rows, cols]`; of `clients`
+    /// `[C, 3]` the first column is each client's learning rate η.
     pub fn step(
         &mut self,
-        AdamW { lr, betas: [beta1, beta2], eps, weight_decay }: AdamW,
+        AdamW { betas: [beta1, beta2], eps, weight_decay }: AdamW,
         own: f64,
-        state: Moving,
+        [movement, first, second]: [Tensor<3>; 3],
         start: &Tensor<3>,
         gradient: Tensor<3>,
         clients: &Tensor<2>,
-    ) -> Moving {
-        let first = state.first * beta1 + gradient.clone() * (1.0 - beta1); // m
-        let second = state.second * beta2 + gradient.square() * (1.0 - beta2); // v
+    ) -> [Tensor<3>; 3] {
+        let first = first * beta1 + gradient.clone() * (1.0 - beta1); // m
+        let second = second * beta2 + gradient.square() * (1.0 - beta2); // v
         self.highest = self.highest.clone().max_pair(second.clone());
         // An empty lane has no moment at all; the floor keeps it from dividing by zero.
         let root = self.highest.clone().sqrt().clamp_min(eps);
-        let decay = (state.movement.clone() + start.clone()) * weight_decay;
+        let decay = (movement.clone() + start.clone()) * weight_decay;
         let update = first.clone() / root * own + self.direction.clone() * (1.0 - own) + decay;
-        let rate = clients.clone().narrow(1, 0, 1).unsqueeze_dim::<3>(2) * lr; // [C, 1, 1]
-        Moving { movement: state.movement - update * rate, first, second }
+        let rate = clients.clone().narrow(1, 0, 1).unsqueeze_dim::<3>(2); // [C, 1, 1]
+        [movement - update * rate, first, second]
     }
 }

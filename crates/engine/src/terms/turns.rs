@@ -42,11 +42,6 @@ impl Turns {
         }
     }
 
-    /// Whether the head makes other steps than the factors.
-    pub fn head_differs(self) -> bool {
-        matches!(self, Turns::Factors(_))
-    }
-
     /// Whether a part that waits has no gradient either, so that it counts for nothing in the norm that is clipped. DFL's
     /// divergence is of both branches in every step.
     pub fn freezes_gradients(self) -> bool {
@@ -64,13 +59,15 @@ impl Turns {
     }
 }
 
-/// `after` a step where it was a tensor's turn by the `mask`, and what was `before`, moments included, where it was not.
-pub(crate) fn moved(mask: &Tensor<3>, before: Moving, after: Moving) -> Moving {
+/// `after` a step where it was a number's turn by the `mask` `[C, width]`, and what was `before`, moments included, where it was
+/// not. The weights are still those of `after`.
+pub(crate) fn moved(mask: &Tensor<2>, before: Moving, after: Moving) -> Moving {
     let stays = mask.clone().neg() + 1.0;
-    let mix = |new: Tensor<3>, old: Tensor<3>| new * mask.clone() + old * stays.clone();
+    let mix = |new: Tensor<2>, old: Tensor<2>| new * mask.clone() + old * stays.clone();
     Moving {
         movement: mix(after.movement, before.movement),
         first: mix(after.first, before.first),
         second: mix(after.second, before.second),
+        weights: after.weights,
     }
 }

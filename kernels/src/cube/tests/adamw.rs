@@ -1,50 +1,75 @@
-//! The fused optimizer step: per-client factors, shared and own starts, in place only where nothing else looks.
+//! The optimizer step: many tensors in one launch, per-client rates, shared and own starts, in place only where nothing else looks.
 
 use super::*;
-use crate::AdamW;
-use crate::cube::adamw::adamw_step;
+use crate::cube::adamw::{adamw_step, part};
+use crate::{AdamW, FlatLayout};
 
-const SHAPE: [usize; 3] = [4, 37, 21];
-const CONSTANTS: AdamW = AdamW { lr: 0.5, betas: [0.9, 0.99], eps: 1e-6, weight_decay: 0.1 };
-/// Factor on the learning rate and corrections of each client.
-const CLIENTS: [[f32; 3]; 4] = [[0.2, 10.0, 90.0], [0.0, 5.0, 40.0], [0.6, 3.0, 20.0], [0.04, 1.5, 9.0]];
+/// Tensors of less than a workgroup, of some, and of many; every other one folded and with other rates.
+const DIMS: [[usize; 2]; 4] = [[37, 21], [1, 5], [16, 96], [3, 1000]];
+const CONSTANTS: AdamW = AdamW { betas: [0.9, 0.99], eps: 1e-6, weight_decay: 0.1 };
+/// Learning rate and corrections of each client, for both rates.
+const RATES: [[[f32; 3]; 3]; 2] =
+    [[[0.1, 10.0, 90.0], [0.0, 5.0, 40.0], [0.3, 3.0, 20.0]], [[0.02, 10.0, 90.0], [0.4, 1.5, 9.0], [0.0, 3.0, 20.0]]];
+const CLIENTS: usize = 3;
 
-/// Movement and moments after the step, in f64.
-fn reference(values: &[Vec<f32>; 4], start: &[f32]) -> [Vec<f64>; 3] {
+fn layout(folded: impl Fn(usize) -> bool) -> FlatLayout {
+    FlatLayout::new(DIMS.into_iter().enumerate().map(|(i, dims)| (dims, i % 2, folded(i))))
+}
+
+/// Movement, moments and weights after the step of one number, in f64.
+fn reference(before: [f32; 3], grad: f32, start: f32, rates: [f32; 3], folded: bool) -> [f64; 4] {
     let [beta1, beta2] = CONSTANTS.betas;
-    let mut out = [0, 1, 2].map(|i: usize| values[i].iter().map(|&v| v as f64).collect::<Vec<_>>());
-    let plane = SHAPE[1] * SHAPE[2];
-    for i in 0..values[0].len() {
-        let [rate, correct_first, correct_second] = CLIENTS[i / plane].map(f64::from);
-        let (grad, start) = (values[3][i] as f64, start[i % start.len()] as f64);
-        out[1][i] = beta1 * out[1][i] + (1.0 - beta1) * grad;
-        out[2][i] = beta2 * out[2][i] + (1.0 - beta2) * grad * grad;
-        let update = out[1][i] * correct_first / ((out[2][i] * correct_second).sqrt() + CONSTANTS.eps);
-        out[0][i] -= CONSTANTS.lr * rate * (update + CONSTANTS.weight_decay * (out[0][i] + start));
-    }
-    out
+    let ([movement, first, second], [rate, correct_first, correct_second]) =
+        (before.map(f64::from), rates.map(f64::from));
+    let (grad, start) = (f64::from(grad), f64::from(start));
+    let first = beta1 * first + (1.0 - beta1) * grad;
+    let second = beta2 * second + (1.0 - beta2) * grad * grad;
+    let update = first * correct_first / ((second * correct_second).sqrt() + CONSTANTS.eps);
+    let movement = movement - rate * (update + CONSTANTS.weight_decay * (movement + start));
+    [movement, first, second, if folded { movement } else { movement + start }]
 }
 
 #[test]
 pub(super) fn one_step() {
     let Some(device) = device() else { return };
-    for (put, stacked) in LAYOUTS.into_iter().flat_map(|put| [(put, 1), (put, SHAPE[0])]) {
-        let mut random = Random::new(stacked as u64);
-        let mut numbers = [0; 4].map(|_| random.numbers(SHAPE.iter().product()));
+    let folded: [fn(usize) -> bool; 3] = [|i| i % 2 == 1, |_| false, |_| true];
+    let cases = LAYOUTS.into_iter().flat_map(|put| [(put, 1), (put, CLIENTS)]);
+    for ((put, starts), folded) in cases.flat_map(|case| folded.map(|folded| (case, folded))) {
+        let layout = layout(folded);
+        let width = layout.width();
+        let mut random = Random::new(starts as u64);
+        let mut numbers = [0; 3].map(|_| random.numbers(CLIENTS * width));
         numbers[2].iter_mut().for_each(|v| *v = v.abs());
-        let start = random.numbers(stacked * SHAPE[1] * SHAPE[2]);
-        let [movement, first, second, grad] = numbers.each_ref().map(|v| put(v, &SHAPE, &device));
-        let clients = put(&CLIENTS.concat(), &[SHAPE[0], 3], &device);
+        let start = random.numbers(starts * width);
+        let grads = DIMS.map(|[rows, cols]| random.numbers(CLIENTS * rows * cols));
+        let [movement, first, second] = numbers.each_ref().map(|v| put(v, &[CLIENTS, width], &device));
         let kept = first.clone();
         let memory = identity(&movement);
-        let begun = put(&start, &[stacked, SHAPE[1], SHAPE[2]], &device);
-        let found = adamw_step(&CONSTANTS, [movement, first, second], begun, grad, clients);
+        let grad = |(v, [rows, cols]): (&Vec<f32>, [usize; 2])| put(v, &[CLIENTS, rows, cols], &device);
+        let found = adamw_step(
+            &CONSTANTS,
+            &layout,
+            [movement, first, second],
+            put(&start, &[starts, width], &device),
+            grads.iter().zip(DIMS).map(grad).collect(),
+            put(&RATES.as_flattened().concat(), &[2, CLIENTS, 3], &device),
+        );
         assert_eq!(identity(&found[0]), memory, "in place where nothing else holds it");
         nothing_between(&found[0]);
         assert_eq!(values(kept), numbers[1], "a tensor held elsewhere is not written");
-        let expected = reference(&numbers, &start);
-        for ((name, found), expected) in ["movement", "first", "second"].into_iter().zip(found).zip(&expected) {
-            close(name, &values(found), expected);
+        for (i, place) in layout.places().iter().enumerate() {
+            let (mut expected, size) = ([const { Vec::new() }; 4], place.len());
+            for (client, number) in (0..CLIENTS).flat_map(|client| (0..size).map(move |number| (client, number))) {
+                let at = client * width + place.at + number;
+                let before = numbers.each_ref().map(|v| v[at]);
+                let (grad, start) = (grads[i][client * size + number], start[at % (starts * width)]);
+                let after = reference(before, grad, start, RATES[place.rates][client], place.folded);
+                expected.iter_mut().zip(after).for_each(|(list, number)| list.push(number));
+            }
+            let names = ["movement", "first", "second", "weights"];
+            for ((name, found), expected) in names.into_iter().zip(&found).zip(&expected) {
+                close(&format!("{name} {i}"), &values(part(found.clone(), place.at, place.dims)), expected);
+            }
         }
     }
 }
@@ -52,11 +77,13 @@ pub(super) fn one_step() {
 #[test]
 fn a_tensor_of_more_groups_than_a_row_holds() {
     let Some(device) = device() else { return };
-    let shape = [1, crate::cube::tensors::LONGEST + 2, crate::cube::product::UNITS as usize];
-    let filled = |value: f32| to_device(&vec![value; shape.iter().product()], &shape, &device);
-    let clients = to_device(&[1.0, 10.0, 100.0], &[1, 3], &device);
-    let state = [filled(0.0), filled(0.0), filled(0.0)];
-    let [movement, ..] = adamw_step(&CONSTANTS, state, filled(0.0), filled(2.0), clients);
+    let clients = crate::cube::tensors::LONGEST + 2;
+    let layout = FlatLayout::new([([1, 3], 0, true)]);
+    let filled = |value: f32, shape: &[usize]| to_device(&vec![value; shape.iter().product()], shape, &device);
+    let flat = |value: f32| filled(value, &[clients, layout.width()]);
+    let rates = to_device(&[0.5, 10.0, 100.0].repeat(clients), &[1, clients, 3], &device);
+    let grads = vec![filled(2.0, &[clients, 1, 3])];
+    let [movement, ..] = adamw_step(&CONSTANTS, &layout, [flat(0.0), flat(0.0), flat(0.0)], flat(0.0), grads, rates);
     // The first step of Adam goes by the sign alone.
-    assert!(values(movement).iter().all(|v| (v + 0.5).abs() < 1e-5));
+    assert!(values(part(movement, 0, [1, 3])).iter().all(|v| (v + 0.5).abs() < 1e-5));
 }

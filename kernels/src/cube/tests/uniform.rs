@@ -25,7 +25,7 @@ use crate::cube::norm::{add_norm, add_norm_backward, rms, rms_backward};
 use crate::cube::outer::{Gradient, outer};
 use crate::cube::scores::slot_scores;
 use crate::cube::tiles::{RankTable, TileTable};
-use crate::{AdamW, Bend, DropMask, RowKeys};
+use crate::{AdamW, Bend, DropMask, FlatLayout, RowKeys};
 
 /// The kernels of this folder, as their shaders are named.
 const KERNELS: [&str; 21] = [
@@ -145,9 +145,13 @@ fn every_kernel() {
     for residual in [None, Some(zeros(&[2, 9]))] {
         rms_backward(&zeros(&[2, 9]), zeros(&[9]), rms(&zeros(&[2, 9]), zeros(&[9]), 0.0, 1e-5), residual, 0.0, 1e-5);
     }
-    let constants = AdamW { lr: 0.1, betas: [0.9, 0.9], eps: 1e-8, weight_decay: 0.1 };
-    let [movement, first, second, grad] = [0; 4].map(|_| zeros(&[2, 3, 4]));
-    adamw_step(&constants, [movement, first, second], zeros(&[1, 3, 4]), grad, zeros(&[2, 3]));
+    let constants = AdamW { betas: [0.9, 0.9], eps: 1e-8, weight_decay: 0.1 };
+    for folded in [true, false] {
+        let layout = FlatLayout::new([([3, 4], 0, folded), ([1, 4], 0, true)]);
+        let state = [0; 3].map(|_| zeros(&[2, layout.width()]));
+        let grads = vec![zeros(&[2, 3, 4]), zeros(&[2, 1, 4])];
+        adamw_step(&constants, &layout, state, zeros(&[1, layout.width()]), grads, zeros(&[1, 2, 3]));
+    }
     // Everything before this read is compiled, and the log is written by a thread of its own.
     values(zeros(&[1]));
     let written =

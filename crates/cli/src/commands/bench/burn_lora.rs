@@ -2,7 +2,7 @@
 //! `Module::apply_lora` and Burn's AdamW, as a careful user of Burn alone would write it.
 
 use anyhow::Result;
-use bonfire_kernels::cross_entropy;
+use bonfire_kernels::cross_entropy_composed;
 use bonfire_models::{Goal, ModelInfo};
 use burn::module::{Lora, Module, ParamGroup};
 use burn::nn::{Embedding, EmbeddingConfig, LayerNorm, LayerNormConfig, Linear, LinearConfig};
@@ -174,7 +174,7 @@ fn train(
         let labels = part.iter().map(|&row| class(&work.texts.goals[row])).collect();
         let batch = PaddedBatch::new(&texts, labels, model.first_position, device);
         let labels = batch.labels.clone();
-        let loss = cross_entropy(model.forward(batch), labels).mean();
+        let loss = cross_entropy_composed(model.forward(batch), labels).mean();
         let grads = GradientsParams::from_grads(loss.backward(), &model);
         model = optimizer.step(1e-3, model, grads);
         losses = losses + loss.inner();
@@ -209,7 +209,7 @@ mod tests {
         let model = PlainEncoder::new(&info, 3, &device).with_lora(&args);
         let batch = PaddedBatch::new(&[&vec![0, 5, 2], &vec![0, 7, 8, 9, 2]], vec![0, 2], 2, &device);
         let labels = batch.labels.clone();
-        let loss = cross_entropy(model.forward(batch), labels).mean();
+        let loss = cross_entropy_composed(model.forward(batch), labels).mean();
         let grads = GradientsParams::from_grads(loss.backward(), &model);
         // A and B of query and value in two layers; weight and bias of two linears of the head.
         assert_eq!(grads.len(), 2 * 2 * 2 + 4);

@@ -4,8 +4,8 @@ use std::ops::Range;
 
 use anyhow::{Result, anyhow};
 use bonfire_kernels::{
-    AdamW, Arithmetic, AttentionLayout, LowRank, Moving, Segments, adamw_step, adamw_step_composed, adapted_linear,
-    adapted_linear_composed, add_norm, gelu, packed_attention, product,
+    AdamW, Arithmetic, AttentionLayout, FlatLayout, LowRank, Moving, Segments, adamw_step, adamw_step_composed,
+    adapted_linear, adapted_linear_composed, add_norm, gelu, packed_attention, product,
 };
 use bonfire_models::{PackedBatch, Rounding};
 use burn::tensor::activation::softmax;
@@ -212,34 +212,40 @@ impl Ground {
         }
     }
 
-    /// A step of the optimizer on one target's B, all clients at their third step.
+    /// A step of the optimizer on the A and B of one target, all clients at their third step.
     fn optimizer(&self) -> Case {
-        let shape = [self.clients.len(), self.rank, self.intermediate];
-        let plain = |shape: [usize; 3]| self.fixed(shape).inner();
-        let constants = AdamW { lr: 1e-3, betas: [0.9, 0.999], eps: 1e-8, weight_decay: 0.01 };
-        let state = Moving { movement: plain(shape), first: plain(shape), second: plain(shape).square() };
-        let (start, grad) = (plain([1, shape[1], shape[2]]), plain(shape));
+        let clients = self.clients.len();
+        let dims = [self.hidden, self.intermediate].map(|width| [self.rank, width]);
+        let layout = FlatLayout::new(dims.map(|dims| (dims, 0, false)));
+        let plain = |clients| dims.map(|[rows, cols]| self.fixed([clients, rows, cols]).inner());
+        let constants = AdamW { betas: [0.9, 0.999], eps: 1e-8, weight_decay: 0.01 };
+        let start = layout.flat(&plain(1));
+        let flat = || layout.flat(&plain(clients));
+        let state = Moving { movement: flat(), first: flat(), second: flat().square(), weights: flat() };
         let correct = |beta: f32| 1.0 / (1.0 - beta.powi(3));
-        let row = [1.0, correct(0.9), correct(0.999)];
-        let clients = TensorData::new(row.repeat(shape[0]), [shape[0], 3]);
-        let clients = Tensor::<2>::from_data(clients, &self.device.clone().inner());
-        let side = |step: fn(AdamW, Moving, Tensor<3>, Tensor<3>, Tensor<2>) -> Moving| -> Make {
-            let (state, start, grad, clients) = (state.clone(), start.clone(), grad.clone(), clients.clone());
+        let row = [1e-3, correct(0.9), correct(0.999)];
+        let rates = TensorData::new(row.repeat(clients), [1, clients, 3]);
+        let rates = Tensor::<3>::from_data(rates, &self.device.clone().inner());
+        let side = |step: Step| -> Make {
+            let (layout, state, start, rates) = (layout.clone(), state.clone(), start.clone(), rates.clone());
+            let grads = plain(clients).to_vec();
             Box::new(move || {
-                let moved = step(constants, state.clone(), start.clone(), grad.clone(), clients.clone());
-                moved.movement.reshape([shape[0] * shape[1], shape[2]])
+                step(constants, &layout, state.clone(), start.clone(), grads.clone(), rates.clone()).movement
             })
         };
         Case {
             name: "adamw_step",
             reference: "the formula in plain operations",
-            shape: format!("{shape:?}"),
+            shape: format!("{clients} x {dims:?}"),
             leaves: Vec::new(),
             ours: side(adamw_step),
             composed: side(adamw_step_composed),
         }
     }
 }
+
+/// A step of the optimizer, ours or composed.
+type Step = fn(AdamW, &FlatLayout, Moving, Tensor<2>, Vec<Tensor<3>>, Tensor<3>) -> Moving;
 
 /// An adapted linear, ours or composed.
 type Linear = fn(Tensor<2>, Tensor<2>, Tensor<1>, &[(&LowRank, Range<usize>)], &Segments, Arithmetic) -> Tensor<2>;
