@@ -69,8 +69,7 @@ pub trait OptimizerOps: Backend {
         start: FloatTensor<Self>,
         #[extension_type] grads: Tensors<Self>,
         rates: FloatTensor<Self>,
-        constants: AdamW,
-        layout: FlatLayout,
+        how: (AdamW, FlatLayout),
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
 
     /// A tensor of every client where it lies; see [`FlatLayout::tensor`].
@@ -113,8 +112,7 @@ pub fn adamw_step(
         start.into_dispatch(),
         Tensors(grads.into_iter().map(Tensor::into_dispatch).collect()),
         rates.into_dispatch(),
-        constants,
-        layout.clone(),
+        (constants, layout.clone()),
     );
     let [movement, first, second, weights] = [movement, first, second, weights].map(Tensor::from_dispatch);
     Moving { movement, first, second, weights }

@@ -129,6 +129,10 @@ impl<'r> DeviceRound<'r> {
     /// THE LOCAL TRAINING LOOP. Runs all jobs with at most so many clients in flight as there are lanes; outcomes by job,
     /// `None` for clients whose numbers are not finite, where the settings say to go on without them.
     fn run_jobs(&self, jobs: &[ClientJob], phase: Phase) -> Result<ControlFlow<(), Vec<Option<Outcome>>>, EngineError> {
+        // Where who takes part is drawn, it may be nobody.
+        if jobs.is_empty() {
+            return Ok(ControlFlow::Continue(Vec::new()));
+        }
         let mut outcomes: Vec<Option<Outcome>> = jobs.iter().map(|_| None).collect();
         let (device, lanes) = (self.model.device().clone().inner(), self.lanes.min(jobs.len()));
         let mut parameters = self.parameters(jobs, phase, lanes);

@@ -32,8 +32,7 @@ impl OptimizerOps for Flex {
         start: FlexTensor,
         grads: Tensors<Flex>,
         rates: FlexTensor,
-        constants: AdamW,
-        layout: FlatLayout,
+        (constants, layout): (AdamW, FlatLayout),
     ) -> (FlexTensor, FlexTensor, FlexTensor, FlexTensor) {
         let [mut movement, mut first, mut second, start, rates] = [movement, first, second, start, rates].map(dense);
         let grads: Vec<FlexTensor> = grads.0.into_iter().map(dense).collect();

@@ -285,8 +285,7 @@ impl OptimizerOps for CubeBackend {
         start: FloatTensor<Self>,
         grads: Tensors<Self>,
         rates: FloatTensor<Self>,
-        constants: AdamW,
-        layout: FlatLayout,
+        (constants, layout): (AdamW, FlatLayout),
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
         adamw::adamw_step(&constants, &layout, [movement, first, second], start, grads.0, rates).into()
     }

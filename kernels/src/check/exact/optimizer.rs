@@ -70,7 +70,7 @@ fn adamw(clients: usize, tensors: &[([usize; 2], bool)], starts: usize, seed: u6
             ];
             for ((name, flat), expected) in parts.into_iter().zip(&expected) {
                 let found = read(layout.tensor(flat, i))?;
-                offs.push(compare(&format!("{name} {i}"), &found, dims[1], expected));
+                offs.push(compare(format!("{name} {i}"), &found, dims[1], expected));
             }
         }
         Ok(offs)
