@@ -60,8 +60,10 @@ impl Identity {
 pub struct Totals {
     rounds: usize,
     /// Accuracy and perplexity of the untrained model, which also begin the lists below.
-    #[serde(default)]
-    untrained: [Option<f64>; 2],
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    untrained_accuracy: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    untrained_perplexity: Option<f64>,
     uploads: u64,
     upload_params: u64,
     upload_bytes: u64,
@@ -81,7 +83,7 @@ pub struct Totals {
 impl Totals {
     /// Notes what the untrained model was found to be.
     pub fn begin(&mut self, metrics: &RoundMetrics) {
-        self.untrained = [metrics.test_accuracy, metrics.test_perplexity];
+        (self.untrained_accuracy, self.untrained_perplexity) = (metrics.test_accuracy, metrics.test_perplexity);
         self.accuracies.extend(metrics.test_accuracy);
         self.perplexities.extend(metrics.test_perplexity);
         self.exact_match = metrics.test_exact_match;
@@ -164,8 +166,8 @@ impl Totals {
             products: run.products.into(),
             rounds: self.rounds,
             clients: run.clients,
-            untrained_accuracy: self.untrained[0],
-            untrained_perplexity: self.untrained[1],
+            untrained_accuracy: self.untrained_accuracy,
+            untrained_perplexity: self.untrained_perplexity,
             final_perplexity: self.perplexities.last().copied(),
             final_exact_match: self.exact_match,
             final_accuracy: self.accuracies.last().copied(),
@@ -196,7 +198,7 @@ impl Totals {
         if let (Some(first), Some(last)) = (self.perplexities.first(), self.perplexities.last()) {
             let best = self.perplexities.iter().copied().fold(f64::INFINITY, f64::min);
             let curve = sparkline(&self.perplexities, 60);
-            return Some(match (self.untrained[1], self.rounds) {
+            return Some(match (self.untrained_perplexity, self.rounds) {
                 (Some(untrained), 0) => format!("perplexity of the untrained model {untrained:.3}"),
                 (untrained, _) => {
                     let start = if untrained.is_some() { "untrained" } else { "first" };
@@ -206,7 +208,7 @@ impl Totals {
         }
         let (first, last, best) = (self.accuracies.first()?, self.accuracies.last()?, self.best_accuracy()?);
         let curve = sparkline(&self.accuracies, 60);
-        Some(match (self.untrained[0], self.rounds) {
+        Some(match (self.untrained_accuracy, self.rounds) {
             (Some(untrained), 0) => format!("accuracy of the untrained model {}", percent(untrained)),
             (untrained, _) => {
                 let start = if untrained.is_some() { "untrained" } else { "first" };
