@@ -111,7 +111,12 @@ impl Settings {
                 self.train.lr_rounds.is_some(),
                 "train.lr_rounds",
                 &format!("moves the rates that {} divides movements by; leave it out", self.strategy.name()),
-            ),
+            )
+            .or(is(
+                self.train.scaffold && matches!(self.strategy, StrategySettings::FedLada { .. }),
+                "train.scaffold",
+                "has clients report their mean gradients, and fedlada their second moments in that place; leave it out",
+            )),
             _ => None,
         }
     }

@@ -60,6 +60,8 @@ impl Strategy for FedLada {
                 }
             }
         }
+        // No mean of squares is negative, whatever a client says: its root would be no number for everybody.
+        moments.values_mut().flat_map(|m| &mut m.data).for_each(|v| *v = v.max(0.0));
         server.state.set_tensors(DIRECTION, direction);
         server.state.set_tensors(SECOND, moments);
         self.common.average(server, uploads, Norm::All);
@@ -97,5 +99,20 @@ mod tests {
             let want = sent.iter().map(mean_gradient).sum::<f64>() / 3.0;
             assert!((f64::from(*got) - want).abs() < 1e-3 * want.abs().max(1.0), "{got} {want}");
         }
+    }
+
+    #[test]
+    fn moments_below_zero_are_nobodys() {
+        let it = FedLada { common: Common::plain(1e-3, 2e-3, false), lr_head: 1e-2, own: 0.5 };
+        let mut state = server(2, 1);
+        let mut sent = uploads(&state, &[Factor::A, Factor::B], &[2, 2], 9);
+        for (upload, value) in sent.iter_mut().zip([1.0f32, -3.0]) {
+            let list = upload.factors.iter().flat_map(|(_, list)| list);
+            let second = list.map(|m| Matrix::new(m.rows, m.cols, vec![value; m.data.len()])).collect();
+            upload.aux = vec![(Aux::SecondMoments, second)];
+        }
+        it.aggregate(&mut state, &sent).expect("aggregates");
+        let LocalOptimizer::Amended { second, .. } = it.plan(&state).optimizer else { panic!("amended") };
+        assert!(second.values().flat_map(|m| &m.data).all(|v| *v == 0.0));
     }
 }
