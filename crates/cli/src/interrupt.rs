@@ -44,17 +44,23 @@ impl CtrlC {
         });
     }
 
-    /// A signal that is not Ctrl-C's: whoever sends it waits for seconds at most, so the round is given up.
+    /// A signal that is not Ctrl-C's. Whoever sends SIGTERM waits for seconds at most, so the round is given up; after a terminal
+    /// that was closed (SIGHUP) nobody waits, and it is finished.
     #[cfg(unix)]
-    fn terminate(&self, signal: i32) {
+    fn end(&self, signal: i32) {
         let name = signal_hook::low_level::signal_name(signal).unwrap_or("a signal");
-        self.interrupt.terminate(|press| match press {
+        let answer = |press| match press {
             Press::Leave { preparing, round } => self.leave(preparing, round, 128 + signal),
-            Press::GiveUp { round: 0 } | Press::Finish { round: 0 } => note(format!("{name}: ending before round 1")),
-            Press::GiveUp { round } | Press::Finish { round } => {
+            Press::GiveUp { round: 0 } | Press::Finish { round: 0 } => note(format!("{name}: stopping before round 1")),
+            Press::Finish { round } => note(format!("{name}: finishing round {round}")),
+            Press::GiveUp { round } => {
                 note(format!("{name}: round {round} is given up, and the run is saved as it was before it"));
             }
-        });
+        };
+        match signal {
+            signal_hook::consts::SIGTERM => self.interrupt.terminate(answer),
+            _ => self.interrupt.press(answer),
+        }
     }
 
     fn leave(&self, preparing: bool, round: usize, code: i32) {
@@ -91,7 +97,7 @@ fn listen_for_ends(handler: &Arc<CtrlC>) -> std::io::Result<()> {
     }
     let mut signals = signal_hook::iterator::Signals::new(wanted)?;
     let handler = Arc::clone(handler);
-    let listen = move || signals.forever().for_each(|signal| handler.terminate(signal));
+    let listen = move || signals.forever().for_each(|signal| handler.end(signal));
     std::thread::Builder::new().name("signals".into()).spawn(listen)?;
     Ok(())
 }

@@ -23,7 +23,7 @@ fn a_missing_folder_is_named() {
     let train = |path: &str| ["train", "--out", "run", "--set", path].map(String::from);
     let refused = |path: &str, words: &[&str]| {
         let args = train(&format!("model.path={path}"));
-        room.refuse(1, words, &args.each_ref().map(String::as_str));
+        room.refuse(2, words, &args.each_ref().map(String::as_str));
     };
     refused("google-bert/bert-base-uncased", &["\"hf:google-bert/bert-base-uncased\""]);
     fs::write(room.path("weights.safetensors"), "x").expect("written");

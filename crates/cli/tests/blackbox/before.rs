@@ -45,11 +45,8 @@ fn a_language_model_is_measured_without_a_run() {
     let said = room.succeed(&[&args[..], &["--set", "model.task=causal-lm"]].concat());
     assert!(said.out.starts_with("test loss ") && said.out.contains("perplexity"), "{}", said.out);
     room.refuse(2, &["set model.task = \"causal-lm\""], &args);
-    room.refuse(
-        2,
-        &["`model.path`: no such file or folder: none"],
-        &["evaluate", "--model", "none", "--data", "prompts"],
-    );
+    let missing = ["evaluate", "--model", "none", "--data", "prompts", "--set", "model.task=causal-lm"];
+    room.refuse(2, &["`model.path`: no such file or folder: none"], &missing);
     room.refuse(2, &["--data"], &["evaluate", "--model", "builtin"]);
     room.refuse(2, &["RUN"], &["evaluate"]);
 }

@@ -84,7 +84,7 @@ fn keys_and_words_of_other_tools_are_told_what_they_are_here() {
         assert!(text.contains(old), "{old}");
         room.write("wrong.toml", &text.replacen(old, new, 1));
         let said = room.refuse(2, words, &["train", "wrong.toml", "--out", "run"]);
-        assert!(said.err.lines().count() == 3 && !room.path("run").exists(), "{said:?}");
+        assert!(said.err.lines().count() <= 3 && !room.path("run").exists(), "{said:?}");
     }
 }
 

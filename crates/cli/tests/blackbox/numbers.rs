@@ -10,7 +10,7 @@ fn a_loss_that_is_not_a_number_stops_the_run_and_keeps_the_last_good_state() {
         &["--set", "train.rounds=6", "--set", "train.lr_a=1e30", "--set", "train.lr_b=1e30"],
     );
     let said = room.refuse(1, &["round ", "client ", "run holds"], &args);
-    assert!(said.out.contains("[train]"));
+    assert!(said.out.contains("learning rates: A 1e30, B 1e30"), "{}", said.out);
 
     let rows = room.rounds("run");
     let summary = room.json("run/summary.json");

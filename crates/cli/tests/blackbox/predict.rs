@@ -48,6 +48,6 @@ fn labels_are_those_of_evaluation_with_their_probabilities() {
 
     room.refuse(2, &["not pairs"], &["predict", "run", "--text", "a", "--second", "b"]);
     room.refuse(2, &["--text"], &["predict", "run"]);
-    room.refuse(2, &["gone is a folder"], &["predict", "run", "--rows", "gone"]);
+    room.refuse(2, &["gone: is a folder"], &["predict", "run", "--rows", "gone"]);
     room.refuse(2, &["classifier", "bonfire predict"], &["generate", "run", "--prompt", "x"]);
 }

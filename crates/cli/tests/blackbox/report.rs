@@ -45,10 +45,10 @@ fn the_page_has_all_sections_and_loads_nothing() {
     let run = &data["runs"][0];
     assert_eq!((run["label"].as_str(), run["rounds"].as_u64()), (Some("a"), Some(2)));
     let accuracy = &run["curves"]["accuracy"];
-    assert_eq!(accuracy["rounds"], serde_json::json!([1, 2]));
+    assert_eq!(accuracy["rounds"], serde_json::json!([0, 1, 2]));
     let metrics = room.rounds("a");
     let sent: u64 = metrics.iter().map(|row| row["upload_bytes"].as_u64().expect("a count")).sum();
-    assert_eq!(accuracy["uploaded"][1].as_u64(), Some(sent));
+    assert_eq!(accuracy["uploaded"][2].as_u64(), Some(sent));
     assert_eq!(run["partition"]["labels"].as_array().map(Vec::len), Some(4));
     let personal = &run["personal"];
     let judged: u64 = personal["bins"].as_array().expect("bars").iter().filter_map(Value::as_u64).sum();
