@@ -41,7 +41,7 @@ const COMMANDS: &[(&[&str], &str)] = &[
     (&["sweep", "grid", "benchmark-strategies"], "compare"),
     (&["split"], "partition"),
     (&["plot", "html", "show", "view"], "report"),
-    (&["init", "new"], "config --init"),
+    (&["init"], "config --init"),
     (&["resume", "continue"], "train --resume RUN"),
     (&["merge", "save", "convert"], "export"),
     (&["check", "info", "devices"], "doctor"),

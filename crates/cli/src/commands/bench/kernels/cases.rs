@@ -226,9 +226,10 @@ impl Ground {
         let row = [1e-3, correct(0.9), correct(0.999)];
         let rates = TensorData::new(row.repeat(clients), [1, clients, 3]);
         let rates = Tensor::<3>::from_data(rates, &self.device.clone().inner());
+        let grads = plain(clients).to_vec();
         let side = |step: Step| -> Make {
             let (layout, state, start, rates) = (layout.clone(), state.clone(), start.clone(), rates.clone());
-            let grads = plain(clients).to_vec();
+            let grads = grads.clone();
             Box::new(move || {
                 step(constants, &layout, state.clone(), start.clone(), grads.clone(), rates.clone()).movement
             })
