@@ -295,10 +295,12 @@ def read(args: Namespace, file: Path) -> Reading:
 
 def records(args: Namespace, file: Path) -> list[dict]:
     lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
-    if len(lines) != args.rounds:
+    # The untrained model, round 0, stands first where it was evaluated.
+    rows = [row for row in map(json.loads, lines) if row["round"] > 0]
+    if len(rows) != args.rounds:
         log = file.parent / "flwr.log"
-        sys.exit(f"{file} has {len(lines)} of {args.rounds} rounds:\n{end_of(log) if log.exists() else ''}")
-    return [json.loads(line) for line in lines]
+        sys.exit(f"{file} has {len(rows)} of {args.rounds} rounds:\n{end_of(log) if log.exists() else ''}")
+    return rows
 
 
 def finish(

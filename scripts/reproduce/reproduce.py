@@ -117,7 +117,8 @@ def digest(cell: grid.Cell, run: Path, room: Path) -> dict:
     def rows(name: str) -> list[dict]:
         return [json.loads(line) for line in (run / name).read_text().splitlines()]
 
-    rounds, clients = rows("metrics.jsonl"), rows("clients.jsonl")
+    # Round 0 is the untrained model, which older programs did not evaluate.
+    rounds, clients = [row for row in rows("metrics.jsonl") if row["round"] > 0], rows("clients.jsonl")
     last = max(row["round"] for row in clients)
     of_clients = [row["test_accuracy"] for row in clients if row["round"] == last and "test_accuracy" in row]
     chosen = overlap(clients)
@@ -165,7 +166,8 @@ def work(room: Path, only: str | None) -> None:
             print(f"{time.strftime('%F %T')} {cell.name}", file=log, flush=True)
             code = subprocess.run(command(cell, run, options, frozen), stdout=log, stderr=log, check=False).returncode
             metrics = run / "metrics.jsonl"
-            rounds = len(metrics.read_text().splitlines()) if metrics.exists() else 0
+            lines = metrics.read_text().splitlines() if metrics.exists() else []
+            rounds = sum(json.loads(line)["round"] > 0 for line in lines)
             if code != 0:
                 # A setting that this program does not have, or a full disk: the next one is tried.
                 print(f"{cell.name} ended with {code}", file=log, flush=True)
@@ -217,7 +219,9 @@ def check(binary: Path) -> None:
 
     def rounds(run: Path) -> int:
         metrics = run / "metrics.jsonl"
-        return len(metrics.read_text().splitlines()) if metrics.exists() else 0
+        lines = metrics.read_text().splitlines() if metrics.exists() else []
+        # Not read as JSON: the last line may be on its way.
+        return sum('"round":0,' not in line for line in lines)
 
     def ran(run: Path, room: Path, kills: tuple[int, ...]) -> dict:
         for after in kills:

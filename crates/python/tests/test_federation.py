@@ -49,7 +49,8 @@ def test_sites_are_one_run(small, tmp_path, strategy):
         one_round(server, sites)
     run = bonfire.train(overrides=overrides, device="cpu", out=tmp_path / "run")
     counts = ("upload_bytes", "upload_params", "download_bytes", "upload_index_bytes")
-    for row, expected in zip(server.history, run.rounds, strict=True):
+    # A federation of sites does not evaluate the untrained model.
+    for row, expected in zip(server.history, run.rounds[1:], strict=True):
         assert [row[count] for count in counts] == [expected[count] for count in counts]
     server.save(tmp_path / "adapter")
     whole = (
@@ -59,7 +60,7 @@ def test_sites_are_one_run(small, tmp_path, strategy):
     )
     if whole is not None:
         # The other batch of clients sums in another order.
-        assert apart(server.tensors(), whole.tensors()) < 1e-3
+        assert apart(server.tensors(), whole.tensors()) < 2e-3
     assert server.summary["upload_bytes"] == run.summary["upload_bytes"] == server.ledger["upload_bytes"]
     if strategy == "fedsa-lora":
         assert sites[0].save_clients(tmp_path / "clients") == [0, 1]

@@ -90,7 +90,9 @@ def test_ctrl_c_is_a_keyboard_interrupt(tmp_path):
     _, errors = child.communicate(timeout=60)
     assert child.returncode != 0 and "KeyboardInterrupt" in errors
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
-    assert summary["rounds"] == len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) >= 1
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    # The first row is the untrained model.
+    assert [row["round"] for row in rows] == list(range(summary["rounds"] + 1)) and len(rows) > 1
     assert (tmp_path / "run" / "adapter" / "adapter_model.safetensors").is_file()
 
 

@@ -261,7 +261,7 @@ class Server:
 
     @property
     def history(self) -> list[dict[str, Any]]:
-        """A row a round, as in `metrics.jsonl`."""
+        """A row a round, as in `metrics.jsonl`; the first is the untrained model, round 0, where it was evaluated."""
 
     @property
     def client_rows(self) -> list[dict[str, Any]]:
