@@ -184,7 +184,9 @@ fn cost(args: &CostArgs, cell: &Cell, strategy: String, model: &ModelInfo, task:
     let chooses = matches!(settings.strategy, StrategySettings::LoraA2 { .. });
     let high = if chooses { of(Choice::Widest)? } else { low };
     let seconds = [low, high].map(|f| f.transfer_seconds(args.up, args.down));
-    let against = settings.strategy.traits().against_secure_aggregation;
+    let coded =
+        settings.wire.codes_uploads().then_some("short messages have scales or places of their own and do not add up");
+    let against = settings.strategy.traits().against_secure_aggregation.or(coded);
     let (rank, secure_aggregation) = (cell.rank.clone(), against.is_none());
     let about = settings.strategy.traits().depends_on_data && low == high;
     Ok(Cost {
@@ -245,4 +247,7 @@ fn print(args: &CostArgs, config: &RunConfig, costs: &[Cost]) {
         "sent: uploaded scalars of the whole run, indices not counted; bytes: of the messages themselves. A range: between the\n\
          shortest and the longest vectors that clients could choose. A round: what the slowest client sends and receives.",
     );
+    if config.wire.top_k.is_some() || config.wire.deflate {
+        say("Uploads are at most so long: which numbers are sent, and how well they pack, shows when it runs.");
+    }
 }
