@@ -153,7 +153,7 @@ fn run_settings(args: &BenchArgs, method: Method) -> Settings {
         privacy: None,
         attack: None,
         wire: Default::default(),
-        evaluate: EvaluateSettings::default(),
+        evaluate: EvaluateSettings { before: Some(false), ..EvaluateSettings::default() },
         engine: options(args, InFlight::Auto),
     }
 }
