@@ -1,10 +1,26 @@
-//! Options that every command has.
+//! Options that every command has, and what several do with theirs.
 
+use std::io::Read;
+
+use anyhow::{Context, Result};
 use bonfire_experiment::UserError;
 use bonfire_experiment::config::CheckedConfig;
 use bonfire_experiment::device::{DeviceChoice, Devices};
 use bonfire_experiment::log::note;
 use clap::{Args, ValueEnum};
+
+/// A text given as an option, or with `-` what comes in; `what` it is, in an error.
+///
+/// # Errors
+/// What comes in cannot be read.
+pub fn given_or_read(given: &str, what: &str) -> Result<String> {
+    if given != "-" {
+        return Ok(given.to_string());
+    }
+    let mut text = String::new();
+    std::io::stdin().read_to_string(&mut text).with_context(|| format!("cannot read the {what}"))?;
+    Ok(text)
+}
 
 /// How what is printed looks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]

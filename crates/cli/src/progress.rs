@@ -23,8 +23,8 @@ use crate::tui::{About, Dashboard, State};
 use bars::Bars;
 pub use bars::CellBar;
 pub use download::{Preparing, Waiting};
+pub use ticker::Silence;
 use ticker::Ticker;
-pub use ticker::every;
 
 /// Reports a run's progress.
 pub struct Progress {

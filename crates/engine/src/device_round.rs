@@ -223,15 +223,18 @@ impl<'r> DeviceRound<'r> {
         step: &Step,
         clock: &mut Clock,
     ) -> Tensor<1> {
-        let weights = self.settings.class_weights.as_deref();
-        // What each client's rows weigh, batch by batch: their mean over a step's batches is that of one batch of all of them.
-        let by_batch: Vec<Vec<f64>> = step.batches.iter().map(|batch| batch.weights_by_client(weights)).collect();
-        let pass = |i: usize, clock: &mut Clock| {
-            let pass = self.pass(parameters, starts, (jobs, phase), (step, i), clock);
-            if by_batch.len() == 1 { pass } else { pass.times(&shares(&by_batch, i)) }
+        let mut pass = |i: usize| self.pass(parameters, starts, (jobs, phase), (step, i), clock);
+        let Pass { losses, leaves, gradients } = match step.batches.as_slice() {
+            [_] => pass(0),
+            batches => {
+                // What each client's rows weigh, batch by batch: their mean over a step's batches is that of one batch of all of them.
+                let weights = self.settings.class_weights.as_deref();
+                let by_batch: Vec<Vec<f64>> = batches.iter().map(|batch| batch.weights_by_client(weights)).collect();
+                let mut weighted = |i: usize| pass(i).times(&shares(&by_batch, i));
+                let first = weighted(0);
+                (1..batches.len()).fold(first, |sum, i| sum.plus(weighted(i)))
+            }
         };
-        let first = pass(0, clock);
-        let Pass { losses, leaves, gradients } = (1..by_batch.len()).fold(first, |sum, i| sum.plus(pass(i, clock)));
         let lane_steps = optimizer.lane_steps(&step.lanes, jobs, parameters);
         optimizer.step(parameters, leaves, gradients, &lane_steps);
         clock.lap(Part::Optimizer);

@@ -182,6 +182,12 @@ impl Upload {
         }
     }
 
+    /// All scalars that cross.
+    pub fn sent_scalars(&self) -> u64 {
+        let (adapter, head) = self.sent_params();
+        adapter + head + self.aux_params()
+    }
+
     /// Bytes that say which slots, and which of their numbers, were sent.
     pub fn index_bytes(&self) -> usize {
         self.slots.index_bytes() + self.coded.as_ref().map_or(0, |coded| coded.index_bytes)

@@ -169,12 +169,13 @@ pub fn write(
     if !wire.codes_uploads() {
         return;
     }
-    let before = memory.filter(|_| feedback);
-    if let Some(memory) = before {
-        for_each_row(upload, |role, slot, row| {
-            let Some(lost) = memory.lost.get(&role) else { return };
-            row.iter_mut().zip(&lost.data[slot * lost.cols..]).for_each(|(v, l)| *v += l);
-        });
+    if let Some(memory) = memory.filter(|_| feedback) {
+        for (role, slots, matrix) in movements(upload) {
+            let Some(lost) = memory.lost.get(&role) else { continue };
+            for (row, slot) in matrix.data.chunks_exact_mut(lost.cols.max(1)).zip(slots) {
+                row.iter_mut().zip(&lost.data[slot * lost.cols..]).for_each(|(v, l)| *v += l);
+            }
+        }
     }
     let meant = feedback.then(|| upload.clone());
     let mut rng = stream(seed, Use::Wire, plan.round as u64, upload.client as u64, 0);
@@ -205,23 +206,19 @@ pub fn write(
         bytes = packer.finish().expect("memory takes all");
     }
     upload.coded = Some(Coded { bytes, index_bytes, adapter: counts[0], head: counts[1] });
-    if let Some(mut meant) = meant {
-        let decoded = upload.clone();
-        for (m, d) in meant.matrices_mut().zip(decoded.matrices()) {
-            m.data.iter_mut().zip(&d.data).for_each(|(m, d)| *m -= d);
+    let Some(mut meant) = meant else { return };
+    for (m, sent) in meant.matrices_mut().zip(upload.matrices()) {
+        m.data.iter_mut().zip(&sent.data).for_each(|(m, sent)| *m -= sent);
+    }
+    let rank = upload.slots.rank();
+    for (role, slots, missing) in movements(&mut meant) {
+        let rows = if matches!(role, Role::Factor(..)) { rank } else { missing.rows };
+        let before = memory.and_then(|memory| memory.lost.get(&role)).cloned();
+        let mut lost = before.unwrap_or_else(|| Matrix::zeros(rows, missing.cols));
+        for (row, slot) in missing.data.chunks_exact(lost.cols.max(1)).zip(slots) {
+            lost.data[slot * lost.cols..][..lost.cols].copy_from_slice(row);
         }
-        let mut lost = memory.map(|memory| memory.lost.clone()).unwrap_or_default();
-        let rank = upload.slots.rank();
-        for_each_row(&mut meant, |role, slot, row| {
-            let rows = if matches!(role, Role::Factor(..)) { rank } else { 0 };
-            let kept = lost.entry(role).or_insert_with(|| Matrix::zeros(rows, row.len()));
-            if kept.data.len() < (slot + 1) * kept.cols {
-                kept.data.resize((slot + 1) * kept.cols, 0.0);
-                kept.rows = slot + 1;
-            }
-            kept.data[slot * kept.cols..][..kept.cols].copy_from_slice(row);
-        });
-        upload.kept.lost = lost;
+        upload.kept.lost.insert(role, lost);
     }
 }
 
@@ -242,19 +239,20 @@ pub(crate) fn read(wire: &WireSettings, bytes: &[u8], upload: &mut Upload) -> Re
     };
     let (mut index_bytes, mut counts) = (0, [0; 2]);
     for (group, count) in [Group::Adapter, Group::Head].into_iter().zip(&mut counts) {
-        let mut numbers = gathered(upload, group);
-        let sent = wire.sent(numbers.len());
+        let all: usize = group_of(upload, group).iter().map(|m| m.data.len()).sum();
+        let sent = wire.sent(all);
         *count = sent as u64;
-        if wire.top_k.is_some() && !numbers.is_empty() {
+        let numbers = if wire.top_k.is_some() && all > 0 {
             let before = rest.len();
-            let places = positions::read(&mut rest, numbers.len(), sent)?;
+            let places = positions::read(&mut rest, all, sent)?;
             index_bytes += before - rest.len();
             let few = wire.upload_of(group).read(&mut rest, sent)?;
-            numbers.fill(0.0);
+            let mut numbers = vec![0.0; all];
             places.iter().zip(few).for_each(|(&at, v)| numbers[at] = v);
+            numbers
         } else {
-            numbers = wire.upload_of(group).read(&mut rest, sent)?;
-        }
+            wire.upload_of(group).read(&mut rest, sent)?
+        };
         scatter(upload, group, &numbers);
     }
     for v in upload.aux.iter_mut().flat_map(|(_, list)| list).flat_map(|m| &mut m.data) {
@@ -267,36 +265,30 @@ pub(crate) fn read(wire: &WireSettings, bytes: &[u8], upload: &mut Upload) -> Re
     Ok(())
 }
 
-fn group_of(upload: &mut Upload, group: Group) -> impl Iterator<Item = &mut Matrix> {
-    let (adapter, head) = match group {
-        Group::Adapter => (true, false),
-        Group::Head => (false, true),
-    };
-    let factors = upload.factors.iter_mut().flat_map(|(_, list)| list).chain(&mut upload.weights);
-    factors.filter(move |_| adapter).chain(upload.head.iter_mut().filter(move |_| head))
+fn group_of(upload: &mut Upload, group: Group) -> Vec<&mut Matrix> {
+    match group {
+        Group::Adapter => upload.factors.iter_mut().flat_map(|(_, list)| list).chain(&mut upload.weights).collect(),
+        Group::Head => upload.head.iter_mut().collect(),
+    }
 }
 
 fn gathered(upload: &mut Upload, group: Group) -> Vec<f32> {
-    group_of(upload, group).flat_map(|m| &m.data).copied().collect()
+    group_of(upload, group).into_iter().flat_map(|m| &m.data).copied().collect()
 }
 
 fn scatter(upload: &mut Upload, group: Group, numbers: &[f32]) {
-    let mut numbers = numbers.iter();
-    group_of(upload, group).flat_map(|m| &mut m.data).zip(&mut numbers).for_each(|(v, n)| *v = *n);
+    group_of(upload, group).into_iter().flat_map(|m| &mut m.data).zip(numbers).for_each(|(v, n)| *v = *n);
 }
 
-/// Every row of the movement with the slot that it is of, or its number in a weight or in the head.
-fn for_each_row(upload: &mut Upload, mut each: impl FnMut(Role, usize, &mut [f32])) {
-    let slots = upload.slots.clone();
+/// The movement, matrix by matrix, each with the slots that its rows are of, or the numbers of its rows in a weight or in the head.
+fn movements(upload: &mut Upload) -> Vec<(Role, Vec<usize>, &mut Matrix)> {
     let roles: Vec<Role> = upload.roles().collect();
-    for (role, matrix) in roles.into_iter().zip(upload.matrices_mut()) {
-        let places = match role {
-            Role::Factor(t, _) => slots.of(t),
-            Role::Weight(_) | Role::Head(_) => (0..matrix.rows).collect(),
-        };
-        let cols = matrix.cols.max(1);
-        matrix.data.chunks_exact_mut(cols).zip(places).for_each(|(row, slot)| each(role, slot, row));
-    }
+    let slots = upload.slots.clone();
+    let places = move |role: Role, rows: usize| match role {
+        Role::Factor(t, _) => slots.of(t),
+        Role::Weight(_) | Role::Head(_) => (0..rows).collect(),
+    };
+    roles.into_iter().zip(upload.matrices_mut()).map(|(role, m)| (role, places(role, m.rows), m)).collect()
 }
 
 #[cfg(test)]

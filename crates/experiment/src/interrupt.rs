@@ -44,13 +44,7 @@ impl Interrupt {
     pub fn press(&self, answer: impl FnOnce(Press)) {
         let preparing = self.preparing.load(Ordering::SeqCst);
         let again = self.pressed.swap(true, Ordering::SeqCst);
-        if again || preparing {
-            // Waits for files that are being written; nothing else may hold a run up now.
-            let _written = self.writing();
-            answer(Press::Leave { preparing, round: self.round.load(Ordering::SeqCst) });
-        } else {
-            answer(Press::Finish { round: self.round.load(Ordering::SeqCst) });
-        }
+        self.ask(preparing, again, |round| Press::Finish { round }, answer);
     }
 
     /// A request to end soon, such as SIGTERM: whoever asks kills what does not obey. `answer` does what it asks for.
@@ -58,12 +52,18 @@ impl Interrupt {
         let preparing = self.preparing.load(Ordering::SeqCst);
         self.pressed.store(true, Ordering::SeqCst);
         let again = self.gives_up.swap(true, Ordering::SeqCst);
-        let round = self.round.load(Ordering::SeqCst);
+        self.ask(preparing, again, |round| Press::GiveUp { round }, answer);
+    }
+
+    /// Has `answer` leave at once where it was asked before or nothing is there yet, else do the `first` thing.
+    fn ask(&self, preparing: bool, again: bool, first: fn(usize) -> Press, answer: impl FnOnce(Press)) {
+        let round = || self.round.load(Ordering::SeqCst);
         if again || preparing {
+            // Waits for files that are being written; nothing else may hold a run up now.
             let _written = self.writing();
-            answer(Press::Leave { preparing, round });
+            answer(Press::Leave { preparing, round: round() });
         } else {
-            answer(Press::GiveUp { round });
+            answer(first(round()));
         }
     }
 

@@ -178,9 +178,8 @@ impl Ledger {
         // A message can be large, so each is serialised once.
         let sizes: Vec<u64> = uploads.iter().map(|upload| upload.encode().len() as u64).collect();
         for upload in uploads {
-            let (adapter, head) = upload.sent_params();
-            traffic.upload_params += adapter + head + upload.aux_params();
-            traffic.upload_head_params += head;
+            traffic.upload_params += upload.sent_scalars();
+            traffic.upload_head_params += upload.sent_params().1;
             traffic.upload_aux_params += upload.aux_params();
             traffic.upload_index_bytes += upload.index_bytes() as u64;
         }

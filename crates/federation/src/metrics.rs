@@ -258,7 +258,7 @@ impl ClientMetrics {
             examples: upload.examples,
             steps: upload.steps,
             train_loss: upload.loss,
-            upload_params: upload.sent_params().0 + upload.sent_params().1 + upload.aux_params(),
+            upload_params: upload.sent_scalars(),
             upload_bytes: bytes,
             slots: match &upload.slots {
                 Slots::Chosen { slots, .. } => Some(slots.clone()),

@@ -12,7 +12,7 @@ use burn_cubecl::tensor::CubeTensor;
 use super::gelu::{EACH, elementwise, visited};
 use super::product::UNITS;
 use super::tensors::{elem, owned};
-use super::tiles::numbers;
+use super::tiles::{kept_for, numbers};
 use crate::dropout::DropMask;
 
 /// The words of a batch's row keys on the device, put there when they are first asked for.
@@ -21,8 +21,7 @@ pub(crate) struct KeyTable(OnceLock<(CubeDevice, CubeTensor)>);
 
 impl KeyTable {
     fn get(&self, words: &[u32], device: &CubeDevice) -> CubeTensor {
-        let (at, table) = self.0.get_or_init(|| (device.clone(), numbers(words, device)));
-        if at == device { table.clone() } else { numbers(words, device) }
+        kept_for(&self.0, device, || numbers(words, device))
     }
 }
 

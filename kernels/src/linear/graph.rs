@@ -123,6 +123,18 @@ impl<B: Kernels> LinearOps for B {
     }
 }
 
+/// Leaves with the graph what was found for parents that want it.
+fn register<B: Kernels>(
+    grads: &mut Gradients,
+    found: impl IntoIterator<Item = (Option<NodeId>, Option<FloatTensor<B>>)>,
+) {
+    for (id, gradient) in found {
+        if let (Some(id), Some(gradient)) = (id, gradient) {
+            grads.register::<B>(id, gradient);
+        }
+    }
+}
+
 /// Tensors that gradients may reach: the input, and A and B of up to three adapters.
 const PARENTS: usize = 7;
 
@@ -148,11 +160,7 @@ impl<B: Kernels, C: CheckpointStrategy> LinearOps for Autodiff<B, C> {
                 // x: [T, K], A: [C|1, R, K], B: [C|1, R, n]
                 let found = B::linear_backward(saved, dy, residual.take(), &wanted, &layout);
                 let pairs = found.pairs.into_iter().flatten();
-                for (id, gradient) in ids.into_iter().zip(std::iter::once(found.x).chain(pairs)) {
-                    if let (Some(id), Some(gradient)) = (id, gradient) {
-                        grads.register::<B>(id, gradient);
-                    }
-                }
+                register::<B>(grads, ids.into_iter().zip(std::iter::once(found.x).chain(pairs)));
             }
         }
         let bias = bias.tensor();
@@ -185,6 +193,7 @@ impl<B: Kernels, C: CheckpointStrategy> LinearOps for Autodiff<B, C> {
         let again = if again.is_tracked() { past::<B, C>(&y, again.into_primitive(), residual) } else { again };
         (y, again)
     }
+
     fn dropped_update(
         y: FloatTensor<Self>,
         x: FloatTensor<Self>,
@@ -207,11 +216,7 @@ impl<B: Kernels, C: CheckpointStrategy> LinearOps for Autodiff<B, C> {
                 let found = B::update_backward(saved, dy.clone(), &wanted, &layout);
                 let [of_a, of_b] = found.pairs.into_iter().next().expect("gradients of one pair");
                 let of_x = found.x.map(|dx| B::drop_elements(dx, &mask)); // [T, K]
-                for (id, gradient) in [(x, of_x), (a, of_a), (b, of_b), (y, Some(dy))] {
-                    if let (Some(id), Some(gradient)) = (id, gradient) {
-                        grads.register::<B>(id, gradient);
-                    }
-                }
+                register::<B>(grads, [(x, of_x), (a, of_a), (b, of_b), (y, Some(dy))]);
             }
         }
         let nodes = [&y, &x, &a, &b].map(|t| t.node());

@@ -9,7 +9,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use super::blocks::Packing;
-use crate::{ModelError, ModelInfo};
+use crate::{ModelError, ModelInfo, Rope, RopeScaling};
 
 /// A file's header.
 pub(crate) struct Header {
@@ -155,7 +155,7 @@ impl Header {
         put("head_dim", key("attention.key_length"));
         put("rope_theta", key("rope.freq_base"));
         put("sliding_window", key("attention.sliding_window").filter(|_| name == "gemma3"));
-        put("eos_token_id", self.values.get("tokenizer.ggml.eos_token_id").cloned());
+        put("eos_token_id", self.value("tokenizer.ggml.eos_token_id").cloned());
         let biased = self.tensors.iter().any(|t| t.name.ends_with("attn_q.bias"));
         put("mlp_bias", Some(json!(self.tensors.iter().any(|t| t.name.ends_with("ffn_gate.bias")))));
         put("attention_bias", Some(json!(biased && name != "qwen2")));
@@ -171,8 +171,8 @@ impl Header {
             return Err(self.bad(format!("{name}.rope.scaling.type is \"{kind}\"; \"linear\" is read from GGUF")));
         }
         if let Some(table) = &self.wavelengths {
-            let base = self.values.get(&format!("{name}.rope.freq_base")).and_then(Value::as_f64).unwrap_or(10_000.0);
-            let scaling = llama3(table, base).ok_or_else(|| {
+            let base = key("rope.freq_base").and_then(|base| base.as_f64());
+            let scaling = llama3(table, base.unwrap_or(10_000.0)).ok_or_else(|| {
                 let what = "stretches wavelengths in another way than Llama 3.1's";
                 self.bad(format!("{WAVELENGTHS} {what}; use the model's safetensors"))
             })?;
@@ -213,14 +213,12 @@ impl Header {
 /// Every such model has 1 and 4 as the factors of low and high frequencies, and a length of pretraining that is a power of two.
 fn llama3(table: &[f32], base: f64) -> Option<Value> {
     let factor = f64::from(table.iter().copied().fold(1.0, f32::max));
+    let plain = Rope::plain(base).frequencies(2 * table.len());
     let fits = |length: &i64| {
-        let of = |at: usize| {
-            let wavelength = 2.0 * std::f64::consts::PI * base.powf(at as f64 / table.len() as f64);
-            let turns = *length as f64 / wavelength;
-            let share = ((turns - 1.0) / 3.0).clamp(0.0, 1.0);
-            1.0 / ((1.0 - share) / factor + share)
-        };
-        table.iter().enumerate().all(|(at, found)| (f64::from(*found) / of(at) - 1.0).abs() < 1e-4)
+        let scaling = RopeScaling::Llama3 { factor, low: 1.0, high: 4.0, original: *length as f64 };
+        let scaled = Rope { theta: base, scaling }.frequencies(2 * table.len());
+        let mut factors = plain.iter().zip(scaled).zip(table);
+        factors.all(|((plain, scaled), found)| (f64::from(*found) * scaled / plain - 1.0).abs() < 1e-4)
     };
     let length = (2..24).map(|power| 1i64 << power).find(fits)?;
     Some(json!({"rope_type": "llama3", "factor": factor, "low_freq_factor": 1.0, "high_freq_factor": 4.0,

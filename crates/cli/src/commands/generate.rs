@@ -1,10 +1,9 @@
 //! `bonfire generate`: continues prompts with a run's model, to look at what was learnt.
 
-use std::io::Read;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use bonfire_data::{CausalTokenizer, Content, Conversation, Message};
 use bonfire_engine::{Sampling, generate};
 use bonfire_experiment::config::{CheckedConfig, TaskKind};
@@ -15,7 +14,7 @@ use bonfire_models::{Model, Task, Transformer};
 use clap::{ArgGroup, Args};
 use serde::Serialize;
 
-use crate::common::Common;
+use crate::common::{Common, given_or_read};
 use crate::console::{put, say};
 use crate::progress::Waiting;
 
@@ -141,22 +140,12 @@ fn asked(args: &GenerateArgs, loaded: &CheckedConfig) -> Result<Vec<Content>> {
         let fields: Vec<(&str, &str)> = [("instruction", instruction.as_str())].into_iter().chain(input).collect();
         return Ok(vec![job::question(loaded, &fields)?]);
     }
-    let text = prompt(args.prompt.as_deref().unwrap_or_default())?;
+    let text = given_or_read(args.prompt.as_deref().unwrap_or_default(), "prompt")?;
     Ok(vec![if args.chat {
         Content::Chat(Conversation::from(vec![Message::new("user", &text)]))
     } else {
         Content::Text(text)
     }])
-}
-
-/// The prompt, or with `-` what comes in.
-fn prompt(given: &str) -> Result<String> {
-    if given != "-" {
-        return Ok(given.to_string());
-    }
-    let mut text = String::new();
-    std::io::stdin().read_to_string(&mut text).context("cannot read the prompt")?;
-    Ok(text)
 }
 
 /// The tokens of prompt number `row`, if the model can read them and has room for more.

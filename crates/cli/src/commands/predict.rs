@@ -1,6 +1,5 @@
 //! `bonfire predict`: which label a run's classifier gives texts of one's own.
 
-use std::io::Read;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
@@ -16,7 +15,7 @@ use bonfire_models::{Model, Task};
 use clap::{ArgGroup, Args};
 use serde::Serialize;
 
-use crate::common::Common;
+use crate::common::{Common, given_or_read};
 use crate::console::{put, say};
 use crate::progress::Waiting;
 
@@ -116,12 +115,9 @@ fn asked(args: &PredictArgs, loaded: &CheckedConfig) -> Result<Vec<Content>> {
         return job::questions(loaded, file);
     }
     let text = |given: &String| -> Result<String> {
-        if given != "-" {
-            return Ok(given.clone());
-        }
-        let mut text = String::new();
-        std::io::stdin().read_to_string(&mut text).context("cannot read the text")?;
-        Ok(text.trim_end_matches('\n').to_string())
+        let text = given_or_read(given, "text")?;
+        // A line that came in ends with what ended it.
+        Ok(if given == "-" { text.trim_end_matches('\n').to_string() } else { text })
     };
     let pairs = loaded.config.data.text.as_ref().is_some_and(|columns| columns.names().len() == 2);
     match (&args.second, pairs) {

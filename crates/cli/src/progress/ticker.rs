@@ -13,15 +13,46 @@ use crate::console::say_row;
 const USUAL: f64 = 60.0;
 
 /// How long to be silent, by `train.log_every`; `None`: for ever.
-pub fn every(seconds: Option<f64>) -> Option<Duration> {
+fn every(seconds: Option<f64>) -> Option<Duration> {
     let seconds = seconds.unwrap_or(USUAL);
     (seconds > 0.0).then(|| Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX))
 }
 
-/// Says how far a round is, once in a while.
-pub struct Ticker {
+/// The silence between two lines.
+pub struct Silence {
     every: Option<Duration>,
     last: Instant,
+}
+
+impl Silence {
+    /// Begins now, with `train.log_every`.
+    pub fn new(log_every: Option<f64>) -> Silence {
+        Silence { every: every(log_every), last: Instant::now() }
+    }
+
+    /// Without an end.
+    pub fn for_ever() -> Silence {
+        Silence { every: None, last: Instant::now() }
+    }
+
+    /// Whether it is time for a line; then the next silence begins.
+    pub fn ends(&mut self) -> bool {
+        let ends = self.every.is_some_and(|every| self.last.elapsed() >= every);
+        if ends {
+            self.begin();
+        }
+        ends
+    }
+
+    /// A line was said.
+    fn begin(&mut self) {
+        self.last = Instant::now();
+    }
+}
+
+/// Says how far a round is, once in a while.
+pub struct Ticker {
+    silence: Silence,
     round: usize,
     clients: usize,
     phase: &'static str,
@@ -44,8 +75,7 @@ struct Row {
 impl Ticker {
     /// Of a run of `rounds` rounds that begins now, with `train.log_every`.
     pub fn new(rounds: usize, log_every: Option<f64>) -> Ticker {
-        let (last, pace) = (Instant::now(), Pace::new(rounds));
-        Ticker { every: every(log_every), last, round: 0, clients: 0, phase: "", pace }
+        Ticker { silence: Silence::new(log_every), round: 0, clients: 0, phase: "", pace: Pace::new(rounds) }
     }
 
     /// So many rounds were done before.
@@ -62,17 +92,16 @@ impl Ticker {
     /// A round ended, which has a line of its own.
     pub fn round_ended(&mut self) {
         self.pace.round_ended();
-        self.last = Instant::now();
+        self.silence.begin();
     }
 
     /// Steps of the round are done: says so, if the last line is long enough ago.
     pub fn trained(&mut self, steps: Steps) {
         let Steps { done, total, tokens, clients_done } = steps;
         self.pace.trained(done, total, tokens);
-        if self.every.is_none_or(|every| self.last.elapsed() < every) {
+        if !self.silence.ends() {
             return;
         }
-        self.last = Instant::now();
         let row = Row {
             round: self.round,
             steps_done: done,

@@ -181,9 +181,11 @@ fn what_was_not_sent_is_owed() {
     let mut memory = ClientMemory::default();
     let (mut learnt, mut sent) = (std::collections::BTreeMap::new(), std::collections::BTreeMap::new());
     let note = |sum: &mut std::collections::BTreeMap<(Role, usize, usize), f64>, upload: &mut Upload| {
-        for_each_row(upload, |role, slot, row| {
-            row.iter().enumerate().for_each(|(i, v)| *sum.entry((role, slot, i)).or_default() += f64::from(*v));
-        });
+        for (role, slots, matrix) in movements(upload) {
+            for (row, slot) in matrix.data.chunks_exact(matrix.cols).zip(slots) {
+                row.iter().enumerate().for_each(|(i, v)| *sum.entry((role, slot, i)).or_default() += f64::from(*v));
+            }
+        }
     };
     for round in 1..=6 {
         let mut own = upload(100 + round);

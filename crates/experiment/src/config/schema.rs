@@ -119,7 +119,7 @@ pub fn home_of(key: &str) -> Option<String> {
     properties(&schema).into_iter().find(|(_, inner)| has(inner)).map(|(section, _)| section.to_string())
 }
 
-/// Where a key of this name stands, as `train.rounds`: where it is a section's, or of the one table of a section that has it.
+/// Where a key of this name stands, as `train.rounds`.
 pub fn path_to(key: &str) -> Option<String> {
     home_of(key).map(|section| format!("{section}.{key}"))
 }

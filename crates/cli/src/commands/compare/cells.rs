@@ -3,14 +3,13 @@
 use std::cell::Cell;
 use std::ops::ControlFlow;
 use std::rc::Rc;
-use std::time::{Duration, Instant};
 
 use bonfire_engine::Progress as Steps;
 use bonfire_experiment::Watch;
 use bonfire_federation::{ClientMetrics, RoundMetrics};
 
 use crate::console::{draws_bars, say};
-use crate::progress::{CellBar, Waiting, every};
+use crate::progress::{CellBar, Silence, Waiting};
 
 /// What is seen while cells run.
 pub struct Cells {
@@ -21,23 +20,21 @@ pub struct Cells {
     done: Rc<Cell<usize>>,
     round: usize,
     bar: Option<CellBar>,
-    every: Option<Duration>,
-    last: Instant,
+    silence: Silence,
 }
 
 impl Cells {
     /// Of cells that run in this order, of which `done` are done; `log_every` is `train.log_every`.
     pub fn new(cells: Vec<(String, usize)>, done: Rc<Cell<usize>>, quiet: bool, log_every: Option<f64>) -> Cells {
-        let every = if quiet { None } else { every(log_every) };
+        let silence = if quiet { Silence::for_ever() } else { Silence::new(log_every) };
         let bar = draws_bars().then(CellBar::new);
-        Cells { waiting: Waiting::default(), cells, done, round: 0, bar, every, last: Instant::now() }
+        Cells { waiting: Waiting::default(), cells, done, round: 0, bar, silence }
     }
 
     fn tell(&mut self, steps: Option<Steps>) {
         let at = self.done.get();
         let Some((name, rounds)) = self.cells.get(at) else { return };
-        let due = self.every.is_some_and(|every| self.last.elapsed() >= every);
-        if self.bar.is_none() && !due {
+        if self.bar.is_none() && !self.silence.ends() {
             return;
         }
         let steps = steps.map_or(String::new(), |steps| format!(", {} of {} steps", steps.done, steps.total));
@@ -45,10 +42,7 @@ impl Cells {
         let words = format!("cell {number} of {all}, {}: round {} of {rounds}{steps}", name.trim_end(), self.round);
         match &self.bar {
             Some(bar) => bar.set(words),
-            None => {
-                self.last = Instant::now();
-                say(words);
-            }
+            None => say(words),
         }
     }
 }
