@@ -97,10 +97,11 @@ fn size(folder: &Path) -> u64 {
 
 #[cfg(feature = "cube")]
 mod cube {
-    use std::fs;
+    use std::fs::{self, File, TryLockError};
     use std::io;
     use std::panic::catch_unwind;
     use std::path::{Path, PathBuf};
+    use std::sync::{Mutex, PoisonError};
 
     use cubecl::config::cache::CacheConfig;
     use cubecl::config::streaming::StreamPolicy;
@@ -162,6 +163,9 @@ mod cube {
     pub fn kept() -> Kept {
         let folder = folder();
         let path = environment::path();
+        // Not while another process makes the database.
+        let _shared =
+            path.exists().then(|| lock(&folder)).and_then(Result::ok).filter(|lock| lock.lock_shared().is_ok());
         let bytes = files_of(&path).filter_map(|file| Some(file.metadata().ok()?.len())).sum();
         let mut kept = Kept { tuned: 0, compiled: 0, bytes, folder };
         if path.exists() {
@@ -186,12 +190,33 @@ mod cube {
             let folder = folder.display();
             Some(format!("what is newly tuned for GPUs cannot be kept in {folder} ({why}); it will be tuned again"))
         };
-        if let Err(error) = writable(&folder) {
-            return lost(error.to_string());
+        let lock = match lock(&folder) {
+            Ok(lock) => lock,
+            Err(error) => return lost(error.to_string()),
+        };
+        // Whoever is alone may make the database anew. Others wait for that, which takes a moment, and then share it: making
+        // and deleting what another process has just opened would lose what both of them tune.
+        let said = match lock.try_lock() {
+            Err(TryLockError::WouldBlock) => None,
+            // Some file systems know no locks.
+            Ok(()) | Err(TryLockError::Error(_)) => {
+                let said = mend_alone(&environment::path()).unwrap_or_else(|error| lost(error.to_string()));
+                let _ = environment::namespaces(); // opens it, which makes its tables
+                let _ = lock.unlock();
+                said
+            }
+        };
+        if lock.lock_shared().is_ok() {
+            static HELD: Mutex<Vec<File>> = Mutex::new(Vec::new());
+            HELD.lock().unwrap_or_else(PoisonError::into_inner).push(lock);
         }
-        let path = environment::path();
-        let why = match path.exists().then(|| read(&path)) {
-            None | Some(Found::Whole) => return None,
+        said
+    }
+
+    /// Deletes the database if it is damaged, and says so.
+    fn mend_alone(path: &Path) -> io::Result<Option<String>> {
+        let why = match path.exists().then(|| read(path)) {
+            None | Some(Found::Whole) => return Ok(None),
             Some(Found::Damaged(why)) => why,
             Some(Found::Fatal) => {
                 // Its engine holds it open, damage and all: in this process everything is kept in memory.
@@ -199,18 +224,14 @@ mod cube {
                 "it cannot be read".into()
             }
         };
-        match files_of(&path).try_for_each(|file| fs::remove_file(file.path())) {
-            Ok(()) => Some(format!("{} was damaged ({why}); what is tuned for GPUs is tuned again", path.display())),
-            Err(error) => lost(error.to_string()),
-        }
+        files_of(path).try_for_each(|file| fs::remove_file(file.path()))?;
+        Ok(Some(format!("{} was damaged ({why}); what is tuned for GPUs is tuned again", path.display())))
     }
 
-    /// Whether a file can be made there.
-    fn writable(folder: &Path) -> io::Result<()> {
+    /// The file whose lock processes hold while they use the database beside it, shared, or make it, alone.
+    fn lock(folder: &Path) -> io::Result<File> {
         fs::create_dir_all(folder)?;
-        let probe = folder.join(format!("probe-{}", std::process::id()));
-        fs::write(&probe, "")?;
-        fs::remove_file(probe)
+        File::options().create(true).truncate(false).write(true).open(folder.join("lock"))
     }
 
     /// What a database turned out to be.
