@@ -129,7 +129,7 @@ pub fn run_of(models: Vec<Box<dyn Model>>, settings: Settings, shards: Shards) -
 }
 
 /// The texts that clients with these shards need.
-fn data(shards: &Shards) -> TokenizedData {
+pub fn data(shards: &Shards) -> TokenizedData {
     let rows = shards.train.iter().flatten().max().map_or(0, |m| m + 1);
     TokenizedData {
         train: texts(rows, 1),

@@ -226,11 +226,17 @@ fn extras(metrics: &RoundMetrics) -> String {
     if !metrics.dropped.is_empty() {
         text += &format!("  {} dropped out", metrics.dropped.len());
     }
+    if !metrics.late.is_empty() {
+        text += &format!("  {} late", metrics.late.len());
+    }
     if !metrics.skipped.is_empty() {
         text += &format!("  {} skipped", metrics.skipped.len());
     }
     if !metrics.no_room_for.is_empty() {
         text += &format!("  {} in flight", metrics.in_flight);
+    }
+    if let Some(simulated) = metrics.simulated_seconds {
+        text += &format!("  {} on devices", seconds(simulated));
     }
     if let Some(slots) = metrics.live_slots {
         text += &format!("  {slots} slots live");

@@ -58,6 +58,10 @@ pub enum Use {
     ProbeMasks = 28,
     /// Whether a number that is sent in fewer bits is rounded up or down.
     Wire = 29,
+    /// Which client is what kind of device.
+    Devices = 30,
+    /// Whether a client can be had when a round begins.
+    Availability = 31,
     /// Writing the built-in corpus.
     Corpus = 13,
     /// Made-up texts and weights that only measure speed.

@@ -31,14 +31,32 @@ impl<'m> Member<'m> {
         if let Some(steps) = self.steps {
             return steps.max(1);
         }
-        let all = settings.local_steps(self.rows.len());
-        ((all as f64 * self.pace).ceil() as usize).clamp(1, all)
+        local_steps(self.rows.len(), self.pace, settings)
     }
 
     /// Steps of its probe: whole epochs, or at most one epoch of batches (more is what `epochs` is for).
     pub(crate) fn probe_steps(&self, plan: &Plan, settings: &TrainSettings) -> usize {
-        let Some(selection) = &plan.selection else { return 0 };
-        let epochs = settings.steps_an_epoch(self.rows.len()) * selection.probe.epochs.unwrap_or(1);
-        selection.probe.batches.map_or(epochs, |batches| batches.min(epochs))
+        probe_steps(self.rows.len(), plan, settings)
     }
+}
+
+/// Local steps of a client that has `examples` rows and manages the share `pace` of its steps.
+fn local_steps(examples: usize, pace: f64, settings: &TrainSettings) -> usize {
+    let all = settings.local_steps(examples);
+    ((all as f64 * pace).ceil() as usize).clamp(1, all)
+}
+
+fn probe_steps(examples: usize, plan: &Plan, settings: &TrainSettings) -> usize {
+    let Some(selection) = &plan.selection else { return 0 };
+    let epochs = settings.steps_an_epoch(examples) * selection.probe.epochs.unwrap_or(1);
+    selection.probe.batches.map_or(epochs, |batches| batches.min(epochs))
+}
+
+/// How often a client with `examples` rows goes through them in a round, its probe included: 1.5 is once and a half.
+pub fn passes(examples: usize, pace: f64, plan: &Plan, settings: &TrainSettings) -> f64 {
+    if examples == 0 {
+        return 0.0;
+    }
+    let steps = local_steps(examples, pace, settings) + probe_steps(examples, plan, settings);
+    steps as f64 / settings.steps_an_epoch(examples) as f64
 }

@@ -49,7 +49,7 @@ mod times;
 mod upload;
 pub mod wire;
 
-pub use cohort::{Cohort, Member};
+pub use cohort::{Cohort, Member, passes};
 pub use confusion::{ClassScore, ClassScores, Confusion};
 pub use data::{Split, TokenizedData};
 pub use device_thread::{DEVICE_THREAD, is_told_elsewhere, on_device, overhear, overheard};

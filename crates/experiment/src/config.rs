@@ -8,6 +8,7 @@ mod explain;
 mod key;
 mod load;
 mod meant;
+mod measured;
 mod moved;
 mod overrides;
 mod run_config;

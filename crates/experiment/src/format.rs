@@ -66,6 +66,15 @@ pub fn seconds(value: f64) -> String {
     }
 }
 
+/// Watt hours as a person says them: `340 Wh`, `1.2 kWh`.
+pub fn energy(watt_hours: f64) -> String {
+    match watt_hours {
+        wh if wh >= 999.5 => format!("{:.1} kWh", wh / 1e3),
+        wh if wh >= 9.95 => format!("{wh:.0} Wh"),
+        wh => format!("{wh:.2} Wh"),
+    }
+}
+
 /// A share of one as a percentage with one decimal.
 pub fn percent(share: f64) -> String {
     format!("{:.1}%", share * 100.0)
@@ -108,6 +117,7 @@ mod tests {
         assert_eq!(shown, ["0 B", "999 B", "1.0 kB", "1.2 kB", "10 kB", "49 kB", "999 kB", "1.0 MB", "960 MB"]);
         assert_eq!([950.0, 1234.0, 45_600.0, 2_000_000.0].map(short), ["950", "1.2k", "46k", "2.0M"]);
         assert_eq!([0.04, 59.4, 65.0, 7380.0].map(seconds), ["0.0 s", "59.4 s", "1 min 05 s", "2 h 03 min"]);
+        assert_eq!([0.0421, 42.1, 4_210.0].map(energy), ["0.04 Wh", "42 Wh", "4.2 kWh"]);
         assert_eq!(percent(0.8073), "80.7%");
     }
 

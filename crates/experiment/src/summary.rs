@@ -5,7 +5,7 @@ use bonfire_models::Model;
 use serde::{Deserialize, Serialize};
 
 use crate::config::RunConfig;
-use crate::format::{bytes, percent, sparkline};
+use crate::format::{bytes, energy, percent, seconds, sparkline};
 use crate::memory;
 
 /// What stays the same over a run.
@@ -78,6 +78,17 @@ pub struct Totals {
     personal: Option<f64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     best: Option<BestRound>,
+    #[serde(default)]
+    late_upload_bytes: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    simulated_seconds: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    watt_hours: Option<f64>,
+}
+
+/// The sum so far and what comes to it, where that is known.
+fn plus(sum: Option<f64>, more: Option<f64>) -> Option<f64> {
+    more.map(|more| sum.unwrap_or(0.0) + more).or(sum)
 }
 
 impl Totals {
@@ -100,6 +111,9 @@ impl Totals {
         self.download_bytes += metrics.download_bytes;
         self.tokens += metrics.tokens;
         self.train_seconds += metrics.train_seconds;
+        self.late_upload_bytes += metrics.late_upload_bytes;
+        self.simulated_seconds = plus(self.simulated_seconds, metrics.simulated_seconds);
+        self.watt_hours = plus(self.watt_hours, metrics.watt_hours);
         self.accuracies.extend(metrics.test_accuracy);
         self.perplexities.extend(metrics.test_perplexity);
         self.exact_match = metrics.test_exact_match.or(self.exact_match);
@@ -179,6 +193,9 @@ impl Totals {
             upload_bytes: self.upload_bytes,
             download_params: self.download_params,
             download_bytes: self.download_bytes,
+            late_upload_bytes: self.late_upload_bytes,
+            simulated_seconds: self.simulated_seconds,
+            watt_hours: self.watt_hours,
             trainable_params: run.trainable_params,
             train_seconds: self.train_seconds,
             tokens_trained: self.tokens,
@@ -186,6 +203,17 @@ impl Totals {
             peak_memory_bytes: memory::peak_bytes(),
             memory: None,
         }
+    }
+
+    /// `on the devices of clients.devices: 3.2 h` and what else the clock says; `None` where there is none.
+    pub fn clock_line(&self) -> Option<String> {
+        let simulated = self.simulated_seconds?;
+        let late = match self.late_upload_bytes {
+            0 => String::new(),
+            late => format!(", {} more came too late", bytes(late)),
+        };
+        let energy = self.watt_hours.map_or(String::new(), |wh| format!(", {} drawn", energy(wh)));
+        Some(format!("on the clients' devices (clients.devices): {}{late}{energy}", seconds(simulated)))
     }
 
     fn best_accuracy(&self) -> Option<f64> {
@@ -284,7 +312,11 @@ pub(crate) mod tests {
             download_params: 30,
             download_bytes: 120,
             lost_download_bytes: 0,
+            late_upload_bytes: 0,
             dropped: vec![],
+            late: vec![],
+            simulated_seconds: None,
+            watt_hours: None,
             skipped: vec![],
             in_flight: 2,
             no_room_for: vec![],

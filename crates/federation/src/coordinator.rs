@@ -5,6 +5,7 @@ use bonfire_data::random::NoiseKey;
 use bonfire_engine::{Evaluation, MessageError, Plan, Problem, Upload};
 use bonfire_models::{Adapter, Factor, Model, Task};
 
+use crate::clock::Clock;
 use crate::download::{Download, Pushes};
 use crate::initial_adapter::{begin_trained, initial_adapter};
 use crate::ledger::Traffic;
@@ -32,6 +33,8 @@ pub struct Coordinator {
     pub(crate) pushes: Pushes,
     /// Secrets and accounts of privacy.
     pub(crate) protection: Protection,
+    /// The clients' devices, where something is said of them.
+    pub(crate) clock: Option<Clock>,
     task: Task,
 }
 
@@ -65,8 +68,8 @@ impl Coordinator {
             begin_trained(strategy.as_ref(), &settings, &mut server, &mut ledger);
         }
         strategy.begin(&mut server);
-        let (pushes, task) = (Pushes::default(), model.task());
-        Ok(Coordinator { settings, strategy, server, ledger, restarted: 0, pushes, protection, task })
+        let (pushes, task, clock) = (Pushes::default(), model.task(), Clock::new(&settings, clients));
+        Ok(Coordinator { settings, strategy, server, ledger, restarted: 0, pushes, protection, clock, task })
     }
 
     /// What the federation was told.
@@ -223,6 +226,7 @@ impl Coordinator {
     pub fn with_known_cohorts(mut self) -> Result<Self, FederationError> {
         self.settings.refuse_pooled()?;
         self.settings.refuse_coded_downloads()?;
+        self.settings.refuse_clock()?;
         let clients = self.clients();
         self.protection = self.protection.with_known_cohorts(&self.settings, clients)?;
         self.strategy = build(&self.settings, &self.protection, self.settings.budgets(clients)?);
@@ -318,7 +322,11 @@ impl Coordinator {
             download_params: traffic.download_params,
             download_bytes: traffic.download_bytes,
             lost_download_bytes: traffic.lost_download_bytes,
+            late_upload_bytes: 0,
             dropped: Vec::new(),
+            late: Vec::new(),
+            simulated_seconds: None,
+            watt_hours: None,
             skipped: Vec::new(),
             in_flight: 0,
             no_room_for: Vec::new(),

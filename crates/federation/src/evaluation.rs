@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use bonfire_engine::{Evaluation, Plan, RowEvaluation, Upload, summarise};
 
+use crate::clock::Closed;
 use crate::ledger::Traffic;
 use crate::{ClientMetrics, ClientSpread, FederationError, RoundMetrics, Run};
 
@@ -114,10 +115,19 @@ impl Run {
     }
 
     /// A row for each upload, with the accuracy on the client's own test rows where that is asked for.
-    pub(crate) fn client_metrics(&self, uploads: &[Upload], sizes: &[u64], found: &Found) -> Vec<ClientMetrics> {
+    pub(crate) fn client_metrics(
+        &self,
+        uploads: &[Upload],
+        sizes: &[u64],
+        found: &Found,
+        closed: Option<&Closed>,
+    ) -> Vec<ClientMetrics> {
         let one = |(u, &bytes): (&Upload, &u64)| {
             let test_accuracy = found.clients.as_ref().and_then(|accuracies| accuracies[u.client]);
-            ClientMetrics { test_accuracy, ..ClientMetrics::of(self.server().round, u, bytes) }
+            let device = self.coordinator.clock.as_ref().map(|clock| clock.name(u.client));
+            let simulated_seconds = closed.and_then(|closed| closed.of_client.get(&u.client).copied());
+            let of_upload = ClientMetrics::of(self.server().round, u, bytes);
+            ClientMetrics { test_accuracy, device, simulated_seconds, ..of_upload }
         };
         uploads.iter().zip(sizes).map(one).collect()
     }

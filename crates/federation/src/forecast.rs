@@ -1,17 +1,20 @@
 //! What a federation would send, from shapes alone: the strategy's own plans and aggregation and the ledger itself, with
 //! made-up uploads in place of training. Nothing is counted by a formula of its own.
 
-use bonfire_engine::{Choice, Plan, Upload, sketch};
+use std::collections::BTreeMap;
+
+use bonfire_engine::{Choice, Plan, Upload, passes, sketch};
 use bonfire_models::{Adapter, DeltaLog, ModelInfo, Task, blank_head};
 use rand::SeedableRng;
 
+use crate::clock::{Clock, Closed, Work};
 use crate::initial_adapter::begin_trained;
 use crate::protection::Protection;
 use crate::strategies::build;
 use crate::{FederationError, Ledger, Server, Settings, StrategySettings};
 
-/// Traffic of a whole run, and of one client in a round of it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+/// Traffic of a whole run, and of one client in a round of it; with `clients.devices` the time that it takes there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, serde::Serialize)]
 pub struct Forecast {
     /// Uploaded scalars of the run.
     pub upload_params: u64,
@@ -25,6 +28,26 @@ pub struct Forecast {
     pub largest_upload: u64,
     /// Largest download of one client in one round, bytes.
     pub largest_download: u64,
+    /// Bytes that the client which uploads most sends in the whole run.
+    pub client_upload_bytes: u64,
+    /// Bytes that the client which downloads most gets in the whole run.
+    pub client_download_bytes: u64,
+    /// Seconds of the run by the clock of `clients.devices`; 0 without.
+    pub seconds: f64,
+    /// Seconds of its longest round.
+    pub longest_round: f64,
+    /// Uploads that would come too late, and are not counted above.
+    pub late: u64,
+    /// Watt hours that clients draw in training, where all devices say what they draw.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub watt_hours: Option<f64>,
+}
+
+/// What one client was sent and sent, in bytes.
+#[derive(Clone, Copy, Debug, Default)]
+struct Exchanged {
+    down: u64,
+    up: u64,
 }
 
 /// Rounds that are gone through one by one where every later round is like one of the last two.
@@ -42,13 +65,38 @@ pub fn forecast(
     task: Task,
     choice: Choice,
 ) -> Result<Forecast, FederationError> {
+    forecast_of(settings, info, task, choice, &|_| Texts::default())
+}
+
+/// What a client has to train on.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Texts {
+    /// Rows.
+    pub rows: usize,
+    /// Tokens of all of them.
+    pub tokens: f64,
+}
+
+/// The same where client `c` has `texts(c)`: what the clock of `clients.devices` needs to know beside the messages.
+///
+/// # Errors
+/// As [`forecast`].
+pub fn forecast_of(
+    settings: &Settings,
+    info: &ModelInfo,
+    task: Task,
+    choice: Choice,
+    texts: &dyn Fn(usize) -> Texts,
+) -> Result<Forecast, FederationError> {
     if let Some(problem) = settings.problem() {
         return Err(problem.into());
     }
-    if !settings.strategy.traits().exchanges {
+    let clients = settings.clients.count;
+    let clock = Clock::new(settings, clients);
+    let (exchanges, pools) = (settings.strategy.traits().exchanges, settings.strategy.traits().pools);
+    if pools || (!exchanges && clock.is_none()) {
         return Ok(Forecast::default());
     }
-    let clients = settings.clients.count;
     let protection = Protection::simulated(settings, clients)?;
     let strategy = build(settings, &protection, settings.budgets(clients)?);
     // Full fine-tuning is counted with one weight that stands for all of them.
@@ -60,7 +108,12 @@ pub fn forecast(
         server.merged = DeltaLog { pushed: server.merged.pushed, ..DeltaLog::default() };
     }
     strategy.begin(&mut server);
+    if let Some(clock) = clock.as_ref().filter(|_| !exchanges) {
+        return Ok(training_alone(settings, clock, &strategy.plan(&server), texts));
+    }
     let mut rounds: Vec<Forecast> = Vec::new();
+    let mut of_clients = vec![Exchanged::default(); clients];
+    let mut last_two: [Vec<(usize, Exchanged)>; 2] = Default::default();
     let all = settings.train.rounds;
     for round in 1..=if is_steady(settings) { all.min(STEADY) } else { all } {
         let mut plan = Plan { wire: settings.wire, ..strategy.plan(&server) };
@@ -68,17 +121,37 @@ pub fn forecast(
         plan.terms.tail = None;
         let cohort = protection.cohort(settings, round, clients);
         let (stays, dropped) = settings.who_stays(round, &cohort);
-        let clients: Vec<usize> = stays.iter().chain(&dropped).copied().collect();
-        let down = downloads(&mut ledger, &plan, &server, &clients, stands_for);
+        let invited: Vec<usize> = stays.iter().chain(&dropped).copied().collect();
+        let down = downloads(&mut ledger, &plan, &server, &invited, stands_for);
         let make = |client: usize| sketch(&plan, &server.adapter, &settings.train, client, choice);
-        let (mut uploads, up) = uploads(&plan, &stays, &make, stands_for);
-        let mut next = server.clone();
+        let mut kinds = Kinds::new(&plan, &make, stands_for);
+        let work = stays.iter().zip(&down.bytes).map(|(&client, &download_bytes)| Work {
+            client,
+            download_bytes,
+            tokens: trained(settings, &plan, client, texts(client)),
+            upload_bytes: kinds.of(client).1.upload_bytes,
+        });
+        let work: Vec<Work> = work.collect();
+        let closed = clock.as_ref().map(|clock| clock.close(&work)).unwrap_or_default();
+        let in_time: Vec<&Work> = work.iter().filter(|w| closed.late.binary_search(&w.client).is_err()).collect();
+        let up = in_time.iter().map(|w| kinds.of(w.client).1).fold(Forecast::default(), Forecast::with);
+        let sent: BTreeMap<usize, u64> = in_time.iter().map(|w| (w.client, w.upload_bytes)).collect();
+        let exchanged = invited.iter().zip(&down.bytes).map(|(client, &down)| {
+            let up = sent.get(client).copied().unwrap_or(0);
+            (*client, Exchanged { down, up })
+        });
+        last_two[round % 2] = exchanged.collect();
+        last_two[round % 2].iter().for_each(|&(client, more)| of_clients[client].add(more));
+        let mut uploads = kinds.made;
         if settings.strategy.traits().merges {
             // FedEx-LoRA merges what the mean of products has beyond the product of means, which is nothing where all
             // clients are alike: here each gets an upload of its own.
-            uploads = stays.iter().map(|&client| make(client)).collect();
+            uploads = in_time.iter().map(|w| make(w.client)).collect();
         }
-        if !uploads.is_empty() {
+        let mut next = server.clone();
+        if in_time.is_empty() {
+            uploads.clear();
+        } else {
             strategy.aggregate(&mut next, &uploads)?;
         }
         next.round = round;
@@ -86,14 +159,57 @@ pub fn forecast(
         // Only how much was merged matters here, and the log itself would grow.
         next.merged = DeltaLog { pushed: next.merged.pushed, ..DeltaLog::default() };
         server = next;
-        rounds.push(down.with(up));
+        rounds.push(down.sum.with(up).with(Forecast::of(&closed)));
     }
-    let later = (rounds.len()..all).map(|round| rounds[rounds.len() - 2 + (round - rounds.len()) % 2]);
-    Ok(rounds.iter().copied().chain(later).fold(Forecast::default(), Forecast::with))
+    let done = rounds.len();
+    for round in done + 1..=all {
+        // As two rounds ago.
+        rounds.push(rounds[round - 3]);
+        last_two[round % 2].iter().for_each(|&(client, more)| of_clients[client].add(more));
+    }
+    let mut run = rounds.into_iter().fold(Forecast::default(), Forecast::with);
+    run.client_upload_bytes = of_clients.iter().map(|of| of.up).max().unwrap_or(0);
+    run.client_download_bytes = of_clients.iter().map(|of| of.down).max().unwrap_or(0);
+    Ok(run)
+}
+
+/// A run in which nothing is sent, so that the clock alone goes.
+fn training_alone(settings: &Settings, clock: &Clock, plan: &Plan, texts: &dyn Fn(usize) -> Texts) -> Forecast {
+    let count = settings.clients.count;
+    let round = |round: usize| {
+        let (stays, _) = settings.who_stays(round, &settings.cohort(round, count));
+        let work = stays.into_iter().map(|client| Work {
+            client,
+            download_bytes: 0,
+            tokens: trained(settings, &Plan { round, ..plan.clone() }, client, texts(client)),
+            upload_bytes: 0,
+        });
+        Forecast::of(&clock.close(&work.collect::<Vec<_>>()))
+    };
+    (1..=settings.train.rounds).map(round).fold(Forecast::default(), Forecast::with)
+}
+
+/// Tokens that `client` trains on in the round of `plan`, probe included.
+fn trained(settings: &Settings, plan: &Plan, client: usize, texts: Texts) -> u64 {
+    let pace = settings.pace(plan.round, client);
+    (texts.tokens * passes(texts.rows, pace, plan, &settings.train)).round() as u64
+}
+
+impl Exchanged {
+    fn add(&mut self, more: Exchanged) {
+        (self.down, self.up) = (self.down + more.down, self.up + more.up);
+    }
+}
+
+/// What was sent to the clients of a round.
+struct Downloads {
+    sum: Forecast,
+    /// To each.
+    bytes: Vec<u64>,
 }
 
 /// What `clients` are sent at the start of a round, each message `more` scalars longer than it says.
-fn downloads(ledger: &mut Ledger, plan: &Plan, server: &Server, clients: &[usize], more: u64) -> Forecast {
+fn downloads(ledger: &mut Ledger, plan: &Plan, server: &Server, clients: &[usize], more: u64) -> Downloads {
     let one = |&client: &usize| {
         let down = ledger.download(plan, server, &[client]);
         let more = if down.download_params > 0 { more } else { 0 };
@@ -105,34 +221,43 @@ fn downloads(ledger: &mut Ledger, plan: &Plan, server: &Server, clients: &[usize
             ..Forecast::default()
         }
     };
-    clients.iter().map(one).fold(Forecast::default(), Forecast::with)
+    let all: Vec<Forecast> = clients.iter().map(one).collect();
+    let bytes = all.iter().map(|one| one.download_bytes).collect();
+    Downloads { sum: all.into_iter().fold(Forecast::default(), Forecast::with), bytes }
 }
 
-/// What `clients` send in a round, each message `more` scalars longer than it says. Clients of the same rank and budget
-/// send messages of the same size, so only one of each kind is made.
-fn uploads(plan: &Plan, clients: &[usize], make: &dyn Fn(usize) -> Upload, more: u64) -> (Vec<Upload>, Forecast) {
-    let kind = |client: usize| {
-        let rank = plan.ranks.as_ref().map(|ranks| ranks[client]);
-        (rank, plan.selection.as_ref().map(|s| s.budgets[client]))
-    };
-    let (mut kinds, mut made, mut sum) = (Vec::new(), Vec::new(), Forecast::default());
-    for &client in clients {
-        let place = kinds.iter().position(|k| *k == kind(client)).unwrap_or_else(|| {
-            kinds.push(kind(client));
-            made.push(make(client));
-            made.len() - 1
-        });
-        let upload: &Upload = &made[place];
-        let bytes = plan.wire.message_len(upload, more as usize) as u64;
-        let params = plan.wire.sent_params(upload, more as usize) + upload.aux_params();
-        sum = sum.with(Forecast {
-            upload_params: params,
-            upload_bytes: bytes,
-            largest_upload: bytes,
-            ..Forecast::default()
-        });
+/// What the clients of a round send. Clients of the same rank and budget send messages of the same size, so only one of each kind is
+/// made, each `more` scalars longer than it says.
+struct Kinds<'k> {
+    plan: &'k Plan,
+    make: &'k dyn Fn(usize) -> Upload,
+    more: u64,
+    kinds: Vec<(Option<usize>, Option<usize>)>,
+    counts: Vec<Forecast>,
+    made: Vec<Upload>,
+}
+
+impl<'k> Kinds<'k> {
+    fn new(plan: &'k Plan, make: &'k dyn Fn(usize) -> Upload, more: u64) -> Self {
+        Kinds { plan, make, more, kinds: Vec::new(), counts: Vec::new(), made: Vec::new() }
     }
-    (made, sum)
+
+    /// An upload like that of `client`, and its counts.
+    fn of(&mut self, client: usize) -> (&Upload, Forecast) {
+        let rank = self.plan.ranks.as_ref().map(|ranks| ranks[client]);
+        let kind = (rank, self.plan.selection.as_ref().map(|s| s.budgets[client]));
+        let place = self.kinds.iter().position(|k| *k == kind).unwrap_or_else(|| {
+            let (upload, wire) = ((self.make)(client), &self.plan.wire);
+            let bytes = wire.message_len(&upload, self.more as usize) as u64;
+            let upload_params = wire.sent_params(&upload, self.more as usize) + upload.aux_params();
+            let count = Forecast { upload_params, upload_bytes: bytes, largest_upload: bytes, ..Forecast::default() };
+            self.kinds.push(kind);
+            self.counts.push(count);
+            self.made.push(upload);
+            self.kinds.len() - 1
+        });
+        (&self.made[place], self.counts[place])
+    }
 }
 
 impl Forecast {
@@ -144,12 +269,28 @@ impl Forecast {
             download_bytes: self.download_bytes + other.download_bytes,
             largest_upload: self.largest_upload.max(other.largest_upload),
             largest_download: self.largest_download.max(other.largest_download),
+            client_upload_bytes: 0,
+            client_download_bytes: 0,
+            seconds: self.seconds + other.seconds,
+            longest_round: self.longest_round.max(other.longest_round),
+            late: self.late + other.late,
+            watt_hours: match (self.watt_hours, other.watt_hours) {
+                (Some(a), Some(b)) => Some(a + b),
+                (a, b) => a.or(b),
+            },
         }
     }
 
-    /// Seconds that the slowest client of a round sends and receives, at so many megabits a second.
-    pub fn transfer_seconds(&self, up_mbit: f64, down_mbit: f64) -> f64 {
-        8e-6 * (self.largest_upload as f64 / up_mbit + self.largest_download as f64 / down_mbit)
+    /// The time of a round.
+    fn of(closed: &Closed) -> Forecast {
+        let Closed { seconds, late, watt_hours, .. } = closed;
+        Forecast {
+            seconds: *seconds,
+            longest_round: *seconds,
+            late: late.len() as u64,
+            watt_hours: *watt_hours,
+            ..Forecast::default()
+        }
     }
 }
 
@@ -167,5 +308,10 @@ fn start(settings: &Settings, info: &ModelInfo, task: Task) -> Result<Server, Fe
 /// Whether every later round is like one of two earlier ones: full cohorts, nothing that shrinks as rounds go by.
 fn is_steady(settings: &Settings) -> bool {
     let whole = settings.clients.per_round.is_none_or(|n| n == settings.clients.count);
-    whole && settings.clients.dropout == 0.0 && !matches!(settings.strategy, StrategySettings::SaFedLora { .. })
+    let there = settings.clients.devices.iter().all(|kind| kind.availability == 1.0);
+    whole
+        && there
+        && settings.clients.stragglers.is_none()
+        && settings.clients.dropout == 0.0
+        && !matches!(settings.strategy, StrategySettings::SaFedLora { .. })
 }

@@ -23,7 +23,7 @@ pub struct Traffic {
     pub download_params: u64,
     /// Bytes of all downloads as serialised, lost ones included.
     pub download_bytes: u64,
-    /// Of these, what was sent to clients that dropped out before they uploaded.
+    /// Of these, what was sent to clients that dropped out before they uploaded, or came too late.
     pub lost_download_bytes: u64,
 }
 
@@ -118,14 +118,18 @@ impl Ledger {
     pub fn download(&mut self, plan: &Plan, server: &Server, cohort: &[usize]) -> Traffic {
         let mut traffic = Traffic::default();
         for &client in cohort {
-            let (params, bytes) = self.message(plan, server, client);
-            if params + bytes > 0 {
-                traffic.download_bytes += HEADER + bytes;
-                traffic.download_params += params;
-            }
+            let (params, _) = self.message(plan, server, client);
+            traffic.download_bytes += self.download_bytes(plan, server, client);
+            traffic.download_params += params;
             self.seen[client] = plan.round;
         }
         traffic
+    }
+
+    /// Bytes of what `client` downloads at the start of the plan's round.
+    pub(crate) fn download_bytes(&self, plan: &Plan, server: &Server, client: usize) -> u64 {
+        let (params, bytes) = self.message(plan, server, client);
+        if params + bytes > 0 { HEADER + bytes } else { 0 }
     }
 
     /// Scalars and bytes, the head's left out, of the message to `client`: `"BFD1"`, round and flags as u32, then the numbers.

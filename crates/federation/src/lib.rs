@@ -8,6 +8,7 @@ mod attack;
 mod checkpoint;
 mod client_products;
 mod clients;
+mod clock;
 mod coordinator;
 mod data_checksum;
 mod download;
@@ -36,14 +37,15 @@ pub use checkpoint::{Checkpoint, CheckpointError};
 pub use coordinator::Coordinator;
 pub use download::{Download, DownloadError};
 pub use error::FederationError;
-pub use forecast::{Forecast, forecast};
+pub use forecast::{Forecast, Texts, forecast, forecast_of};
 pub use ledger::{Ledger, Traffic};
 pub use metrics::{BestRound, ClientMetrics, ClientSpread, MemoryUse, RoundMetrics, Summary, Times};
+pub use protection::PrivacyForecast;
 pub use run::{Event, Run};
 pub use server::Server;
 pub use settings::{
     AdapterSettings, AdapterStart, Aggregation, AttackSettings, BestBy, Budget, BudgetName, BudgetUse, ClientSettings,
-    EvaluateOn, EvaluateSettings, First, HeadMode, Norm, PrivacySettings, Prune, Publish, ServerOptimizer,
+    DeviceKind, EvaluateOn, EvaluateSettings, First, HeadMode, Norm, PrivacySettings, Prune, Publish, ServerOptimizer,
     ServerSettings, Settings, Spent, Stragglers, StrategySettings, StrategyTraits, Weights,
 };
 pub use site::Site;

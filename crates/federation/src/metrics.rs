@@ -66,12 +66,24 @@ pub struct RoundMetrics {
     pub download_params: u64,
     /// Bytes of all downloads as serialised.
     pub download_bytes: u64,
-    /// Of these, what was sent to clients that dropped out before they uploaded.
+    /// Of these, what was sent to clients that dropped out before they uploaded, or came too late.
     #[serde(default)]
     pub lost_download_bytes: u64,
+    /// Bytes of uploads that came after the round was closed, besides `upload_bytes`.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub late_upload_bytes: u64,
     /// Clients of the cohort that dropped out.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub dropped: Vec<usize>,
+    /// Clients whose uploads came after the round was closed, by the clock of `clients.devices`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub late: Vec<usize>,
+    /// Seconds that the round would have taken on the devices and links of `clients.devices`.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub simulated_seconds: Option<f64>,
+    /// Watt hours that all who trained would have drawn, late ones too, where every kind of device has `watts`.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub watt_hours: Option<f64>,
     /// Clients whose upload was left out because it was not finite, where `train.not_finite` says so, or not believed: above
     /// `server.max_norm` or `server.max_examples`, or with a norm or a loss above 10⁶. The log says which it was.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -117,6 +129,10 @@ pub struct RoundMetrics {
     pub tokens: u64,
 }
 
+fn is_zero(count: &u64) -> bool {
+    *count == 0
+}
+
 impl RoundMetrics {
     /// Without what is of clients: see [`crate::Publish::Minimal`]. Counts of bytes and tokens would tell how many took part.
     pub(crate) fn minimal(self) -> RoundMetrics {
@@ -130,7 +146,11 @@ impl RoundMetrics {
             download_params: 0,
             download_bytes: 0,
             lost_download_bytes: 0,
+            late_upload_bytes: 0,
             dropped: Vec::new(),
+            late: Vec::new(),
+            simulated_seconds: None,
+            watt_hours: None,
             skipped: Vec::new(),
             in_flight: 0,
             no_room_for: Vec::new(),
@@ -247,6 +267,12 @@ pub struct ClientMetrics {
     /// Accuracy of the new global model on the client's own test shard, when asked for and not empty.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub test_accuracy: Option<f64>,
+    /// What kind of `clients.devices` it is.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub device: Option<String>,
+    /// Seconds that it would have been at it there: download, training, upload.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub simulated_seconds: Option<f64>,
 }
 
 impl ClientMetrics {
@@ -265,6 +291,8 @@ impl ClientMetrics {
                 Slots::All { .. } | Slots::Given { .. } => None,
             },
             test_accuracy: None,
+            device: None,
+            simulated_seconds: None,
         }
     }
 }
@@ -325,6 +353,15 @@ pub struct Summary {
     pub download_params: u64,
     /// Downloaded bytes over the run, as serialised.
     pub download_bytes: u64,
+    /// Bytes of uploads that came after their round was closed, besides `upload_bytes`.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub late_upload_bytes: u64,
+    /// Seconds that the run would have taken on the devices and links of `clients.devices`.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub simulated_seconds: Option<f64>,
+    /// Watt hours that the clients would have drawn there.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub watt_hours: Option<f64>,
     /// Scalars of the global adapter (and the head, if trained).
     pub trainable_params: u64,
     /// Wall time of local training, seconds, probes included.

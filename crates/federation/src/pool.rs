@@ -2,7 +2,7 @@
 
 use bonfire_data::Shards;
 
-use crate::{Budget, ClientSettings, Settings};
+use crate::{ClientSettings, Settings};
 
 /// The federation that one client stands for.
 #[derive(Clone, Debug)]
@@ -42,6 +42,5 @@ impl Pool {
 
 /// The same settings for one client that always takes part.
 pub(crate) fn one_client(settings: &Settings) -> Settings {
-    let clients = ClientSettings { count: 1, per_round: None, dropout: 0.0, stragglers: None, budget: Budget::Full };
-    Settings { clients, ..settings.clone() }
+    Settings { clients: ClientSettings::new(1), ..settings.clone() }
 }

@@ -27,6 +27,30 @@ fn mechanism(
         .map_err(|e| FederationError::Setting { key: "privacy.epsilon".into(), problem: format!("cannot be had: {e}") })
 }
 
+/// What a run's `[privacy]` comes to when all its rounds are done.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct PrivacyForecast {
+    /// Deviation of the noise on the sum of uploads, in units of the clip, where noise is central.
+    pub noise: Option<f64>,
+    /// What is spent; `None` where no ε can be given.
+    pub spent: Option<Spent>,
+}
+
+impl PrivacyForecast {
+    /// Of `settings`; `None`: they protect nobody.
+    ///
+    /// # Errors
+    /// An ε that no noise reaches.
+    pub fn of(settings: &Settings) -> Result<Option<PrivacyForecast>, FederationError> {
+        if settings.privacy.is_none() {
+            return Ok(None);
+        }
+        let protection = Protection::simulated(settings, settings.clients.count)?;
+        let spent = protection.spent(settings, settings.train.rounds);
+        Ok(Some(PrivacyForecast { noise: protection.mechanism.map(|mechanism| mechanism.noise), spent }))
+    }
+}
+
 /// Privacy of a run.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Protection {
@@ -73,7 +97,8 @@ impl Protection {
             return settings.cohort(round, count);
         }
         let mut rng = self.key.stream(Use::Cohort, round as u64, 0, 0);
-        (0..count).filter(|_| rng.random_bool(size as f64 / count as f64)).collect()
+        let drawn = (0..count).filter(|_| rng.random_bool(size as f64 / count as f64)).collect();
+        settings.available(round, count, drawn)
     }
 
     /// What `rounds` rounds by `settings` have spent; `None`: nothing is protected, or nothing can be said.

@@ -8,6 +8,7 @@ use std::time::Instant;
 use bonfire_engine::{Start, Trained, Upload};
 
 use crate::clients::Clients;
+use crate::clock::part_late;
 use crate::{Event, FederationError, Run, Times};
 
 /// The clients of `stays` that sent nothing that counts: what they learnt was not finite, or is not believed.
@@ -46,12 +47,15 @@ impl Run {
             let ControlFlow::Continue(trained) = trained else { return Ok(()) };
             let Trained { mut uploads, times: steps, in_flight, no_room_for } = trained;
             let train_seconds = clock.elapsed().as_secs_f64();
+            let closed = self.coordinator.close(&plan, &mut uploads);
+            let (late, stays) = part_late(closed.as_ref(), stays);
             self.coordinator.leave_out(&mut uploads);
             let skipped = skipped(round, &stays, &uploads)?;
 
             let clock = Instant::now();
             let kept = Clients::take_kept(&mut uploads);
-            let (traffic, sizes) = self.coordinator.aggregate(&plan, &uploads, &stays, &dropped)?;
+            let lost = [&dropped[..], &late].concat();
+            let (traffic, sizes) = self.coordinator.aggregate(&plan, &uploads, &stays, &lost)?;
             self.clients.remember(kept, &plan.private);
             let aggregate = clock.elapsed().as_secs_f64();
 
@@ -59,14 +63,17 @@ impl Run {
             let found = self.evaluate_if_due(&plan)?;
             let evaluate = clock.elapsed().as_secs_f64();
             let mut metrics = self.coordinator.row(&plan, &uploads, traffic, found.on_test());
-            metrics.dropped = dropped;
+            (metrics.dropped, metrics.late) = (dropped, late);
             metrics.skipped = skipped;
             (metrics.in_flight, metrics.no_room_for) = (in_flight, no_room_for);
             self.fill_in(&mut metrics, &found);
+            if let Some(closed) = &closed {
+                closed.tell(&mut metrics);
+            }
             metrics.train_seconds = train_seconds;
             metrics.seconds = start.elapsed().as_secs_f64();
             metrics.times = Some(Times::new(steps, aggregate, evaluate, metrics.seconds));
-            let clients = self.client_metrics(&uploads, &sizes, &found);
+            let clients = self.client_metrics(&uploads, &sizes, &found, closed.as_ref());
             let (metrics, clients) = self.coordinator.published(metrics, clients);
             if on(Event::RoundEnded { metrics: &metrics, clients: &clients, run: self }).is_break() {
                 return Ok(());

@@ -73,6 +73,8 @@ impl Run {
         clients.pool = pool;
         clients.engine.draw_noise_from(coordinator.protection.key.clone());
         clients.engine.check_memory(coordinator.trainable_params())?;
+        let alone = clients.engine.estimate(1, coordinator.trainable_params());
+        coordinator.settings().check_devices(alone.backbone + alone.client)?;
         Ok(Run { coordinator, clients })
     }
 
@@ -114,7 +116,7 @@ impl Run {
 
     /// Clients on the device together in a full cohort, and what they need there.
     pub fn estimate(&self) -> Estimate {
-        let cohort = self.coordinator.settings().cohort_size(self.coordinator.clients());
+        let cohort = self.coordinator.settings().invited(self.coordinator.clients());
         self.clients.engine.estimate(cohort, self.trainable_params())
     }
 
@@ -125,7 +127,7 @@ impl Run {
         let (coordinator, settings) = (&self.coordinator, self.coordinator.settings());
         let (plan, adapter) = (coordinator.plan(), &coordinator.server().adapter);
         let clients = coordinator.clients();
-        let cohort = settings.cohort_size(clients) as u64;
+        let cohort = settings.invited(clients) as u64;
         let size = |client: usize| {
             let upload = sketch(&plan, adapter, &settings.train, client, Choice::Widest);
             4 * (upload.adapter_params() + upload.head_params() + upload.aux_params())

@@ -5,6 +5,7 @@ mod adapter_start;
 mod attack;
 mod clients;
 mod composition;
+mod devices;
 mod evaluate;
 mod privacy;
 mod schema;
@@ -26,6 +27,7 @@ use crate::FederationError;
 pub use adapter_start::AdapterStart;
 pub use attack::AttackSettings;
 pub use clients::{Budget, BudgetName, ClientSettings, Stragglers};
+pub use devices::DeviceKind;
 pub use evaluate::{BestBy, EvaluateOn, EvaluateSettings};
 pub(crate) use privacy::Mechanism;
 pub use privacy::{PrivacySettings, Publish, Spent};
@@ -133,12 +135,12 @@ impl Settings {
         self.adapter.head == HeadMode::Trained
     }
 
-    /// The clients of `round`, of `count`, ascending: all of them, or a draw without repetition that depends on seed and
-    /// round alone. With noise on the mean it is the coordinator that draws: see [`crate::Coordinator::cohort`].
+    /// The clients of `round`, of `count`, ascending: all that can be had, or a draw of them without repetition that depends on
+    /// seed and round alone. With noise on the mean it is the coordinator that draws: see [`crate::Coordinator::cohort`].
     pub fn cohort(&self, round: usize, count: usize) -> Vec<usize> {
-        let mut clients: Vec<usize> = (0..count).collect();
-        let size = self.cohort_size(count);
-        if size < count {
+        let mut clients = self.available(round, count, (0..count).collect());
+        let size = self.invited(count);
+        if size < clients.len() {
             let mut rng = stream(self.train.seed, Use::Cohort, round as u64, 0, 0);
             clients.shuffle(&mut rng);
             clients.truncate(size);
@@ -187,6 +189,14 @@ impl Settings {
     /// Clients in a round's cohort, of `count`.
     pub(crate) fn cohort_size(&self, count: usize) -> usize {
         self.clients.per_round.unwrap_or(count).min(count)
+    }
+
+    /// Clients that are invited to a round, of `count`: more than are waited for, with `clients.over_select`.
+    pub(crate) fn invited(&self, count: usize) -> usize {
+        let wanted = self.cohort_size(count);
+        // A tenth of ten is one, whatever the binary fraction.
+        let more = (wanted as f64 * self.clients.over_select - 1e-9).ceil().max(0.0) as usize;
+        (wanted + more).min(count)
     }
 
     /// The clients' budgets.

@@ -9,6 +9,7 @@ mod before;
 #[path = "../../support/cases.rs"]
 mod cases;
 mod checkpoints;
+mod clock;
 mod composition;
 mod dropout;
 mod encoder;

@@ -72,6 +72,9 @@ function summary() {
     ["Downloaded", (r) => words.bytes(r.summary.download_bytes)],
     ["Uploaded numbers", (r) => words.number(r.summary.upload_params)],
     ["Numbers that train", (r) => words.number(r.summary.trainable_params)],
+    ["On the clients' devices", (r) => or(words.seconds)(r.summary.simulated_seconds)],
+    ["Sent too late", (r) => (r.summary.late_upload_bytes ? words.bytes(r.summary.late_upload_bytes) : "–")],
+    ["Drawn by the clients' devices", (r) => or((wh) => `${words.number(Number((wh / 1000).toPrecision(3)))} kWh`)(r.summary.watt_hours)],
     ["Wall time of the rounds", (r) => words.seconds(r.seconds)],
     ["Tokens trained", (r) => words.number(r.summary.tokens_trained)],
     ["Tokens a second in training", (r) => words.number(Math.round(r.summary.tokens_per_second))],
@@ -88,7 +91,9 @@ function curves(name, x, label = (run) => run.label, dashed = false) {
   return runs.flatMap((run, i) => {
     const found = run.curves[name];
     if (!found) return [];
-    const points = found.rounds.map((round, k) => ({ x: x === "bytes" ? found.uploaded[k] : round, y: found.values[k], round }));
+    if (x === "clock" && !found.clock.length) return [];
+    const along = { bytes: found.uploaded, clock: found.clock, round: found.rounds }[x];
+    const points = found.rounds.map((round, k) => ({ x: along[k], y: found.values[k], round }));
     return [{ name: label(run), run: i, dashed, points, every: found.every }];
   });
 }
@@ -144,6 +149,29 @@ function traffic() {
       title: `${title} against uploaded bytes`,
       about: ["Uploads of all clients so far, as serialised.", logX ? "Bytes on a logarithmic axis: the runs sent very different amounts." : "", thinned(series)],
       x: logX ? "uploaded (bytes, logarithmic)" : "uploaded (bytes)", y: unit, show, tick, showX: words.bytes, series: sent, logX, column: "Uploaded",
+    });
+  }
+  for (const [name, title, show, unit, tick] of JUDGED) {
+    const told = curves(name, "clock");
+    if (!told.length) continue;
+    const longest = Math.max(...told.flatMap((s) => s.points.map((p) => p.x)));
+    const [span, length] = [["days", 86400], ["hours", 3600], ["minutes", 60], ["seconds", 1]].find(([, length]) => longest > 3 * length) ?? ["seconds", 1];
+    const series = told.map((s) => ({ ...s, points: s.points.map((p) => ({ ...p, x: Number((p.x / length).toPrecision(4)) })) }));
+    lines(place, {
+      title: `${title} against time on the clients' devices`,
+      about: ["What the rounds so far would have taken on the devices and links of clients.devices; the server's own work takes no time.", thinned(series)],
+      x: `time (${span})`, y: unit, show, tick, showX: words.number, series, column: `Time (${span})`,
+    });
+  }
+  const waited = runs.map((run, i) => ({ ...run, i })).filter((run) => run.clock);
+  for (const run of waited) {
+    const { kinds, late, mean } = run.clock;
+    bars(place, {
+      title: several ? `Time at a round by device, ${run.label}` : "Time at a round by device",
+      about: ["Seconds that a client is at a round, the mean of those whose uploads counted.", late ? `${words.count(late, "upload")} came too late.` : ""],
+      summary: kinds.map((kind, k) => `${kind}: ${words.seconds(mean[k])}.`).join(" "),
+      x: "seconds", y: "device", head: "Device", lying: true, whole: true, names: kinds.map((kind) => shortened(kind, 28)), tip: (k) => kinds[k],
+      show: words.seconds, tick: words.number, series: [{ name: "seconds", colour: run.i, values: mean }], height: 90 + 44 * kinds.length,
     });
   }
   if (!place.childElementCount) place.note("Nothing was evaluated yet.");

@@ -1,20 +1,24 @@
-//! `bonfire cost`: what a federation would send, before anything is trained. Shapes are enough: no weights, no texts.
+//! `bonfire cost`: what a federation would send and how long it would take, before anything is trained. Shapes are enough for what is
+//! sent: no weights, no texts.
+
+mod tables;
+mod time;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use anyhow::Result;
 use bonfire_experiment::compare::{Asked, Cell, Grid, Rank, Variant, Variants, our_forms};
-use bonfire_experiment::config::{RunConfig, TaskKind};
-use bonfire_experiment::format::table::{aligned, row};
-use bonfire_experiment::format::{bytes, seconds, short};
+use bonfire_experiment::config::TaskKind;
+use bonfire_experiment::format::short;
 use bonfire_experiment::log::note;
 use bonfire_experiment::{UserError, job};
-use bonfire_federation::{Choice, Forecast, StrategySettings, forecast};
+use bonfire_federation::{Choice, Forecast, PrivacyForecast, StrategySettings, forecast_of};
 use bonfire_models::{ModelInfo, Task};
 use clap::Args;
 use serde::Serialize;
 
+use self::time::Time;
 use crate::common::Common;
 use crate::console::{put, say};
 use crate::progress::Waiting;
@@ -33,21 +37,46 @@ pub struct CostArgs {
     /// Labels of the head, where it is sent and no data is at hand
     #[arg(long, value_name = "N")]
     pub labels: Option<usize>,
-    /// A client's uplink in Mbit/s
-    #[arg(long, value_name = "MBIT", default_value_t = 20.0, value_parser = speed)]
-    pub up: f64,
-    /// A client's downlink in Mbit/s
-    #[arg(long, value_name = "MBIT", default_value_t = 100.0, value_parser = speed)]
-    pub down: f64,
+    /// Every client's uplink in Mbit/s, in place of clients.devices [default: 20]
+    #[arg(long, value_name = "MBIT", value_parser = positive)]
+    pub up: Option<f64>,
+    /// Every client's downlink in Mbit/s, in place of clients.devices [default: 100]
+    #[arg(long, value_name = "MBIT", value_parser = positive)]
+    pub down: Option<f64>,
+    /// Seconds that every message takes beside its bytes, in place of clients.devices [default: 0]
+    #[arg(long, value_name = "SECONDS", value_parser = not_negative)]
+    pub latency: Option<f64>,
+    /// Tokens that every client trains on in a second, in place of clients.devices; without either, a round is sending alone
+    #[arg(long, value_name = "N", value_parser = positive)]
+    pub tokens_per_second: Option<f64>,
+    /// Rows that a client holds, for its time of training [default: counted where the data are at hand]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub rows: Option<u64>,
+    /// Tokens of a row, for the same [default: counted where the data are at hand]
+    #[arg(long, value_name = "N", value_parser = positive)]
+    pub tokens: Option<f64>,
+    /// ε of the whole run: says what noise on the mean it takes
+    #[arg(long, value_name = "EPSILON", value_parser = positive)]
+    pub epsilon: Option<f64>,
+    /// Price of a GB that crosses, in whatever currency
+    #[arg(long, value_name = "PRICE", value_parser = not_negative)]
+    pub price_per_gb: Option<f64>,
     /// Print JSON
     #[arg(long)]
     pub json: bool,
 }
 
-fn speed(text: &str) -> Result<f64, String> {
+fn positive(text: &str) -> Result<f64, String> {
     match text.parse() {
         Ok(v) if v > 0.0 && f64::is_finite(v) => Ok(v),
-        _ => Err("expected a positive number of Mbit/s".into()),
+        _ => Err("expected a positive number".into()),
+    }
+}
+
+fn not_negative(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(v) if v >= 0.0 && f64::is_finite(v) => Ok(v),
+        _ => Err("expected a number, not negative".into()),
     }
 }
 
@@ -62,8 +91,16 @@ struct Cost {
     high: Forecast,
     /// Whether shapes tell this about and not exactly: which slots are left depends on what clients learn.
     about: bool,
-    /// Seconds of the slowest client in a round, at the link speeds given: low and high.
+    /// Seconds of the longest round: low and high.
     seconds_a_round: [f64; 2],
+    /// Whether training is in them, and not sending alone.
+    with_training: bool,
+    /// What all that crosses costs, low and high, by `--price-per-gb`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    price: Option<[f64; 2]>,
+    /// ε and δ of the whole run, and the noise multiplier, where the configuration protects clients.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    privacy: Option<PrivacyCost>,
     /// Whether the server needs no more than a sum of uploads, and why not.
     secure_aggregation: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -76,6 +113,32 @@ struct Refused {
     strategy: String,
     /// Why.
     refused: String,
+}
+
+/// What `[privacy]` comes to.
+#[derive(Clone, Copy, PartialEq, Serialize)]
+struct PrivacyCost {
+    /// ε of the whole run; absent where none can be given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    epsilon: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    delta: Option<f64>,
+    /// Deviation of the noise on the sum of uploads, in units of the clip.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    noise: Option<f64>,
+}
+
+impl From<PrivacyForecast> for PrivacyCost {
+    fn from(PrivacyForecast { noise, spent }: PrivacyForecast) -> Self {
+        PrivacyCost { epsilon: spent.map(|s| s.epsilon), delta: spent.map(|s| s.delta), noise }
+    }
+}
+
+/// What all cells have in common.
+struct Federation<'f> {
+    model: &'f ModelInfo,
+    task: Task,
+    time: &'f Time,
 }
 
 /// What JSON has a list of.
@@ -112,10 +175,13 @@ pub fn run(args: &CostArgs, common: &Common) -> Result<()> {
     let notices: BTreeSet<&String> = opened.iter().flat_map(|(grid, _)| &grid.notices).collect();
     notices.into_iter().for_each(note);
     let (model, task) = (job::info(base, &mut Waiting::default())?, task(args, &opened)?);
+    let has_data = opened.iter().all(|(_, has_data)| *has_data);
+    let time = Time::of(args, base, has_data, &model)?;
+    let federation = Federation { model: &model, task, time: &time };
     let mut costs = Vec::new();
     for (grid, _) in &opened {
         for (i, cell) in grid.cells.iter().enumerate() {
-            let cost = cost(args, cell, grid.variants[cell.variant].label(), &model, task);
+            let cost = cost(args, cell, grid.variants[cell.variant].label(), &federation);
             costs.push((i, cost.map_err(|error| grid.explain(i, error))?));
         }
     }
@@ -128,7 +194,7 @@ pub fn run(args: &CostArgs, common: &Common) -> Result<()> {
         put(serde_json::to_string_pretty(&answers.collect::<Vec<_>>())?);
         return Ok(());
     }
-    print(args, &base.config, &costs);
+    tables::print(&base.config, &time, &costs);
     refused
         .iter()
         .for_each(|Refused { strategy, refused }| say(format!("Not with this configuration: {strategy}: {refused}.")));
@@ -140,12 +206,22 @@ pub fn run(args: &CostArgs, common: &Common) -> Result<()> {
 /// The cells of what is asked, and whether the data is at hand.
 fn open(args: &CostArgs, common: &Common, asked: &Asked) -> Result<(Grid, bool)> {
     let of = |sets: &[String]| Grid::new(args.config.as_deref(), sets, common.device.as_ref(), asked);
+    let sets = with_epsilon(args, &common.sets);
     // A configuration whose data is still to be named is as good as any: texts are not read.
-    let without_data = [common.sets.clone(), vec!["data.path=builtin".to_string()]].concat();
-    match of(&common.sets) {
+    let without_data = [sets.clone(), vec!["data.path=builtin".to_string()]].concat();
+    match of(&sets) {
         Ok(grid) => Ok((grid, true)),
         Err(_) => Ok((of(&without_data)?, false)),
     }
+}
+
+/// `--set`, with noise on the mean for `--epsilon`.
+fn with_epsilon(args: &CostArgs, sets: &[String]) -> Vec<String> {
+    let Some(epsilon) = args.epsilon else { return sets.to_vec() };
+    // How far uploads are clipped has no part in ε, so any clip does.
+    let privacy = format!("privacy={{kind=\"gaussian\",clip=1.0,epsilon={epsilon:?}}}");
+    let own = sets.iter().filter(|set| !set.starts_with("privacy="));
+    own.cloned().chain([privacy]).collect()
 }
 
 impl Refused {
@@ -177,25 +253,28 @@ fn task(args: &CostArgs, opened: &[(Grid, bool)]) -> Result<Task> {
     labels.map(Task::Classify)
 }
 
-fn cost(args: &CostArgs, cell: &Cell, strategy: String, model: &ModelInfo, task: Task) -> Result<Cost> {
-    let settings = cell.loaded.config.settings();
-    let of = |choice| forecast(&settings, model, task, choice);
+fn cost(args: &CostArgs, cell: &Cell, strategy: String, of: &Federation<'_>) -> Result<Cost> {
+    let settings = of.time.on_devices(cell.loaded.config.settings());
+    let of = |choice| forecast_of(&settings, of.model, of.task, choice, &|client| of.time.texts(client));
     let low = of(Choice::Narrowest)?;
     let chooses = matches!(settings.strategy, StrategySettings::LoraA2 { .. });
     let high = if chooses { of(Choice::Widest)? } else { low };
-    let seconds = [low, high].map(|f| f.transfer_seconds(args.up, args.down));
     let coded =
         settings.wire.codes_uploads().then_some("short messages have scales or places of their own and do not add up");
     let against = settings.strategy.traits().against_secure_aggregation.or(coded);
     let (rank, secure_aggregation) = (cell.rank.clone(), against.is_none());
     let about = settings.strategy.traits().depends_on_data && low == high;
+    let price = |f: Forecast| args.price_per_gb.map(|price| price * (f.upload_bytes + f.download_bytes) as f64 / 1e9);
     Ok(Cost {
         strategy,
         rank,
         about,
         low,
         high,
-        seconds_a_round: seconds,
+        seconds_a_round: [low, high].map(|f| f.longest_round),
+        with_training: settings.clients.devices.iter().all(|kind| kind.tokens_per_second.is_finite()),
+        price: price(low).zip(price(high)).map(|(low, high)| [low, high]),
+        privacy: PrivacyForecast::of(&settings)?.map(PrivacyCost::from),
         secure_aggregation,
         against_secure_aggregation: against,
     })
@@ -207,47 +286,5 @@ fn scalars(count: u64) -> String {
         n if n >= 1e9 => format!("{:.3}B", n / 1e9),
         n if n >= 1e6 => format!("{:.1}M", n / 1e6),
         n => short(n),
-    }
-}
-
-fn print(args: &CostArgs, config: &RunConfig, costs: &[Cost]) {
-    let (clients, rounds) = (config.clients.count, config.train.rounds);
-    let cohort = config.clients.per_round.unwrap_or(clients);
-    say(format!(
-        "{rounds} rounds of {cohort} of {clients} clients; a client's link: {} Mbit/s up, {} Mbit/s down\n",
-        args.up, args.down
-    ));
-    let mut rows =
-        vec![row(["strategy", "rank", "sent", "bytes up", "bytes down", "largest upload", "a round", "secure sum"])];
-    for cost in costs {
-        let span = |low: String, high: String| {
-            if low != high {
-                format!("{low} to {high}")
-            } else if cost.about {
-                format!("about {low}")
-            } else {
-                low
-            }
-        };
-        let range = |of: &dyn Fn(&Forecast) -> String| span(of(&cost.low), of(&cost.high));
-        let [fast, slow] = cost.seconds_a_round.map(seconds);
-        rows.push(row([
-            &cost.strategy,
-            &cost.rank.to_string(),
-            &range(&|f| scalars(f.upload_params)),
-            &range(&|f| bytes(f.upload_bytes)),
-            &range(&|f| bytes(f.download_bytes)),
-            &range(&|f| bytes(f.largest_upload)),
-            &span(fast, slow),
-            if cost.secure_aggregation { "yes" } else { "no" },
-        ]));
-    }
-    say(aligned(&rows));
-    say(
-        "sent: uploaded scalars of the whole run, indices not counted; bytes: of the messages themselves. A range: between the\n\
-         shortest and the longest vectors that clients could choose. A round: what the slowest client sends and receives.",
-    );
-    if config.wire.top_k.is_some() || config.wire.deflate {
-        say("Uploads are at most so long: which numbers are sent, and how well they pack, shows when it runs.");
     }
 }

@@ -168,7 +168,8 @@ fn say_result(recorder: &Recorder, quiet: bool) {
     }
     say("");
     let memory = summary.memory.map(|memory| memory_line(memory, &identity.device));
-    totals.accuracy_line().into_iter().chain(totals.best_line(identity)).chain(upload).chain(memory).for_each(say);
+    let lines = [totals.accuracy_line(), totals.best_line(identity), upload, totals.clock_line(), memory];
+    lines.into_iter().flatten().for_each(say);
     say(format!("run folder: {path}"));
 }
 

@@ -78,3 +78,57 @@ fn what_is_missing_is_said() {
     let strategy = ["cost", BANKING, "--set", "model.path=builtin", "--labels", "77", "--strategies", "nothing"];
     room.refuse(2, &["nothing", "lora-a2"], &strategy);
 }
+
+#[test]
+fn a_round_is_receiving_training_and_sending_on_the_devices_that_are_named() {
+    let room = Room::new();
+    let json = |more: &[&str]| -> Value {
+        let said = room.succeed(&[&["cost", "--strategies", "fedit", "--ranks", "4", "--json"], more].concat());
+        serde_json::from_str::<Value>(&said.out).expect("JSON")[0].clone()
+    };
+    let of = |cost: &Value| cost["low"]["longest_round"].as_f64().expect("seconds");
+    // Links alone: the first round downloads A, later ones all that moved.
+    let links = json(&["--up", "8", "--down", "80"]);
+    let bytes = |name: &str| links["low"][name].as_u64().expect("bytes") as f64;
+    let expected = 8e-6 * (bytes("largest_download") / 80.0 + bytes("largest_upload") / 8.0);
+    assert!((of(&links) - expected).abs() < 1e-9 && links["with_training"] == false, "{links}");
+    // Ten clients, all rounds alike but the first.
+    assert_eq!(bytes("client_upload_bytes") * 10.0, bytes("upload_bytes"));
+    // 100 rows of 20 tokens, once through, at 1000 tokens a second; two messages of half a second each.
+    let all = ["--up", "8", "--down", "80", "--latency", "0.5", "--tokens-per-second", "1000", "--rows", "100"];
+    let trained = json(&[&all[..], &["--tokens", "20", "--set", "train.epochs=3"]].concat());
+    assert!((of(&trained) - (expected + 1.0 + 6.0)).abs() < 1e-9 && trained["with_training"] == true, "{trained}");
+    // What a GB costs; ε and the noise it takes, without a run.
+    let priced = json(&["--price-per-gb", "2", "--epsilon", "8"]);
+    let sum =
+        (priced["low"]["upload_bytes"].as_f64().unwrap() + priced["low"]["download_bytes"].as_f64().unwrap()) / 1e9;
+    assert!((priced["price"][0].as_f64().expect("a price") - 2.0 * sum).abs() < 1e-12);
+    let epsilon = priced["privacy"]["epsilon"].as_f64().expect("an epsilon");
+    assert!(epsilon <= 8.0 && epsilon > 7.9 && priced["privacy"]["noise"].as_f64().expect("noise") > 1.0);
+    // Dropouts and stragglers are named, and rows without tokens at hand are asked for.
+    let clients = ["--set", "clients.dropout=0.2", "--set", "clients.stragglers={share=0.5}"];
+    let said = room.succeed(&[&["cost", "--strategies", "fedit"], &clients[..]].concat());
+    assert!(
+        said.out.contains("20.0% of which drop out") && said.out.contains("50.0% manage only from 20.0%"),
+        "{said:?}"
+    );
+    room.refuse(2, &["--up", "positive number"], &["cost", "--up", "0"]);
+}
+
+#[test]
+fn a_run_takes_as_long_on_its_devices_as_was_forecast() {
+    let room = Room::new();
+    let config = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../configs/hospitals.toml").display().to_string();
+    let sets = ["--set", "train.rounds=2", "--set", "clients.budget=8", "--set", "train.epochs=1"];
+    let costs = room.succeed(&[&["cost", &config, "--strategies", "lora-a2", "--json"], &sets[..]].concat());
+    let costs: Value = serde_json::from_str(&costs.out).expect("JSON");
+    let said = room.succeed(&[&["train", &config, "--out", "run"], &sets[..]].concat());
+    assert!(said.out.contains("on the clients' devices (clients.devices): "), "{said:?}");
+    let summary: Value = serde_json::from_str(&room.read("run/summary.json")).expect("JSON");
+    let (told, found) = (&costs[0]["low"], &summary["simulated_seconds"]);
+    assert!((told["seconds"].as_f64().unwrap() - found.as_f64().unwrap()).abs() < 1e-6, "{told} {found}");
+    assert!((told["watt_hours"].as_f64().unwrap() - summary["watt_hours"].as_f64().unwrap()).abs() < 1e-9);
+    // The report has a picture of it.
+    room.succeed(&["report", "run", "--out", "page.html"]);
+    assert!(room.read("page.html").contains("\"slow hospital\""));
+}

@@ -54,6 +54,12 @@ pub struct Measured {
     pub train_seconds: f64,
     /// Tokens trained, probes included.
     pub tokens_trained: u64,
+    /// Seconds that the run would have taken on the devices of `clients.devices`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub simulated_seconds: Option<f64>,
+    /// Watt hours that the clients would have drawn there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub watt_hours: Option<f64>,
     /// The device, in words.
     pub device: String,
     /// One point for every evaluation.
@@ -114,6 +120,8 @@ impl Measured {
             download_bytes: summary.download_bytes,
             train_seconds: summary.train_seconds,
             tokens_trained: summary.tokens_trained,
+            simulated_seconds: summary.simulated_seconds,
+            watt_hours: summary.watt_hours,
             device: summary.device,
             curve,
         }

@@ -64,6 +64,7 @@ pub fn table(grid: &Grid, groups: &[Group<'_>]) -> String {
     let mut head = vec!["rank".to_string(), "strategy".to_string()];
     head.extend(grid.columns.iter().map(|column| column.title()));
     head.extend(["upload MB", "download MB", "training"].map(String::from));
+    head.extend(has_clock(groups).then(|| "on devices".to_string()));
     let mut rows = vec![head];
     rows.extend(untrained(groups, grid.columns.len()));
     for rank in ranks(groups) {
@@ -77,7 +78,7 @@ pub fn table(grid: &Grid, groups: &[Group<'_>]) -> String {
             row.extend(best.iter().enumerate().map(|(column, best)| {
                 here.iter().find(|g| g.column == column).map_or("–".into(), |group| accuracy(group, *best))
             }));
-            row.extend(costs(&here));
+            row.extend(costs(&here, has_clock(groups)));
             rows.push(row);
             rows.extend(personal(rank, &given.label(), &here, grid.columns.len()));
         }
@@ -109,14 +110,22 @@ fn accuracy(group: &Group<'_>, best: Option<f64>) -> String {
 }
 
 /// Upload, download and time of a run, mean over seeds and columns.
-fn costs(groups: &[&Group<'_>]) -> [String; 3] {
+fn costs(groups: &[&Group<'_>], clock: bool) -> Vec<String> {
     let mean = |of: fn(&Measured) -> f64| Spread::of(groups.iter().flat_map(|g| g.measured()).map(of)).map(|s| s.mean);
     let shown = |value: Option<f64>, show: fn(f64) -> String| value.map_or("–".to_string(), show);
-    [
+    let simulated = groups.iter().flat_map(|g| g.measured()).filter_map(|run| run.simulated_seconds);
+    let mut costs = vec![
         shown(mean(|run| run.upload_bytes as f64 / 1e6), three),
         shown(mean(|run| run.download_bytes as f64 / 1e6), three),
         shown(mean(|run| run.train_seconds), seconds),
-    ]
+    ];
+    costs.extend(clock.then(|| shown(Spread::of(simulated).map(|s| s.mean), seconds)));
+    costs
+}
+
+/// Whether runs tell how long they would have taken on devices of their own.
+fn has_clock(groups: &[Group<'_>]) -> bool {
+    groups.iter().flat_map(Group::measured).any(|run| run.simulated_seconds.is_some())
 }
 
 /// A row for the untrained model, where runs evaluated it: over all runs of a column, which differ by their seeds alone.
@@ -133,7 +142,8 @@ fn untrained(groups: &[Group<'_>], columns: usize) -> Option<Vec<String>> {
     cells.iter().any(Option::is_some).then(|| {
         let start = ["–".to_string(), "untrained".to_string()];
         let cells = cells.into_iter().map(|cell| cell.unwrap_or("–".into()));
-        start.into_iter().chain(cells).chain(["–", "–", "–"].map(String::from)).collect()
+        let costs = vec!["–".to_string(); 3 + usize::from(has_clock(groups))];
+        start.into_iter().chain(cells).chain(costs).collect()
     })
 }
 

@@ -10,7 +10,7 @@ use super::document::Document;
 use super::key::{path_of, remove};
 use super::overrides::Override;
 use super::run_config::{NOT_SET, QUICKSTART, RunConfig};
-use super::{check, moved, schema};
+use super::{check, measured, moved, schema};
 use crate::run_folder::{self, CONFIG, METRICS};
 use crate::user_error::UserError;
 
@@ -110,6 +110,7 @@ fn check(mut document: Document, sets: &[String]) -> Result<CheckedConfig, UserE
     if for_builtin {
         notices.extend(drop_keys_of_builtin(&mut document));
     }
+    measured::fill_in(&mut document)?;
     let mut config: RunConfig = check::read(&mut document, &mut notices)?;
     notices.extend(drop_budget(&mut config, &document));
     match config.problem() {

@@ -109,7 +109,9 @@ impl Text {
             self.comment(mark, &format!("{{ {} = \"{}\"{keys} }}: {}", one.tag, one.word, said(one.schema)));
             rest().for_each(|(key, inner)| self.comment(&format!("{mark}    "), &format!("{key}: {}", said(inner))));
         }
-        for (key, inner) in properties(schema) {
+        for (key, inner) in
+            properties(schema).into_iter().chain(schema.get("items").map(properties).unwrap_or_default())
+        {
             self.comment(mark, &format!("{key} = {}: {}", shown(inner), said(inner)));
         }
     }

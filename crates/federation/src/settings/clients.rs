@@ -4,6 +4,8 @@ use bonfire_engine::Problem;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::DeviceKind;
+
 /// Who takes part.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -22,6 +24,20 @@ pub struct ClientSettings {
     /// Clients that do not manage all their local steps.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stragglers: Option<Stragglers>,
+    /// What the clients' devices and links are like, a table `[[clients.devices]]` for each kind: the run then tells how long it would
+    /// have taken there. Nobody else's clock is in it: what the server does costs nothing.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub devices: Vec<DeviceKind>,
+    /// Seconds after which a round is closed, by that clock: who has not sent everything by then has trained for nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deadline: Option<f64>,
+    /// Share of `clients.per_round` that is invited besides: the round is closed when `per_round` have sent everything.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub over_select: f64,
+}
+
+fn is_zero(share: &f64) -> bool {
+    *share == 0.0
 }
 
 /// Clients that do not manage all their local steps, drawn anew in every round.
@@ -42,7 +58,16 @@ fn a_fifth() -> f64 {
 impl ClientSettings {
     /// `count` clients that all take part, with the whole rank and to the end.
     pub fn new(count: usize) -> Self {
-        ClientSettings { count, per_round: None, budget: Budget::Full, dropout: 0.0, stragglers: None }
+        ClientSettings {
+            count,
+            per_round: None,
+            budget: Budget::Full,
+            dropout: 0.0,
+            stragglers: None,
+            devices: Vec::new(),
+            deadline: None,
+            over_select: 0.0,
+        }
     }
 
     /// The first thing wrong.
@@ -57,6 +82,7 @@ impl ClientSettings {
                 "a share of the local steps, above 0 and at most 1",
             ),
         ])
+        .or_else(|| self.clock_problem())
     }
 }
 

@@ -164,6 +164,11 @@ impl Settings {
             "must be the mean where privacy adds its noise to the mean",
         ))
         .or(is(
+            central && self.clients.over_select > 0.0,
+            "clients.over_select",
+            "makes one client's being there keep another out, which the account of [privacy] does not count; leave it out",
+        ))
+        .or(is(
             private && traits.sends_more,
             "privacy",
             &format!("protects movements, and {name} sends more than those; leave [privacy] out"),

@@ -42,6 +42,7 @@ pub struct RunData {
     notes: Vec<String>,
     curves: BTreeMap<&'static str, Curve>,
     times: Option<TimeData>,
+    clock: Option<ClockData>,
     partition: Option<PartitionData>,
     personal: Option<PersonalData>,
     slots: Option<SlotStory>,
@@ -54,6 +55,9 @@ struct Curve {
     rounds: Vec<usize>,
     /// Bytes uploaded up to each of them.
     uploaded: Vec<u64>,
+    /// Seconds that the run would have taken up to each of them on the devices of `clients.devices`; empty where nothing is said
+    /// of devices.
+    clock: Vec<f64>,
     values: Vec<f64>,
     /// Every so many values are shown.
     every: usize,
@@ -64,6 +68,16 @@ struct Curve {
 struct TimeData {
     spans: Vec<[usize; 2]>,
     seconds: BTreeMap<&'static str, Vec<f64>>,
+}
+
+/// How long clients were at it on the devices of `clients.devices`.
+#[derive(Serialize)]
+struct ClockData {
+    kinds: Vec<String>,
+    /// Mean seconds of a client in a round, by kind.
+    mean: Vec<f64>,
+    /// Uploads that came too late.
+    late: usize,
 }
 
 /// Who holds what.
@@ -97,6 +111,8 @@ struct ClientRow {
     round: usize,
     slots: Option<Vec<Vec<usize>>>,
     test_accuracy: Option<f64>,
+    device: Option<String>,
+    simulated_seconds: Option<f64>,
 }
 
 impl RunData {
@@ -124,6 +140,7 @@ impl RunData {
             notes: notes(cut, clients.cut),
             curves: curves(&rows),
             times: TimeData::of(&rows),
+            clock: clients.clock(&rows),
             partition: PartitionFile::read(folder)?.map(PartitionData::of),
             personal: clients.personal(),
             slots: clients.choices.story(folder),
@@ -146,6 +163,8 @@ struct ClientData {
     /// Accuracies of the last round that has any.
     accuracies: (usize, Vec<f64>),
     cut: bool,
+    /// Sum and number of seconds by kind of device.
+    seconds: BTreeMap<String, (f64, usize)>,
 }
 
 impl ClientData {
@@ -159,6 +178,10 @@ impl ClientData {
             if let Some(slots) = &row.slots {
                 story.choices.add(row.round, slots);
             }
+            if let Some((kind, seconds)) = row.device.zip(row.simulated_seconds) {
+                let (sum, number) = story.seconds.entry(kind).or_default();
+                (*sum, *number) = (*sum + seconds, *number + 1);
+            }
             if let Some(accuracy) = row.test_accuracy {
                 if story.accuracies.0 != row.round {
                     story.accuracies = (row.round, Vec::new());
@@ -168,6 +191,14 @@ impl ClientData {
         })?;
         story.cut = cut;
         Ok(story)
+    }
+
+    fn clock(&self, rows: &[RoundMetrics]) -> Option<ClockData> {
+        // A configuration may name any number of kinds.
+        let shown = || self.seconds.iter().take(HELD);
+        let mean = shown().map(|(_, (sum, number))| short(sum / *number as f64)).collect();
+        let (kinds, late) = (shown().map(|(kind, _)| kind.clone()).collect(), rows.iter().map(|r| r.late.len()).sum());
+        (!self.seconds.is_empty()).then_some(ClockData { kinds, mean, late })
     }
 
     fn personal(&self) -> Option<PersonalData> {
@@ -205,16 +236,18 @@ fn curves(rows: &[RoundMetrics]) -> BTreeMap<&'static str, Curve> {
 
 impl Curve {
     fn of(rows: &[RoundMetrics], value: impl Fn(&RoundMetrics) -> Option<f64>) -> Option<Curve> {
-        let mut uploaded = 0;
+        let (mut uploaded, mut simulated) = (0, 0.0);
         let mut points = Vec::new();
         for row in rows {
             uploaded += row.upload_bytes;
-            points.extend(value(row).map(|value| (row.round, uploaded, short(value))));
+            simulated += row.simulated_seconds.unwrap_or(0.0);
+            points.extend(value(row).map(|value| (row.round, uploaded, short(value), short(simulated))));
         }
         let (every, points) = thin(points, POINTS);
         let curve = Curve {
             rounds: points.iter().map(|p| p.0).collect(),
             uploaded: points.iter().map(|p| p.1).collect(),
+            clock: if simulated > 0.0 { points.iter().map(|p| p.3).collect() } else { Vec::new() },
             values: points.iter().map(|p| p.2).collect(),
             every,
         };

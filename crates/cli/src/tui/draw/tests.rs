@@ -25,6 +25,8 @@ fn client(round: usize, client: usize) -> ClientMetrics {
         upload_bytes: 1000,
         slots: Some([vec![0, 1], vec![3]].into_iter().collect()),
         test_accuracy: Some(0.625),
+        device: None,
+        simulated_seconds: None,
     }
 }
 
