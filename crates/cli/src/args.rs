@@ -17,6 +17,7 @@ use crate::commands::generate::GenerateArgs;
 use crate::commands::manual::{CompletionsArgs, ManArgs};
 use crate::commands::new::NewArgs;
 use crate::commands::partition::PartitionArgs;
+use crate::commands::plan::PlanArgs;
 use crate::commands::predict::PredictArgs;
 use crate::commands::report::ReportArgs;
 use crate::commands::self_test::SelfTestArgs;
@@ -121,6 +122,9 @@ pub enum Command {
     /// Count what a federation would send, before anything is trained
     #[command(after_help = examples::COST)]
     Cost(CostArgs),
+    /// Weigh settings against each other: bytes, time, and the accuracy that runs have shown
+    #[command(after_help = examples::PLAN)]
+    Plan(Box<PlanArgs>),
     /// Show which client holds which labels
     #[command(after_help = examples::PARTITION)]
     Partition(PartitionArgs),

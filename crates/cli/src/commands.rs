@@ -11,6 +11,7 @@ pub mod generate;
 pub mod manual;
 pub mod new;
 pub mod partition;
+pub mod plan;
 pub mod predict;
 pub mod report;
 pub mod self_test;

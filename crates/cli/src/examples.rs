@@ -61,7 +61,14 @@ pub const COST: &str = "\
 Examples:
   bonfire cost
   bonfire cost configs/paper/table1-banking77.toml --set model.path=DIR --ranks 8,1 --strategies full,fedit,lora-a2
-  bonfire cost --up 5 --down 50 --json";
+  bonfire cost --up 5 --down 50 --json
+  bonfire cost configs/hospitals.toml --strategies fedit,lora-a2 --price-per-gb 0.09";
+
+/// After `bonfire plan --help`.
+pub const PLAN: &str = "\
+Examples:
+  bonfire plan configs/hospitals.toml --strategies fedit,lora-a2,lora-a2:wire.upload=int8 --ranks 8,4
+  bonfire plan CONFIG --strategies fedit,lora-a2 --runs compare/NAME --reach 0.8 --max-hours 24 --svg plan.svg";
 
 /// After `bonfire partition --help`.
 pub const PARTITION: &str = "\

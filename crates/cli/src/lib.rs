@@ -45,6 +45,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> u8 {
         Command::Predict(args) => commands::predict::run(args, &cli.common),
         Command::Partition(args) => commands::partition::run(args, &cli.common),
         Command::Cost(args) => commands::cost::run(args, &cli.common),
+        Command::Plan(args) => commands::plan::run(args, &cli.common),
         Command::Export(args) => commands::export::run(args, &cli.common),
         Command::Report(args) => commands::report::run(args, &cli.common),
         Command::Bench(args) => commands::bench::run(args, &cli.common),

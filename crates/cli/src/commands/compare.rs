@@ -2,7 +2,7 @@
 
 mod args;
 mod cells;
-mod figure;
+pub(crate) mod figure;
 mod plots;
 #[cfg(test)]
 mod tests;

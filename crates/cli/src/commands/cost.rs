@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use bonfire_experiment::compare::{Asked, Cell, Grid, Rank, Variant, Variants, our_forms};
-use bonfire_experiment::config::TaskKind;
+use bonfire_experiment::config::{RunConfig, TaskKind};
 use bonfire_experiment::format::short;
 use bonfire_experiment::log::note;
 use bonfire_experiment::{UserError, job};
@@ -66,7 +66,7 @@ pub struct CostArgs {
     pub json: bool,
 }
 
-fn positive(text: &str) -> Result<f64, String> {
+pub(super) fn positive(text: &str) -> Result<f64, String> {
     match text.parse() {
         Ok(v) if v > 0.0 && f64::is_finite(v) => Ok(v),
         _ => Err("expected a positive number".into()),
@@ -82,19 +82,32 @@ fn not_negative(text: &str) -> Result<f64, String> {
 
 /// One row of the answer.
 #[derive(Serialize)]
-struct Cost {
-    strategy: String,
-    rank: Rank,
+pub(super) struct Cost {
+    pub strategy: String,
+    /// The strategy with its keys as it was given.
+    #[serde(skip)]
+    pub variant: String,
+    #[serde(skip)]
+    pub rounds: usize,
+    /// Whether uploads are at most so long.
+    #[serde(skip)]
+    pub bounded: bool,
+    /// What it is, as TOML, but for where the data are where these are not at hand.
+    #[serde(skip)]
+    pub config: String,
+    #[serde(skip)]
+    pub has_data: bool,
+    pub rank: Rank,
     /// What is sent, or the least of it where clients choose.
-    low: Forecast,
+    pub low: Forecast,
     /// The most of it.
-    high: Forecast,
+    pub high: Forecast,
     /// Whether shapes tell this about and not exactly: which slots are left depends on what clients learn.
-    about: bool,
+    pub about: bool,
     /// Seconds of the longest round: low and high.
     seconds_a_round: [f64; 2],
     /// Whether training is in them, and not sending alone.
-    with_training: bool,
+    pub with_training: bool,
     /// What all that crosses costs, low and high, by `--price-per-gb`.
     #[serde(skip_serializing_if = "Option::is_none")]
     price: Option<[f64; 2]>,
@@ -109,10 +122,10 @@ struct Cost {
 
 /// A strategy that the configuration does not fit.
 #[derive(Serialize)]
-struct Refused {
-    strategy: String,
+pub(super) struct Refused {
+    pub strategy: String,
     /// Why.
-    refused: String,
+    pub refused: String,
 }
 
 /// What `[privacy]` comes to.
@@ -136,6 +149,7 @@ impl From<PrivacyForecast> for PrivacyCost {
 
 /// What all cells have in common.
 struct Federation<'f> {
+    has_data: bool,
     model: &'f ModelInfo,
     task: Task,
     time: &'f Time,
@@ -149,12 +163,50 @@ enum Answer<'c> {
     Refused(&'c Refused),
 }
 
+/// What is asked, counted.
+pub(super) struct Counted {
+    /// The configuration without any strategy's own keys.
+    pub config: RunConfig,
+    /// How its rows are dealt out, in words.
+    pub partition: String,
+    pub time: Time,
+    /// Rank by rank.
+    pub costs: Vec<Cost>,
+    pub refused: Vec<Refused>,
+    /// Those that are not refused.
+    pub variants: Vec<Variant>,
+}
+
 /// Runs the command. A strategy that the configuration does not fit is said beside the others.
 ///
 /// # Errors
 /// A configuration that fits no strategy, or a model's `config.json` that cannot be used; a trained head without a number of
 /// labels.
 pub fn run(args: &CostArgs, common: &Common) -> Result<()> {
+    let counted = count(args, common)?;
+    if args.json {
+        let answers = counted.costs.iter().map(Answer::Cost).chain(counted.refused.iter().map(Answer::Refused));
+        put(serde_json::to_string_pretty(&answers.collect::<Vec<_>>())?);
+        return Ok(());
+    }
+    tables::print(&counted.config, &counted.time, &counted.costs);
+    say_refused(&counted.refused);
+    our_forms(&counted.variants).into_iter().for_each(say);
+    Ok(())
+}
+
+/// A line for each strategy that the configuration does not fit.
+pub(super) fn say_refused(refused: &[Refused]) {
+    refused
+        .iter()
+        .for_each(|Refused { strategy, refused }| say(format!("Not with this configuration: {strategy}: {refused}.")));
+}
+
+/// Counts what is asked.
+///
+/// # Errors
+/// As [`run`].
+pub(super) fn count(args: &CostArgs, common: &Common) -> Result<Counted> {
     let asked =
         |variants: &[Variant]| Asked { variants: variants.to_vec(), seeds: &[], ranks: &args.ranks, alphas: &[] };
     asked(&args.strategies.0).check()?;
@@ -177,30 +229,23 @@ pub fn run(args: &CostArgs, common: &Common) -> Result<()> {
     let (model, task) = (job::info(base, &mut Waiting::default())?, task(args, &opened)?);
     let has_data = opened.iter().all(|(_, has_data)| *has_data);
     let time = Time::of(args, base, has_data, &model)?;
-    let federation = Federation { model: &model, task, time: &time };
+    let federation = Federation { has_data, model: &model, task, time: &time };
     let mut costs = Vec::new();
     for (grid, _) in &opened {
         for (i, cell) in grid.cells.iter().enumerate() {
-            let cost = cost(args, cell, grid.variants[cell.variant].label(), &federation);
+            let cost = cost(args, cell, &grid.variants[cell.variant], &federation);
             costs.push((i, cost.map_err(|error| grid.explain(i, error))?));
         }
     }
-    // Rank by rank.
     costs.sort_by_key(|(rank, _)| *rank);
-    let costs: Vec<Cost> = costs.into_iter().map(|(_, cost)| cost).collect();
-    let refused: Vec<Refused> = refused.iter().map(|(variant, error)| Refused::of(variant, error)).collect();
-    if args.json {
-        let answers = costs.iter().map(Answer::Cost).chain(refused.iter().map(Answer::Refused));
-        put(serde_json::to_string_pretty(&answers.collect::<Vec<_>>())?);
-        return Ok(());
-    }
-    tables::print(&base.config, &time, &costs);
-    refused
-        .iter()
-        .for_each(|Refused { strategy, refused }| say(format!("Not with this configuration: {strategy}: {refused}.")));
-    let shown: Vec<Variant> = opened.iter().flat_map(|(grid, _)| grid.variants.clone()).collect();
-    our_forms(&shown).into_iter().for_each(say);
-    Ok(())
+    Ok(Counted {
+        config: base.config.clone(),
+        partition: opened[0].0.columns[0].words.clone(),
+        costs: costs.into_iter().map(|(_, cost)| cost).collect(),
+        refused: refused.iter().map(|(variant, error)| Refused::of(variant, error)).collect(),
+        variants: opened.iter().flat_map(|(grid, _)| grid.variants.clone()).collect(),
+        time,
+    })
 }
 
 /// The cells of what is asked, and whether the data is at hand.
@@ -253,8 +298,8 @@ fn task(args: &CostArgs, opened: &[(Grid, bool)]) -> Result<Task> {
     labels.map(Task::Classify)
 }
 
-fn cost(args: &CostArgs, cell: &Cell, strategy: String, of: &Federation<'_>) -> Result<Cost> {
-    let settings = of.time.on_devices(cell.loaded.config.settings());
+fn cost(args: &CostArgs, cell: &Cell, variant: &Variant, of: &Federation<'_>) -> Result<Cost> {
+    let (settings, has_data) = (of.time.on_devices(cell.loaded.config.settings()), of.has_data);
     let of = |choice| forecast_of(&settings, of.model, of.task, choice, &|client| of.time.texts(client));
     let low = of(Choice::Narrowest)?;
     let chooses = matches!(settings.strategy, StrategySettings::LoraA2 { .. });
@@ -266,7 +311,12 @@ fn cost(args: &CostArgs, cell: &Cell, strategy: String, of: &Federation<'_>) -> 
     let about = settings.strategy.traits().depends_on_data && low == high;
     let price = |f: Forecast| args.price_per_gb.map(|price| price * (f.upload_bytes + f.download_bytes) as f64 / 1e9);
     Ok(Cost {
-        strategy,
+        strategy: variant.label(),
+        variant: variant.text.clone(),
+        rounds: settings.train.rounds,
+        bounded: settings.wire.top_k.is_some() || settings.wire.deflate,
+        config: cell.loaded.config.to_toml(),
+        has_data,
         rank,
         about,
         low,

@@ -100,8 +100,9 @@ fn a_round_is_receiving_training_and_sending_on_the_devices_that_are_named() {
     assert!((of(&trained) - (expected + 1.0 + 6.0)).abs() < 1e-9 && trained["with_training"] == true, "{trained}");
     // What a GB costs; ε and the noise it takes, without a run.
     let priced = json(&["--price-per-gb", "2", "--epsilon", "8"]);
-    let sum =
-        (priced["low"]["upload_bytes"].as_f64().unwrap() + priced["low"]["download_bytes"].as_f64().unwrap()) / 1e9;
+    let sum = (priced["low"]["upload_bytes"].as_f64().expect("a number")
+        + priced["low"]["download_bytes"].as_f64().expect("a number"))
+        / 1e9;
     assert!((priced["price"][0].as_f64().expect("a price") - 2.0 * sum).abs() < 1e-12);
     let epsilon = priced["privacy"]["epsilon"].as_f64().expect("an epsilon");
     assert!(epsilon <= 8.0 && epsilon > 7.9 && priced["privacy"]["noise"].as_f64().expect("noise") > 1.0);
@@ -126,8 +127,14 @@ fn a_run_takes_as_long_on_its_devices_as_was_forecast() {
     assert!(said.out.contains("on the clients' devices (clients.devices): "), "{said:?}");
     let summary: Value = serde_json::from_str(&room.read("run/summary.json")).expect("JSON");
     let (told, found) = (&costs[0]["low"], &summary["simulated_seconds"]);
-    assert!((told["seconds"].as_f64().unwrap() - found.as_f64().unwrap()).abs() < 1e-6, "{told} {found}");
-    assert!((told["watt_hours"].as_f64().unwrap() - summary["watt_hours"].as_f64().unwrap()).abs() < 1e-9);
+    assert!(
+        (told["seconds"].as_f64().expect("a number") - found.as_f64().expect("a number")).abs() < 1e-6,
+        "{told} {found}"
+    );
+    assert!(
+        (told["watt_hours"].as_f64().expect("a number") - summary["watt_hours"].as_f64().expect("a number")).abs()
+            < 1e-9
+    );
     // The report has a picture of it.
     room.succeed(&["report", "run", "--out", "page.html"]);
     assert!(room.read("page.html").contains("\"slow hospital\""));

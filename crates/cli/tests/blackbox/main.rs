@@ -24,6 +24,7 @@ mod mistakes;
 mod numbers;
 mod partition;
 #[cfg(unix)]
+mod plan;
 mod planted;
 mod predict;
 mod privacy;
