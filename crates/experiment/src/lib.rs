@@ -48,6 +48,7 @@ mod site;
 pub mod summary;
 mod track;
 pub mod trained;
+mod trouble;
 pub mod user_error;
 mod watch;
 

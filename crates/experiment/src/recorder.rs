@@ -18,6 +18,7 @@ use crate::memory::{self, Expected};
 use crate::run_folder::{CLIENTS, CONFIG, RunFolder, client_folder, config_text, own, read, replace};
 use crate::summary::{Identity, Totals};
 use crate::track::Trackers;
+use crate::trouble::Trouble;
 use crate::watch::Watch;
 
 /// Writes what the run reports.
@@ -41,6 +42,7 @@ pub struct Recorder {
     /// Of the rounds that this process ran.
     memory: Option<MemoryUse>,
     expected: Expected,
+    trouble: Trouble,
     /// Why a round could not be written.
     failure: Option<anyhow::Error>,
     interrupt: Arc<Interrupt>,
@@ -124,6 +126,7 @@ impl Recorder {
             written: 0,
             memory: None,
             expected: Expected::of(run),
+            trouble: Trouble::new(config, past),
             failure: None,
             interrupt,
         })
@@ -160,6 +163,7 @@ impl Recorder {
                 }
                 log::round(metrics, self.rounds);
                 watch.round_ended(metrics, clients, self.totals.upload_bytes())?;
+                self.trouble.after(metrics).into_iter().for_each(log::note);
                 self.interrupt.between_rounds()
             }
         }
