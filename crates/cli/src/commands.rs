@@ -14,5 +14,6 @@ pub mod partition;
 pub mod predict;
 pub mod report;
 pub mod self_test;
+pub mod sweep;
 pub mod train;
 pub mod welcome;
