@@ -1,6 +1,7 @@
 //! Strategies side by side on the same data, partitions and seeds. A cell is one strategy variant at one rank, partition and
 //! seed, and leaves an ordinary run folder; what is there already is not run again, and what was cut is gone on with.
 
+mod attacked;
 mod axes;
 mod cells;
 mod folder;

@@ -8,6 +8,7 @@ use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
+use super::attacked::{self, Attacked};
 use super::folder::{State, state};
 use super::gain::{self, Gain};
 use super::grid::Grid;
@@ -191,7 +192,8 @@ impl<'g> Outputs<'g> {
     pub fn table(&self) -> String {
         let groups = self.groups();
         let gains = gain::table(self.grid, &groups).map(|table| format!("\n\n{table}"));
-        table::table(self.grid, &groups) + &gains.unwrap_or_default()
+        let attacked = attacked::table(self.grid, &groups).map(|table| format!("\n\n{table}"));
+        table::table(self.grid, &groups) + &gains.unwrap_or_default() + &attacked.unwrap_or_default()
     }
 
     /// What is known of each variant, rank and partition.
@@ -288,6 +290,9 @@ fn group_row(grid: &Grid, groups: &[Group<'_>], group: &Group<'_>) -> serde_json
     }
     if let Some(gain) = Gain::of(grid, groups, group) {
         row["gain"] = json!(gain);
+    }
+    if let Some(attacked) = Attacked::of(grid, groups, group) {
+        row["attacked"] = json!(attacked);
     }
     for (name, spread) in sometimes {
         if let Some(spread) = spread {

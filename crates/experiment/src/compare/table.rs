@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use super::attacked;
 use super::cells::{digits, markdown, ranks};
 use super::gain;
 use super::grid::{Grid, Rank};
@@ -27,6 +28,7 @@ pub fn page(grid: &Grid, groups: &[Group<'_>], command: &str, failures: &[String
     let what = if speaks(groups) { PERPLEXITY } else { ACCURACY };
     text += &format!("{}\n\n{what}, {NOTE}\n", table(grid, groups));
     text += &gain::table(grid, groups).map(|table| format!("\n{table}\n")).unwrap_or_default();
+    text += &attacked::table(grid, groups).map(|table| format!("\n{table}\n")).unwrap_or_default();
     text += &our_forms(&grid.variants).map(|line| format!("\n{line}\n")).unwrap_or_default();
     if !failures.is_empty() {
         text += &format!("\nFailed:\n\n{}\n", failures.iter().map(|f| format!("* {f}")).collect::<Vec<_>>().join("\n"));
