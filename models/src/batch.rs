@@ -103,6 +103,16 @@ impl PackedBatch {
         }
     }
 
+    /// One batch of the clients of all `parts`, one part's after the other's.
+    pub fn joined(parts: &[&PackedBatch]) -> Self {
+        PackedBatch {
+            tokens: parts.iter().flat_map(|part| part.tokens.iter().copied()).collect(),
+            goals: parts.iter().flat_map(|part| part.goals.iter().cloned()).collect(),
+            sequences: Segments::from_lengths(parts.iter().flat_map(|part| part.sequences.ranges().map(|r| r.len()))),
+            clients: Segments::from_lengths(parts.iter().flat_map(|part| part.clients.ranges().map(|r| r.len()))),
+        }
+    }
+
     /// Lengths of the clients' runs, where each sequence counts `of` it.
     fn client_lengths(&self, of: impl Fn(usize) -> usize) -> Segments {
         Segments::from_lengths(self.clients.ranges().map(|r| r.map(&of).sum()))
@@ -219,6 +229,18 @@ mod tests {
         assert_eq!(ints(batch.read), [1, 2, 4, 7]);
         assert_eq!(ints(batch.labels), [8, 9, 5, 2]);
         assert_eq!(batch.client_read.ranges().map(|r| r.len()).collect::<Vec<_>>(), [3, 1]);
+    }
+
+    #[test]
+    fn batches_join_as_if_they_had_been_packed_at_once() {
+        let (a, b, c) = ([1, 7, 8, 9], [1, 5], [1, 6, 2]);
+        let clients = [
+            vec![(&a[..], Goal::Class(2)), (&b[..], Goal::Class(0))],
+            vec![],
+            vec![(&c[..], Goal::PairClass { class: 1, second: 2 })],
+        ];
+        let parts = [PackedBatch::pack(&clients[..2]), PackedBatch::pack(&clients[2..])];
+        assert_eq!(PackedBatch::joined(&[&parts[0], &parts[1]]), PackedBatch::pack(&clients));
     }
 
     #[test]

@@ -21,6 +21,7 @@ use crate::commands::plan::PlanArgs;
 use crate::commands::predict::PredictArgs;
 use crate::commands::report::ReportArgs;
 use crate::commands::self_test::SelfTestArgs;
+use crate::commands::sweep::SweepArgs;
 use crate::commands::train::TrainArgs;
 use crate::common::{Common, LogFormat};
 use crate::failure::USAGE;
@@ -110,6 +111,9 @@ pub enum Command {
     /// Run strategies side by side on the same data and seeds, and put them in a table and in pictures
     #[command(after_help = examples::COMPARE)]
     Compare(Box<CompareArgs>),
+    /// Run every combination of settings side by side, many runs in one pass, and drop the worse on the way
+    #[command(after_help = examples::SWEEP)]
+    Sweep(Box<SweepArgs>),
     /// Measure a run's adapter on the test split
     #[command(after_help = examples::EVALUATE)]
     Evaluate(EvaluateArgs),

@@ -15,5 +15,6 @@ pub mod plan;
 pub mod predict;
 pub mod report;
 pub mod self_test;
+pub mod sweep;
 pub mod train;
 pub mod welcome;

@@ -7,7 +7,7 @@ use bonfire_experiment::config::{key_elsewhere, path_to};
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
 /// Commands that read a configuration, of which an option may be a key.
-const CONFIGURED: [&str; 5] = ["train", "compare", "cost", "partition", "config"];
+const CONFIGURED: [&str; 6] = ["train", "compare", "sweep", "cost", "partition", "config"];
 
 /// Options that are meant otherwise than as a key.
 const OPTIONS: &[(&[&str], &str)] = &[
@@ -38,7 +38,8 @@ const COMMANDS: &[(&[&str], &str)] = &[
     (&["classify", "infer", "inference"], "predict"),
     (&["chat", "complete", "sample"], "generate"),
     (&["plan", "estimate", "forecast", "costs"], "cost"),
-    (&["sweep", "grid", "benchmark-strategies"], "compare"),
+    (&["benchmark-strategies"], "compare"),
+    (&["grid", "grid-search", "search", "tune", "hpo"], "sweep"),
     (&["split"], "partition"),
     (&["plot", "html", "show", "view"], "report"),
     (&["init"], "config --init"),
@@ -69,7 +70,7 @@ fn option(given: &str, args: &[OsString]) -> Option<UserError> {
     let name = given.strip_prefix("--")?.split('=').next()?.replace('_', "-");
     let words: Vec<String> = args.iter().skip(1).map(|word| word.to_string_lossy().into_owned()).collect();
     let command = words.iter().find(|word| CONFIGURED.contains(&word.as_str()))?;
-    if name.starts_with("strateg") && ["compare", "cost"].contains(&command.as_str()) {
+    if name.starts_with("strateg") && ["compare", "sweep", "cost"].contains(&command.as_str()) {
         // Theirs is --strategies, which clap names.
         return None;
     }

@@ -34,6 +34,14 @@ Examples:
   bonfire compare --strategies lora-a2,fedit:train.lr_b=5x --ranks 8,1 --alphas 0.1,0.01
   bonfire compare configs/compare-banking77.toml --set model.path=DIR --set data.path=DIR --out compare/banking";
 
+/// After `bonfire sweep --help`.
+pub const SWEEP: &str = "\
+Examples:
+  bonfire sweep --set train.lr_a=1e-4,3e-4,1e-3 --seeds 0,1,2
+  bonfire sweep --strategies fedit,ffa-lora,lora-a2 --set train.lr_a=3e-4,1e-3 --halving 2,5
+  bonfire sweep --set 'adapter.targets=[\"query\"],[\"query\",\"value\"]' --ranks 2,8
+  bonfire sweep configs/banking77.toml --set model.path=DIR --set data.path=DIR --set train.lr_a=1e-4,3e-4";
+
 /// After `bonfire evaluate --help`.
 pub const EVALUATE: &str = "\
 Examples:

@@ -40,6 +40,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> u8 {
         Command::New(args) => commands::new::run(args),
         Command::Train(args) => commands::train::run(args, &cli.common, &log),
         Command::Compare(args) => commands::compare::run(args, &cli.common, &log),
+        Command::Sweep(args) => commands::sweep::run(args, &cli.common),
         Command::Evaluate(args) => commands::evaluate::run(args, &cli.common),
         Command::Generate(args) => commands::generate::run(args, &cli.common),
         Command::Predict(args) => commands::predict::run(args, &cli.common),

@@ -7,24 +7,23 @@ use std::ops::ControlFlow;
 use std::sync::mpsc::sync_channel;
 
 use bonfire_data::random::{NoiseKey, stream};
-use bonfire_kernels::LowRank;
-use bonfire_models::{
-    Adapter, ClientAdapter, Clock, DeviceBatch, Factor, Matrix, Model, PackedBatch, Part, Rounding, at_once,
-};
+use bonfire_models::{Adapter, ClientAdapter, Clock, DeviceBatch, Matrix, Model, PackedBatch, Part, Rounding, at_once};
 use burn::tensor::{Gradients, Tensor, TensorData};
 use rand::Rng;
 
 use crate::batch_schedule::{BatchSchedule, LaneStep, Step};
+use crate::gang::{Asked, Seat};
 use crate::job::{ClientJob, Outcome, Phase};
-use crate::lanes::{cleared, to_device};
+use crate::lanes::cleared;
 use crate::optimize::Optimizer;
 use crate::parameters::Parameters;
 use crate::select::choose;
 use crate::send::{resume, upload};
+use crate::starts::Starts;
 use crate::terms::{branches, flat, scaffold};
 use crate::{
-    Active, ClientPrivacy, Cohort, EngineError, EngineSettings, Member, NotFinite, Plan, Recompute, Role, Score,
-    Selection, Split, StepTimes, TrainSettings, Upload, layer_score,
+    ClientPrivacy, Cohort, EngineError, EngineSettings, Member, NotFinite, Plan, Recompute, Role, Score, Selection,
+    Split, StepTimes, TrainSettings, Upload, layer_score,
 };
 
 /// Batches packed ahead of the device: one being read, one ready.
@@ -42,8 +41,10 @@ pub(crate) struct Stepped {
 
 /// One round of one cohort, and all it needs.
 pub(crate) struct DeviceRound<'r> {
-    /// The backbone as the round's clients start from it.
+    /// The backbone as the round's clients start from it; where they step with other runs', without the round's start.
     pub model: &'r dyn Model,
+    /// Where the clients of other runs are in the same passes.
+    pub seat: Option<&'r Seat>,
     pub train: &'r Split,
     pub settings: &'r TrainSettings,
     pub options: &'r EngineSettings,
@@ -140,7 +141,7 @@ impl<'r> DeviceRound<'r> {
         let mut losses = Tensor::<1>::zeros([lanes], &device); // [C], of each lane the sum over its client's steps
         let shuffles = (phase.shuffles(), self.plan.round as u64);
         let schedule = BatchSchedule::new(jobs, self.train, self.settings, shuffles, lanes);
-        let starts = self.starts_beside();
+        let starts = self.starts(jobs);
         let mut clock = if self.clocked { Clock::start(&device) } else { Clock::stopped(&device) };
         let ran = std::thread::scope(|scope| {
             let (packed, steps) = sync_channel(AHEAD);
@@ -171,18 +172,17 @@ impl<'r> DeviceRound<'r> {
         Ok(ran.map_continue(|()| outcomes))
     }
 
-    /// What is added to what moves of the plan's one active factor, target by target `[1, R, width]`, over a backbone that does not hold
-    /// the round's start; none where it does, or where start and movement are added anyway. All slots train where it is asked for
-    /// ([`Plan::allows_dropout`]).
-    fn starts_beside(&self) -> Vec<Tensor<3>> {
-        let active = self.plan.active;
-        if !active.folds() || self.plan.folds(self.model.dropout().adapter) {
-            return Vec::new();
+    /// What clients add of the round's start to what they move, where the backbone does not hold it.
+    fn starts(&self, jobs: &[ClientJob]) -> Starts {
+        let (plan, dropped) = (self.plan, self.model.dropout().adapter);
+        let some = jobs.iter().any(|job| job.slots.is_some()) || plan.keeps_frozen_slots();
+        match (plan.folds(dropped), self.seat) {
+            (true, Some(_)) if some => Starts::beside(self.global, self.model.device()),
+            (true, Some(_)) => Starts::added(plan.active, self.global, self.model.device()),
+            // All slots train where adapters drop something ([`Plan::allows_dropout`]).
+            (false, _) if plan.active.folds() => Starts::added(plan.active, self.global, self.model.device()),
+            _ => Starts::Held,
         }
-        let (start, device) = (self.global.plain(), self.model.device().clone().inner());
-        // What stands between the factors is in B, of which it is a linear function.
-        let factor = if active == Active::A { Factor::A } else { Factor::B };
-        (0..start.targets.len()).map(|t| to_device(&start.slot_rows(factor, t), &device).autodiff()).collect()
     }
 
     fn parameters(&self, jobs: &[ClientJob], phase: Phase, lanes: usize) -> Parameters {
@@ -218,13 +218,13 @@ impl<'r> DeviceRound<'r> {
         &self,
         parameters: &mut Parameters,
         optimizer: &Optimizer,
-        starts: &[Tensor<3>],
+        starts: &Starts,
         (jobs, phase): (&[ClientJob], Phase),
         step: &Step,
         clock: &mut Clock,
     ) -> Tensor<1> {
         let mut pass = |i: usize| self.pass(parameters, starts, (jobs, phase), (step, i), clock);
-        let Pass { losses, leaves, gradients } = match step.batches.as_slice() {
+        let Pass { losses, gradients } = match step.batches.as_slice() {
             [_] => pass(0),
             batches => {
                 // What each client's rows weigh, batch by batch: their mean over a step's batches is that of one batch of all of them.
@@ -236,7 +236,7 @@ impl<'r> DeviceRound<'r> {
             }
         };
         let lane_steps = optimizer.lane_steps(&step.lanes, jobs, parameters);
-        optimizer.step(parameters, leaves, gradients, &lane_steps);
+        optimizer.step(parameters, gradients, &lane_steps);
         clock.lap(Part::Optimizer);
         losses
     }
@@ -245,7 +245,7 @@ impl<'r> DeviceRound<'r> {
     fn pass(
         &self,
         parameters: &Parameters,
-        starts: &[Tensor<3>],
+        starts: &Starts,
         (jobs, phase): (&[ClientJob], Phase),
         (step, i): (&Step, usize),
         clock: &mut Clock,
@@ -254,16 +254,20 @@ impl<'r> DeviceRound<'r> {
         if let (Some(flat), Phase::Training) = (self.settings.flat, phase) {
             adapter.noise = flat::signs(flat, self.settings, self.plan.round, jobs, &step.lanes, self.model);
         }
-        add_starts(&mut adapter, self.plan.active, starts);
+        starts.add(&mut adapter, step.lanes.len());
         let batch = &step.batches[i];
+        let keys = || step.lanes.iter().map(|lane| self.mask_key(lane, i, jobs, phase)).collect::<Vec<u64>>();
+        if let Some(seat) = self.seat {
+            clock.lap(Part::Data);
+            return seat.pass(Asked { leaves, adapter, batch: batch.clone(), keys: keys() });
+        }
         if self.model.dropout().any() {
-            let keys: Vec<u64> = step.lanes.iter().map(|lane| self.mask_key(lane, i, jobs, phase)).collect();
-            adapter.masks = Some(batch.masks(&keys, self.model.info(), Rounding::of(self.model.device())));
+            adapter.masks = Some(batch.masks(&keys(), self.model.info(), Rounding::of(self.model.device())));
         }
         let trained = (!weights.is_empty()).then(|| self.model.with_weights(weights, true));
         let model = trained.as_deref().unwrap_or(self.model);
-        let (losses, gradients) = self.gradients(model, &adapter, batch, clock);
-        Pass { losses, leaves, gradients }
+        let (losses, parts) = self.gradients(model, &adapter, batch, clock);
+        Pass::new(losses, leaves, parts)
     }
 
     /// Losses `[C]` of one batch of all clients, and the gradients of their sum.
@@ -345,15 +349,6 @@ impl<'r> DeviceRound<'r> {
     }
 }
 
-/// Adds the round's start to the factor that moves: see [`DeviceRound::starts_beside`].
-fn add_starts(adapter: &mut ClientAdapter, active: Active, starts: &[Tensor<3>]) {
-    for (update, start) in adapter.updates.iter_mut().zip(starts) {
-        let Some(LowRank { a, b, .. }) = update else { continue };
-        let moved = if active == Active::A { a } else { b };
-        *moved = moved.clone() + start.clone(); // [C, R, width]
-    }
-}
-
 /// Each lane's share of batch `i` in its step, `C` numbers.
 fn shares(by_batch: &[Vec<f64>], i: usize) -> Vec<f32> {
     let share = |lane: usize| {
@@ -364,39 +359,36 @@ fn shares(by_batch: &[Vec<f64>], i: usize) -> Vec<f32> {
 }
 
 /// What came of a forward and a backward pass.
-struct Pass {
+pub(crate) struct Pass {
     /// `[C]`.
-    losses: Tensor<1>,
-    /// What trains, `[C, rows, cols]` each.
-    leaves: Vec<Tensor<3>>,
-    /// Their gradients, in parts.
-    gradients: Vec<Gradients>,
+    pub losses: Tensor<1>,
+    /// Of what trains, `[C, rows, cols]` each.
+    pub gradients: Vec<Tensor<3>>,
 }
 
 impl Pass {
-    /// Losses and gradients lane by lane times `shares`.
-    fn times(mut self, shares: &[f32]) -> Pass {
-        let shares = Tensor::<1>::from_data(TensorData::new(shares.to_vec(), [shares.len()]), &self.losses.device());
-        let by_lane = shares.clone().reshape([shares.dims()[0], 1, 1]);
-        for part in &mut self.gradients {
-            for leaf in &self.leaves {
-                if let Some(gradient) = leaf.grad(part) {
-                    leaf.grad_replace(part, gradient * by_lane.clone());
-                }
-            }
-        }
-        Pass { losses: self.losses * shares, ..self }
+    /// The gradients of `leaves`, which lie in one of `parts` each. The leaves are let go, so that the optimizer may write where the
+    /// movement lies.
+    pub fn new(losses: Tensor<1>, leaves: Vec<Tensor<3>>, mut parts: Vec<Gradients>) -> Pass {
+        Pass { losses, gradients: leaves.into_iter().map(|leaf| gradient(leaf, &mut parts)).collect() }
     }
 
-    /// The sums of both, part by part.
-    fn plus(mut self, other: Pass) -> Pass {
-        for (sum, more) in self.gradients.iter_mut().zip(&other.gradients) {
-            for (leaf, theirs) in self.leaves.iter().zip(&other.leaves) {
-                if let (Some(before), Some(more)) = (leaf.grad(sum), theirs.grad(more)) {
-                    leaf.grad_replace(sum, before + more);
-                }
-            }
-        }
-        Pass { losses: self.losses + other.losses, ..self }
+    /// Losses and gradients lane by lane times `shares`.
+    fn times(self, shares: &[f32]) -> Pass {
+        let shares = Tensor::<1>::from_data(TensorData::new(shares.to_vec(), [shares.len()]), &self.losses.device());
+        let by_lane = shares.clone().reshape([shares.dims()[0], 1, 1]);
+        let gradients = self.gradients.into_iter().map(|gradient| gradient * by_lane.clone()).collect();
+        Pass { losses: self.losses * shares, gradients }
     }
+
+    /// The sums of both.
+    fn plus(self, other: Pass) -> Pass {
+        let gradients = self.gradients.into_iter().zip(other.gradients).map(|(own, theirs)| own + theirs).collect();
+        Pass { losses: self.losses + other.losses, gradients }
+    }
+}
+
+/// The gradient of a leaf, taken out of the part that holds it.
+pub(crate) fn gradient(leaf: Tensor<3>, parts: &mut [Gradients]) -> Tensor<3> {
+    parts.iter_mut().find_map(|part| leaf.grad_remove(part)).expect("every trained tensor reaches the loss")
 }

@@ -8,6 +8,7 @@ use std::sync::{Mutex, PoisonError};
 use std::thread::{Builder, Scope, ScopedJoinHandle};
 
 use burn::tensor::Device;
+use tracing::dispatcher::{self, Dispatch};
 
 use crate::EngineError;
 
@@ -54,6 +55,9 @@ pub(crate) fn start<'scope, T: Send + 'scope>(
 ) -> Result<ScopedJoinHandle<'scope, Result<T, EngineError>>, EngineError> {
     let refused = |e: std::io::Error| EngineError::Device(format!("no thread for it: {e}"));
     heard().take();
+    // What is said there is said to whoever listens to the run.
+    let listener = dispatcher::get_default(Dispatch::clone);
+    let work = move || dispatcher::with_default(&listener, work);
     Builder::new().name(DEVICE_THREAD.into()).spawn_scoped(scope, work).map_err(refused)
 }
 
@@ -68,6 +72,14 @@ pub(crate) fn end<T>(worker: ScopedJoinHandle<'_, Result<T, EngineError>>) -> Re
 /// What a device meant by these words, and by what was overheard before.
 pub(crate) fn failed(words: String) -> EngineError {
     meaning(words, overheard())
+}
+
+/// What a panic on a device said, so that whoever panics with these words is understood as the first would have been.
+pub(crate) fn what_failed(panic: &(dyn Any + Send)) -> String {
+    match failed(words(panic)) {
+        EngineError::OutOfMemory { words, .. } | EngineError::Device(words) => words,
+        other => other.to_string(),
+    }
 }
 
 /// Whether its memory does not hold what was asked of it, or it is broken. Words are all that Burn hands on.

@@ -16,7 +16,7 @@ use crate::device_thread::{self, EndsAll, give_back};
 use crate::evaluate::evaluate_rows_within;
 use crate::terms::flat;
 use crate::{
-    Active, Cohort, EngineError, EngineSettings, Estimate, Member, Plan, RowEvaluation, Split, Start, StepTimes,
+    Active, Cohort, EngineError, EngineSettings, Estimate, Member, Plan, RowEvaluation, Seat, Split, Start, StepTimes,
     TrainSettings, Upload,
 };
 
@@ -63,6 +63,8 @@ pub struct Engine {
     clocked: bool,
     /// What clients draw privacy's noise from.
     noise: NoiseKey,
+    /// Its places in gangs, one a device; none: it steps by itself.
+    seats: Vec<Seat>,
 }
 
 impl Engine {
@@ -75,7 +77,7 @@ impl Engine {
         assert!(!models.is_empty(), "an engine has a device");
         let capacity = Capacity::new(&models, &train, settings.batch_size);
         let noise = NoiseKey::Seed(settings.seed);
-        Engine { models, train, settings, options, capacity, clocked: true, noise }
+        Engine { models, train, settings, options, capacity, clocked: true, noise, seats: Vec::new() }
     }
 
     /// From now on clients draw privacy's noise from `key`; before, it is the run's seed, which protects nobody.
@@ -92,6 +94,35 @@ impl Engine {
     /// device five times. What [`Trained`] says of times is zero then.
     pub fn without_clock(self) -> Self {
         Engine { clocked: false, ..self }
+    }
+
+    /// From now on its clients step with those of other runs, wherever [they can](Self::steps_with_others): `seats` has a place for
+    /// each device. Their steps are not clocked: a pass is nobody's alone.
+    ///
+    /// # Panics
+    /// Where they are not as many as there are devices.
+    pub fn join(&mut self, seats: Vec<Seat>) {
+        assert_eq!(seats.len(), self.models.len(), "a seat a device");
+        self.seats = seats;
+    }
+
+    /// Whether a round's clients can be in one pass with those of other runs: the backbone that they compute with is the one that was
+    /// read, and they go through it once a step.
+    fn steps_with_others(&self, plan: &Plan, start: Start<'_>) -> bool {
+        let twice = plan.terms.branches.is_some_and(|branches| branches.divergence_weight > 0.0);
+        // What layers say of a client's batch is asked of the model that everybody starts from.
+        let asks_layers = plan.layer_scores && plan.folds(self.model().dropout().adapter);
+        !self.seats.is_empty()
+            && start.merged.is_empty()
+            && plan.active != Active::Full
+            && self.settings.flat.is_none()
+            && !twice
+            && !asks_layers
+    }
+
+    /// How many clients a device holds at once that train `scalars` numbers each, however many there are.
+    pub fn pass_holds(&self, scalars: u64) -> usize {
+        self.estimate(usize::MAX, scalars).in_flight
     }
 
     /// The backbone (on the first device).
@@ -133,6 +164,7 @@ impl Engine {
         split: &Split,
         rows: &[usize],
     ) -> Result<Vec<Option<RowEvaluation>>, EngineError> {
+        let _alone = self.seats.first().map(Seat::evaluation);
         evaluate_rows_within(&self.capacity.room, self.model(), adapter, split, rows)
     }
 
@@ -163,7 +195,11 @@ impl Engine {
         let mut no_room_for = Vec::new();
         loop {
             let in_flight = self.lanes_for(plan, start.adapter, share);
-            let words = match self.train_on_all_devices(plan, start, &shares, in_flight, on) {
+            self.seats.iter().for_each(Seat::expect);
+            let trained = self.train_on_all_devices(plan, start, &shares, in_flight, on);
+            // Until the next round begins, the other runs wait.
+            self.seats.iter().for_each(Seat::expect);
+            let words = match trained {
                 Err(EngineError::OutOfMemory { words, .. }) => words,
                 Err(other) => return Err(other),
                 Ok(ControlFlow::Break(())) => return Ok(ControlFlow::Break(())),
@@ -190,7 +226,10 @@ impl Engine {
         match plan.active {
             // Weights have no client axis.
             Active::Full => 1,
-            _ => self.clients_in_flight(jobs, plan.scalars(global)),
+            _ => match self.seats.first() {
+                None => self.clients_in_flight(jobs, plan.scalars(global)),
+                Some(seat) => seat.share(self.pass_holds(plan.scalars(global))).min(jobs.max(1)),
+            },
         }
     }
 
@@ -212,9 +251,13 @@ impl Engine {
                 .models
                 .iter()
                 .zip(shares)
-                .map(|(model, share)| {
-                    let (tell, model) = (tell.clone(), model.as_ref());
-                    device_thread::start(scope, move || self.train_on_device(plan, start, model, share, lanes, &tell))
+                .enumerate()
+                .map(|(device, (model, share))| {
+                    let (tell, model, seat) = (tell.clone(), model.as_ref(), self.seats.get(device));
+                    device_thread::start(scope, move || {
+                        let _working = seat.map(|seat| Working { seat, others: self.models.len() > 1 });
+                        self.train_on_device(plan, start, (model, seat), share, lanes, &tell)
+                    })
                 })
                 .collect();
             drop(tell);
@@ -249,7 +292,7 @@ impl Engine {
         &self,
         plan: &Plan,
         start: Start<'_>,
-        model: &dyn Model,
+        (model, seat): (&dyn Model, Option<&Seat>),
         share: &Cohort,
         lanes: usize,
         tell: &Sender<Told>,
@@ -263,10 +306,16 @@ impl Engine {
         let model = merged.as_deref().unwrap_or(model);
         let noisy = self.settings.flat.map(|_| flat::with_banks(model, plan.round, start.adapter, self.settings.seed));
         let model = noisy.as_deref().unwrap_or(model);
-        let folded = plan.folds(model.dropout().adapter).then(|| model.folded(&start.adapter.plain()));
+        let together = self.steps_with_others(plan, start);
+        if let Some(seat) = seat.filter(|_| !together) {
+            seat.rest();
+        }
+        let folds = plan.folds(model.dropout().adapter) && !together;
+        let folded = folds.then(|| model.folded(&start.adapter.plain()));
         let model = folded.as_deref().unwrap_or(model);
         let round = DeviceRound {
             model,
+            seat: seat.filter(|_| together),
             train: &self.train,
             settings: &settings,
             options: &self.options,
@@ -275,7 +324,7 @@ impl Engine {
             cohort: share,
             lanes,
             noise: &self.noise,
-            clocked: self.clocked,
+            clocked: self.clocked && !together,
             times: Cell::default(),
             on_step: &|step| match tell.send(ControlFlow::Continue(step)) {
                 Ok(()) => ControlFlow::Continue(()),
@@ -285,6 +334,22 @@ impl Engine {
         let uploads = round.run()?;
         ends_all.done();
         Ok(uploads.map_continue(|uploads| (uploads, round.times.get())))
+    }
+}
+
+/// A seat while its device trains a share of a round.
+struct Working<'s> {
+    seat: &'s Seat,
+    /// The run trains on other devices too.
+    others: bool,
+}
+
+impl Drop for Working<'_> {
+    fn drop(&mut self) {
+        // The round ends when the other devices have done their shares, which may wait for the very runs that would wait here.
+        if self.others {
+            self.seat.rest();
+        }
     }
 }
 

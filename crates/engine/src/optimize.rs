@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bonfire_kernels::{AdamW, Moving, adamw_step};
 use bonfire_models::{Factor, Matrix};
-use burn::tensor::{Device, Gradients, Tensor, TensorData};
+use burn::tensor::{Device, Tensor, TensorData};
 
 use crate::batch_schedule::LaneStep;
 use crate::job::ClientJob;
@@ -92,9 +92,8 @@ impl<'p> Optimizer<'p> {
         }
     }
 
-    /// One step from the gradients of `leaves`, which lie in one of `parts` each.
-    pub fn step(&self, parameters: &mut Parameters, leaves: Vec<Tensor<3>>, parts: Vec<Gradients>, lanes: &LaneSteps) {
-        let mut gradients = gradients_of(leaves, parts); // [C, rows, cols] each
+    /// One step from the gradients of what trains, `[C, rows, cols]` each.
+    pub fn step(&self, parameters: &mut Parameters, mut gradients: Vec<Tensor<3>>, lanes: &LaneSteps) {
         let Parameters { trained, groups, .. } = &mut *parameters;
         for (p, gradient) in trained.iter_mut().zip(&mut gradients) {
             self.add_terms(p, groups, gradient);
@@ -216,14 +215,6 @@ fn amended_step(
     }
     let [movement, first, second] = [movements, firsts, seconds].map(|parts| layout.flat(&parts));
     Moving { movement, first, second, ..state }.from_start(start, layout)
-}
-
-/// The leaves' gradients. The leaves are let go, so that the step may write where the movement lies.
-fn gradients_of(leaves: Vec<Tensor<3>>, mut parts: Vec<Gradients>) -> Vec<Tensor<3>> {
-    let gradient = |leaf: Tensor<3>| {
-        parts.iter_mut().find_map(|part| leaf.grad_remove(part)).expect("every trained tensor reaches the loss")
-    };
-    leaves.into_iter().map(gradient).collect()
 }
 
 /// HetLoRA's push on the last slots of every target of which both factors train.

@@ -1,14 +1,19 @@
 //! Strategies side by side on the same data, partitions and seeds. A cell is one strategy variant at one rank, partition and
 //! seed, and leaves an ordinary run folder; what is there already is not run again, and what was cut is gone on with.
 
+mod attacked;
+mod axes;
 mod cells;
 mod folder;
 mod gain;
 mod grid;
+mod halving;
 mod outputs;
 mod results;
 mod session;
+pub mod sweep;
 mod table;
+mod together;
 #[cfg(test)]
 mod untrusted;
 mod variant;
@@ -22,10 +27,13 @@ use crate::interrupt::Interrupt;
 use crate::log::RunLog;
 use crate::run_folder::Lock;
 use crate::watch::Watch;
+pub use axes::Swept;
 pub use grid::{Asked, Cell, Column, Grid, Rank};
+pub use halving::{Criterion, Dropped};
 pub use outputs::{Draw, Outputs};
 pub use results::{Group, Measured, Outcome, Point, Spread};
 use session::Session;
+pub use together::{APART, Together};
 pub use variant::{DEFAULT_STRATEGIES, Variant, Variants, our_forms};
 
 /// Trains the cells that are waiting one after another, and writes what is known after each. `watch` follows each of the runs,
@@ -53,7 +61,7 @@ pub fn train(
                 break;
             }
             let clock = Instant::now();
-            let outcome = session.train(cell, &outputs.folder_of(cell), log, watch)?;
+            let outcome = session.train(cell, &outputs.folder_of(cell), log, watch, (Vec::new(), None))?;
             if outcome == Outcome::Missing {
                 break;
             }

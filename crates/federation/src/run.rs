@@ -1,7 +1,7 @@
 //! A federation ready to run: its parts, and what it tells the outside while it runs. The loop is in `rounds.rs`.
 
 use bonfire_data::Shards;
-use bonfire_engine::{Choice, ClientMemory, Estimate, Plan, Progress, TokenizedData, sketch};
+use bonfire_engine::{Choice, ClientMemory, Estimate, Plan, Progress, Seat, TokenizedData, sketch};
 use bonfire_models::{Adapter, Model};
 use burn::tensor::Device;
 
@@ -76,6 +76,19 @@ impl Run {
         let alone = clients.engine.estimate(1, coordinator.trainable_params());
         coordinator.settings().check_devices(alone.backbone + alone.client)?;
         Ok(Run { coordinator, clients })
+    }
+
+    /// From now on its clients step with those of other runs: see [`Engine::join`](bonfire_engine::Engine::join).
+    ///
+    /// # Panics
+    /// As said there.
+    pub fn join(&mut self, seats: Vec<Seat>) {
+        self.clients.engine.join(seats);
+    }
+
+    /// How many of its clients a device holds at once, however many there are.
+    pub fn pass_holds(&self) -> usize {
+        self.clients.engine.pass_holds(self.trainable_params())
     }
 
     /// The server's state after the last complete round.

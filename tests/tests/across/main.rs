@@ -14,6 +14,7 @@ mod composition;
 mod dropout;
 mod encoder;
 mod faults;
+mod gang;
 mod golden_export;
 mod invariants;
 mod layer_subset;

@@ -3,7 +3,7 @@
 mod args;
 mod cells;
 pub(crate) mod figure;
-mod plots;
+pub(super) mod plots;
 #[cfg(test)]
 mod tests;
 
@@ -64,10 +64,11 @@ pub fn run(args: &CompareArgs, common: &Common, log: &RunLog) -> Result<()> {
 }
 
 /// How a cell ended.
-fn line(outcome: &Outcome, took: Duration) -> String {
+pub(super) fn line(outcome: &Outcome, took: Duration) -> String {
     match outcome {
         Outcome::Missing => "not complete".to_string(),
         Outcome::Failed(what) => format!("failed: {what}"),
+        Outcome::Dropped { after, .. } => format!("dropped after round {after}"),
         Outcome::Done(measured) => format!(
             "{:>6}  upload {:>7}  {}",
             measured.final_accuracy.map_or("-".to_string(), percent),
@@ -78,7 +79,7 @@ fn line(outcome: &Outcome, took: Duration) -> String {
 }
 
 /// The table, what is missing, and an error if cells failed.
-fn finish(outputs: &Outputs<'_>, quiet: bool) -> Result<()> {
+pub(super) fn finish(outputs: &Outputs<'_>, quiet: bool) -> Result<()> {
     if !quiet {
         say("");
     }
@@ -96,7 +97,7 @@ fn finish(outputs: &Outputs<'_>, quiet: bool) -> Result<()> {
 }
 
 /// The command as the user typed it, quoted where a shell needs it.
-fn command() -> String {
+pub(super) fn command() -> String {
     let words = std::env::args().skip(1).map(|word| shell_word(&word));
     std::iter::once("bonfire".to_string()).chain(words).collect::<Vec<_>>().join(" ")
 }

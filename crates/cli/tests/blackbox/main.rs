@@ -32,6 +32,7 @@ mod quickstart;
 mod repeat;
 mod report;
 mod self_test;
+mod side_by_side;
 mod support;
 #[cfg(target_os = "linux")]
 mod sweep;

@@ -105,7 +105,7 @@ fn a_value_of_set_is_told_like_one_of_the_file() {
     let words =
         ["note: train.rounds is given more than once", "`--set train.rounds=4` holds, `--set train.rounds=3` does not"];
     assert!(words.iter().all(|word| said.err.contains(word)) && said.err.lines().count() == 1, "{}", said.err);
-    for command in ["compare", "cost"] {
+    for command in ["compare", "sweep", "cost"] {
         room.refuse(2, &["\"fedit\"", "\"full\""], &[command, "--strategies", "fedavg,lora"]);
     }
 }

@@ -146,10 +146,11 @@ impl<'c> Case<'c> {
             let gradient = Tensor::<3>::from_data(TensorData::new(numbers, [LANES, rows, cols]), &Device::flex());
             (leaf.clone() * gradient.autodiff()).sum()
         });
-        let gradients = products.reduce(|x, y| x + y).expect("something trains").backward();
+        let mut gradients = products.reduce(|x, y| x + y).expect("something trains").backward();
+        let gradients = leaves.into_iter().map(|leaf| leaf.grad_remove(&mut gradients).expect("trains")).collect();
         let lanes: Vec<LaneStep> = (0..LANES).map(|lane| Some((lane, self.own_step(lane)?))).collect();
         let lanes = self.optimizer.lane_steps(&lanes, &self.jobs, &self.parameters);
-        self.optimizer.step(&mut self.parameters, leaves, vec![gradients], &lanes);
+        self.optimizer.step(&mut self.parameters, gradients, &lanes);
     }
 
     /// The own step of the client in `lane`, from 1; `None`: nobody is there (yet).

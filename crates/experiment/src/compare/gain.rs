@@ -26,11 +26,11 @@ fn accuracy(run: &Measured) -> Option<f64> {
 }
 
 /// The accuracies of a group's complete runs by seed.
-fn by_seed(group: &Group<'_>) -> Vec<(u64, f64)> {
+pub(super) fn by_seed(group: &Group<'_>) -> Vec<(u64, f64)> {
     group.runs().filter_map(|(seed, run)| Some((seed, accuracy(run)?))).collect()
 }
 
-fn of_seed(list: &[(u64, f64)], seed: u64) -> Option<f64> {
+pub(super) fn of_seed(list: &[(u64, f64)], seed: u64) -> Option<f64> {
     list.iter().find(|(own, _)| *own == seed).map(|(_, accuracy)| *accuracy)
 }
 

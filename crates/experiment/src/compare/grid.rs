@@ -10,6 +10,7 @@ use serde::{Serialize, Serializer};
 use super::variant::Variant;
 use crate::config::{self, CheckedConfig, RunConfig};
 use crate::device::Devices;
+use crate::format::count_of;
 use crate::user_error::UserError;
 
 /// What the user wants compared; an empty list stands for the configuration's own value.
@@ -166,10 +167,9 @@ impl Grid {
         let (variants, columns, seeds, cells) =
             (self.variants.len(), self.columns.len(), self.seeds.len(), self.cells.len());
         let ranks = cells / (variants * columns * seeds);
-        let many = |n: usize, one: &str| format!("{n} {one}{}", if n == 1 { "" } else { "s" });
         let parts = [(variants, "variant"), (ranks, "rank"), (columns, "partition"), (seeds, "seed")];
-        let parts: Vec<String> = parts.map(|(n, one)| many(n, one)).into();
-        format!("{}: {} = {}, {waiting} to run", self.name(), parts.join(" × "), many(cells, "cell"))
+        let parts: Vec<String> = parts.map(|(n, one)| count_of(n, one)).into();
+        format!("{}: {} = {}, {waiting} to run", self.name(), parts.join(" × "), count_of(cells, "cell"))
     }
 }
 
@@ -238,7 +238,8 @@ fn cell_sets(
         sets.push(Set { text, origin: format!("alpha {alpha}") });
     }
     sets.push(Set { text: format!("train.seed={seed}"), origin: format!("--seeds {seed}") });
-    sets.extend(variant.keys.iter().map(|(key, value)| Set { text: format!("{key}={value}"), origin: named.clone() }));
+    let keys = variant.keys.iter().zip(variant.origins());
+    sets.extend(keys.map(|((key, value), origin)| Set { text: format!("{key}={value}"), origin }));
     Ok(sets)
 }
 
@@ -273,7 +274,10 @@ fn spelled(budget: &Budget) -> String {
 fn said_of(mistake: UserError, variant: &Variant, sets: &[Set]) -> UserError {
     let origin = |place: String| {
         let set = sets.iter().rev().find(|set| place == format!("--set {}", set.text));
-        set.map_or(place, |set| format!("{} (as {})", set.origin, set.text))
+        match set {
+            Some(set) if set.origin != place => format!("{} (as {})", set.origin, set.text),
+            _ => place,
+        }
     };
     let what = format!("in the variant `{}`: {}", variant.text, mistake.what);
     UserError { what, place: mistake.place.map(origin), help: mistake.help }

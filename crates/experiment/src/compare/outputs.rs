@@ -8,10 +8,11 @@ use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
+use super::attacked::{self, Attacked};
 use super::folder::{State, state};
 use super::gain::{self, Gain};
 use super::grid::Grid;
-use super::results::{Group, Measured, Outcome};
+use super::results::{Group, Measured, Outcome, Spread};
 use super::table;
 use crate::run_folder::{read, replace};
 
@@ -51,6 +52,8 @@ struct Row<'r> {
     seed: u64,
     run: String,
     status: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    dropped_after: Option<usize>,
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<&'r str>,
     #[serde(flatten)]
@@ -127,6 +130,24 @@ impl<'g> Outputs<'g> {
         self.write()
     }
 
+    /// A cell that is not complete is left as it is after `round`: others are better.
+    ///
+    /// # Errors
+    /// Its run folder is not as a run leaves it.
+    pub fn drop_cell(&mut self, cell: usize, round: usize) -> Result<()> {
+        if self.outcomes[cell] == Outcome::Missing {
+            let measured = Box::new(Measured::read(&self.folder_of(cell))?);
+            self.outcomes[cell] = Outcome::Dropped { after: round, measured };
+        }
+        Ok(())
+    }
+
+    /// Takes note of an outcome, and writes nothing.
+    #[cfg(test)]
+    pub(super) fn set(&mut self, cell: usize, outcome: Outcome) {
+        self.outcomes[cell] = outcome;
+    }
+
     /// `[ 7/96] fedit        r1 α 0.01 s2 `.
     pub fn head_of(&self, cell: usize) -> String {
         let (count, name) = (self.outcomes.len().to_string(), self.name_of(cell));
@@ -139,6 +160,14 @@ impl<'g> Outputs<'g> {
         let labels = grid.variants.iter().map(|variant| variant.label().chars().count());
         let (width, label) = (labels.max().unwrap_or(0), grid.variants[grid.cells[cell].variant].label());
         format!("{label:<width$}  {}", self.place_of(cell))
+    }
+
+    /// What a cell has in common with those of other seeds: `fedit r1`, with the partition where there are several.
+    pub fn setting_of(&self, cell: usize) -> String {
+        let cell = &self.grid.cells[cell];
+        let columns = &self.grid.columns;
+        let column = if columns.len() > 1 { format!(" {}", columns[cell.column].title()) } else { String::new() };
+        format!("{} r{}{column}", self.grid.variants[cell.variant].label(), cell.rank)
     }
 
     /// `r1 α 0.01 s2`.
@@ -163,7 +192,8 @@ impl<'g> Outputs<'g> {
     pub fn table(&self) -> String {
         let groups = self.groups();
         let gains = gain::table(self.grid, &groups).map(|table| format!("\n\n{table}"));
-        table::table(self.grid, &groups) + &gains.unwrap_or_default()
+        let attacked = attacked::table(self.grid, &groups).map(|table| format!("\n\n{table}"));
+        table::table(self.grid, &groups) + &gains.unwrap_or_default() + &attacked.unwrap_or_default()
     }
 
     /// What is known of each variant, rank and partition.
@@ -207,7 +237,9 @@ impl<'g> Outputs<'g> {
             Outcome::Missing => ("missing", None, None),
             Outcome::Failed(what) => ("failed", Some(what.as_str()), None),
             Outcome::Done(measured) => ("done", None, Some(&**measured)),
+            Outcome::Dropped { measured, .. } => ("dropped", None, Some(&**measured)),
         };
+        let dropped_after = if let Outcome::Dropped { after, .. } = outcome { Some(*after) } else { None };
         Row {
             variant: &variant.text,
             label: variant.label(),
@@ -218,6 +250,7 @@ impl<'g> Outputs<'g> {
             seed: cell.seed,
             run: run_of(&cell.folder),
             status,
+            dropped_after,
             error,
             measured,
         }
@@ -253,8 +286,15 @@ fn group_row(grid: &Grid, groups: &[Group<'_>], group: &Group<'_>) -> serde_json
         ("final_perplexity", group.spread(|run| run.final_perplexity)),
         ("final_exact_match", group.spread(|run| run.final_exact_match)),
     ];
+    if let Some((after, measured)) = group.dropped() {
+        row["dropped_after"] = json!(after);
+        row["accuracy_when_dropped"] = json!(Spread::of(measured.iter().filter_map(|run| run.final_accuracy)));
+    }
     if let Some(gain) = Gain::of(grid, groups, group) {
         row["gain"] = json!(gain);
+    }
+    if let Some(attacked) = Attacked::of(grid, groups, group) {
+        row["attacked"] = json!(attacked);
     }
     for (name, spread) in sometimes {
         if let Some(spread) = spread {

@@ -18,6 +18,13 @@ pub enum Outcome {
     Failed(String),
     /// All rounds done.
     Done(Box<Measured>),
+    /// Dropped by a sweep, which found others better.
+    Dropped {
+        /// After this round.
+        after: usize,
+        /// What its rounds so far measured.
+        measured: Box<Measured>,
+    },
 }
 
 /// What a complete run measured.
@@ -196,6 +203,16 @@ impl<'r> Group<'r> {
     /// Mean and deviation of `value` over the complete runs that have it.
     pub fn spread(&self, value: impl Fn(&Measured) -> Option<f64>) -> Option<Spread> {
         Spread::of(self.measured().filter_map(value))
+    }
+
+    /// The round after which its runs were dropped, and what those measured.
+    pub fn dropped(&self) -> Option<(usize, Vec<&'r Measured>)> {
+        let dropped = self.outcomes.iter().filter_map(|(_, outcome)| match outcome {
+            Outcome::Dropped { after, measured } => Some((*after, &**measured)),
+            _ => None,
+        });
+        let (after, measured): (Vec<usize>, Vec<&Measured>) = dropped.unzip();
+        Some((*after.first()?, measured))
     }
 
     /// How many of its runs failed.

@@ -1,13 +1,14 @@
 //! Where cells train: the devices, the backbone and the tokenized texts, made ready once for all of them.
 
 use std::collections::HashMap;
+use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use bonfire_data::Shards;
-use bonfire_engine::TokenizedData;
-use bonfire_federation::{Publish, Run};
+use bonfire_engine::{Gang, Seat, TokenizedData};
+use bonfire_federation::{Event, Publish, Run};
 use bonfire_models::{Model, ModelSource, Transformer};
 
 use super::grid::Grid;
@@ -69,21 +70,64 @@ impl<'g> Session<'g> {
         self.interrupt.pressed()
     }
 
-    /// Trains a cell into `folder`, going on with what is there of it; `log` becomes the run's meanwhile.
+    /// Ends the runs that go on as they were before their present round.
+    pub fn give_up(&self) {
+        self.interrupt.give_up();
+    }
+
+    /// The grid whose cells train here.
+    pub fn grid(&self) -> &'g Grid {
+        self.grid
+    }
+
+    /// The models of a cell, one a device.
+    fn models(&self, cell: usize) -> Result<Vec<Transformer>> {
+        self.models.iter().map(|model| job::model_again(model, &self.grid.cells[cell].loaded)).collect()
+    }
+
+    /// A cell's run before its first round.
+    ///
+    /// # Errors
+    /// Settings that cannot be together, a device that does not hold a client.
+    pub fn run(&self, cell: usize) -> Result<Run> {
+        let config = &self.grid.cells[cell].loaded.config;
+        let (shards, _) = &self.shards[&partition_of(config)];
+        let models = self.models(cell)?.into_iter().map(|model| Box::new(model) as Box<dyn Model>).collect();
+        Ok(Run::new(config.settings(), models, self.tokens.clone(), shards.clone())?)
+    }
+
+    /// For cells that share their passes with `cell`, a gang on every device.
+    ///
+    /// # Errors
+    /// A linear among the targets that the model does not have.
+    pub fn gangs(&self, cell: usize) -> Result<Vec<Arc<Gang>>> {
+        let settings = self.grid.cells[cell].loaded.config.settings();
+        let gang = |model| Gang::new(Box::new(model), &settings.train, &settings.engine);
+        Ok(self.models(cell)?.into_iter().map(gang).collect())
+    }
+
+    /// Trains a cell into `folder`, going on with what is there of it; `log` becomes the run's meanwhile. With seats its clients step
+    /// with those of other cells. It pauses after the round `until`: then, as where it is interrupted, its outcome is missing.
     ///
     /// # Errors
     /// A file cannot be written. Failed training is an outcome.
-    pub fn train(&self, cell: usize, folder: &Path, log: &RunLog, watch: &mut dyn Watch) -> Result<Outcome> {
-        let loaded = &self.grid.cells[cell].loaded;
-        let config = &loaded.config;
-        let (shards, partition) = &self.shards[&partition_of(config)];
-        let again = |model: &Transformer| Ok(Box::new(job::model_again(model, loaded)?) as Box<dyn Model>);
-        let models: Result<Vec<_>> = self.models.iter().map(again).collect();
-        let run = |models| Ok(Run::new(config.settings(), models, self.tokens.clone(), shards.clone())?);
-        let mut run = match models.and_then(run) {
+    pub fn train(
+        &self,
+        cell: usize,
+        folder: &Path,
+        log: &RunLog,
+        watch: &mut dyn Watch,
+        (seats, until): (Vec<Seat>, Option<usize>),
+    ) -> Result<Outcome> {
+        let config = &self.grid.cells[cell].loaded.config;
+        let (_, partition) = &self.shards[&partition_of(config)];
+        let mut run = match self.run(cell) {
             Ok(run) => run,
             Err(error) => return Ok(Outcome::Failed(error.to_string())),
         };
+        if !seats.is_empty() {
+            run.join(seats);
+        }
         let mut recorder = match self.go_on(folder, config, &mut run, &partition.labels) {
             Ok(recorder) => recorder,
             Err(error) => {
@@ -98,7 +142,10 @@ impl<'g> Session<'g> {
             }
         };
         log.open(folder)?;
-        let trained = run.train(&mut |event| recorder.hear(event, watch));
+        let trained = run.train(&mut |event| match event {
+            Event::RoundStarted { round, .. } if until.is_some_and(|until| round > until) => ControlFlow::Break(()),
+            event => recorder.hear(event, watch),
+        });
         let written = recorder.finish(&run);
         log.close();
         written?;
@@ -157,7 +204,9 @@ fn read(grid: &Grid, cells: &[usize], opened: &[device::Opened], watch: &mut dyn
         }
     }
     let task = job::task(&base.config, data.labels.len());
-    let load = |o: &device::Opened| job::model_as_read(base, &source, task, &o.device);
+    // All cells compute in one precision, and so share one copy of the weights in it.
+    let precision = base.config.engine.precision;
+    let load = |o: &device::Opened| Ok(job::model_as_read(base, &source, task, &o.device)?.computing_in(precision));
     let models = opened.iter().map(load).collect::<Result<Vec<_>>>()?;
     job::note_on_adapter(&base.config)?;
     let tokens = job::tokens(base, &data, &source, models[0].info())?;

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use super::attacked;
 use super::cells::{digits, markdown, ranks};
 use super::gain;
 use super::grid::{Grid, Rank};
@@ -27,6 +28,7 @@ pub fn page(grid: &Grid, groups: &[Group<'_>], command: &str, failures: &[String
     let what = if speaks(groups) { PERPLEXITY } else { ACCURACY };
     text += &format!("{}\n\n{what}, {NOTE}\n", table(grid, groups));
     text += &gain::table(grid, groups).map(|table| format!("\n{table}\n")).unwrap_or_default();
+    text += &attacked::table(grid, groups).map(|table| format!("\n{table}\n")).unwrap_or_default();
     text += &our_forms(&grid.variants).map(|line| format!("\n{line}\n")).unwrap_or_default();
     if !failures.is_empty() {
         text += &format!("\nFailed:\n\n{}\n", failures.iter().map(|f| format!("* {f}")).collect::<Vec<_>>().join("\n"));
@@ -97,13 +99,20 @@ fn best(groups: &[Group<'_>], rank: &Rank, column: usize) -> Option<f64> {
 /// `92.1 ± 0.4` (accuracy in %) or `5.12 ± 0.03` (perplexity), with what is missing or failed.
 fn accuracy(group: &Group<'_>, best: Option<f64>) -> String {
     let (done, all, failed) = (group.measured().count(), group.outcomes.len(), group.failed());
+    let digit = |runs: &Group<'_>| if speaks(std::slice::from_ref(runs)) { 2 } else { 1 };
+    if let Some((after, measured)) = group.dropped() {
+        let spoken = measured.iter().any(|run| run.final_perplexity.is_some());
+        let then = Spread::of(measured.into_iter().filter_map(shown));
+        let then = then.map(|spread| format!(" at {}", digits(spread, if spoken { 2 } else { 1 })));
+        return format!("dropped after {after}{}", then.unwrap_or_default());
+    }
     let Some(spread) = group.spread(shown) else {
         return match failed {
             0 => "–".into(),
             _ => "failed".into(),
         };
     };
-    let text = if speaks(std::slice::from_ref(group)) { digits(spread, 2) } else { digits(spread, 1) };
+    let text = digits(spread, digit(group));
     let text = if best == Some(spread.mean) { format!("**{text}**") } else { text };
     let failed = if failed > 0 { format!(", {failed} failed") } else { String::new() };
     if done < all { format!("{text} ({done} of {all}{failed})") } else { text }

@@ -18,6 +18,8 @@ pub struct Variant {
     pub strategy: String,
     /// Keys with their section, and their values as text.
     pub keys: Vec<(String, String)>,
+    /// How many of these, the last ones, a sweep varies with `--set`.
+    pub(super) varied: usize,
 }
 
 /// Variants with commas between them.
@@ -52,7 +54,7 @@ impl FromStr for Variant {
                 _ => return wrong(&format!("`{part}` in `{text}` is not key=value")),
             }
         }
-        Ok(Variant { text: text.to_string(), strategy: strategy.to_string(), keys })
+        Ok(Variant { text: text.to_string(), strategy: strategy.to_string(), keys, varied: 0 })
     }
 }
 
@@ -78,7 +80,34 @@ const SHARED: [(&str, &str); 6] = [
     ("name.", "all cells share the name"),
 ];
 
+/// Why a variant may not set a key; `None`: it may.
+pub(super) fn shared_key(key: &str) -> Option<&'static str> {
+    SHARED.iter().find(|(shared, _)| format!("{key}.").starts_with(shared)).map(|(_, reason)| *reason)
+}
+
 impl Variant {
+    /// A strategy without keys.
+    pub(super) fn plain(strategy: &str) -> Variant {
+        Variant { text: strategy.to_string(), strategy: strategy.to_string(), keys: Vec::new(), varied: 0 }
+    }
+
+    /// The same with a key that a sweep varies.
+    pub(super) fn varied(&self, key: &str, value: &str) -> Variant {
+        let keys = self.keys.iter().cloned().chain([(key.to_string(), value.to_string())]).collect();
+        let text = format!("{}:{key}={value}", self.text);
+        Variant { text, strategy: self.strategy.clone(), keys, varied: self.varied + 1 }
+    }
+
+    /// Where each key was given.
+    pub(super) fn origins(&self) -> impl Iterator<Item = String> + '_ {
+        let given = self.keys.len() - self.varied;
+        let of_strategy = self.text.clone();
+        self.keys.iter().enumerate().map(move |(i, (key, value))| match i < given {
+            true => format!("--strategies {of_strategy}"),
+            false => format!("--set {key}={value}"),
+        })
+    }
+
     /// The name in tables and pictures: as given, with the learning-rate control spelled out.
     pub fn label(&self) -> String {
         let is_factor = |v: &str| v.strip_suffix('x').is_some_and(|n| n.parse::<f64>().is_ok());
@@ -97,13 +126,12 @@ impl Variant {
 
     /// The first key that a variant may not set, and why.
     pub fn shared_key(&self) -> Option<(&str, &'static str)> {
-        let why = |key: &str| SHARED.iter().find(|(shared, _)| format!("{key}.").starts_with(shared));
-        self.keys.iter().find_map(|(key, _)| why(key).map(|(_, reason)| (key.as_str(), *reason)))
+        self.keys.iter().find_map(|(key, _)| shared_key(key).map(|reason| (key.as_str(), reason)))
     }
 }
 
 /// Splits at `separator` outside of quotes and brackets.
-fn split(text: &str, separator: char) -> Vec<&str> {
+pub(super) fn split(text: &str, separator: char) -> Vec<&str> {
     let (mut parts, mut start, mut depth, mut quote) = (Vec::new(), 0, 0i32, None);
     for (i, c) in text.char_indices() {
         match (quote, c) {

@@ -25,6 +25,19 @@ impl Settings {
             .or_else(|| self.dropout_problem())
     }
 
+    /// Why clients of this run cannot be in one pass with those of other runs over the same backbone; `None`: they can.
+    pub fn steps_alone(&self) -> Option<&'static str> {
+        let (traits, strategy) = (self.strategy.traits(), &self.strategy);
+        let twice = matches!(strategy, StrategySettings::Dfl { apart, .. } if *apart > 0.0);
+        let reasons = [
+            (traits.trains_weights, "every weight of the backbone trains"),
+            (traits.merges, "what clients learn is merged into the backbone"),
+            (self.train.flat.is_some(), "train.flat adds noise to the backbone"),
+            (twice, "strategy.apart takes every batch through the backbone twice"),
+        ];
+        reasons.into_iter().find(|(true_here, _)| *true_here).map(|(_, reason)| reason)
+    }
+
     fn budget_problem(&self) -> Option<Problem> {
         let budget = &self.clients.budget;
         match self.strategy.traits().budget {

@@ -6,7 +6,7 @@ pub fn grid(strategies: &str, seeds: &[u64], ranks: &[usize], alphas: &[f64]) ->
     with_sets(strategies, seeds, ranks, alphas, &[]).expect("a grid that can be")
 }
 
-fn with_sets(strategies: &str, seeds: &[u64], ranks: &[usize], alphas: &[f64], sets: &[&str]) -> Result<Grid> {
+pub fn with_sets(strategies: &str, seeds: &[u64], ranks: &[usize], alphas: &[f64], sets: &[&str]) -> Result<Grid> {
     let sets: Vec<String> = sets.iter().map(|set| set.to_string()).collect();
     let variants = strategies.parse::<Variants>().expect("variants").0;
     Grid::new(None, &sets, None, &Asked { variants, seeds, ranks, alphas })
