@@ -71,8 +71,8 @@ pub use scores::Scorer;
 pub use select::top_slots;
 pub use send::personal;
 pub use settings::{
-    EarlyStop, EngineSettings, Flat, InFlight, NotFinite, Probe, Rate, Recompute, RoundSchedule, Schedule,
-    TrainSettings,
+    ClientOptimizer, EarlyStop, EngineSettings, Flat, InFlight, NotFinite, Probe, Rate, Recompute, RoundSchedule,
+    Schedule, TrainSettings,
 };
 pub use sketch::{Choice, sketch};
 pub use slots::TargetSlots;

@@ -116,6 +116,7 @@ pub fn settings(args: &BenchArgs, batch: usize) -> TrainSettings {
         flat: None,
         scaffold: false,
         lr_head: 1e-2,
+        optimizer: Default::default(),
         weight_decay: 0.0,
         betas: [0.9, 0.999],
         eps: 1e-8,
