@@ -119,6 +119,7 @@ pub fn batch(model: &Transformer) -> PackedBatch {
     let texts: Vec<Vec<u32>> = [1, 7, 12, 20, 3].into_iter().zip(0..).map(|(length, i)| text(i, length)).collect();
     let goal = |i: usize| match model.task() {
         Task::Classify(classes) => Goal::Class(i % classes),
+        Task::Regress => Goal::Value { value: i as f32, second: None },
         Task::Causal => Goal::Next(1),
     };
     let texts_in = |range: std::ops::Range<usize>| range.map(|i| (texts[i].as_slice(), goal(i))).collect();

@@ -18,6 +18,7 @@ mod batch_schedule;
 mod capacity;
 mod cohort;
 mod confusion;
+mod correlation;
 mod data;
 mod device_round;
 mod device_thread;
@@ -51,6 +52,7 @@ pub mod wire;
 
 pub use cohort::{Cohort, Member};
 pub use confusion::{ClassScore, ClassScores, Confusion};
+pub use correlation::NumberScores;
 pub use data::{Split, TokenizedData};
 pub use device_thread::{DEVICE_THREAD, is_told_elsewhere, on_device, overhear, overheard};
 pub use engine::{Engine, Progress, Trained};

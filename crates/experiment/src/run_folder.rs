@@ -20,7 +20,7 @@ use crate::user_error::UserError;
 pub use lock::Lock;
 use names::LOCK;
 pub use names::{
-    ADAPTER, BEST_ADAPTER, BEST_MODEL, CHECKPOINTS, CLIENTS, CONFIG, CSV, LOG, METRICS, MODEL, PARTITION,
+    ADAPTER, BEST_ADAPTER, BEST_CLIENTS, BEST_MODEL, CHECKPOINTS, CLIENTS, CONFIG, CSV, LOG, METRICS, MODEL, PARTITION,
     ROWS_OF_CLIENTS, SUMMARY, TENSORBOARD,
 };
 
@@ -45,8 +45,8 @@ pub fn began_in(config: &str) -> Option<PathBuf> {
 }
 
 /// The folder of a client's own adapter.
-pub fn client_folder(run: &Path, client: usize) -> PathBuf {
-    run.join(CLIENTS).join(format!("{client:04}"))
+pub fn client_folder(run: &Path, clients: &str, client: usize) -> PathBuf {
+    run.join(clients).join(format!("{client:04}"))
 }
 
 /// An open run folder. No other process can open it for writing while this one has it.

@@ -5,7 +5,7 @@ use std::time::Instant;
 use bonfire_engine::{Evaluation, Plan, RowEvaluation, Upload, summarise};
 
 use crate::ledger::Traffic;
-use crate::{ClientMetrics, ClientSpread, FederationError, RoundMetrics, Run};
+use crate::{ClientMetrics, ClientSpread, EvaluateOn, FederationError, RoundMetrics, Run};
 
 /// What evaluation found; what was not due or not asked for is `None`.
 pub(crate) struct Found {
@@ -15,8 +15,8 @@ pub(crate) struct Found {
     clients: Option<Vec<Option<f64>>>,
     /// The validation split by the global model.
     validation: Option<Evaluation>,
-    /// The share of all test examples that their own clients' models get right, where clients keep a part of the model.
-    personal: Option<f64>,
+    /// All test examples by their own clients' models, where clients keep a part of the model.
+    personal: Option<Evaluation>,
 }
 
 impl Found {
@@ -57,7 +57,7 @@ impl Run {
         let mut found = Found { test: Some(rows), clients: None, validation: None, personal: None };
         if !self.coordinator.has_global_model() {
             // Before they have trained, all clients have the same model.
-            found.personal = found.on_test().map(|test| test.accuracy);
+            found.personal = found.on_test();
             found.test = None;
         } else if !self.clients.validation.is_empty() {
             found.validation = Some(summarise_all(&self.clients.evaluate_validation(self.server())?));
@@ -95,21 +95,17 @@ impl Run {
 
     /// Writes into the row what the coordinator does not know.
     pub(crate) fn fill_in(&self, metrics: &mut RoundMetrics, found: &Found) {
-        metrics.personal_accuracy = found.personal;
+        found.personal.iter().for_each(|personal| metrics.put_personal(personal));
         metrics.client_accuracy = found
             .clients
             .as_ref()
             .and_then(|accuracies| ClientSpread::of(accuracies.iter().copied().flatten().collect()));
-        if let Some(found) = &found.validation {
-            (metrics.validation_loss, metrics.validation_accuracy) = (Some(found.loss), Some(found.accuracy));
-            metrics.validation_macro_f1 = found.classes.map(|classes| classes.macro_f1);
-            metrics.validation_matthews = found.classes.map(|classes| classes.matthews);
-        }
+        found.validation.iter().for_each(|found| metrics.put(EvaluateOn::Validation, found));
     }
 
     /// The global model's accuracy on every client's own test rows; `None` of a client that has none.
     fn client_accuracies(&self, evaluated: &[Option<RowEvaluation>]) -> Vec<Option<f64>> {
-        let accuracy = |rows: &Vec<usize>| (!rows.is_empty()).then(|| summarise(evaluated, rows).accuracy);
+        let accuracy = |rows: &Vec<usize>| (!rows.is_empty()).then(|| summarise(evaluated, rows).accuracy()).flatten();
         self.clients.shards.test.iter().map(accuracy).collect()
     }
 

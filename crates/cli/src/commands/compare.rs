@@ -70,7 +70,11 @@ fn line(outcome: &Outcome, took: Duration) -> String {
         Outcome::Failed(what) => format!("failed: {what}"),
         Outcome::Done(measured) => format!(
             "{:>6}  upload {:>7}  {}",
-            measured.final_accuracy.map_or("-".to_string(), percent),
+            measured
+                .final_accuracy
+                .map(percent)
+                .or(measured.final_pearson.map(|r| format!("{r:.3}")))
+                .unwrap_or("-".into()),
             bytes(measured.upload_bytes),
             seconds(took.as_secs_f64()),
         ),

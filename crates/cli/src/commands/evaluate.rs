@@ -7,7 +7,7 @@ mod untrained;
 use std::path::PathBuf;
 
 use anyhow::{Result, bail};
-use bonfire_engine::{Confusion, Evaluation, evaluate_rows, summarise};
+use bonfire_engine::{Confusion, Evaluation, NumberScores, evaluate_rows, summarise};
 use bonfire_experiment::format::percent;
 use bonfire_experiment::log::note;
 use bonfire_experiment::trained::{self, Which};
@@ -122,9 +122,18 @@ pub fn run(args: &EvaluateArgs, common: &Common) -> Result<()> {
 fn in_words(result: &Evaluation, task: Task) -> String {
     let accuracy = percent(result.accuracy);
     match task {
+        Task::Regress => {
+            let numbers = result.numbers.unwrap_or(NumberScores { pearson: 0.0, spearman: 0.0 });
+            format!("the mean squared error, Pearson {:.3}, Spearman {:.3}", numbers.pearson, numbers.spearman)
+        }
         Task::Classify(_) => match result.classes {
             Some(scores) => {
-                format!("accuracy {accuracy}, macro F1 {}, Matthews {:.3}", percent(scores.macro_f1), scores.matthews)
+                let [f1, precision, recall] =
+                    [scores.macro_f1, scores.macro_precision, scores.macro_recall].map(percent);
+                format!(
+                    "accuracy {accuracy}, macro F1 {f1} (precision {precision}, recall {recall}), Matthews {:.3}",
+                    scores.matthews
+                )
             }
             None => format!("accuracy {accuracy}"),
         },

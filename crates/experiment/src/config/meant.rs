@@ -67,7 +67,7 @@ const KEYS: &[(&[&str], &str, &str)] = &[
         "model.path",
         "a folder, a GGUF file or hf:org/name",
     ),
-    (&["task", "task_type"], "model.task", "\"classification\" or \"causal-lm\""),
+    (&["task", "task_type"], "model.task", "\"classification\", \"regression\" or \"causal-lm\""),
     (
         &["data.name", "dataset", "dataset_name", "dataset_path", "data_dir", "data_path", "train_file"],
         "data.path",

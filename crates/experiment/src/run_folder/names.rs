@@ -18,6 +18,8 @@ pub const MODEL: &str = "model";
 pub const BEST_MODEL: &str = "model-best";
 /// Where clients keep a part of the model for themselves: their own adapters in PEFT layout, a folder a client.
 pub const CLIENTS: &str = "clients";
+/// The clients' own adapters of the best round, likewise.
+pub const BEST_CLIENTS: &str = "clients-best";
 /// The run in one object.
 pub const SUMMARY: &str = "summary.json";
 /// How many examples of each label every client holds.
@@ -32,7 +34,7 @@ pub const CSV: &str = "metrics.csv";
 pub const TENSORBOARD: &str = "tensorboard";
 
 /// All of them.
-pub(super) const ALL: [&str; 15] = [
+pub(super) const ALL: [&str; 16] = [
     CONFIG,
     METRICS,
     ROWS_OF_CLIENTS,
@@ -42,6 +44,7 @@ pub(super) const ALL: [&str; 15] = [
     MODEL,
     BEST_MODEL,
     CLIENTS,
+    BEST_CLIENTS,
     SUMMARY,
     PARTITION,
     CHECKPOINTS,
