@@ -24,6 +24,8 @@ pub(crate) struct Capacity {
     mean_batch: [u64; 2],
     /// Tensors of a client's size that the optimizer carries.
     moments: u64,
+    /// How many tokens a token sees in the mean, where attention holds its scores; else 0.
+    seen: u64,
     on_cpu: bool,
     /// What has failed so far.
     pub room: Room,
@@ -40,13 +42,24 @@ impl Capacity {
         let on_cpu = models.first().is_some_and(|model| runs_on_cpu(model.device()));
         let room = Room::new(TOKENS);
         let moments = settings.optimizer.moments();
-        Capacity { memory: least(device_memory), buffer: least(device_buffer_limit), mean_batch, moments, on_cpu, room }
+        let holds = |m: &Box<dyn Model>| m.dropout().model.attention > 0.0 || m.info().distances > 0;
+        let squares: u64 = train.ids.iter().map(|ids| (ids.len() as u64).pow(2)).sum();
+        let seen = if models.first().is_some_and(holds) { squares.div_ceil((tokens as u64).max(1)) } else { 0 };
+        Capacity {
+            memory: least(device_memory),
+            buffer: least(device_buffer_limit),
+            mean_batch,
+            moments,
+            seen,
+            on_cpu,
+            room,
+        }
     }
 
     /// What `cohort` clients that share a device and train `scalars` numbers each need there.
     pub fn estimate(&self, model: &dyn Model, options: &EngineSettings, cohort: usize, scalars: u64) -> Estimate {
         let (info, tokens) = (model.info(), self.mean_batch[0]);
-        let step = ClientStep { scalars, tokens: self.mean_batch, moments: self.moments };
+        let step = ClientStep { scalars, tokens: self.mean_batch, moments: self.moments, seen: self.seen };
         let mut estimate = Estimate::new(info, model.task(), options, step, self.memory);
         let wanted = match options.in_flight {
             InFlight::Count(n) => n,

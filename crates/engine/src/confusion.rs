@@ -54,6 +54,29 @@ impl Confusion {
         Some(Confusion { classes, counts })
     }
 
+    /// From counts of `[right, said, examples]`, as [`Self::counts`] gives them; `None` where there are none.
+    pub fn of_counts(counts: &[[u64; 3]]) -> Option<Confusion> {
+        const MOST: u64 = 20_000;
+        let classes = counts.iter().flat_map(|[right, said, _]| [*right, *said]).max()? + 1;
+        if classes > MOST {
+            return None;
+        }
+        let mut it = Confusion { classes: classes as usize, counts: vec![0; (classes * classes) as usize] };
+        for [right, said, examples] in counts {
+            let count = &mut it.counts[(right * classes + said) as usize];
+            *count = count.saturating_add(*examples);
+        }
+        Some(it)
+    }
+
+    /// `[right, said, examples]` of every pair of classes that occurs.
+    pub fn counts(&self) -> Vec<[u64; 3]> {
+        let pair = |(at, &count): (usize, &u64)| {
+            (count > 0).then_some([(at / self.classes) as u64, (at % self.classes) as u64, count])
+        };
+        self.counts.iter().enumerate().filter_map(pair).collect()
+    }
+
     /// Classes, up to the highest that occurs.
     pub fn classes(&self) -> usize {
         self.classes
@@ -129,6 +152,7 @@ mod tests {
         near(scores.macro_f1, EXPECTED[2]);
         near(scores.matthews, EXPECTED[3]);
         near(scores.micro_f1, 0.6);
+        assert_eq!(Confusion::of_counts(&it.counts()), Some(it.clone()));
         assert_eq!((it.count(0, 2), it.count(2, 0), it.class(0).examples, it.class(3).examples), (1, 0, 4, 0));
         near(it.class(1).f1, 2.0 / 3.0);
         // Two classes.
@@ -146,5 +170,6 @@ mod tests {
         assert_eq!((same.matthews, same.macro_recall), (0.0, 1.0 / 3.0));
         assert_eq!(Confusion::of(&[Some(RowEvaluation::default())], &[0]), None);
         assert_eq!(Confusion::of(&[None], &[0]), None);
+        assert_eq!((Confusion::of_counts(&[]), Confusion::of_counts(&[[0, u64::MAX - 1, 1]])), (None, None));
     }
 }

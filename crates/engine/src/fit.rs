@@ -24,6 +24,8 @@ pub(crate) struct ClientStep {
     pub tokens: [u64; 2],
     /// Tensors of its size that the optimizer carries.
     pub moments: u64,
+    /// Where attention holds its scores: how many tokens a token sees, in the mean over tokens; 0 where it holds none.
+    pub seen: u64,
 }
 
 /// What clients in flight need, from the model's shape; an estimate from above.
@@ -45,7 +47,7 @@ impl Estimate {
         info: &ModelInfo,
         task: Task,
         options: &EngineSettings,
-        ClientStep { scalars, tokens: [tokens, answers], moments }: ClientStep,
+        ClientStep { scalars, tokens: [tokens, answers], moments, seen }: ClientStep,
         memory: Option<u64>,
     ) -> Self {
         let memory = options.memory_gb.map(|gb| (gb * 1e9) as u64).or(memory);
@@ -53,7 +55,7 @@ impl Estimate {
         let number = number(options.precision);
         let backbone = number * (all + linears);
         // Kept for backward by each layer, half as much again for the gradients that pass.
-        let layer = kept(info, number) * 3 / 2;
+        let layer = (kept(info, number) + kept_scores(info, number, seen)) * 3 / 2;
         let layers = info.layers as u64;
         let token = match options.recompute {
             Recompute::None => layers * layer,
@@ -123,6 +125,13 @@ fn kept(info: &ModelInfo, number: u64) -> u64 {
     // and what they let through.
     let widened = if info.is_gated() { 2 * wide } else { wide };
     attention + number * ((2 * d + attended + wide) + 2 * d + widened)
+}
+
+/// Bytes a token that a layer keeps besides where attention is composed of operations that hold its scores, as dropout in it and a bias by
+/// distance ask for: of every head the weights after the softmax and what dropout left of them, and queries, keys and values head by head.
+fn kept_scores(info: &ModelInfo, number: u64, seen: u64) -> u64 {
+    let heads = info.heads as u64;
+    if seen == 0 { 0 } else { number * heads * (2 * seen + 3 * info.head_width as u64) }
 }
 
 /// Room for the rounding of a batch's rows and for texts longer than the mean, in parts of what a buffer holds.
@@ -200,7 +209,7 @@ mod tests {
 
     /// A step by AdamW.
     fn step(scalars: u64, tokens: [u64; 2]) -> ClientStep {
-        ClientStep { scalars, tokens, moments: 2 }
+        ClientStep { scalars, tokens, moments: 2, seen: 0 }
     }
 
     #[test]
@@ -245,6 +254,10 @@ mod tests {
         let plain = ClientStep { moments: 0, ..step(1_000, [100, 10]) };
         let plain = Estimate::new(&llama, Task::Causal, &options(""), plain, None).client;
         assert_eq!(estimate("").client - plain, 2 * 4 * 1_000);
+        // Attention that holds scores, 50 tokens a text: 32 heads of two weights a token, and of 64 features three times.
+        let held = ClientStep { seen: 50, ..step(1_000, [100, 10]) };
+        let held = Estimate::new(&llama, Task::Causal, &options(""), held, None).client;
+        assert_eq!(held - estimate("").client, 100 * 16 * (4 * 32 * (2 * 50 + 3 * 64)) * 3 / 2);
         // Embeddings, 16 layers of their linears and two norms, one last norm; and the linears again, folded.
         let linears = 16 * (2048 * 3072 + 2048 * 2048 + 3 * 2048 * 8192);
         let weights = 128_256 * 2048 + linears + 16 * 2 * 2048 + 2048;

@@ -11,6 +11,7 @@ use bonfire_models::peft::{self, Layout, PeftMeta};
 use bonfire_models::{Adapter, ModelFolder, ModelSource};
 
 use crate::checkpoints::{self, Notes};
+use crate::classes_file::ClassesFile;
 use crate::config::{RunConfig, SaveSection};
 use crate::interrupt::Interrupt;
 use crate::log;
@@ -25,6 +26,8 @@ pub struct Recorder {
     folder: RunFolder,
     identity: Identity,
     meta: PeftMeta,
+    /// The names of its classes.
+    labels: Vec<String>,
     /// Where every weight trains.
     whole: Option<ModelFolder>,
     totals: Totals,
@@ -114,6 +117,7 @@ impl Recorder {
             folder,
             identity,
             meta,
+            labels: labels.to_vec(),
             whole,
             totals: Totals::default(),
             trackers,
@@ -268,6 +272,9 @@ impl Recorder {
         self.weigh(metrics, run);
         self.trackers.round(metrics, clients)?;
         self.write_state(&run.server().model())?;
+        if let Some(found) = run.confusion().filter(|found| found.round == metrics.round) {
+            ClassesFile::of(found, &self.labels).write(self.folder.path())?;
+        }
         if best {
             self.write_best(&run.server().model())?;
             self.write_personal_models(run, BEST_CLIENTS)?;

@@ -119,14 +119,13 @@ impl Clients {
     }
 
     /// The clients' test rows, each by its own client's model, all together.
-    pub fn evaluate_personal_models(&self, server: &Server) -> Result<Option<Evaluation>, EngineError> {
+    pub fn evaluate_personal_models(&self, server: &Server) -> Result<Vec<Option<RowEvaluation>>, EngineError> {
         let mut all = vec![None; self.test.len()];
         for (client, rows) in self.shards.test.iter().enumerate().filter(|(_, rows)| !rows.is_empty()) {
             let own = self.engine.evaluate_rows(&self.personal_model(server, client), &self.test, rows)?;
             rows.iter().for_each(|&row| all[row] = own[row]);
         }
-        let rows: Vec<usize> = self.shards.test.iter().flatten().copied().collect();
-        Ok((!rows.is_empty()).then(|| summarise(&all, &rows)))
+        Ok(all)
     }
 
     /// Takes out of the uploads what their clients keep.

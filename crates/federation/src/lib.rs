@@ -39,7 +39,7 @@ pub use error::FederationError;
 pub use forecast::{Forecast, forecast};
 pub use ledger::{Ledger, Traffic};
 pub use metrics::{BestRound, ClientMetrics, ClientSpread, MemoryUse, RoundMetrics, Summary, Times};
-pub use run::{Event, Run};
+pub use run::{Event, RoundConfusion, Run};
 pub use server::Server;
 pub use settings::{
     AdapterSettings, AdapterStart, Aggregation, AttackSettings, BestBy, Budget, BudgetName, BudgetUse, ClientSettings,

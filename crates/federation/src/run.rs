@@ -1,7 +1,7 @@
 //! A federation ready to run: its parts, and what it tells the outside while it runs. The loop is in `rounds.rs`.
 
 use bonfire_data::Shards;
-use bonfire_engine::{Choice, ClientMemory, Estimate, Plan, Progress, TokenizedData, sketch};
+use bonfire_engine::{Choice, ClientMemory, Confusion, Estimate, Plan, Progress, TokenizedData, sketch};
 use bonfire_models::{Adapter, Model};
 use burn::tensor::Device;
 
@@ -45,9 +45,27 @@ pub enum Event<'e> {
 pub struct Run {
     pub(crate) coordinator: Coordinator,
     pub(crate) clients: Clients,
+    /// What the last evaluation of a classifier took for what.
+    pub(crate) confusion: Option<RoundConfusion>,
+}
+
+/// What a classifier took for what, in the last round that was evaluated.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RoundConfusion {
+    /// Which round.
+    pub round: usize,
+    /// Whether it is of the clients' own models, each on its client's test examples; else of the global model on the test split.
+    pub personal: bool,
+    /// How often each class was taken for each other.
+    pub confusion: Confusion,
 }
 
 impl Run {
+    /// What the last evaluation of this process took for what; `None` before one, and where nothing is classified.
+    pub fn confusion(&self) -> Option<&RoundConfusion> {
+        self.confusion.as_ref()
+    }
+
     /// Sets up a run: a fresh adapter from the seed, nothing trained yet. `models` holds the backbone once for every
     /// device that trains, each an autodiff device; the first also evaluates.
     ///
@@ -73,7 +91,7 @@ impl Run {
         clients.pool = pool;
         clients.engine.draw_noise_from(coordinator.protection.key.clone());
         clients.engine.check_memory(coordinator.trainable_params())?;
-        Ok(Run { coordinator, clients })
+        Ok(Run { coordinator, clients, confusion: None })
     }
 
     /// The server's state after the last complete round.

@@ -262,10 +262,11 @@ fn stepped(rule: StepRule, device: &Device, way: Way) -> Outcome {
         };
         state = one(rule, &layout, state, start.clone(), grads, rates);
     }
-    Ok(vec![
+    let moments = [("first moment", state.first), ("second moment", state.second)];
+    let kept = moments.into_iter().zip(rule.moments()).filter(|(_, kept)| *kept);
+    let mut parts = kept.map(|((name, moment), _)| part(name, moment)).collect::<Result<Vec<_>, _>>()?;
+    parts.extend([
         part("movement", state.movement)?,
-        part("first moment", state.first)?,
-        part("second moment", state.second)?,
         part(
             "weights",
             Tensor::cat(
@@ -276,5 +277,6 @@ fn stepped(rule: StepRule, device: &Device, way: Way) -> Outcome {
                 1,
             ),
         )?,
-    ])
+    ]);
+    Ok(parts)
 }

@@ -105,7 +105,8 @@ pub fn run(args: &EvaluateArgs, common: &Common) -> Result<()> {
         put(object)
     } else {
         say(format!(
-            "{name} loss {:.4}, {} on {} texts of {} ({})",
+            "{name} {} {:.4}, {} on {} texts of {} ({})",
+            if task == Task::Regress { "mean squared error" } else { "loss" },
             result.loss,
             in_words(&result, task),
             result.examples,
@@ -124,7 +125,7 @@ fn in_words(result: &Evaluation, task: Task) -> String {
     match task {
         Task::Regress => {
             let numbers = result.numbers.unwrap_or(NumberScores { pearson: 0.0, spearman: 0.0 });
-            format!("the mean squared error, Pearson {:.3}, Spearman {:.3}", numbers.pearson, numbers.spearman)
+            format!("Pearson {:.3}, Spearman {:.3}", numbers.pearson, numbers.spearman)
         }
         Task::Classify(_) => match result.classes {
             Some(scores) => {

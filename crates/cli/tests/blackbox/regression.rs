@@ -127,5 +127,6 @@ fn what_is_no_number_and_what_needs_classes_is_refused() {
     refused(&["data.partition", "dirichlet"], &["--set", "data.partition={kind=\"dirichlet\", alpha=0.5}"]);
     let bad = "{\"first\": \"a\", \"second\": \"b\", \"score\": \"high\"}\n";
     room.write("data/train.jsonl", bad);
-    refused(&["train.jsonl", "line 1", "a finite number"], &[]);
+    let args = short(&["train", "--out", "run"], &NUMBERS);
+    room.refuse(1, &["train.jsonl:1", "\"high\"", "a finite number"], &args);
 }

@@ -22,6 +22,8 @@ pub const CLIENTS: &str = "clients";
 pub const BEST_CLIENTS: &str = "clients-best";
 /// The run in one object.
 pub const SUMMARY: &str = "summary.json";
+/// What the model of the last evaluation took for what.
+pub const CLASSES: &str = "classes.json";
 /// How many examples of each label every client holds.
 pub const PARTITION: &str = "partition.json";
 /// The folder of checkpoints.
@@ -34,7 +36,7 @@ pub const CSV: &str = "metrics.csv";
 pub const TENSORBOARD: &str = "tensorboard";
 
 /// All of them.
-pub(super) const ALL: [&str; 16] = [
+pub(super) const ALL: [&str; 17] = [
     CONFIG,
     METRICS,
     ROWS_OF_CLIENTS,
@@ -47,6 +49,7 @@ pub(super) const ALL: [&str; 16] = [
     BEST_CLIENTS,
     SUMMARY,
     PARTITION,
+    CLASSES,
     CHECKPOINTS,
     LOG,
     CSV,
