@@ -1,7 +1,6 @@
 //! The CPU paths of this crate's operations, for Burn's Flex backend: all threads, vector instructions chosen at run
 //! time, one pass over memory where composed operations make several.
 
-mod adamw;
 mod attention;
 mod decoder;
 mod dropout;
@@ -11,6 +10,7 @@ mod linear;
 mod loss;
 mod micro;
 mod norm;
+mod optimizer;
 mod tf32;
 
 use std::mem::MaybeUninit;

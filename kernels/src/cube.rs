@@ -7,7 +7,6 @@
 //! subgroup operations; barriers stand where a WGSL front end can prove that all units of a workgroup come.
 #![allow(clippy::too_many_arguments)] // a kernel's arguments are its tensors and sizes, one by one
 
-mod adamw;
 mod attention;
 mod attention_backward;
 mod attention_softmax;
@@ -22,6 +21,7 @@ mod glue;
 mod loss;
 mod lowrank;
 mod norm;
+mod optimizer;
 mod outer;
 mod product;
 mod scores;
@@ -31,8 +31,8 @@ mod tiles;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use adamw::StepTables;
 pub(crate) use dense::{has_tf32, product, product_kernel};
 pub(crate) use dropout::KeyTable;
+pub(crate) use optimizer::StepTables;
 pub(crate) use tensors::view;
 pub(crate) use tiles::{RankTables, Tables};

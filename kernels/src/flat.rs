@@ -7,7 +7,7 @@ use burn::backend::{Backend, BackendTensor, Dispatch, DispatchAutodiffContext, D
 use burn::backend::{DispatchTensorKind, tensor::FloatTensor};
 use burn::tensor::Tensor;
 
-use crate::adamw::OptimizerOps;
+use crate::optimizer::OptimizerOps;
 
 /// Numbers whose multiples a tensor may begin at: 512 bytes, which every device takes a view from.
 pub(crate) const ALIGN: usize = 128;
@@ -30,7 +30,7 @@ pub struct Place {
     pub at: usize,
     /// Its rows and columns; they lie row by row.
     pub dims: [usize; 2],
-    /// Which of the optimizer's rates are its own: see [`crate::adamw_step`].
+    /// Which of the optimizer's rates are its own: see [`crate::optimizer_step`].
     pub rates: usize,
     /// Whether a model reads its movement alone: where the start is in the backbone already.
     pub folded: bool,

@@ -3,7 +3,7 @@
 use burn::backend::Dispatch;
 use burn::tensor::{Device, Tensor, TensorData};
 
-use crate::adamw::OptimizerOps;
+use crate::optimizer::OptimizerOps;
 
 /// `table` with the matrices that `stack` holds of some clients written from column `at` on, row by row of each.
 ///

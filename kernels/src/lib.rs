@@ -11,7 +11,6 @@
 //! adapter: a slot is one row of A with its row of B), `K` classes, `H` heads.
 #![deny(missing_docs)]
 
-mod adamw;
 mod attention;
 mod backends;
 pub mod check;
@@ -33,6 +32,7 @@ mod lists;
 mod loss;
 mod memory;
 mod norm;
+mod optimizer;
 mod options;
 mod pointwise;
 mod product;
@@ -40,7 +40,6 @@ pub mod runtime;
 mod scores;
 mod segments;
 
-pub use adamw::{AdamW, Moving, adamw_step, adamw_step_composed};
 pub use attention::{
     packed_attention, packed_attention_composed, packed_attention_dropped, packed_attention_with, widest_head,
 };
@@ -57,6 +56,7 @@ pub use lists::lists_on;
 pub use loss::{cross_entropy, cross_entropy_and_slopes, cross_entropy_composed};
 pub use memory::{device_buffer_limit, device_memory, device_memory_reserved};
 pub use norm::{add_norm, rms_norm, rms_norm_and_input};
+pub use optimizer::{AdamW, Moving, Sgd, StepRule, optimizer_step, optimizer_step_composed};
 pub use options::{Arithmetic, AttentionLayout, Bend};
 pub use pointwise::{gelu, glu, rotate};
 pub use product::{has_tf32, product, product_kernel};

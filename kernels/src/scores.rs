@@ -3,7 +3,7 @@
 use burn::backend::Dispatch;
 use burn::tensor::Tensor;
 
-use crate::adamw::OptimizerOps;
+use crate::optimizer::OptimizerOps;
 
 /// Scores of every slot of one target (LoRA-A², section 4.2): the Frobenius norm of the slot's outer product
 /// `‖ΔB_i ⊗ A_i‖_F = ‖ΔB_i‖₂ · ‖A_i‖₂` (and with the factors' roles exchanged when A is active).

@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use bonfire_kernels::{Grouped, Segments, lists_on, runs_on_cpu};
-use burn::tensor::{Device, Int, Tensor};
+use burn::tensor::{Device, Int, Tensor, TensorData};
 
 use crate::{ModelInfo, Objective};
 
@@ -34,7 +34,7 @@ impl Rounding {
 }
 
 /// What is asked of a text.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Goal {
     /// Its class.
     Class(usize),
@@ -44,6 +44,13 @@ pub enum Goal {
         class: usize,
         /// The first token of the second text, by the tokenizer's token types: it and those after it have type 1.
         second: usize,
+    },
+    /// A number, of a text or of a pair of texts.
+    Value {
+        /// The number.
+        value: f32,
+        /// Of a pair the first token of the second text, as above.
+        second: Option<usize>,
     },
     /// Every token from this place on, each from those before it. What comes earlier (a prompt) is read and not scored.
     Next(usize),
@@ -55,14 +62,23 @@ pub enum Goal {
 impl Goal {
     /// How many answers a text of so many tokens is asked for.
     pub fn answers(&self, tokens: usize) -> usize {
-        self.scored(tokens).map(|range| range.len()).sum::<usize>() + usize::from(self.class().is_some())
+        self.scored(tokens).map(|range| range.len()).sum::<usize>()
+            + usize::from(self.class().is_some() || self.value().is_some())
     }
 
     /// The class that is asked for.
     pub fn class(&self) -> Option<usize> {
         match self {
             Goal::Class(class) | Goal::PairClass { class, .. } => Some(*class),
-            Goal::Next(_) | Goal::Spans(_) => None,
+            Goal::Value { .. } | Goal::Next(_) | Goal::Spans(_) => None,
+        }
+    }
+
+    /// The number that is asked for.
+    pub fn value(&self) -> Option<f32> {
+        match self {
+            Goal::Value { value, .. } => Some(*value),
+            _ => None,
         }
     }
 
@@ -71,7 +87,7 @@ impl Goal {
         let (next, spans): (_, &[Range<usize>]) = match self {
             Goal::Next(from) => (Some((*from).max(1)..tokens), &[]),
             Goal::Spans(spans) => (None, spans),
-            Goal::Class(_) | Goal::PairClass { .. } => (None, &[]),
+            Goal::Class(_) | Goal::PairClass { .. } | Goal::Value { .. } => (None, &[]),
         };
         let within = move |range: &Range<usize>| range.start.max(1)..range.end.min(tokens);
         next.into_iter().chain(spans.iter().map(within))
@@ -128,16 +144,25 @@ impl PackedBatch {
     pub(crate) fn read(&self, info: &ModelInfo) -> impl Iterator<Item = (usize, usize)> {
         self.goals.iter().enumerate().flat_map(move |(s, goal)| {
             let range = self.sequences.range(s);
-            let class = goal.class().map(|class| (self.mark(s, info), class));
+            // A number has no place among the labels, but it is read where a class is.
+            let class = goal.class().or(goal.value().map(|_| 0)).map(|class| (self.mark(s, info), class));
             let scored = goal.scored(range.len()).flatten().map(move |t| range.start + t);
             class.into_iter().chain(scored.map(|t| (t - 1, self.tokens[t] as usize)))
         })
     }
 
+    /// The numbers that are asked for `[S]`, rounded up with zeros; `None` where something else is asked.
+    fn values(&self, rounding: Rounding, device: &Device) -> Option<Tensor<1>> {
+        let mut values: Vec<f32> = self.goals.iter().map(Goal::value).collect::<Option<_>>()?;
+        values.resize(rounding.size(values.len()), 0.0);
+        let n = values.len();
+        (n > 0).then(|| Tensor::from_data(TensorData::new(values, [n]), device))
+    }
+
     /// The type of every token `[T]`, where a pair has a second text.
     fn types(&self) -> Option<Vec<i32>> {
         let second = |(s, goal): (usize, &Goal)| match goal {
-            Goal::PairClass { second, .. } => *second,
+            Goal::PairClass { second, .. } | Goal::Value { second: Some(second), .. } => *second,
             _ => self.sequences.range(s).len(),
         };
         let seconds: Vec<usize> = self.goals.iter().enumerate().map(second).collect();
@@ -176,6 +201,7 @@ impl PackedBatch {
             read: next(),
             labels: next(),
             types: lists.next(),
+            values: self.values(rounding, device),
             by_client: Grouped::new(&client_read, device),
             sequences: self.sequences.clone(),
             client_tokens: self.client_lengths(|s| self.sequences.range(s).len()),
@@ -202,6 +228,8 @@ pub struct DeviceBatch {
     pub read: Tensor<1, Int>,
     /// What is to be found there `[N]`: the class, or the next token.
     pub labels: Tensor<1, Int>,
+    /// The number that is to be found there `[N]`, surplus included, where numbers are asked for.
+    pub values: Option<Tensor<1>>,
     /// What the rows that are read leave, client by client.
     pub by_client: Grouped,
     /// Token ranges of the sequences.
@@ -214,6 +242,13 @@ pub struct DeviceBatch {
     pub client_read: Segments,
     /// What training asks of these rows; cross-entropy unless somebody puts another here.
     pub objective: Objective,
+}
+
+impl DeviceBatch {
+    /// The numbers that are to be found in the first `n` rows.
+    pub(crate) fn asked_values(&self, n: usize) -> Tensor<1> {
+        self.values.clone().expect("a number of every text").narrow(0, 0, n)
+    }
 }
 
 #[cfg(all(test, feature = "flex"))]
@@ -258,5 +293,14 @@ mod tests {
         let batch = PackedBatch::pack(&[texts]).to_device(&info, Rounding::Exact, &device);
         assert_eq!(batch.types.map(ints), Some(vec![0, 0, 0, 0, 0, 0, 1, 1]));
         assert_eq!((ints(batch.read), ints(batch.labels)), (vec![0, 2], vec![1, 3]));
+        assert!(batch.values.is_none());
+        // Numbers are read where classes are, and of pairs too.
+        let number = |value, second| Goal::Value { value, second };
+        let texts = vec![(&ids[..2], number(0.5, None)), (&ids[..], number(-3.0, Some(4)))];
+        let batch = PackedBatch::pack(&[texts]).to_device(&info, Rounding::Exact, &device);
+        assert_eq!(batch.types.map(ints), Some(vec![0, 0, 0, 0, 0, 0, 1, 1]));
+        let values = batch.values.map(|t| t.into_data().try_to_vec::<f32>().expect("f32"));
+        assert_eq!((ints(batch.read), values), (vec![0, 2], Some(vec![0.5, -3.0])));
+        assert_eq!(batch.client_read.rows(), 2);
     }
 }

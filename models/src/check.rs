@@ -5,7 +5,7 @@
 pub mod torch;
 
 use bonfire_kernels::check::{Part, numbers, part};
-use bonfire_kernels::{AdamW, FlatLayout, LowRank, Moving, adamw_step};
+use bonfire_kernels::{AdamW, FlatLayout, LowRank, Moving, StepRule, optimizer_step};
 use burn::tensor::{Device, Gradients, Tensor, TensorData};
 
 use crate::{ClientAdapter, Goal, Model, PackedBatch, Precision, Rounding, Task, Transformer};
@@ -119,6 +119,7 @@ pub fn batch(model: &Transformer) -> PackedBatch {
     let texts: Vec<Vec<u32>> = [1, 7, 12, 20, 3].into_iter().zip(0..).map(|(length, i)| text(i, length)).collect();
     let goal = |i: usize| match model.task() {
         Task::Classify(classes) => Goal::Class(i % classes),
+        Task::Regress => Goal::Value { value: i as f32, second: None },
         Task::Causal => Goal::Next(1),
     };
     let texts_in = |range: std::ops::Range<usize>| range.map(|i| (texts[i].as_slice(), goal(i))).collect();
@@ -160,14 +161,14 @@ fn losses(model: &Transformer, leaves: &Leaves, tensors: &[Tensor<3>], batch: &P
 /// The movement of the first step of AdamW. The floor of its denominator is high: with the usual one, the sign of a
 /// gradient next to nothing would be a whole step.
 fn moved(start: Tensor<3>, gradient: Tensor<3>) -> Tensor<3> {
-    let constants = AdamW { betas: [0.9, 0.999], eps: 1e-3, weight_decay: 0.1 };
+    let rule = StepRule::AdamW(AdamW { betas: [0.9, 0.999], eps: 1e-3, weight_decay: 0.1 });
     let [clients, rows, cols] = start.dims();
     let layout = FlatLayout::new([([rows, cols], 0, false)]);
     let rates = [0.01f32, 1.0 / (1.0 - 0.9), 1.0 / (1.0 - 0.999)].repeat(clients);
     let rates = Tensor::<3>::from_data(TensorData::new(rates, [1, clients, 3]), &start.device());
     let start = layout.flat(&[start]);
-    let state = Moving::new(clients, &start, &layout);
-    layout.tensor(&adamw_step(constants, &layout, state, start, vec![gradient], rates).movement, 0)
+    let state = Moving::new(clients, &start, &layout, &rule);
+    layout.tensor(&optimizer_step(rule, &layout, state, start, vec![gradient], rates).movement, 0)
 }
 
 /// The slope of the losses along their gradient, by two losses on either side (of which the farther cancel what is not a

@@ -136,6 +136,7 @@ impl ModelFolder {
 }
 
 /// What of a `config.json` is the new model's own.
+#[derive(Clone, Copy)]
 pub(crate) struct Described<'d> {
     pub architecture: Architecture,
     pub task: Task,
@@ -157,14 +158,20 @@ pub(crate) fn described(json: &[u8], file: &str, new: Described) -> Result<Vec<u
         Task::Causal => {
             map.insert("architectures".into(), json!([format!("{}ForCausalLM", description.class)]));
         }
-        Task::Classify(classes) => {
-            let numbered = || (0..classes).map(|i| format!("LABEL_{i}")).collect();
-            let names = new.labels.filter(|l| l.len() == classes).map_or_else(numbered, <[String]>::to_vec);
+        Task::Classify(_) | Task::Regress => {
+            let outputs = new.task.outputs().expect("it has a head");
+            let numbered = || (0..outputs).map(|i| format!("LABEL_{i}")).collect();
+            let names = new.labels.filter(|l| l.len() == outputs).map_or_else(numbered, <[String]>::to_vec);
             let class = format!("{}ForSequenceClassification", description.classifier);
             map.insert("architectures".into(), json!([class]));
             map.insert("id2label".into(), names.iter().enumerate().map(|(i, n)| (i.to_string(), json!(n))).collect());
             map.insert("label2id".into(), names.iter().enumerate().map(|(i, n)| (n.clone(), json!(i))).collect());
             map.remove("num_labels");
+            // By itself Transformers takes a head of one output for regression; whoever reads the file need not know that.
+            match new.task {
+                Task::Regress => drop(map.insert("problem_type".into(), json!("regression"))),
+                _ => drop(map.remove("problem_type")),
+            }
         }
     }
     if let Some(dtype) = new.dtype {
@@ -221,6 +228,11 @@ mod tests {
         assert_eq!(config["id2label"], json!({"0": "no", "1": "yes"}));
         assert_eq!(config["label2id"], json!({"no": 0, "yes": 1}));
         assert_eq!((&config["dtype"], &config["hidden_size"]), (&json!("float32"), &json!(8)));
+        // A number for every text.
+        let new = Described { task: Task::Regress, labels: Some(&[]), ..new };
+        let json = described(old, "config.json", new).expect("an object");
+        let config: serde_json::Value = serde_json::from_slice(&json).expect("JSON");
+        assert_eq!((&config["id2label"], &config["problem_type"]), (&json!({"0": "LABEL_0"}), &json!("regression")));
         // As older versions of Transformers wrote it.
         let old = br#"{"model_type":"xlm-roberta","torch_dtype":"float16","tie_word_embeddings":true}"#;
         let new = Described {

@@ -98,8 +98,21 @@ impl Architecture {
 pub enum Task {
     /// One of so many classes for every text: an encoder's head reads the first token, a decoder's the last.
     Classify(usize),
+    /// A number for every text, read where a class is.
+    Regress,
     /// Every token of a text from those before it.
     Causal,
+}
+
+impl Task {
+    /// How many numbers the head gives for a text: a score a class, or the number that is foretold. `None`: there is no head.
+    pub fn outputs(self) -> Option<usize> {
+        match self {
+            Task::Classify(classes) => Some(classes),
+            Task::Regress => Some(1),
+            Task::Causal => None,
+        }
+    }
 }
 
 /// What a feed-forward block bends with.

@@ -83,12 +83,12 @@ impl Dropout {
                 Task::Causal => {
                     "drops what a classifier's head reads, and a language model has none; leave it out".into()
                 }
-                Task::Classify(_) if description.head.iter().all(|linear| !linear.dropped) => {
+                Task::Classify(_) | Task::Regress if description.head.iter().all(|linear| !linear.dropped) => {
                     format!(
                         "drops what a classifier's head reads, which a {name} model in Transformers does not; leave it out"
                     )
                 }
-                Task::Classify(_) => return None,
+                Task::Classify(_) | Task::Regress => return None,
             };
             return Some(("model.dropout.classifier", why));
         }

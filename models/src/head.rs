@@ -28,14 +28,14 @@ pub(crate) struct HeadLinear {
 /// checkpoint lacks is one of them.
 pub(crate) fn linears(info: &ModelInfo, task: Task) -> Vec<HeadLinear> {
     let (d, description) = (info.hidden, info.architecture.describe());
-    let Task::Classify(classes) = task else { return Vec::new() };
+    let Some(outputs) = task.outputs() else { return Vec::new() };
     let pooler = description.pooler.filter(|_| info.draws_pooler);
     let pooler =
         pooler.map(|p| HeadLinear { module: p.linear, d_in: d, d_out: d, bias: true, bend: p.bend, dropped: false });
     let own = description.head.iter().map(|form| HeadLinear {
         module: form.module,
         d_in: d,
-        d_out: if form.width == Width::Classes { classes } else { d },
+        d_out: if form.width == Width::Classes { outputs } else { d },
         bias: form.bias,
         bend: form.bend,
         dropped: form.dropped,

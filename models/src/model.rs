@@ -110,7 +110,7 @@ pub trait Model: Send + Sync {
     fn logits(&self, adapter: &ClientAdapter, batch: &DeviceBatch) -> Tensor<2>;
 
     /// The training loss in nats of every row that is read `[N]`, without the surplus: cross-entropy, unless the batch has another
-    /// [objective](DeviceBatch::objective).
+    /// [objective](DeviceBatch::objective); of numbers the squared error.
     fn row_losses(&self, adapter: &ClientAdapter, batch: &DeviceBatch) -> Tensor<1> {
         let logits = self.logits(adapter, batch);
         let labels = batch.labels.clone().narrow(0, 0, logits.dims()[0]);
@@ -139,7 +139,8 @@ pub trait Model: Send + Sync {
         at_once(self.loss(adapter, batch), clock)
     }
 
-    /// Every row that is read, without the surplus: its cross-entropy `[N]` and the answer of highest score `[N]`.
+    /// Every row that is read, without the surplus: its cross-entropy `[N]` and the answer of highest score `[N]`; where numbers are
+    /// foretold, the squared error and nothing that means anything.
     fn evaluate(&self, adapter: &ClientAdapter, batch: &DeviceBatch) -> (Tensor<1>, Tensor<1, Int>) {
         let logits = self.logits(adapter, batch);
         let labels = batch.labels.clone().narrow(0, 0, logits.dims()[0]);

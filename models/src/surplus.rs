@@ -25,6 +25,7 @@ pub(crate) fn note(weights: &Weights, info: &ModelInfo, task: Task) -> Result<Op
     }
     let what = match task {
         Task::Classify(_) => "classifier",
+        Task::Regress => "regression model",
         Task::Causal => "language model",
     };
     let (file, n, kind) = (weights.file_of(first), left.len(), info.architecture.name());

@@ -262,7 +262,10 @@ impl Transformer {
     fn losses(&self, hidden: Tensor<2>, adapter: &ClientAdapter, batch: &DeviceBatch) -> Tensor<1> {
         let n = batch.client_read.rows();
         let labels = batch.labels.clone().narrow(0, 0, n); // [N]
-        if self.task == Task::Causal && !self.trained {
+        if self.task == Task::Regress {
+            let found = self.scores(hidden, adapter, batch).narrow(0, 0, n).reshape([n]);
+            (found - batch.asked_values(n)).square()
+        } else if self.task == Task::Causal && !self.trained {
             self.vocabulary().losses(hidden.narrow(0, 0, n), labels, batch.objective.smoothing)
         } else {
             batch.objective.losses(self.scores(hidden, adapter, batch), labels)
@@ -363,6 +366,10 @@ impl Model for Transformer {
             return self.vocabulary().evaluate(hidden, labels);
         }
         let logits = self.scores(hidden, adapter, batch);
+        if self.task == Task::Regress {
+            let n = labels.dims()[0];
+            return ((logits.narrow(0, 0, n).reshape([n]) - batch.asked_values(n)).square(), labels);
+        }
         (bonfire_kernels::cross_entropy(logits.clone(), labels), logits.argmax(1).squeeze_dim(1))
     }
 

@@ -202,8 +202,14 @@ fn score(metrics: &RoundMetrics) -> String {
             }
             _ => format!("test perplexity {perplexity:>6.3}"),
         }),
-        None => metrics.test_accuracy.map(|test| format!("test accuracy {:>6}", percent(test))),
+        None => {
+            let pearson = metrics.test_pearson.map(|test| format!("test Pearson {test:>6.3}"));
+            pearson.or(metrics.test_accuracy.map(|test| format!("test accuracy {:>6}", percent(test))))
+        }
     };
+    if let Some(own) = metrics.personal_pearson {
+        return format!("clients' own Pearson {own:>6.3}");
+    }
     match (test, metrics.personal_accuracy) {
         (Some(test), None) => test,
         (Some(test), Some(own)) => format!("{test}, clients' own accuracy {:>6}", percent(own)),
@@ -216,6 +222,9 @@ fn score(metrics: &RoundMetrics) -> String {
 fn short_score(metrics: &RoundMetrics) -> String {
     match (metrics.test_perplexity, metrics.test_accuracy.or(metrics.personal_accuracy)) {
         (Some(perplexity), _) => format!("perplexity {perplexity:>6.3}"),
+        (None, None) if metrics.test_pearson.or(metrics.personal_pearson).is_some() => {
+            format!("Pearson {:>6.3}", metrics.test_pearson.or(metrics.personal_pearson).unwrap_or_default())
+        }
         (None, accuracy) => format!("accuracy {:>6}", accuracy.map_or("-".to_owned(), percent)),
     }
 }

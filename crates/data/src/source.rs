@@ -65,17 +65,24 @@ struct Row {
 
 impl Row {
     fn example(self, label: usize) -> Example {
-        Example { content: self.content, label, group: self.group }
+        Example { content: self.content, label, value: 0.0, group: self.group }
+    }
+
+    /// Of a set whose labels are numbers.
+    fn example_of(self, value: f64) -> Example {
+        Example { value, ..self.example(0) }
     }
 }
 
 /// One example.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Example {
     /// What it says.
     pub content: Content,
     /// Index into [`Dataset::labels`]; 0 in a set without labels.
     pub label: usize,
+    /// The number that is to be foretold, in a set of those ([`Reading::numbers`]); 0 elsewhere.
+    pub value: f64,
     /// Value of the column that a natural partition splits by, where one was asked for.
     pub group: Option<String>,
 }
@@ -83,7 +90,7 @@ pub struct Example {
 impl Example {
     /// A text that is to be classified.
     pub fn labelled(text: impl Into<String>, label: usize, group: Option<String>) -> Example {
-        Example { content: Content::Text(text.into()), label, group }
+        Example { content: Content::Text(text.into()), label, value: 0.0, group }
     }
 
     /// The text; of two texts the first, of a prompt and response the prompt, of a conversation its first turn.
@@ -97,7 +104,7 @@ impl Example {
 }
 
 /// The splits of a set with their label names.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Dataset {
     /// The name of the set: its folder's last part.
     pub name: String,
@@ -123,7 +130,7 @@ impl Dataset {
     ///
     /// Rows to classify have a text or a pair of texts, and a label: a name, a number or a truth value. Classes are the values that
     /// the training rows have, or the names that `labels.json`, `labels.txt` or a Parquet file's own notes list, to which numbers
-    /// from 0 are indices.
+    /// from 0 are indices. With [`Reading::numbers`] labels are numbers as they are, and there are no classes.
     ///
     /// Rows for a causal language model are what the first training row is: `messages`, `conversations` (ShareGPT), `prompt` and
     /// `response` or `completion` (texts or turns), `instruction` and `output` (put into the prompts of Stanford Alpaca), or `text`
@@ -177,8 +184,11 @@ impl Dataset {
                 return Err(splits::missing(path, &inner, "test"));
             }
         }
-        let labelled =
-            !reading.causal || [&train, &validation, &test].into_iter().flatten().any(|row| row.label.is_some());
+        if reading.numbers {
+            [&mut validation, &mut test].into_iter().for_each(|rows| labels::forget_placeholders(rows));
+        }
+        let labelled = !reading.numbers
+            && (!reading.causal || [&train, &validation, &test].into_iter().flatten().any(|row| row.label.is_some()));
         let labels = if labelled {
             match labels::listing(&splits.folders, &splits.train, &column)? {
                 Some(labels) => labels,
@@ -190,7 +200,7 @@ impl Dataset {
         };
         let train = labels.resolve(train)?;
         let mut measured = |name: &str, rows: Vec<Row>| {
-            let known = if reading.part || reading.causal { &[][..] } else { &train[..] };
+            let known = if reading.part || reading.causal || reading.numbers { &[][..] } else { &train[..] };
             let count = rows.len();
             let first = rows.first().map(|row| row.place.clone());
             let resolved = labels.resolve_measured(rows, known, reading.unseen)?;

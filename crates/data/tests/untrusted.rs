@@ -72,7 +72,7 @@ fn tokenize(json: &[u8]) {
             let eos = TokenizerFiles { model_eos: Some(4), ..Default::default() };
             if let Ok(causal) = CausalTokenizer::new(tokenizer, &eos) {
                 let pair = |text: &str| Content::Pair { prompt: text.into(), response: "a b".into() };
-                let rows = TEXTS.map(|text| Example { content: pair(text), label: 0, group: None });
+                let rows = TEXTS.map(|text| Example { content: pair(text), label: 0, value: 0.0, group: None });
                 if let Ok(tokens) = causal.encode(&rows, "train", 8, Score::All) {
                     assert!(tokens.ids.iter().zip(&tokens.scored).all(|(ids, scored)| {
                         ids.len() <= 8
@@ -112,6 +112,7 @@ fn read(files: &[(&str, &[u8])]) {
         Reading { group: who(), ..plain() },
         Reading { text: vec!["text".to_owned(), "who".to_owned()], label: Some("label".to_owned()), ..plain() },
         Reading { causal: true, ..plain() },
+        Reading { numbers: true, ..plain() },
         Reading { causal: true, shares, group: who(), ..plain() },
         Reading { causal: true, wording: Some(wording), ..plain() },
     ];

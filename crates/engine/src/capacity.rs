@@ -6,9 +6,9 @@ use bonfire_models::Model;
 use burn::tensor::Device;
 
 use crate::evaluate::TOKENS;
-use crate::fit::{Estimate, check_pieces, clients_in_a_buffer};
+use crate::fit::{ClientStep, Estimate, check_pieces, clients_in_a_buffer};
 use crate::room::Room;
-use crate::{EngineError, EngineSettings, InFlight, Split};
+use crate::{EngineError, EngineSettings, InFlight, Split, TrainSettings};
 
 /// Tokens a step should hold for the device to be busy, by kind of device.
 const TOKENS_A_STEP_CPU: usize = 4_096;
@@ -22,27 +22,45 @@ pub(crate) struct Capacity {
     buffer: Option<u64>,
     /// Tokens of a client's mean batch, and how many of its answers are scored.
     mean_batch: [u64; 2],
+    /// Tensors of a client's size that the optimizer carries.
+    moments: u64,
+    /// How many tokens a token sees in the mean, where attention holds its scores; else 0.
+    seen: u64,
     on_cpu: bool,
     /// What has failed so far.
     pub room: Room,
 }
 
 impl Capacity {
-    /// Of devices that hold these `models`, for batches of `batch_size` texts of `train`.
-    pub fn new(models: &[Box<dyn Model>], train: &Split, batch_size: usize) -> Capacity {
+    /// Of devices that hold these `models`, for local training on `train` as `settings` say.
+    pub fn new(models: &[Box<dyn Model>], train: &Split, settings: &TrainSettings) -> Capacity {
         let least = |known: fn(&Device) -> Option<u64>| models.iter().filter_map(|m| known(m.device())).min();
         let tokens: usize = train.ids.iter().map(Vec::len).sum();
         let answers: usize = train.ids.iter().zip(&train.goals).map(|(ids, goal)| goal.answers(ids.len())).sum();
-        let mean_batch = [tokens, answers].map(|n| (batch_size * n.div_ceil(train.len().max(1)).max(1)) as u64);
+        let mean_batch =
+            [tokens, answers].map(|n| (settings.batch_size * n.div_ceil(train.len().max(1)).max(1)) as u64);
         let on_cpu = models.first().is_some_and(|model| runs_on_cpu(model.device()));
         let room = Room::new(TOKENS);
-        Capacity { memory: least(device_memory), buffer: least(device_buffer_limit), mean_batch, on_cpu, room }
+        let moments = settings.optimizer.moments();
+        let holds = |m: &Box<dyn Model>| m.dropout().model.attention > 0.0 || m.info().distances > 0;
+        let squares: u64 = train.ids.iter().map(|ids| (ids.len() as u64).pow(2)).sum();
+        let seen = if models.first().is_some_and(holds) { squares.div_ceil((tokens as u64).max(1)) } else { 0 };
+        Capacity {
+            memory: least(device_memory),
+            buffer: least(device_buffer_limit),
+            mean_batch,
+            moments,
+            seen,
+            on_cpu,
+            room,
+        }
     }
 
     /// What `cohort` clients that share a device and train `scalars` numbers each need there.
     pub fn estimate(&self, model: &dyn Model, options: &EngineSettings, cohort: usize, scalars: u64) -> Estimate {
         let (info, tokens) = (model.info(), self.mean_batch[0]);
-        let mut estimate = Estimate::new(info, model.task(), options, scalars, self.mean_batch, self.memory);
+        let step = ClientStep { scalars, tokens: self.mean_batch, moments: self.moments, seen: self.seen };
+        let mut estimate = Estimate::new(info, model.task(), options, step, self.memory);
         let wanted = match options.in_flight {
             InFlight::Count(n) => n,
             InFlight::Auto => {

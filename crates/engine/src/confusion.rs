@@ -34,6 +34,9 @@ pub struct ClassScores {
     pub macro_precision: f64,
     /// Their mean recall.
     pub macro_recall: f64,
+    /// F1 over all answers together, `average="micro"`: where every text has one label, its precision and its recall are the same and
+    /// equal the accuracy.
+    pub micro_f1: f64,
     /// Matthews' correlation of answers and classes, −1 to 1; for more than two classes that of Gorodkin (2004). CoLA's score. 0
     /// where one of the two is always the same.
     pub matthews: f64,
@@ -49,6 +52,29 @@ impl Confusion {
         let mut counts = vec![0; classes * classes];
         pairs.iter().for_each(|[right, said]| counts[right * classes + said] += 1);
         Some(Confusion { classes, counts })
+    }
+
+    /// From counts of `[right, said, examples]`, as [`Self::counts`] gives them; `None` where there are none.
+    pub fn of_counts(counts: &[[u64; 3]]) -> Option<Confusion> {
+        const MOST: u64 = 20_000;
+        let classes = counts.iter().flat_map(|[right, said, _]| [*right, *said]).max()? + 1;
+        if classes > MOST {
+            return None;
+        }
+        let mut it = Confusion { classes: classes as usize, counts: vec![0; (classes * classes) as usize] };
+        for [right, said, examples] in counts {
+            let count = &mut it.counts[(right * classes + said) as usize];
+            *count = count.saturating_add(*examples);
+        }
+        Some(it)
+    }
+
+    /// `[right, said, examples]` of every pair of classes that occurs.
+    pub fn counts(&self) -> Vec<[u64; 3]> {
+        let pair = |(at, &count): (usize, &u64)| {
+            (count > 0).then_some([(at / self.classes) as u64, (at % self.classes) as u64, count])
+        };
+        self.counts.iter().enumerate().filter_map(pair).collect()
     }
 
     /// Classes, up to the highest that occurs.
@@ -95,6 +121,7 @@ impl Confusion {
             macro_f1: mean(|class| class.f1),
             macro_precision: mean(|class| class.precision),
             macro_recall: mean(|class| class.recall),
+            micro_f1: hits / total.max(1.0),
             matthews: if spread > 0.0 { (hits * total - dot(right, said)) / spread } else { 0.0 },
         }
     }
@@ -111,7 +138,7 @@ mod tests {
         Confusion::of(&evaluated, &(0..pairs.len()).collect::<Vec<_>>()).expect("classes")
     }
 
-    /// `sklearn.metrics` 1.x, `average="macro", zero_division=0`, and `matthews_corrcoef`, on these answers.
+    /// `sklearn.metrics` 1.x, `average="macro", zero_division=0` and `average="micro"`, and `matthews_corrcoef`, on these answers.
     #[test]
     fn scores_are_those_of_scikit_learn() {
         let right = [0, 0, 0, 0, 1, 1, 1, 2, 2, 4];
@@ -124,6 +151,8 @@ mod tests {
         near(scores.macro_recall, EXPECTED[1]);
         near(scores.macro_f1, EXPECTED[2]);
         near(scores.matthews, EXPECTED[3]);
+        near(scores.micro_f1, 0.6);
+        assert_eq!(Confusion::of_counts(&it.counts()), Some(it.clone()));
         assert_eq!((it.count(0, 2), it.count(2, 0), it.class(0).examples, it.class(3).examples), (1, 0, 4, 0));
         near(it.class(1).f1, 2.0 / 3.0);
         // Two classes.
@@ -141,5 +170,6 @@ mod tests {
         assert_eq!((same.matthews, same.macro_recall), (0.0, 1.0 / 3.0));
         assert_eq!(Confusion::of(&[Some(RowEvaluation::default())], &[0]), None);
         assert_eq!(Confusion::of(&[None], &[0]), None);
+        assert_eq!((Confusion::of_counts(&[]), Confusion::of_counts(&[[0, u64::MAX - 1, 1]])), (None, None));
     }
 }

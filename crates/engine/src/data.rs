@@ -3,7 +3,7 @@
 use bonfire_models::{Goal, Task};
 
 /// One split: token ids with special tokens, and what is asked of every text.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Split {
     /// Token ids of every text, never empty.
     pub ids: Vec<Vec<u32>>,
@@ -29,7 +29,7 @@ impl Split {
 }
 
 /// The splits and what they are for.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct TokenizedData {
     /// What clients train on.
     pub train: Split,

@@ -75,7 +75,7 @@ impl Engine {
     /// Without a model.
     pub fn new(models: Vec<Box<dyn Model>>, train: Split, settings: TrainSettings, options: EngineSettings) -> Self {
         assert!(!models.is_empty(), "an engine has a device");
-        let capacity = Capacity::new(&models, &train, settings.batch_size);
+        let capacity = Capacity::new(&models, &train, &settings);
         let noise = NoiseKey::Seed(settings.seed);
         Engine { models, train, settings, options, capacity, clocked: true, noise, seats: Vec::new() }
     }

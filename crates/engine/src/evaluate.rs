@@ -1,12 +1,12 @@
 //! The global model on held-out examples.
 
-use bonfire_models::{Adapter, ClientAdapter, Goal, HeadTensor, Model, PackedBatch, Rounding};
+use bonfire_models::{Adapter, ClientAdapter, Goal, HeadTensor, Model, PackedBatch, Rounding, Task};
 use burn::tensor::{Device, Tensor, TensorData};
 use serde::Serialize;
 
 use crate::device_thread::{failed, give_back, on_device};
 use crate::room::Room;
-use crate::{ClassScores, Confusion, EngineError, Split};
+use crate::{ClassScores, Confusion, EngineError, NumberScores, Split};
 
 /// Tokens of one evaluation batch, to begin with.
 pub(crate) const TOKENS: usize = 4_096;
@@ -18,16 +18,34 @@ pub struct Evaluation {
     pub examples: usize,
     /// Answers asked for: one an example, or one for every token that is to be foretold.
     pub answers: usize,
-    /// Mean cross-entropy of an answer, in nats; its exponential is a language model's perplexity.
+    /// Mean cross-entropy of an answer, in nats; its exponential is a language model's perplexity. Where numbers are foretold, their
+    /// mean squared error.
     pub loss: f64,
-    /// Share of answers whose highest score is the right one, 0 to 1.
+    /// Share of answers whose highest score is the right one, 0 to 1; not a number (left out) where numbers are foretold, as all
+    /// shares here.
+    #[serde(skip_serializing_if = "is_nan")]
     pub accuracy: f64,
     /// Share of examples with no wrong answer, 0 to 1. A response whose every token is the likeliest after those before
     /// it is what greedy generation gives, so this is a language model's exact match.
+    #[serde(skip_serializing_if = "is_nan")]
     pub exact_match: f64,
     /// Of a classifier, its scores over all classes.
     #[serde(flatten)]
     pub classes: Option<ClassScores>,
+    /// Where numbers are foretold, how they go along with the right ones.
+    #[serde(flatten)]
+    pub numbers: Option<NumberScores>,
+}
+
+impl Evaluation {
+    /// The accuracy, where there is one.
+    pub fn accuracy(&self) -> Option<f64> {
+        Some(self.accuracy).filter(|share| !share.is_nan())
+    }
+}
+
+fn is_nan(share: &f64) -> bool {
+    share.is_nan()
 }
 
 /// One example's outcome.
@@ -39,6 +57,20 @@ pub struct RowEvaluation {
     pub(crate) answers: usize,
     /// Of a classifier, the class that is right and the one that was said.
     pub(crate) class: Option<[usize; 2]>,
+    /// Where numbers are foretold, the one that is right and the one that was said.
+    pub(crate) number: Option<[f64; 2]>,
+}
+
+impl RowEvaluation {
+    /// Of an example of which `right` was asked and `said` foretold.
+    fn of_number(right: f64, said: f64) -> RowEvaluation {
+        RowEvaluation {
+            loss: (said - right).powi(2),
+            answers: 1,
+            number: Some([right, said]),
+            ..RowEvaluation::default()
+        }
+    }
 }
 
 /// The head of `adapter` for everybody, and no updates: those are folded.
@@ -115,6 +147,14 @@ fn evaluate_here(
         rest = later;
         let packed = PackedBatch::pack(&[now.iter().map(|&r| split.example(r)).collect()]);
         let batch = packed.to_device(model.info(), Rounding::of(device), device);
+        if model.task() == Task::Regress {
+            let said = model.logits(&shared, &batch).inner().into_data(); // [N, 1]
+            for (&row, said) in now.iter().zip(said.iter::<f64>()) {
+                let right = split.goals[row].value().expect("a number of every text");
+                evaluated[row] = Some(RowEvaluation::of_number(f64::from(right), said));
+            }
+            continue;
+        }
         let (losses, best) = model.evaluate(&shared, &batch); // [N] and [N]: one row an answer
         let broken = |e: burn::tensor::DataError| failed(e.to_string());
         let losses: Vec<f32> = losses.inner().into_data().try_to_vec().map_err(broken)?;
@@ -141,13 +181,16 @@ pub fn summarise(evaluated: &[Option<RowEvaluation>], rows: &[usize]) -> Evaluat
     let seen: Vec<RowEvaluation> = rows.iter().filter_map(|&r| evaluated[r]).collect();
     let answers: usize = seen.iter().map(|j| j.answers).sum();
     let n = answers.max(1) as f64;
+    let numbers = NumberScores::of(evaluated, rows);
+    let share = |share: f64| if numbers.is_some() { f64::NAN } else { share };
     Evaluation {
         examples: seen.len(),
         answers,
         loss: seen.iter().map(|j| j.loss).sum::<f64>() / n,
-        accuracy: seen.iter().map(|j| j.right).sum::<usize>() as f64 / n,
+        accuracy: share(seen.iter().map(|j| j.right).sum::<usize>() as f64 / n),
         classes: Confusion::of(evaluated, rows).map(|confusion| confusion.scores()),
-        exact_match: seen.iter().filter(|j| j.right == j.answers).count() as f64 / seen.len().max(1) as f64,
+        numbers,
+        exact_match: share(seen.iter().filter(|j| j.right == j.answers).count() as f64 / seen.len().max(1) as f64),
     }
 }
 

@@ -11,9 +11,22 @@ use crate::{EngineError, EngineSettings, Recompute};
 const PLANNED: f64 = 0.7;
 /// f32.
 const SCALAR: u64 = 4;
-/// Tensors of a client's size that a step holds at once: movement, two moments, weights, gradient, the start where clients hold
-/// different slots, and what is gathered to be read when clients end.
-const COPIES_OF_A_CLIENT: u64 = 7;
+/// Tensors of a client's size that a step holds at once besides the optimizer's moments: movement, weights, gradient, the start where
+/// clients hold different slots, and what is gathered to be read when clients end.
+const COPIES_OF_A_CLIENT: u64 = 5;
+
+/// A client's step.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ClientStep {
+    /// Numbers that it trains.
+    pub scalars: u64,
+    /// Tokens of its batch, and those of them that are scored.
+    pub tokens: [u64; 2],
+    /// Tensors of its size that the optimizer carries.
+    pub moments: u64,
+    /// Where attention holds its scores: how many tokens a token sees, in the mean over tokens; 0 where it holds none.
+    pub seen: u64,
+}
 
 /// What clients in flight need, from the model's shape; an estimate from above.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,14 +42,12 @@ pub struct Estimate {
 }
 
 impl Estimate {
-    /// For clients that train `scalars` numbers on `tokens` tokens a step, `answers` of which are scored; `memory` is
-    /// what the device has. One client is in flight.
+    /// For clients that make such a step; `memory` is what the device has. One client is in flight.
     pub(crate) fn new(
         info: &ModelInfo,
         task: Task,
         options: &EngineSettings,
-        scalars: u64,
-        [tokens, answers]: [u64; 2],
+        ClientStep { scalars, tokens: [tokens, answers], moments, seen }: ClientStep,
         memory: Option<u64>,
     ) -> Self {
         let memory = options.memory_gb.map(|gb| (gb * 1e9) as u64).or(memory);
@@ -44,7 +55,7 @@ impl Estimate {
         let number = number(options.precision);
         let backbone = number * (all + linears);
         // Kept for backward by each layer, half as much again for the gradients that pass.
-        let layer = kept(info, number) * 3 / 2;
+        let layer = (kept(info, number) + kept_scores(info, number, seen)) * 3 / 2;
         let layers = info.layers as u64;
         let token = match options.recompute {
             Recompute::None => layers * layer,
@@ -52,7 +63,7 @@ impl Estimate {
         };
         // Hidden states and their gradients where the vocabulary is scored.
         let answer = if task == Task::Causal { 4 * SCALAR * info.hidden as u64 } else { 0 };
-        let client = COPIES_OF_A_CLIENT * SCALAR * scalars + tokens * token + answers * answer;
+        let client = (COPIES_OF_A_CLIENT + moments) * SCALAR * scalars + tokens * token + answers * answer;
         let available = memory.map(|bytes| (bytes as f64 * PLANNED) as u64);
         Estimate { backbone, client, available, in_flight: 1 }
     }
@@ -114,6 +125,13 @@ fn kept(info: &ModelInfo, number: u64) -> u64 {
     // and what they let through.
     let widened = if info.is_gated() { 2 * wide } else { wide };
     attention + number * ((2 * d + attended + wide) + 2 * d + widened)
+}
+
+/// Bytes a token that a layer keeps besides where attention is composed of operations that hold its scores, as dropout in it and a bias by
+/// distance ask for: of every head the weights after the softmax and what dropout left of them, and queries, keys and values head by head.
+fn kept_scores(info: &ModelInfo, number: u64, seen: u64) -> u64 {
+    let heads = info.heads as u64;
+    if seen == 0 { 0 } else { number * heads * (2 * seen + 3 * info.head_width as u64) }
 }
 
 /// Room for the rounding of a batch's rows and for texts longer than the mean, in parts of what a buffer holds.
@@ -189,16 +207,22 @@ mod tests {
         toml::from_str(more).expect("settings")
     }
 
+    /// A step by AdamW.
+    fn step(scalars: u64, tokens: [u64; 2]) -> ClientStep {
+        ClientStep { scalars, tokens, moments: 2, seen: 0 }
+    }
+
     #[test]
     fn clients_fit_in_proportion_to_memory() {
         let (info, task) = (ModelInfo::roberta_base(), Task::Classify(20));
-        let in_memory = |bytes: u64| Estimate::new(&info, task, &options(""), 1_300_000, [450, 32], Some(bytes));
+        let in_memory = |bytes: u64| Estimate::new(&info, task, &options(""), step(1_300_000, [450, 32]), Some(bytes));
         // 0.9 MB a token at RoBERTa-base's size, 0.4 GB a client of 450 tokens, 1 GB of weights and their folded copy.
         let [small, large] = [24, 80].map(|gb: u64| in_memory(gb << 30).clients().expect("known"));
         assert!((30..60).contains(&small) && (110..180).contains(&large), "{small} {large}");
         assert!(in_memory(8 << 30).fits() && !in_memory(1 << 30).fits());
         assert_eq!(in_memory(1 << 20).clients(), Some(1));
-        let capped = Estimate::new(&info, task, &options("memory_gb = 1.0"), 1_300_000, [450, 32], Some(80 << 30));
+        let capped =
+            Estimate::new(&info, task, &options("memory_gb = 1.0"), step(1_300_000, [450, 32]), Some(80 << 30));
         assert!(!capped.fits() && capped.to_string().contains("700.0 MB may be used"), "{capped}");
     }
 
@@ -222,10 +246,18 @@ mod tests {
         assert_eq!((kept(&llama, 4), kept(&llama, 2)), (151_680, 75_904));
 
         // The same through the estimate: 16 layers, half as much again for gradients, and four hidden states an answer.
-        let estimate = |more: &str| Estimate::new(&llama, Task::Causal, &options(more), 1_000, [100, 10], None);
+        let estimate = |more: &str| Estimate::new(&llama, Task::Causal, &options(more), step(1_000, [100, 10]), None);
         let client = |layer: u64| 7 * 4 * 1_000 + 100 * 16 * (layer * 3 / 2) + 10 * 4 * 4 * 2048;
         assert_eq!(estimate("").client, client(151_680));
         assert_eq!(estimate("precision = \"bf16\"").client, client(75_904));
+        // Plain SGD carries nothing from step to step.
+        let plain = ClientStep { moments: 0, ..step(1_000, [100, 10]) };
+        let plain = Estimate::new(&llama, Task::Causal, &options(""), plain, None).client;
+        assert_eq!(estimate("").client - plain, 2 * 4 * 1_000);
+        // Attention that holds scores, 50 tokens a text: 32 heads of two weights a token, and of 64 features three times.
+        let held = ClientStep { seen: 50, ..step(1_000, [100, 10]) };
+        let held = Estimate::new(&llama, Task::Causal, &options(""), held, None).client;
+        assert_eq!(held - estimate("").client, 100 * 16 * (4 * 32 * (2 * 50 + 3 * 64)) * 3 / 2);
         // Embeddings, 16 layers of their linears and two norms, one last norm; and the linears again, folded.
         let linears = 16 * (2048 * 3072 + 2048 * 2048 + 3 * 2048 * 8192);
         let weights = 128_256 * 2048 + linears + 16 * 2 * 2048 + 2048;
@@ -263,7 +295,7 @@ mod tests {
     fn what_is_computed_again_is_not_kept() {
         let info = ModelInfo::roberta_base();
         let client_bytes =
-            |more: &str| Estimate::new(&info, Task::Classify(2), &options(more), 0, [512, 1], None).client;
+            |more: &str| Estimate::new(&info, Task::Classify(2), &options(more), step(0, [512, 1]), None).client;
         assert!(client_bytes("") > 6 * client_bytes("recompute = \"block\""));
     }
 }

@@ -18,6 +18,7 @@ mod batch_schedule;
 mod capacity;
 mod cohort;
 mod confusion;
+mod correlation;
 mod data;
 mod device_round;
 mod device_thread;
@@ -53,6 +54,7 @@ pub mod wire;
 
 pub use cohort::{Cohort, Member, passes};
 pub use confusion::{ClassScore, ClassScores, Confusion};
+pub use correlation::NumberScores;
 pub use data::{Split, TokenizedData};
 pub use device_thread::{DEVICE_THREAD, is_told_elsewhere, on_device, overhear, overheard};
 pub use engine::{Engine, Progress, Trained};
@@ -74,8 +76,8 @@ pub use scores::Scorer;
 pub use select::top_slots;
 pub use send::personal;
 pub use settings::{
-    EarlyStop, EngineSettings, Flat, InFlight, NotFinite, Probe, Rate, Recompute, RoundSchedule, Schedule,
-    TrainSettings,
+    ClientOptimizer, EarlyStop, EngineSettings, Flat, InFlight, NotFinite, Probe, Rate, Recompute, RoundSchedule,
+    Schedule, TrainSettings,
 };
 pub use sketch::{Choice, sketch};
 pub use slots::TargetSlots;

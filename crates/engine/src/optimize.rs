@@ -1,9 +1,9 @@
-//! A local step of all clients in flight, from gradients to new movements and moments: terms, clipping, AdamW. What one client owns never touches another's:
+//! A local step of all clients in flight, from gradients to new movements and moments: terms, clipping, the optimizer. What one client owns never touches another's:
 //! every sum here runs over one lane of the client axis.
 
 use std::sync::Arc;
 
-use bonfire_kernels::{AdamW, Moving, adamw_step};
+use bonfire_kernels::{AdamW, Moving, optimizer_step};
 use bonfire_models::{Factor, Matrix};
 use burn::tensor::{Device, Tensor, TensorData};
 
@@ -17,7 +17,7 @@ use crate::{ClientPrivacy, LocalOptimizer, Plan, Role, RoleTensors, TailPenalty,
 
 /// Which step each lane of the batch is at.
 pub(crate) struct LaneSteps {
-    /// Learning rate and corrections of both moments, for each of [`Parameters::rates`]: `[K, C, 3]`; see [`adamw_step`].
+    /// Learning rate and corrections of both moments, for each of [`Parameters::rates`]: `[K, C, 3]`; see [`optimizer_step`].
     pub rates: Tensor<3>,
     /// A client's own step from 1; `None`: nobody is here.
     pub own: Vec<Option<usize>>,
@@ -46,7 +46,7 @@ impl<'p> Optimizer<'p> {
             _ => settings.clip_norm,
         };
         let amended = match &plan.optimizer {
-            LocalOptimizer::AdamW => None,
+            LocalOptimizer::Configured => None,
             LocalOptimizer::Amended { own, second, direction } => Some(Amended { own: *own, second, direction }),
         };
         Optimizer { settings, clip_norm, terms: &plan.terms, turns: Turns::of(&plan.terms), amended }
@@ -124,7 +124,10 @@ impl<'p> Optimizer<'p> {
         let Group { layout, start, .. } = &*group;
         let mut state = match &self.amended {
             Some(Amended { own, .. }) => amended_step(*own, self.constants(), group, state, trained, gradients, lanes),
-            None => adamw_step(self.constants(), layout, state, start.clone(), gradients, lanes.rates.clone()),
+            None => {
+                let rule = self.settings.step_rule();
+                optimizer_step(rule, layout, state, start.clone(), gradients, lanes.rates.clone())
+            }
         };
         // What was not at its turn goes back to where it was.
         if let Some((turns, before)) = before {
@@ -192,7 +195,7 @@ fn turn(turns: Turns, p: &Parameter, lanes: &LaneSteps, device: &Device) -> Tens
     turns.mask(p.role, p.place.dims[0], &lanes.own, device)
 }
 
-/// FedLADA's step in the place of AdamW's.
+/// FedLADA's step in the place of the optimizer's.
 fn amended_step(
     own: f64,
     constants: AdamW,

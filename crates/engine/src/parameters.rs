@@ -1,5 +1,5 @@
-//! What the clients in flight own on the device: the movement of everything that trains since the round's start, and AdamW's
-//! moments of it. Where clients train chosen slots only, nothing else of a factor is here: each lane holds its client's
+//! What the clients in flight own on the device: the movement of everything that trains since the round's start, and the
+//! optimizer's moments of it. Where clients train chosen slots only, nothing else of a factor is here: each lane holds its client's
 //! slots side by side, so time and memory go by the budget and not by the global rank.
 
 mod group;
@@ -140,7 +140,7 @@ impl Parameters {
             let there = rows.is_none() || slots.is_none();
             (dims, which, folded, there.then_some(start))
         });
-        let (groups, places) = Group::of(&tensors.collect::<Vec<_>>(), lanes, device);
+        let (groups, places) = Group::of(&tensors.collect::<Vec<_>>(), lanes, &settings.step_rule(), device);
         let parameter = |(&(role, ..), place): (&(Role, f64, &Matrix, Option<usize>), Place)| {
             let [rows, cols] = place.dims;
             let zeros = || Tensor::zeros([lanes, rows, cols], device);

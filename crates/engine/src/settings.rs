@@ -1,6 +1,7 @@
 //! What a user can say about local training: the `[train]` section, and how slots are probed. Checked here, beside its owner.
 
 mod devices;
+mod optimizer;
 mod rounds;
 mod schema;
 
@@ -9,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::Problem;
 pub use devices::{EngineSettings, InFlight, Recompute};
+pub use optimizer::ClientOptimizer;
 pub use rounds::RoundSchedule;
 
 /// Local training, the same for every client of a run.
@@ -44,13 +46,16 @@ pub struct TrainSettings {
     /// Learning rate of the classifier head; only a trained head reads it.
     #[serde(default = "default_lr_head")]
     pub lr_head: f64,
-    /// AdamW's decoupled weight decay.
+    /// By which rule clients step; left out: AdamW.
+    #[serde(default, skip_serializing_if = "ClientOptimizer::is_adamw")]
+    pub optimizer: ClientOptimizer,
+    /// Weight decay; where in the step it acts is the optimizer's.
     #[serde(default)]
     pub weight_decay: f64,
-    /// AdamW's decay rates of the first and second moment.
+    /// Decay rates of AdamW's and Adam's first and second moment.
     #[serde(default = "default_betas")]
     pub betas: [f64; 2],
-    /// AdamW's denominator floor.
+    /// Floor of AdamW's and Adam's denominator.
     #[serde(default = "default_eps")]
     pub eps: f64,
     /// Clip each client's gradient to this L2 norm (over all it trains); left out: no clipping.
@@ -239,6 +244,12 @@ impl TrainSettings {
             ("train.flat.rho", self.flat.is_none_or(|f| rate(f.rho)), "a finite number, not negative"),
             ("train.prox", rate(self.prox), "a finite number, not negative"),
             ("train.lr_head", rate(self.lr_head), "a finite number, not negative"),
+            ("train.optimizer.momentum", self.optimizer.has_a_share(), "a share in [0, 1)"),
+            (
+                "train.optimizer.nesterov",
+                self.optimizer.can_look_ahead(),
+                "left out, or have a momentum above 0 beside it",
+            ),
             ("train.weight_decay", rate(self.weight_decay), "a finite number, not negative"),
             ("train.betas", self.betas.iter().all(|b| (0.0..1.0).contains(b)), "two numbers in [0, 1)"),
             ("train.eps", self.eps > 0.0 && self.eps.is_finite(), "a small positive number"),

@@ -21,6 +21,7 @@
 
 pub mod checkpoints;
 pub mod checkup;
+pub mod classes_file;
 mod clock;
 pub mod compare;
 pub mod config;

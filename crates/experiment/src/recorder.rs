@@ -11,11 +11,12 @@ use bonfire_models::peft::{self, Layout, PeftMeta};
 use bonfire_models::{Adapter, ModelFolder, ModelSource};
 
 use crate::checkpoints::{self, Notes};
+use crate::classes_file::ClassesFile;
 use crate::config::{RunConfig, SaveSection};
 use crate::interrupt::Interrupt;
 use crate::log;
 use crate::memory::{self, Expected};
-use crate::run_folder::{CLIENTS, CONFIG, RunFolder, client_folder, config_text, own, read, replace};
+use crate::run_folder::{BEST_CLIENTS, CLIENTS, CONFIG, RunFolder, client_folder, config_text, own, read, replace};
 use crate::summary::{Identity, Totals};
 use crate::track::Trackers;
 use crate::trouble::Trouble;
@@ -26,6 +27,8 @@ pub struct Recorder {
     folder: RunFolder,
     identity: Identity,
     meta: PeftMeta,
+    /// The names of its classes.
+    labels: Vec<String>,
     /// Where every weight trains.
     whole: Option<ModelFolder>,
     totals: Totals,
@@ -116,6 +119,7 @@ impl Recorder {
             folder,
             identity,
             meta,
+            labels: labels.to_vec(),
             whole,
             totals: Totals::default(),
             trackers,
@@ -191,20 +195,20 @@ impl Recorder {
             if self.saved != Some(round) {
                 self.save(run)?;
             }
-            self.write_personal_models(run)?;
+            self.write_personal_models(run, CLIENTS)?;
         }
         Ok(())
     }
 
-    /// Writes the clients' own adapters, where they keep a part for themselves.
-    fn write_personal_models(&self, run: &Run) -> Result<()> {
+    /// Writes the clients' own adapters into `name`, where they keep a part for themselves.
+    fn write_personal_models(&self, run: &Run, name: &str) -> Result<()> {
         let mut made = false;
         for (client, adapter) in run.personal_models() {
             if !std::mem::replace(&mut made, true) {
-                let folder = self.folder.path().join(CLIENTS);
+                let folder = self.folder.path().join(name);
                 own::folder(&folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;
             }
-            peft::write(&client_folder(self.folder.path(), client), &adapter, &self.meta, Layout::Uniform)
+            peft::write(&client_folder(self.folder.path(), name, client), &adapter, &self.meta, Layout::Uniform)
                 .with_context(|| format!("cannot write the adapter of client {client}"))?;
         }
         Ok(())
@@ -272,8 +276,12 @@ impl Recorder {
         self.weigh(metrics, run);
         self.trackers.round(metrics, clients)?;
         self.write_state(&run.server().model())?;
+        if let Some(found) = run.confusion().filter(|found| found.round == metrics.round) {
+            ClassesFile::of(found, &self.labels).write(self.folder.path())?;
+        }
         if best {
             self.write_best(&run.server().model())?;
+            self.write_personal_models(run, BEST_CLIENTS)?;
         }
         self.written = metrics.round;
         if metrics.round.is_multiple_of(self.save.every) { self.save(run) } else { Ok(()) }

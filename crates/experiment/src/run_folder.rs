@@ -20,8 +20,8 @@ use crate::user_error::UserError;
 pub use lock::Lock;
 use names::LOCK;
 pub use names::{
-    ADAPTER, BEST_ADAPTER, BEST_MODEL, CHECKPOINTS, CLIENTS, CONFIG, CSV, LOG, METRICS, MODEL, PARTITION,
-    ROWS_OF_CLIENTS, SUMMARY, TENSORBOARD,
+    ADAPTER, BEST_ADAPTER, BEST_CLIENTS, BEST_MODEL, CHECKPOINTS, CLASSES, CLIENTS, CONFIG, CSV, LOG, METRICS, MODEL,
+    PARTITION, ROWS_OF_CLIENTS, SUMMARY, TENSORBOARD,
 };
 
 /// What a run's configuration begins with: the directory from which its relative paths hold.
@@ -45,8 +45,8 @@ pub fn began_in(config: &str) -> Option<PathBuf> {
 }
 
 /// The folder of a client's own adapter.
-pub fn client_folder(run: &Path, client: usize) -> PathBuf {
-    run.join(CLIENTS).join(format!("{client:04}"))
+pub fn client_folder(run: &Path, clients: &str, client: usize) -> PathBuf {
+    run.join(clients).join(format!("{client:04}"))
 }
 
 /// An open run folder. No other process can open it for writing while this one has it.

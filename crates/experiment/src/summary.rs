@@ -76,6 +76,9 @@ pub struct Totals {
     perplexities: Vec<f64>,
     exact_match: Option<f64>,
     personal: Option<f64>,
+    /// Where numbers are foretold, Pearson's and Spearman's correlation.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    correlations: Vec<[f64; 2]>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     best: Option<BestRound>,
     #[serde(default)]
@@ -99,6 +102,7 @@ impl Totals {
         self.perplexities.extend(metrics.test_perplexity);
         self.exact_match = metrics.test_exact_match;
         self.personal = metrics.personal_accuracy;
+        self.correlations.extend(correlations(metrics));
     }
 
     /// Adds a round of `run` in which `uploads` clients uploaded; gives whether it is the best so far.
@@ -118,6 +122,7 @@ impl Totals {
         self.perplexities.extend(metrics.test_perplexity);
         self.exact_match = metrics.test_exact_match.or(self.exact_match);
         self.personal = metrics.personal_accuracy.or(self.personal);
+        self.correlations.extend(correlations(metrics));
         run.best.is_some_and(|(by, on)| self.compare(by, on, metrics))
     }
 
@@ -133,8 +138,8 @@ impl Totals {
             on,
             by,
             score,
-            test_accuracy: metrics.test_accuracy,
-            test_loss: metrics.test_loss,
+            test_accuracy: metrics.test_accuracy.or(metrics.personal_accuracy),
+            test_loss: metrics.test_loss.or(metrics.personal_loss),
             since: 0,
         });
         true
@@ -186,6 +191,8 @@ impl Totals {
             final_exact_match: self.exact_match,
             final_accuracy: self.accuracies.last().copied(),
             best_accuracy: self.best_accuracy(),
+            final_pearson: self.correlations.last().map(|both| both[0]),
+            final_spearman: self.correlations.last().map(|both| both[1]),
             best: self.best.clone(),
             stopped_early: self.is_over(run),
             personal_accuracy: self.personal,
@@ -234,6 +241,17 @@ impl Totals {
                 }
             });
         }
+        if let (Some([first, _]), Some([last, spearman])) = (self.correlations.first(), self.correlations.last()) {
+            let pearson: Vec<f64> = self.correlations.iter().map(|both| both[0]).collect();
+            let best = pearson.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+            return Some(match self.rounds {
+                0 => format!("Pearson of the untrained model {first:.3}"),
+                _ => format!(
+                    "Pearson {}  first {first:.3}  best {best:.3}  last {last:.3}; Spearman {spearman:.3}",
+                    sparkline(&pearson, 60)
+                ),
+            });
+        }
         let (first, last, best) = (self.accuracies.first()?, self.accuracies.last()?, self.best_accuracy()?);
         let curve = sparkline(&self.accuracies, 60);
         Some(match (self.untrained_accuracy, self.rounds) {
@@ -268,6 +286,12 @@ impl Totals {
     }
 }
 
+/// Pearson's and Spearman's correlation of a round: of the global model, or where there is none of the clients' own.
+fn correlations(metrics: &RoundMetrics) -> Option<[f64; 2]> {
+    let own = || metrics.personal_pearson.zip(metrics.personal_spearman);
+    metrics.test_pearson.zip(metrics.test_spearman).or_else(own).map(|(pearson, spearman)| [pearson, spearman])
+}
+
 /// `41x less than`, `1.3x more than` or `as much as`; `None` when nothing was uploaded.
 pub fn ratio(ours: u64, theirs: u64) -> Option<String> {
     if ours == 0 || theirs == 0 {
@@ -298,10 +322,20 @@ pub(crate) mod tests {
             test_exact_match: None,
             test_accuracy: Some(accuracy),
             test_macro_f1: None,
+            test_macro_precision: None,
+            test_macro_recall: None,
+            test_micro_f1: None,
+            test_pearson: None,
+            test_spearman: None,
             test_matthews: None,
             validation_loss: None,
             validation_accuracy: None,
             validation_macro_f1: None,
+            validation_macro_precision: None,
+            validation_macro_recall: None,
+            validation_micro_f1: None,
+            validation_pearson: None,
+            validation_spearman: None,
             validation_matthews: None,
             client_accuracy: None,
             upload_params: 20,
@@ -323,6 +357,11 @@ pub(crate) mod tests {
             slot_overlap: None,
             slot_overlap_by_chance: None,
             personal_accuracy: None,
+            personal_loss: None,
+            personal_macro_f1: None,
+            personal_matthews: None,
+            personal_pearson: None,
+            personal_spearman: None,
             live_slots: None,
             epsilon: None,
             delta: None,

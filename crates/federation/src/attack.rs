@@ -14,7 +14,7 @@ use crate::{AttackSettings, FederationError, Settings};
 pub(crate) fn poison(settings: &Settings, data: &mut TokenizedData, shards: &Shards) -> Result<(), FederationError> {
     let Some(attack @ AttackSettings::LabelFlip { .. }) = settings.attack else { return Ok(()) };
     let Task::Classify(classes) = data.task else {
-        let problem = "flips labels, and a language model has none; use \"scale\", \"negate\" or \"noise\"".into();
+        let problem = "flips labels, and this model has none; use \"scale\", \"negate\" or \"noise\"".into();
         return Err(FederationError::Setting { key: "attack.kind".into(), problem });
     };
     for client in attack.attackers(settings.train.seed, shards.train.len()) {

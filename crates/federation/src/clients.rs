@@ -118,15 +118,14 @@ impl Clients {
         Ok(summarise(&self.engine.evaluate_rows(&self.personal_model(server, client), &self.test, rows)?, rows))
     }
 
-    /// The share of all test examples that their own clients' models get right.
-    pub fn evaluate_personal_models(&self, server: &Server) -> Result<Option<f64>, EngineError> {
-        let (mut right, mut seen) = (0.0, 0);
-        for (client, _) in self.shards.test.iter().enumerate().filter(|(_, rows)| !rows.is_empty()) {
-            let own = self.evaluate_personal_model(server, client)?;
-            right += own.accuracy * own.answers as f64;
-            seen += own.answers;
+    /// The clients' test rows, each by its own client's model, all together.
+    pub fn evaluate_personal_models(&self, server: &Server) -> Result<Vec<Option<RowEvaluation>>, EngineError> {
+        let mut all = vec![None; self.test.len()];
+        for (client, rows) in self.shards.test.iter().enumerate().filter(|(_, rows)| !rows.is_empty()) {
+            let own = self.engine.evaluate_rows(&self.personal_model(server, client), &self.test, rows)?;
+            rows.iter().for_each(|&row| all[row] = own[row]);
         }
-        Ok((seen > 0).then(|| right / seen as f64))
+        Ok(all)
     }
 
     /// Takes out of the uploads what their clients keep.

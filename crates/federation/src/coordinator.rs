@@ -12,7 +12,10 @@ use crate::ledger::Traffic;
 use crate::overlap::overlap;
 use crate::protection::Protection;
 use crate::strategies::{Strategy, build};
-use crate::{ClientMetrics, FederationError, Ledger, Publish, RoundMetrics, Server, ServerSettings, Settings, Weights};
+use crate::{
+    ClientMetrics, EvaluateOn, FederationError, Ledger, Publish, RoundMetrics, Server, ServerSettings, Settings,
+    Weights,
+};
 
 /// A movement's norm or a loss above this is nonsense whatever the settings: training that has diverged, or a client that means harm.
 /// As numbers they are finite, and one of them would be the mean.
@@ -44,6 +47,7 @@ fn check_class_weights(settings: &Settings, task: Task) -> Result<(), Federation
     let what = match task {
         Task::Classify(classes) if classes == weights.len() => return Ok(()),
         Task::Classify(classes) => format!("has {} numbers for {classes} labels; give one a label", weights.len()),
+        Task::Regress => "weighs classes, and a model that foretells numbers has none; leave it out".into(),
         Task::Causal => "weighs classes, and a language model has none; leave it out".into(),
     };
     Err(Problem::new("train.class_weights", what).into())
@@ -299,19 +303,29 @@ impl Coordinator {
         let overlap = overlap(uploads.iter().map(|u| &u.slots), slots);
         let spent = self.protection.spent(&self.settings, self.server.round);
         let spoken = test.filter(|_| self.task == Task::Causal);
-        RoundMetrics {
+        let mut row = RoundMetrics {
             round: self.server.round,
             phase: plan.active.name().to_string(),
             train_loss: uploads.iter().map(|u| u.loss * u.examples as f64).sum::<f64>() / examples.max(1) as f64,
-            test_loss: test.map(|t| t.loss),
+            test_loss: None,
             test_perplexity: spoken.map(|t| t.loss.exp()),
             test_exact_match: spoken.map(|t| t.exact_match),
-            test_accuracy: test.map(|t| t.accuracy),
-            test_macro_f1: test.and_then(|t| t.classes).map(|classes| classes.macro_f1),
-            test_matthews: test.and_then(|t| t.classes).map(|classes| classes.matthews),
+            test_accuracy: None,
+            test_macro_f1: None,
+            test_macro_precision: None,
+            test_macro_recall: None,
+            test_micro_f1: None,
+            test_pearson: None,
+            test_spearman: None,
+            test_matthews: None,
             validation_loss: None,
             validation_accuracy: None,
             validation_macro_f1: None,
+            validation_macro_precision: None,
+            validation_macro_recall: None,
+            validation_micro_f1: None,
+            validation_pearson: None,
+            validation_spearman: None,
             validation_matthews: None,
             client_accuracy: None,
             upload_params: traffic.upload_params,
@@ -331,6 +345,11 @@ impl Coordinator {
             in_flight: 0,
             no_room_for: Vec::new(),
             personal_accuracy: None,
+            personal_loss: None,
+            personal_macro_f1: None,
+            personal_matthews: None,
+            personal_pearson: None,
+            personal_spearman: None,
             slot_overlap: overlap.map(|o| o.found),
             slot_overlap_by_chance: overlap.map(|o| o.by_chance),
             live_slots: self.server.live().map(|live| live.count()),
@@ -341,6 +360,8 @@ impl Coordinator {
             train_seconds: 0.0,
             times: None,
             tokens: uploads.iter().map(|u| u.tokens).sum(),
-        }
+        };
+        test.iter().for_each(|found| row.put(EvaluateOn::Test, found));
+        row
     }
 }

@@ -17,11 +17,12 @@ pub(crate) fn data_checksum(data: &TokenizedData, shards: &Shards) -> String {
                 Goal::Next(from) => (1, *from),
                 Goal::PairClass { class, .. } => (2, *class),
                 Goal::Spans(spans) => (3, spans.len()),
+                Goal::Value { value, .. } => (4, value.to_bits() as usize),
             };
             [kind, value, ids.len()].into_iter().for_each(&mut put);
             match goal {
-                Goal::Class(_) | Goal::Next(_) => {}
-                Goal::PairClass { second, .. } => put(*second),
+                Goal::Class(_) | Goal::Next(_) | Goal::Value { second: None, .. } => {}
+                Goal::PairClass { second, .. } | Goal::Value { second: Some(second), .. } => put(*second),
                 Goal::Spans(spans) => spans.iter().flat_map(|span| [span.start, span.end]).for_each(&mut put),
             }
             ids.iter().for_each(|&id| put(id as usize));

@@ -2,11 +2,11 @@
 
 use std::time::Instant;
 
-use bonfire_engine::{Evaluation, Plan, RowEvaluation, Upload, summarise};
+use bonfire_engine::{Confusion, Evaluation, Plan, RowEvaluation, Upload, summarise};
 
 use crate::clock::Closed;
 use crate::ledger::Traffic;
-use crate::{ClientMetrics, ClientSpread, FederationError, RoundMetrics, Run};
+use crate::{ClientMetrics, ClientSpread, EvaluateOn, FederationError, Publish, RoundConfusion, RoundMetrics, Run};
 
 /// What evaluation found; what was not due or not asked for is `None`.
 pub(crate) struct Found {
@@ -16,8 +16,8 @@ pub(crate) struct Found {
     clients: Option<Vec<Option<f64>>>,
     /// The validation split by the global model.
     validation: Option<Evaluation>,
-    /// The share of all test examples that their own clients' models get right, where clients keep a part of the model.
-    personal: Option<f64>,
+    /// All test examples by their own clients' models, where clients keep a part of the model.
+    personal: Option<Vec<Option<RowEvaluation>>>,
 }
 
 impl Found {
@@ -43,7 +43,7 @@ impl Run {
             found.validation = Some(summarise_all(&self.clients.evaluate_validation(self.server())?));
         }
         if !plan.private.is_nothing() {
-            found.personal = self.clients.evaluate_personal_models(self.server())?;
+            found.personal = Some(self.clients.evaluate_personal_models(self.server())?);
         }
         Ok(found)
     }
@@ -58,8 +58,7 @@ impl Run {
         let mut found = Found { test: Some(rows), clients: None, validation: None, personal: None };
         if !self.coordinator.has_global_model() {
             // Before they have trained, all clients have the same model.
-            found.personal = found.on_test().map(|test| test.accuracy);
-            found.test = None;
+            found.personal = found.test.take();
         } else if !self.clients.validation.is_empty() {
             found.validation = Some(summarise_all(&self.clients.evaluate_validation(self.server())?));
         }
@@ -94,23 +93,30 @@ impl Run {
         !dear
     }
 
+    /// What was taken for what, where classes were told apart and the round's rows may say how clients fare.
+    pub(crate) fn confusion_of(&self, found: &Found) -> Option<RoundConfusion> {
+        let all = |rows: &[Option<RowEvaluation>]| Confusion::of(rows, &(0..rows.len()).collect::<Vec<_>>());
+        let global = found.test.as_deref().and_then(all).map(|confusion| (false, confusion));
+        let published = self.coordinator.settings.publish() == Publish::All;
+        let own = || found.personal.as_deref().filter(|_| published).and_then(all).map(|confusion| (true, confusion));
+        let (personal, confusion) = global.or_else(own)?;
+        Some(RoundConfusion { round: self.server().round, personal, confusion })
+    }
+
     /// Writes into the row what the coordinator does not know.
     pub(crate) fn fill_in(&self, metrics: &mut RoundMetrics, found: &Found) {
-        metrics.personal_accuracy = found.personal;
+        let personal = found.personal.as_deref().map(summarise_all).filter(|found| found.examples > 0);
+        personal.iter().for_each(|personal| metrics.put_personal(personal));
         metrics.client_accuracy = found
             .clients
             .as_ref()
             .and_then(|accuracies| ClientSpread::of(accuracies.iter().copied().flatten().collect()));
-        if let Some(found) = &found.validation {
-            (metrics.validation_loss, metrics.validation_accuracy) = (Some(found.loss), Some(found.accuracy));
-            metrics.validation_macro_f1 = found.classes.map(|classes| classes.macro_f1);
-            metrics.validation_matthews = found.classes.map(|classes| classes.matthews);
-        }
+        found.validation.iter().for_each(|found| metrics.put(EvaluateOn::Validation, found));
     }
 
     /// The global model's accuracy on every client's own test rows; `None` of a client that has none.
     fn client_accuracies(&self, evaluated: &[Option<RowEvaluation>]) -> Vec<Option<f64>> {
-        let accuracy = |rows: &Vec<usize>| (!rows.is_empty()).then(|| summarise(evaluated, rows).accuracy);
+        let accuracy = |rows: &Vec<usize>| (!rows.is_empty()).then(|| summarise(evaluated, rows).accuracy()).flatten();
         self.clients.shards.test.iter().map(accuracy).collect()
     }
 

@@ -222,7 +222,7 @@ fn more_params(plan: &Plan) -> u64 {
     let variate = plan.terms.variate.as_ref().map_or(0, |c| params(c));
     variate
         + match &plan.optimizer {
-            LocalOptimizer::AdamW => 0,
+            LocalOptimizer::Configured => 0,
             LocalOptimizer::Amended { second, direction, .. } => params(second) + params(direction),
         }
 }

@@ -1,7 +1,7 @@
 //! What a run writes down: the rows of `metrics.jsonl` and `clients.jsonl` and the fields of `summary.json`.
 //! The names are a contract with other commands and scripts. How and where they are written is the binary's business.
 
-use bonfire_engine::{Slots, StepTimes, TargetSlots, Upload};
+use bonfire_engine::{Evaluation, Slots, StepTimes, TargetSlots, Upload};
 use serde::{Deserialize, Serialize};
 
 use crate::{BestBy, EvaluateOn};
@@ -17,7 +17,8 @@ pub struct RoundMetrics {
     /// not be computed.
     #[serde(deserialize_with = "number_or_null")]
     pub train_loss: f64,
-    /// Mean cross-entropy of the global model on the test split; absent when not evaluated this round.
+    /// Mean cross-entropy of the global model on the test split, or where numbers are foretold their mean squared error; absent when
+    /// not evaluated this round.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub test_loss: Option<f64>,
     /// Of a language model, `exp(test_loss)`.
@@ -33,9 +34,24 @@ pub struct RoundMetrics {
     /// Of a classifier, the mean F1 of all classes on the test split.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub test_macro_f1: Option<f64>,
+    /// Of a classifier, the mean precision of all classes on the test split.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub test_macro_precision: Option<f64>,
+    /// Of a classifier, the mean recall of all classes on the test split.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub test_macro_recall: Option<f64>,
+    /// Of a classifier, F1 over all answers together on the test split.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub test_micro_f1: Option<f64>,
     /// Of a classifier, the correlation of Matthews on the test split.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub test_matthews: Option<f64>,
+    /// Where numbers are foretold, Pearson's correlation with the right ones on the test split.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub test_pearson: Option<f64>,
+    /// Where numbers are foretold, Spearman's correlation with the right ones on the test split.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub test_spearman: Option<f64>,
     /// Mean cross-entropy of the global model on the validation split, where the best round is chosen by it.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub validation_loss: Option<f64>,
@@ -45,9 +61,24 @@ pub struct RoundMetrics {
     /// Its mean F1 there.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub validation_macro_f1: Option<f64>,
+    /// Its mean precision there.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub validation_macro_precision: Option<f64>,
+    /// Its mean recall there.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub validation_macro_recall: Option<f64>,
+    /// Its F1 over all answers together there.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub validation_micro_f1: Option<f64>,
     /// Its correlation of Matthews there.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub validation_matthews: Option<f64>,
+    /// Its correlation of Pearson there, where numbers are foretold.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub validation_pearson: Option<f64>,
+    /// Its correlation of Spearman there, where numbers are foretold.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub validation_spearman: Option<f64>,
     /// With `evaluate.per_client`, how the global model's accuracies on the clients' own test shards are spread.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub client_accuracy: Option<ClientSpread>,
@@ -99,6 +130,21 @@ pub struct RoundMetrics {
     /// clients that hold them get right, 0 to 1.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub personal_accuracy: Option<f64>,
+    /// The mean loss of those models over the same examples.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub personal_loss: Option<f64>,
+    /// Their mean F1 of all classes, over all those answers together.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub personal_macro_f1: Option<f64>,
+    /// Their correlation of Matthews, likewise.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub personal_matthews: Option<f64>,
+    /// Their correlation of Pearson, likewise, where numbers are foretold.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub personal_pearson: Option<f64>,
+    /// Their correlation of Spearman, likewise.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub personal_spearman: Option<f64>,
     /// How alike clients chose their slots: the mean over pairs of clients of `|S_j ∩ S_k| / |S_j ∪ S_k|`, 0 to 1; absent where
     /// nothing is chosen or one client chose.
     #[serde(skip_serializing_if = "Option::is_none", default)]
@@ -134,6 +180,40 @@ fn is_zero(count: &u64) -> bool {
 }
 
 impl RoundMetrics {
+    /// Writes in what the global model was found to be on a split.
+    pub(crate) fn put(&mut self, on: EvaluateOn, found: &Evaluation) {
+        let (classes, numbers) = (found.classes, found.numbers);
+        let [loss, accuracy] = [Some(found.loss), found.accuracy()];
+        let [precision, recall] = [classes.map(|c| c.macro_precision), classes.map(|c| c.macro_recall)];
+        let [macro_f1, micro_f1] = [classes.map(|c| c.macro_f1), classes.map(|c| c.micro_f1)];
+        let matthews = classes.map(|c| c.matthews);
+        let [pearson, spearman] = [numbers.map(|n| n.pearson), numbers.map(|n| n.spearman)];
+        match on {
+            EvaluateOn::Test => {
+                (self.test_loss, self.test_accuracy) = (loss, accuracy);
+                (self.test_macro_precision, self.test_macro_recall) = (precision, recall);
+                (self.test_macro_f1, self.test_micro_f1, self.test_matthews) = (macro_f1, micro_f1, matthews);
+                (self.test_pearson, self.test_spearman) = (pearson, spearman);
+            }
+            EvaluateOn::Validation => {
+                (self.validation_loss, self.validation_accuracy) = (loss, accuracy);
+                (self.validation_macro_precision, self.validation_macro_recall) = (precision, recall);
+                (self.validation_macro_f1, self.validation_micro_f1) = (macro_f1, micro_f1);
+                self.validation_matthews = matthews;
+                (self.validation_pearson, self.validation_spearman) = (pearson, spearman);
+            }
+        }
+    }
+
+    /// Writes in what the clients' own models were found to be, each on its client's test examples.
+    pub(crate) fn put_personal(&mut self, found: &Evaluation) {
+        (self.personal_loss, self.personal_accuracy) = (Some(found.loss), found.accuracy());
+        self.personal_macro_f1 = found.classes.map(|classes| classes.macro_f1);
+        self.personal_matthews = found.classes.map(|classes| classes.matthews);
+        self.personal_pearson = found.numbers.map(|numbers| numbers.pearson);
+        self.personal_spearman = found.numbers.map(|numbers| numbers.spearman);
+    }
+
     /// Without what is of clients: see [`crate::Publish::Minimal`]. Counts of bytes and tokens would tell how many took part.
     pub(crate) fn minimal(self) -> RoundMetrics {
         RoundMetrics {
@@ -155,6 +235,11 @@ impl RoundMetrics {
             in_flight: 0,
             no_room_for: Vec::new(),
             personal_accuracy: None,
+            personal_loss: None,
+            personal_macro_f1: None,
+            personal_matthews: None,
+            personal_pearson: None,
+            personal_spearman: None,
             client_accuracy: None,
             slot_overlap: None,
             slot_overlap_by_chance: None,
@@ -204,10 +289,10 @@ pub struct BestRound {
     pub by: BestBy,
     /// What that was.
     pub score: f64,
-    /// The test accuracy of the same round.
+    /// The test accuracy of the same round; where there is no global model, that of the clients' own models.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub test_accuracy: Option<f64>,
-    /// The test loss of the same round.
+    /// The test loss of the same round, likewise.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub test_loss: Option<f64>,
     /// Evaluations since that were no better.
@@ -336,6 +421,13 @@ pub struct Summary {
     pub final_accuracy: Option<f64>,
     /// Best test accuracy at any evaluation, 0 to 1.
     pub best_accuracy: Option<f64>,
+    /// Where numbers are foretold, Pearson's correlation at the last evaluation: of the global model, or where there is none of the
+    /// clients' own.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub final_pearson: Option<f64>,
+    /// Spearman's, likewise.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub final_spearman: Option<f64>,
     /// The best round by `evaluate.best`, whose model is in `adapter-best`.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub best: Option<BestRound>,

@@ -61,6 +61,7 @@ impl Run {
 
             let clock = Instant::now();
             let found = self.evaluate_if_due(&plan)?;
+            self.confusion = self.confusion_of(&found).or(self.confusion.take());
             let evaluate = clock.elapsed().as_secs_f64();
             let mut metrics = self.coordinator.row(&plan, &uploads, traffic, found.on_test());
             (metrics.dropped, metrics.late) = (dropped, late);

@@ -1,7 +1,7 @@
 //! A federation ready to run: its parts, and what it tells the outside while it runs. The loop is in `rounds.rs`.
 
 use bonfire_data::Shards;
-use bonfire_engine::{Choice, ClientMemory, Estimate, Plan, Progress, Seat, TokenizedData, sketch};
+use bonfire_engine::{Choice, ClientMemory, Confusion, Estimate, Plan, Progress, Seat, TokenizedData, sketch};
 use bonfire_models::{Adapter, Model};
 use burn::tensor::Device;
 
@@ -45,9 +45,27 @@ pub enum Event<'e> {
 pub struct Run {
     pub(crate) coordinator: Coordinator,
     pub(crate) clients: Clients,
+    /// What the last evaluation of a classifier took for what.
+    pub(crate) confusion: Option<RoundConfusion>,
+}
+
+/// What a classifier took for what, in the last round that was evaluated.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RoundConfusion {
+    /// Which round.
+    pub round: usize,
+    /// Whether it is of the clients' own models, each on its client's test examples; else of the global model on the test split.
+    pub personal: bool,
+    /// How often each class was taken for each other.
+    pub confusion: Confusion,
 }
 
 impl Run {
+    /// What the last evaluation of this process took for what; `None` before one, and where nothing is classified.
+    pub fn confusion(&self) -> Option<&RoundConfusion> {
+        self.confusion.as_ref()
+    }
+
     /// Sets up a run: a fresh adapter from the seed, nothing trained yet. `models` holds the backbone once for every
     /// device that trains, each an autodiff device; the first also evaluates.
     ///
@@ -75,7 +93,7 @@ impl Run {
         clients.engine.check_memory(coordinator.trainable_params())?;
         let alone = clients.engine.estimate(1, coordinator.trainable_params());
         coordinator.settings().check_devices(alone.backbone + alone.client)?;
-        Ok(Run { coordinator, clients })
+        Ok(Run { coordinator, clients, confusion: None })
     }
 
     /// From now on its clients step with those of other runs: see [`Engine::join`](bonfire_engine::Engine::join).

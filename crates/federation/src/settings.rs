@@ -107,7 +107,7 @@ impl Settings {
         let gates = self.gates().filter(|(xi, lr_gate)| *xi > 0.0 && xi >= lr_gate);
         let gates = gates.map(|(xi, lr_gate)| {
             format!(
-                "strategy.xi = {xi} is not below the gates' learning rate of {lr_gate}: a step of AdamW moves a gate by about its rate, so every gate shrinks faster than it can grow, and in the end all slots go; left out it is {}",
+                "strategy.xi = {xi} is not below the gates' learning rate of {lr_gate}: a step of Adam moves a gate by about its rate, so every gate shrinks faster than it can grow, and in the end all slots go; left out it is {}",
                 SORA_XI * lr_gate
             )
         });

@@ -8,9 +8,9 @@ use burn::tensor::{Device, Gradients, Int, Tensor, TensorData};
 use super::{Case, Outcome, Part, Way, numbers, part, tensor};
 use crate::product::product_untuned;
 use crate::{
-    AdamW, Arithmetic, AttentionLayout, FlatLayout, Grouped, LowRank, Moving, Segments, SlotCounts, adamw_step,
-    adamw_step_composed, adapted_linear, adapted_linear_composed, add_norm, cross_entropy, gelu, packed_attention,
-    packed_attention_composed, product, slot_scores,
+    AdamW, Arithmetic, AttentionLayout, FlatLayout, Grouped, LowRank, Moving, Segments, Sgd, SlotCounts, StepRule,
+    adapted_linear, adapted_linear_composed, add_norm, cross_entropy, gelu, optimizer_step, optimizer_step_composed,
+    packed_attention, packed_attention_composed, product, slot_scores,
 };
 
 pub(super) fn all() -> Vec<Case> {
@@ -47,7 +47,11 @@ pub(super) fn all() -> Vec<Case> {
         case("GELU", "3 x 17", false, gelu_rows),
         case("heads and losses", "an empty client", true, losses),
         case("slot scores", "A shared", false, scores),
-        case("AdamW", "a client joins late", true, adamw),
+        case("AdamW", "a client joins late", true, |device, way| stepped(StepRule::AdamW(ADAM), device, way)),
+        case("Adam", "a client joins late", false, |device, way| stepped(StepRule::Adam(ADAM), device, way)),
+        case("SGD", "a client joins late", false, |device, way| stepped(sgd(0.0, false), device, way)),
+        case("SGD", "momentum", false, |device, way| stepped(sgd(0.9, false), device, way)),
+        case("SGD", "Nesterov's momentum", false, |device, way| stepped(sgd(0.9, true), device, way)),
     ]
 }
 
@@ -226,12 +230,17 @@ fn scores(device: &Device, way: Way) -> Outcome {
     Ok(vec![part("scores", result)?])
 }
 
+const ADAM: AdamW = AdamW { betas: [0.9, 0.999], eps: 1e-8, weight_decay: 0.1 };
+
+fn sgd(momentum: f64, nesterov: bool) -> StepRule {
+    StepRule::Sgd(Sgd { momentum, nesterov, weight_decay: 0.1 })
+}
+
 /// Four steps; the second client's place is empty for the first two.
-fn adamw(device: &Device, way: Way) -> Outcome {
-    let constants = AdamW { betas: [0.9, 0.999], eps: 1e-8, weight_decay: 0.1 };
+fn stepped(rule: StepRule, device: &Device, way: Way) -> Outcome {
     let layout = FlatLayout::new([([3, 5], 0, false), ([2, 2], 1, true)]);
     let start = layout.flat(&[tensor([1, 3, 5], 1, device), tensor([1, 2, 2], 2, device)]);
-    let mut state = Moving::new(2, &start, &layout);
+    let mut state = Moving::new(2, &start, &layout, &rule);
     for step in 1..=4 {
         let row = |t: i32, rate: f32| match t {
             ..1 => [0.0, 1.0, 1.0],
@@ -248,15 +257,16 @@ fn adamw(device: &Device, way: Way) -> Outcome {
         };
         let grads = vec![grad(3, 5, 4), grad(2, 2, 14)];
         let one = match way {
-            Way::Operation => adamw_step,
-            Way::Reference => adamw_step_composed,
+            Way::Operation => optimizer_step,
+            Way::Reference => optimizer_step_composed,
         };
-        state = one(constants, &layout, state, start.clone(), grads, rates);
+        state = one(rule, &layout, state, start.clone(), grads, rates);
     }
-    Ok(vec![
+    let moments = [("first moment", state.first), ("second moment", state.second)];
+    let kept = moments.into_iter().zip(rule.moments()).filter(|(_, kept)| *kept);
+    let mut parts = kept.map(|((name, moment), _)| part(name, moment)).collect::<Result<Vec<_>, _>>()?;
+    parts.extend([
         part("movement", state.movement)?,
-        part("first moment", state.first)?,
-        part("second moment", state.second)?,
         part(
             "weights",
             Tensor::cat(
@@ -267,5 +277,6 @@ fn adamw(device: &Device, way: Way) -> Outcome {
                 1,
             ),
         )?,
-    ])
+    ]);
+    Ok(parts)
 }

@@ -14,11 +14,11 @@ use super::factors::Factors;
 use super::lowrank::{down, up_add};
 use super::outer::{Gradient, outer};
 use super::tiles::{RankTable, TileTable};
-use super::{adamw, dense, dropout, gather, gelu, glu, norm, scores};
-use crate::adamw::{AdamW, OptimizerOps};
+use super::{dense, dropout, gather, gelu, glu, norm, optimizer, scores};
 use crate::backends::{Kernels, LinearGradients, LinearSaved, Pair, UpdateSaved, Wanted};
 use crate::dropout::DropMask;
 use crate::flat::{FlatLayout, Tensors};
+use crate::optimizer::{OptimizerOps, StepRule};
 use crate::options::{AttentionLayout, Bend, LinearLayout};
 
 /// The slots that each client has of each adapter `[adapters, C]`; `None` where all have all.
@@ -278,20 +278,20 @@ fn narrowed(d: CubeTensor, layout: &AttentionLayout) -> CubeTensor {
 }
 
 impl OptimizerOps for CubeBackend {
-    fn adamw(
+    fn step(
         movement: FloatTensor<Self>,
         first: FloatTensor<Self>,
         second: FloatTensor<Self>,
         start: FloatTensor<Self>,
         grads: Tensors<Self>,
         rates: FloatTensor<Self>,
-        (constants, layout): (AdamW, FlatLayout),
+        (rule, layout): (StepRule, FlatLayout),
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
-        adamw::adamw_step(&constants, &layout, [movement, first, second], start, grads.0, rates).into()
+        optimizer::optimizer_step(&rule, &layout, [movement, first, second], start, grads.0, rates).into()
     }
 
     fn part(flat: FloatTensor<Self>, at: usize, dims: [usize; 2]) -> FloatTensor<Self> {
-        adamw::part(flat, at, dims)
+        optimizer::part(flat, at, dims)
     }
 
     fn slot_norms(a: FloatTensor<Self>, b: FloatTensor<Self>) -> FloatTensor<Self> {

@@ -2,7 +2,6 @@
 //! (or `cuda`) they say SKIPPED and pass.
 #![allow(clippy::unwrap_used)]
 
-mod adamw;
 mod attention;
 mod decoder;
 mod dense;
@@ -13,6 +12,7 @@ mod loss;
 mod lowrank;
 mod matrix_units;
 mod norm;
+mod optimizer;
 mod rows;
 mod scores;
 #[cfg(feature = "wgpu")]
@@ -40,7 +40,7 @@ const EVERY_KERNEL: [fn(); 17] = [
     norm::sum_and_norm,
     norm::gradient,
     scores::norms_of_both_factors,
-    adamw::one_step,
+    optimizer::one_step,
     gather::some_clients_in_any_order,
     decoder::norms,
     decoder::gated_units,

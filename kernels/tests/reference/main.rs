@@ -10,10 +10,10 @@ mod dropout;
 use bonfire_kernels::check::exact::{self, Format};
 use bonfire_kernels::check::{self, Way, numbers};
 use bonfire_kernels::{
-    AdamW, Arithmetic, AttentionLayout, Bend, FlatLayout, Grouped, LowRank, Moving, Segments, SlotCounts, adamw_step,
-    adamw_step_composed, adapted_linear, adapted_linear_and_input, adapted_linear_composed, add_norm, cross_entropy,
-    gather_lanes, gelu, glu, lanes_on, packed_attention, packed_attention_composed, packed_attention_with, product,
-    rms_norm, rms_norm_and_input, rotate, slot_scores, widest_head,
+    AdamW, Arithmetic, AttentionLayout, Bend, FlatLayout, Grouped, LowRank, Moving, Segments, SlotCounts, StepRule,
+    adapted_linear, adapted_linear_and_input, adapted_linear_composed, add_norm, cross_entropy, gather_lanes, gelu,
+    glu, lanes_on, optimizer_step, optimizer_step_composed, packed_attention, packed_attention_composed,
+    packed_attention_with, product, rms_norm, rms_norm_and_input, rotate, slot_scores, widest_head,
 };
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use proptest::prelude::*;
@@ -475,7 +475,8 @@ fn adamw_steps_each_client_by_its_own_count() {
         let tensor = |i: usize| put(&starts[i].repeat(clients), [clients, dims[i][0], dims[i][1]]);
         layout.flat(&[tensor(0), tensor(1)])
     };
-    let begin = || Moving::new(2, &flat(1), &layout);
+    let rule = StepRule::AdamW(constants);
+    let begin = || Moving::new(2, &flat(1), &layout, &rule);
     let (mut state, mut composed, mut apart) = (begin(), begin(), begin());
     // Of each step both tensors, of each tensor both clients.
     let grads: Vec<[Vec<f32>; 2]> = (0..4)
@@ -499,9 +500,9 @@ fn adamw_steps_each_client_by_its_own_count() {
         let rates = lrs.map(|lr| steps.map(|t| row(t, lr)).concat()).concat();
         let rates = || put(&rates, [2, 2, 3]);
         let grads = || vec![put(&g[0], [2, 1, 3]), put(&g[1], [2, 2, 2])];
-        state = adamw_step(constants, &layout, state, flat(1), grads(), rates());
-        composed = adamw_step_composed(constants, &layout, composed, flat(1), grads(), rates());
-        apart = adamw_step(constants, &layout, apart, flat(2), grads(), rates());
+        state = optimizer_step(rule, &layout, state, flat(1), grads(), rates());
+        composed = optimizer_step_composed(rule, &layout, composed, flat(1), grads(), rates());
+        apart = optimizer_step(rule, &layout, apart, flat(2), grads(), rates());
     }
     for i in 0..2 {
         let part = |flat: &Tensor<2>| values(layout.tensor(flat, i));

@@ -38,7 +38,7 @@ impl Body {
             (Some(decoder), Task::Causal) => output(from, decoder.tied, &words, &mut notes)?,
             _ => None,
         };
-        let reads_pooler = matches!(task, Task::Classify(_)) && !info.draws_pooler;
+        let reads_pooler = task != Task::Causal && !info.draws_pooler;
         let pooler = description.pooler.filter(|_| reads_pooler).map(|form| {
             let linear = from.pooler_linear(form.linear, info.hidden)?;
             let norm = form.norm.map(|name| from.full_norm(name, info.hidden)).transpose()?;

@@ -100,9 +100,10 @@ impl TorchCase {
         let settings: Settings = serde_json::from_slice(settings).map_err(|e| bad(&e))?;
         let numbers = read(numbers).map_err(|e| bad(&e))?;
         let shape = |name: &str| numbers.get(name).map(|(shape, _)| shape).ok_or_else(|| bad(&format!("no {name}")));
-        // A label a text, or one for every token.
-        let task = match shape("batch0.labels")?.len() {
-            1 => Task::Classify(shape("batch0.logits")?[1]),
+        // A label a text, or one for every token; a head of one output foretells a number.
+        let task = match (shape("batch0.labels")?.len(), shape("batch0.logits")?[1]) {
+            (1, 1) => Task::Regress,
+            (1, classes) => Task::Classify(classes),
             _ => Task::Causal,
         };
         let model = load(task, &settings.targets, rng).map_err(|e| bad(&e))?;
@@ -139,6 +140,7 @@ impl TorchCase {
         let (ids, mask, labels) = (recorded("input_ids")?, recorded("attention_mask")?, recorded("labels")?);
         let width = ids.0[1];
         let goal = |i: usize| match labels.0[..] {
+            [_] if self.model.task() == Task::Regress => Goal::Value { value: labels.1[i], second: None },
             [_] => Goal::Class(labels.1[i] as usize),
             // Everything from the first token that is not -100 on.
             _ => Goal::Next(labels.1[i * width..(i + 1) * width].iter().position(|&l| l >= 0.0).unwrap_or(width)),

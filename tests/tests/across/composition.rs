@@ -30,6 +30,7 @@ const OPTIONS: &[Option_] = &[
     ("`train.steps`", |s, _| s.train.steps = Some(3)),
     ("`train.accumulate`", |s, _| s.train.accumulate = 2),
     ("`train.lr_rounds`", |s, _| s.train.lr_rounds = read("{ schedule = \"linear\" }")),
+    ("`train.optimizer` sgd", |s, _| s.train.optimizer = read("{ name = \"sgd\", momentum = 0.9, nesterov = true }")),
     ("`train.clip_norm`", |s, _| s.train.clip_norm = Some(0.1)),
     ("`train.label_smoothing`", |s, _| s.train.label_smoothing = 0.1),
     ("`train.class_weights`", |s, _| s.train.class_weights = Some(vec![1.0, 2.0, 1.0, 1.0, 0.5])),

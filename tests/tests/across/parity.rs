@@ -278,6 +278,18 @@ fn small_encoders_agree_with_transformers() {
 }
 
 #[test]
+fn models_that_foretell_numbers_agree_with_transformers() {
+    for case in ["roberta-tiny-regression", "llama-tiny-regression"] {
+        println!("{case}");
+        let torch = committed(case);
+        torch.logits_and_gradients_agree();
+        torch.packed_is_unpacked();
+        torch.ten_steps_agree();
+        row(case);
+    }
+}
+
+#[test]
 fn real_weights_agree_with_transformers() {
     let Some(shared) = shared() else { return };
     for (case, model) in

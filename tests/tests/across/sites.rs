@@ -151,8 +151,18 @@ fn without_tests(row: &RoundMetrics) -> RoundMetrics {
         test_loss: None,
         test_accuracy: None,
         test_macro_f1: None,
+        test_macro_precision: None,
+        test_macro_recall: None,
+        test_micro_f1: None,
+        test_pearson: None,
+        test_spearman: None,
         test_matthews: None,
         personal_accuracy: None,
+        personal_loss: None,
+        personal_macro_f1: None,
+        personal_matthews: None,
+        personal_pearson: None,
+        personal_spearman: None,
         ..clock
     }
 }

@@ -41,6 +41,18 @@ function head() {
   }
 }
 
+/** The last value of a curve. */
+const last = (run, name) => run.curves[name]?.values.at(-1);
+
+const BY = { accuracy: "accuracy", loss: "loss", "macro-f1": "macro F1", "micro-f1": "micro F1", matthews: "Matthews' correlation", pearson: "Pearson's correlation", spearman: "Spearman's correlation" };
+
+/** The best round by its configuration's own score, and on which split. */
+function best({ round, on, by, score, test_accuracy: test }) {
+  const share = ["accuracy", "macro-f1", "micro-f1"].includes(by);
+  const there = test !== undefined && !(on === "test" && by === "accuracy") ? `, test accuracy there ${words.percent(test)}` : "";
+  return `${round}, by ${BY[by] ?? by} on the ${on} split: ${share ? words.percent(score) : words.number(score)}${there}`;
+}
+
 function summary() {
   const part = section("Summary", "summary");
   const or = (words) => (v) => (v === undefined || v === null ? "–" : words(v));
@@ -63,9 +75,15 @@ function summary() {
     ["Rounds", (r) => (r.planned && r.planned !== r.rounds ? `${r.rounds} of ${r.planned}` : String(r.rounds))],
     ["Test accuracy, last", (r) => or(words.percent)(r.summary.final_accuracy)],
     ["Test accuracy, best", (r) => or(words.percent)(r.summary.best_accuracy)],
+    ["Test macro F1, last", (r) => or(words.percent)(last(r, "macro_f1"))],
+    ["Matthews' correlation, last", (r) => or(words.number)(last(r, "matthews"))],
+    ["Pearson's correlation, last", (r) => or(words.number)(r.summary.final_pearson)],
+    ["Spearman's correlation, last", (r) => or(words.number)(r.summary.final_spearman)],
+    ["Best round", (r) => or(best)(r.summary.best)],
     ["Test perplexity, last", (r) => or(words.number)(r.summary.final_perplexity)],
     ["Exact match, last", (r) => or(words.percent)(r.summary.final_exact_match)],
     ["Accuracy of the clients' own models", (r) => or(words.percent)(r.summary.personal_accuracy)],
+    ["Accuracy by client: mean, worst tenth, deviation", (r) => or((s) => [s.mean, s.worst_decile, s.deviation].map(words.percent).join(", "))(r.spread)],
     ["Above each client alone (local), points", (r) => or((g) => (100 * g.points).toFixed(1))(gain(r))],
     ["Of the way from local to pooled", (r) => or((g) => (g.way > 0 ? words.percent(g.points / g.way) : "–"))(gain(r))],
     ["Uploaded", (r) => words.bytes(r.summary.upload_bytes)],
@@ -109,6 +127,9 @@ const hundredths = (v) => words.number(Number((100 * v).toFixed(3)));
 
 const JUDGED = [
   ["accuracy", "Test accuracy", words.percent, "test accuracy (%)", hundredths],
+  ["macro_f1", "Test macro F1", words.percent, "macro F1 (%)", hundredths],
+  ["pearson", "Pearson's correlation on the test split", words.number, "Pearson's correlation", words.number],
+  ["spearman", "Spearman's correlation on the test split", words.number, "Spearman's correlation", words.number],
   ["perplexity", "Test perplexity", words.number, "perplexity", words.number],
   ["exact_match", "Exact match on the test split", words.percent, "exact match (%)", hundredths],
 ];
@@ -116,21 +137,22 @@ const JUDGED = [
 function learning() {
   const place = gallery("Accuracy and loss", "learning");
   for (const [name, title, show, unit, tick] of JUDGED) {
-    const own = name === "accuracy" ? curves("personal_accuracy", "round", (run) => `${run.label}, clients' own models`, true) : [];
+    const own = curves(`personal_${name}`, "round", (run) => `${run.label}, clients' own models`, true);
     const series = [...curves(name, "round"), ...own];
     if (!series.length) continue;
     const spoken = name === "accuracy" && runs.some((run) => run.causal);
     const about = [spoken ? "Of a language model: the share of tokens foretold." : "Of the global model on the test split.", thinned(series)];
     lines(place, { title: `${title} by round`, about, x: "round", y: unit, show, tick, showX: words.number, series });
   }
+  const numbers = runs.every((run) => run.numbers);
   const [train, test] = [["train_loss", "training", true], ["test_loss", "test", false]].map(([name, what, dashed]) =>
     curves(name, "round", (run) => (several ? `${run.label}, ${what}` : what), dashed));
   const both = [...train, ...test].sort((a, b) => a.run - b.run);
   if (both.length) {
     lines(place, {
       title: "Training and test loss by round",
-      about: ["Mean cross-entropy. Training: of the clients' own steps, dashed. Test: of the global model.", thinned(both)],
-      x: "round", y: "loss (nats)", show: words.number, showX: words.number, series: both,
+      about: [`Mean ${numbers ? "squared error" : "cross-entropy"}. Training: of the clients' own steps, dashed. Test: of the global model.`, thinned(both)],
+      x: "round", y: numbers ? "loss" : "loss (nats)", show: words.number, showX: words.number, series: both,
     });
   }
   if (!place.childElementCount) place.note("No round is complete yet.");
@@ -224,11 +246,42 @@ function personal() {
     const { round, clients, least, median, most } = run.personal;
     return `${several ? `${run.label}: r` : "R"}ound ${round}, ${words.count(clients, "client")} of its cohort with test examples; lowest ${words.percent(least)}, median ${words.percent(median)}, highest ${words.percent(most)}.`;
   };
+  const spread = [["client_mean", "mean", false], ["client_worst", "worst tenth", true]].flatMap(([name, what, dashed]) =>
+    curves(name, "round", (run) => (several ? `${run.label}, ${what}` : what), dashed)).sort((a, b) => a.run - b.run);
+  if (spread.length) {
+    lines(place, {
+      title: "Accuracy by client over rounds", x: "round", y: "accuracy (%)", show: words.percent, tick: hundredths, showX: words.number, series: spread,
+      about: ["Of the global model on every client's own test examples, each client counting once: the mean, and dashed that of the worst tenth.",
+        ...runs.filter((run) => run.spread).map((run) => `${several ? `${run.label}: a` : "A"}t the last evaluation the deviation between ${words.count(run.spread.clients, "client")} was ${words.percent(run.spread.deviation)}.`), thinned(spread)],
+    });
+  }
   bars(place, {
     title: "Clients by accuracy of the global model on their own test examples", about: have.map(one), summary: have.map(one).join(" "),
     x: "accuracy (%)", y: "clients", names, head: "Accuracy (%)", show: words.number, counts: true, whole: true, tip: (i) => `Accuracy ${names[i]} %`,
     series: have.map((run) => ({ name: several ? run.label : "clients", colour: run.i, values: run.personal.bins })),
   });
+}
+
+function classes() {
+  const have = runs.filter((run) => run.classes);
+  if (!have.length) return;
+  const place = gallery("Class by class", "classes");
+  for (const run of have) {
+    const { round, personal: own, all, rows, drawn: names, cells } = run.classes;
+    const whose = `${own ? "The clients' own models on their own test examples" : "The global model on the test split"}, round ${round}.`;
+    const some = names.length < all ? `The ${names.length} of ${words.count(all, "class", "classes")} that are most often mistaken are shown.` : "";
+    const title = (text) => (several ? `${text}, ${run.label}` : text);
+    heat(place, {
+      title: title("What is taken for what"), about: [whose, some].filter(Boolean).join(" "),
+      summary: `${words.count(all, "class", "classes")}; worst F1 ${words.percent(rows[0].f1)} (${rows[0].name}).`,
+      x: "said", y: "right", rows: names, columns: names, tips: names.map((name) => `said: ${name}`), corner: "Right", cells, unit: "examples", show: words.number,
+    });
+    const listed = rows.length < all ? ` The ${rows.length} worst of ${all} are listed.` : "";
+    place.append(make("div", { class: "whole" }, make("h3", {}, title("Precision, recall and F1 of each class")),
+      make("p", { class: "about" }, `${whose} The worst F1 first.${listed}`),
+      table(title("Precision, recall and F1 of each class"), ["Class", "Examples", "Precision", "Recall", "F1"],
+        rows.map((row) => [row.name, words.number(row.examples), ...[row.precision, row.recall, row.f1].map(words.percent)]))));
+  }
 }
 
 function slots() {
@@ -332,6 +385,6 @@ Chart.defaults.plugins.colors.enabled = false;
 theme = dark.matches ? "dark" : "light";
 document.documentElement.dataset.theme = theme;
 head();
-[summary, learning, traffic, partition, personal, slots, times, configs, contents].forEach((part) => part());
+[summary, learning, traffic, partition, personal, classes, slots, times, configs, contents].forEach((part) => part());
 choose("system");
 document.documentElement.dataset.drawn = String(drawn.length);

@@ -71,7 +71,11 @@ pub(super) fn line(outcome: &Outcome, took: Duration) -> String {
         Outcome::Dropped { after, .. } => format!("dropped after round {after}"),
         Outcome::Done(measured) => format!(
             "{:>6}  upload {:>7}  {}",
-            measured.final_accuracy.map_or("-".to_string(), percent),
+            measured
+                .final_accuracy
+                .map(percent)
+                .or(measured.final_pearson.map(|r| format!("{r:.3}")))
+                .unwrap_or("-".into()),
             bytes(measured.upload_bytes),
             seconds(took.as_secs_f64()),
         ),

@@ -281,8 +281,8 @@ impl Refused {
 fn task(args: &CostArgs, opened: &[(Grid, bool)]) -> Result<Task> {
     let base = &opened[0].0.base;
     let config = &base.config;
-    if config.model.task == TaskKind::CausalLm {
-        return Ok(Task::Causal);
+    if config.model.task != TaskKind::Classification {
+        return Ok(job::task(config, 0));
     }
     let mut cells = opened.iter().flat_map(|(grid, _)| &grid.cells);
     let sent = cells.any(|cell| cell.loaded.config.settings().trains_head());

@@ -7,7 +7,7 @@ mod untrained;
 use std::path::PathBuf;
 
 use anyhow::{Result, bail};
-use bonfire_engine::{Confusion, Evaluation, evaluate_rows, summarise};
+use bonfire_engine::{Confusion, Evaluation, NumberScores, evaluate_rows, summarise};
 use bonfire_experiment::format::percent;
 use bonfire_experiment::log::note;
 use bonfire_experiment::trained::{self, Which};
@@ -105,7 +105,8 @@ pub fn run(args: &EvaluateArgs, common: &Common) -> Result<()> {
         put(object)
     } else {
         say(format!(
-            "{name} loss {:.4}, {} on {} texts of {} ({})",
+            "{name} {} {:.4}, {} on {} texts of {} ({})",
+            if task == Task::Regress { "mean squared error" } else { "loss" },
             result.loss,
             in_words(&result, task),
             result.examples,
@@ -122,9 +123,18 @@ pub fn run(args: &EvaluateArgs, common: &Common) -> Result<()> {
 fn in_words(result: &Evaluation, task: Task) -> String {
     let accuracy = percent(result.accuracy);
     match task {
+        Task::Regress => {
+            let numbers = result.numbers.unwrap_or(NumberScores { pearson: 0.0, spearman: 0.0 });
+            format!("Pearson {:.3}, Spearman {:.3}", numbers.pearson, numbers.spearman)
+        }
         Task::Classify(_) => match result.classes {
             Some(scores) => {
-                format!("accuracy {accuracy}, macro F1 {}, Matthews {:.3}", percent(scores.macro_f1), scores.matthews)
+                let [f1, precision, recall] =
+                    [scores.macro_f1, scores.macro_precision, scores.macro_recall].map(percent);
+                format!(
+                    "accuracy {accuracy}, macro F1 {f1} (precision {precision}, recall {recall}), Matthews {:.3}",
+                    scores.matthews
+                )
             }
             None => format!("accuracy {accuracy}"),
         },

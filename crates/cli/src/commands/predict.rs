@@ -1,4 +1,4 @@
-//! `bonfire predict`: which label a run's classifier gives texts of one's own.
+//! `bonfire predict`: which label a run's classifier gives texts of one's own, or which number.
 
 use std::path::PathBuf;
 
@@ -11,7 +11,7 @@ use bonfire_experiment::log::note;
 use bonfire_experiment::partition_file::PartitionFile;
 use bonfire_experiment::trained::{self, Which};
 use bonfire_experiment::{UserError, device, job};
-use bonfire_models::{Model, Task};
+use bonfire_models::Model;
 use clap::{ArgGroup, Args};
 use serde::Serialize;
 
@@ -29,7 +29,7 @@ const SHOWN: usize = 3;
 #[derive(Debug, Args)]
 #[command(group = ArgGroup::new("asked").required(true).args(["text", "rows"]))]
 pub struct PredictArgs {
-    /// Run folder of a classifier, as left by `train`
+    /// Run folder of a classifier or a model that foretells numbers, as left by `train`
     pub run: PathBuf,
     /// A text; - reads one from standard input; may be given again. Of a pair the second one is given with --second
     #[arg(long, value_name = "TEXT")]
@@ -43,7 +43,7 @@ pub struct PredictArgs {
     /// The best round's model, which a run keeps with `evaluate.best`, in place of the last one's
     #[arg(long)]
     pub best: bool,
-    /// Print a JSON object for each text, with the probability of every label
+    /// Print a JSON object for each text, with the probability of every label or the number
     #[arg(long)]
     pub json: bool,
 }
@@ -61,6 +61,15 @@ struct Answer<'l> {
     probabilities: serde_json::Map<String, serde_json::Value>,
 }
 
+/// What is foretold of a text.
+#[derive(Serialize)]
+struct Number {
+    /// Its place, from 0.
+    row: usize,
+    /// The number.
+    value: f32,
+}
+
 /// Runs the command.
 ///
 /// # Errors
@@ -68,13 +77,15 @@ struct Answer<'l> {
 pub fn run(args: &PredictArgs, common: &Common) -> Result<()> {
     let which = if args.best { Which::Best } else { Which::Last };
     let loaded = trained::load(&args.run, which, &common.sets)?;
-    if loaded.config.model.task != TaskKind::Classification {
+    let regression = loaded.config.model.task == TaskKind::Regression;
+    if loaded.config.model.task == TaskKind::CausalLm {
         return Err(UserError::new("this run trained a language model, which gives no labels")
             .help("`bonfire generate RUN --prompt TEXT` says what it answers")
             .into());
     }
     let contents = asked(args, &loaded)?;
     let labels = match PartitionFile::read(&args.run)? {
+        _ if regression => Vec::new(),
         Some(partition) => partition.labels,
         None => {
             job::dataset(&loaded, &mut Waiting::default()).context("the labels' names are in the run's data")?.labels
@@ -83,7 +94,7 @@ pub fn run(args: &PredictArgs, common: &Common) -> Result<()> {
     let opened = device::open(common.first_device(&loaded))?;
     opened.notice.iter().for_each(note);
     let source = job::source(&loaded, &mut Waiting::default())?;
-    let model = job::model(&loaded, &source, Task::Classify(labels.len()), &opened.device)?;
+    let model = job::model(&loaded, &source, job::task(&loaded.config, labels.len()), &opened.device)?;
     let adapter = trained::adapter(&args.run, which, &loaded, &model)?;
     let examples: Vec<Example> =
         contents.iter().map(|content| Example { content: content.clone(), ..Example::labelled("", 0, None) }).collect();
@@ -92,6 +103,15 @@ pub fn run(args: &PredictArgs, common: &Common) -> Result<()> {
     let rows: Vec<usize> = (0..split.len()).collect();
     for rows in rows.chunks(BATCH) {
         for (&row, scores) in rows.iter().zip(scorer.scores(&split, rows)?) {
+            if regression {
+                let value = scores.data[0];
+                if args.json {
+                    put(serde_json::to_string(&Number { row, value })?);
+                } else {
+                    say(format!("{value:.4}  |  {}", short(&contents[row])));
+                }
+                continue;
+            }
             let likely = probabilities(&scores.data);
             let mut order: Vec<usize> = (0..likely.len()).collect();
             order.sort_by(|&x, &y| likely[y].total_cmp(&likely[x]).then(x.cmp(&y)));

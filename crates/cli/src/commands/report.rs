@@ -1,5 +1,6 @@
 //! `bonfire report`: run folders as one HTML page that opens from disk and loads nothing.
 
+mod classes;
 mod downsample;
 mod page;
 mod run_data;

@@ -162,9 +162,13 @@ fn say_result(recorder: &Recorder, quiet: bool) {
         return say_row(&format!("the run is in {path}"), &summary, "");
     }
     if quiet {
-        let accuracy = summary.final_accuracy.map_or("not evaluated".to_string(), percent);
+        let score = match (summary.final_pearson, summary.final_accuracy.or(summary.personal_accuracy)) {
+            (Some(pearson), _) => format!("Pearson {pearson:.3}"),
+            (None, Some(accuracy)) => format!("accuracy {}", percent(accuracy)),
+            (None, None) => "not evaluated".to_string(),
+        };
         let upload = upload.map(|line| format!("; {line}")).unwrap_or_default();
-        return say(format!("{}: accuracy {accuracy}{upload}; {path}", identity.name));
+        return say(format!("{}: {score}{upload}; {path}", identity.name));
     }
     say("");
     let memory = summary.memory.map(|memory| memory_line(memory, &identity.device));
@@ -243,6 +247,7 @@ fn describe(loaded: &CheckedConfig, facts: &Facts<'_>, place: &Path) {
         data.test.len(),
         match tokens.task {
             Task::Classify(labels) => format!("{labels} labels"),
+            Task::Regress => "a number each".into(),
             Task::Causal => scored_words(&tokens.train),
         }
     ));

@@ -39,6 +39,13 @@ pub fn score(frame: &mut Frame, area: Rect, state: &State) {
         let curve = Curve::of("test", Color::Cyan, &state.rounds, |m| m.test_perplexity);
         return chart(frame, area, state, "test perplexity", &[curve], &|value| format!("{value:.2}"));
     }
+    if state.rounds.iter().any(|m| m.test_pearson.or(m.personal_pearson).is_some()) {
+        let curves = [
+            Curve::of("test", Color::Cyan, &state.rounds, |m| m.test_pearson),
+            Curve::of("clients' own", Color::Magenta, &state.rounds, |m| m.personal_pearson),
+        ];
+        return chart(frame, area, state, "Pearson's correlation", &curves, &|value| format!("{value:.3}"));
+    }
     let curves = [
         Curve::of("test", Color::Cyan, &state.rounds, |m| m.test_accuracy),
         Curve::of("clients' own", Color::Magenta, &state.rounds, |m| m.personal_accuracy),

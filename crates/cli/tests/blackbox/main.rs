@@ -29,6 +29,7 @@ mod planted;
 mod predict;
 mod privacy;
 mod quickstart;
+mod regression;
 mod repeat;
 mod report;
 mod self_test;

@@ -36,7 +36,14 @@ fn the_page_has_all_sections_and_loads_nothing() {
         assert!(!page.contains(load), "{load} in the page");
     }
     assert!(page.contains("default-src 'none'"), "the page forbids itself to load anything");
-    let titles = ["Summary", "Accuracy and loss", "Against what was sent", "Who holds what", "How clients fare"];
+    let titles = [
+        "Summary",
+        "Accuracy and loss",
+        "Against what was sent",
+        "Who holds what",
+        "How clients fare",
+        "Class by class",
+    ];
     for title in titles.iter().chain(&["Which slots were chosen", "Where the time goes", "Configuration"]) {
         assert!(page.contains(title), "{title}");
     }
@@ -50,6 +57,27 @@ fn the_page_has_all_sections_and_loads_nothing() {
     let sent: u64 = metrics.iter().map(|row| row["upload_bytes"].as_u64().expect("a count")).sum();
     assert_eq!(accuracy["uploaded"][2].as_u64(), Some(sent));
     assert_eq!(run["partition"]["labels"].as_array().map(Vec::len), Some(4));
+    // Class by class as `evaluate --classes` has it, and the spread of the last row.
+    let measured: Value =
+        serde_json::from_str(&room.succeed(&["evaluate", "a", "--classes", "--json"]).out).expect("JSON");
+    let named = |rows: &Value| {
+        let row =
+            |row: &Value| (row["label"].as_str().or(row["name"].as_str()).expect("a name").to_owned(), row.clone());
+        rows.as_array().expect("rows").iter().map(row).collect::<std::collections::BTreeMap<_, _>>()
+    };
+    let (said, found) = (named(&measured["classes"]), named(&run["classes"]["rows"]));
+    assert_eq!(said.len(), found.len());
+    for (label, row) in &found {
+        assert_eq!(row["examples"], said[label]["examples"], "{label}");
+        for score in ["precision", "recall", "f1"] {
+            let [found, said] = [row, &said[label]].map(|row| row[score].as_f64().expect("a share"));
+            assert!((found - said).abs() < 1e-5, "{label}, {score}: {found}, {said}");
+        }
+    }
+    let cells = run["classes"]["cells"].as_array().expect("cells").iter();
+    let all: u64 = cells.flat_map(|row| row.as_array().expect("a row")).filter_map(Value::as_u64).sum();
+    assert_eq!(Some(all), measured["examples"].as_u64());
+    assert_eq!(run["spread"], metrics[1]["client_accuracy"]);
     let personal = &run["personal"];
     let judged: u64 = personal["bins"].as_array().expect("bars").iter().filter_map(Value::as_u64).sum();
     assert_eq!((personal["round"].as_u64(), personal["clients"].as_u64()), (Some(2), Some(judged)));

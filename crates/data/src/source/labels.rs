@@ -11,7 +11,7 @@ use super::{Example, Row};
 use crate::{Cell, DataError};
 
 /// A label as written.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(super) enum Written {
     /// Nothing is there.
     Nothing,
@@ -19,6 +19,8 @@ pub(super) enum Written {
     Whole(i64, Option<String>),
     /// A name.
     Name(String),
+    /// A number that is foretold as such.
+    Number(f64),
 }
 
 impl Written {
@@ -38,6 +40,24 @@ impl Written {
         })
     }
 
+    /// Reads a number that is to be foretold; in `loose` cells, as of CSV, it is text.
+    pub fn number(place: &Place, column: &str, cell: &Cell, loose: bool) -> Result<Written, DataError> {
+        const EXPECTED: &str = "a finite number; another column is named with data.label";
+        let number = match cell {
+            Cell::Null => return Ok(Written::Nothing),
+            Cell::Whole(value) => Some(*value as f64),
+            Cell::Float(value) => Some(*value),
+            Cell::Text(text) if text.trim().is_empty() => return Ok(Written::Nothing),
+            Cell::Text(text) if loose => text.trim().parse().ok(),
+            _ => None,
+        };
+        // What f32 cannot hold a model cannot learn.
+        match number.filter(|number| number.is_finite() && (*number as f32).is_finite()) {
+            Some(number) => Ok(Written::Number(number)),
+            None => Err(place.bad(format!("field {column:?} is {cell}"), EXPECTED)),
+        }
+    }
+
     /// What stands in a table is a number if it is written as numbers are; a code such as `007` is not.
     fn of_text(text: &str) -> Written {
         let whole = text.split_once('.').map_or(text, |(whole, part)| {
@@ -55,7 +75,15 @@ impl Written {
             Written::Nothing => String::new(),
             Written::Whole(value, text) => text.clone().unwrap_or_else(|| value.to_string()),
             Written::Name(name) => name.clone(),
+            Written::Number(number) => number.to_string(),
         }
+    }
+}
+
+/// Takes the scores of a published test split away that has none: all of them are −1 (GLUE's STS-B on the Hub).
+pub(super) fn forget_placeholders(rows: &mut [Row]) {
+    if rows.iter().all(|row| row.label == Some(Written::Number(-1.0))) {
+        rows.iter_mut().for_each(|row| row.label = Some(Written::Nothing));
     }
 }
 
@@ -138,6 +166,10 @@ impl Labels {
         let resolve = |row: Row| {
             let label = match &row.label {
                 None => 0,
+                Some(Written::Number(value)) => {
+                    let value = *value;
+                    return Ok(row.example_of(value));
+                }
                 Some(label) if self.is_none(label) => {
                     let what = if *label == Written::Nothing { "no label" } else { "label -1, which stands for none" };
                     return Err(row.place.bad(
@@ -166,9 +198,17 @@ impl Labels {
         train.iter().for_each(|example| trained[example.label] = true);
         let mut resolved = Resolved { rows: Vec::new(), unlabelled: 0, unseen: BTreeMap::new() };
         for row in rows {
-            let Some(label) = &row.label else {
-                resolved.rows.push(row.example(0));
-                continue;
+            let label = match &row.label {
+                None => {
+                    resolved.rows.push(row.example(0));
+                    continue;
+                }
+                Some(Written::Number(value)) => {
+                    let value = *value;
+                    resolved.rows.push(row.example_of(value));
+                    continue;
+                }
+                Some(label) => label,
             };
             if self.is_none(label) {
                 resolved.unlabelled += 1;

@@ -11,6 +11,8 @@ use crate::DataError;
 pub struct Reading {
     /// Whether rows are for a causal language model.
     pub causal: bool,
+    /// Whether a row's label is a number that is foretold as such, and no class.
+    pub numbers: bool,
     /// The column that a natural partition splits by: any scalar, needed in every training row.
     pub group: Option<String>,
     /// How prompts and responses are made of a row's columns.

@@ -111,6 +111,7 @@ impl<'r> Rows<'r> {
             _ => false,
         });
         let label = match columns::value(record, &columns.label) {
+            Some(cell) if self.reading.numbers => Written::number(&place, &columns.label, cell, loose)?,
             Some(cell) => Written::of(&place, &columns.label, cell, loose)?,
             // Published test splits often have no labels.
             None if !train => Written::Nothing,

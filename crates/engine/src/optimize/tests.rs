@@ -19,7 +19,7 @@ use crate::batch_schedule::LaneStep;
 use crate::job::{ClientJob, Phase};
 use crate::optimize::Optimizer;
 use crate::parameters::{Parameter, Parameters};
-use crate::{Active, Member, Plan, Role, TargetSlots, TrainSettings};
+use crate::{Active, ClientOptimizer, Member, Plan, Role, TargetSlots, TrainSettings};
 
 /// Steps that a test makes, and that each client does of them.
 const STEPS: usize = 5;
@@ -190,6 +190,23 @@ impl<'c> Case<'c> {
         x.movement -= rate * (m / (v.sqrt() + eps) + weight_decay * (x.start + x.movement));
     }
 
+    /// A step of Adam or of SGD as PyTorch has them, on one number: the gradient has a part of weight decay.
+    pub fn coupled(&self, x: &mut Number, g: f64, rate: f64, updates: usize) {
+        let g = g + self.settings.weight_decay * (x.start + x.movement);
+        let ClientOptimizer::Sgd { momentum, nesterov } = self.settings.optimizer else {
+            // AdamW whose decay is zero, for it is in the gradient.
+            let there = self.settings.weight_decay * (x.start + x.movement);
+            self.adamw(x, g, rate, updates);
+            x.movement += rate * there;
+            return;
+        };
+        let sum = momentum * x.first + g;
+        x.movement -= rate * if nesterov { g + momentum * sum } else { sum };
+        if momentum > 0.0 {
+            x.first = sum;
+        }
+    }
+
     /// Goes through [`STEPS`] steps: `number` makes a number's step from its gradient of cross-entropy, `(case, tensor, its
     /// place, own step, gradient)`. Gives the numbers at the end.
     pub fn follow(&mut self, numbers: &mut [Numbers], mut number: impl FnMut(&Case, &mut Number, Role, usize, f64)) {
@@ -232,7 +249,14 @@ impl<'c> Case<'c> {
     fn parts(&self, flat: impl Fn(&Moving) -> &Tensor<2>) -> Vec<(Role, usize, Vec<f32>)> {
         self.tensors(|p| {
             let group = &self.parameters.groups[p.place.group];
-            group.layout.tensor(flat(&group.state), p.place.number)
+            let flat = flat(&group.state);
+            // A moment that the optimizer has none of is a column.
+            let there = flat.dims()[1] == group.layout.width();
+            if there {
+                group.layout.tensor(flat, p.place.number)
+            } else {
+                p.movement(&self.parameters.groups).zeros_like()
+            }
         })
     }
 
@@ -280,6 +304,19 @@ fn without_terms_a_step_is_adamws() {
     let mut numbers = case.numbers();
     case.follow(&mut numbers, |case, x, role, own, g| case.adamw(x, g, case.rate(role, own), own));
     case.check("AdamW alone", &numbers);
+}
+
+#[test]
+fn adam_and_sgd_step_as_pytorch_has_them() {
+    let sgd = |momentum, nesterov| ClientOptimizer::Sgd { momentum, nesterov };
+    for optimizer in [ClientOptimizer::Adam {}, sgd(0.0, false), sgd(0.9, false), sgd(0.9, true)] {
+        let plan = Plan { train_head: true, ..Plan::new(1, Active::Both, 0.02, 0.05) };
+        let settings = TrainSettings { optimizer, ..settings() };
+        let mut case = Case::new(&plan, &settings, Phase::Training);
+        let mut numbers = case.numbers();
+        case.follow(&mut numbers, |case, x, role, own, g| case.coupled(x, g, case.rate(role, own), own));
+        case.check(&format!("{optimizer:?}"), &numbers);
+    }
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! What trains, in flat buffers `[C, width]`: a client's tensors lie in its row one after the other, so that the optimizer steps all of
 //! them at once. There is one buffer, or as many as a device's largest buffers ask for.
 
-use bonfire_kernels::{FlatLayout, Moving, device_buffer_limit};
+use bonfire_kernels::{FlatLayout, Moving, StepRule, device_buffer_limit};
 use bonfire_models::Matrix;
 use burn::tensor::{Device, Tensor, TensorData};
 
@@ -57,8 +57,8 @@ impl Parameter {
 }
 
 impl Group {
-    /// Groups of so many `lanes`, and the place of each tensor.
-    pub(super) fn of(tensors: &[Tenant], lanes: usize, device: &Device) -> (Vec<Group>, Vec<Place>) {
+    /// Groups of so many `lanes` that step by `rule`, and the place of each tensor.
+    pub(super) fn of(tensors: &[Tenant], lanes: usize, rule: &StepRule, device: &Device) -> (Vec<Group>, Vec<Place>) {
         let most = device_buffer_limit(device).map_or(u64::MAX, |bytes| (bytes / size_of::<f32>() as u64).min(MOST));
         let most = (most / lanes as u64) as usize;
         let (mut sets, mut width): (Vec<Vec<Tenant>>, usize) = (Vec::new(), 0);
@@ -74,10 +74,10 @@ impl Group {
             places.push(Place { group, number: set.len(), dims: tensor.0 });
             set.push(*tensor);
         }
-        (sets.iter().map(|set| Group::new(set, lanes, device)).collect(), places)
+        (sets.iter().map(|set| Group::new(set, lanes, rule, device)).collect(), places)
     }
 
-    fn new(tensors: &[Tenant], lanes: usize, device: &Device) -> Group {
+    fn new(tensors: &[Tenant], lanes: usize, rule: &StepRule, device: &Device) -> Group {
         let layout = FlatLayout::new(tensors.iter().map(|&(dims, rates, folded, _)| (dims, rates, folded)));
         let mut row = vec![0f32; layout.width()];
         for (place, (.., start)) in layout.places().iter().zip(tensors) {
@@ -86,7 +86,7 @@ impl Group {
             }
         }
         let start = Tensor::from_data(TensorData::new(row, [1, layout.width()]), device);
-        Group { state: Moving::new(lanes, &start, &layout), layout, start }
+        Group { state: Moving::new(lanes, &start, &layout, rule), layout, start }
     }
 
     /// Makes the lanes zero that `keep` `[C, 1, 1]` has zeros for; all of them where there is none.

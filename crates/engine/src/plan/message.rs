@@ -87,7 +87,7 @@ impl Plan {
 
     fn tensors(&self) -> impl Iterator<Item = (&Role, &Matrix)> {
         let amended = match &self.optimizer {
-            LocalOptimizer::AdamW => None,
+            LocalOptimizer::Configured => None,
             LocalOptimizer::Amended { second, direction, .. } => Some([second, direction]),
         };
         let amended = amended.into_iter().flatten();

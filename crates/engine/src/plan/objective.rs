@@ -72,9 +72,9 @@ pub struct Branches {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum LocalOptimizer {
-    /// AdamW from zero moments.
+    /// As `[train]` says, from zero moments.
     #[default]
-    AdamW,
+    Configured,
     /// FedLADA's amended step (arXiv 2308.00522): `x ← x − η(α·m/√v̂ + (1−α)·g)`.
     Amended {
         /// Share α of the client's own step.

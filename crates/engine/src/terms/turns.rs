@@ -64,10 +64,12 @@ impl Turns {
 pub(crate) fn moved(mask: &Tensor<2>, before: Moving, after: Moving) -> Moving {
     let stays = mask.clone().neg() + 1.0;
     let mix = |new: Tensor<2>, old: Tensor<2>| new * mask.clone() + old * stays.clone();
+    let width = mask.dims()[1];
+    let moment = |new: Tensor<2>, old| if new.dims()[1] == width { mix(new, old) } else { new };
     Moving {
         movement: mix(after.movement, before.movement),
-        first: mix(after.first, before.first),
-        second: mix(after.second, before.second),
+        first: moment(after.first, before.first),
+        second: moment(after.second, before.second),
         weights: after.weights,
     }
 }

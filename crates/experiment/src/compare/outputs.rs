@@ -283,6 +283,8 @@ fn group_row(grid: &Grid, groups: &[Group<'_>], group: &Group<'_>) -> serde_json
         ("simulated_seconds", group.spread(|run| run.simulated_seconds)),
         ("watt_hours", group.spread(|run| run.watt_hours)),
         ("personal_accuracy", group.spread(|run| run.personal_accuracy)),
+        ("final_pearson", group.spread(|run| run.final_pearson)),
+        ("final_spearman", group.spread(|run| run.final_spearman)),
         ("final_perplexity", group.spread(|run| run.final_perplexity)),
         ("final_exact_match", group.spread(|run| run.final_exact_match)),
     ];

@@ -44,6 +44,12 @@ pub struct Measured {
     /// Of a language model, share of test responses that greedy generation gives exactly, at the last evaluation.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub final_exact_match: Option<f64>,
+    /// Where numbers are foretold, Pearson's correlation at the last evaluation.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub final_pearson: Option<f64>,
+    /// Spearman's, likewise.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub final_spearman: Option<f64>,
     /// Best test accuracy at any evaluation, 0 to 1.
     pub best_accuracy: Option<f64>,
     /// Mean accuracy of the clients' own models at the last evaluation, where the strategy has such.
@@ -78,7 +84,7 @@ pub struct Measured {
 pub struct Point {
     /// Round, from 1; 0: the untrained model.
     pub round: usize,
-    /// Test accuracy, 0 to 1.
+    /// Test accuracy, 0 to 1; where numbers are foretold, Pearson's correlation.
     pub accuracy: f64,
     /// Bytes uploaded up to here.
     pub upload_bytes: u64,
@@ -89,6 +95,7 @@ pub struct Point {
 struct Row {
     round: usize,
     test_accuracy: Option<f64>,
+    test_pearson: Option<f64>,
     personal_accuracy: Option<f64>,
     upload_bytes: u64,
 }
@@ -111,7 +118,11 @@ impl Measured {
         let mut curve = Vec::new();
         for row in rows {
             sent = row.upload_bytes.saturating_add(sent);
-            curve.extend(row.test_accuracy.map(|accuracy| Point { round: row.round, accuracy, upload_bytes: sent }));
+            curve.extend(row.test_accuracy.or(row.test_pearson).map(|accuracy| Point {
+                round: row.round,
+                accuracy,
+                upload_bytes: sent,
+            }));
         }
         Measured {
             untrained_accuracy: summary.untrained_accuracy,
@@ -119,6 +130,8 @@ impl Measured {
             final_accuracy: summary.final_accuracy,
             final_perplexity: summary.final_perplexity,
             final_exact_match: summary.final_exact_match,
+            final_pearson: summary.final_pearson,
+            final_spearman: summary.final_spearman,
             best_accuracy: summary.best_accuracy,
             personal_accuracy: rows.iter().rev().find_map(|row| row.personal_accuracy),
             upload_params: summary.upload_params,

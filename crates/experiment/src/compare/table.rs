@@ -25,7 +25,14 @@ pub fn page(grid: &Grid, groups: &[Group<'_>], command: &str, failures: &[String
         config.clients.count,
         devices(groups),
     );
-    let what = if speaks(groups) { PERPLEXITY } else { ACCURACY };
+    let foretells = groups.iter().flat_map(Group::measured).any(|run| run.final_pearson.is_some());
+    let what = if speaks(groups) {
+        PERPLEXITY
+    } else if foretells {
+        PEARSON
+    } else {
+        ACCURACY
+    };
     text += &format!("{}\n\n{what}, {NOTE}\n", table(grid, groups));
     text += &gain::table(grid, groups).map(|table| format!("\n{table}\n")).unwrap_or_default();
     text += &attacked::table(grid, groups).map(|table| format!("\n{table}\n")).unwrap_or_default();
@@ -40,6 +47,8 @@ const ACCURACY: &str = "Accuracy: of the global model on the test split after th
 
 const PERPLEXITY: &str = "Perplexity: of the global model on the test split after the last round";
 
+const PEARSON: &str = "Pearson's correlation with the right numbers of the test split after the last round, ×100; compare.json has Spearman's too";
+
 const NOTE: &str = "mean ± sample standard deviation over seeds; the best of each rank and column in bold. Upload, download (all clients, all rounds, as \
 serialised) and time of local training: of one run, mean over seeds and columns. Rank: what a client may send of each \
 target, `clients.budget` for lora-a2, fslora and fed-plora and `adapter.rank` elsewhere.";
@@ -51,7 +60,7 @@ pub fn speaks(groups: &[Group<'_>]) -> bool {
 
 /// What a cell of the table shows: perplexity, or accuracy in %.
 fn shown(run: &Measured) -> Option<f64> {
-    run.final_perplexity.or(run.final_accuracy.map(|accuracy| accuracy * 100.0))
+    run.final_perplexity.or(run.final_accuracy.or(run.final_pearson).map(|score| score * 100.0))
 }
 
 fn devices(groups: &[Group<'_>]) -> String {

@@ -14,9 +14,10 @@ use super::key::{Path, remove};
 use crate::user_error::UserError;
 
 /// Keys that say which kind of table this is, with the table they stand in.
-const TAGS: [(&[&str], &str); 6] = [
+const TAGS: [(&[&str], &str); 7] = [
     (&["strategy"], "name"),
     (&["data", "partition"], "kind"),
+    (&["train", "optimizer"], "name"),
     (&["server", "optimizer"], "name"),
     (&["server", "aggregate"], "name"),
     (&["privacy"], "kind"),

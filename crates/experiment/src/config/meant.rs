@@ -23,6 +23,13 @@ const KEYS: &[(&[&str], &str, &str)] = &[
     (&["max_grad_norm", "grad_clip", "gradient_clip_val", "clip_grad_norm"], "train.clip_norm", ""),
     (&["lr_scheduler", "lr_scheduler_type", "scheduler"], "train.schedule", "within a round"),
     (&["warmup", "num_warmup_steps"], "train.warmup_steps", "of every round"),
+    (
+        &["optim", "client_optimizer", "local_optimizer", "optimizer_name"],
+        "train.optimizer",
+        "such as { name = \"sgd\", momentum = 0.9 }; left out: AdamW",
+    ),
+    (&["momentum", "sgd_momentum"], "train.optimizer", "{ name = \"sgd\", momentum = 0.9 }"),
+    (&["nesterov"], "train.optimizer", "{ name = \"sgd\", momentum = 0.9, nesterov = true }"),
     (&["adam_beta1", "adam_beta2", "beta1", "beta2"], "train.betas", "both in one list: [0.9, 0.999]"),
     (&["adam_epsilon"], "train.eps", ""),
     (&["mu", "proximal_mu", "fedprox", "prox_mu"], "train.prox", "FedProx, with any strategy"),
@@ -60,7 +67,7 @@ const KEYS: &[(&[&str], &str, &str)] = &[
         "model.path",
         "a folder, a GGUF file or hf:org/name",
     ),
-    (&["task", "task_type"], "model.task", "\"classification\" or \"causal-lm\""),
+    (&["task", "task_type"], "model.task", "\"classification\", \"regression\" or \"causal-lm\""),
     (
         &["data.name", "dataset", "dataset_name", "dataset_path", "data_dir", "data_path", "train_file"],
         "data.path",
@@ -151,6 +158,8 @@ const WORDS: &[(&str, &[&str], &str)] = &[
     ),
     ("data.partition.kind", &["uniform", "random", "homogeneous", "equal"], "an even split is kind = \"iid\""),
     ("server.optimizer.name", &["adam", "sgd", "yogi"], "\"fedadam\", \"fedyogi\", \"fedavgm\" or \"fedavg\""),
+    ("train.optimizer.name", &["adamw-torch", "adamw-hf", "adamw-torch-fused", "adamw-8bit"], "that is \"adamw\""),
+    ("train.optimizer.name", &["fedadam", "fedyogi", "fedavgm"], "those are the server's: server.optimizer"),
     ("train.schedule", &["none", "const"], "an even rate is \"constant\""),
 ];
 

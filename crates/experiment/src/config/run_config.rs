@@ -147,8 +147,23 @@ impl RunConfig {
             ),
             (
                 "evaluate.best",
-                self.model.task == TaskKind::Classification || !self.evaluate.best.is_some_and(BestBy::is_of_classes),
-                "is a score of classes; a language model has \"loss\" and \"accuracy\"",
+                self.evaluate.best.is_none_or(|best| self.model.task.has_score(best)),
+                self.model.task.scores(),
+            ),
+            (
+                "train.label_smoothing",
+                self.train.label_smoothing == 0.0 || self.model.task != TaskKind::Regression,
+                "smooths classes, and a model that foretells numbers has none; leave it out",
+            ),
+            (
+                "data.labels",
+                self.data.labels.is_none() || self.model.task != TaskKind::Regression,
+                "keeps classes, and numbers are none; leave it out",
+            ),
+            (
+                "strategy.name",
+                !matches!(self.strategy, StrategySettings::Dfl { .. }) || self.model.task != TaskKind::Regression,
+                "is dfl, which pushes its branches' distributions over classes apart; a model that foretells numbers has none",
             ),
             (
                 "train.stop",
@@ -169,7 +184,7 @@ impl RunConfig {
             ),
             (
                 "data.text",
-                self.model.task == TaskKind::Classification || !matches!(&self.data.text, Some(TextColumns::Pair(_))),
+                self.model.task != TaskKind::CausalLm || !matches!(&self.data.text, Some(TextColumns::Pair(_))),
                 "names a pair, which is for classifiers; a language model learns one column, or data.prompt and data.response",
             ),
             (
@@ -198,5 +213,29 @@ impl RunConfig {
             ),
         ];
         checks.into_iter().find(|(_, fine, _)| !fine).map(|(key, _, what)| Problem::new(key, what))
+    }
+}
+
+impl TaskKind {
+    /// Whether a round can be the best by this score.
+    fn has_score(self, by: BestBy) -> bool {
+        match self {
+            TaskKind::Classification => !by.is_of_numbers(),
+            TaskKind::Regression => by.is_of_numbers() || by == BestBy::Loss,
+            TaskKind::CausalLm => matches!(by, BestBy::Loss | BestBy::Accuracy),
+        }
+    }
+
+    /// What such a task has.
+    fn scores(self) -> &'static str {
+        match self {
+            TaskKind::Classification => {
+                "is a score of numbers; a classifier has \"accuracy\", \"loss\", \"macro-f1\", \"micro-f1\" and \"matthews\""
+            }
+            TaskKind::Regression => {
+                "is a score of classes; where numbers are foretold there are \"pearson\", \"spearman\" and \"loss\""
+            }
+            TaskKind::CausalLm => "is a score of classes or numbers; a language model has \"loss\" and \"accuracy\"",
+        }
     }
 }

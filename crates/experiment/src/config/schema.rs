@@ -274,7 +274,7 @@ mod tests {
 
     #[test]
     fn an_example_of_every_table_is_accepted() {
-        for key in ["data.partition", "server.optimizer", "server.aggregate"] {
+        for key in ["data.partition", "train.optimizer", "server.optimizer", "server.aggregate"] {
             let schema = at(key).expect("a key");
             for one in choices(&schema) {
                 let set = format!("{key}={}", example(key, one.word).expect("an example"));
@@ -305,6 +305,7 @@ mod tests {
             "strategy.probe.batches",
             "data.partition.alpha",
             "server.optimizer.lr",
+            "train.optimizer.momentum",
         ] {
             assert_eq!(all.iter().filter(|of| *of == key).count(), 1, "{key}");
         }
@@ -314,6 +315,7 @@ mod tests {
                 && !key.starts_with("privacy.")
                 && !key.starts_with("attack.")
                 && !key.starts_with("server.")
+                && !key.starts_with("train.optimizer.")
                 && !key.starts_with("data.partition.")
         }) {
             let error = crate::config::load(None, &[format!("{key}=[[]]")]).err();

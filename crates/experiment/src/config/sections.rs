@@ -126,6 +126,9 @@ pub enum TaskKind {
     /// A text's label.
     #[default]
     Classification,
+    /// A number of a text or of a pair of texts, such as how alike two sentences are: the head has one output, its loss is the mean
+    /// squared error, and scores are Pearson's and Spearman's correlation.
+    Regression,
     /// The tokens of a text, or of the answer to a prompt, each from those before it.
     CausalLm,
 }

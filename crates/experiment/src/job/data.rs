@@ -60,6 +60,12 @@ fn as_labelled(loaded: &CheckedConfig, watch: &mut dyn Watch) -> Result<Dataset>
         _ => {
             refuse_keys_of_files(loaded)?;
             check_builtin_column(loaded)?;
+            if loaded.config.model.task == TaskKind::Regression {
+                return Err(UserError::new("the built-in texts have classes and no numbers to foretell")
+                    .at(Some(loaded.place_of("model.task")))
+                    .help("set data.path to a folder of rows whose label is a number")
+                    .into());
+            }
             if causal { corpus::causal() } else { corpus::dataset() }
         }
     };
@@ -128,6 +134,7 @@ fn reading(loaded: &CheckedConfig) -> Result<Reading> {
     };
     Ok(Reading {
         causal: config.model.task == TaskKind::CausalLm,
+        numbers: config.model.task == TaskKind::Regression,
         group,
         wording: wording(loaded)?,
         text: section.text.as_ref().map(|text| text.names()).unwrap_or_default(),

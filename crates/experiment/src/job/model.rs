@@ -66,6 +66,7 @@ pub fn info(loaded: &CheckedConfig, watch: &mut dyn Watch) -> Result<ModelInfo> 
 pub fn task(config: &RunConfig, labels: usize) -> Task {
     match config.model.task {
         TaskKind::Classification => Task::Classify(labels),
+        TaskKind::Regression => Task::Regress,
         TaskKind::CausalLm => Task::Causal,
     }
 }

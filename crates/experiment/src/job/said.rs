@@ -30,7 +30,7 @@ pub fn placed(loaded: &CheckedConfig, error: DataError) -> anyhow::Error {
         .into();
     }
     if let DataError::ColumnUnknown { role: "text", present, .. } = &error
-        && loaded.config.model.task == TaskKind::Classification
+        && loaded.config.model.task != TaskKind::CausalLm
         && of_language_models(present)
     {
         return UserError::new(error.to_string())

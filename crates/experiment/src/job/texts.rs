@@ -37,7 +37,8 @@ pub fn tokens(
     }
     encoder.tell(of_train + of_validation + of_test, train.len() + validation.len() + test.len());
     let task = match &encoder.kind {
-        Kind::Labelled(_) => Task::Classify(data.labels.len()),
+        Kind::Labelled { numbers: true, .. } => Task::Regress,
+        Kind::Labelled { .. } => Task::Classify(data.labels.len()),
         Kind::Causal(_) => Task::Causal,
     };
     Ok(TokenizedData { train, validation, test, task })
@@ -62,7 +63,11 @@ pub fn split_tokens(
 
 /// What turns texts into tokens.
 enum Kind {
-    Labelled(Box<Tokenizer>),
+    /// Texts with a class, or with a number.
+    Labelled {
+        tokenizer: Box<Tokenizer>,
+        numbers: bool,
+    },
     Causal(Box<CausalTokenizer>),
 }
 
@@ -88,7 +93,9 @@ impl<'l> Encoder<'l> {
         }
         let tokenizer = tokenizer(source)?;
         let kind = match loaded.config.model.task {
-            TaskKind::Classification => Kind::Labelled(Box::new(tokenizer)),
+            task @ (TaskKind::Classification | TaskKind::Regression) => {
+                Kind::Labelled { tokenizer: Box::new(tokenizer), numbers: task == TaskKind::Regression }
+            }
             TaskKind::CausalLm => Kind::Causal(Box::new(causal_tokenizer(source, tokenizer, model)?)),
         };
         Ok(Encoder { loaded, kind, source, model, knows_types: model.token_types > 1 })
@@ -97,14 +104,16 @@ impl<'l> Encoder<'l> {
     /// The split, and how many of its texts were cut.
     fn split(&self, examples: &[Example], name: &'static str) -> Result<(Split, usize)> {
         let (tokenizer, (split, cut)) = match &self.kind {
-            Kind::Labelled(tokenizer) => (tokenizer.as_ref(), self.labelled(examples, tokenizer)?),
+            Kind::Labelled { tokenizer, numbers } => {
+                (tokenizer.as_ref(), self.labelled(examples, tokenizer, *numbers)?)
+            }
             Kind::Causal(causal) => (causal.tokenizer(), self.causal(examples, name, causal)?),
         };
         refuse_tokens_beyond(&split, tokenizer, self.source, self.model)?;
         Ok((split, cut))
     }
 
-    fn labelled(&self, examples: &[Example], tokenizer: &Tokenizer) -> Result<(Split, usize)> {
+    fn labelled(&self, examples: &[Example], tokenizer: &Tokenizer, numbers: bool) -> Result<(Split, usize)> {
         let mut texts: Vec<(&str, Option<&str>)> = Vec::with_capacity(examples.len());
         texts.extend(examples.iter().map(|example| match &example.content {
             Content::Two(first, second) => (first.as_str(), Some(second.as_str())),
@@ -115,10 +124,11 @@ impl<'l> Encoder<'l> {
         let (mut split, mut cut) = (Split::default(), 0);
         for (text, example) in encoded.into_iter().zip(examples) {
             cut += usize::from(text.cut);
-            split.goals.push(if self.knows_types && text.second < text.ids.len() {
-                Goal::PairClass { class: example.label, second: text.second }
-            } else {
-                Goal::Class(example.label)
+            let second = (self.knows_types && text.second < text.ids.len()).then_some(text.second);
+            split.goals.push(match second {
+                second if numbers => Goal::Value { value: example.value as f32, second },
+                Some(second) => Goal::PairClass { class: example.label, second },
+                None => Goal::Class(example.label),
             });
             split.ids.push(text.ids);
         }

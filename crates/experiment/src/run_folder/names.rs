@@ -18,8 +18,12 @@ pub const MODEL: &str = "model";
 pub const BEST_MODEL: &str = "model-best";
 /// Where clients keep a part of the model for themselves: their own adapters in PEFT layout, a folder a client.
 pub const CLIENTS: &str = "clients";
+/// The clients' own adapters of the best round, likewise.
+pub const BEST_CLIENTS: &str = "clients-best";
 /// The run in one object.
 pub const SUMMARY: &str = "summary.json";
+/// What the model of the last evaluation took for what.
+pub const CLASSES: &str = "classes.json";
 /// How many examples of each label every client holds.
 pub const PARTITION: &str = "partition.json";
 /// The folder of checkpoints.
@@ -32,7 +36,7 @@ pub const CSV: &str = "metrics.csv";
 pub const TENSORBOARD: &str = "tensorboard";
 
 /// All of them.
-pub(super) const ALL: [&str; 15] = [
+pub(super) const ALL: [&str; 17] = [
     CONFIG,
     METRICS,
     ROWS_OF_CLIENTS,
@@ -42,8 +46,10 @@ pub(super) const ALL: [&str; 15] = [
     MODEL,
     BEST_MODEL,
     CLIENTS,
+    BEST_CLIENTS,
     SUMMARY,
     PARTITION,
+    CLASSES,
     CHECKPOINTS,
     LOG,
     CSV,

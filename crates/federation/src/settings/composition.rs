@@ -110,6 +110,14 @@ impl Settings {
     fn method_problem(&self) -> Option<Problem> {
         let is = |wrong: bool, key, what: &str| wrong.then(|| Problem::new(key, what));
         match self.strategy {
+            StrategySettings::FedLada { .. } if !self.train.optimizer.is_adamw() => Some(Problem::new(
+                "train.optimizer",
+                "must be left out: fedlada steps by a rule of its own, AMSGrad's amended",
+            )),
+            StrategySettings::Sora { .. } if !self.train.optimizer.is_adaptive() => Some(Problem::new(
+                "train.optimizer.name",
+                "must be \"adamw\" or \"adam\": sora's threshold is a share of their steps, which have the size of the rate at any gradient",
+            )),
             StrategySettings::LaLora { .. } => is(
                 self.train.scaffold,
                 "train.scaffold",

@@ -68,22 +68,36 @@ pub enum BestBy {
     Loss,
     /// The highest mean F1 of all classes.
     MacroF1,
+    /// The highest F1 over all answers together; where every text has one label that is the accuracy.
+    MicroF1,
     /// The highest correlation of Matthews.
     Matthews,
+    /// Where numbers are foretold, the highest correlation of Pearson.
+    Pearson,
+    /// Where numbers are foretold, the highest correlation of Spearman.
+    Spearman,
 }
 
 impl BestBy {
-    /// The number in a round's row; `None`: it was not evaluated.
+    /// The number in a round's row; `None`: it was not evaluated. Where there is no global model, the clients' own models are what is
+    /// tested.
     pub fn of(self, on: EvaluateOn, row: &RoundMetrics) -> Option<f64> {
+        use {BestBy as By, EvaluateOn as On};
         match (on, self) {
-            (EvaluateOn::Test, BestBy::Accuracy) => row.test_accuracy,
-            (EvaluateOn::Test, BestBy::Loss) => row.test_loss,
-            (EvaluateOn::Test, BestBy::MacroF1) => row.test_macro_f1,
-            (EvaluateOn::Test, BestBy::Matthews) => row.test_matthews,
-            (EvaluateOn::Validation, BestBy::Accuracy) => row.validation_accuracy,
-            (EvaluateOn::Validation, BestBy::Loss) => row.validation_loss,
-            (EvaluateOn::Validation, BestBy::MacroF1) => row.validation_macro_f1,
-            (EvaluateOn::Validation, BestBy::Matthews) => row.validation_matthews,
+            (On::Test, By::Accuracy) => row.test_accuracy.or(row.personal_accuracy),
+            (On::Test, By::Loss) => row.test_loss.or(row.personal_loss),
+            (On::Test, By::MacroF1) => row.test_macro_f1.or(row.personal_macro_f1),
+            (On::Test, By::MicroF1) => row.test_micro_f1.or(row.personal_accuracy),
+            (On::Test, By::Matthews) => row.test_matthews.or(row.personal_matthews),
+            (On::Test, By::Pearson) => row.test_pearson.or(row.personal_pearson),
+            (On::Test, By::Spearman) => row.test_spearman.or(row.personal_spearman),
+            (On::Validation, By::Accuracy) => row.validation_accuracy,
+            (On::Validation, By::Loss) => row.validation_loss,
+            (On::Validation, By::MacroF1) => row.validation_macro_f1,
+            (On::Validation, By::MicroF1) => row.validation_micro_f1,
+            (On::Validation, By::Matthews) => row.validation_matthews,
+            (On::Validation, By::Pearson) => row.validation_pearson,
+            (On::Validation, By::Spearman) => row.validation_spearman,
         }
     }
 
@@ -95,7 +109,12 @@ impl BestBy {
 
     /// Whether it is a score of classes.
     pub fn is_of_classes(self) -> bool {
-        matches!(self, BestBy::MacroF1 | BestBy::Matthews)
+        matches!(self, BestBy::MacroF1 | BestBy::MicroF1 | BestBy::Matthews)
+    }
+
+    /// Whether it is a score of numbers that are foretold.
+    pub fn is_of_numbers(self) -> bool {
+        matches!(self, BestBy::Pearson | BestBy::Spearman)
     }
 
     /// In words.
@@ -104,7 +123,10 @@ impl BestBy {
             BestBy::Accuracy => "accuracy",
             BestBy::Loss => "loss",
             BestBy::MacroF1 => "macro F1",
+            BestBy::MicroF1 => "micro F1",
             BestBy::Matthews => "Matthews' correlation",
+            BestBy::Pearson => "Pearson's correlation",
+            BestBy::Spearman => "Spearman's correlation",
         }
     }
 }

@@ -1,30 +1,49 @@
-//! AdamW on the client axis and slot scores. All of it is f32.
+//! Steps on the client axis and slot scores. All of it is f32.
 
 use burn::tensor::Device;
 
 use super::threads::each;
 use super::{Exact, Format, compare, read, rows};
-use crate::{AdamW, FlatLayout, Moving, adamw_step, slot_scores};
+use crate::{AdamW, FlatLayout, Moving, Sgd, StepRule, optimizer_step, slot_scores};
 
 const CONSTANTS: AdamW = AdamW { betas: [0.9, 0.99], eps: 1e-6, weight_decay: 0.1 };
 
+const RULES: [(&str, StepRule); 5] = [
+    ("AdamW", StepRule::AdamW(CONSTANTS)),
+    ("Adam", StepRule::Adam(CONSTANTS)),
+    ("SGD", sgd(0.0, false)),
+    ("SGD, momentum", sgd(0.7, false)),
+    ("SGD, Nesterov", sgd(0.7, true)),
+];
+
+const fn sgd(momentum: f64, nesterov: bool) -> StepRule {
+    StepRule::Sgd(Sgd { momentum, nesterov, weight_decay: 0.1 })
+}
+
 pub(super) fn small(seed: u64) -> Vec<Exact> {
     let scored = [(1, 3, 50, 5, 33), (3, 1, 7, 16, 90), (3, 3, 20, 35, 20), (1, 1, 1, 1, 1)];
-    let steps = [1, 4].map(|starts| adamw(4, &[([37, 21], false), ([1, 5], true), ([16, 64], false)], starts, seed));
-    steps.into_iter().chain(scored.map(|sizes| scores(sizes, seed))).collect()
+    let tensors = [([37, 21], false), ([1, 5], true), ([16, 64], false)];
+    let steps = RULES.iter().flat_map(|rule| [1, 4].map(|starts| steps(*rule, 4, &tensors, starts, seed)));
+    steps.chain(scored.map(|sizes| scores(sizes, seed))).collect()
 }
 
 pub(super) fn real(seed: u64) -> Vec<Exact> {
     vec![
-        adamw(30, &[([16, 768], false); 12], 1, seed),
+        steps(RULES[0], 30, &[([16, 768], false); 12], 1, seed),
         // More workgroups than one axis of a launch holds.
-        adamw(65_537, &[([1, 3], false)], 1, seed),
+        steps(RULES[0], 65_537, &[([1, 3], false)], 1, seed),
         scores((1, 30, 768, 16, 3072), seed),
     ]
 }
 
-/// Three steps of AdamW on tensors of these rows and columns, some of them folded; the last client's place is empty.
-fn adamw(clients: usize, tensors: &[([usize; 2], bool)], starts: usize, seed: u64) -> Exact {
+/// Three steps on tensors of these rows and columns, some of them folded; the last client's place is empty.
+fn steps(
+    (operation, rule): (&'static str, StepRule),
+    clients: usize,
+    tensors: &[([usize; 2], bool)],
+    starts: usize,
+    seed: u64,
+) -> Exact {
     let tensors = tensors.to_vec();
     let shape =
         format!("{clients} clients, {} tensors, {starts} start{}", tensors.len(), if starts == 1 { "" } else { "s" });
@@ -51,31 +70,33 @@ fn adamw(clients: usize, tensors: &[([usize; 2], bool)], starts: usize, seed: u6
         };
         let all = || 0..tensors.len();
         let start = layout.flat(&all().map(|i| put(&numbers(i, 0, starts), i, starts)).collect::<Vec<_>>());
-        let mut state = Moving::new(clients, &start, &layout);
+        let mut state = Moving::new(clients, &start, &layout, &rule);
         for step in 1..=3 {
             let grads = all().map(|i| put(&numbers(i, step as u64, clients), i, clients)).collect();
             let per_client = f32s.put(&[rates(step, 0), rates(step, 1)].concat(), [2, clients, 3], device);
-            state = adamw_step(CONSTANTS, &layout, state, start.clone(), grads, per_client);
+            state = optimizer_step(rule, &layout, state, start.clone(), grads, per_client);
         }
         let mut offs = Vec::new();
         for (i, &(dims, folded)) in tensors.iter().enumerate() {
             let rates: Vec<Vec<f32>> = (1..=3).map(|step| rates(step, i % 2)).collect();
             let grads: Vec<_> = (1..=3).map(|step| numbers(i, step, clients)).collect();
-            let expected = by_hand(&numbers(i, 0, starts), folded, &grads, &rates, dims);
+            let expected = by_hand(rule, &numbers(i, 0, starts), folded, &grads, &rates, dims);
+            let [first, second] = rule.moments();
             let parts = [
-                ("movement", &state.movement),
-                ("first moment", &state.first),
-                ("second moment", &state.second),
-                ("weights", &state.weights),
+                ("movement", &state.movement, true),
+                ("first moment", &state.first, first),
+                ("second moment", &state.second, second),
+                ("weights", &state.weights, true),
             ];
-            for ((name, flat), expected) in parts.into_iter().zip(&expected) {
+            let there = parts.into_iter().zip(&expected).filter(|((.., there), _)| *there);
+            for ((name, flat, _), expected) in there {
                 let found = read(layout.tensor(flat, i))?;
                 offs.push(compare(format!("{name} {i}"), &found, dims[1], expected));
             }
         }
         Ok(offs)
     };
-    Exact { operation: "AdamW", shape, rounded: false, run: Box::new(run) }
+    Exact { operation, shape, rounded: false, run: Box::new(run) }
 }
 
 /// Rows of a tensor, each with its place.
@@ -83,13 +104,20 @@ type Rows = Vec<(usize, Vec<f64>)>;
 
 /// Movement, moments and weights after the steps whose gradients and rates these are; a client has `rows` rows. Of many rows some
 /// and the last.
-fn by_hand(start: &[f32], folded: bool, grads: &[Vec<f32>], rates: &[Vec<f32>], [rows, cols]: [usize; 2]) -> [Rows; 4] {
+fn by_hand(
+    rule: StepRule,
+    start: &[f32],
+    folded: bool,
+    grads: &[Vec<f32>],
+    rates: &[Vec<f32>],
+    [rows, cols]: [usize; 2],
+) -> [Rows; 4] {
     const MANY: usize = 10_000;
     let all = grads[0].len() / cols;
     let sample: Vec<usize> = (0..all).step_by(all / MANY * 10 + 1).chain([all - 1]).collect();
     let found = each(sample.len(), |i| {
         let row = sample[i] * cols..(sample[i] + 1) * cols;
-        row.map(|entry| step_by_step(entry, start, folded, grads, rates, rows * cols)).collect::<Vec<_>>()
+        row.map(|entry| step_by_step(rule, entry, start, folded, grads, rates, rows * cols)).collect::<Vec<_>>()
     });
     let row = |place: usize, part: usize| found[place].iter().map(|entry| entry[part]).collect();
     [0, 1, 2, 3].map(|part| sample.iter().enumerate().map(|(place, &at)| (at, row(place, part))).collect())
@@ -97,6 +125,7 @@ fn by_hand(start: &[f32], folded: bool, grads: &[Vec<f32>], rates: &[Vec<f32>], 
 
 /// The movement, the moments and the weight of one number.
 fn step_by_step(
+    rule: StepRule,
     i: usize,
     start: &[f32],
     folded: bool,
@@ -107,13 +136,22 @@ fn step_by_step(
     let [beta1, beta2] = CONSTANTS.betas;
     let (mut movement, mut first, mut second) = (0.0, 0.0, 0.0);
     for (grads, rates) in grads.iter().zip(rates) {
-        let grad = f64::from(grads[i]);
         let rate = |which: usize| f64::from(rates[i / plane * 3 + which]);
-        first = beta1 * first + (1.0 - beta1) * grad;
-        second = beta2 * second + (1.0 - beta2) * grad * grad;
-        let update = first * rate(1) / ((second * rate(2)).sqrt() + CONSTANTS.eps);
         let there = movement + f64::from(start[i % start.len()]);
-        movement -= rate(0) * (update + CONSTANTS.weight_decay * there);
+        let mut grad = f64::from(grads[i]);
+        if rate(0) != 0.0 && !matches!(rule, StepRule::AdamW(_)) {
+            grad += CONSTANTS.weight_decay * there;
+        }
+        let update = if let StepRule::Sgd(Sgd { momentum, nesterov, .. }) = rule {
+            first = momentum * first + grad;
+            if nesterov { grad + momentum * first } else { first }
+        } else {
+            first = beta1 * first + (1.0 - beta1) * grad;
+            second = beta2 * second + (1.0 - beta2) * grad * grad;
+            first * rate(1) / ((second * rate(2)).sqrt() + CONSTANTS.eps)
+        };
+        let beside = if matches!(rule, StepRule::AdamW(_)) { CONSTANTS.weight_decay * there } else { 0.0 };
+        movement -= rate(0) * (update + beside);
     }
     let weight = if folded { movement } else { movement + f64::from(start[i % start.len()]) };
     [movement, first, second, weight]

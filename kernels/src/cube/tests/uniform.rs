@@ -11,7 +11,6 @@ use std::time::{Duration, Instant};
 use burn_cubecl::cubecl::dry_run::DryRun;
 
 use super::*;
-use crate::cube::adamw::adamw_step;
 use crate::cube::attention::{Qkv, attend};
 use crate::cube::attention_backward::attend_backward;
 use crate::cube::dropout::dropped;
@@ -22,14 +21,15 @@ use crate::cube::glu::{glu, glu_backward, turn};
 use crate::cube::loss::loss_and_slopes;
 use crate::cube::lowrank::{down, up_add};
 use crate::cube::norm::{add_norm, add_norm_backward, rms, rms_backward};
+use crate::cube::optimizer::optimizer_step;
 use crate::cube::outer::{Gradient, outer};
 use crate::cube::scores::slot_scores;
 use crate::cube::tiles::{RankTable, TileTable};
-use crate::{AdamW, Bend, DropMask, FlatLayout, RowKeys};
+use crate::{AdamW, Bend, DropMask, FlatLayout, RowKeys, Sgd, StepRule};
 
 /// The kernels of this folder, as their shaders are named.
 const KERNELS: [&str; 21] = [
-    "adamw_kernel",
+    "optimizer_kernel",
     "add_norm_kernel",
     "attend_kernel",
     "backward_kernel",
@@ -145,12 +145,15 @@ fn every_kernel() {
     for residual in [None, Some(zeros(&[2, 9]))] {
         rms_backward(&zeros(&[2, 9]), zeros(&[9]), rms(&zeros(&[2, 9]), zeros(&[9]), 0.0, 1e-5), residual, 0.0, 1e-5);
     }
-    let constants = AdamW { betas: [0.9, 0.9], eps: 1e-8, weight_decay: 0.1 };
-    for folded in [true, false] {
+    let adam = AdamW { betas: [0.9, 0.9], eps: 1e-8, weight_decay: 0.1 };
+    let sgd = |momentum, nesterov| StepRule::Sgd(Sgd { momentum, nesterov, weight_decay: 0.1 });
+    let sgds = [sgd(0.0, false), sgd(0.9, false), sgd(0.9, true)];
+    let rules = [StepRule::AdamW(adam), StepRule::Adam(adam)].into_iter().chain(sgds);
+    for (rule, folded) in rules.flat_map(|rule| [(rule, true), (rule, false)]) {
         let layout = FlatLayout::new([([3, 4], 0, folded), ([1, 4], 0, true)]);
         let state = [0; 3].map(|_| zeros(&[2, layout.width()]));
         let grads = vec![zeros(&[2, 3, 4]), zeros(&[2, 1, 4])];
-        adamw_step(&constants, &layout, state, zeros(&[1, layout.width()]), grads, zeros(&[1, 2, 3]));
+        optimizer_step(&rule, &layout, state, zeros(&[1, layout.width()]), grads, zeros(&[1, 2, 3]));
     }
     // Everything before this read is compiled, and the log is written by a thread of its own.
     values(zeros(&[1]));

@@ -60,6 +60,7 @@ pub fn made_up(count: usize, lengths: Lengths, vocab: usize, task: Task, seed: u
         split.ids.push(std::iter::once(0).chain(inside).chain([2]).collect());
         split.goals.push(match task {
             Task::Classify(classes) => Goal::Class(rng.random_range(0..classes)),
+            Task::Regress => Goal::Value { value: rng.random_range(0.0..5.0), second: None },
             Task::Causal => Goal::Next(1),
         });
     }

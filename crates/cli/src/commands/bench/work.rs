@@ -80,7 +80,7 @@ impl Work {
         };
         let vocabulary = match self.task {
             Task::Causal => (self.info.vocab * self.info.hidden) as f64 * answers() as f64 / self.tokens() as f64,
-            Task::Classify(_) => 0.0,
+            Task::Classify(_) | Task::Regress => 0.0,
         };
         4.0 * (self.info.matmul_params() as f64 + vocabulary)
     }
@@ -116,6 +116,7 @@ pub fn settings(args: &BenchArgs, batch: usize) -> TrainSettings {
         flat: None,
         scaffold: false,
         lr_head: 1e-2,
+        optimizer: Default::default(),
         weight_decay: 0.0,
         betas: [0.9, 0.999],
         eps: 1e-8,

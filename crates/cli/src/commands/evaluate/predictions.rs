@@ -23,11 +23,18 @@ struct Row<'r> {
     /// The class of highest score.
     #[serde(skip_serializing_if = "Option::is_none")]
     prediction: Option<&'r str>,
+    /// Where numbers are foretold: the right one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    value: Option<f32>,
+    /// The one that was foretold.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    predicted_value: Option<f32>,
     /// Answers asked for: one, or one for every token that is to be foretold.
     answers: usize,
-    /// How many of them have the highest score.
-    right: usize,
-    /// Mean cross-entropy of an answer, in nats.
+    /// How many of them have the highest score; no such thing where numbers are foretold.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    right: Option<usize>,
+    /// Mean cross-entropy of an answer, in nats; the squared error of a number.
     loss: f64,
     /// Of a classifier: the score of every class.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -62,6 +69,22 @@ fn line<'r>(row: usize, scores: &'r Matrix, split: &'r Split, labels: &'r [Strin
     let (goal, ids) = (&split.goals[row], &split.ids[row]);
     let next = goal.scored(ids.len()).flatten().map(|token| ids[token] as usize);
     let right: Vec<usize> = goal.class().into_iter().chain(next).collect();
+    if let Some(value) = goal.value() {
+        let said = scores.data[0];
+        return Row {
+            row,
+            label: None,
+            prediction: None,
+            value: Some(value),
+            predicted_value: Some(said),
+            answers: 1,
+            right: None,
+            loss: f64::from(said - value).powi(2),
+            logits: None,
+            tokens: None,
+            asked: None,
+        };
+    }
     let judged: Vec<(usize, f64)> = right
         .iter()
         .zip(scores.data.chunks(scores.cols.max(1)))
@@ -73,8 +96,10 @@ fn line<'r>(row: usize, scores: &'r Matrix, split: &'r Split, labels: &'r [Strin
         row,
         label: class.then(|| name(right[0])).flatten(),
         prediction: class.then(|| name(judged[0].0)).flatten(),
+        value: None,
+        predicted_value: None,
         answers: right.len(),
-        right: right.iter().zip(&judged).filter(|(right, (best, _))| *right == best).count(),
+        right: Some(right.iter().zip(&judged).filter(|(right, (best, _))| *right == best).count()),
         loss: judged.iter().map(|(_, loss)| loss).sum::<f64>() / judged.len().max(1) as f64,
         logits: class.then_some(&scores.data),
         tokens: (!class).then_some(ids),
@@ -106,7 +131,7 @@ mod tests {
         let scores = Matrix::new(2, 2, vec![0.0, 1.0, 0.0, 1.0]);
         let labels = [String::from("x")];
         let row = line(0, &scores, &split, &labels);
-        assert_eq!((row.answers, row.right, row.logits), (2, 1, None));
+        assert_eq!((row.answers, row.right, row.logits), (2, Some(1), None));
         let want = (1.0 + 1f64.exp()).ln();
         assert!((row.loss - (want - 0.5)).abs() < 1e-7);
     }

@@ -54,7 +54,7 @@ impl OpenedRun {
     /// A client's own adapter that the run does not have.
     pub fn adapters(&self, args: &ExportArgs) -> Result<Vec<(PathBuf, Option<String>)>> {
         if let Some(client) = args.client {
-            let folder = client_folder(&self.folder, client);
+            let folder = client_folder(&self.folder, CLIENTS, client);
             return if folder.is_dir() {
                 Ok(vec![(folder, None)])
             } else if self.client_names().is_empty() {
@@ -91,8 +91,10 @@ impl OpenedRun {
         }
         let classes = peft::classes(adapter, &self.info).context("cannot read the adapter")?;
         let name = self.info.architecture.name();
+        let regression = self.loaded.config.model.task == TaskKind::Regression;
         let text = || format!("{} holds no classifier's head of a {name} model", adapter.display());
-        Ok(Task::Classify(classes.with_context(text)?))
+        let classes = classes.with_context(text)?;
+        Ok(if regression { Task::Regress } else { Task::Classify(classes) })
     }
 
     /// Names of the classes: as the run wrote them down, or of its data where those are still there.

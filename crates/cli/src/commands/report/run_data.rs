@@ -4,12 +4,14 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::{Context, Result};
+use bonfire_experiment::classes_file::ClassesFile;
 use bonfire_experiment::partition_file::PartitionFile;
 use bonfire_experiment::run_folder::read;
 use bonfire_experiment::trained::config_of;
-use bonfire_federation::{RoundMetrics, Summary};
+use bonfire_federation::{ClientSpread, RoundMetrics, Summary};
 use serde::{Deserialize, Serialize};
 
+use super::classes::ClassesData;
 use super::downsample::{mean_spans, short, spaced, thin};
 use super::slots::{Choices, SlotStory};
 
@@ -34,6 +36,8 @@ pub struct RunData {
     planned: Option<usize>,
     /// Whether it trains a language model.
     causal: bool,
+    /// Whether it foretells numbers.
+    numbers: bool,
     /// Whether clients' accuracies were asked for.
     per_client: bool,
     /// Wall time of all rounds.
@@ -45,6 +49,9 @@ pub struct RunData {
     clock: Option<ClockData>,
     partition: Option<PartitionData>,
     personal: Option<PersonalData>,
+    /// How the global model's accuracies on the clients' own test examples were spread at the last evaluation.
+    spread: Option<ClientSpread>,
+    classes: Option<ClassesData>,
     slots: Option<SlotStory>,
     config: String,
 }
@@ -135,6 +142,7 @@ impl RunData {
             rounds: rows.iter().filter(|row| row.round > 0).count(),
             planned: get("train", "rounds").and_then(toml::Value::as_integer).map(|n| n as usize),
             causal: get("model", "task").and_then(toml::Value::as_str) == Some("causal-lm"),
+            numbers: get("model", "task").and_then(toml::Value::as_str) == Some("regression"),
             per_client: get("evaluate", "per_client").and_then(toml::Value::as_bool) == Some(true),
             seconds: rows.iter().map(|row| row.seconds).sum(),
             notes: notes(cut, clients.cut),
@@ -143,6 +151,8 @@ impl RunData {
             clock: clients.clock(&rows),
             partition: PartitionFile::read(folder)?.map(PartitionData::of),
             personal: clients.personal(),
+            spread: rows.iter().rev().find_map(|row| row.client_accuracy),
+            classes: ClassesFile::read(folder)?.and_then(|file| ClassesData::of(file, &summary)),
             slots: clients.choices.story(folder),
             summary,
             config,
@@ -220,10 +230,20 @@ impl ClientData {
 /// All values over rounds that some of them have.
 fn curves(rows: &[RoundMetrics]) -> BTreeMap<&'static str, Curve> {
     type Value = fn(&RoundMetrics) -> Option<f64>;
-    let values: [(&'static str, Value); 8] = [
+    let values: [(&'static str, Value); 18] = [
         ("train_loss", |row| Some(row.train_loss).filter(|loss| loss.is_finite())),
         ("test_loss", |row| row.test_loss),
         ("accuracy", |row| row.test_accuracy),
+        ("macro_f1", |row| row.test_macro_f1),
+        ("matthews", |row| row.test_matthews),
+        ("pearson", |row| row.test_pearson),
+        ("spearman", |row| row.test_spearman),
+        ("personal_macro_f1", |row| row.personal_macro_f1),
+        ("personal_pearson", |row| row.personal_pearson),
+        ("personal_spearman", |row| row.personal_spearman),
+        ("personal_loss", |row| row.personal_loss),
+        ("client_mean", |row| row.client_accuracy.map(|spread| spread.mean)),
+        ("client_worst", |row| row.client_accuracy.map(|spread| spread.worst_decile)),
         ("perplexity", |row| row.test_perplexity),
         ("exact_match", |row| row.test_exact_match),
         ("personal_accuracy", |row| row.personal_accuracy),

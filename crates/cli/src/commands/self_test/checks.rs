@@ -105,6 +105,7 @@ fn batch(info: &ModelInfo, task: Task, tokens: usize, clients: usize) -> PackedB
     }
     let goal = |i: usize| match task {
         Task::Classify(classes) => Goal::Class(i % classes),
+        Task::Regress => Goal::Value { value: i as f32, second: None },
         Task::Causal => Goal::Next(1),
     };
     let of = |client: usize| {

@@ -4,8 +4,8 @@ use std::ops::Range;
 
 use anyhow::{Result, anyhow};
 use bonfire_kernels::{
-    AdamW, Arithmetic, AttentionLayout, FlatLayout, LowRank, Moving, Segments, adamw_step, adamw_step_composed,
-    adapted_linear, adapted_linear_composed, add_norm, gelu, packed_attention, product,
+    AdamW, Arithmetic, AttentionLayout, FlatLayout, LowRank, Moving, Segments, StepRule, adapted_linear,
+    adapted_linear_composed, add_norm, gelu, optimizer_step, optimizer_step_composed, packed_attention, product,
 };
 use bonfire_models::{PackedBatch, Rounding};
 use burn::tensor::activation::softmax;
@@ -218,7 +218,7 @@ impl Ground {
         let dims = [self.hidden, self.intermediate].map(|width| [self.rank, width]);
         let layout = FlatLayout::new(dims.map(|dims| (dims, 0, false)));
         let plain = |clients| dims.map(|[rows, cols]| self.fixed([clients, rows, cols]).inner());
-        let constants = AdamW { betas: [0.9, 0.999], eps: 1e-8, weight_decay: 0.01 };
+        let rule = StepRule::AdamW(AdamW { betas: [0.9, 0.999], eps: 1e-8, weight_decay: 0.01 });
         let start = layout.flat(&plain(1));
         let flat = || layout.flat(&plain(clients));
         let state = Moving { movement: flat(), first: flat(), second: flat().square(), weights: flat() };
@@ -230,23 +230,21 @@ impl Ground {
         let side = |step: Step| -> Make {
             let (layout, state, start, rates) = (layout.clone(), state.clone(), start.clone(), rates.clone());
             let grads = grads.clone();
-            Box::new(move || {
-                step(constants, &layout, state.clone(), start.clone(), grads.clone(), rates.clone()).movement
-            })
+            Box::new(move || step(rule, &layout, state.clone(), start.clone(), grads.clone(), rates.clone()).movement)
         };
         Case {
-            name: "adamw_step",
+            name: "optimizer_step",
             reference: "the formula in plain operations",
             shape: format!("{clients} x {dims:?}"),
             leaves: Vec::new(),
-            ours: side(adamw_step),
-            composed: side(adamw_step_composed),
+            ours: side(optimizer_step),
+            composed: side(optimizer_step_composed),
         }
     }
 }
 
 /// A step of the optimizer, ours or composed.
-type Step = fn(AdamW, &FlatLayout, Moving, Tensor<2>, Vec<Tensor<3>>, Tensor<3>) -> Moving;
+type Step = fn(StepRule, &FlatLayout, Moving, Tensor<2>, Vec<Tensor<3>>, Tensor<3>) -> Moving;
 
 /// An adapted linear, ours or composed.
 type Linear = fn(Tensor<2>, Tensor<2>, Tensor<1>, &[(&LowRank, Range<usize>)], &Segments, Arithmetic) -> Tensor<2>;

@@ -1,32 +1,53 @@
 //! The optimizer step: many tensors in one launch, per-client rates, shared and own starts, in place only where nothing else looks.
 
 use super::*;
-use crate::cube::adamw::{adamw_step, part};
-use crate::{AdamW, FlatLayout};
+use crate::cube::optimizer::{optimizer_step, part};
+use crate::{AdamW, FlatLayout, Sgd, StepRule};
 
 /// Tensors of less than a workgroup, of some, and of many; every other one folded and with other rates.
 const DIMS: [[usize; 2]; 4] = [[37, 21], [1, 5], [16, 96], [3, 1000]];
 const CONSTANTS: AdamW = AdamW { betas: [0.9, 0.99], eps: 1e-6, weight_decay: 0.1 };
+const RULES: [StepRule; 5] =
+    [StepRule::AdamW(CONSTANTS), StepRule::Adam(CONSTANTS), sgd(0.0, false), sgd(0.7, false), sgd(0.7, true)];
 /// Learning rate and corrections of each client, for both rates.
 const RATES: [[[f32; 3]; 3]; 2] =
     [[[0.1, 10.0, 90.0], [0.0, 5.0, 40.0], [0.3, 3.0, 20.0]], [[0.02, 10.0, 90.0], [0.4, 1.5, 9.0], [0.0, 3.0, 20.0]]];
 const CLIENTS: usize = 3;
+
+const fn sgd(momentum: f64, nesterov: bool) -> StepRule {
+    StepRule::Sgd(Sgd { momentum, nesterov, weight_decay: 0.1 })
+}
 
 fn layout(folded: impl Fn(usize) -> bool) -> FlatLayout {
     FlatLayout::new(DIMS.into_iter().enumerate().map(|(i, dims)| (dims, i % 2, folded(i))))
 }
 
 /// Movement, moments and weights after the step of one number, in f64.
-fn reference(before: [f32; 3], grad: f32, start: f32, rates: [f32; 3], folded: bool) -> [f64; 4] {
-    let [beta1, beta2] = CONSTANTS.betas;
-    let ([movement, first, second], [rate, correct_first, correct_second]) =
+fn reference(rule: StepRule, before: [f32; 3], grad: f32, start: f32, rates: [f32; 3], folded: bool) -> [f64; 4] {
+    let ([movement, mut first, mut second], [rate, correct_first, correct_second]) =
         (before.map(f64::from), rates.map(f64::from));
-    let (grad, start) = (f64::from(grad), f64::from(start));
-    let first = beta1 * first + (1.0 - beta1) * grad;
-    let second = beta2 * second + (1.0 - beta2) * grad * grad;
-    let update = first * correct_first / ((second * correct_second).sqrt() + CONSTANTS.eps);
-    let movement = movement - rate * (update + CONSTANTS.weight_decay * (movement + start));
-    [movement, first, second, if folded { movement } else { movement + start }]
+    let (mut grad, weight) = (f64::from(grad), movement + f64::from(start));
+    if rate != 0.0 && !matches!(rule, StepRule::AdamW(_)) {
+        grad += 0.1 * weight;
+    }
+    let update = match rule {
+        StepRule::AdamW(AdamW { betas: [beta1, beta2], eps, weight_decay })
+        | StepRule::Adam(AdamW { betas: [beta1, beta2], eps, weight_decay }) => {
+            first = beta1 * first + (1.0 - beta1) * grad;
+            second = beta2 * second + (1.0 - beta2) * grad * grad;
+            let update = first * correct_first / ((second * correct_second).sqrt() + eps);
+            update + if matches!(rule, StepRule::AdamW(_)) { weight_decay * weight } else { 0.0 }
+        }
+        StepRule::Sgd(Sgd { momentum, nesterov, .. }) => {
+            let sum = momentum * first + grad;
+            if momentum > 0.0 {
+                first = sum;
+            }
+            if nesterov { grad + momentum * sum } else { sum }
+        }
+    };
+    let movement = movement - rate * update;
+    [movement, first, second, if folded { movement } else { movement + f64::from(start) }]
 }
 
 #[test]
@@ -34,7 +55,8 @@ pub(super) fn one_step() {
     let Some(device) = device() else { return };
     let folded: [fn(usize) -> bool; 3] = [|i| i % 2 == 1, |_| false, |_| true];
     let cases = LAYOUTS.into_iter().flat_map(|put| [(put, 1), (put, CLIENTS)]);
-    for ((put, starts), folded) in cases.flat_map(|case| folded.map(|folded| (case, folded))) {
+    let cases = cases.flat_map(|case| folded.map(|folded| (case, folded)));
+    for (rule, ((put, starts), folded)) in cases.flat_map(|case| RULES.map(|rule| (rule, case))) {
         let layout = layout(folded);
         let width = layout.width();
         let mut random = Random::new(starts as u64);
@@ -46,8 +68,8 @@ pub(super) fn one_step() {
         let kept = first.clone();
         let memory = identity(&movement);
         let grad = |(v, [rows, cols]): (&Vec<f32>, [usize; 2])| put(v, &[CLIENTS, rows, cols], &device);
-        let found = adamw_step(
-            &CONSTANTS,
+        let found = optimizer_step(
+            &rule,
             &layout,
             [movement, first, second],
             put(&start, &[starts, width], &device),
@@ -63,12 +85,12 @@ pub(super) fn one_step() {
                 let at = client * width + place.at + number;
                 let before = numbers.each_ref().map(|v| v[at]);
                 let (grad, start) = (grads[i][client * size + number], start[at % (starts * width)]);
-                let after = reference(before, grad, start, RATES[place.rates][client], place.folded);
+                let after = reference(rule, before, grad, start, RATES[place.rates][client], place.folded);
                 expected.iter_mut().zip(after).for_each(|(list, number)| list.push(number));
             }
             let names = ["movement", "first", "second", "weights"];
             for ((name, found), expected) in names.into_iter().zip(&found).zip(&expected) {
-                close(&format!("{name} {i}"), &values(part(found.clone(), place.at, place.dims)), expected);
+                close(&format!("{rule:?}: {name} {i}"), &values(part(found.clone(), place.at, place.dims)), expected);
             }
         }
     }
@@ -83,7 +105,14 @@ fn a_tensor_of_more_groups_than_a_row_holds() {
     let flat = |value: f32| filled(value, &[clients, layout.width()]);
     let rates = to_device(&[0.5, 10.0, 100.0].repeat(clients), &[1, clients, 3], &device);
     let grads = vec![filled(2.0, &[clients, 1, 3])];
-    let [movement, ..] = adamw_step(&CONSTANTS, &layout, [flat(0.0), flat(0.0), flat(0.0)], flat(0.0), grads, rates);
+    let [movement, ..] = optimizer_step(
+        &StepRule::AdamW(CONSTANTS),
+        &layout,
+        [flat(0.0), flat(0.0), flat(0.0)],
+        flat(0.0),
+        grads,
+        rates,
+    );
     // The first step of Adam goes by the sign alone.
     assert!(values(part(movement, 0, [1, 3])).iter().all(|v| (v + 0.5).abs() < 1e-5));
 }

@@ -1,4 +1,4 @@
-//! The client-axis AdamW step on the CPU: one pass, in place.
+//! The client-axis step of the optimizers on the CPU: one pass, in place.
 
 use burn::backend::TensorMetadata;
 use burn::tensor::Shape;
@@ -7,12 +7,13 @@ use rayon::prelude::*;
 
 use super::micro::vectorised;
 use super::{ELEMENTS_A_TASK, dense, filled, tensor, values};
-use crate::adamw::{AdamW, OptimizerOps};
 use crate::flat::{FlatLayout, Tensors};
+use crate::optimizer::{AdamW, OptimizerOps, Sgd, StepRule};
 
 /// A run of one client's numbers of one tensor.
 struct Task<'t> {
     movement: &'t mut [f32],
+    /// As the second empty where the rule has none.
     first: &'t mut [f32],
     second: &'t mut [f32],
     /// None where the weights are the movement.
@@ -25,14 +26,14 @@ struct Task<'t> {
 }
 
 impl OptimizerOps for Flex {
-    fn adamw(
+    fn step(
         movement: FlexTensor,
         first: FlexTensor,
         second: FlexTensor,
         start: FlexTensor,
         grads: Tensors<Flex>,
         rates: FlexTensor,
-        (constants, layout): (AdamW, FlatLayout),
+        (rule, layout): (StepRule, FlatLayout),
     ) -> (FlexTensor, FlexTensor, FlexTensor, FlexTensor) {
         let [mut movement, mut first, mut second, start, rates] = [movement, first, second, start, rates].map(dense);
         let grads: Vec<FlexTensor> = grads.0.into_iter().map(dense).collect();
@@ -40,8 +41,9 @@ impl OptimizerOps for Flex {
         let (starts, rates) = (values(&start), values(&rates));
         let shared = start.shape()[0] == 1;
         let apart = !layout.all_folded();
-        let [ws, ms, vs] =
-            [&mut movement, &mut first, &mut second].map(|t| &mut t.storage_mut::<f32>()[..clients * width]);
+        let [has_first, has_second] = rule.moments();
+        let [ws, ms, vs] = [(&mut movement, true), (&mut first, has_first), (&mut second, has_second)]
+            .map(|(t, wide)| &mut t.storage_mut::<f32>()[..if wide { clients * width } else { 0 }]);
         let step = |weights: &mut [f32]| {
             let mut tasks = Vec::new();
             let [mut ws, mut ms, mut vs, mut weights] = [ws, ms, vs, weights].map(Rest);
@@ -55,8 +57,8 @@ impl OptimizerOps for Flex {
                     for (start, grad) in start.chunks(ELEMENTS_A_TASK).zip(grad.chunks(ELEMENTS_A_TASK)) {
                         tasks.push(Task {
                             movement: ws.take(grad.len()),
-                            first: ms.take(grad.len()),
-                            second: vs.take(grad.len()),
+                            first: ms.take(if has_first { grad.len() } else { 0 }),
+                            second: vs.take(if has_second { grad.len() } else { 0 }),
                             weights: apart.then(|| weights.take(grad.len())),
                             start,
                             grad,
@@ -64,15 +66,15 @@ impl OptimizerOps for Flex {
                             folded: place.folded,
                         });
                     }
-                    for rest in [&mut ws, &mut ms, &mut vs] {
-                        rest.take(room);
+                    for (rest, wide) in [(&mut ws, true), (&mut ms, has_first), (&mut vs, has_second)] {
+                        rest.take(if wide { room } else { 0 });
                     }
                     if apart {
                         weights.take(room).fill(0.0);
                     }
                 }
             }
-            tasks.into_par_iter().for_each(|task| task.run(&constants));
+            tasks.into_par_iter().for_each(|task| task.run(&rule));
         };
         // SAFETY: every tensor's numbers are written by its tasks and the columns behind it with zeros; nothing is read.
         #[allow(unsafe_code)]
@@ -126,14 +128,13 @@ impl<'t> Rest<'t> {
 }
 
 impl Task<'_> {
-    fn run(self, constants: &AdamW) {
-        let step = Step::new(constants, self.rates);
-        let Task { movement, first, second, weights, start, grad, folded, .. } = self;
-        vectorised(|| {
-            for ((((m, v), w), g), start) in first.iter_mut().zip(second).zip(&mut *movement).zip(grad).zip(start) {
-                step.element(m, v, w, *g, *start);
-            }
-        });
+    fn run(mut self, rule: &StepRule) {
+        match rule {
+            StepRule::AdamW(constants) => self.adam::<false>(constants),
+            StepRule::Adam(constants) => self.adam::<true>(constants),
+            StepRule::Sgd(constants) => self.sgd(constants),
+        }
+        let Task { movement, weights, start, folded, .. } = self;
         let Some(weights) = weights else { return };
         if folded {
             weights.copy_from_slice(movement);
@@ -145,40 +146,56 @@ impl Task<'_> {
             });
         }
     }
-}
 
-/// One client's step in the numbers that its elements need.
-#[derive(Clone, Copy)]
-struct Step {
-    beta1: f32,
-    beta2: f32,
-    rate: f32,
-    correct_first: f32,
-    correct_second: f32,
-    eps: f32,
-    decay: f32,
-}
-
-impl Step {
-    fn new(constants: &AdamW, client: &[f32]) -> Self {
-        let [beta1, beta2] = constants.betas.map(|b| b as f32);
-        Step {
-            beta1,
-            beta2,
-            rate: client[0],
-            correct_first: client[1],
-            correct_second: client[2],
-            eps: constants.eps as f32,
-            decay: constants.weight_decay as f32,
-        }
+    /// What weight decay adds to a gradient: nothing where there is no client.
+    fn coupled(&self, weight_decay: f64) -> f32 {
+        if self.rates[0] == 0.0 { 0.0 } else { weight_decay as f32 }
     }
 
-    #[inline(always)]
-    fn element(&self, m: &mut f32, v: &mut f32, w: &mut f32, g: f32, start: f32) {
-        *m = *m * self.beta1 + g * (1.0 - self.beta1);
-        *v = *v * self.beta2 + g * g * (1.0 - self.beta2);
-        let root = (*v * self.correct_second).sqrt() + self.eps;
-        let update = *m * self.correct_first / root + (*w + start) * self.decay;
-        *w -= update * self.rate;
+    /// AdamW's step, or with weight decay `COUPLED` to the gradient Adam's.
+    fn adam<const COUPLED: bool>(&mut self, constants: &AdamW) {
+        let [beta1, beta2] = constants.betas.map(|b| b as f32);
+        let [rate, correct_first, correct_second] = [0, 1, 2].map(|n| self.rates[n]);
+        let eps = constants.eps as f32;
+        let decay = if COUPLED { self.coupled(constants.weight_decay) } else { constants.weight_decay as f32 };
+        let Task { movement, first, second, start, grad, .. } = self;
+        vectorised(|| {
+            let moments = first.iter_mut().zip(&mut **second);
+            for ((((m, v), w), g), start) in moments.zip(&mut **movement).zip(*grad).zip(*start) {
+                let g = if COUPLED { *g + (*w + start) * decay } else { *g };
+                *m = *m * beta1 + g * (1.0 - beta1);
+                *v = *v * beta2 + g * g * (1.0 - beta2);
+                let root = (*v * correct_second).sqrt() + eps;
+                let mut update = *m * correct_first / root;
+                if !COUPLED {
+                    update += (*w + start) * decay;
+                }
+                *w -= update * rate;
+            }
+        });
+    }
+
+    fn sgd(&mut self, constants: &Sgd) {
+        let (rate, momentum, decay) = (self.rates[0], constants.momentum as f32, self.coupled(constants.weight_decay));
+        let Task { movement, first, start, grad, .. } = self;
+        let numbers = movement.iter_mut().zip(*grad).zip(*start);
+        if first.is_empty() {
+            vectorised(|| numbers.for_each(|((w, g), start)| *w -= (g + (*w + start) * decay) * rate));
+        } else if constants.nesterov {
+            vectorised(|| {
+                for (((w, g), start), m) in numbers.zip(&mut **first) {
+                    let g = g + (*w + start) * decay;
+                    *m = *m * momentum + g;
+                    *w -= (g + *m * momentum) * rate;
+                }
+            });
+        } else {
+            vectorised(|| {
+                for (((w, g), start), m) in numbers.zip(&mut **first) {
+                    *m = *m * momentum + (g + (*w + start) * decay);
+                    *w -= *m * rate;
+                }
+            });
+        }
     }
 }

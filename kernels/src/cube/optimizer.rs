@@ -1,4 +1,4 @@
-//! The client-axis AdamW step of all that clients own in one launch; formulas and words as in the composed form.
+//! The client-axis step of the optimizers, of all that clients own in one launch; formulas and words as in the composed form.
 
 #![allow(unsafe_code)] // launches without bounds checks: the kernel checks for itself
 
@@ -14,8 +14,8 @@ use burn_cubecl::tensor::CubeTensor;
 use super::product::UNITS;
 use super::tensors::{empty, groups, owned, stack, view};
 use super::tiles::{kept_for, numbers};
-use crate::AdamW;
 use crate::flat::{FlatLayout, Place};
+use crate::{AdamW, Sgd, StepRule};
 
 /// Numbers that a unit steps.
 const EACH: usize = 4;
@@ -28,6 +28,33 @@ const OTHERS: u32 = 8;
 
 /// Gradients that a launch has at most: a kernel chooses among them one after the other.
 const MOST: u32 = 512;
+
+/// What a kernel is compiled for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Kind {
+    AdamW,
+    Adam,
+    Sgd,
+    Momentum,
+    Nesterov,
+}
+
+impl Kind {
+    fn of(rule: &StepRule) -> Kind {
+        match rule {
+            StepRule::AdamW(_) => Kind::AdamW,
+            StepRule::Adam(_) => Kind::Adam,
+            StepRule::Sgd(Sgd { momentum, .. }) if *momentum == 0.0 => Kind::Sgd,
+            StepRule::Sgd(Sgd { nesterov, .. }) => {
+                if *nesterov {
+                    Kind::Nesterov
+                } else {
+                    Kind::Momentum
+                }
+            }
+        }
+    }
+}
 
 /// What a launch steps: the tensors of some gradients, cut into blocks.
 #[derive(Clone, Debug)]
@@ -68,10 +95,10 @@ impl Part {
 /// One step, returning movement and both moments, in place where nothing else holds them, and weights.
 ///
 /// # Shapes
-/// `movement`, `first`, `second` `[C, width]`, `start` `[C|1, width]`, a gradient `[C, rows, cols]` for each of the layout's tensors,
+/// `movement`, `first`, `second` `[C, width]` (moments that the rule has none of may have any shape), `start` `[C|1, width]`, a gradient `[C, rows, cols]` for each of the layout's tensors,
 /// `rates` `[K, C, 3]`: learning rate, corrections of both moments. All in f32.
-pub(super) fn adamw_step(
-    constants: &AdamW,
+pub(super) fn optimizer_step(
+    rule: &StepRule,
     layout: &FlatLayout,
     [movement, first, second]: [CubeTensor; 3],
     start: CubeTensor,
@@ -81,9 +108,16 @@ pub(super) fn adamw_step(
     let shape = movement.meta.shape().clone();
     let [clients, width] = [shape[0], shape[1]];
     assert_eq!(width, layout.width(), "buffers of the layout");
-    for tensor in [&first, &second] {
-        assert_eq!(tensor.meta.shape(), &shape, "moments of the movement's shape");
+    for (tensor, kept) in [&first, &second].into_iter().zip(rule.moments()) {
+        assert!(!kept || tensor.meta.shape() == &shape, "moments of the movement's shape");
     }
+    let [beta1, beta2, eps, weight_decay] = match *rule {
+        StepRule::AdamW(AdamW { betas, eps, weight_decay }) | StepRule::Adam(AdamW { betas, eps, weight_decay }) => {
+            [betas[0], betas[1], eps, weight_decay]
+        }
+        StepRule::Sgd(Sgd { momentum, weight_decay, .. }) => [momentum, 0.0, 0.0, weight_decay],
+    }
+    .map(|number| number as f32);
     assert!([1, clients].contains(&start.meta.shape()[0]) && start.meta.shape()[1] == width, "a start for all");
     let kinds = layout.places().iter().map(|place| place.rates + 1).max().unwrap_or(0);
     let found = rates.meta.shape();
@@ -107,7 +141,7 @@ pub(super) fn adamw_step(
         let [ws, ms, vs] = [&movement, &first, &second].map(|tensor| tensor.clone().into_tensor_arg());
         // SAFETY: the kernel reads and writes inside the shapes checked above.
         unsafe {
-            adamw_kernel::launch_unchecked(
+            optimizer_kernel::launch_unchecked(
                 &movement.client,
                 groups(clients * blocks),
                 CubeDim::new_1d(UNITS),
@@ -121,11 +155,12 @@ pub(super) fn adamw_step(
                 stack(rates.clone(), false).into_tensor_arg(),
                 table.into_buffer_arg(),
                 blocks,
-                constants.betas[0] as f32,
-                constants.betas[1] as f32,
-                constants.eps as f32,
-                constants.weight_decay as f32,
+                beta1,
+                beta2,
+                eps,
+                weight_decay,
                 apart,
+                Kind::of(rule),
             );
         }
     }
@@ -148,9 +183,9 @@ pub(super) fn part(flat: CubeTensor, at: usize, [height, cols]: [usize; 2]) -> C
     view(flat, at, &[clients, height, cols], &[width, cols, 1])
 }
 
-/// `blocks` workgroups a client.
+/// `blocks` workgroups a client. SGD's momentum is `beta1`.
 #[cube(launch_unchecked)]
-fn adamw_kernel(
+fn optimizer_kernel(
     movement: &mut Tensor<f32>,
     first: &mut Tensor<f32>,
     second: &mut Tensor<f32>,
@@ -165,6 +200,7 @@ fn adamw_kernel(
     eps: f32,
     weight_decay: f32,
     #[comptime] apart: bool,
+    #[comptime] kind: Kind,
 ) {
     let client = CUBE_POS / blocks;
     if client >= movement.shape(0) {
@@ -180,6 +216,8 @@ fn adamw_kernel(
     let rate = rates[own];
     let correct_first = rates[own + rates.stride(2)];
     let correct_second = rates[own + 2 * rates.stride(2)];
+    // Moments of a place without a client stay zero.
+    let coupled = select(rate == 0.0, 0.0, weight_decay);
     // Which gradient it is must be told without an index: they are tensors of their own.
     let mut g = Array::<f32>::new(EACH);
     #[unroll]
@@ -203,14 +241,23 @@ fn adamw_kernel(
             let at_second = client * second.stride(0) + at * second.stride(1);
             let at_movement = client * movement.stride(0) + at * movement.stride(1);
             let began = start[client * start.stride(0) + at * start.stride(1)];
-            let mean = beta1 * first[at_first] + (1.0 - beta1) * g[e];
-            let square = beta2 * second[at_second] + (1.0 - beta2) * g[e] * g[e];
             let moved = movement[at_movement];
-            let root = (square * correct_second).sqrt() + eps;
-            let update = mean * correct_first / root + weight_decay * (moved + began);
+            let gradient = if comptime!(kind == Kind::AdamW) { g[e] } else { g[e] + coupled * (moved + began) };
+            let update = if comptime!(kind == Kind::AdamW || kind == Kind::Adam) {
+                let mean = beta1 * first[at_first] + (1.0 - beta1) * gradient;
+                let square = beta2 * second[at_second] + (1.0 - beta2) * gradient * gradient;
+                first[at_first] = mean;
+                second[at_second] = square;
+                let scaled = mean * correct_first / ((square * correct_second).sqrt() + eps);
+                if comptime!(kind == Kind::AdamW) { scaled + weight_decay * (moved + began) } else { scaled }
+            } else if comptime!(kind == Kind::Sgd) {
+                gradient
+            } else {
+                let sum = beta1 * first[at_first] + gradient;
+                first[at_first] = sum;
+                if comptime!(kind == Kind::Nesterov) { gradient + beta1 * sum } else { sum }
+            };
             let now = moved - rate * update;
-            first[at_first] = mean;
-            second[at_second] = square;
             movement[at_movement] = now;
             if comptime!(apart) {
                 let to = client * weights.stride(0) + at * weights.stride(1);
