@@ -1,6 +1,6 @@
 //! The clients of a round, as the caller hands them over.
 
-use crate::{ClientMemory, Plan, TrainSettings};
+use crate::{ClientMemory, Plan, Split, TrainSettings};
 
 /// A client of the round's cohort.
 #[derive(Clone, Copy, Debug)]
@@ -40,5 +40,18 @@ impl<'m> Member<'m> {
         let Some(selection) = &plan.selection else { return 0 };
         let epochs = settings.steps_an_epoch(self.rows.len()) * selection.probe.epochs.unwrap_or(1);
         selection.probe.batches.map_or(epochs, |batches| batches.min(epochs))
+    }
+
+    /// Tokens of one of its steps, on average.
+    pub(crate) fn tokens_a_step(&self, train: &Split, settings: &TrainSettings) -> f64 {
+        let tokens: usize = self.rows.iter().map(|&row| train.ids[row].len()).sum();
+        tokens as f64 / settings.steps_an_epoch(self.rows.len()).max(1) as f64
+    }
+
+    /// Tokens that it trains in a round, about: those of its probe too.
+    pub(crate) fn tokens(&self, plan: &Plan, train: &Split, settings: &TrainSettings) -> f64 {
+        let a_step = self.tokens_a_step(train, settings);
+        let most = settings.max_tokens.map_or(f64::INFINITY, |most| most as f64);
+        a_step * self.probe_steps(plan, settings) as f64 + (a_step * self.local_steps(settings) as f64).min(most)
     }
 }
