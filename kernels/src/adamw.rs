@@ -72,6 +72,13 @@ pub trait OptimizerOps: Backend {
         how: (AdamW, FlatLayout),
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
 
+    /// Sums of squares of all of a client's gradients, in as many parts as a backend likes: a gradient `[C, rows, cols]` for each of
+    /// the layout's tensors -> `[C, parts]`; see [`crate::clip`].
+    fn square_sums(#[extension_type] grads: Tensors<Self>, layout: FlatLayout) -> FloatTensor<Self>;
+
+    /// `rates` `[K, C, 4]` with what `sums` `[C, parts]` make of their fourth numbers; see [`crate::clip`].
+    fn clip(rates: FloatTensor<Self>, sums: FloatTensor<Self>, limit: f64) -> FloatTensor<Self>;
+
     /// A tensor of every client where it lies; see [`FlatLayout::tensor`].
     fn part(flat: FloatTensor<Self>, at: usize, dims: [usize; 2]) -> FloatTensor<Self>;
 
@@ -92,7 +99,7 @@ pub trait OptimizerOps: Backend {
 /// # Shapes
 /// `start` `[C|1, width]`; `grads` one of each place `[C, rows, cols]`; `rates` `[K, C, 3]`, of which a place has one `[C, 3]`: a
 /// client's learning rate (0 for a place that holds no client), and `1 / (1 − βᵗ)` of the first and second moment at its own
-/// step `t`. All in f32.
+/// step `t`. With a fourth number, `[K, C, 4]`, gradients are multiplied by it first: see [`crate::clip`]. All in f32.
 pub fn adamw_step(
     constants: AdamW,
     layout: &FlatLayout,
@@ -132,6 +139,7 @@ pub fn adamw_step_composed(
     for ((i, place), grad) in layout.places().iter().enumerate().zip(grads) {
         let part = |flat: &Tensor<2>| layout.tensor(flat, i); // [C, rows, cols], as all below
         let column = |n| rates.clone().narrow(0, place.rates, 1).narrow(2, n, 1).swap_dims(0, 1); // [C, 1, 1]
+        let grad = if rates.dims()[2] > 3 { grad * column(3) } else { grad };
         let first = part(&state.first) * beta1 + grad.clone() * (1.0 - beta1);
         let second = part(&state.second) * beta2 + grad.square() * (1.0 - beta2);
         let root = (second.clone() * column(2)).sqrt() + eps;

@@ -15,6 +15,7 @@ mod adamw;
 mod attention;
 mod backends;
 pub mod check;
+mod clip;
 #[cfg(feature = "flex")]
 mod cpu;
 #[cfg(feature = "cube")]
@@ -44,6 +45,7 @@ pub use adamw::{AdamW, Moving, adamw_step, adamw_step_composed};
 pub use attention::{
     packed_attention, packed_attention_composed, packed_attention_dropped, packed_attention_with, widest_head,
 };
+pub use clip::{clip, clip_composed};
 #[cfg(feature = "cuda")]
 pub use cuda_driver::{CudaFault, cuda_driver};
 #[cfg(feature = "cuda")]

@@ -8,6 +8,7 @@ use rayon::prelude::*;
 use super::micro::vectorised;
 use super::{ELEMENTS_A_TASK, dense, filled, tensor, values};
 use crate::adamw::{AdamW, OptimizerOps};
+use crate::clip::TINY;
 use crate::flat::{FlatLayout, Tensors};
 
 /// A run of one client's numbers of one tensor.
@@ -19,7 +20,7 @@ struct Task<'t> {
     weights: Option<&'t mut [f32]>,
     start: &'t [f32],
     grad: &'t [f32],
-    /// Three numbers.
+    /// Three numbers, or four.
     rates: &'t [f32],
     folded: bool,
 }
@@ -37,7 +38,7 @@ impl OptimizerOps for Flex {
         let [mut movement, mut first, mut second, start, rates] = [movement, first, second, start, rates].map(dense);
         let grads: Vec<FlexTensor> = grads.0.into_iter().map(dense).collect();
         let [clients, width] = movement.shape().dims();
-        let (starts, rates) = (values(&start), values(&rates));
+        let (starts, numbers, rates) = (values(&start), rates.shape()[2], values(&rates));
         let shared = start.shape()[0] == 1;
         let apart = !layout.all_folded();
         let [ws, ms, vs] =
@@ -51,7 +52,7 @@ impl OptimizerOps for Flex {
                     let room = FlatLayout::width_of(place.dims) - place.len();
                     let start = &starts[if shared { 0 } else { client * width }..][place.at..end];
                     let grad = &values(grad)[client * place.len()..(client + 1) * place.len()];
-                    let rates = &rates[(place.rates * clients + client) * 3..][..3];
+                    let rates = &rates[(place.rates * clients + client) * numbers..][..numbers];
                     for (start, grad) in start.chunks(ELEMENTS_A_TASK).zip(grad.chunks(ELEMENTS_A_TASK)) {
                         tasks.push(Task {
                             movement: ws.take(grad.len()),
@@ -79,6 +80,33 @@ impl OptimizerOps for Flex {
         let (weights, ()) = unsafe { filled(if apart { clients * width } else { 0 }, step) };
         let weights = if apart { tensor(weights, Shape::from([clients, width])) } else { movement.clone() };
         (movement, first, second, weights)
+    }
+
+    fn square_sums(grads: Tensors<Flex>, layout: FlatLayout) -> FlexTensor {
+        let grads: Vec<FlexTensor> = grads.0.into_iter().map(dense).collect();
+        let clients = grads.first().map_or(0, |grad| grad.shape()[0]);
+        let of_client = |client: usize| {
+            let own = layout.places().iter().zip(&grads).map(move |(place, grad)| (client * place.len(), place, grad));
+            own.flat_map(|(from, place, grad)| values(grad)[from..][..place.len()].chunks(ELEMENTS_A_TASK))
+        };
+        let tasks: Vec<(usize, &[f32])> =
+            (0..clients).flat_map(|client| of_client(client).map(move |part| (client, part))).collect();
+        let parts: Vec<(usize, f64)> = tasks.into_par_iter().map(|(client, part)| (client, squares(part))).collect();
+        // In their order, so that a client's sum is the same whoever else is in flight.
+        let mut sums = vec![0f64; clients];
+        parts.into_iter().for_each(|(client, sum)| sums[client] += sum);
+        tensor(sums.into_iter().map(|sum| sum as f32).collect(), Shape::from([clients, 1]))
+    }
+
+    fn clip(rates: FlexTensor, sums: FlexTensor, limit: f64) -> FlexTensor {
+        let [mut rates, sums] = [rates, sums].map(dense);
+        let ([kinds, clients, numbers], [_, parts]) = (rates.shape().dims(), sums.shape().dims());
+        let all = rates.storage_mut::<f32>()[..kinds * clients * numbers].chunks_mut(numbers);
+        for (i, own) in all.enumerate() {
+            let norm = values(&sums)[i % clients * parts..][..parts].iter().copied().map(f64::from).sum::<f64>().sqrt();
+            own[3] *= (limit / (norm + TINY)).min(1.0) as f32;
+        }
+        rates
     }
 
     fn part(flat: FlexTensor, at: usize, [rows, cols]: [usize; 2]) -> FlexTensor {
@@ -112,6 +140,19 @@ impl OptimizerOps for Flex {
         }
         table
     }
+}
+
+/// The sum of squares. Sixteen sums run side by side, as vector registers have them.
+fn squares(numbers: &[f32]) -> f64 {
+    let mut sums = [0f32; 16];
+    vectorised(|| {
+        for sixteen in numbers.chunks(sums.len()) {
+            for (sum, number) in sums.iter_mut().zip(sixteen) {
+                *sum += number * number;
+            }
+        }
+    });
+    sums.into_iter().map(f64::from).sum()
 }
 
 /// What is left of a buffer.
@@ -157,6 +198,8 @@ struct Step {
     correct_second: f32,
     eps: f32,
     decay: f32,
+    /// What gradients are multiplied by.
+    scale: f32,
 }
 
 impl Step {
@@ -170,11 +213,13 @@ impl Step {
             correct_second: client[2],
             eps: constants.eps as f32,
             decay: constants.weight_decay as f32,
+            scale: client.get(3).copied().unwrap_or(1.0),
         }
     }
 
     #[inline(always)]
     fn element(&self, m: &mut f32, v: &mut f32, w: &mut f32, g: f32, start: f32) {
+        let g = g * self.scale;
         *m = *m * self.beta1 + g * (1.0 - self.beta1);
         *v = *v * self.beta2 + g * g * (1.0 - self.beta2);
         let root = (*v * self.correct_second).sqrt() + self.eps;

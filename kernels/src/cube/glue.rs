@@ -254,6 +254,14 @@ fn widened(qkv: CubeTensor, layout: &AttentionLayout) -> CubeTensor {
         CubeBackend::float_slice(qkv.clone(), &[Slice::full(), Slice::from(start..start + count)])
     };
     let repeat = |start| {
+    fn square_sums(grads: Tensors<Self>, layout: FlatLayout) -> FloatTensor<Self> {
+        adamw::square_sums(grads.0, &layout)
+    }
+
+    fn clip(rates: FloatTensor<Self>, sums: FloatTensor<Self>, limit: f64) -> FloatTensor<Self> {
+        adamw::clip(rates, sums, limit)
+    }
+
         let heads = CubeBackend::float_reshape(part(start, kv), Shape::from([tokens, layout.kv_heads, 1, width]));
         let heads = CubeBackend::float_expand(heads, Shape::from([tokens, layout.kv_heads, group, width]));
         CubeBackend::float_reshape(heads, Shape::from([tokens, q]))

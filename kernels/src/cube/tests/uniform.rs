@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use burn_cubecl::cubecl::dry_run::DryRun;
 
 use super::*;
-use crate::cube::adamw::adamw_step;
+use crate::cube::adamw::{adamw_step, clip, square_sums};
 use crate::cube::attention::{Qkv, attend};
 use crate::cube::attention_backward::attend_backward;
 use crate::cube::dropout::dropped;
@@ -33,6 +33,7 @@ const KERNELS: [&str; 21] = [
     "add_norm_kernel",
     "attend_kernel",
     "backward_kernel",
+    "clip_kernel",
     "dkv_kernel",
     "down_kernel",
     "dq_kernel",
@@ -47,6 +48,7 @@ const KERNELS: [&str; 21] = [
     "rms_kernel",
     "scores_kernel",
     "slopes_kernel",
+    "squares_kernel",
     "stats_kernel",
     "turn_kernel",
     "up_kernel",
@@ -150,7 +152,10 @@ fn every_kernel() {
         let layout = FlatLayout::new([([3, 4], 0, folded), ([1, 4], 0, true)]);
         let state = [0; 3].map(|_| zeros(&[2, layout.width()]));
         let grads = vec![zeros(&[2, 3, 4]), zeros(&[2, 1, 4])];
-        adamw_step(&constants, &layout, state, zeros(&[1, layout.width()]), grads, zeros(&[1, 2, 3]));
+        let rates = clip(zeros(&[1, 2, 4]), square_sums(grads.clone(), &layout), 1.0);
+        for rates in [rates, zeros(&[1, 2, 3])] {
+            adamw_step(&constants, &layout, state.clone(), zeros(&[1, layout.width()]), grads.clone(), rates);
+        }
     }
     // Everything before this read is compiled, and the log is written by a thread of its own.
     values(zeros(&[1]));
