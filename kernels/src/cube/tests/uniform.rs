@@ -28,7 +28,7 @@ use crate::cube::tiles::{RankTable, TileTable};
 use crate::{AdamW, Bend, DropMask, FlatLayout, RowKeys};
 
 /// The kernels of this folder, as their shaders are named.
-const KERNELS: [&str; 21] = [
+const KERNELS: [&str; 23] = [
     "adamw_kernel",
     "add_norm_kernel",
     "attend_kernel",
@@ -127,11 +127,12 @@ fn every_kernel() {
             outer(&pairs[..adapters.min(2)], &wanted, 1.0, &table, ranks.as_ref());
         }
     }
-    for (width, causal) in [8, 100, 256].into_iter().flat_map(|width| [(width, false), (width, true)]) {
+    let widths = [8, 100, 256].into_iter().flat_map(|width| [(width, 1, false), (width, 1, true), (width, 2, true)]);
+    for (width, heads, causal) in widths {
         let table = rows.tables().for_sequences(&rows, &device);
-        let qkv = Qkv::fused(zeros(&[5, 3 * width]), 1, causal);
+        let qkv = Qkv::fused(zeros(&[5, (heads + 2) * width]), heads, 1, causal);
         let (out, lse) = attend(&qkv, 5, &table);
-        attend_backward(&qkv, out, lse, zeros(&[5, width]), &table);
+        attend_backward(&qkv, out, lse, zeros(&[5, heads * width]), &table);
     }
     add_norm(zeros(&[2, 9]), zeros(&[2, 9]), zeros(&[9]), zeros(&[9]), 1e-5);
     add_norm_backward(zeros(&[2, 9]), zeros(&[9]), zeros(&[2, 9]), 1e-5);
