@@ -14,6 +14,7 @@
 mod attention;
 mod backends;
 pub mod check;
+mod clip;
 #[cfg(feature = "flex")]
 mod cpu;
 #[cfg(feature = "cube")]
@@ -43,6 +44,7 @@ mod segments;
 pub use attention::{
     packed_attention, packed_attention_composed, packed_attention_dropped, packed_attention_with, widest_head,
 };
+pub use clip::{clip, clip_composed};
 #[cfg(feature = "cuda")]
 pub use cuda_driver::{CudaFault, cuda_driver};
 #[cfg(feature = "cuda")]

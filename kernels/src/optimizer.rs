@@ -118,6 +118,13 @@ pub trait OptimizerOps: Backend {
         how: (StepRule, FlatLayout),
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
 
+    /// Sums of squares of all of a client's gradients, in as many parts as a backend likes: a gradient `[C, rows, cols]` for each of
+    /// the layout's tensors -> `[C, parts]`; see [`crate::clip`].
+    fn square_sums(#[extension_type] grads: Tensors<Self>, layout: FlatLayout) -> FloatTensor<Self>;
+
+    /// `rates` `[K, C, 4]` with what `sums` `[C, parts]` make of their fourth numbers; see [`crate::clip`].
+    fn clip(rates: FloatTensor<Self>, sums: FloatTensor<Self>, limit: f64) -> FloatTensor<Self>;
+
     /// A tensor of every client where it lies; see [`FlatLayout::tensor`].
     fn part(flat: FloatTensor<Self>, at: usize, dims: [usize; 2]) -> FloatTensor<Self>;
 
@@ -138,7 +145,8 @@ pub trait OptimizerOps: Backend {
 /// # Shapes
 /// `start` `[C|1, width]`; `grads` one of each place `[C, rows, cols]`; `rates` `[K, C, 3]`, of which a place has one `[C, 3]`: a
 /// client's learning rate (0 for a place that holds no client), and `1 / (1 − βᵗ)` of the first and second moment at its own
-/// step `t`, which SGD does not read. All in f32. Moments of a place without a client stay zero.
+/// step `t`, which SGD does not read. With a fourth number, `[K, C, 4]`, gradients are multiplied by it first: see [`crate::clip`]. All in
+/// f32. Moments of a place without a client stay zero.
 pub fn optimizer_step(
     rule: StepRule,
     layout: &FlatLayout,
@@ -178,6 +186,7 @@ pub fn optimizer_step_composed(
     for ((i, place), grad) in layout.places().iter().enumerate().zip(grads) {
         let part = |flat: &Tensor<2>| layout.tensor(flat, i); // [C, rows, cols], as all below
         let column = |n| rates.clone().narrow(0, place.rates, 1).narrow(2, n, 1).swap_dims(0, 1); // [C, 1, 1]
+        let grad = if rates.dims()[2] > 3 { grad * column(3) } else { grad };
         let there = || column(0).not_equal_elem(0.0).float();
         let weight = || part(&state.movement) + part(&start);
         let adam = |AdamW { betas: [beta1, beta2], eps, .. }: AdamW, grad: Tensor<3>| {

@@ -44,6 +44,7 @@ BASE = ["bench", "round", "--shape", "roberta-base", "--clients", "30", "--batch
 HOST = ["bench", "step", *BASE[2:], "--ways", "all-in-flight", "--repeats", "3"]
 BUILTIN = ["bench", "round", "--shape", "builtin", "--clients", "4", "--batch", "8", "--rank", "4"]
 DECODER = ["bench", "round", "--shape", "tiny-decoder", "--clients", "4", "--batch", "8", "--rank", "4"]
+LLAMA = ["bench", "round", *"--shape llama-1b --clients 8 --batch 4 --lengths 64-192 --rank 16 --bf16".split()]
 # What is compiled for every card: an encoder and a decoder, one method that trains both factors and one that alternates.
 COMPILED = [
     ["bench", "round", "--shape", "builtin", "--clients", "2", "--batch", "2", "--rank", "4", "--strategy", "fedit"],
@@ -54,6 +55,7 @@ COUNTED = {
     "tiny encoder, fedit, f32": BUILTIN + ["--strategy", "fedit"],
     "tiny encoder, lora-a2, f32": BUILTIN + ["--strategy", "lora-a2", "--budget", "1", "--head", "frozen"],
     "tiny decoder, fedit, f32": DECODER + ["--strategy", "fedit"],
+    "Llama-3.2-1B, 8 x 4, rank 16, fedit, bf16": LLAMA + ["--strategy", "fedit"],
     "RoBERTa-base, 30 x 32, rank 16, fedit, bf16": BASE + ["--strategy", "fedit"],
     "RoBERTa-base, 30 x 32, rank 16, lora-a2 budget 1, bf16": BASE
     + ["--strategy", "lora-a2", "--budget", "1", "--head", "frozen"],
@@ -168,7 +170,7 @@ def counted(card: Card, faults: Faults) -> dict:
     found = {}
     for name, arguments in COUNTED.items():
         def all_of(steps: int, repeats: int, arguments: list[str] = arguments) -> dict | None:
-            ran = card.run([*arguments, "--steps", str(steps), "--repeats", str(repeats)])
+            ran = card.run([*arguments, "--steps", str(steps), "--repeats", str(repeats)], STAND_IN_SPREAD="1")
             return ran.counts if ran.good(faults) else None
 
         all_of(FEW, 1)  # tunes
@@ -176,13 +178,13 @@ def counted(card: Card, faults: Faults) -> dict:
         if None in runs.values():
             continue
         row = {}
-        # A probe does as many steps as the training it precedes.
-        passes = 2 if "lora-a2" in name else 1
+        # A probe does as many steps as the training it precedes; a repeat is a round of each phase, where phases alternate.
+        passes, phases = (2, 2) if "lora-a2" in name else (1, 1)
+        rounds = 2 * phases
         for key in ("launches", "to_device", "to_host", "stream_waits", "allocations"):
-            # Two rounds, of each phase one where phases alternate.
-            two = {s: runs[s, 3][key] - runs[s, 1][key] for s in (FEW, MANY)}
-            row[f"{key} a step"] = (two[MANY] - two[FEW]) / (2 * (MANY - FEW) * passes)
-            row[f"{key} a round besides its steps"] = (two[FEW] - 2 * FEW * passes * row[f"{key} a step"]) / 2
+            more = {s: runs[s, 3][key] - runs[s, 1][key] for s in (FEW, MANY)}
+            row[f"{key} a step"] = (more[MANY] - more[FEW]) / (rounds * (MANY - FEW) * passes)
+            row[f"{key} a round besides its steps"] = more[FEW] / rounds - FEW * passes * row[f"{key} a step"]
         found[name] = row
     return found
 

@@ -6,11 +6,13 @@
  *     cc -O2 -shared -fPIC -o libcuda.so.1 stand_in.c -lpthread && ln -sf libcuda.so.1 libcuda.so
  *
  * Environment: STAND_IN_SM (80, 89, 90, 100, 120; 90), STAND_IN_MEMORY (bytes, 80e9), STAND_IN_DRIVER (13000),
- * STAND_IN_REPORT (a JSON file written at the end), STAND_IN_PTX (a folder for every module that is loaded).
+ * STAND_IN_REPORT (a JSON file written at the end), STAND_IN_PTX (a folder for every module that is loaded), STAND_IN_SPREAD
+ * (1: what is read is no zeros).
  *
  * Time on the device is virtual, five microseconds a launch, so that tuning decides alike every time. A read gives zeros;
  * one of four bytes gives 8.0f, since the question with which the program opens a device, the sum of eight ones, must be
- * answered. */
+ * answered. With STAND_IN_SPREAD it gives numbers of 0.5 to 1, in f32 and in bf16, so that clients who choose what to train by
+ * what they read do not all choose the first. */
 #define _GNU_SOURCE
 #include <pthread.h>
 #include <stdint.h>
@@ -202,10 +204,21 @@ Result cuMemAllocHost_v2(void **at, size_t bytes) { *at = malloc(bytes ? bytes :
 Result cuMemHostAlloc(void **at, size_t bytes, unsigned flags) { (void)flags; return cuMemAllocHost_v2(at, bytes); }
 Result cuMemFreeHost(void *at) { free(at); return OK; }
 
-static void answered(void *host, size_t bytes) {
+/* What is read: a row of a read of so many bytes in all. */
+static void answer(void *host, size_t bytes, size_t all) {
   const float eight = 8.0f;
+  static uint32_t mixed = 1;
   memset(host, 0, bytes);
-  if (bytes == sizeof eight) memcpy(host, &eight, sizeof eight);
+  const int spread = (int)setting("STAND_IN_SPREAD", 0);
+  for (size_t i = 0; spread && i + 3 < bytes; i += 4) {
+    mixed = mixed * 1664525u + 1013904223u;
+    const uint32_t number = 0x3f000000u | (mixed >> 25 << 16);
+    memcpy((char *)host + i, &number, sizeof number);
+  }
+  if (all == sizeof eight) memcpy(host, &eight, sizeof eight);
+}
+static void answered(void *host, size_t bytes) {
+  answer(host, bytes, bytes);
   LOCKED(count.to_host++; count.to_host_bytes += (long long)bytes);
 }
 static void received(size_t bytes) { LOCKED(count.to_device++; count.to_device_bytes += (long long)bytes); }
@@ -232,10 +245,8 @@ Result cuMemcpy2DAsync_v2(const Copy2d *copy, void *stream) {
     return OK;
   }
   char *to = (char *)copy->to_host + copy->to_y * copy->to_pitch + copy->to_x;
-  for (size_t y = 1; y < copy->height; y++) memset(to + y * copy->to_pitch, 0, copy->width);
-  answered(to, copy->width);
-  LOCKED(count.to_host_bytes += (long long)(bytes - copy->width));
-  if (bytes != 4) memset(to, 0, copy->width);
+  for (size_t y = 0; y < copy->height; y++) answer(to + y * copy->to_pitch, copy->width, bytes);
+  LOCKED(count.to_host++; count.to_host_bytes += (long long)bytes);
   return OK;
 }
 

@@ -1,6 +1,6 @@
 //! The clients of a round, as the caller hands them over.
 
-use crate::{ClientMemory, Plan, TrainSettings};
+use crate::{ClientMemory, Plan, Split, TrainSettings};
 
 /// A client of the round's cohort.
 #[derive(Clone, Copy, Debug)]
@@ -37,6 +37,19 @@ impl<'m> Member<'m> {
     /// Steps of its probe: whole epochs, or at most one epoch of batches (more is what `epochs` is for).
     pub(crate) fn probe_steps(&self, plan: &Plan, settings: &TrainSettings) -> usize {
         probe_steps(self.rows.len(), plan, settings)
+    }
+
+    /// Tokens of one of its steps, on average.
+    pub(crate) fn tokens_a_step(&self, train: &Split, settings: &TrainSettings) -> f64 {
+        let tokens: usize = self.rows.iter().map(|&row| train.ids[row].len()).sum();
+        tokens as f64 / settings.steps_an_epoch(self.rows.len()).max(1) as f64
+    }
+
+    /// Tokens that it trains in a round, about: those of its probe too.
+    pub(crate) fn tokens(&self, plan: &Plan, train: &Split, settings: &TrainSettings) -> f64 {
+        let a_step = self.tokens_a_step(train, settings);
+        let most = settings.max_tokens.map_or(f64::INFINITY, |most| most as f64);
+        a_step * self.probe_steps(plan, settings) as f64 + (a_step * self.local_steps(settings) as f64).min(most)
     }
 }
 

@@ -236,7 +236,7 @@ impl<'r> DeviceRound<'r> {
             }
         };
         let lane_steps = optimizer.lane_steps(&step.lanes, jobs, parameters);
-        optimizer.step(parameters, gradients, &lane_steps);
+        optimizer.step(parameters, gradients, lane_steps);
         clock.lap(Part::Optimizer);
         losses
     }

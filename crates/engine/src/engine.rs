@@ -190,7 +190,7 @@ impl Engine {
         if cohort.iter().any(|m| plan.trains_nothing(m.client, start.adapter)) {
             return Err(EngineError::NothingTrains { round: plan.round });
         }
-        let shares = self.shares(cohort);
+        let shares = self.shares(plan, cohort);
         let share = shares.iter().map(Vec::len).max().unwrap_or(0);
         let mut no_room_for = Vec::new();
         loop {
@@ -276,15 +276,11 @@ impl Engine {
         })
     }
 
-    /// The cohort dealt out to the devices, each client to the one that has fewest tokens so far.
-    fn shares<'m>(&self, cohort: &Cohort<'m>) -> Vec<Vec<Member<'m>>> {
-        let mut shares = vec![(0, Vec::new()); self.models.len()];
-        for member in cohort {
-            let (tokens, share) = shares.iter_mut().min_by_key(|(tokens, _)| *tokens).expect("at least one device");
-            *tokens += member.rows.iter().map(|&row| self.train.ids[row].len()).sum::<usize>();
-            share.push(*member);
-        }
-        shares.into_iter().map(|(_, share)| share).collect()
+    /// The cohort dealt out to the devices; of a device in the order of the cohort.
+    fn shares<'m>(&self, plan: &Plan, cohort: &Cohort<'m>) -> Vec<Vec<Member<'m>>> {
+        let tokens: Vec<f64> = cohort.iter().map(|m| m.tokens(plan, &self.train, &self.settings)).collect();
+        let members = |share: Vec<usize>| share.into_iter().map(|i| cohort[i]).collect();
+        dealt_out(&tokens, self.models.len()).into_iter().map(members).collect()
     }
 
     /// One device's part of a round.
@@ -353,10 +349,41 @@ impl Drop for Working<'_> {
     }
 }
 
+/// Clients that train so many `tokens` each dealt out to `devices`, the largest first, each to the device that has least so far.
+fn dealt_out(tokens: &[f64], devices: usize) -> Vec<Vec<usize>> {
+    let mut largest: Vec<usize> = (0..tokens.len()).collect();
+    largest.sort_by(|&a, &b| tokens[b].total_cmp(&tokens[a]));
+    let mut shares = vec![(0f64, Vec::new()); devices];
+    for client in largest {
+        let least = shares.iter_mut().min_by(|(a, _), (b, _)| a.total_cmp(b));
+        let (sum, share) = least.expect("at least one device");
+        *sum += tokens[client];
+        share.push(client);
+    }
+    let in_order = |(_, mut share): (f64, Vec<usize>)| {
+        share.sort_unstable();
+        share
+    };
+    shares.into_iter().map(in_order).collect()
+}
+
 /// All devices' uploads in the order of the cohort.
 fn in_order(cohort: &Cohort, found: Vec<Share>) -> Share {
     let times = found.iter().map(|(_, times)| *times).sum::<StepTimes>().over(found.len());
     let mut uploads: HashMap<usize, Upload> =
         found.into_iter().flat_map(|(uploads, _)| uploads).map(|u| (u.client, u)).collect();
     (cohort.iter().filter_map(|m| uploads.remove(&m.client)).collect(), times)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clients_are_dealt_out_by_tokens() {
+        // 11 and 10 of 21; in the cohort's order, each to the device that has least so far, it would be 13 and 8.
+        assert_eq!(dealt_out(&[5.0, 1.0, 3.0, 2.0, 8.0, 2.0], 2), [vec![1, 3, 4], vec![0, 2, 5]]);
+        assert_eq!(dealt_out(&[1.0, 4.0, 2.0], 1), [vec![0, 1, 2]], "a single device has all, in their order");
+        assert_eq!(dealt_out(&[1.0], 3), [vec![0], vec![], vec![]]);
+    }
 }

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use bonfire_kernels::{AdamW, Moving, optimizer_step};
+use bonfire_kernels::{AdamW, Moving, clip, optimizer_step};
 use bonfire_models::{Factor, Matrix};
 use burn::tensor::{Device, Tensor, TensorData};
 
@@ -17,7 +17,8 @@ use crate::{ClientPrivacy, LocalOptimizer, Plan, Role, RoleTensors, TailPenalty,
 
 /// Which step each lane of the batch is at.
 pub(crate) struct LaneSteps {
-    /// Learning rate and corrections of both moments, for each of [`Parameters::rates`]: `[K, C, 3]`; see [`optimizer_step`].
+    /// Learning rate and corrections of both moments, for each of [`Parameters::rates`]: `[K, C, 3]`; where gradients are clipped a 1
+    /// besides, `[K, C, 4]`; see [`optimizer_step`].
     pub rates: Tensor<3>,
     /// A client's own step from 1; `None`: nobody is here.
     pub own: Vec<Option<usize>>,
@@ -93,7 +94,7 @@ impl<'p> Optimizer<'p> {
     }
 
     /// One step from the gradients of what trains, `[C, rows, cols]` each.
-    pub fn step(&self, parameters: &mut Parameters, mut gradients: Vec<Tensor<3>>, lanes: &LaneSteps) {
+    pub fn step(&self, parameters: &mut Parameters, mut gradients: Vec<Tensor<3>>, lanes: LaneSteps) {
         let Parameters { trained, groups, .. } = &mut *parameters;
         for (p, gradient) in trained.iter_mut().zip(&mut gradients) {
             self.add_terms(p, groups, gradient);
@@ -103,17 +104,18 @@ impl<'p> Optimizer<'p> {
         }
         if let Some(turns) = self.turns.filter(|turns| turns.freezes_gradients()) {
             for (p, gradient) in parameters.trained.iter().zip(&mut gradients) {
-                *gradient = gradient.clone() * turn(turns, p, lanes, &parameters.device);
+                *gradient = gradient.clone() * turn(turns, p, &lanes, &parameters.device);
             }
         }
-        if let Some(limit) = self.clip_norm {
-            gradients = clipped(gradients, limit);
-        }
+        let lanes = match self.clip_norm {
+            Some(limit) => clipped(lanes, &parameters.groups, &gradients, limit),
+            None => lanes,
+        };
         let (mut gradients, mut trained) = (gradients.into_iter(), parameters.trained.as_mut_slice());
         for group in &mut parameters.groups {
             let (own, rest) = trained.split_at_mut(group.layout.places().len());
             trained = rest;
-            self.step_group(group, own, gradients.by_ref().take(own.len()).collect(), lanes);
+            self.step_group(group, own, gradients.by_ref().take(own.len()).collect(), &lanes);
         }
     }
 
@@ -176,13 +178,15 @@ impl<'p> Optimizer<'p> {
     pub fn lane_steps(&self, lanes: &[LaneStep], jobs: &[ClientJob], parameters: &Parameters) -> LaneSteps {
         let TrainSettings { schedule, warmup_steps, betas, .. } = *self.settings;
         let one = |Rate { lr, role }: Rate, lane: &LaneStep| {
-            let Some((job, own)) = *lane else { return [0.0, 1.0, 1.0] };
+            let Some((job, own)) = *lane else { return [0.0, 1.0, 1.0, 1.0] };
             let updates = self.turns.map_or(own, |turns| turns.updates(role, own)) as i32;
             let [first, second] = betas.map(|beta| (1.0 / (1.0 - beta.powi(updates))) as f32);
-            [schedule.factor(own - 1, jobs[job].steps, warmup_steps) as f32 * lr as f32, first, second]
+            [schedule.factor(own - 1, jobs[job].steps, warmup_steps) as f32 * lr as f32, first, second, 1.0]
         };
-        let all = parameters.rates.iter().flat_map(|rate| lanes.iter().flat_map(move |lane| one(*rate, lane)));
-        let rates = TensorData::new(all.collect(), [parameters.rates.len(), lanes.len(), 3]);
+        let numbers = if self.clip_norm.is_some() { 4 } else { 3 };
+        let of_rate = |&rate| lanes.iter().flat_map(move |lane| one(rate, lane).into_iter().take(numbers));
+        let rates = parameters.rates.iter().flat_map(of_rate).collect();
+        let rates = TensorData::new(rates, [parameters.rates.len(), lanes.len(), numbers]);
         LaneSteps {
             rates: Tensor::from_data(rates, &parameters.device),
             own: lanes.iter().map(|lane| lane.map(|(_, own)| own)).collect(),
@@ -209,7 +213,11 @@ fn amended_step(
     for ((p, place), gradient) in trained.iter_mut().zip(layout.places()).zip(gradients) {
         let part = |flat: &Tensor<2>| layout.tensor(flat, p.place.number);
         let before = [&state.movement, &state.first, &state.second].map(part);
-        let rates = lanes.rates.clone().narrow(0, place.rates, 1).squeeze_dim(0); // [C, 3]
+        let rates = lanes.rates.clone().narrow(0, place.rates, 1).squeeze_dim::<2>(0); // [C, 3], [C, 4] where clipped
+        let gradient = match rates.dims()[1] {
+            4 => gradient * rates.clone().narrow(1, 3, 1).unsqueeze_dim::<3>(2),
+            _ => gradient,
+        };
         let fedlada = p.terms.fedlada.as_mut().expect("what the plan asks for");
         let [movement, first, second] = fedlada.step(constants, own, before, &part(start), gradient, &rates);
         movements.push(movement);
@@ -238,13 +246,15 @@ fn push_tails(tail: TailPenalty, parameters: &Parameters, gradients: &mut [Tenso
     }
 }
 
-/// The gradients, with every client's norm over all that it trains brought to at most `limit`.
-fn clipped(gradients: Vec<Tensor<3>>, limit: f64) -> Vec<Tensor<3>> {
-    let squares = gradients.iter().map(|g| g.clone().square().sum_dim(2).sum_dim(1)); // [C, 1, 1] each
-    let norm = squares.reduce(|x, y| x + y).expect("something trains").sqrt();
-    // As in PyTorch: limit / (norm + 1e-6), never above 1.
-    let factors = (norm + 1e-6).recip().mul_scalar(limit).clamp_max(1.0);
-    gradients.into_iter().map(|gradient| gradient * factors.clone()).collect()
+/// The lanes, whose gradients are to be multiplied by what brings every client's norm over all that it trains to at most `limit`.
+fn clipped(lanes: LaneSteps, groups: &[Group], mut gradients: &[Tensor<3>], limit: f64) -> LaneSteps {
+    let of_group = groups.iter().map(|group| {
+        let (own, rest) = gradients.split_at(group.layout.places().len());
+        gradients = rest;
+        (&group.layout, own)
+    });
+    let of_group: Vec<_> = of_group.collect();
+    LaneSteps { rates: clip(lanes.rates, &of_group, limit), ..lanes }
 }
 
 #[cfg(all(test, feature = "flex"))]

@@ -14,6 +14,7 @@ use crate::lanes::{cleared, pick, to_device};
 use crate::terms::TermState;
 use crate::{Active, NotFinite, Plan, Role, TrainSettings};
 
+use group::together;
 pub(crate) use group::{Group, Place};
 
 /// One trained tensor with its client axis. All tensors live on the device without autodiff.
@@ -147,20 +148,16 @@ impl Parameters {
             Parameter { role, place, terms: TermState::new(plan, phase, &zeros) }
         };
         let trained: Vec<Parameter> = all.iter().zip(places).map(parameter).collect();
-        for (t, target) in targets.iter_mut().enumerate() {
-            let here = |(&factor, m): (&Factor, &Matrix)| {
+        for (t, target) in targets.iter_mut().enumerate().filter(|(_, target)| target.rows > 0) {
+            let here = |&factor: &Factor| {
                 let p = trained.iter().find(|p| p.role == Role::Factor(t, factor));
-                match (p, slots) {
-                    (Some(p), _) => p.start(&groups),
-                    (None, None) => to_device(m, device),
-                    (None, Some(slots)) => Tensor::zeros([lanes, slots[t], m.cols], device),
-                }
+                p.map_or_else(|| Tensor::empty([0, 0, 0], device), |p| p.start(&groups))
             };
-            target.device = kinds.iter().zip(&target.host).map(here).collect();
+            target.device = kinds.iter().map(here).collect();
         }
         let head = if plan.train_head { &[][..] } else { &global.head };
         let head = head.iter().map(|t| to_device(&t.value, device)).collect();
-        Parameters {
+        let mut parameters = Parameters {
             scale: global.scale() as f32,
             trained,
             groups,
@@ -174,7 +171,12 @@ impl Parameters {
             beside_frozen: plan.keeps_frozen_slots(),
             fresh: true,
             device: device.clone(),
+        };
+        // Slots that clients choose come when they begin.
+        if slots.is_none() {
+            parameters.load_frozen();
         }
+        parameters
     }
 
     /// The trained tensors as tracked leaves `[C, rows, cols]`, the adapter made of them, and in full fine-tuning the
@@ -260,9 +262,8 @@ impl Parameters {
         let rows_a_slot = if self.beside_frozen { 2 } else { 1 };
         for (t, target) in self.targets.iter_mut().enumerate() {
             target.choose(rows_a_slot, choosing().map(|(lane, slots)| (lane, slots[t].as_slice())));
-            let frozen = |kind: usize| !self.trained.iter().any(|p| p.role == Role::Factor(t, Factor::ALL[kind]));
-            target.load_slots(&frozen, &self.device);
         }
+        self.load_frozen();
         for (number, group) in self.groups.iter_mut().enumerate() {
             let own = || self.trained.iter().filter(|p| p.place.group == number);
             let picked = own().filter_map(|p| match p.role {
@@ -276,6 +277,22 @@ impl Parameters {
             if let Role::Factor(t, factor) = p.role {
                 self.targets[t].device[index(factor)] = p.start(&self.groups);
             }
+        }
+    }
+
+    /// Brings factors that do not train to the device: all of them, or of each lane the slots it has.
+    fn load_frozen(&mut self) {
+        let here = self.targets.iter().enumerate().filter(|(_, target)| target.rows > 0);
+        let factors = here.flat_map(|(t, target)| (0..target.host.len()).map(move |kind| (t, kind)));
+        let trains = |(t, kind)| self.trained.iter().any(|p| p.role == Role::Factor(t, Factor::ALL[kind]));
+        let frozen: Vec<(usize, usize)> = factors.filter(|&factor| !trains(factor)).collect();
+        let lanes = |&(t, kind): &(usize, usize)| {
+            let target = &self.targets[t];
+            target.picked(kind).unwrap_or_else(|| vec![target.host[kind].clone()])
+        };
+        let tensors = together(&frozen.iter().map(lanes).collect::<Vec<_>>(), &self.device);
+        for ((t, kind), tensor) in frozen.into_iter().zip(tensors) {
+            self.targets[t].device[kind] = tensor;
         }
     }
 
@@ -351,15 +368,5 @@ impl TargetState {
     fn picked(&self, kind: usize) -> Option<Vec<Matrix>> {
         let chosen = self.chosen.as_ref()?;
         Some(chosen.iter().map(|slots| pick(&self.host[kind], slots, self.rows)).collect())
-    }
-
-    /// Brings the chosen slots of frozen factors to the device: one transfer a factor, whoever begins.
-    fn load_slots(&mut self, frozen: &dyn Fn(usize) -> bool, device: &Device) {
-        for kind in (0..self.host.len()).filter(|kind| self.rows > 0 && frozen(*kind)) {
-            let Some(picked) = self.picked(kind) else { return };
-            let dims = [picked.len(), self.rows, self.host[kind].cols];
-            let rows: Vec<f32> = picked.into_iter().flat_map(|m| m.data).collect();
-            self.device[kind] = Tensor::from_data(TensorData::new(rows, dims), device);
-        }
     }
 }

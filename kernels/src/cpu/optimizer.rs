@@ -7,6 +7,7 @@ use rayon::prelude::*;
 
 use super::micro::vectorised;
 use super::{ELEMENTS_A_TASK, dense, filled, tensor, values};
+use crate::clip::TINY;
 use crate::flat::{FlatLayout, Tensors};
 use crate::optimizer::{AdamW, OptimizerOps, Sgd, StepRule};
 
@@ -20,7 +21,7 @@ struct Task<'t> {
     weights: Option<&'t mut [f32]>,
     start: &'t [f32],
     grad: &'t [f32],
-    /// Three numbers.
+    /// Three numbers, or four.
     rates: &'t [f32],
     folded: bool,
 }
@@ -38,7 +39,7 @@ impl OptimizerOps for Flex {
         let [mut movement, mut first, mut second, start, rates] = [movement, first, second, start, rates].map(dense);
         let grads: Vec<FlexTensor> = grads.0.into_iter().map(dense).collect();
         let [clients, width] = movement.shape().dims();
-        let (starts, rates) = (values(&start), values(&rates));
+        let (starts, numbers, rates) = (values(&start), rates.shape()[2], values(&rates));
         let shared = start.shape()[0] == 1;
         let apart = !layout.all_folded();
         let [has_first, has_second] = rule.moments();
@@ -53,7 +54,7 @@ impl OptimizerOps for Flex {
                     let room = FlatLayout::width_of(place.dims) - place.len();
                     let start = &starts[if shared { 0 } else { client * width }..][place.at..end];
                     let grad = &values(grad)[client * place.len()..(client + 1) * place.len()];
-                    let rates = &rates[(place.rates * clients + client) * 3..][..3];
+                    let rates = &rates[(place.rates * clients + client) * numbers..][..numbers];
                     for (start, grad) in start.chunks(ELEMENTS_A_TASK).zip(grad.chunks(ELEMENTS_A_TASK)) {
                         tasks.push(Task {
                             movement: ws.take(grad.len()),
@@ -81,6 +82,33 @@ impl OptimizerOps for Flex {
         let (weights, ()) = unsafe { filled(if apart { clients * width } else { 0 }, step) };
         let weights = if apart { tensor(weights, Shape::from([clients, width])) } else { movement.clone() };
         (movement, first, second, weights)
+    }
+
+    fn square_sums(grads: Tensors<Flex>, layout: FlatLayout) -> FlexTensor {
+        let grads: Vec<FlexTensor> = grads.0.into_iter().map(dense).collect();
+        let clients = grads.first().map_or(0, |grad| grad.shape()[0]);
+        let of_client = |client: usize| {
+            let own = layout.places().iter().zip(&grads).map(move |(place, grad)| (client * place.len(), place, grad));
+            own.flat_map(|(from, place, grad)| values(grad)[from..][..place.len()].chunks(ELEMENTS_A_TASK))
+        };
+        let tasks: Vec<(usize, &[f32])> =
+            (0..clients).flat_map(|client| of_client(client).map(move |part| (client, part))).collect();
+        let parts: Vec<(usize, f64)> = tasks.into_par_iter().map(|(client, part)| (client, squares(part))).collect();
+        // In their order, so that a client's sum is the same whoever else is in flight.
+        let mut sums = vec![0f64; clients];
+        parts.into_iter().for_each(|(client, sum)| sums[client] += sum);
+        tensor(sums.into_iter().map(|sum| sum as f32).collect(), Shape::from([clients, 1]))
+    }
+
+    fn clip(rates: FlexTensor, sums: FlexTensor, limit: f64) -> FlexTensor {
+        let [mut rates, sums] = [rates, sums].map(dense);
+        let ([kinds, clients, numbers], [_, parts]) = (rates.shape().dims(), sums.shape().dims());
+        let all = rates.storage_mut::<f32>()[..kinds * clients * numbers].chunks_mut(numbers);
+        for (i, own) in all.enumerate() {
+            let norm = values(&sums)[i % clients * parts..][..parts].iter().copied().map(f64::from).sum::<f64>().sqrt();
+            own[3] *= (limit / (norm + TINY)).min(1.0) as f32;
+        }
+        rates
     }
 
     fn part(flat: FlexTensor, at: usize, [rows, cols]: [usize; 2]) -> FlexTensor {
@@ -116,6 +144,19 @@ impl OptimizerOps for Flex {
     }
 }
 
+/// The sum of squares. Sixteen sums run side by side, as vector registers have them.
+fn squares(numbers: &[f32]) -> f64 {
+    let mut sums = [0f32; 16];
+    vectorised(|| {
+        for sixteen in numbers.chunks(sums.len()) {
+            for (sum, number) in sums.iter_mut().zip(sixteen) {
+                *sum += number * number;
+            }
+        }
+    });
+    sums.into_iter().map(f64::from).sum()
+}
+
 /// What is left of a buffer.
 struct Rest<'t>(&'t mut [f32]);
 
@@ -147,6 +188,11 @@ impl Task<'_> {
         }
     }
 
+    /// What gradients are multiplied by.
+    fn scale(&self) -> f32 {
+        self.rates.get(3).copied().unwrap_or(1.0)
+    }
+
     /// What weight decay adds to a gradient: nothing where there is no client.
     fn coupled(&self, weight_decay: f64) -> f32 {
         if self.rates[0] == 0.0 { 0.0 } else { weight_decay as f32 }
@@ -156,13 +202,14 @@ impl Task<'_> {
     fn adam<const COUPLED: bool>(&mut self, constants: &AdamW) {
         let [beta1, beta2] = constants.betas.map(|b| b as f32);
         let [rate, correct_first, correct_second] = [0, 1, 2].map(|n| self.rates[n]);
-        let eps = constants.eps as f32;
+        let (eps, scale) = (constants.eps as f32, self.scale());
         let decay = if COUPLED { self.coupled(constants.weight_decay) } else { constants.weight_decay as f32 };
         let Task { movement, first, second, start, grad, .. } = self;
         vectorised(|| {
             let moments = first.iter_mut().zip(&mut **second);
             for ((((m, v), w), g), start) in moments.zip(&mut **movement).zip(*grad).zip(*start) {
-                let g = if COUPLED { *g + (*w + start) * decay } else { *g };
+                let g = *g * scale;
+                let g = if COUPLED { g + (*w + start) * decay } else { g };
                 *m = *m * beta1 + g * (1.0 - beta1);
                 *v = *v * beta2 + g * g * (1.0 - beta2);
                 let root = (*v * correct_second).sqrt() + eps;
@@ -177,14 +224,15 @@ impl Task<'_> {
 
     fn sgd(&mut self, constants: &Sgd) {
         let (rate, momentum, decay) = (self.rates[0], constants.momentum as f32, self.coupled(constants.weight_decay));
+        let scale = self.scale();
         let Task { movement, first, start, grad, .. } = self;
         let numbers = movement.iter_mut().zip(*grad).zip(*start);
         if first.is_empty() {
-            vectorised(|| numbers.for_each(|((w, g), start)| *w -= (g + (*w + start) * decay) * rate));
+            vectorised(|| numbers.for_each(|((w, g), start)| *w -= (g * scale + (*w + start) * decay) * rate));
         } else if constants.nesterov {
             vectorised(|| {
                 for (((w, g), start), m) in numbers.zip(&mut **first) {
-                    let g = g + (*w + start) * decay;
+                    let g = g * scale + (*w + start) * decay;
                     *m = *m * momentum + g;
                     *w -= (g + *m * momentum) * rate;
                 }
@@ -192,7 +240,7 @@ impl Task<'_> {
         } else {
             vectorised(|| {
                 for (((w, g), start), m) in numbers.zip(&mut **first) {
-                    *m = *m * momentum + (g + (*w + start) * decay);
+                    *m = *m * momentum + (g * scale + (*w + start) * decay);
                     *w -= *m * rate;
                 }
             });

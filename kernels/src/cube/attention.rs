@@ -15,35 +15,42 @@ use super::tensors::{elem, empty, groups};
 use super::tiles::{TileTable, place_of_all, surplus_tiles};
 use crate::attention::WIDEST_HEAD;
 
-/// Queries, keys and values of a layer, each `heads · width` columns of a tensor with a row a token.
+/// Queries, keys and values of a layer, each of them columns of a tensor with a row a token, head by head.
 #[derive(Clone, Debug)]
 pub(crate) struct Qkv {
     /// The tensors and where their columns begin.
     pub(super) parts: [(CubeTensor, usize); 3],
+    /// Heads of queries.
     pub(super) heads: usize,
     pub(super) form: Form,
 }
 
 impl Qkv {
-    /// One tensor `[T, 3·D]`: queries, keys, values.
-    pub(crate) fn fused(qkv: CubeTensor, heads: usize, causal: bool) -> Self {
-        let features = qkv.meta.shape()[1] / 3;
-        Self::new([0, 1, 2].map(|i| (qkv.clone(), i * features)), features, heads, causal)
-    }
-
-    fn new(parts: [(CubeTensor, usize); 3], features: usize, heads: usize, causal: bool) -> Self {
-        assert_eq!(features % heads, 0, "heads share the features evenly");
-        for (tensor, start) in &parts {
-            assert!(start + features <= tensor.meta.shape()[1], "columns of the head inside the tensor");
-            assert_eq!(tensor.dtype, parts[0].0.dtype, "one type for queries, keys and values");
-        }
-        let form = Form { width: features / heads, causal };
+    /// One tensor `[T, (heads + 2·kv_heads)·width]`: queries, keys, values. `kv_heads` heads of keys and of values serve as many
+    /// query heads each.
+    pub(crate) fn fused(qkv: CubeTensor, heads: usize, kv_heads: usize, causal: bool) -> Self {
+        assert!(kv_heads > 0 && heads.is_multiple_of(kv_heads), "{heads} query heads for {kv_heads} heads of keys");
+        let (columns, all) = (qkv.meta.shape()[1], heads + 2 * kv_heads);
+        assert!(columns.is_multiple_of(all), "{all} heads share {columns} columns evenly");
+        let form = Form { width: columns / all, causal, group: heads / kv_heads };
         assert!(form.width <= WIDEST_HEAD, "heads of at most {WIDEST_HEAD} columns, not {}", form.width);
+        let parts = [0, heads, heads + kv_heads].map(|first| (qkv.clone(), first * form.width));
         Qkv { parts, heads, form }
     }
 
+    /// Columns of all queries, and of the result.
     pub(super) fn features(&self) -> usize {
         self.heads * self.form.width
+    }
+
+    /// Heads of keys, and of values.
+    pub(super) fn kv_heads(&self) -> usize {
+        self.heads / self.form.group
+    }
+
+    /// Columns of queries, keys and values together.
+    pub(super) fn columns(&self) -> usize {
+        (self.heads + 2 * self.kv_heads()) * self.form.width
     }
 
     pub(super) fn scale(&self) -> f32 {
@@ -127,6 +134,8 @@ fn attend_kernel<E: Float>(
         terminate!();
     }
     let head = number * form.width;
+    // Of the keys and values that it shares with others.
+    let shared = number / comptime!(form.group) * form.width;
     // Rows of nobody see nothing and come out as zeros.
     let here = place_of_all(tiles, CUBE_POS % all, count, tokens, out.shape(0), TILE.rows);
     let owned = CUBE_POS % all < count;
@@ -140,12 +149,12 @@ fn attend_kernel<E: Float>(
     for step in 0..steps {
         let first = here.start + step * TILE.cols;
         let mut scores = zeros(comptime!(TILE.each())); // [queries, keys] of the tile
-        let keys = rows_at::<E>(k, first, at_k + head, end - first);
+        let keys = rows_at::<E>(k, first, at_k + shared, end - first);
         accumulate::<E, E>(&mut scores, &mut slices, q, queries, k, keys, form.width, (true, true), TILE);
         write_scores(&mut weights, &scores, here, first, end, scale, form);
         softmax.step(&mut weights, &mut slices);
         rescale(&mut sums, &softmax, form);
-        add_blocks::<E>(&mut sums, &weights, &mut slices, v, at_v + head, own, first, end, form);
+        add_blocks::<E>(&mut sums, &weights, &mut slices, v, at_v + shared, own, first, end, form);
     }
     #[unroll]
     for i in 0..TILE.unit_rows {

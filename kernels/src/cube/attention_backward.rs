@@ -17,7 +17,7 @@ use super::tiles::{TileTable, place_of_all, surplus_tiles};
 /// Gradients of [`attend`](super::attention::attend) for queries, keys and values, side by side.
 ///
 /// # Shapes
-/// `out`, `dy` `[T, D]`, `lse` `[T, heads]` -> `[T, 3·D]`.
+/// `out`, `dy` `[T, D]`, `lse` `[T, heads]` -> `[T, (heads + 2·kv_heads)·width]`.
 pub(crate) fn attend_backward(
     qkv: &Qkv,
     out: CubeTensor,
@@ -26,7 +26,7 @@ pub(crate) fn attend_backward(
     tiles: &TileTable,
 ) -> CubeTensor {
     let tokens = dy.meta.shape()[0];
-    let grads = empty(&dy, [tokens, 3 * qkv.features()], dy.dtype); // [T, 3·H·w]
+    let grads = empty(&dy, [tokens, qkv.columns()], dy.dtype); // [T, (H + 2·KV)·w]
     attend_backward_into(qkv, out, lse, dy, tiles, &grads);
     grads
 }
@@ -115,11 +115,12 @@ fn launch(qkv: &Qkv, dy: &CubeTensor, stats: &CubeTensor, tiles: &TileTable, gra
         Wanted::Queries => dq_kernel::launch_unchecked,
         Wanted::KeysAndValues => dkv_kernel::launch_unchecked,
     };
+    let heads = if wanted == Wanted::Queries { qkv.heads } else { qkv.kv_heads() };
     // SAFETY: the kernels read and write inside the shapes checked by the caller.
     unsafe {
         kernel(
             &grads.client,
-            groups(all * qkv.heads * qkv.form.parts()),
+            groups(all * heads * qkv.form.parts()),
             CubeDim::new_1d(UNITS),
             q.into_tensor_arg(),
             k.into_tensor_arg(),
@@ -227,7 +228,8 @@ fn dkv_kernel<E: Float, G: Float>(
 
 /// Both kernels. A workgroup holds a tile of `own` rows (queries, or keys) against the `other` rows of their sequence (keys, or
 /// queries), tile by tile: scores `own · otherᵀ` and the weights' gradients `own_mixed · other_mixedᵀ`, where `mixed` is what the
-/// weights mix on either side (a query's dy, a key's value). `queries`: the own rows are queries.
+/// weights mix on either side (a query's dy, a key's value). `queries`: the own rows are queries. Keys are walked by the queries of
+/// all heads that share them, one head after the other.
 #[cube]
 fn walk<E: Float, O: Float, P: Float, G: Float>(
     own: &Tensor<E>,
@@ -249,7 +251,8 @@ fn walk<E: Float, O: Float, P: Float, G: Float>(
     #[comptime] form: Form,
 ) {
     let (number, part) = share(all, form);
-    if number >= stats.shape(1) {
+    let turns = comptime!(if queries { 1 } else { form.group });
+    if number >= stats.shape(1) / turns {
         terminate!();
     }
     let head = number * form.width;
@@ -265,13 +268,24 @@ fn walk<E: Float, O: Float, P: Float, G: Float>(
     // Causal: a query sees keys up to its own place, a key is seen by queries from its own place on.
     let start = if comptime!(form.causal && !queries) { here.first } else { here.start };
     let end = if comptime!(form.causal && queries) { here.first + here.rows } else { here.end };
-    let steps = agreed(select(owned, (end - start).div_ceil(TILE.cols), 0));
-    for step in 0..steps {
-        let first = start + step * TILE.cols;
+    let steps = (end - start).div_ceil(TILE.cols);
+    let all_steps = agreed(select(owned, steps * turns, 0));
+    for step in 0..all_steps {
+        let mut first = start + step * TILE.cols;
+        // The head of the other rows.
+        let mut beside = number / comptime!(form.group);
+        if comptime!(!queries) {
+            beside = number * turns;
+            if comptime!(turns > 1) {
+                first = start + step % steps * TILE.cols;
+                beside += step / steps;
+            }
+        }
+        let other_head = beside * form.width;
         let mut scores = zeros(comptime!(TILE.each())); // [rows, others]
         let mut wgrads = zeros(comptime!(TILE.each())); // [rows, others]
-        let others = rows_at::<E>(other, first, at_other + head, end - first);
-        let mixed_others = rows_at::<P>(other_mixed, first, at_other_mixed + head, end - first);
+        let others = rows_at::<E>(other, first, at_other + other_head, end - first);
+        let mixed_others = rows_at::<P>(other_mixed, first, at_other_mixed + other_head, end - first);
         accumulate::<E, E>(&mut scores, &mut slices, own, rows, other, others, form.width, (true, true), TILE);
         accumulate::<O, P>(
             &mut wgrads,
@@ -296,7 +310,7 @@ fn walk<E: Float, O: Float, P: Float, G: Float>(
                     differentiate(&mut scores, &mut wgrads, stats, number, query, other, there, scale, at, form);
                 } else {
                     let key = here.first + row;
-                    differentiate(&mut scores, &mut wgrads, stats, number, other, key, there, scale, at, form);
+                    differentiate(&mut scores, &mut wgrads, stats, beside, other, key, there, scale, at, form);
                 }
             }
         }
@@ -307,7 +321,7 @@ fn walk<E: Float, O: Float, P: Float, G: Float>(
                 &left,
                 &mut slices,
                 other_mixed,
-                at_other_mixed + head,
+                at_other_mixed + other_head,
                 part,
                 first,
                 end,
@@ -315,9 +329,10 @@ fn walk<E: Float, O: Float, P: Float, G: Float>(
             );
         }
         write_left(&mut left, &wgrads);
-        add_blocks::<E>(&mut d_own, &left, &mut slices, other, at_other + head, part, first, end, form);
+        add_blocks::<E>(&mut d_own, &left, &mut slices, other, at_other + other_head, part, first, end, form);
     }
     let features = stats.shape(1) * form.width;
+    let shared = features / comptime!(form.group);
     #[unroll]
     for i in 0..TILE.unit_rows {
         let row = row_of(i, TILE);
@@ -327,7 +342,7 @@ fn walk<E: Float, O: Float, P: Float, G: Float>(
                 write_row::<G>(grads, &d_own, base, head, part, 1.0, i, form);
             } else {
                 write_row::<G>(grads, &d_own, base, features + head, part, 1.0, i, form);
-                write_row::<G>(grads, &d_value, base, 2 * features + head, part, 1.0, i, form);
+                write_row::<G>(grads, &d_value, base, features + shared + head, part, 1.0, i, form);
             }
         }
     }

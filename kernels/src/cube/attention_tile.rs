@@ -14,6 +14,8 @@ pub(crate) struct Form {
     pub(super) width: usize,
     /// Tokens see only themselves and those before them.
     pub(super) causal: bool,
+    /// Heads of queries, one after the other, that share a head of keys and values.
+    pub(super) group: usize,
 }
 
 impl Form {

@@ -4,7 +4,7 @@
 use burn::backend::TensorMetadata;
 use burn::backend::ops::FloatTensorOps;
 use burn::backend::tensor::FloatTensor;
-use burn::tensor::{Shape, Slice};
+use burn::tensor::Shape;
 use burn_cubecl::CubeBackend;
 use burn_cubecl::tensor::CubeTensor;
 
@@ -232,49 +232,13 @@ impl Kernels for CubeBackend {
     ) -> FloatTensor<Self> {
         let (parts, tiles) = attention(qkv, layout);
         let (lse, out) = (kept.pop().expect("two kept"), kept.pop().expect("two kept"));
-        narrowed(attend_backward(&parts, out, lse, dy, &tiles), layout)
+        attend_backward(&parts, out, lse, dy, &tiles)
     }
 }
 
 fn attention(qkv: &CubeTensor, layout: &AttentionLayout) -> (Qkv, TileTable) {
     let tiles = layout.sequences.tables().for_sequences(&layout.sequences, &qkv.device);
-    (Qkv::fused(widened(qkv.clone(), layout), layout.heads, layout.causal), tiles)
-}
-
-/// Keys and values repeated for every query head they serve: the kernels know no groups.
-fn widened(qkv: CubeTensor, layout: &AttentionLayout) -> CubeTensor {
-    let group = layout.heads / layout.kv_heads;
-    if group == 1 {
-        return qkv;
-    }
-    let [tokens, columns] = qkv.shape().dims();
-    let width = layout.width(columns);
-    let (q, kv) = (layout.heads * width, layout.kv_heads * width);
-    let part = |start: usize, count: usize| {
-        CubeBackend::float_slice(qkv.clone(), &[Slice::full(), Slice::from(start..start + count)])
-    };
-    let repeat = |start| {
-        let heads = CubeBackend::float_reshape(part(start, kv), Shape::from([tokens, layout.kv_heads, 1, width]));
-        let heads = CubeBackend::float_expand(heads, Shape::from([tokens, layout.kv_heads, group, width]));
-        CubeBackend::float_reshape(heads, Shape::from([tokens, q]))
-    };
-    CubeBackend::float_cat(vec![part(0, q), repeat(q), repeat(q + kv)], 1)
-}
-
-/// The gradient of [`widened`]: what the query heads of a group ask of their keys and values, added up.
-fn narrowed(d: CubeTensor, layout: &AttentionLayout) -> CubeTensor {
-    let group = layout.heads / layout.kv_heads;
-    if group == 1 {
-        return d;
-    }
-    let [tokens, columns] = d.shape().dims();
-    let (q, width) = (columns / 3, columns / 3 / layout.heads);
-    let part = |start: usize| CubeBackend::float_slice(d.clone(), &[Slice::full(), Slice::from(start..start + q)]);
-    let sum = |start| {
-        let heads = CubeBackend::float_reshape(part(start), Shape::from([tokens, layout.kv_heads, group, width]));
-        CubeBackend::float_reshape(CubeBackend::float_sum_dim(heads, 2), Shape::from([tokens, layout.kv_heads * width]))
-    };
-    CubeBackend::float_cat(vec![part(0), sum(q), sum(2 * q)], 1)
+    (Qkv::fused(qkv.clone(), layout.heads, layout.kv_heads, layout.causal), tiles)
 }
 
 impl OptimizerOps for CubeBackend {
@@ -288,6 +252,14 @@ impl OptimizerOps for CubeBackend {
         (rule, layout): (StepRule, FlatLayout),
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
         optimizer::optimizer_step(&rule, &layout, [movement, first, second], start, grads.0, rates).into()
+    }
+
+    fn square_sums(grads: Tensors<Self>, layout: FlatLayout) -> FloatTensor<Self> {
+        optimizer::square_sums(grads.0, &layout)
+    }
+
+    fn clip(rates: FloatTensor<Self>, sums: FloatTensor<Self>, limit: f64) -> FloatTensor<Self> {
+        optimizer::clip(rates, sums, limit)
     }
 
     fn part(flat: FloatTensor<Self>, at: usize, dims: [usize; 2]) -> FloatTensor<Self> {

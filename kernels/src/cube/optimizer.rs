@@ -1,4 +1,5 @@
-//! The client-axis step of the optimizers, of all that clients own in one launch; formulas and words as in the composed form.
+//! The client-axis step of the optimizers, of all that clients own in one launch, and what clips its gradients in two; formulas and
+//! words as in the composed forms.
 
 #![allow(unsafe_code)] // launches without bounds checks: the kernel checks for itself
 
@@ -11,9 +12,11 @@ use burn_cubecl::cubecl::prelude::*;
 use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::tensor::CubeTensor;
 
+use super::norm::{TEAM, total};
 use super::product::UNITS;
 use super::tensors::{empty, groups, owned, stack, view};
 use super::tiles::{kept_for, numbers};
+use crate::clip::TINY;
 use crate::flat::{FlatLayout, Place};
 use crate::{AdamW, Sgd, StepRule};
 
@@ -95,8 +98,9 @@ impl Part {
 /// One step, returning movement and both moments, in place where nothing else holds them, and weights.
 ///
 /// # Shapes
-/// `movement`, `first`, `second` `[C, width]` (moments that the rule has none of may have any shape), `start` `[C|1, width]`, a gradient `[C, rows, cols]` for each of the layout's tensors,
-/// `rates` `[K, C, 3]`: learning rate, corrections of both moments. All in f32.
+/// `movement`, `first`, `second` `[C, width]` (moments that the rule has none of may have any shape), `start` `[C|1, width]`, a gradient
+/// `[C, rows, cols]` for each of the layout's tensors, `rates` `[K, C, 3]`: learning rate, corrections of both moments, and in `[K, C, 4]`
+/// what gradients are multiplied by. All in f32.
 pub(super) fn optimizer_step(
     rule: &StepRule,
     layout: &FlatLayout,
@@ -121,17 +125,15 @@ pub(super) fn optimizer_step(
     assert!([1, clients].contains(&start.meta.shape()[0]) && start.meta.shape()[1] == width, "a start for all");
     let kinds = layout.places().iter().map(|place| place.rates + 1).max().unwrap_or(0);
     let found = rates.meta.shape();
-    assert!(found[0] >= kinds && found[1..] == [clients, 3], "three numbers a client");
-    for (place, grad) in layout.places().iter().zip(&grads) {
-        assert_eq!(grad.meta.shape().as_slice(), [clients, place.dims[0], place.dims[1]], "a gradient for each number");
-    }
+    assert!(found[0] >= kinds && found[1] == clients && [3, 4].contains(&found[2]), "three or four numbers a client");
+    check(layout, &grads, clients);
     let all = [&movement, &first, &second, &start, &rates].into_iter().chain(&grads);
     assert!(all.into_iter().all(|tensor| tensor.dtype == DType::F32), "what clients own is f32");
     let [movement, first, second] = [movement, first, second].map(owned);
     let apart = !layout.all_folded();
     let weights = if apart { empty(&movement, shape, DType::F32) } else { movement.clone() };
-    let most = movement.client.properties().hardware.max_bindings.saturating_sub(OTHERS).clamp(1, MOST);
-    let parts = layout.tables().get(layout, most as usize, &movement.device);
+    let scaled = rates.meta.shape()[2] > 3;
+    let parts = parts(layout, &movement);
     let mut grads = grads.into_iter().map(into_contiguous);
     for Part { tensors, blocks, table } in parts {
         let grads: Vec<CubeTensor> = grads.by_ref().take(tensors).collect();
@@ -161,10 +163,77 @@ pub(super) fn optimizer_step(
                 weight_decay,
                 apart,
                 Kind::of(rule),
+                scaled,
             );
         }
     }
     [movement, first, second, weights]
+}
+
+/// See [`crate::clip`]: a sum a block of each client.
+pub(super) fn square_sums(grads: Vec<CubeTensor>, layout: &FlatLayout) -> CubeTensor {
+    let first = grads.first().expect("gradients to be clipped");
+    let clients = first.meta.shape()[0];
+    check(layout, &grads, clients);
+    assert!(grads.iter().all(|grad| grad.dtype == DType::F32), "what clients own is f32");
+    let parts = parts(layout, first);
+    let sums = empty(first, [clients, parts.iter().map(|part| part.blocks).sum()], DType::F32);
+    let mut grads = grads.into_iter().map(into_contiguous);
+    let mut at = 0;
+    for Part { tensors, blocks, table } in parts {
+        let grads: Vec<CubeTensor> = grads.by_ref().take(tensors).collect();
+        if clients * blocks > 0 {
+            // SAFETY: the kernel reads and writes inside the shapes checked above.
+            unsafe {
+                squares_kernel::launch_unchecked(
+                    &sums.client,
+                    groups(clients * blocks),
+                    CubeDim::new_1d(UNITS),
+                    sums.clone().into_tensor_arg(),
+                    grads.into_iter().map(CubeTensor::into_buffer_arg).collect(),
+                    table.into_buffer_arg(),
+                    blocks,
+                    at,
+                );
+            }
+        }
+        at += blocks;
+    }
+    sums
+}
+
+/// See [`crate::clip`]: in place where nothing else holds the rates.
+pub(super) fn clip(rates: CubeTensor, sums: CubeTensor, limit: f64) -> CubeTensor {
+    let (shape, clients) = (rates.meta.shape(), sums.meta.shape()[0]);
+    assert!(shape[1] == clients && shape[2] == 4, "four numbers a client");
+    assert!(rates.dtype == DType::F32 && sums.dtype == DType::F32, "what clients own is f32");
+    let rates = owned(rates);
+    if clients > 0 {
+        // SAFETY: the kernel reads and writes inside the shapes checked above.
+        unsafe {
+            clip_kernel::launch_unchecked(
+                &rates.client,
+                groups(clients),
+                CubeDim::new_1d(UNITS),
+                rates.clone().into_tensor_arg(),
+                sums.into_tensor_arg(),
+                limit as f32,
+            );
+        }
+    }
+    rates
+}
+
+fn check(layout: &FlatLayout, grads: &[CubeTensor], clients: usize) {
+    for (place, grad) in layout.places().iter().zip(grads) {
+        assert_eq!(grad.meta.shape().as_slice(), [clients, place.dims[0], place.dims[1]], "a gradient for each number");
+    }
+}
+
+/// The launches over gradients that are `like`'s device takes.
+fn parts(layout: &FlatLayout, like: &CubeTensor) -> Vec<Part> {
+    let most = like.client.properties().hardware.max_bindings.saturating_sub(OTHERS).clamp(1, MOST);
+    layout.tables().get(layout, most as usize, &like.device)
 }
 
 /// `[C|1, width]` with a single row repeated for every client, by strides alone.
@@ -201,6 +270,7 @@ fn optimizer_kernel(
     weight_decay: f32,
     #[comptime] apart: bool,
     #[comptime] kind: Kind,
+    #[comptime] scaled: bool,
 ) {
     let client = CUBE_POS / blocks;
     if client >= movement.shape(0) {
@@ -218,18 +288,12 @@ fn optimizer_kernel(
     let correct_second = rates[own + 2 * rates.stride(2)];
     // Moments of a place without a client stay zero.
     let coupled = select(rate == 0.0, 0.0, weight_decay);
-    // Which gradient it is must be told without an index: they are tensors of their own.
-    let mut g = Array::<f32>::new(EACH);
-    #[unroll]
-    for i in 0..grads.len() {
-        if tensor == i {
-            #[unroll]
-            for e in 0..EACH {
-                let at = from + comptime!(e * UNITS as usize);
-                if at < count {
-                    g[e] = grads[i][client * count + at];
-                }
-            }
+    let mut g = gradients(grads, tensor, client, from, count);
+    if comptime!(scaled) {
+        let scale = rates[own + 3 * rates.stride(2)];
+        #[unroll]
+        for e in 0..EACH {
+            g[e] *= scale;
         }
     }
     #[unroll]
@@ -263,6 +327,71 @@ fn optimizer_kernel(
                 let to = client * weights.stride(0) + at * weights.stride(1);
                 weights[to] = select(folded, now, began + now);
             }
+        }
+    }
+}
+
+/// A unit's numbers of a block, zeros where the tensor has no more of them.
+#[cube]
+fn gradients(grads: &Sequence<Box<[f32]>>, tensor: usize, client: usize, from: usize, count: usize) -> Array<f32> {
+    let mut g = Array::<f32>::new(EACH);
+    #[unroll]
+    for e in 0..EACH {
+        g[e] = 0.0;
+    }
+    // Which gradient it is must be told without an index: they are tensors of their own.
+    #[unroll]
+    for i in 0..grads.len() {
+        if tensor == i {
+            #[unroll]
+            for e in 0..EACH {
+                let at = from + comptime!(e * UNITS as usize);
+                if at < count {
+                    g[e] = grads[i][client * count + at];
+                }
+            }
+        }
+    }
+    g
+}
+
+/// `blocks` workgroups a client, of each a sum of squares in the columns of `sums` from `at` on.
+#[cube(launch_unchecked)]
+fn squares_kernel(sums: &mut Tensor<f32>, grads: &Sequence<Box<[f32]>>, table: &[u32], blocks: usize, at: usize) {
+    let (client, number) = (CUBE_POS / blocks, CUBE_POS % blocks);
+    if client < sums.shape(0) {
+        let block = number * FIELDS;
+        let from = table[block + 1] as usize + UNIT_POS as usize;
+        let g = gradients(grads, table[block] as usize, client, from, table[block + 2] as usize);
+        let mut sum = 0f32;
+        #[unroll]
+        for e in 0..EACH {
+            sum += g[e] * g[e];
+        }
+        let mut scratch = Shared::<[f32]>::new_slice(comptime!(UNITS as usize + TEAM));
+        let all = total(sum, &mut scratch);
+        if UNIT_POS == 0 {
+            let to = client * sums.stride(0) + (at + number) * sums.stride(1);
+            sums[to] = all;
+        }
+    }
+}
+
+/// A workgroup a client.
+#[cube(launch_unchecked)]
+fn clip_kernel(rates: &mut Tensor<f32>, sums: &Tensor<f32>, limit: f32) {
+    let client = CUBE_POS;
+    if client < rates.shape(1) {
+        let mut sum = 0f32;
+        for part in range_stepped(UNIT_POS as usize, sums.shape(1), UNITS as usize) {
+            sum += sums[client * sums.stride(0) + part * sums.stride(1)];
+        }
+        let mut scratch = Shared::<[f32]>::new_slice(comptime!(UNITS as usize + TEAM));
+        let norm = total(sum, &mut scratch).sqrt();
+        let factor = (limit / (norm + comptime!(TINY as f32))).min(1.0);
+        for kind in range_stepped(UNIT_POS as usize, rates.shape(0), UNITS as usize) {
+            let at = kind * rates.stride(0) + client * rates.stride(1) + 3 * rates.stride(2);
+            rates[at] *= factor;
         }
     }
 }

@@ -31,7 +31,7 @@ use burn_cubecl::{CubeBackend, CubeDevice};
 use crate::Segments;
 
 /// Tests that together launch every kernel there is.
-const EVERY_KERNEL: [fn(); 17] = [
+const EVERY_KERNEL: [fn(); 18] = [
     lowrank::tokens_down_to_slots,
     lowrank::slots_up_to_features,
     lowrank::gradients_of_factors,
@@ -41,6 +41,7 @@ const EVERY_KERNEL: [fn(); 17] = [
     norm::gradient,
     scores::norms_of_both_factors,
     optimizer::one_step,
+    optimizer::norms_are_clipped,
     gather::some_clients_in_any_order,
     decoder::norms,
     decoder::gated_units,

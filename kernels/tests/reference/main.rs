@@ -11,9 +11,10 @@ use bonfire_kernels::check::exact::{self, Format};
 use bonfire_kernels::check::{self, Way, numbers};
 use bonfire_kernels::{
     AdamW, Arithmetic, AttentionLayout, Bend, FlatLayout, Grouped, LowRank, Moving, Segments, SlotCounts, StepRule,
-    adapted_linear, adapted_linear_and_input, adapted_linear_composed, add_norm, cross_entropy, gather_lanes, gelu,
-    glu, lanes_on, optimizer_step, optimizer_step_composed, packed_attention, packed_attention_composed,
-    packed_attention_with, product, rms_norm, rms_norm_and_input, rotate, slot_scores, widest_head,
+    adapted_linear, adapted_linear_and_input, adapted_linear_composed, add_norm, clip, clip_composed, cross_entropy,
+    gather_lanes, gelu, glu, lanes_on, optimizer_step, optimizer_step_composed, packed_attention,
+    packed_attention_composed, packed_attention_with, product, rms_norm, rms_norm_and_input, rotate, slot_scores,
+    widest_head,
 };
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use proptest::prelude::*;
@@ -459,6 +460,55 @@ fn adamw_by_hand(start: f64, grads: &[f64], c: &AdamW, lr: f64) -> f64 {
         p -= lr * (m / (1.0 - c.betas[0].powi(t))) / (corrected + c.eps);
     }
     p
+}
+
+#[test]
+fn each_clients_gradients_are_clipped_over_all_layouts() {
+    let device = device();
+    let put = |v: Vec<f32>, shape: [usize; 3]| Tensor::<3>::from_data(TensorData::new(v, shape), &device);
+    let (clients, limit) = (3, 1.5);
+    // Two layouts, whose tensors count together; tensors of less than a block and of many.
+    let dims = [vec![[1, 3], [40, 700]], vec![[2, 2]]];
+    let layouts: Vec<FlatLayout> =
+        dims.iter().map(|dims| FlatLayout::new(dims.iter().map(|&dims| (dims, 0, false)))).collect();
+    let gradients: Vec<Vec<Vec<f32>>> = dims
+        .iter()
+        .map(|dims| {
+            dims.iter()
+                .map(|[rows, cols]| {
+                    let mut own = numbers(clients * rows * cols, (rows + cols) as u64);
+                    // The first client stays within the limit, the second is nobody.
+                    own[..rows * cols].iter_mut().for_each(|v| *v *= 1e-3);
+                    own[rows * cols..2 * rows * cols].fill(0.0);
+                    own
+                })
+                .collect()
+        })
+        .collect();
+    let tensors: Vec<Vec<Tensor<3>>> = gradients
+        .iter()
+        .zip(&dims)
+        .map(|(own, dims)| own.iter().zip(dims).map(|(v, &[r, c])| put(v.clone(), [clients, r, c])).collect())
+        .collect();
+    let of_layouts: Vec<(&FlatLayout, &[Tensor<3>])> = layouts.iter().zip(&tensors).map(|(l, t)| (l, &t[..])).collect();
+    let rates = numbers(2 * clients * 4, 77);
+    let by_hand: Vec<f32> = rates
+        .iter()
+        .enumerate()
+        .map(|(i, &rate)| {
+            let client = i / 4 % clients;
+            let of_tensor = |v: &Vec<f32>| {
+                let size = v.len() / clients;
+                v[client * size..][..size].iter().map(|v| f64::from(*v).powi(2)).sum::<f64>()
+            };
+            let norm = gradients.iter().flatten().map(of_tensor).sum::<f64>().sqrt();
+            if i % 4 == 3 { (f64::from(rate) * (limit / (norm + 1e-6)).min(1.0)) as f32 } else { rate }
+        })
+        .collect();
+    assert!(by_hand[3] == rates[3] && by_hand[11].abs() < 0.1 * rates[11].abs(), "one client is clipped, one is not");
+    let rates = put(rates, [2, clients, 4]);
+    close("clip", values(clip(rates.clone(), &of_layouts, limit)), by_hand.clone());
+    close("clip composed", values(clip_composed(rates, &of_layouts, limit)), by_hand);
 }
 
 #[test]

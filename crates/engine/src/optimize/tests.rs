@@ -150,7 +150,7 @@ impl<'c> Case<'c> {
         let gradients = leaves.into_iter().map(|leaf| leaf.grad_remove(&mut gradients).expect("trains")).collect();
         let lanes: Vec<LaneStep> = (0..LANES).map(|lane| Some((lane, self.own_step(lane)?))).collect();
         let lanes = self.optimizer.lane_steps(&lanes, &self.jobs, &self.parameters);
-        self.optimizer.step(&mut self.parameters, gradients, &lanes);
+        self.optimizer.step(&mut self.parameters, gradients, lanes);
     }
 
     /// The own step of the client in `lane`, from 1; `None`: nobody is there (yet).
@@ -221,6 +221,40 @@ impl<'c> Case<'c> {
                 }
             }
         }
+    }
+
+    /// The same with every client's gradients clipped to `limit` in the norm over what `counts` says yes to, a tensor at its client's
+    /// own step.
+    pub fn follow_clipped(
+        &mut self,
+        numbers: &mut [Numbers],
+        limit: f64,
+        counts: impl Fn(Role, usize) -> bool,
+        mut number: impl FnMut(&Case, &mut Number, Role, usize, f64),
+    ) {
+        let mut clipped = 0;
+        for _ in 0..STEPS {
+            self.step();
+            let mut squares = [0.0; LANES];
+            for Numbers { role, lane, rows, .. } in numbers.iter() {
+                if self.own_step(*lane).is_some_and(|own| counts(*role, own)) {
+                    let places = rows.iter().enumerate().flat_map(|(row, n)| (0..n.len()).map(move |col| (row, col)));
+                    let square = |(row, col)| self.gradient(*role, *lane, row, col).powi(2);
+                    squares[*lane] += places.map(square).sum::<f64>();
+                }
+            }
+            let factors = squares.map(|squares| (limit / (squares.sqrt() + 1e-6)).min(1.0));
+            clipped += factors.iter().filter(|factor| **factor < 1.0).count();
+            for Numbers { role, lane, rows, .. } in numbers.iter_mut() {
+                let Some(own) = self.own_step(*lane) else { continue };
+                for (row, numbers) in rows.iter_mut().enumerate() {
+                    for (col, x) in numbers.iter_mut().enumerate() {
+                        number(self, x, *role, own, factors[*lane] * self.gradient(*role, *lane, row, col));
+                    }
+                }
+            }
+        }
+        assert!(clipped > 0, "nothing was clipped");
     }
 
     /// Holds the device's movement and moments to `numbers`, and prints how far they are off at most, as a share of a tensor's
@@ -326,29 +360,7 @@ fn each_clients_gradient_is_clipped_by_its_own_norm() {
     let settings = TrainSettings { clip_norm: Some(limit), ..settings() };
     let mut case = Case::new(&plan, &settings, Phase::Training);
     let mut numbers = case.numbers();
-    let mut clipped = 0;
-    for _ in 0..STEPS {
-        case.step();
-        let mut squares = [0.0; 2];
-        let places = |tensor: &Numbers| -> Vec<(usize, usize)> {
-            let cols = |row: usize| (0..tensor.rows[row].len()).map(move |col| (row, col));
-            (0..tensor.rows.len()).flat_map(cols).collect()
-        };
-        for tensor in &numbers {
-            for (row, col) in places(tensor) {
-                squares[tensor.lane] += case.gradient(tensor.role, tensor.lane, row, col).powi(2);
-            }
-        }
-        for tensor in &mut numbers {
-            let Some(own) = case.own_step(tensor.lane) else { continue };
-            let factor = (limit / (squares[tensor.lane].sqrt() + 1e-6)).min(1.0);
-            clipped += usize::from(factor < 1.0);
-            for (row, col) in places(tensor) {
-                let g = factor * case.gradient(tensor.role, tensor.lane, row, col);
-                case.adamw(&mut tensor.rows[row][col], g, case.rate(tensor.role, own), own);
-            }
-        }
-    }
-    assert!(clipped > 0, "nothing was clipped");
+    let step = |case: &Case, x: &mut Number, role, own, g| case.adamw(x, g, case.rate(role, own), own);
+    case.follow_clipped(&mut numbers, limit, |_, _| true, step);
     case.check("clipping", &numbers);
 }

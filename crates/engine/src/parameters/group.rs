@@ -56,25 +56,55 @@ impl Parameter {
     }
 }
 
+/// Matrices of some tensors on the device, of each tensor one a lane: `[lanes, rows, cols]` each. They lie beside one another and come
+/// in one transfer, or in as many as a device's largest buffers ask for.
+pub(super) fn together(tensors: &[Vec<Matrix>], device: &Device) -> Vec<Tensor<3>> {
+    let (lanes, mut rest) = (tensors.first().map_or(1, Vec::len), tensors);
+    let dims = |tensor: &Vec<Matrix>| [tensor[0].rows, tensor[0].cols];
+    let mut found = Vec::new();
+    for count in buffers(tensors.iter().map(dims), lanes, device) {
+        let (here, later) = rest.split_at(count);
+        rest = later;
+        let layout = FlatLayout::new(here.iter().map(|tensor| (dims(tensor), 0, false)));
+        let mut rows = vec![0f32; lanes * layout.width()];
+        for (place, matrices) in layout.places().iter().zip(here) {
+            for (row, matrix) in rows.chunks_mut(layout.width().max(1)).zip(matrices) {
+                row[place.columns()].copy_from_slice(&matrix.data);
+            }
+        }
+        let flat = Tensor::from_data(TensorData::new(rows, [lanes, layout.width()]), device);
+        found.extend((0..count).map(|i| layout.tensor(&flat, i)));
+    }
+    found
+}
+
+/// Of tensors of these dimensions, one after the other, how many each buffer of so many `lanes` takes.
+fn buffers(dims: impl Iterator<Item = [usize; 2]>, lanes: usize, device: &Device) -> Vec<usize> {
+    let most = device_buffer_limit(device).map_or(u64::MAX, |bytes| (bytes / size_of::<f32>() as u64).min(MOST));
+    let most = (most / lanes as u64) as usize;
+    let (mut counts, mut width) = (Vec::new(), 0);
+    for own in dims.map(FlatLayout::width_of) {
+        if counts.is_empty() || width + own > most {
+            counts.push(0);
+            width = 0;
+        }
+        width += own;
+        *counts.last_mut().expect("just pushed") += 1;
+    }
+    counts
+}
+
 impl Group {
     /// Groups of so many `lanes` that step by `rule`, and the place of each tensor.
     pub(super) fn of(tensors: &[Tenant], lanes: usize, rule: &StepRule, device: &Device) -> (Vec<Group>, Vec<Place>) {
-        let most = device_buffer_limit(device).map_or(u64::MAX, |bytes| (bytes / size_of::<f32>() as u64).min(MOST));
-        let most = (most / lanes as u64) as usize;
-        let (mut sets, mut width): (Vec<Vec<Tenant>>, usize) = (Vec::new(), 0);
-        let mut places = Vec::new();
-        for tensor in tensors {
-            let own = FlatLayout::width_of(tensor.0);
-            if sets.is_empty() || width + own > most {
-                sets.push(Vec::new());
-                width = 0;
-            }
-            width += own;
-            let (group, set) = (sets.len() - 1, sets.last_mut().expect("just pushed"));
-            places.push(Place { group, number: set.len(), dims: tensor.0 });
-            set.push(*tensor);
+        let (mut groups, mut places, mut rest) = (Vec::new(), Vec::new(), tensors);
+        for (group, count) in buffers(tensors.iter().map(|tensor| tensor.0), lanes, device).into_iter().enumerate() {
+            let (here, later) = rest.split_at(count);
+            rest = later;
+            places.extend(here.iter().enumerate().map(|(number, tensor)| Place { group, number, dims: tensor.0 }));
+            groups.push(Group::new(here, lanes, rule, device));
         }
-        (sets.iter().map(|set| Group::new(set, lanes, rule, device)).collect(), places)
+        (groups, places)
     }
 
     fn new(tensors: &[Tenant], lanes: usize, rule: &StepRule, device: &Device) -> Group {

@@ -1,7 +1,7 @@
 //! The optimizer step: many tensors in one launch, per-client rates, shared and own starts, in place only where nothing else looks.
 
 use super::*;
-use crate::cube::optimizer::{optimizer_step, part};
+use crate::cube::optimizer::{clip, optimizer_step, part, square_sums};
 use crate::{AdamW, FlatLayout, Sgd, StepRule};
 
 /// Tensors of less than a workgroup, of some, and of many; every other one folded and with other rates.
@@ -93,6 +93,84 @@ pub(super) fn one_step() {
                 close(&format!("{rule:?}: {name} {i}"), &values(part(found.clone(), place.at, place.dims)), expected);
             }
         }
+    }
+}
+
+/// Norms of several blocks and tensors of a client; the first is within the limit, the last has nothing.
+#[test]
+pub(super) fn norms_are_clipped() {
+    let Some(device) = device() else { return };
+    for put in LAYOUTS {
+        let layout = layout(|_| false);
+        let mut random = Random::new(9);
+        let mut grads = DIMS.map(|[rows, cols]| random.numbers(CLIENTS * rows * cols));
+        let scales = [0.01, 1.0, 0.0];
+        for (grad, [rows, cols]) in grads.iter_mut().zip(DIMS) {
+            grad.iter_mut().enumerate().for_each(|(i, v)| *v *= scales[i / (rows * cols)]);
+        }
+        let squares = |client: usize| -> f64 {
+            let own =
+                grads.iter().zip(DIMS).flat_map(|(grad, [rows, cols])| &grad[client * rows * cols..][..rows * cols]);
+            own.map(|v| f64::from(*v).powi(2)).sum()
+        };
+        let limit = 2.0;
+        let factors: Vec<f64> = (0..CLIENTS).map(|client| (limit / (squares(client).sqrt() + 1e-6)).min(1.0)).collect();
+        assert!(factors[0] == 1.0 && factors[1] < 0.1 && factors[2] == 1.0, "{factors:?}");
+        let before = random.numbers(2 * CLIENTS * 4);
+        let expected = before.iter().enumerate().map(|(i, &v)| match i % 4 {
+            3 => f64::from(v) * factors[i / 4 % CLIENTS],
+            _ => f64::from(v),
+        });
+        let grad = |(v, [rows, cols]): (&Vec<f32>, [usize; 2])| put(v, &[CLIENTS, rows, cols], &device);
+        let sums = square_sums(grads.iter().zip(DIMS).map(grad).collect(), &layout);
+        for client in 0..CLIENTS {
+            let parts = dims(&sums)[1];
+            let sum: f32 = values(sums.clone())[client * parts..][..parts].iter().sum();
+            close("squares", &[sum], &[squares(client)]);
+        }
+        let rates = put(&before, &[2, CLIENTS, 4], &device);
+        let (kept, memory) = (rates.clone(), identity(&rates));
+        assert_ne!(identity(&clip(rates, sums.clone(), limit)), memory, "what is held elsewhere is not written");
+        assert_eq!(values(kept.clone()), before);
+        let found = clip(kept, sums, limit);
+        assert_eq!(identity(&found), memory, "in place where nothing else holds it");
+        close("rates", &values(found), &expected.collect::<Vec<_>>());
+    }
+}
+
+/// A step with a fourth number is the step of gradients multiplied by it.
+#[test]
+fn gradients_are_multiplied_on_the_way() {
+    let Some(device) = device() else { return };
+    let (layout, factors) = (layout(|_| false), [0.25f32, 1.0, 0.0]);
+    let mut random = Random::new(3);
+    let grads = DIMS.map(|[rows, cols]| random.numbers(CLIENTS * rows * cols));
+    let size = |[rows, cols]: [usize; 2]| rows * cols;
+    let scaled = |(v, dims): (&Vec<f32>, [usize; 2])| -> Vec<f32> {
+        v.iter().enumerate().map(|(i, g)| g * factors[i / size(dims)]).collect()
+    };
+    let scaled: Vec<Vec<f32>> = grads.iter().zip(DIMS).map(scaled).collect();
+    let step = |rule: &StepRule, grads: Vec<&[f32]>, rates: Vec<f32>, numbers: usize| {
+        let grad = |(v, [rows, cols]): (&[f32], [usize; 2])| to_device(v, &[CLIENTS, rows, cols], &device);
+        let flat = |value: f32| to_device(&vec![value; CLIENTS * layout.width()], &[CLIENTS, layout.width()], &device);
+        let grads = grads.into_iter().zip(DIMS).map(grad).collect();
+        let rates = to_device(&rates, &[2, CLIENTS, numbers], &device);
+        let [movement, first, second, _] =
+            optimizer_step(rule, &layout, [flat(0.1), flat(0.2), flat(0.3)], flat(0.5), grads, rates);
+        [movement, first, second].map(values)
+    };
+    let with = |numbers: &dyn Fn(&[f32; 3], usize) -> Vec<f32>| -> Vec<f32> {
+        RATES.iter().flat_map(|rates| rates.iter().enumerate().flat_map(|(client, own)| numbers(own, client))).collect()
+    };
+    for rule in RULES {
+        let found = step(
+            &rule,
+            grads.iter().map(Vec::as_slice).collect(),
+            with(&|own, client| [own.as_slice(), &[factors[client]]].concat()),
+            4,
+        );
+        let expected = step(&rule, scaled.iter().map(Vec::as_slice).collect(), with(&|own, _| own.to_vec()), 3);
+        assert_eq!(found, expected);
     }
 }
 

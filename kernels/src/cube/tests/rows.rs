@@ -17,11 +17,11 @@ fn many() -> Segments {
 #[test]
 fn more_sequences_than_a_row_holds() {
     let Some(device) = device() else { return };
-    let problem = Problem::of(Random::new(1), many(), 1, 8, false);
+    let problem = Problem::of(Random::new(1), many(), [1, 1], 8, false);
     let (reference, sequences) = (problem.reference(), &problem.sequences);
     let table = sequences.tables().for_sequences(sequences, &device);
     assert!(table.count > LONGEST);
-    let (out, lse) = attend(&Qkv::fused(problem.fused(to_device, &device), 1, false), sequences.rows(), &table);
+    let (out, lse) = attend(&Qkv::fused(problem.fused(to_device, &device), 1, 1, false), sequences.rows(), &table);
     close("output", &values(out), &reference.out);
     close("denominators", &values(lse), &reference.lse);
 }

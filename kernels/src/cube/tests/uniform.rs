@@ -21,18 +21,19 @@ use crate::cube::glu::{glu, glu_backward, turn};
 use crate::cube::loss::loss_and_slopes;
 use crate::cube::lowrank::{down, up_add};
 use crate::cube::norm::{add_norm, add_norm_backward, rms, rms_backward};
-use crate::cube::optimizer::optimizer_step;
+use crate::cube::optimizer::{clip, optimizer_step, square_sums};
 use crate::cube::outer::{Gradient, outer};
 use crate::cube::scores::slot_scores;
 use crate::cube::tiles::{RankTable, TileTable};
 use crate::{AdamW, Bend, DropMask, FlatLayout, RowKeys, Sgd, StepRule};
 
 /// The kernels of this folder, as their shaders are named.
-const KERNELS: [&str; 21] = [
+const KERNELS: [&str; 23] = [
     "optimizer_kernel",
     "add_norm_kernel",
     "attend_kernel",
     "backward_kernel",
+    "clip_kernel",
     "dkv_kernel",
     "down_kernel",
     "dq_kernel",
@@ -47,6 +48,7 @@ const KERNELS: [&str; 21] = [
     "rms_kernel",
     "scores_kernel",
     "slopes_kernel",
+    "squares_kernel",
     "stats_kernel",
     "turn_kernel",
     "up_kernel",
@@ -125,11 +127,12 @@ fn every_kernel() {
             outer(&pairs[..adapters.min(2)], &wanted, 1.0, &table, ranks.as_ref());
         }
     }
-    for (width, causal) in [8, 100, 256].into_iter().flat_map(|width| [(width, false), (width, true)]) {
+    let widths = [8, 100, 256].into_iter().flat_map(|width| [(width, 1, false), (width, 1, true), (width, 2, true)]);
+    for (width, heads, causal) in widths {
         let table = rows.tables().for_sequences(&rows, &device);
-        let qkv = Qkv::fused(zeros(&[5, 3 * width]), 1, causal);
+        let qkv = Qkv::fused(zeros(&[5, (heads + 2) * width]), heads, 1, causal);
         let (out, lse) = attend(&qkv, 5, &table);
-        attend_backward(&qkv, out, lse, zeros(&[5, width]), &table);
+        attend_backward(&qkv, out, lse, zeros(&[5, heads * width]), &table);
     }
     add_norm(zeros(&[2, 9]), zeros(&[2, 9]), zeros(&[9]), zeros(&[9]), 1e-5);
     add_norm_backward(zeros(&[2, 9]), zeros(&[9]), zeros(&[2, 9]), 1e-5);
@@ -153,7 +156,10 @@ fn every_kernel() {
         let layout = FlatLayout::new([([3, 4], 0, folded), ([1, 4], 0, true)]);
         let state = [0; 3].map(|_| zeros(&[2, layout.width()]));
         let grads = vec![zeros(&[2, 3, 4]), zeros(&[2, 1, 4])];
-        optimizer_step(&rule, &layout, state, zeros(&[1, layout.width()]), grads, zeros(&[1, 2, 3]));
+        let rates = clip(zeros(&[1, 2, 4]), square_sums(grads.clone(), &layout), 1.0);
+        for rates in [rates, zeros(&[1, 2, 3])] {
+            optimizer_step(&rule, &layout, state.clone(), zeros(&[1, layout.width()]), grads.clone(), rates);
+        }
     }
     // Everything before this read is compiled, and the log is written by a thread of its own.
     values(zeros(&[1]));

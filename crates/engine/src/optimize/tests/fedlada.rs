@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use super::{Case, global, matrix, settings};
+use super::{Case, Number, global, matrix, settings};
 use crate::job::Phase;
-use crate::{Active, LocalOptimizer, Plan, Role, RoleTensors};
+use crate::{Active, LocalOptimizer, Plan, Role, RoleTensors, TrainSettings};
 
 const ALPHA: f64 = 0.3;
 
@@ -27,26 +27,33 @@ fn steps_are_amended_by_the_federations_direction() {
         second: Arc::new(second.clone()),
         direction: Arc::new(direction.clone()),
     };
-    let settings = settings();
-    let mut case = Case::new(&plan, &settings, Phase::Training);
-    let mut numbers = case.numbers();
-    for tensor in &mut numbers {
-        for (slot, row) in tensor.slots.iter().zip(&mut tensor.rows) {
-            for (i, x) in row.iter_mut().enumerate() {
-                let of_slot = |all: &RoleTensors| f64::from(all[&tensor.role].data[slot * all[&tensor.role].cols + i]);
-                (x.second, x.own) = (of_slot(&second), [of_slot(&second), of_slot(&direction), 0.0]);
+    for clip_norm in [None, Some(1.2)] {
+        let settings = TrainSettings { clip_norm, ..settings() };
+        let mut case = Case::new(&plan, &settings, Phase::Training);
+        let mut numbers = case.numbers();
+        for tensor in &mut numbers {
+            for (slot, row) in tensor.slots.iter().zip(&mut tensor.rows) {
+                for (i, x) in row.iter_mut().enumerate() {
+                    let of_slot =
+                        |all: &RoleTensors| f64::from(all[&tensor.role].data[slot * all[&tensor.role].cols + i]);
+                    (x.second, x.own) = (of_slot(&second), [of_slot(&second), of_slot(&direction), 0.0]);
+                }
             }
         }
+        let [beta1, beta2] = settings.betas;
+        let step = |case: &Case, x: &mut Number, role, own, g: f64| {
+            x.first = beta1 * x.first + (1.0 - beta1) * g;
+            x.second = beta2 * x.second + (1.0 - beta2) * g * g;
+            let [highest, direction, _] = &mut x.own;
+            *highest = highest.max(x.second);
+            let update = ALPHA * x.first / highest.sqrt().max(settings.eps) + (1.0 - ALPHA) * *direction;
+            x.movement -= case.rate(role, own) * (update + settings.weight_decay * (x.start + x.movement));
+        };
+        match clip_norm {
+            None => case.follow(&mut numbers, step),
+            Some(limit) => case.follow_clipped(&mut numbers, limit, |_, _| true, step),
+        }
+        case.check_report("fedlada, highest moment", &numbers, 0);
+        case.check("fedlada", &numbers);
     }
-    let [beta1, beta2] = settings.betas;
-    case.follow(&mut numbers, |case, x, role, own, g| {
-        x.first = beta1 * x.first + (1.0 - beta1) * g;
-        x.second = beta2 * x.second + (1.0 - beta2) * g * g;
-        let [highest, direction, _] = &mut x.own;
-        *highest = highest.max(x.second);
-        let update = ALPHA * x.first / highest.sqrt().max(settings.eps) + (1.0 - ALPHA) * *direction;
-        x.movement -= case.rate(role, own) * (update + settings.weight_decay * (x.start + x.movement));
-    });
-    case.check_report("fedlada, highest moment", &numbers, 0);
-    case.check("fedlada", &numbers);
 }

@@ -1,6 +1,6 @@
 //! LA-LoRA's turns against loops in f64.
 
-use super::{Case, Number, Numbers, STEPS, settings};
+use super::{Case, Number, settings};
 use crate::job::Phase;
 use crate::{Active, Plan, Role, TrainSettings};
 use bonfire_models::Factor;
@@ -41,33 +41,16 @@ fn a_factor_that_waits_counts_for_nothing_in_the_norm_that_is_clipped() {
     let settings = TrainSettings { clip_norm: Some(limit), ..settings() };
     let mut case = Case::new(&plan, &settings, Phase::Training);
     let mut numbers = case.numbers();
-    let places = |tensor: &Numbers| -> Vec<(usize, usize)> {
-        let cols = |row: usize| (0..tensor.rows[row].len()).map(move |col| (row, col));
-        (0..tensor.rows.len()).flat_map(cols).collect()
-    };
-    let mut clipped = 0;
-    for _ in 0..STEPS {
-        case.step();
-        let mut squares = [0.0; 2];
-        let moves = |case: &Case, tensor: &Numbers| {
-            let own = case.own_step(tensor.lane)?;
-            Some((own, update(Factor::B, tensor.role, own)?))
-        };
-        for tensor in numbers.iter().filter(|tensor| moves(&case, tensor).is_some()) {
-            for (row, col) in places(tensor) {
-                squares[tensor.lane] += case.gradient(tensor.role, tensor.lane, row, col).powi(2);
+    let moves = |role, own| update(Factor::B, role, own);
+    case.follow_clipped(
+        &mut numbers,
+        limit,
+        |role, own| moves(role, own).is_some(),
+        |case, x, role, own, g| {
+            if let Some(update) = moves(role, own) {
+                case.adamw(x, g, case.rate(role, own), update);
             }
-        }
-        for tensor in &mut numbers {
-            let Some((own, update)) = moves(&case, tensor) else { continue };
-            let factor = (limit / (squares[tensor.lane].sqrt() + 1e-6)).min(1.0);
-            clipped += usize::from(factor < 1.0);
-            for (row, col) in places(tensor) {
-                let g = factor * case.gradient(tensor.role, tensor.lane, row, col);
-                case.adamw(&mut tensor.rows[row][col], g, case.rate(tensor.role, own), update);
-            }
-        }
-    }
-    assert!(clipped > 0, "nothing was clipped");
+        },
+    );
     case.check("clipping in turns", &numbers);
 }
