@@ -170,7 +170,7 @@ fn lanes_are_dealt_out_and_one_run_alone_is_the_run() {
     assert!(counts.parts > counts.passes);
     // Nobody to share with: to the last bit.
     let fedit = settings("[strategy]\nname = \"fedit\"");
-    let (one, counts) = together(&[fedit.clone()], 1);
+    let (one, counts) = together(std::slice::from_ref(&fedit), 1);
     assert_eq!(counts.parts, counts.passes);
     let (_, _, by_itself) = toy::finish(&mut toy::run(fedit));
     assert!(one[0].2.iter().zip(&by_itself).all(|(x, y)| x.adapter == y.adapter));
