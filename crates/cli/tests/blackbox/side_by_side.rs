@@ -186,8 +186,9 @@ fn the_worse_half_is_dropped_at_given_rounds() {
 #[test]
 fn a_cell_that_fails_holds_nobody_up() {
     let room = Room::new();
-    let options = ["--strategies", "fedit,ffa-lora", "--set", "train.lr_a=1e-3,1e30"];
-    room.refuse(1, &["2 of 4 cells failed", "fedit:train.lr_a=1e30", "not finite"], &sweep(&options, &[]));
+    let options = ["--strategies", "fedit,ffa-lora", "--set", "train.lr_a=1e-3,1e30", "--set", "engine.in_flight=2"];
+    let said = room.refuse(1, &["2 of 4 cells failed", "fedit:train.lr_a=1e30", "not finite"], &sweep(&options, &[]));
+    assert!(said.out.contains("4 cells share their passes, 2 at a time"), "{}", said.out);
     let status = |cell: &Value| cell["status"].as_str().expect("text").to_string();
     // FFA-LoRA does not train A, and by its own rule B's rate is A's.
     assert_eq!(cells(&room).iter().map(status).collect::<Vec<_>>(), ["done", "failed", "done", "failed"]);

@@ -198,9 +198,8 @@ mod tests {
             let folder = outputs.folder_of(cell);
             fs::create_dir_all(&folder).expect("made");
             let row = |(i, accuracy): (usize, &f64)| {
-                let row =
-                    serde_json::json!({ "round": i + 1, "phase": "A", "train_loss": 1.0, "test_accuracy": accuracy });
-                format!("{row}\n")
+                let row = crate::summary::tests::round(i + 1, *accuracy);
+                format!("{}\n", serde_json::to_string(&row).expect("a row"))
             };
             fs::write(folder.join(METRICS), accuracies.iter().enumerate().map(row).collect::<String>())
                 .expect("written");

@@ -50,7 +50,7 @@ const PERPLEXITY: &str = "Perplexity: of the global model on the test split afte
 const PEARSON: &str = "Pearson's correlation with the right numbers of the test split after the last round, ×100; compare.json has Spearman's too";
 
 const NOTE: &str = "mean ± sample standard deviation over seeds; the best of each rank and column in bold. Upload, download (all clients, all rounds, as \
-serialised) and time of local training: of one run, mean over seeds and columns. Rank: what a client may send of each \
+serialised) and time of local training (on the clock, which the cells of a sweep share): of one run, mean over seeds and columns. Rank: what a client may send of each \
 target, `clients.budget` for lora-a2, fslora and fed-plora and `adapter.rank` elsewhere.";
 
 /// Whether the runs are of a language model.

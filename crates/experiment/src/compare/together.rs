@@ -30,7 +30,7 @@ pub fn groups(grid: &Grid, cells: &[usize]) -> Vec<Together> {
                 format!("{:?} {} {} {:?}", adapter.targets, adapter.dropout, train.label_smoothing, train.class_weights)
             }
         };
-        match found.iter_mut().find(|(why, other, _)| *why == alone && *other == key) {
+        match found.iter_mut().find(|(why, other, _)| (*why, other.as_str()) == (alone, key.as_str())) {
             Some((.., cells)) => cells.push(cell),
             None => found.push((alone, key, vec![cell])),
         }
