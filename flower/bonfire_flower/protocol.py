@@ -180,21 +180,23 @@ def pack_scores(rows: list[dict[str, Any]], holds: int) -> RecordDict:
         "client": [row["client"] for row in rows],
         "examples": [row["examples"] for row in rows],
         "loss": [float(row["loss"]) for row in rows],
-        "accuracy": [float(row["accuracy"]) for row in rows],
     }
+    if all("accuracy" in row for row in rows):  # not where numbers are foretold
+        columns["accuracy"] = [float(row["accuracy"]) for row in rows]
     return RecordDict({"reply": ConfigRecord({"holds": holds}), "scores": MetricRecord(columns)})
 
 
 def read_scores(content: RecordDict, examples: Mapping[int, int]) -> list[dict[str, Any]]:
-    """A row a client with test rows: client, examples, loss, accuracy."""
+    """A row a client with test rows: client, examples, loss, and accuracy but where numbers are foretold."""
     scores = _record(content, "scores", MetricRecord)
     clients = _own_clients(scores, examples)
     columns = {"client": clients, "examples": _column(scores, "examples", int, len(clients))}
-    columns |= {key: _column(scores, key, float, len(clients)) for key in ("loss", "accuracy")}
+    measured = ("loss", "accuracy") if "accuracy" in scores else ("loss",)
+    columns |= {key: _column(scores, key, float, len(clients)) for key in measured}
     if any(count < 1 for count in columns["examples"]):
         raise BadReply("it scored a client on no examples")
     if not all(math.isfinite(loss) for loss in columns["loss"]) or not all(
-        0 <= a <= 1 for a in columns["accuracy"]
+        0 <= a <= 1 for a in columns.get("accuracy", [])
     ):
         raise BadReply("a loss is not finite, or an accuracy not between 0 and 1")
     return [{key: column[i] for key, column in columns.items()} for i in range(len(clients))]

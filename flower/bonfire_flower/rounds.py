@@ -93,10 +93,10 @@ class Rounds:
         examples = sum(row["examples"] for row in rows)
         if not examples:
             return {}
-        mean = {
-            key: sum(row[key] * row["examples"] for row in rows) / examples for key in ("loss", "accuracy")
-        }
-        return {"site_examples": examples, "site_loss": mean["loss"], "site_accuracy": mean["accuracy"]}
+        # Where numbers are foretold there is no accuracy.
+        measured = [key for key in ("loss", "accuracy") if all(key in row for row in rows)]
+        mean = {f"site_{key}": sum(row[key] * row["examples"] for row in rows) / examples for key in measured}
+        return {"site_examples": examples} | mean
 
     def collect(
         self,
@@ -182,6 +182,8 @@ def line(row: Mapping[str, Any], rounds: int) -> str:
     for key, name in (("test_accuracy", "accuracy"), ("site_accuracy", "at the sites")):
         if row.get(key) is not None:
             parts.append(f"{name} {100 * row[key]:.1f}%")
+    if row.get("test_pearson") is not None:
+        parts.append(f"Pearson {row['test_pearson']:.3f}")
     if row.get("skipped"):
         parts.append(f"left out {ranges(row['skipped'])}")
     if "nodes" in row:  # under privacy.publish = "minimal" a row tells nothing of who took part

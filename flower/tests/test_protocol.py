@@ -155,6 +155,8 @@ def test_scores():
         {"client": 3, "examples": 10, "loss": 0.7, "accuracy": 0.8}
     ]
     assert protocol.read_scores(protocol.pack_scores([], ROUND), EXAMPLES) == []
+    number = {"client": 3, "examples": 10, "loss": 0.7}  # of a model that foretells numbers
+    assert protocol.read_scores(protocol.pack_scores([number], ROUND), EXAMPLES) == [number]
 
 
 @pytest.mark.parametrize(

@@ -42,13 +42,9 @@ impl Capacity {
         let on_cpu = models.first().is_some_and(|model| runs_on_cpu(model.device()));
         let room = Room::new(TOKENS);
         let moments = settings.optimizer.moments();
-        let holds = |m: &dyn Model| m.dropout().model.attention > 0.0 || m.info().distances > 0;
+        let holds = models.first().is_some_and(|m| m.dropout().model.attention > 0.0 || m.info().distances > 0);
         let squares: u64 = train.ids.iter().map(|ids| (ids.len() as u64).pow(2)).sum();
-        let seen = if models.first().is_some_and(|model| holds(model.as_ref())) {
-            squares.div_ceil((tokens as u64).max(1))
-        } else {
-            0
-        };
+        let seen = if holds { squares.div_ceil((tokens as u64).max(1)) } else { 0 };
         Capacity {
             memory: least(device_memory),
             buffer: least(device_buffer_limit),

@@ -46,12 +46,7 @@ const last = (run, name) => run.curves[name]?.values.at(-1);
 
 const BY = { accuracy: "accuracy", loss: "loss", "macro-f1": "macro F1", "micro-f1": "micro F1", matthews: "Matthews' correlation", pearson: "Pearson's correlation", spearman: "Spearman's correlation" };
 
-/** The best round by its configuration's own score, and on which split. */
-function best({ round, on, by, score, test_accuracy: test }) {
-  const share = ["accuracy", "macro-f1", "micro-f1"].includes(by);
-  const there = test !== undefined && !(on === "test" && by === "accuracy") ? `, test accuracy there ${words.percent(test)}` : "";
-  return `${round}, by ${BY[by] ?? by} on the ${on} split: ${share ? words.percent(score) : words.number(score)}${there}`;
-}
+const SHARES = ["accuracy", "macro-f1", "micro-f1"];
 
 function summary() {
   const part = section("Summary", "summary");
@@ -79,11 +74,16 @@ function summary() {
     ["Matthews' correlation, last", (r) => or(words.number)(last(r, "matthews"))],
     ["Pearson's correlation, last", (r) => or(words.number)(r.summary.final_pearson)],
     ["Spearman's correlation, last", (r) => or(words.number)(r.summary.final_spearman)],
-    ["Best round", (r) => or(best)(r.summary.best)],
+    ["Best round", (r) => or((b) => words.number(b.round))(r.summary.best)],
+    ["Best by", (r) => or((b) => `${BY[b.by] ?? b.by}, ${b.on} split`)(r.summary.best)],
+    ["Score there", (r) => or((b) => (SHARES.includes(b.by) ? words.percent : words.number)(b.score))(r.summary.best)],
+    ["Test accuracy there", (r) => or(words.percent)(r.summary.best?.test_accuracy)],
     ["Test perplexity, last", (r) => or(words.number)(r.summary.final_perplexity)],
     ["Exact match, last", (r) => or(words.percent)(r.summary.final_exact_match)],
     ["Accuracy of the clients' own models", (r) => or(words.percent)(r.summary.personal_accuracy)],
-    ["Accuracy by client: mean, worst tenth, deviation", (r) => or((s) => [s.mean, s.worst_decile, s.deviation].map(words.percent).join(", "))(r.spread)],
+    ["Mean over clients", (r) => or(words.percent)(r.spread?.mean)],
+    ["Worst tenth of clients", (r) => or(words.percent)(r.spread?.worst_decile)],
+    ["Deviation of clients", (r) => or(words.percent)(r.spread?.deviation)],
     ["Above each client alone (local), points", (r) => or((g) => (100 * g.points).toFixed(1))(gain(r))],
     ["Of the way from local to pooled", (r) => or((g) => (g.way > 0 ? words.percent(g.points / g.way) : "–"))(gain(r))],
     ["Uploaded", (r) => words.bytes(r.summary.upload_bytes)],

@@ -185,7 +185,8 @@ class Site:
     def evaluate(self, adapter: Download | None = None) -> list[dict[str, Any]]:
         """Judges the global model on the test rows of each client here, or the client's own model where clients keep a
         part for themselves (`personal`). `adapter` brings the site up to date first. A row a client: `client`, `examples`,
-        `answers`, `loss`, `accuracy` (0 to 1), `exact_match`, `personal`."""
+        `answers`, `loss`, `accuracy` (0 to 1), `exact_match`, `personal`; where numbers are foretold `pearson` and
+        `spearman` in the place of the two shares."""
 
     def state(self) -> bytes:
         """Its copy of the global model, and what its clients keep for themselves."""
@@ -294,7 +295,8 @@ class Server:
 
     def evaluate(self) -> dict[str, Any] | None:
         """The global model on the configuration's test rows: `examples`, `answers`, `loss`, `accuracy` (0 to 1),
-        `exact_match`. `None` where there are none, or where clients' own models are what counts."""
+        `exact_match`; where numbers are foretold `pearson` and `spearman` in the place of the two shares. `None`
+        where there are none, or where clients' own models are what counts."""
 
     def state(self) -> bytes:
         """All that is needed to go on: model, strategy's state, ledger, rows. With a checksum."""
