@@ -4,13 +4,15 @@
 //!
 //! All of them read strides, so views need no copy; sum in f32 whatever the tensors hold; stay within what WebGPU
 //! promises (8 tensors a kernel, 256 units a workgroup, 16 KiB of shared memory, 65,535 workgroups a side) and use no
-//! subgroup operations; barriers stand where a WGSL front end can prove that all units of a workgroup come.
+//! subgroup operations; barriers stand where a WGSL front end can prove that all units of a workgroup come. The one exception,
+//! `cooperative.rs`, is launched only where a device has what it asks for.
 #![allow(clippy::too_many_arguments)] // a kernel's arguments are its tensors and sizes, one by one
 
 mod attention;
 mod attention_backward;
 mod attention_softmax;
 mod attention_tile;
+mod cooperative;
 mod dense;
 mod dropout;
 mod factors;

@@ -33,7 +33,8 @@ pub struct LowRank {
 /// # Shapes
 /// `x` `[T, d_in]`, `weight` `[d_in, N]`, `bias` `[N]` or `None` -> `[T, N]`; `clients` are the token ranges of the `C` clients.
 /// Tokens after the last client's belong to nobody: they meet the frozen weight alone. `arithmetic` is that of the products
-/// with the weight; what adapters add is f32.
+/// with the weight; what adapters add is f32, but for `x·A_kᵀ` and `dy·B_k` where x has 16 bits and the device multiplies such matrices by
+/// itself (`cube/cooperative.rs`): there factors are rounded to x's type, and sums stay f32.
 ///
 /// # Panics
 /// When `weight` or `bias` is tracked, when scales differ (a model has one), or an adapter has no slots at all.

@@ -37,7 +37,8 @@ pub struct LinearLayout {
     pub(crate) columns: Vec<Range<usize>>,
     /// For each adapter the slots that each client has of those in the tensor, the first ones; `None`: all.
     pub(crate) used: Vec<Option<SlotCounts>>,
-    /// What the product with the frozen weight is computed in; what adapters add is f32.
+    /// What the product with the frozen weight is computed in; what adapters add is f32, or f32 sums: see
+    /// [`adapted_linear`](crate::adapted_linear).
     pub(crate) arithmetic: Arithmetic,
 }
 

@@ -175,3 +175,36 @@ pub(super) fn load_factors<W: Float>(
         shared[deep * comptime!(tile.cols + 1) + across] = value;
     }
 }
+
+/// As [`load_factors`] for slots across, in the type that they are multiplied in, slot by slot, `step` elements apart.
+#[cube]
+pub(super) fn load_factors_as<W: Float, S: Float>(
+    shared: &mut Shared<[S]>,
+    factors: &Sequence<OwnedTensor<W>>,
+    parts: &Sequence<Part>,
+    window: Window,
+    #[comptime] cols: usize,
+    #[comptime] depth: usize,
+    #[comptime] step: usize,
+) {
+    // Not unrolled: as many loads at once as there are turns would take all registers.
+    for turn in 0..comptime!(cols * depth / UNITS as usize) {
+        let at = UNIT_POS as usize + turn * comptime!(UNITS as usize);
+        let across = at / depth;
+        let deep = at % depth;
+        let slot = window.slot + across;
+        let column = window.column + deep;
+        let mut value = S::from_int(0);
+        if slot < window.slot_end && column < window.column_end {
+            #[unroll]
+            for i in 0..factors.len() {
+                let part = &parts[i];
+                if slot >= part.slot && slot < part.end && column >= part.column && column < part.column_end {
+                    let at = (slot - part.slot) * factors[i].stride(1) + (column - part.column) * factors[i].stride(2);
+                    value = S::cast_from(factors[i][part.base + at]);
+                }
+            }
+        }
+        shared[across * step + deep] = value;
+    }
+}

@@ -10,6 +10,7 @@ use burn_cubecl::cubecl::prelude::*;
 use burn_cubecl::cubecl::zspace::metadata::Metadata;
 use burn_cubecl::tensor::CubeTensor;
 
+use super::cooperative::{self, Units};
 use super::factors::{Factors, Part, Window, load_factors, part};
 use super::product::{Side, Tile, UNITS, agreed, col_of, load, multiply, row_of, side, slices, zeros};
 use super::tensors::{elem, empty, groups, owned, runs_along};
@@ -28,12 +29,12 @@ pub(crate) fn down(x: CubeTensor, factors: &Factors, tiles: &TileTable) -> CubeT
     if tiles.count == 0 || slots == 0 {
         return h;
     }
-    // Adapters that read the same columns share tiles of slots; others would add zeros to each other's sums.
+    if let Some(units) = Units::of(&x, tiles.rows, widest(factors)) {
+        return cooperative::down(x, h, factors, tiles, units);
+    }
     let apart = !factors.overlap();
-    let widest = if apart { factors.ranks().max().unwrap_or(0) } else { slots };
-    let tile = Tile::new(tiles.rows, side(widest, 64));
-    let across: usize =
-        if apart { factors.ranks().map(|rank| rank.div_ceil(tile.cols)).sum() } else { slots.div_ceil(tile.cols) };
+    let tile = Tile::new(tiles.rows, side(widest(factors), 64));
+    let across = across(factors, tile.cols);
     let along = runs_along(&x, 1, 0);
     let types = [elem(&x), elem(&h)];
     // SAFETY: the kernel reads and writes inside the shapes checked above.
@@ -60,6 +61,67 @@ pub(crate) fn down(x: CubeTensor, factors: &Factors, tiles: &TileTable) -> CubeT
     h
 }
 
+/// The most slots that are summed from the same columns. Adapters that read the same columns share tiles of slots; others would add
+/// zeros to each other's sums.
+pub(super) fn widest(factors: &Factors) -> usize {
+    if factors.overlap() { factors.slots() } else { factors.ranks().max().unwrap_or(0) }
+}
+
+/// Tiles of so many slots that the slots of all adapters take.
+pub(super) fn across(factors: &Factors, cols: usize) -> usize {
+    if factors.overlap() {
+        factors.slots().div_ceil(cols)
+    } else {
+        factors.ranks().map(|rank| rank.div_ceil(cols)).sum()
+    }
+}
+
+/// What a workgroup sums: slots, of which there are none where `first` is behind all slots, and the columns that they read.
+#[derive(CubeType, Clone, Copy)]
+#[expand(derive(Clone, Copy))]
+pub(super) struct Reach {
+    pub(super) first: usize,
+    pub(super) end: usize,
+    pub(super) column: usize,
+    pub(super) column_end: usize,
+}
+
+/// Tile `number` of so many slots, for a client. `apart`: adapters read columns of their own; see [`widest`].
+#[cube]
+pub(super) fn reach<W: Float>(
+    factors: &Sequence<OwnedTensor<W>>,
+    columns: &Sequence<usize>,
+    ranks: &[u32],
+    slots: usize,
+    client: usize,
+    clients: usize,
+    number: usize,
+    #[comptime] cols: usize,
+    #[comptime] apart: bool,
+) -> Reach {
+    let mut first = number * cols;
+    let mut last = slots;
+    let mut column = columns[0];
+    let mut column_end = columns[0] + factors[0].shape(2);
+    if comptime!(apart) {
+        first = slots;
+        let mut before = 0usize.runtime();
+        #[unroll]
+        for i in 0..factors.len() {
+            let own = part::<W>(factors, columns, ranks, client, clients, i, false);
+            let across = (own.last - own.slot).div_ceil(cols);
+            if number >= before && number < before + across {
+                first = own.slot + (number - before) * cols;
+                last = own.last;
+                column = own.column;
+                column_end = own.column_end;
+            }
+            before += across;
+        }
+    }
+    Reach { first, end: last.min(first + cols), column, column_end }
+}
+
 #[cube(launch_unchecked)]
 fn down_kernel<E: Float, W: Float>(
     x: &Tensor<E>,
@@ -78,31 +140,11 @@ fn down_kernel<E: Float, W: Float>(
 ) {
     let number = CUBE_POS / count;
     let here = place(tiles, CUBE_POS % count);
-    // The tile's slots, and the columns that they read.
-    let mut first = number * tile.cols;
-    let mut last = h.shape(1);
-    let mut column = columns[0];
-    let mut column_end = columns[0] + factors[0].shape(2);
-    if comptime!(apart) {
-        first = h.shape(1);
-        let mut before = 0usize.runtime();
-        #[unroll]
-        for i in 0..factors.len() {
-            let own = part::<W>(factors, columns, ranks, here.segment, clients, i, false);
-            let across = (own.last - own.slot).div_ceil(tile.cols);
-            if number >= before && number < before + across {
-                first = own.slot + (number - before) * tile.cols;
-                last = own.last;
-                column = own.column;
-                column_end = own.column_end;
-            }
-            before += across;
-        }
-    }
-    if first >= h.shape(1) {
+    let reach = reach::<W>(factors, columns, ranks, h.shape(1), here.segment, clients, number, tile.cols, apart);
+    if reach.first >= h.shape(1) {
         terminate!();
     }
-    let slot_end = last.min(first + tile.cols);
+    let Reach { first, end: slot_end, column, column_end } = reach;
     let mut parts = Sequence::<Part>::new();
     let mut any = false.runtime();
     #[unroll]

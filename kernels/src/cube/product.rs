@@ -150,6 +150,32 @@ pub(crate) fn load<E: Float>(
     }
 }
 
+/// Brings a slice of one side into shared memory in the type that it is multiplied in, row by row of the side, `step` elements
+/// apart; zeros where there is nothing. Neighbours in memory are neighbours in depth.
+#[cube]
+pub(crate) fn load_as<E: Float, S: Float>(
+    shared: &mut Shared<[S]>,
+    from: &Tensor<E>,
+    side: Side,
+    first: usize,
+    end: usize,
+    #[comptime] width: usize,
+    #[comptime] depth: usize,
+    #[comptime] step: usize,
+) {
+    // Not unrolled: as many loads at once as there are turns would take all registers.
+    for turn in 0..comptime!(width * depth / UNITS as usize) {
+        let at = UNIT_POS as usize + turn * comptime!(UNITS as usize);
+        let row = at / depth;
+        let deep = at % depth;
+        let mut value = S::from_int(0);
+        if row < side.count && first + deep < end {
+            value = S::cast_from(from[side.base + row * side.step + (first + deep) * side.depth_step]);
+        }
+        shared[row * step + deep] = value;
+    }
+}
+
 /// Adds the product of two slices in shared memory to a unit's sums, those from `offset` on.
 #[cube]
 pub(crate) fn multiply(

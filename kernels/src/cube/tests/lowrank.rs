@@ -2,9 +2,11 @@
 //! own, or with columns between them that none has.
 
 use super::*;
+use crate::cube::cooperative::{self, Units};
 use crate::cube::factors::Factors;
-use crate::cube::lowrank::{down, up_add};
+use crate::cube::lowrank::{down, up_add, widest};
 use crate::cube::outer::{Gradient, outer};
+use crate::cube::tensors::empty;
 use crate::cube::tiles::{RankTable, TileTable};
 
 /// One random problem: clients, adapters, the slots each client has of each, a factor for each client or for all.
@@ -98,6 +100,16 @@ fn cases() -> Vec<(Vec<usize>, Vec<Range<usize>>, usize)> {
     all
 }
 
+/// The tiles that cooperative matrices are computed in, by every unit on its own; small enough for 32 KiB of shared memory in f32.
+fn by_hand(rows: usize, slots: usize) -> impl Iterator<Item = Units> {
+    let forms = [([8, 8, 8], 32), ([16, 16, 16], 64), ([32, 8, 16], 128), ([8, 32, 16], 64), ([16, 16, 16], 128)];
+    let units = forms.into_iter().map(move |(matrix, depth)| {
+        let cols = slots.min(32).next_multiple_of(matrix[1]);
+        Units { matrix, rows, cols, depth, plane: 32, by_hand: true }
+    });
+    units.filter(|units| units.fits() && units.bytes(size_of::<f32>()) <= 32 << 10)
+}
+
 /// The transpose of a matrix as a view.
 fn swapped(mut matrix: CubeTensor) -> CubeTensor {
     matrix.meta.swap(0, 1);
@@ -135,6 +147,94 @@ pub(super) fn tokens_down_to_slots() {
             assert!(exact.into_iter().all(|(_, f)| *f == 0.0), "slots that a client lacks are exactly zero");
         }
     }
+}
+
+/// All but the instructions themselves of the kernel for cooperative matrices: tiles, masks, ragged clients, parts of the depth.
+#[test]
+fn tokens_down_to_slots_by_cooperative_matrices() {
+    let Some(device) = device() else { return };
+    let mut kinds = HashSet::new();
+    for (seed, (slots, columns, rows)) in cases().into_iter().enumerate() {
+        let mut case = case(seed as u64, &slots, &columns, rows, &device);
+        let (tokens, slots) = (case.clients.rows(), case.slots());
+        let x = case.random.numbers(tokens * WIDE);
+        let mut expected = vec![0f64; tokens * slots];
+        for (c, slot, column, factor) in case.entries() {
+            for t in case.clients.range(c) {
+                expected[t * slots + slot] += f64::from(x[t * WIDE + column]) * f64::from(factor);
+            }
+        }
+        for put in LAYOUTS {
+            let factors = case.factors(put, &device);
+            for units in by_hand(rows, widest(&factors)) {
+                kinds.insert((units.matrix, units.depth, rows));
+                let x = put(&x, &[tokens, WIDE], &device);
+                let h = empty(&x, [tokens, slots], x.dtype);
+                let found = values(cooperative::down(x, h, &factors, &case.table, units));
+                close(&format!("down, case {seed}, {units:?}"), &found, &expected);
+                let exact = expected.iter().zip(&found).filter(|(e, _)| **e == 0.0);
+                assert!(exact.into_iter().all(|(_, f)| *f == 0.0), "slots that a client lacks are exactly zero");
+            }
+        }
+    }
+    assert!(kinds.len() > 4, "only {kinds:?}");
+}
+
+/// Factors are rounded to what they are multiplied in, and nothing else is.
+#[test]
+fn factors_are_rounded_for_cooperative_matrices() {
+    use burn::tensor::FloatDType;
+    let Some(device) = device() else { return };
+    if !<CubeBackend as burn::backend::Backend>::supports_dtype(&device, burn::backend::DType::F16) {
+        println!("SKIPPED: the device has no f16");
+        return;
+    }
+    let (slots, columns, rows) = (vec![16, 5, 16], vec![0..70, 0..70, 0..70], 32);
+    let mut case = case(8, &slots, &columns, rows, &device);
+    let (tokens, slots) = (case.clients.rows(), case.slots());
+    let x: Vec<f32> = case.random.numbers(tokens * WIDE).iter().map(|v| (v * 64.0).round() / 64.0).collect();
+    let mut expected = vec![0f64; tokens * slots];
+    for (c, slot, column, factor) in case.entries() {
+        for t in case.clients.range(c) {
+            // 11 bits from the first one on.
+            let last = 2f32.powi(factor.abs().log2().floor().max(-14.0) as i32 - 10);
+            let rounded = (factor / last).round_ties_even() * last;
+            expected[t * slots + slot] += f64::from(x[t * WIDE + column]) * f64::from(rounded);
+        }
+    }
+    let factors = case.factors(to_device, &device);
+    for units in by_hand(rows, widest(&factors)) {
+        let x = CubeBackend::float_cast(to_device(&x, &[tokens, WIDE], &device), FloatDType::F16);
+        let h = empty(&x, [tokens, slots], burn::backend::DType::F32);
+        let found = values(cooperative::down(x, h, &factors, &case.table, units));
+        close(&format!("down, {units:?}"), &found, &expected);
+    }
+}
+
+/// Which of a device's matrices are taken: those of NVIDIA's cards, and none where there is nothing to be gained.
+#[test]
+fn matrices_are_chosen_by_what_a_device_has() {
+    use burn_cubecl::cubecl::features::MmaConfig;
+    use burn_cubecl::cubecl::ir::{ElemType, FloatKind};
+    let [bf16, f16, f32] = [FloatKind::BF16, FloatKind::F16, FloatKind::F32].map(ElemType::Float);
+    let of = |operand, sum, [m, n, k]: [u32; 3]| MmaConfig { a_type: operand, b_type: operand, cd_type: sum, m, n, k };
+    let shapes = [[16, 16, 16], [32, 8, 16], [8, 32, 16]];
+    let types = [(bf16, f32), (f16, f32), (f16, f16)];
+    let nvidia: Vec<MmaConfig> =
+        types.iter().flat_map(|&(operand, sum)| shapes.map(|shape| of(operand, sum, shape))).collect();
+    let taken = |matrices: &[MmaConfig], operand, planes, rows, slots| {
+        Units::among(matrices.iter(), operand, planes, rows, slots).map(|units| (units.matrix, units.cols, units.depth))
+    };
+    for operand in [bf16, f16] {
+        assert_eq!(taken(&nvidia, operand, [32, 32], 32, 48), Some(([16, 16, 16], 48, 128)), "q, k, v of rank 16");
+        assert_eq!(taken(&nvidia, operand, [32, 32], 16, 16), Some(([16, 16, 16], 16, 128)));
+        assert_eq!(taken(&nvidia, operand, [32, 32], 32, 5), Some(([32, 8, 16], 8, 128)), "fewer slots in vain");
+        assert_eq!(taken(&nvidia, operand, [32, 32], 32, 300), Some(([16, 16, 16], 64, 128)), "tiles of 64 slots");
+    }
+    assert_eq!(taken(&nvidia, f32, [32, 32], 32, 16), None, "f32 stays f32");
+    assert_eq!(taken(&nvidia, bf16, [32, 64], 32, 16), None, "planes of one size");
+    assert_eq!(taken(&nvidia[6..], f16, [32, 32], 32, 16), None, "sums are f32");
+    assert_eq!(taken(&[], bf16, [32, 32], 32, 16), None);
 }
 
 #[test]
