@@ -4,6 +4,8 @@
 //! Beyond what `cube.rs` promises WebGPU: more shared memory, and matrices that a plane (a warp) holds together.
 #![allow(unsafe_code)] // launches without bounds checks: the kernels check for themselves
 
+use std::sync::OnceLock;
+
 use burn_cubecl::cubecl;
 use burn_cubecl::cubecl::features::MmaConfig;
 use burn_cubecl::cubecl::ir::{ElemType, FloatKind};
@@ -43,10 +45,19 @@ pub(crate) struct Units {
     pub(crate) by_hand: bool,
 }
 
+/// Whether the user says `BONFIRE_MATRIX_UNITS=0`: where they compute wrongly, and to measure what they are worth.
+fn turned_off() -> bool {
+    static OFF: OnceLock<bool> = OnceLock::new();
+    *OFF.get_or_init(|| std::env::var_os("BONFIRE_MATRIX_UNITS").is_some_and(|value| value == "0"))
+}
+
 impl Units {
     /// What the device of `x` computes tiles of so many rows with, where so many slots read the same columns; `None` where it has no
     /// matrices for them.
     pub(super) fn of(x: &CubeTensor, rows: usize, slots: usize) -> Option<Self> {
+        if turned_off() {
+            return None;
+        }
         let properties = x.client.properties();
         let hardware = &properties.hardware;
         let (planes, room) = ([hardware.plane_size_min, hardware.plane_size_max], hardware.max_shared_memory_size);
