@@ -37,7 +37,7 @@ const COMMANDS: &[(&[&str], &str)] = &[
     (&["eval", "validate"], "evaluate"),
     (&["classify", "infer", "inference"], "predict"),
     (&["chat", "complete", "sample"], "generate"),
-    (&["plan", "estimate", "forecast", "costs"], "cost"),
+    (&["estimate", "forecast", "costs"], "cost"),
     (&["benchmark-strategies"], "compare"),
     (&["grid", "grid-search", "search", "tune", "hpo"], "sweep"),
     (&["split"], "partition"),

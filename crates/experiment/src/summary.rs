@@ -278,6 +278,13 @@ impl Totals {
         };
         let (lora, lora_bytes) = compare(run.trainable_params)?;
         let (full, full_bytes) = compare(run.full_params)?;
+        if run.strategy == "fedit" && lora == AS_MUCH {
+            // It is LoRA at this rank.
+            return Some(format!(
+                "uploaded {} in {rounds}: {full} full fine-tuning ({full_bytes})",
+                bytes(self.upload_bytes)
+            ));
+        }
         Some(format!(
             "uploaded {} in {rounds}: {lora} LoRA at rank {} ({lora_bytes}), {full} full fine-tuning ({full_bytes})",
             bytes(self.upload_bytes),
@@ -292,6 +299,8 @@ fn correlations(metrics: &RoundMetrics) -> Option<[f64; 2]> {
     metrics.test_pearson.zip(metrics.test_spearman).or_else(own).map(|(pearson, spearman)| [pearson, spearman])
 }
 
+const AS_MUCH: &str = "as much as";
+
 /// `41x less than`, `1.3x more than` or `as much as`; `None` when nothing was uploaded.
 pub fn ratio(ours: u64, theirs: u64) -> Option<String> {
     if ours == 0 || theirs == 0 {
@@ -300,7 +309,7 @@ pub fn ratio(ours: u64, theirs: u64) -> Option<String> {
     let less = theirs as f64 / ours as f64;
     Some(match less {
         // Headers and slot numbers are no difference worth a factor.
-        0.95..1.05 => "as much as".to_string(),
+        0.95..1.05 => AS_MUCH.to_string(),
         1.05..9.95 => format!("{less:.1}x less than"),
         9.95.. => format!("{less:.0}x less than"),
         _ => format!("{:.1}x more than", 1.0 / less),
@@ -406,6 +415,19 @@ pub(crate) mod tests {
             )
         );
         assert_eq!(totals.accuracy_line().as_deref(), Some("accuracy ▁█▆  first 10.0%  best 50.0%  last 40.0%"));
+    }
+
+    #[test]
+    fn lora_is_not_compared_with_itself() {
+        let fedit = Identity { strategy: "fedit".into(), trainable_params: 12, ..run() };
+        let mut totals = Totals::default();
+        totals.add(&fedit, &round(1, 0.1), 2);
+        // Two clients of 12 numbers each: 96 bytes, and the messages' heads.
+        let of = |run: &Identity| totals.upload_line(run).expect("a line");
+        assert_eq!(of(&fedit), "uploaded 100 B in 1 round: 800x less than full fine-tuning (80 kB)");
+        assert!(of(&Identity { strategy: "hetlora".into(), ..fedit.clone() }).contains("as much as LoRA at rank 8"));
+        // Short messages are worth a word.
+        assert!(of(&Identity { trainable_params: 48, ..fedit }).contains("3.8x less than LoRA at rank 8"));
     }
 
     #[test]
