@@ -303,6 +303,11 @@ impl Upload {
     }
 
     fn __repr__(&self) -> String {
-        format!("Upload(client={}, examples={}, {} bytes of values)", self.client(), self.examples(), self.values.bytes())
+        format!(
+            "Upload(client={}, examples={}, {} bytes of values)",
+            self.client(),
+            self.examples(),
+            self.values.bytes()
+        )
     }
 }
