@@ -22,6 +22,15 @@ pub fn given_or_read(given: &str, what: &str) -> Result<String> {
     Ok(text)
 }
 
+/// An option's number above 0.
+///
+/// # Errors
+/// No number, or another.
+pub fn positive(text: &str) -> Result<f64, String> {
+    let number: Option<f64> = text.parse().ok();
+    number.filter(|n| n.is_finite() && *n > 0.0).ok_or_else(|| "expected a positive number".into())
+}
+
 /// How what is printed looks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {

@@ -64,7 +64,7 @@ impl Clock {
     /// What tables call the device of `client`.
     pub fn name(&self, client: usize) -> String {
         let number = self.kind[client];
-        self.kinds[number].name.clone().unwrap_or_else(|| format!("device {}", number + 1))
+        self.kinds[number].called(number)
     }
 
     /// Seconds that a client needs from being told to having sent everything.
@@ -115,7 +115,7 @@ impl Coordinator {
             client: upload.client,
             download_bytes: bytes(self.ledger.download_bytes(plan, &self.server, upload.client)),
             tokens: upload.tokens,
-            upload_bytes: bytes(upload.encode().len() as u64),
+            upload_bytes: bytes(upload.encoded_len() as u64),
         };
         let closed = clock.close(&uploads.iter().map(work).collect::<Vec<_>>());
         uploads.retain(|upload| closed.late.binary_search(&upload.client).is_err());

@@ -129,12 +129,12 @@ pub fn forecast_of(
             client,
             download_bytes,
             tokens: trained(settings, &plan, client, texts(client)),
-            upload_bytes: kinds.of(client).1.upload_bytes,
+            upload_bytes: kinds.of(client).upload_bytes,
         });
         let work: Vec<Work> = work.collect();
         let closed = clock.as_ref().map(|clock| clock.close(&work)).unwrap_or_default();
         let in_time: Vec<&Work> = work.iter().filter(|w| closed.late.binary_search(&w.client).is_err()).collect();
-        let up = in_time.iter().map(|w| kinds.of(w.client).1).fold(Forecast::default(), Forecast::with);
+        let up = in_time.iter().map(|w| kinds.of(w.client)).fold(Forecast::default(), Forecast::with);
         let sent: BTreeMap<usize, u64> = in_time.iter().map(|w| (w.client, w.upload_bytes)).collect();
         let exchanged = invited.iter().zip(&down.bytes).map(|(client, &down)| {
             let up = sent.get(client).copied().unwrap_or(0);
@@ -242,8 +242,8 @@ impl<'k> Kinds<'k> {
         Kinds { plan, make, more, kinds: Vec::new(), counts: Vec::new(), made: Vec::new() }
     }
 
-    /// An upload like that of `client`, and its counts.
-    fn of(&mut self, client: usize) -> (&Upload, Forecast) {
+    /// The counts of an upload like that of `client`, which is made if none of its kind was.
+    fn of(&mut self, client: usize) -> Forecast {
         let rank = self.plan.ranks.as_ref().map(|ranks| ranks[client]);
         let kind = (rank, self.plan.selection.as_ref().map(|s| s.budgets[client]));
         let place = self.kinds.iter().position(|k| *k == kind).unwrap_or_else(|| {
@@ -256,7 +256,7 @@ impl<'k> Kinds<'k> {
             self.made.push(upload);
             self.kinds.len() - 1
         });
-        (&self.made[place], self.counts[place])
+        self.counts[place]
     }
 }
 

@@ -118,8 +118,8 @@ impl Ledger {
     pub fn download(&mut self, plan: &Plan, server: &Server, cohort: &[usize]) -> Traffic {
         let mut traffic = Traffic::default();
         for &client in cohort {
-            let (params, _) = self.message(plan, server, client);
-            traffic.download_bytes += self.download_bytes(plan, server, client);
+            let (params, bytes) = self.message(plan, server, client);
+            traffic.download_bytes += bytes;
             traffic.download_params += params;
             self.seen[client] = plan.round;
         }
@@ -128,11 +128,10 @@ impl Ledger {
 
     /// Bytes of what `client` downloads at the start of the plan's round.
     pub(crate) fn download_bytes(&self, plan: &Plan, server: &Server, client: usize) -> u64 {
-        let (params, bytes) = self.message(plan, server, client);
-        if params + bytes > 0 { HEADER + bytes } else { 0 }
+        self.message(plan, server, client).1
     }
 
-    /// Scalars and bytes, the head's left out, of the message to `client`: `"BFD1"`, round and flags as u32, then the numbers.
+    /// Scalars and bytes of the message to `client`, `"BFD1"`, round and flags as u32, then the numbers; of none where it lacks nothing.
     fn message(&self, plan: &Plan, server: &Server, client: usize) -> (u64, u64) {
         let adapter = &server.adapter;
         let newer = self.versions.map(|version| version > self.seen[client]);
@@ -173,7 +172,8 @@ impl Ledger {
         params += merged;
         bytes += 4 * merged;
         let live = if newer[LIVE] { (adapter.rank * adapter.targets.len()).div_ceil(8) as u64 } else { 0 };
-        (params, bytes + live)
+        bytes += live;
+        (params, if params + bytes > 0 { HEADER + bytes } else { 0 })
     }
 
     /// Counts the `uploads` of a round, in sum and the bytes of each.

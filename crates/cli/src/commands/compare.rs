@@ -15,14 +15,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use bonfire_experiment::RunLog;
-use bonfire_experiment::compare::{self, Asked, Grid, Outcome, Outputs};
+use bonfire_experiment::compare::{self, Grid, Outcome, Outputs};
 use bonfire_experiment::format::{bytes, percent, seconds, shell_word};
 use bonfire_experiment::log::note;
 
 use crate::common::Common;
 use crate::console::say;
 use crate::interrupt::CtrlC;
-pub use args::CompareArgs;
+pub use args::{Axes, CompareArgs};
 use cells::Cells;
 
 /// Runs the command.
@@ -31,7 +31,7 @@ use cells::Cells;
 /// A cell whose configuration cannot be, data or a model that cannot be used, a folder that holds another run, a disk that
 /// cannot be written; and, after all others ran, cells whose training failed.
 pub fn run(args: &CompareArgs, common: &Common, log: &RunLog) -> Result<()> {
-    let asked = Asked { variants: args.variants(), seeds: &args.seeds, ranks: &args.ranks, alphas: &args.alphas };
+    let asked = args.axes.asked(args.variants());
     let grid = Grid::new(args.config.as_deref(), &common.sets, common.device.as_ref(), &asked)?;
     let out = args.out.clone().unwrap_or_else(|| PathBuf::from("compare").join(grid.name()));
     let mut outputs = Outputs::open(&out, &grid, args.only_missing, command(), plots::draw)?;

@@ -19,7 +19,7 @@ use clap::Args;
 use serde::Serialize;
 
 use self::time::Time;
-use crate::common::Common;
+use crate::common::{Common, positive};
 use crate::console::{put, say};
 use crate::progress::Waiting;
 
@@ -64,13 +64,6 @@ pub struct CostArgs {
     /// Print JSON
     #[arg(long)]
     pub json: bool,
-}
-
-pub(super) fn positive(text: &str) -> Result<f64, String> {
-    match text.parse() {
-        Ok(v) if v > 0.0 && f64::is_finite(v) => Ok(v),
-        _ => Err("expected a positive number".into()),
-    }
 }
 
 fn not_negative(text: &str) -> Result<f64, String> {

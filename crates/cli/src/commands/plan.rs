@@ -17,7 +17,7 @@ use serde::Serialize;
 
 use self::candidate::{Candidate, Limits, mark_front};
 use super::cost::{CostArgs, count, say_refused};
-use crate::common::Common;
+use crate::common::{Common, positive};
 use crate::console::{put, say};
 
 /// Options of `plan`.
@@ -32,10 +32,10 @@ pub struct PlanArgs {
     #[arg(long, value_name = "SHARE", value_parser = share)]
     pub reach: Option<f64>,
     /// GB that may cross in the whole run, both ways and all clients
-    #[arg(long, value_name = "GB", value_parser = super::cost::positive)]
+    #[arg(long, value_name = "GB", value_parser = positive)]
     pub max_gb: Option<f64>,
     /// Hours that the run may take on the clients' devices
-    #[arg(long, value_name = "HOURS", value_parser = super::cost::positive)]
+    #[arg(long, value_name = "HOURS", value_parser = positive)]
     pub max_hours: Option<f64>,
     /// Draw accuracy against bytes into this SVG file
     #[arg(long, value_name = "FILE")]

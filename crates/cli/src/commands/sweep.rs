@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use bonfire_experiment::compare::sweep::{self, Event, Sweep};
-use bonfire_experiment::compare::{APART, Asked, Criterion, Dropped, Grid, Outputs, Swept, Together};
+use bonfire_experiment::compare::{APART, Criterion, Dropped, Grid, Outputs, Swept, Together};
 use bonfire_experiment::format::count_of;
 use bonfire_experiment::log::note;
 
@@ -26,7 +26,7 @@ pub use args::SweepArgs;
 pub fn run(args: &SweepArgs, common: &Common) -> Result<()> {
     let strategies = args.strategies.as_ref().map(|given| given.0.clone());
     let Swept { variants, sets } = Swept::new(args.config.as_deref(), &common.sets, strategies)?;
-    let asked = Asked { variants, seeds: &args.seeds, ranks: &args.ranks, alphas: &args.alphas };
+    let asked = args.axes.asked(variants);
     let grid = Grid::new(args.config.as_deref(), &sets, common.device.as_ref(), &asked)?;
     let how = Sweep { halving: args.halving.clone(), side_by_side: args.side_by_side };
     sweep::check(&grid, &how)?;

@@ -3,7 +3,7 @@
 
 use serde::Serialize;
 
-use super::cells::{digits, markdown, ranks};
+use super::cells::{by_variant, digits, hundredfold};
 use super::gain::{by_seed, of_seed};
 use super::grid::Grid;
 use super::results::{Group, Spread};
@@ -50,33 +50,13 @@ impl Attacked {
 
 /// The table of what attacks cost, with what it says; `None`: nothing was run with and without one.
 pub fn table(grid: &Grid, groups: &[Group<'_>]) -> Option<String> {
-    let mut head = vec!["rank".to_string(), "strategy".to_string()];
-    head.extend(grid.columns.iter().map(|column| column.title()));
-    let mut rows = vec![head];
-    for rank in ranks(groups) {
-        for (variant, given) in grid.variants.iter().enumerate() {
-            let of = |column: usize| {
-                let group = groups.iter().find(|g| (g.rank, g.variant, g.column) == (rank, variant, column))?;
-                Attacked::of(grid, groups, group)
-            };
-            let found: Vec<Option<Attacked>> = (0..grid.columns.len()).map(of).collect();
-            if found.iter().any(Option::is_some) {
-                let cells = found.iter().map(|attacked| attacked.as_ref().map_or("–".into(), cell));
-                rows.push([rank.to_string(), given.label()].into_iter().chain(cells).collect());
-            }
-        }
-    }
-    (rows.len() > 1).then(|| format!("{WHAT}\n\n{}", markdown(&rows)))
+    by_variant(grid, groups, WHAT, |group| Attacked::of(grid, groups, group).as_ref().map(cell))
 }
 
 const WHAT: &str = "Under attack: accuracy in % without and with it, and in brackets the points lost, seed by seed.";
 
 fn cell(attacked: &Attacked) -> String {
-    let points = |spread: Spread| Spread {
-        mean: 100.0 * spread.mean,
-        deviation: spread.deviation.map(|deviation| 100.0 * deviation),
-    };
-    let [clean, under, lost] = [attacked.clean_accuracy, attacked.attacked_accuracy, attacked.lost].map(points);
+    let [clean, under, lost] = [attacked.clean_accuracy, attacked.attacked_accuracy, attacked.lost].map(hundredfold);
     format!("{:.1} → {:.1} ({})", clean.mean, under.mean, digits(lost, 1))
 }
 

@@ -4,7 +4,7 @@
 use bonfire_federation::StrategySettings;
 use serde::Serialize;
 
-use super::cells::{digits, markdown, ranks};
+use super::cells::{by_variant, digits, hundredfold};
 use super::grid::Grid;
 use super::results::{Group, Measured, Spread};
 
@@ -62,33 +62,14 @@ impl Gain {
 
 /// The table of gains, with what it says; `None`: no gain is known.
 pub fn table(grid: &Grid, groups: &[Group<'_>]) -> Option<String> {
-    let mut head = vec!["rank".to_string(), "strategy".to_string()];
-    head.extend(grid.columns.iter().map(|column| column.title()));
-    let mut rows = vec![head];
-    for rank in ranks(groups) {
-        for (variant, given) in grid.variants.iter().enumerate() {
-            let of = |column: usize| {
-                let group = groups.iter().find(|g| (g.rank, g.variant, g.column) == (rank, variant, column))?;
-                Gain::of(grid, groups, group)
-            };
-            let gains: Vec<Option<Gain>> = (0..grid.columns.len()).map(of).collect();
-            if gains.iter().any(Option::is_some) {
-                let cells = gains.iter().map(|gain| gain.as_ref().map_or("–".into(), cell));
-                rows.push([rank.to_string(), given.label()].into_iter().chain(cells).collect());
-            }
-        }
-    }
-    (rows.len() > 1).then(|| format!("{WHAT}\n\n{}", markdown(&rows)))
+    by_variant(grid, groups, WHAT, |group| Gain::of(grid, groups, group).as_ref().map(cell))
 }
 
 const WHAT: &str = "Over local: points of accuracy above each client alone, and in brackets the share of the way from there to \
 all rows in one place (pooled).";
 
 fn cell(gain: &Gain) -> String {
-    let points = Spread {
-        mean: 100.0 * gain.over_local.mean,
-        deviation: gain.over_local.deviation.map(|deviation| 100.0 * deviation),
-    };
+    let points = hundredfold(gain.over_local);
     let sign = if points.mean >= 0.0 { "+" } else { "" };
     let share = gain.of_the_way_to_pooled.map(|share| format!(" ({:.0}%)", 100.0 * share)).unwrap_or_default();
     format!("{sign}{}{share}", digits(points, 1))

@@ -32,12 +32,8 @@ pub struct ClientSettings {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deadline: Option<f64>,
     /// Share of `clients.per_round` that is invited besides: the round is closed when `per_round` have sent everything.
-    #[serde(default, skip_serializing_if = "is_zero")]
+    #[serde(default, skip_serializing_if = "super::is_zero")]
     pub over_select: f64,
-}
-
-fn is_zero(share: &f64) -> bool {
-    *share == 0.0
 }
 
 /// Clients that do not manage all their local steps, drawn anew in every round.

@@ -62,6 +62,11 @@ impl DeviceKind {
         DeviceKind { name, share: 1.0, tokens_per_second, up, down, latency: 0.0, availability: 1.0, memory_gb, watts }
     }
 
+    /// What tables call it, the kind `number` of the configuration, from 0.
+    pub fn called(&self, number: usize) -> String {
+        self.name.clone().unwrap_or_else(|| format!("device {}", number + 1))
+    }
+
     /// The first number that cannot be: its key and what it must be.
     fn mistake(&self) -> Option<(&'static str, &'static str)> {
         let positive = |v: f64| v > 0.0 && v.is_finite();

@@ -11,6 +11,8 @@ use clap::{Args, ValueEnum};
 use serde::de::IntoDeserializer;
 use serde::{Deserialize, Serialize};
 
+use crate::common::positive;
+
 /// Options of `bench`.
 #[derive(Clone, Debug, Args, Serialize)]
 pub struct BenchArgs {
@@ -317,11 +319,6 @@ fn at_least_one(text: &str) -> Result<usize, String> {
         Ok(n) if (1..=MOST).contains(&n) => Ok(n),
         _ => Err(format!("expected a whole number from 1 to {MOST}")),
     }
-}
-
-fn positive(text: &str) -> Result<f64, String> {
-    let number: Option<f64> = text.parse().ok();
-    number.filter(|n| n.is_finite() && *n > 0.0).ok_or_else(|| "expected a positive number".into())
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use bonfire_experiment::compare::{DEFAULT_STRATEGIES, Variant, Variants};
+use bonfire_experiment::compare::{Asked, DEFAULT_STRATEGIES, Variant, Variants};
 use clap::Args;
 
 /// Options of `compare`.
@@ -14,6 +14,19 @@ pub struct CompareArgs {
     /// [default: local,pooled,lora-a2,fedit,fedit:train.lr_b=5x,ffa-lora,rolora,flexlora]
     #[arg(long, value_name = "LIST", verbatim_doc_comment)]
     pub strategies: Option<Variants>,
+    #[command(flatten)]
+    pub axes: Axes,
+    /// Folder of the table, the pictures and the runs [default: compare/<name>]
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// Leave cells alone that failed before, too; complete ones are never run again
+    #[arg(long)]
+    pub only_missing: bool,
+}
+
+/// What every variant is trained with each value of.
+#[derive(Debug, Args)]
+pub struct Axes {
     /// Seeds of partition and training [default: train.seed]
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     pub seeds: Vec<u64>,
@@ -23,12 +36,13 @@ pub struct CompareArgs {
     /// Dirichlet partitions, such as 0.5,0.1,0.01 [default: data.partition]
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     pub alphas: Vec<f64>,
-    /// Folder of the table, the pictures and the runs [default: compare/<name>]
-    #[arg(long, value_name = "DIR")]
-    pub out: Option<PathBuf>,
-    /// Leave cells alone that failed before, too; complete ones are never run again
-    #[arg(long)]
-    pub only_missing: bool,
+}
+
+impl Axes {
+    /// Asks for these `variants`.
+    pub fn asked(&self, variants: Vec<Variant>) -> Asked<'_> {
+        Asked { variants, seeds: &self.seeds, ranks: &self.ranks, alphas: &self.alphas }
+    }
 }
 
 impl CompareArgs {

@@ -1,6 +1,6 @@
 use std::path::{Path, PathBuf};
 
-use bonfire_experiment::compare::{Asked, Grid};
+use bonfire_experiment::compare::Grid;
 use clap::Parser;
 
 use crate::args::{Cli, Command};
@@ -36,7 +36,7 @@ fn the_commands_in_shipped_configurations_make_grids() {
             let config = root.join(args.config.as_ref().expect("a file"));
             assert_eq!(config.canonicalize().expect("there"), path.canonicalize().expect("there"), "{line}");
             let variants = args.variants();
-            let asked = Asked { variants, seeds: &args.seeds, ranks: &args.ranks, alphas: &args.alphas };
+            let asked = args.axes.asked(variants);
             Grid::new(Some(&config), &cli.common.sets, cli.common.device.as_ref(), &asked)
                 .unwrap_or_else(|error| panic!("{line}: {error:?}"));
             seen += 1;

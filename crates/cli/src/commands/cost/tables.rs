@@ -50,8 +50,7 @@ fn device(number: usize, kind: &DeviceKind, all: usize) -> String {
     let DeviceKind { up, down, latency, tokens_per_second: speed, availability, .. } = kind;
     let whose = match (all, &kind.name) {
         (1, None) => "a client's link".to_string(),
-        (_, Some(name)) => name.clone(),
-        (_, None) => format!("device {}", number + 1),
+        _ => kind.called(number),
     };
     let mut said = format!("{whose}: {up} Mbit/s up, {down} Mbit/s down");
     if *latency > 0.0 {

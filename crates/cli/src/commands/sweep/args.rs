@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use bonfire_experiment::compare::Variants;
 use clap::Args;
 
+use crate::commands::compare::Axes;
+
 /// Options of `sweep`.
 #[derive(Debug, Args)]
 pub struct SweepArgs {
@@ -16,15 +18,8 @@ pub struct SweepArgs {
     /// NAME or NAME:key=value[:key=value…], with commas, as in compare [default: the configuration's own]
     #[arg(long, value_name = "LIST")]
     pub strategies: Option<Variants>,
-    /// Seeds of partition and training [default: train.seed]
-    #[arg(long, value_name = "LIST", value_delimiter = ',')]
-    pub seeds: Vec<u64>,
-    /// clients.budget of lora-a2, fslora and fed-plora, adapter.rank of the others [default: as configured]
-    #[arg(long, value_name = "LIST", value_delimiter = ',')]
-    pub ranks: Vec<usize>,
-    /// Dirichlet partitions, such as 0.5,0.1,0.01 [default: data.partition]
-    #[arg(long, value_name = "LIST", value_delimiter = ',')]
-    pub alphas: Vec<f64>,
+    #[command(flatten)]
+    pub axes: Axes,
     /// Rounds after which the worse half of the settings of each partition is dropped, by the mean over its seeds of
     /// evaluate.best on evaluate.on [default: none; accuracy, of language models the loss]
     #[arg(long, value_name = "ROUNDS", value_delimiter = ',', verbatim_doc_comment)]
