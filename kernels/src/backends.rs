@@ -63,6 +63,28 @@ pub struct Wanted {
     pub(crate) pairs: Vec<[bool; 2]>,
 }
 
+/// What is done with the gradient of a linear's input where it is written.
+#[derive(Clone, Debug)]
+pub enum Finish<T> {
+    /// Nothing.
+    AsIs,
+    /// This is added, `[T, K]`: what reaches the input past the linear.
+    Plus(T),
+    /// The input is GELU of this, `[T, K]`, and the gradient asked for is this one's: times GELU's slope there.
+    ThroughGelu(T),
+}
+
+impl<T> Finish<T> {
+    /// The same with another tensor.
+    pub(crate) fn map<U>(self, make: impl FnOnce(T) -> U) -> Finish<U> {
+        match self {
+            Finish::AsIs => Finish::AsIs,
+            Finish::Plus(t) => Finish::Plus(make(t)),
+            Finish::ThroughGelu(t) => Finish::ThroughGelu(make(t)),
+        }
+    }
+}
+
 /// A linear's gradients, as far as they were asked for.
 #[derive(Debug)]
 pub struct LinearGradients<B: Backend> {
@@ -81,11 +103,20 @@ pub trait Kernels: Backend {
         layout: &LinearLayout,
     ) -> (FloatTensor<Self>, Vec<FloatTensor<Self>>);
 
-    /// Gradients of [`Kernels::linear_forward`]. `residual` `[T, K]`, where there is one, is added to the input's.
+    /// [`Kernels::linear_forward`] and GELU of its result: the result, GELU of it (both `[T, N]`), and `x·Aᵀ`.
+    fn linear_gelu_forward(
+        x: &FloatTensor<Self>,
+        w: &FloatTensor<Self>,
+        bias: Option<FloatTensor<Self>>,
+        pairs: &[Pair<Self>],
+        layout: &LinearLayout,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, Vec<FloatTensor<Self>>);
+
+    /// Gradients of [`Kernels::linear_forward`].
     fn linear_backward(
         saved: LinearSaved<Self>,
         dy: FloatTensor<Self>,
-        residual: Option<FloatTensor<Self>>,
+        finish: Finish<FloatTensor<Self>>,
         wanted: &Wanted,
         layout: &LinearLayout,
     ) -> LinearGradients<Self>;

@@ -15,13 +15,13 @@ mod tf32;
 
 use std::mem::MaybeUninit;
 
-use burn::backend::TensorMetadata;
+use burn::backend::{DType, TensorMetadata};
 use burn::tensor::Shape;
 use burn_flex::{Flex, FlexTensor, Layout};
 
 use self::halves::{narrow, wide};
 pub(crate) use self::tf32::in_tf32;
-use crate::backends::{Kernels, LinearGradients, LinearSaved, Pair, UpdateSaved, Wanted};
+use crate::backends::{Finish, Kernels, LinearGradients, LinearSaved, Pair, UpdateSaved, Wanted};
 use crate::dropout::DropMask;
 use crate::options::{AttentionLayout, Bend, LinearLayout};
 
@@ -31,7 +31,7 @@ pub(crate) const ELEMENTS_A_TASK: usize = 1 << 14;
 
 /// A tensor of the CPU backend from its numbers, row-major.
 pub(crate) fn tensor(data: Vec<f32>, shape: Shape) -> FlexTensor {
-    FlexTensor::new(burn::tensor::Bytes::from_elems(data), Layout::contiguous(shape), burn::backend::DType::F32)
+    FlexTensor::new(burn::tensor::Bytes::from_elems(data), Layout::contiguous(shape), DType::F32)
 }
 
 /// The tensor with its elements row-major from the start of its storage; a copy where it was a view.
@@ -89,16 +89,32 @@ impl Kernels for Flex {
         (narrow(y, held), h)
     }
 
+    fn linear_gelu_forward(
+        x: &FlexTensor,
+        w: &FlexTensor,
+        bias: Option<FlexTensor>,
+        pairs: &[Pair<Self>],
+        layout: &LinearLayout,
+    ) -> (FlexTensor, FlexTensor, Vec<FlexTensor>) {
+        if x.dtype() == DType::F32 {
+            return linear::forward_gelu(x, w, bias, pairs, layout);
+        }
+        // Of the rounded result, as on GPUs.
+        let (y, h) = Self::linear_forward(x, w, bias, pairs, layout);
+        let bent = Self::gelu_elements(&y);
+        (y, bent, h)
+    }
+
     fn linear_backward(
         saved: LinearSaved<Self>,
         dy: FlexTensor,
-        residual: Option<FlexTensor>,
+        finish: Finish<FlexTensor>,
         wanted: &Wanted,
         layout: &LinearLayout,
     ) -> LinearGradients<Self> {
         let held = dy.dtype();
         let saved = LinearSaved { x: saved.x.map(wide), w: wide(saved.w), ..saved };
-        let found = linear::backward(saved, wide(dy), residual.map(wide), wanted, layout);
+        let found = linear::backward(saved, wide(dy), finish.map(wide), wanted, layout);
         LinearGradients { x: found.x.map(|dx| narrow(dx, held)), ..found }
     }
 

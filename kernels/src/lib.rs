@@ -53,7 +53,10 @@ pub use dropout::{DropMask, RowKeys, dropout};
 pub use flat::{FlatLayout, Place};
 pub use gather::{gather_lanes, lanes_on};
 pub use grouped::Grouped;
-pub use linear::{LowRank, adapted_linear, adapted_linear_and_input, adapted_linear_composed, dropped_update};
+pub use linear::{
+    Activated, LowRank, adapted_linear, adapted_linear_and_input, adapted_linear_composed, adapted_linear_gelu,
+    adapted_linear_of_gelu, dropped_update,
+};
 pub use lists::lists_on;
 pub use loss::{cross_entropy, cross_entropy_and_slopes, cross_entropy_composed};
 pub use memory::{device_buffer_limit, device_memory, device_memory_reserved};

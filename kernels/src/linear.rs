@@ -11,7 +11,7 @@ use burn::tensor::Tensor;
 use self::graph::{Bias, Factors, LinearOps};
 use crate::dropout::DropMask;
 use crate::options::{Arithmetic, LinearLayout};
-use crate::{Segments, SlotCounts, product};
+use crate::{Segments, SlotCounts, gelu, product};
 
 /// The factors of one target for the clients in flight. Both lie slot by slot: row `i` of A is what slot `i` reads, row
 /// `i` of B what it writes.
@@ -62,6 +62,78 @@ pub fn adapted_linear_and_input(
     clients: &Segments,
     arithmetic: Arithmetic,
 ) -> (Tensor<2>, Tensor<2>) {
+    let (factors, layout) = told(adapters, clients, arithmetic);
+    let bias = Bias::new(bias.into().map(Tensor::into_dispatch));
+    let (y, x) =
+        <Dispatch as LinearOps>::adapted_linear(x.into_dispatch(), weight.into_dispatch(), bias, factors, layout);
+    (Tensor::from_dispatch(y), Tensor::from_dispatch(x))
+}
+
+/// Numbers and GELU of them, both `[T, D]`: what a linear gives that an activation follows. Whatever reads `after` alone is right too;
+/// [`adapted_linear_of_gelu`] reads both, so that the backward pass needs no launch for GELU.
+#[derive(Clone, Debug)]
+pub struct Activated {
+    /// The numbers.
+    pub before: Tensor<2>,
+    /// GELU of them, as [`gelu`] has it.
+    pub after: Tensor<2>,
+}
+
+impl Activated {
+    /// Numbers with GELU of them.
+    pub fn gelu(before: Tensor<2>) -> Self {
+        Activated { after: gelu(before.clone()), before }
+    }
+}
+
+/// [`adapted_linear_and_input`], and GELU of the result, computed where that is written. In 16 bits it is GELU of the rounded result,
+/// which is what the backward pass reads.
+///
+/// # Panics
+/// As [`adapted_linear_and_input`].
+pub fn adapted_linear_gelu(
+    x: Tensor<2>,
+    weight: Tensor<2>,
+    bias: impl Into<Option<Tensor<1>>>,
+    adapters: &[(&LowRank, Range<usize>)],
+    clients: &Segments,
+    arithmetic: Arithmetic,
+) -> (Activated, Tensor<2>) {
+    let (factors, layout) = told(adapters, clients, arithmetic);
+    let bias = Bias::new(bias.into().map(Tensor::into_dispatch));
+    let (before, after, x) =
+        <Dispatch as LinearOps>::adapted_linear_gelu(x.into_dispatch(), weight.into_dispatch(), bias, factors, layout);
+    let [before, after, x] = [before, after, x].map(Tensor::from_dispatch);
+    (Activated { before, after }, x)
+}
+
+/// [`adapted_linear`] of what GELU gave, whose slope is multiplied in where the input's gradient is written: that goes to
+/// `input.before`, and none to `input.after`.
+///
+/// # Panics
+/// As [`adapted_linear`]; shapes of the two that do not agree.
+pub fn adapted_linear_of_gelu(
+    input: Activated,
+    weight: Tensor<2>,
+    bias: impl Into<Option<Tensor<1>>>,
+    adapters: &[(&LowRank, Range<usize>)],
+    clients: &Segments,
+    arithmetic: Arithmetic,
+) -> Tensor<2> {
+    let Activated { before, after } = input;
+    assert_eq!(before.dims(), after.dims(), "GELU of every number");
+    let (factors, layout) = told(adapters, clients, arithmetic);
+    let bias = Bias::new(bias.into().map(Tensor::into_dispatch));
+    let [before, after, weight] = [before, after, weight].map(Tensor::into_dispatch);
+    Tensor::from_dispatch(<Dispatch as LinearOps>::adapted_linear_of_gelu(before, after, weight, bias, factors, layout))
+}
+
+/// What backends are told of a linear's adapters.
+fn told(
+    adapters: &[(&LowRank, Range<usize>)],
+    clients: &Segments,
+    arithmetic: Arithmetic,
+) -> (Factors<Dispatch>, LinearLayout) {
     let scale = adapters.first().map_or(1.0, |(f, _)| f.scale);
     assert!(adapters.iter().all(|(f, _)| f.scale == scale), "one scale a model");
     assert!(adapters.iter().all(|(f, _)| f.a.dims()[1] > 0), "an adapter has slots");
@@ -73,14 +145,7 @@ pub fn adapted_linear_and_input(
         arithmetic,
     };
     let pairs = adapters.iter().map(|(f, _)| [f.a.clone().into_dispatch(), f.b.clone().into_dispatch()]);
-    let (y, x) = <Dispatch as LinearOps>::adapted_linear(
-        x.into_dispatch(),
-        weight.into_dispatch(),
-        Bias::new(bias.into().map(Tensor::into_dispatch)),
-        Factors::new(pairs.collect()),
-        layout,
-    );
-    (Tensor::from_dispatch(y), Tensor::from_dispatch(x))
+    (Factors::new(pairs.collect()), layout)
 }
 
 /// `y` with what one adapter makes of a dropped input: `y + s·(dropout(x)·A_kᵀ)·B_k` in a range of columns, which is where PEFT has

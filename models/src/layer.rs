@@ -3,8 +3,9 @@
 //! weights that train by operations composed of Burn's.
 
 use bonfire_kernels::{
-    Arithmetic, AttentionLayout, DropMask, LowRank, RowKeys, Segments, adapted_linear_and_input,
-    adapted_linear_composed, add_norm, dropped_update, product, rms_norm_and_input,
+    Activated, Arithmetic, AttentionLayout, DropMask, LowRank, RowKeys, Segments, adapted_linear_and_input,
+    adapted_linear_composed, adapted_linear_gelu, adapted_linear_of_gelu, add_norm, dropped_update, product,
+    rms_norm_and_input,
 };
 use burn::tensor::module::layer_norm;
 use burn::tensor::{FloatDType, Int, Tensor};
@@ -128,8 +129,7 @@ impl Group {
     pub fn apply_and_input(&self, x: Tensor<2>, context: &LayerContext, rows: &Rows) -> (Tensor<2>, Tensor<2>) {
         let Linear { weight, bias } = self.linear.clone();
         let added = |part: &Part| context.added[part.kind as usize];
-        let update = |(part, columns)| added(part).update.map(|update| (update, columns));
-        let updates: Vec<_> = self.columns().filter_map(update).collect();
+        let updates = self.updates(context);
         let (clients, arithmetic) = (rows.clients, context.arithmetic);
         let drops = rows.keys.filter(|_| context.dropout.adapter > 0.0 && !updates.is_empty());
         let (y, x) = if let Some(keys) = drops {
@@ -150,6 +150,38 @@ impl Group {
             None => Tensor::zeros([y.dims()[0], part.width], (&y.device(), y.dtype())),
         });
         (y.clone() + Tensor::cat(noise.collect(), 1), x)
+    }
+
+    /// [`Group::apply_and_input`] with GELU of the result.
+    pub fn apply_gelu_and_input(&self, x: Tensor<2>, context: &LayerContext, rows: &Rows) -> (Activated, Tensor<2>) {
+        if !self.in_one(context, rows) {
+            let (y, x) = self.apply_and_input(x, context, rows);
+            return (Activated::gelu(y), x);
+        }
+        let Linear { weight, bias } = self.linear.clone();
+        adapted_linear_gelu(x, weight, bias, &self.updates(context), rows.clients, context.arithmetic)
+    }
+
+    /// [`Group::apply`] of what GELU gave: `[T, d_in] -> [T, Σ d_out]`.
+    pub fn apply_to_gelu(&self, x: Activated, context: &LayerContext, rows: &Rows) -> Tensor<2> {
+        if !self.in_one(context, rows) {
+            return self.apply(x.after, context, rows);
+        }
+        let Linear { weight, bias } = self.linear.clone();
+        adapted_linear_of_gelu(x, weight, bias, &self.updates(context), rows.clients, context.arithmetic)
+    }
+
+    /// Whether the weights with all that is added to them are one operation: they do not train, adapters read what the weights read, and
+    /// there is no noise.
+    fn in_one(&self, context: &LayerContext, rows: &Rows) -> bool {
+        let drops = rows.keys.is_some() && context.dropout.adapter > 0.0;
+        !context.trained && !drops && rows.owners.is_none()
+    }
+
+    /// The adapters with the columns they write.
+    fn updates<'p>(&self, context: &LayerContext<'p>) -> Vec<(&'p LowRank, std::ops::Range<usize>)> {
+        let update = |(part, columns): (&Part, _)| Some((context.added[part.kind as usize].update?, columns));
+        self.columns().filter_map(update).collect()
     }
 }
 

@@ -11,11 +11,11 @@ use burn_cubecl::tensor::CubeTensor;
 use super::attention::{Qkv, attend};
 use super::attention_backward::attend_backward;
 use super::factors::Factors;
-use super::lowrank::{down, up_add};
+use super::lowrank::{down, up_add, up_gelu, up_through_gelu};
 use super::outer::{Gradient, outer};
 use super::tiles::{RankTable, TileTable};
 use super::{dense, dropout, gather, gelu, glu, norm, optimizer, scores};
-use crate::backends::{Kernels, LinearGradients, LinearSaved, Pair, UpdateSaved, Wanted};
+use crate::backends::{Finish, Kernels, LinearGradients, LinearSaved, Pair, UpdateSaved, Wanted};
 use crate::dropout::DropMask;
 use crate::flat::{FlatLayout, Tensors};
 use crate::optimizer::{OptimizerOps, StepRule};
@@ -36,10 +36,27 @@ fn tiles(layout: &LinearLayout, like: &CubeTensor) -> TileTable {
     layout.clients.tables().for_clients(&layout.clients, &like.device)
 }
 
-/// What the adapters add to `dx` `[T, K]`, where that is wanted, and the gradients of their factors. `residual` `[T, K]`, where there
-/// is one, is added to `dx` too.
+/// `y` `[T, N]` with the bias `[N]` added, where there is one.
+fn biased(y: CubeTensor, bias: Option<CubeTensor>) -> CubeTensor {
+    let Some(bias) = bias else { return y };
+    let columns = bias.shape()[0];
+    CubeBackend::float_add(y, CubeBackend::float_reshape(bias, Shape::from([1, columns])))
+}
+
+/// `x·Aᵀ` of all adapters `[T, ΣR]`, and what takes it up to the linear's result: their B, over these tiles.
+fn reading(x: &CubeTensor, pairs: &[Pair<CubeBackend>], layout: &LinearLayout) -> (CubeTensor, Factors, TileTable) {
+    let (tiles, ranks) = (tiles(layout, x), ranks(pairs, layout, x));
+    let inputs = x.shape()[1];
+    let reading = pairs.iter().map(|pair| (pair.a.clone(), 0..inputs));
+    let writing = pairs.iter().zip(&layout.columns).map(|(pair, columns)| (pair.b.clone(), columns.clone()));
+    let h = down(x.clone(), &Factors::new(reading.collect(), ranks.clone()), &tiles); // [T, ΣR]
+    (h, Factors::new(writing.collect(), ranks), tiles)
+}
+
+/// What the adapters add to `dx` `[T, K]`, where that is wanted, and the gradients of their factors.
 fn factors_backward(
-    [dx, residual]: [Option<CubeTensor>; 2],
+    dx: Option<CubeTensor>,
+    finish: Finish<CubeTensor>,
     dy: CubeTensor,
     x: Option<CubeTensor>,
     h: Option<CubeTensor>,
@@ -77,7 +94,12 @@ fn factors_backward(
     let gradients = gradients.collect(); // A: [C|1, R, K], B: [C|1, R, n]
     let dx = dx.zip(g).map(|(dx, g)| {
         let factors = pairs.into_iter().map(|pair| (pair.a, 0..inputs)).collect();
-        up_add(dx, g, &Factors::new(factors, ranks), layout.scale, residual, &tiles) // [T, K]
+        let factors = Factors::new(factors, ranks);
+        match finish {
+            Finish::AsIs => up_add(dx, g, &factors, layout.scale, None, &tiles),
+            Finish::Plus(residual) => up_add(dx, g, &factors, layout.scale, Some(residual), &tiles),
+            Finish::ThroughGelu(before) => up_through_gelu(dx, g, &factors, layout.scale, before, &tiles),
+        } // [T, K]
     });
     LinearGradients { x: dx, pairs: gradients }
 }
@@ -90,40 +112,50 @@ impl Kernels for CubeBackend {
         pairs: &[Pair<Self>],
         layout: &LinearLayout,
     ) -> (FloatTensor<Self>, Vec<FloatTensor<Self>>) {
-        let [inputs, outputs] = w.shape().dims();
         let y = dense::product(x.clone(), w.clone(), layout.arithmetic, true); // [T, N]
         if pairs.is_empty() {
-            let y = match bias {
-                Some(bias) => Self::float_add(y, Self::float_reshape(bias, Shape::from([1, outputs]))),
-                None => y,
-            };
-            return (y, Vec::new());
+            return (biased(y, bias), Vec::new());
         }
-        let (tiles, ranks) = (tiles(layout, x), ranks(pairs, layout, x));
-        let reading = pairs.iter().map(|pair| (pair.a.clone(), 0..inputs));
-        let writing = pairs.iter().zip(&layout.columns).map(|(pair, columns)| (pair.b.clone(), columns.clone()));
-        let h = down(x.clone(), &Factors::new(reading.collect(), ranks.clone()), &tiles); // [T, ΣR]
-        let y = up_add(y, h.clone(), &Factors::new(writing.collect(), ranks), layout.scale, bias, &tiles); // [T, N]
-        (y, vec![h])
+        let (h, factors, tiles) = reading(x, pairs, layout);
+        (up_add(y, h.clone(), &factors, layout.scale, bias, &tiles), vec![h]) // [T, N]
+    }
+
+    fn linear_gelu_forward(
+        x: &FloatTensor<Self>,
+        w: &FloatTensor<Self>,
+        bias: Option<FloatTensor<Self>>,
+        pairs: &[Pair<Self>],
+        layout: &LinearLayout,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, Vec<FloatTensor<Self>>) {
+        let y = dense::product(x.clone(), w.clone(), layout.arithmetic, true); // [T, N]
+        if pairs.is_empty() {
+            let y = biased(y, bias);
+            let bent = gelu::gelu(&y);
+            return (y, bent, Vec::new());
+        }
+        let (h, factors, tiles) = reading(x, pairs, layout);
+        let [y, bent] = up_gelu(y, h.clone(), &factors, layout.scale, bias, &tiles); // [T, N] each
+        (y, bent, vec![h])
     }
 
     fn linear_backward(
         saved: LinearSaved<Self>,
         dy: FloatTensor<Self>,
-        residual: Option<FloatTensor<Self>>,
+        finish: Finish<FloatTensor<Self>>,
         wanted: &Wanted,
         layout: &LinearLayout,
     ) -> LinearGradients<Self> {
         let LinearSaved { x, w, h, pairs } = saved;
         let dx = wanted.x.then(|| dense::product(dy.clone(), Self::float_transpose(w), layout.arithmetic, true)); // [T, K]
         if pairs.is_empty() {
-            let with = |dx: CubeTensor| match residual {
-                Some(residual) => Self::float_add(dx, residual),
-                None => dx,
+            let finished = |dx: CubeTensor| match finish {
+                Finish::AsIs => dx,
+                Finish::Plus(residual) => Self::float_add(dx, residual),
+                Finish::ThroughGelu(before) => gelu::gelu_backward(&before, dx),
             };
-            return LinearGradients { x: dx.map(with), pairs: Vec::new() };
+            return LinearGradients { x: dx.map(finished), pairs: Vec::new() };
         }
-        factors_backward([dx, residual], dy, x, h.into_iter().next(), pairs, wanted, layout)
+        factors_backward(dx, finish, dy, x, h.into_iter().next(), pairs, wanted, layout)
     }
 
     fn update_forward(
@@ -132,11 +164,8 @@ impl Kernels for CubeBackend {
         pair: &Pair<Self>,
         layout: &LinearLayout,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        let pairs = std::slice::from_ref(pair);
-        let (inputs, tiles, ranks) = (pair.a.shape()[2], tiles(layout, x), ranks(pairs, layout, x));
-        let h = down(x.clone(), &Factors::new(vec![(pair.a.clone(), 0..inputs)], ranks.clone()), &tiles); // [T, R]
-        let writing = Factors::new(vec![(pair.b.clone(), layout.columns[0].clone())], ranks);
-        (up_add(y, h.clone(), &writing, layout.scale, None, &tiles), h) // [T, N], [T, R]
+        let (h, factors, tiles) = reading(x, std::slice::from_ref(pair), layout); // [T, R]
+        (up_add(y, h.clone(), &factors, layout.scale, None, &tiles), h) // [T, N]
     }
 
     fn update_backward(
@@ -148,7 +177,7 @@ impl Kernels for CubeBackend {
         let UpdateSaved { x, h, pair } = saved;
         let shape = Shape::from([dy.shape()[0], pair.a.shape()[2]]);
         let dx = wanted.x.then(|| Self::float_zeros(shape, &dy.device, dy.dtype().into())); // [T, K]
-        factors_backward([dx, None], dy, x, h, vec![pair], wanted, layout)
+        factors_backward(dx, Finish::AsIs, dy, x, h, vec![pair], wanted, layout)
     }
 
     fn drop_elements(x: FloatTensor<Self>, mask: &DropMask) -> FloatTensor<Self> {

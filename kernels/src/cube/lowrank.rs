@@ -12,6 +12,7 @@ use burn_cubecl::tensor::CubeTensor;
 
 use super::cooperative::{self, Units};
 use super::factors::{Factors, Part, Window, load_factors, part};
+use super::gelu::{below, gelu_slope};
 use super::product::{Side, Tile, UNITS, agreed, col_of, load, multiply, row_of, side, slices, zeros};
 use super::tensors::{elem, empty, groups, owned, runs_along};
 use super::tiles::{TileTable, place, place_of_all, surplus_tiles};
@@ -193,16 +194,71 @@ pub(crate) fn up_add(
     more: Option<CubeTensor>,
     tiles: &TileTable,
 ) -> CubeTensor {
+    up(y, h, factors, scale, Besides { more, ..Besides::default() }, tiles)
+}
+
+/// [`up_add`], and GELU of the sums beside them, in every row; of the sums as `y` holds them.
+///
+/// # Shapes
+/// As [`up_add`] -> `y` and GELU of it, both `[T, N]`.
+pub(crate) fn up_gelu(
+    y: CubeTensor,
+    h: CubeTensor,
+    factors: &Factors,
+    scale: f32,
+    more: Option<CubeTensor>,
+    tiles: &TileTable,
+) -> [CubeTensor; 2] {
+    let bent = empty(&y, y.meta.shape().clone(), y.dtype); // [T, N]
+    let besides = Besides { more, bent: Some(bent.clone()), ..Besides::default() };
+    [up(y, h, factors, scale, besides, tiles), bent]
+}
+
+/// [`up_add`] of a gradient by what GELU gave: the sums times GELU's slope at `before`, what it was given, in every row.
+///
+/// # Shapes
+/// As [`up_add`], `before` `[T, N]` of `y`'s type.
+pub(crate) fn up_through_gelu(
+    y: CubeTensor,
+    h: CubeTensor,
+    factors: &Factors,
+    scale: f32,
+    before: CubeTensor,
+    tiles: &TileTable,
+) -> CubeTensor {
+    assert!(before.meta.shape() == y.meta.shape() && before.dtype == y.dtype, "a gradient for each number");
+    up(y, h, factors, scale, Besides { before: Some(before), ..Besides::default() }, tiles)
+}
+
+/// What [`up`] reads or writes in every row, of nobody's tokens too.
+#[derive(Debug, Default)]
+struct Besides {
+    /// What is added.
+    more: Option<CubeTensor>,
+    /// At what GELU's slope is multiplied in.
+    before: Option<CubeTensor>,
+    /// Where GELU of the sums goes.
+    bent: Option<CubeTensor>,
+}
+
+impl Besides {
+    fn any(&self) -> bool {
+        self.more.is_some() || self.before.is_some() || self.bent.is_some()
+    }
+}
+
+fn up(y: CubeTensor, h: CubeTensor, factors: &Factors, scale: f32, besides: Besides, tiles: &TileTable) -> CubeTensor {
     factors.check(tiles);
     check(&y, &factors.columns(), tiles);
     check(&h, &(0..factors.slots()), tiles);
     let [rows, width] = [y.meta.shape()[0], y.meta.shape()[1]];
+    let everywhere = besides.any();
+    let Besides { more, before, bent } = besides;
     let more = more.map(|more| on_rows(more, [rows, width]));
     let y = owned(y);
-    let columns = if more.is_some() { 0..width } else { factors.columns() };
+    let columns = if everywhere { 0..width } else { factors.columns() };
     let tile = Tile::new(tiles.rows, side(columns.len(), 64));
-    // To rows of nobody that is all that is added.
-    let all = tiles.count + if more.is_some() { surplus_tiles(tiles, rows) } else { 0 };
+    let all = tiles.count + if everywhere { surplus_tiles(tiles, rows) } else { 0 };
     if all == 0 || columns.is_empty() {
         return y;
     }
@@ -218,6 +274,8 @@ pub(crate) fn up_add(
             factors.tensor_args(),
             factors.column_args(),
             more.into_iter().map(CubeTensor::into_tensor_arg).collect(),
+            before.into_iter().map(CubeTensor::into_tensor_arg).collect(),
+            bent.into_iter().map(CubeTensor::into_tensor_arg).collect(),
             tiles.tiles.clone().into_buffer_arg(),
             factors.rank_table(tiles).into_buffer_arg(),
             y.clone().into_tensor_arg(),
@@ -243,6 +301,8 @@ fn up_kernel<E: Float, H: Float, W: Float, B: Float>(
     factors: &Sequence<OwnedTensor<W>>,
     columns: &Sequence<usize>,
     more: &Sequence<OwnedTensor<B>>,
+    before: &Sequence<OwnedTensor<E>>,
+    bent: &mut Sequence<OwnedTensor<E>>,
     tiles: &[u32],
     ranks: &[u32],
     y: &mut Tensor<E>,
@@ -298,16 +358,29 @@ fn up_kernel<E: Float, H: Float, W: Float, B: Float>(
         for j in 0..tile.unit_cols {
             let row = row_of(i, tile);
             let col = first + col_of(j, tile);
-            // Where a client has no slots and there is nothing more, its rows stay as they are.
-            if row < here.rows && col < last && (comptime!(more.len() == 1) || end > slot) {
-                let at = (here.first + row) * y.stride(0) + col * y.stride(1);
+            // Where a client has no slots and there is nothing besides, its rows stay as they are.
+            if row < here.rows && col < last && (comptime!(more.len() + before.len() + bent.len() > 0) || end > slot) {
+                let row = here.first + row;
+                let at = row * y.stride(0) + col * y.stride(1);
                 let mut sum = f32::cast_from(y[at]) + scale * sums[comptime!(i * tile.unit_cols + j)];
                 #[unroll]
                 for only in 0..more.len() {
-                    let from = (here.first + row) * more[only].stride(0) + col * more[only].stride(1);
-                    sum += f32::cast_from(more[only][from]);
+                    sum += f32::cast_from(more[only][row * more[only].stride(0) + col * more[only].stride(1)]);
                 }
-                y[at] = E::cast_from(sum);
+                #[unroll]
+                for only in 0..before.len() {
+                    let from = row * before[only].stride(0) + col * before[only].stride(1);
+                    sum *= gelu_slope(f32::cast_from(before[only][from]));
+                }
+                let held = E::cast_from(sum);
+                y[at] = held;
+                #[unroll]
+                for only in 0..bent.len() {
+                    let value = f32::cast_from(held);
+                    let out = &mut bent[only];
+                    let to = row * out.stride(0) + col * out.stride(1);
+                    out[to] = E::cast_from(value * below(value));
+                }
             }
         }
     }

@@ -6,13 +6,13 @@
 use burn::backend::autodiff::NodeId;
 use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
 use burn::backend::autodiff::grads::Gradients;
-use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
+use burn::backend::autodiff::ops::{Backward, NodeGuard, Ops, OpsKind};
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, Backend, ExtensionType, backend_extension};
 
-use crate::backends::{Kernels, LinearSaved, Pair, UpdateSaved, Wanted};
+use crate::backends::{Finish, Kernels, LinearSaved, Pair, UpdateSaved, Wanted};
 use crate::dropout::DropMask;
-use crate::graph::{Residual, past};
+use crate::graph::{Residual, of_one_input, past};
 use crate::options::LinearLayout;
 
 /// The adapted linear as Burn sees it, with and without a graph.
@@ -27,6 +27,26 @@ pub trait LinearOps: Backend {
         #[extension_type] factors: Factors<Self>,
         layout: LinearLayout,
     ) -> (FloatTensor<Self>, FloatTensor<Self>);
+
+    /// See [`adapted_linear_gelu`](crate::adapted_linear_gelu): as [`LinearOps::adapted_linear`] -> `[T, N]`, GELU of it `[T, N]`,
+    /// and `x` once more.
+    fn adapted_linear_gelu(
+        x: FloatTensor<Self>,
+        w: FloatTensor<Self>,
+        #[extension_type] bias: Bias<Self>,
+        #[extension_type] factors: Factors<Self>,
+        layout: LinearLayout,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
+
+    /// See [`adapted_linear_of_gelu`](crate::adapted_linear_of_gelu): `before` and GELU of it `x` `[T, K]` -> `[T, N]`.
+    fn adapted_linear_of_gelu(
+        before: FloatTensor<Self>,
+        x: FloatTensor<Self>,
+        w: FloatTensor<Self>,
+        #[extension_type] bias: Bias<Self>,
+        #[extension_type] factors: Factors<Self>,
+        layout: LinearLayout,
+    ) -> FloatTensor<Self>;
 
     /// See [`dropped_update`](crate::dropped_update): `y` `[T, N]`, `x` `[T, K]`, `a` `[C|1, R, K]`, `b` `[C|1, R, n]` -> `[T, N]`.
     fn dropped_update(
@@ -111,6 +131,29 @@ impl<B: Kernels> LinearOps for B {
         (y, x)
     }
 
+    fn adapted_linear_gelu(
+        x: FloatTensor<Self>,
+        w: FloatTensor<Self>,
+        bias: Bias<Self>,
+        factors: Factors<Self>,
+        layout: LinearLayout,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        let pairs = Pair::<Self>::list(factors.pairs());
+        let (y, bent, _) = Self::linear_gelu_forward(&x, &w, bias.tensor(), &pairs, &layout);
+        (y, bent, x)
+    }
+
+    fn adapted_linear_of_gelu(
+        _: FloatTensor<Self>,
+        x: FloatTensor<Self>,
+        w: FloatTensor<Self>,
+        bias: Bias<Self>,
+        factors: Factors<Self>,
+        layout: LinearLayout,
+    ) -> FloatTensor<Self> {
+        Self::adapted_linear(x, w, bias, factors, layout).0
+    }
+
     fn dropped_update(
         y: FloatTensor<Self>,
         x: FloatTensor<Self>,
@@ -138,6 +181,115 @@ fn register<B: Kernels>(
 /// Tensors that gradients may reach: the input, and A and B of up to three adapters.
 const PARENTS: usize = 7;
 
+/// How the gradient of a linear's input leaves it.
+#[derive(Clone, Debug)]
+enum Way<B: Backend> {
+    /// With what has reached the input past the linear.
+    Straight(Residual<FloatTensor<B>>),
+    /// As the gradient of this, which the input is GELU of.
+    ThroughGelu(FloatTensor<B>),
+}
+
+/// The backward pass of a linear.
+#[derive(Debug)]
+struct LinearStep;
+
+impl<B: Kernels> Backward<B, PARENTS> for LinearStep {
+    type State = (LinearSaved<B>, LinearLayout, Way<B>);
+
+    fn backward(self, ops: Ops<Self::State, PARENTS>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let dy = grads.consume::<B>(&ops.node); // [T, N]
+        let ids: [Option<NodeId>; PARENTS] = ops.parents.map(|parent| parent.map(|node| node.id));
+        let (saved, layout, way) = ops.state;
+        let finish = match way {
+            Way::Straight(residual) => residual.take().map_or(Finish::AsIs, Finish::Plus),
+            Way::ThroughGelu(before) => Finish::ThroughGelu(before),
+        };
+        let tracked = |factors: &[Option<NodeId>]| [factors[0].is_some(), factors[1].is_some()];
+        let wanted = Wanted { x: ids[0].is_some(), pairs: ids[1..].chunks(2).map(tracked).collect() };
+        // x: [T, K], A: [C|1, R, K], B: [C|1, R, n]
+        let found = B::linear_backward(saved, dy, finish, &wanted, &layout);
+        let pairs = found.pairs.into_iter().flatten();
+        register::<B>(grads, ids.into_iter().zip(std::iter::once(found.x).chain(pairs)));
+    }
+}
+
+/// A linear's input once more, for a residual connection past it; one that wants no gradient goes on as it is.
+fn goes_on<B: Kernels, C: CheckpointStrategy>(
+    result: &FloatTensor<Autodiff<B, C>>,
+    input: FloatTensor<Autodiff<B, C>>,
+    residual: Residual<FloatTensor<B>>,
+) -> FloatTensor<Autodiff<B, C>> {
+    if input.is_tracked() { past::<B, C>(result, input.into_primitive(), residual) } else { input }
+}
+
+/// [`Kernels::linear_forward`] as a [`Forward`].
+fn plain<B: Kernels>(
+    x: &FloatTensor<B>,
+    w: &FloatTensor<B>,
+    bias: Option<FloatTensor<B>>,
+    pairs: &[Pair<B>],
+    layout: &LinearLayout,
+) -> (FloatTensor<B>, (), Vec<FloatTensor<B>>) {
+    let (y, h) = B::linear_forward(x, w, bias, pairs, layout);
+    (y, (), h)
+}
+
+/// A linear's tensors besides its input, frozen ones and factors.
+struct Given<B: Kernels, C: CheckpointStrategy> {
+    w: FloatTensor<Autodiff<B, C>>,
+    bias: Bias<Autodiff<B, C>>,
+    factors: Factors<Autodiff<B, C>>,
+    layout: LinearLayout,
+}
+
+/// What [`Given::in_graph`] computes: the result `[T, N]`, what else the forward pass gives, and `x·Aᵀ`.
+type Forward<B, T> = fn(
+    &FloatTensor<B>,
+    &FloatTensor<B>,
+    Option<FloatTensor<B>>,
+    &[Pair<B>],
+    &LinearLayout,
+) -> (FloatTensor<B>, T, Vec<FloatTensor<B>>);
+
+impl<B: Kernels, C: CheckpointStrategy> Given<B, C> {
+    /// The linear of `x` `[T, K]` with its place in the graph: gradients for the input go to `input`, in its `way`.
+    fn in_graph<T>(
+        self,
+        input: NodeGuard,
+        x: FloatTensor<B>,
+        way: Way<B>,
+        forward: Forward<B, T>,
+    ) -> (FloatTensor<Autodiff<B, C>>, T) {
+        let Given { w, bias, factors, layout } = self;
+        let bias = bias.tensor();
+        let is_frozen = !w.is_tracked() && bias.as_ref().is_none_or(|bias| !bias.is_tracked());
+        assert!(is_frozen, "the backbone is frozen");
+        let factors = factors.pairs();
+        // The graph wants a node for every parent: the weight, never tracked, stands in for adapters that are not there.
+        let mut nodes = [(); PARENTS].map(|()| w.node());
+        nodes[0] = input;
+        for (node, factor) in nodes[1..].iter_mut().zip(factors.iter().flatten()) {
+            *node = factor.node();
+        }
+        let trains_a = factors.iter().any(|[a, _]| a.is_tracked());
+        let trains_b = factors.iter().any(|[_, b]| b.is_tracked());
+        let pairs = Pair::<B>::list(factors.into_iter().map(|pair| pair.map(|t| t.into_primitive())).collect());
+        let w = w.into_primitive();
+        let (y, more, h) = forward(&x, &w, bias.map(|b| b.into_primitive()), &pairs, &layout); // [T, N], .., [T, ΣR]
+        let y = match Backward::<B, PARENTS>::prepare::<C>(LinearStep, nodes).compute_bound().stateful() {
+            OpsKind::Tracked(prep) => {
+                // x is read for the gradient of an A, x·Aᵀ for that of a B; what nobody asks for is let go here.
+                let x = trains_a.then_some(x);
+                let h = if trains_b { h } else { Vec::new() };
+                prep.finish((LinearSaved { x, w, h, pairs }, layout, way), y)
+            }
+            OpsKind::UnTracked(prep) => prep.finish(y),
+        };
+        (y, more)
+    }
+}
+
 impl<B: Kernels, C: CheckpointStrategy> LinearOps for Autodiff<B, C> {
     fn adapted_linear(
         x: FloatTensor<Self>,
@@ -146,52 +298,44 @@ impl<B: Kernels, C: CheckpointStrategy> LinearOps for Autodiff<B, C> {
         factors: Factors<Self>,
         layout: LinearLayout,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        #[derive(Debug)]
-        struct Step;
-        impl<B: Kernels> Backward<B, PARENTS> for Step {
-            type State = (LinearSaved<B>, LinearLayout, Residual<FloatTensor<B>>);
-
-            fn backward(self, ops: Ops<Self::State, PARENTS>, grads: &mut Gradients, _: &mut Checkpointer) {
-                let dy = grads.consume::<B>(&ops.node); // [T, N]
-                let ids: [Option<NodeId>; PARENTS] = ops.parents.map(|parent| parent.map(|node| node.id));
-                let (saved, layout, residual) = ops.state;
-                let tracked = |factors: &[Option<NodeId>]| [factors[0].is_some(), factors[1].is_some()];
-                let wanted = Wanted { x: ids[0].is_some(), pairs: ids[1..].chunks(2).map(tracked).collect() };
-                // x: [T, K], A: [C|1, R, K], B: [C|1, R, n]
-                let found = B::linear_backward(saved, dy, residual.take(), &wanted, &layout);
-                let pairs = found.pairs.into_iter().flatten();
-                register::<B>(grads, ids.into_iter().zip(std::iter::once(found.x).chain(pairs)));
-            }
-        }
-        let bias = bias.tensor();
-        let is_frozen = !w.is_tracked() && bias.as_ref().is_none_or(|bias| !bias.is_tracked());
-        assert!(is_frozen, "the backbone is frozen");
-        let factors = factors.pairs();
-        // The graph wants a node for every parent: the weight, never tracked, stands in for adapters that are not there.
-        let mut nodes = [(); PARENTS].map(|()| w.node());
-        nodes[0] = x.node();
-        for (node, factor) in nodes[1..].iter_mut().zip(factors.iter().flatten()) {
-            *node = factor.node();
-        }
-        let trains_a = factors.iter().any(|[a, _]| a.is_tracked());
-        let trains_b = factors.iter().any(|[_, b]| b.is_tracked());
-        let pairs = Pair::<B>::list(factors.into_iter().map(|pair| pair.map(|t| t.into_primitive())).collect());
-        let (again, w) = (x.clone(), w.into_primitive());
-        let x = x.into_primitive();
-        let residual = Residual::new();
-        let (y, h) = B::linear_forward(&x, &w, bias.map(|b| b.into_primitive()), &pairs, &layout); // [T, N], [T, ΣR]
-        let y = match Step.prepare::<C>(nodes).compute_bound().stateful() {
-            OpsKind::Tracked(prep) => {
-                // x is read for the gradient of an A, x·Aᵀ for that of a B; what nobody asks for is let go here.
-                let x = trains_a.then_some(x);
-                let h = if trains_b { h } else { Vec::new() };
-                prep.finish((LinearSaved { x, w, h, pairs }, layout, residual.clone()), y)
-            }
-            OpsKind::UnTracked(prep) => prep.finish(y),
-        };
-        // An input that wants no gradient goes on as it is.
-        let again = if again.is_tracked() { past::<B, C>(&y, again.into_primitive(), residual) } else { again };
+        let (residual, again) = (Residual::new(), x.clone());
+        let (x, input) = x.into_parts();
+        let given = Given { w, bias, factors, layout };
+        let (y, ()) = given.in_graph(input, x, Way::Straight(residual.clone()), plain::<B>);
+        let again = goes_on::<B, C>(&y, again, residual);
         (y, again)
+    }
+
+    fn adapted_linear_gelu(
+        x: FloatTensor<Self>,
+        w: FloatTensor<Self>,
+        bias: Bias<Self>,
+        factors: Factors<Self>,
+        layout: LinearLayout,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        let (residual, again) = (Residual::new(), x.clone());
+        let (x, input) = x.into_parts();
+        let given = Given { w, bias, factors, layout };
+        let (y, bent) = given.in_graph(input, x, Way::Straight(residual.clone()), B::linear_gelu_forward);
+        let again = goes_on::<B, C>(&y, again, residual);
+        // A linear that reads both takes the gradient past this step; whatever else reads GELU goes through it.
+        let (before, node) = y.clone().into_parts();
+        let bent = of_one_input::<B, C, _>(node, bent, before, |x, dy| B::gelu_elements_backward(&x, dy));
+        (y, bent, again)
+    }
+
+    fn adapted_linear_of_gelu(
+        before: FloatTensor<Self>,
+        x: FloatTensor<Self>,
+        w: FloatTensor<Self>,
+        bias: Bias<Self>,
+        factors: Factors<Self>,
+        layout: LinearLayout,
+    ) -> FloatTensor<Self> {
+        let is_tracked = before.is_tracked();
+        let (before, input) = before.into_parts();
+        let way = if is_tracked { Way::ThroughGelu(before) } else { Way::Straight(Residual::new()) };
+        Given { w, bias, factors, layout }.in_graph(input, x.into_primitive(), way, plain::<B>).0
     }
 
     fn dropped_update(

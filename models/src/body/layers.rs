@@ -4,7 +4,7 @@
 //! Letters in shapes: `T` tokens, `D` features, `H` query heads, `G` key heads, `w` features a head, `I` features inside the
 //! feed-forward block.
 
-use bonfire_kernels::{Bend, gelu, glu, packed_attention, packed_attention_dropped, packed_attention_with};
+use bonfire_kernels::{Bend, glu, packed_attention, packed_attention_dropped, packed_attention_with};
 use burn::tensor::Tensor;
 
 use crate::description::DropRate;
@@ -29,8 +29,8 @@ impl Layer {
         let attended = self.groups[1].apply(attended, context, rows); // [T, D]
         let attended = context.dropped(attended, Place::AfterAttention, dropped.attention, rows);
         let x = norm(AfterAttention).after(x, attended, eps, trained); // [T, D]
-        let (wide, x) = self.groups[2].apply_and_input(x, context, rows); // [T, I], [T, D]
-        let narrow = self.groups[3].apply(gelu(wide), context, rows); // [T, D]
+        let (wide, x) = self.groups[2].apply_gelu_and_input(x, context, rows); // [T, I], [T, D]
+        let narrow = self.groups[3].apply_to_gelu(wide, context, rows); // [T, D]
         let narrow = context.dropped(narrow, Place::AfterFeedForward, dropped.feed_forward, rows);
         norm(AfterFeedForward).after(x, narrow, eps, trained) // [T, D]
     }
