@@ -6,6 +6,7 @@
 //! of their bits: a product that drops some on the way, as TF32 does, is seen.
 
 mod attention;
+mod clip;
 mod decoder;
 mod linear;
 mod losses;
@@ -137,6 +138,7 @@ pub fn small(seed: u64) -> Vec<Exact> {
     cases.extend(decoder::small(seed));
     cases.extend(losses::small(seed));
     cases.extend(optimizer::small(seed));
+    cases.extend(clip::small(seed));
     cases
 }
 
@@ -149,6 +151,7 @@ pub fn real(tokens: usize, seed: u64) -> Vec<Exact> {
     cases.extend(decoder::real(tokens, seed));
     cases.extend(losses::real(seed));
     cases.extend(optimizer::real(seed));
+    cases.extend(clip::real(seed));
     cases
 }
 

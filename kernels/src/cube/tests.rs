@@ -31,9 +31,10 @@ use burn_cubecl::{CubeBackend, CubeDevice};
 use crate::Segments;
 
 /// Tests that together launch every kernel there is.
-const EVERY_KERNEL: [fn(); 18] = [
+const EVERY_KERNEL: [fn(); 19] = [
     lowrank::tokens_down_to_slots,
     lowrank::slots_up_to_features,
+    lowrank::slots_up_around_gelu,
     lowrank::gradients_of_factors,
     attention::full,
     attention::causal,

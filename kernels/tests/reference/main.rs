@@ -10,11 +10,11 @@ mod dropout;
 use bonfire_kernels::check::exact::{self, Format};
 use bonfire_kernels::check::{self, Way, numbers};
 use bonfire_kernels::{
-    AdamW, Arithmetic, AttentionLayout, Bend, FlatLayout, Grouped, LowRank, Moving, Segments, SlotCounts, StepRule,
-    adapted_linear, adapted_linear_and_input, adapted_linear_composed, add_norm, clip, clip_composed, cross_entropy,
-    gather_lanes, gelu, glu, lanes_on, optimizer_step, optimizer_step_composed, packed_attention,
-    packed_attention_composed, packed_attention_with, product, rms_norm, rms_norm_and_input, rotate, slot_scores,
-    widest_head,
+    Activated, AdamW, Arithmetic, AttentionLayout, Bend, FlatLayout, Grouped, LowRank, Moving, Segments, SlotCounts,
+    StepRule, adapted_linear, adapted_linear_and_input, adapted_linear_composed, adapted_linear_gelu,
+    adapted_linear_of_gelu, add_norm, clip, clip_composed, cross_entropy, gather_lanes, gelu, glu, lanes_on,
+    optimizer_step, optimizer_step_composed, packed_attention, packed_attention_composed, packed_attention_with,
+    product, rms_norm, rms_norm_and_input, rotate, slot_scores, widest_head,
 };
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use proptest::prelude::*;
@@ -307,6 +307,57 @@ proptest! {
         agree("nothing past it", [&start], y, rms_norm(input(), fixed([d], 7), 0.0, 1e-5));
         let (y, frozen) = rms_norm_and_input(start.clone().detach(), fixed([d], 7), 0.0, 1e-5);
         agree("a frozen input", [&start], y + frozen * start.clone(), rms_norm(start.clone().detach(), fixed([d], 7), 0.0, 1e-5) + start.clone().detach() * start.clone());
+    }
+
+    /// A linear, GELU and a linear as models chain them, with adapters on both, one or none; what else reads GELU's result, the
+    /// numbers before it or the input has its gradient added.
+    #[test]
+    fn linears_around_gelu(
+        lengths in ragged(), d in 1usize..20, inside in 1usize..40, rank in 1usize..6, wide in any::<bool>(),
+        narrow in any::<bool>(), biased in any::<bool>(), others in any::<bool>(), bits in any::<u64>(), surplus in 0usize..3,
+    ) {
+        let (clients, c) = (Segments::from_lengths(lengths.clone()), lengths.len());
+        let x = (fixed([clients.rows() + surplus, d], 1) * 3.0).require_grad();
+        let [up, down] = [(d, inside, 2), (inside, d, 4)].map(|(from, to, seed)| {
+            let used = SlotCounts::new((0..c).map(|i| (bits >> (4 * i + from)) as usize % (rank + 1)).collect());
+            let factors = LowRank {
+                a: tensor([c, rank, from], 10 + seed), b: tensor([1, rank, to], 20 + seed), used: Some(used), scale: 0.7,
+            };
+            (fixed([from, to], seed), biased.then(|| fixed([to], seed + 1)), factors)
+        });
+        let on_wide: Vec<_> = wide.then_some((&up.2, 0..inside)).into_iter().collect();
+        let on_narrow: Vec<_> = narrow.then_some((&down.2, 0..d)).into_iter().collect();
+        let more = |y: Tensor<2>, x: Tensor<2>, before: Tensor<2>, after: Tensor<2>| {
+            let y = y + x;
+            if others { y + (before.tanh() * after).sum_dim(1) } else { y }
+        };
+        let f32s = Arithmetic::F32;
+        let (bent, past) = adapted_linear_gelu(x.clone(), up.0.clone(), up.1.clone(), &on_wide, &clients, f32s);
+        let y = adapted_linear_of_gelu(bent.clone(), down.0.clone(), down.1.clone(), &on_narrow, &clients, f32s);
+        let found = more(y, past, bent.before.clone(), bent.after);
+        let before = adapted_linear_composed(x.clone(), up.0.clone(), up.1.clone(), &on_wide, &clients, f32s);
+        close("before GELU", values(bent.before), values(before.clone()));
+        let after = before.clone() * ((before.clone() / std::f64::consts::SQRT_2).erf() + 1.0) / 2.0;
+        let y = adapted_linear_composed(after.clone(), down.0.clone(), down.1.clone(), &on_narrow, &clients, f32s);
+        let reference = more(y, x.clone(), before, after);
+        close("around GELU", values(found.clone()), values(reference.clone()));
+        let weights = fixed(found.dims(), 99);
+        let [one, two] = [found, reference].map(|y| (y * weights.clone()).sum().backward());
+        close("gradient of x", x.gradient(&one), x.gradient(&two));
+        for (factors, _) in on_wide.iter().chain(&on_narrow) {
+            for (name, factor) in [("A", &factors.a), ("B", &factors.b)] {
+                let reference = factor.grad(&two).map_or_else(|| vec![0.0; factor.shape().num_elements()], values);
+                close(&format!("gradient of {name}"), factor.gradient(&one), reference);
+            }
+        }
+        // Numbers that want no gradient: the factors have theirs.
+        if narrow {
+            let frozen = Activated::gelu(fixed([clients.rows() + surplus, inside], 7));
+            let y = adapted_linear_of_gelu(frozen.clone(), down.0.clone(), None, &on_narrow, &clients, f32s);
+            let reference = adapted_linear(frozen.after, down.0.clone(), None, &on_narrow, &clients, f32s);
+            let [one, two] = [y, reference].map(|y| y.sum().backward());
+            close("gradient of A alone", on_narrow[0].0.a.gradient(&one), on_narrow[0].0.a.gradient(&two));
+        }
     }
 
     #[test]

@@ -2,12 +2,25 @@
 
 use burn::tensor::Device;
 
+use super::pointwise::gelu_by_hand;
 use super::threads::each;
 use super::{Exact, Format, Off, add, backward, compare, dot, gradient, read, rows};
-use crate::{Arithmetic, LowRank, Segments, SlotCounts, adapted_linear};
+use crate::{
+    Activated, Arithmetic, LowRank, Segments, SlotCounts, adapted_linear, adapted_linear_gelu, adapted_linear_of_gelu,
+};
 
 /// A scale that no format rounds.
 const SCALE: f32 = 0.5;
+
+/// Where GELU stands.
+#[derive(Clone, Copy, PartialEq)]
+enum Gelu {
+    Nowhere,
+    /// The result is GELU of the linear's.
+    After,
+    /// The linear's input is GELU of the input.
+    Before,
+}
 
 /// One linear.
 #[derive(Clone)]
@@ -24,6 +37,7 @@ struct Linear {
     own: [bool; 2],
     /// Whether clients have different numbers of slots, some none.
     chosen: bool,
+    gelu: Gelu,
     seed: u64,
 }
 
@@ -37,9 +51,18 @@ pub(super) fn small(seed: u64) -> Vec<Exact> {
         rank: 3,
         own: [true, true],
         chosen: false,
+        gelu: Gelu::Nowhere,
         seed,
     };
+    let one = Linear { d: 21, width: 70, adapted: vec![true], rank: 5, ..base.clone() };
+    let none = |gelu| Linear { adapted: vec![false], gelu, ..one.clone() };
     vec![
+        Linear { chosen: true, gelu: Gelu::After, ..one.clone() }.case("linear and GELU"),
+        Linear { own: [true, false], gelu: Gelu::After, ..base.clone() }.case("linear and GELU, A trains"),
+        none(Gelu::After).case("linear and GELU, no adapter"),
+        Linear { chosen: true, gelu: Gelu::Before, ..one.clone() }.case("linear of GELU"),
+        Linear { own: [false, true], gelu: Gelu::Before, ..base.clone() }.case("linear of GELU, B trains"),
+        none(Gelu::Before).case("linear of GELU, no adapter"),
         base.clone().case("linear, A and B train"),
         Linear { d: 45, width: 101, adapted: vec![true], rank: 21, own: [true, false], chosen: true, ..base.clone() }
             .case("linear, A trains"),
@@ -68,9 +91,15 @@ pub(super) fn real(tokens: usize, seed: u64) -> Vec<Exact> {
         rank: 16,
         own: [true, true],
         chosen: false,
+        gelu: Gelu::Nowhere,
         seed,
     };
+    // GELU's slopes want every number of the result in f64: of an eighth of the tokens.
+    let eighth = base.lengths.iter().map(|tokens| tokens.div_ceil(8)).collect();
+    let inside = Linear { lengths: eighth, width: 3072, adapted: vec![true], gelu: Gelu::After, ..base.clone() };
     vec![
+        inside.clone().case("linear and GELU"),
+        Linear { d: 3072, width: 768, gelu: Gelu::Before, ..inside }.case("linear of GELU"),
         base.clone().case("linear, q k v, A and B train"),
         Linear { width: 3072, adapted: vec![true], chosen: true, ..base.clone() }.case("linear, chosen slots"),
         Linear { d: 3072, adapted: vec![true], own: [true, false], ..base }.case("linear, A trains, B shared"),
@@ -82,11 +111,16 @@ struct Problem {
     of: Linear,
     clients: Segments,
     used: Vec<usize>,
+    /// What the device is given.
+    input: Vec<f32>,
+    weights: Vec<f32>,
+    /// What the linear reads.
     x: Vec<f32>,
     w: Vec<f32>,
     /// The same turned, `[N, d]`.
     turned: Vec<f32>,
     bias: Vec<f32>,
+    /// The gradient of the linear's result.
     dy: Vec<f32>,
     /// Of each linear with an adapter: where its columns start, A and B.
     factors: Vec<(usize, [Vec<f32>; 2])>,
@@ -128,17 +162,33 @@ impl Linear {
             (i * self.width, pair)
         });
         let slots = |c: usize| if self.chosen { (5 * c + 3) % (self.rank + 1) } else { self.rank };
-        Problem {
+        // To where GELU is nothing and where it is its argument; the linear's result by its input alone.
+        let reach = if self.gelu == Gelu::Nowhere { 1.0 } else { 4.0 };
+        let input: Vec<f32> = draw(t * d, 1).into_iter().map(|v| v * reach).collect();
+        let gelu = |v: &f32| if self.gelu == Gelu::Before { gelu_by_hand((*v).into(), 1.0).0 as f32 } else { *v };
+        let weights = draw(t * n, 4);
+        let mut problem = Problem {
             clients: Segments::from_lengths(self.lengths.iter().copied()),
             used: (0..self.lengths.len()).map(slots).collect(),
-            x: draw(t * d, 1),
+            x: input.iter().map(gelu).collect(),
+            input,
             turned: (0..n).flat_map(|c| (0..d).map(move |r| (r, c))).map(|(r, c)| w[r * n + c]).collect(),
             w,
             bias: draw(n, 3),
-            dy: draw(t * n, 4),
+            dy: weights.clone(),
+            weights,
             factors: factors.collect(),
             of: self.clone(),
+        };
+        if self.gelu == Gelu::After {
+            let slopes = each(t, |t| {
+                let y = problem.row(t, problem.clients.owners().get(t).copied())[0].clone();
+                let dy = &problem.weights[t * n..(t + 1) * n];
+                y.iter().zip(dy).map(|(&y, &dy)| gelu_by_hand(y, dy.into()).1 as f32).collect::<Vec<f32>>()
+            });
+            problem.dy = slopes.concat();
         }
+        problem
     }
 
     fn measure(&self, device: &Device, format: Format) -> Result<Vec<Off>, String> {
@@ -151,6 +201,8 @@ impl Linear {
 /// What the device gives: the result, the gradient of x, and of A and B of each adapter.
 struct Found {
     y: Vec<f32>,
+    /// The linear's result before GELU.
+    before: Option<Vec<f32>>,
     dx: Vec<f32>,
     factors: Vec<[Vec<f32>; 2]>,
 }
@@ -159,7 +211,7 @@ impl Problem {
     fn run(&self, device: &Device, format: Format) -> Result<Found, String> {
         let (of, device) = (&self.of, &device.clone().autodiff());
         let (t, d, n) = (of.tokens(), of.d, of.columns());
-        let x = format.put(&self.x, [t, d], device).require_grad();
+        let x = format.put(&self.input, [t, d], device).require_grad();
         let (w, bias) = (format.put(&self.w, [d, n], device), format.put(&self.bias, [n], device));
         let [ca, cb] = of.stacked();
         let used = of.chosen.then(|| SlotCounts::new(self.used.clone()));
@@ -172,11 +224,23 @@ impl Problem {
         let updates: Vec<LowRank> = self.factors.iter().map(lowrank).collect();
         let columns = self.factors.iter().map(|(start, _)| *start..start + of.width);
         let adapters: Vec<_> = updates.iter().zip(columns).collect();
-        let y = adapted_linear(x.clone(), w, bias, &adapters, &self.clients, Arithmetic::F32);
-        let grads = backward(&y, format.put(&self.dy, [t, n], device));
+        let (clients, f32s) = (&self.clients, Arithmetic::F32);
+        let (y, before) = match of.gelu {
+            Gelu::Nowhere => (adapted_linear(x.clone(), w, bias, &adapters, clients, f32s), None),
+            Gelu::After => {
+                let (Activated { before, after }, _) =
+                    adapted_linear_gelu(x.clone(), w, bias, &adapters, clients, f32s);
+                (after, Some(read(before)?))
+            }
+            Gelu::Before => {
+                let input = Activated::gelu(x.clone());
+                (adapted_linear_of_gelu(input, w, bias, &adapters, clients, f32s), None)
+            }
+        };
+        let grads = backward(&y, format.put(&self.weights, [t, n], device));
         let factors = updates.iter().map(|u| Ok([gradient("A", &u.a, &grads)?, gradient("B", &u.b, &grads)?]));
         let factors = factors.collect::<Result<_, String>>()?;
-        Ok(Found { y: read(y)?, dx: gradient("x", &x, &grads)?, factors })
+        Ok(Found { y: read(y)?, before, dx: gradient("x", &x, &grads)?, factors })
     }
 
     /// The rows that are compared where all would take too long: of every client the first, the last and some between, and
@@ -198,9 +262,20 @@ impl Problem {
         let (of, owners, sample) = (&self.of, self.clients.owners(), self.sample());
         let owner = |t: usize| owners.get(t).copied();
         let expected = each(sample.len(), |i| (sample[i], self.row(sample[i], owner(sample[i]))));
-        let (ys, dxs): (Vec<_>, Vec<_>) = expected.into_iter().map(|(t, [y, dx])| ((t, y), (t, dx))).unzip();
-        let mut offs =
-            vec![compare("result", &found.y, of.columns(), &ys), compare("gradient of x", &found.dx, of.d, &dxs)];
+        let (mut ys, mut dxs): (Vec<_>, Vec<_>) = expected.into_iter().map(|(t, [y, dx])| ((t, y), (t, dx))).unzip();
+        let mut offs = Vec::new();
+        if let Some(before) = &found.before {
+            offs.push(compare("before GELU", before, of.columns(), &ys));
+            ys.iter_mut().flat_map(|(_, y)| y).for_each(|y| *y = gelu_by_hand(*y, 1.0).0);
+        }
+        if of.gelu == Gelu::Before {
+            for (t, dx) in &mut dxs {
+                let input = &self.input[*t * of.d..];
+                dx.iter_mut().zip(input).for_each(|(dx, &x)| *dx = gelu_by_hand(x.into(), *dx).1);
+            }
+        }
+        offs.push(compare("result", &found.y, of.columns(), &ys));
+        offs.push(compare("gradient of x", &found.dx, of.d, &dxs));
         for (i, found) in found.factors.iter().enumerate() {
             let [a, b] = self.factor_gradients(i);
             offs.push(compare(format!("gradient of A {i}"), &found[0], of.d, &rows(&a, of.d)));
@@ -284,6 +359,7 @@ mod tests {
             rank: 2,
             own: [true, true],
             chosen: false,
+            gelu: Gelu::Nowhere,
             seed: 1,
         };
         let problem = linear.problem(Format::F32);

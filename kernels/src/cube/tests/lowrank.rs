@@ -4,7 +4,7 @@
 use super::*;
 use crate::cube::cooperative::{self, Units};
 use crate::cube::factors::Factors;
-use crate::cube::lowrank::{down, up_add, widest};
+use crate::cube::lowrank::{down, up_add, up_gelu, up_through_gelu, widest};
 use crate::cube::outer::{Gradient, outer};
 use crate::cube::tensors::empty;
 use crate::cube::tiles::{RankTable, TileTable};
@@ -272,6 +272,49 @@ pub(super) fn slots_up_to_features() {
             assert_eq!(identity(&sum), memory, "in place where nothing else holds it");
             nothing_between(&sum);
             close(&format!("up in place, case {seed}"), &values(sum), &expected);
+        }
+    }
+}
+
+/// GELU of the sums beside them, and sums times GELU's slope, in every row and column.
+#[test]
+pub(super) fn slots_up_around_gelu() {
+    let Some(device) = device() else { return };
+    for ((seed, (slots, columns, rows)), surplus) in cases().into_iter().enumerate().zip([5, 0, 40].into_iter().cycle())
+    {
+        let mut case = case(seed as u64, &slots, &columns, rows, &device);
+        let (tokens, slots) = (case.clients.rows(), case.slots());
+        let all = tokens + surplus;
+        let y = case.random.numbers(all * WIDE);
+        let h = case.random.numbers(tokens * slots);
+        let bias = case.random.numbers(WIDE);
+        let before: Vec<f32> = case.random.numbers(all * WIDE).into_iter().map(|v| 6.0 * v).collect();
+        let mut sums: Vec<f64> = y.iter().map(|&y| f64::from(y)).collect();
+        for (c, slot, column, factor) in case.entries() {
+            for t in case.clients.range(c) {
+                sums[t * WIDE + column] -= 1.5 * f64::from(h[t * slots + slot]) * f64::from(factor);
+            }
+        }
+        let bent = |x: f64| super::gelu::by_hand(x);
+        let through: Vec<f64> = sums.iter().zip(&before).map(|(dy, &x)| dy * bent(x.into()).1).collect();
+        for put in LAYOUTS {
+            let factors = case.factors(put, &device);
+            let h = || put(&h, &[tokens, slots], &device);
+            let y = || put(&y, &[all, WIDE], &device);
+            for biased in [false, true] {
+                let added = |i: usize| if biased { f64::from(bias[i % WIDE]) } else { 0.0 };
+                let expected: Vec<f64> = sums.iter().enumerate().map(|(i, sum)| sum + added(i)).collect();
+                let bias = biased.then(|| put(&bias, &[WIDE], &device));
+                let [sum, after] = up_gelu(y(), h(), &factors, -1.5, bias, &case.table);
+                nothing_between(&sum);
+                close(&format!("before GELU, case {seed}"), &values(sum), &expected);
+                let expected: Vec<f64> = expected.into_iter().map(|x| bent(x).0).collect();
+                close(&format!("GELU, case {seed}, biased {biased}"), &values(after), &expected);
+            }
+            let before = put(&before, &[all, WIDE], &device);
+            let found = up_through_gelu(y(), h(), &factors, -1.5, before.clone(), &case.table);
+            nothing_between(&found);
+            close(&format!("through GELU, case {seed}"), &values(found), &through);
         }
     }
 }

@@ -19,7 +19,7 @@ use crate::cube::gather::gather;
 use crate::cube::gelu::{gelu, gelu_backward};
 use crate::cube::glu::{glu, glu_backward, turn};
 use crate::cube::loss::loss_and_slopes;
-use crate::cube::lowrank::{down, up_add};
+use crate::cube::lowrank::{down, up_add, up_gelu, up_through_gelu};
 use crate::cube::norm::{add_norm, add_norm_backward, rms, rms_backward};
 use crate::cube::optimizer::{clip, optimizer_step, square_sums};
 use crate::cube::outer::{Gradient, outer};
@@ -121,6 +121,9 @@ fn every_kernel() {
             let h = down(zeros(&[5, 9]), &factors, &table);
             up_add(zeros(&[5, 9]), h.clone(), &factors, 1.0, None, &table);
             up_add(zeros(&[6, 9]), h.clone(), &factors, 1.0, Some(zeros(&[9])), &table);
+            up_gelu(zeros(&[6, 9]), h.clone(), &factors, 1.0, None, &table);
+            up_gelu(zeros(&[6, 9]), h.clone(), &factors, 1.0, Some(zeros(&[9])), &table);
+            up_through_gelu(zeros(&[6, 9]), h.clone(), &factors, 1.0, zeros(&[6, 9]), &table);
             let pairs = [[h.clone(), zeros(&[5, 9])], [h, zeros(&[5, 9])]];
             let one = |i: usize| Gradient { pair: i % 2, slots: 0..slots, columns: 0..9, shared: i == 0, adapter: 0 };
             let wanted: Vec<Gradient> = (0..adapters).map(one).collect();
