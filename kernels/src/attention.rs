@@ -7,8 +7,9 @@ use burn::backend::{Autodiff, Backend, Dispatch, backend_extension};
 use burn::tensor::{Device, Int, Tensor, TensorData, activation::softmax};
 
 use crate::backends::Kernels;
-use crate::dropout::{DropMask, RowKeys, dropout};
+use crate::dropout::dropout;
 use crate::graph::of_one_input;
+use crate::masks::{DropMask, RowKeys};
 use crate::options::{Arithmetic, AttentionLayout};
 use crate::{product, runs_on_cpu};
 

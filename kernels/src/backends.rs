@@ -7,7 +7,7 @@
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, TensorMetadata};
 
-use crate::dropout::DropMask;
+use crate::masks::DropMask;
 use crate::options::{AttentionLayout, Bend, LinearLayout};
 
 /// The factors of one adapter, slot by slot.

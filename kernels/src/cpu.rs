@@ -22,7 +22,7 @@ use burn_flex::{Flex, FlexTensor, Layout};
 use self::halves::{narrow, wide};
 pub(crate) use self::tf32::in_tf32;
 use crate::backends::{Finish, Kernels, LinearGradients, LinearSaved, Pair, UpdateSaved, Wanted};
-use crate::dropout::DropMask;
+use crate::masks::DropMask;
 use crate::options::{AttentionLayout, Bend, LinearLayout};
 
 /// Elements a thread takes at a time in elementwise loops: 64 KiB, so that a task is longer than its dispatch and

@@ -27,6 +27,7 @@ mod optimizer;
 mod outer;
 mod product;
 mod scores;
+mod share;
 mod tensors;
 mod tiles;
 

@@ -4,13 +4,18 @@
 use std::sync::Arc;
 
 use burn::backend::{Backend, BackendTensor, Dispatch, DispatchAutodiffContext, DispatchTensor, ExtensionType};
-use burn::backend::{DispatchTensorKind, tensor::FloatTensor};
+use burn::backend::{DispatchTensorKind, backend_extension, tensor::FloatTensor};
 use burn::tensor::Tensor;
-
-use crate::optimizer::OptimizerOps;
 
 /// Numbers whose multiples a tensor may begin at: 512 bytes, which every device takes a view from.
 pub(crate) const ALIGN: usize = 128;
+
+/// What is asked of a buffer.
+#[backend_extension(Flex: cfg(feature = "flex"), Cube: cfg(feature = "cube"))]
+pub trait FlatOps: Backend {
+    /// A tensor of every client where it lies; see [`FlatLayout::tensor`].
+    fn part(flat: FloatTensor<Self>, at: usize, dims: [usize; 2]) -> FloatTensor<Self>;
+}
 
 /// Where each of a client's tensors lies in the client's row. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -94,7 +99,7 @@ impl FlatLayout {
     pub fn tensor(&self, flat: &Tensor<2>, i: usize) -> Tensor<3> {
         let Place { at, dims, .. } = self.places()[i];
         assert_eq!(flat.dims()[1], self.width(), "a buffer of this layout");
-        Tensor::from_dispatch(<Dispatch as OptimizerOps>::part(flat.clone().into_dispatch(), at, dims))
+        Tensor::from_dispatch(<Dispatch as FlatOps>::part(flat.clone().into_dispatch(), at, dims))
     }
 
     /// The tensors `[C, rows, cols]`, as many as there are places, side by side in a buffer `[C, width]` of their own; zeros between

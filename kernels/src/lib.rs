@@ -31,6 +31,7 @@ mod grouped;
 mod linear;
 mod lists;
 mod loss;
+mod masks;
 mod memory;
 mod norm;
 mod optimizer;
@@ -49,7 +50,7 @@ pub use clip::{clip, clip_composed};
 pub use cuda_driver::{CudaFault, cuda_driver};
 #[cfg(feature = "cuda")]
 pub use device_math::DeviceMath;
-pub use dropout::{DropMask, RowKeys, dropout};
+pub use dropout::dropout;
 pub use flat::{FlatLayout, Place};
 pub use gather::{gather_lanes, lanes_on};
 pub use grouped::Grouped;
@@ -59,6 +60,7 @@ pub use linear::{
 };
 pub use lists::lists_on;
 pub use loss::{cross_entropy, cross_entropy_and_slopes, cross_entropy_composed};
+pub use masks::{DropMask, RowKeys};
 pub use memory::{device_buffer_limit, device_memory, device_memory_reserved};
 pub use norm::{add_norm, rms_norm, rms_norm_and_input};
 pub use optimizer::{AdamW, Moving, Sgd, StepRule, optimizer_step, optimizer_step_composed};

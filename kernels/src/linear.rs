@@ -9,7 +9,7 @@ use burn::backend::Dispatch;
 use burn::tensor::Tensor;
 
 use self::graph::{Bias, Factors, LinearOps};
-use crate::dropout::DropMask;
+use crate::masks::DropMask;
 use crate::options::{Arithmetic, LinearLayout};
 use crate::{Segments, SlotCounts, gelu, product};
 

@@ -125,9 +125,6 @@ pub trait OptimizerOps: Backend {
     /// `rates` `[K, C, 4]` with what `sums` `[C, parts]` make of their fourth numbers; see [`crate::clip`].
     fn clip(rates: FloatTensor<Self>, sums: FloatTensor<Self>, limit: f64) -> FloatTensor<Self>;
 
-    /// A tensor of every client where it lies; see [`FlatLayout::tensor`].
-    fn part(flat: FloatTensor<Self>, at: usize, dims: [usize; 2]) -> FloatTensor<Self>;
-
     /// Product of the norms of both factors' rows; see [`crate::slot_scores`].
     fn slot_norms(a: FloatTensor<Self>, b: FloatTensor<Self>) -> FloatTensor<Self>;
 

@@ -20,17 +20,22 @@ class Linear:
     slots: int
 
 
-def linear(of: Linear, trains: str, residual: bool) -> dict[str, tuple[float, float]]:
-    """Forward and backward of what adapters add; `trains` of "A", "B", both; `residual`: the input goes on past the linear."""
+def linear(of: Linear, trains: str, residual: bool, gelu: str) -> dict[str, tuple[float, float]]:
+    """Forward and backward of what adapters add; `trains` of "A", "B", both; `residual`: the input goes on past the linear; `gelu`: it
+    stands "after" the linear, "before" it or nowhere."""
     h = of.slots * FULL
     outer = 0
     if "A" in trains:
         outer += of.d_in * HALF + h  # x, dy·Bᵀ
     if "B" in trains:
         outer += of.d_out * HALF + h  # dy, x·Aᵀ
+    # Forward writes GELU of the result beside it; backward reads what GELU was given, for the slope.
     return {
         "down": (of.d_in * HALF + h, of.d_out * HALF + h),
-        "up, with bias or residual": (2 * of.d_out * HALF + h, (2 + residual) * of.d_in * HALF + h),
+        "up, with bias, residual or GELU": (
+            (2 + (gelu == "after")) * of.d_out * HALF + h,
+            (2 + residual + (gelu == "before")) * of.d_in * HALF + h,
+        ),
         "gradients of factors": (0, outer),
     }
 
@@ -39,21 +44,20 @@ def roberta_base(rank: int, trains: str) -> dict[str, tuple[float, float]]:
     """A layer of 768 features, 3072 inside, 12 heads, adapters on all six linears."""
     d, inside, heads = 768, 3072, 12
     linears = [
-        (Linear(d, 3 * d, 3 * rank), True),
-        (Linear(d, d, rank), False),
-        (Linear(d, inside, rank), True),
-        (Linear(inside, d, rank), False),
+        (Linear(d, 3 * d, 3 * rank), True, ""),
+        (Linear(d, d, rank), False, ""),
+        (Linear(d, inside, rank), True, "after"),
+        (Linear(inside, d, rank), False, "before"),
     ]
     rows: dict[str, tuple[float, float]] = {}
-    for of, residual in linears:
-        for name, (forward, backward) in linear(of, trains, residual).items():
+    for of, residual, gelu in linears:
+        for name, (forward, backward) in linear(of, trains, residual, gelu).items():
             before = rows.get(name, (0, 0))
             rows[name] = (before[0] + forward, before[1] + backward)
     # Queries, keys, values and result; backward: result and dy for the rows' sums, and q, k, v, dy twice, dq, dk, dv once.
     lse, stats = heads * FULL, 2 * heads * FULL
     rows["attention"] = (4 * d * HALF + lse, 2 * d * HALF + lse + stats + 2 * (4 * d * HALF + stats) + 3 * d * HALF)
     rows["residual norms"] = (2 * 4 * d * HALF, 2 * 3 * d * HALF)
-    rows["GELU"] = (2 * inside * HALF, 3 * inside * HALF)
     return rows
 
 

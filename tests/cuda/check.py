@@ -50,6 +50,8 @@ COMPILED = [
     ["bench", "round", "--shape", "builtin", "--clients", "2", "--batch", "2", "--rank", "4", "--strategy", "fedit"],
     ["bench", "round", "--shape", "tiny-decoder", "--clients", "2", "--batch", "2", "--rank", "4", "--strategy", "lora-a2"],
 ]
+# What no benchmark launches: clipping. What clients own is f32 whatever else is.
+CLIPPED = [*TINY_ENCODER, *SMALL_RUN, "--set", "train.rounds=1", "--set", "train.clip_norm=1"]
 # Launches and copies a step and a round.
 COUNTED = {
     "tiny encoder, fedit, f32": BUILTIN + ["--strategy", "fedit"],
@@ -260,8 +262,9 @@ def compiled(card: Card, sm: int, assemble: "Assembler", faults: Faults) -> tupl
         folder.mkdir()
         # A cache of its own: kernels that were compiled before would not be seen otherwise.
         cache = {"XDG_CACHE_HOME": str(card.folder / f"cache-{sm}-{precision}")}
-        for run in COMPILED:
-            ran = card.run([*run, "--steps", "1", "--repeats", "1", "--precision", precision], sm, folder, **cache)
+        runs = [[*run, "--steps", "1", "--repeats", "1", "--precision", precision] for run in COMPILED]
+        for run in runs + ([CLIPPED] if precision == "f32" else []):
+            ran = card.run(run, sm, folder, **cache)
             if ran.good(faults):
                 most = max(most, ran.counts["most_shared"])
         files = sorted(folder.glob("*.ptx"))

@@ -6,7 +6,7 @@ use rayon::prelude::*;
 
 use super::micro::vectorised;
 use super::{ELEMENTS_A_TASK, dense};
-use crate::dropout::{DropMask, drawn};
+use crate::masks::{DropMask, drawn};
 
 /// See [`crate::backends::Kernels::drop_elements`]; in place where `x` is nobody else's.
 pub(super) fn dropped(x: FlexTensor, mask: &DropMask) -> FlexTensor {

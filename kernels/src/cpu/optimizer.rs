@@ -8,7 +8,7 @@ use rayon::prelude::*;
 use super::micro::vectorised;
 use super::{ELEMENTS_A_TASK, dense, filled, tensor, values};
 use crate::clip::TINY;
-use crate::flat::{FlatLayout, Tensors};
+use crate::flat::{FlatLayout, FlatOps, Tensors};
 use crate::optimizer::{AdamW, OptimizerOps, Sgd, StepRule};
 
 /// A run of one client's numbers of one tensor.
@@ -24,6 +24,15 @@ struct Task<'t> {
     /// Three numbers, or four.
     rates: &'t [f32],
     folded: bool,
+}
+
+impl FlatOps for Flex {
+    fn part(flat: FlexTensor, at: usize, [rows, cols]: [usize; 2]) -> FlexTensor {
+        let flat = dense(flat);
+        let [clients, width] = flat.shape().dims();
+        let strides = [width, cols, 1].map(|stride| stride as isize);
+        flat.with_layout(Layout::new(Shape::from([clients, rows, cols]), strides.to_vec(), at))
+    }
 }
 
 impl OptimizerOps for Flex {
@@ -109,13 +118,6 @@ impl OptimizerOps for Flex {
             own[3] *= (limit / (norm + TINY)).min(1.0) as f32;
         }
         rates
-    }
-
-    fn part(flat: FlexTensor, at: usize, [rows, cols]: [usize; 2]) -> FlexTensor {
-        let flat = dense(flat);
-        let [clients, width] = flat.shape().dims();
-        let strides = [width, cols, 1].map(|stride| stride as isize);
-        flat.with_layout(Layout::new(Shape::from([clients, rows, cols]), strides.to_vec(), at))
     }
 
     fn slot_norms(a: FlexTensor, b: FlexTensor) -> FlexTensor {

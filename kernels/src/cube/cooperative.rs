@@ -12,11 +12,11 @@ use burn_cubecl::cubecl::ir::{ElemType, FloatKind};
 use burn_cubecl::cubecl::prelude::*;
 use burn_cubecl::tensor::CubeTensor;
 
-use super::factors::{Factors, Part, Window, load_factors_as, part};
-use super::lowrank::{Reach, across, reach};
-use super::product::{Side, UNITS, agreed, load_as, zeros};
+use super::factors::{Factors, Window, load_factors_as};
+use super::product::{Side, UNITS, load_as, zeros};
+use super::share::{across, share};
 use super::tensors::{elem, groups};
-use super::tiles::{TileTable, place};
+use super::tiles::TileTable;
 
 /// Elements between rows of a slice in shared memory beyond its depth: rows begin at multiples of 16 bytes, as matrix units ask,
 /// and eight of them on different banks.
@@ -176,23 +176,11 @@ fn down_cooperative_kernel<E: Float, W: Float>(
     #[comptime] units: Units,
     #[define(E, W)] _types: [ElemType; 2],
 ) {
-    let number = CUBE_POS / count;
-    let here = place(tiles, CUBE_POS % count);
-    let reach = reach::<W>(factors, columns, ranks, h.shape(1), here.segment, clients, number, units.cols, apart);
-    if reach.first >= h.shape(1) {
+    let its = share::<W>(tiles, factors, columns, ranks, h.shape(1), count, clients, units.cols, apart, limited);
+    if its.first >= h.shape(1) {
         terminate!();
     }
-    let Reach { first, end: slot_end, column, column_end } = reach;
-    let mut parts = Sequence::<Part>::new();
-    let mut any = false.runtime();
-    #[unroll]
-    for i in 0..factors.len() {
-        let own = part::<W>(factors, columns, ranks, here.segment, clients, i, limited);
-        any = any || (own.slot < slot_end && own.end > first.max(own.slot));
-        parts.push(own);
-    }
-    // Slots that the client does not have are sums of nothing.
-    let end = agreed(select(any, column_end, column));
+    let here = its.here;
     // Rows and slots lie along the depth, as they do in memory: nothing is turned on the way in.
     let mut left = Shared::<[E]>::new_aligned_slice(comptime!(units.rows * units.step()), 32usize);
     let mut right = Shared::<[E]>::new_aligned_slice(comptime!(units.cols * units.step()), 32usize);
@@ -218,10 +206,18 @@ fn down_cooperative_kernel<E: Float, W: Float>(
         }
     }
     let rows = Side { base: here.first * x.stride(0), count: here.rows, step: x.stride(0), depth_step: x.stride(1) };
-    for at in range_stepped(column, end, units.depth) {
-        let window = Window { slot: first, slot_end, column: at, column_end: end };
-        load_as::<E, E>(&mut left, x, rows, at, end, units.rows, units.depth, comptime!(units.step()));
-        load_factors_as::<W, E>(&mut right, factors, &parts, window, units.cols, units.depth, comptime!(units.step()));
+    for at in range_stepped(its.column, its.column_end, units.depth) {
+        let window = Window { slot: its.first, slot_end: its.end, column: at, column_end: its.column_end };
+        load_as::<E, E>(&mut left, x, rows, at, its.column_end, units.rows, units.depth, comptime!(units.step()));
+        load_factors_as::<W, E>(
+            &mut right,
+            factors,
+            &its.parts,
+            window,
+            units.cols,
+            units.depth,
+            comptime!(units.step()),
+        );
         sync_cube();
         if comptime!(units.by_hand) {
             add_by_hand::<E>(&mut own, &left, &right, strip, share, units);
@@ -256,8 +252,8 @@ fn down_cooperative_kernel<E: Float, W: Float>(
     for step in 0..comptime!(units.rows * units.cols / UNITS as usize) {
         let at = UNIT_POS as usize + comptime!(step * UNITS as usize);
         let row = at / units.cols;
-        let slot = first + at % units.cols;
-        if row < here.rows && slot < slot_end {
+        let slot = its.first + at % units.cols;
+        if row < here.rows && slot < its.end {
             let mut sum = sums[at];
             #[unroll]
             for other in 1..comptime!(units.parts()) {

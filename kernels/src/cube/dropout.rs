@@ -13,7 +13,7 @@ use super::gelu::{EACH, elementwise, visited};
 use super::product::UNITS;
 use super::tensors::{elem, owned};
 use super::tiles::{kept_for, numbers};
-use crate::dropout::DropMask;
+use crate::masks::DropMask;
 
 /// The words of a batch's row keys on the device, put there when they are first asked for.
 #[derive(Debug, Default)]
@@ -53,7 +53,7 @@ pub(super) fn dropped(x: CubeTensor, mask: &DropMask) -> CubeTensor {
     x
 }
 
-/// As [`crate::dropout::mix`].
+/// As [`crate::masks::mix`].
 #[cube]
 fn mix(word: u32) -> u32 {
     let a = (word ^ (word >> 16u32)) * 0x7feb_352du32;

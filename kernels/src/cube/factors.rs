@@ -142,6 +142,30 @@ pub(super) struct Window {
     pub(super) column_end: usize,
 }
 
+/// What the matrix has at a slot and a column, in the type that it is multiplied in; zero where they are not in the window, or nothing
+/// stands there.
+#[cube]
+fn entry<W: Float, S: Float>(
+    factors: &Sequence<OwnedTensor<W>>,
+    parts: &Sequence<Part>,
+    window: Window,
+    slot: usize,
+    column: usize,
+) -> S {
+    let mut value = S::from_int(0);
+    if slot < window.slot_end && column < window.column_end {
+        #[unroll]
+        for i in 0..factors.len() {
+            let part = &parts[i];
+            if slot >= part.slot && slot < part.end && column >= part.column && column < part.column_end {
+                let at = (slot - part.slot) * factors[i].stride(1) + (column - part.column) * factors[i].stride(2);
+                value = S::cast_from(factors[i][part.base + at]);
+            }
+        }
+    }
+    value
+}
+
 /// Brings a window of the matrix into shared memory as the right side of a product, zeros where it has nothing. The product's
 /// columns are slots and its depth columns where `slots_across`, else the other way round.
 #[cube]
@@ -161,18 +185,7 @@ pub(super) fn load_factors<W: Float>(
         let deep = if comptime!(slots_across) { at % tile.depth } else { at / tile.cols };
         let slot = window.slot + if comptime!(slots_across) { across } else { deep };
         let column = window.column + if comptime!(slots_across) { deep } else { across };
-        let mut value = 0f32;
-        if slot < window.slot_end && column < window.column_end {
-            #[unroll]
-            for i in 0..factors.len() {
-                let part = &parts[i];
-                if slot >= part.slot && slot < part.end && column >= part.column && column < part.column_end {
-                    let at = (slot - part.slot) * factors[i].stride(1) + (column - part.column) * factors[i].stride(2);
-                    value = f32::cast_from(factors[i][part.base + at]);
-                }
-            }
-        }
-        shared[deep * comptime!(tile.cols + 1) + across] = value;
+        shared[deep * comptime!(tile.cols + 1) + across] = entry::<W, f32>(factors, parts, window, slot, column);
     }
 }
 
@@ -192,19 +205,7 @@ pub(super) fn load_factors_as<W: Float, S: Float>(
         let at = UNIT_POS as usize + turn * comptime!(UNITS as usize);
         let across = at / depth;
         let deep = at % depth;
-        let slot = window.slot + across;
-        let column = window.column + deep;
-        let mut value = S::from_int(0);
-        if slot < window.slot_end && column < window.column_end {
-            #[unroll]
-            for i in 0..factors.len() {
-                let part = &parts[i];
-                if slot >= part.slot && slot < part.end && column >= part.column && column < part.column_end {
-                    let at = (slot - part.slot) * factors[i].stride(1) + (column - part.column) * factors[i].stride(2);
-                    value = S::cast_from(factors[i][part.base + at]);
-                }
-            }
-        }
+        let value = entry::<W, S>(factors, parts, window, window.slot + across, window.column + deep);
         shared[across * step + deep] = value;
     }
 }

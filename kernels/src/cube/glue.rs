@@ -16,8 +16,8 @@ use super::outer::{Gradient, outer};
 use super::tiles::{RankTable, TileTable};
 use super::{dense, dropout, gather, gelu, glu, norm, optimizer, scores};
 use crate::backends::{Finish, Kernels, LinearGradients, LinearSaved, Pair, UpdateSaved, Wanted};
-use crate::dropout::DropMask;
-use crate::flat::{FlatLayout, Tensors};
+use crate::flat::{FlatLayout, FlatOps, Tensors};
+use crate::masks::DropMask;
 use crate::optimizer::{OptimizerOps, StepRule};
 use crate::options::{AttentionLayout, Bend, LinearLayout};
 
@@ -270,6 +270,12 @@ fn attention(qkv: &CubeTensor, layout: &AttentionLayout) -> (Qkv, TileTable) {
     (Qkv::fused(qkv.clone(), layout.heads, layout.kv_heads, layout.causal), tiles)
 }
 
+impl FlatOps for CubeBackend {
+    fn part(flat: FloatTensor<Self>, at: usize, dims: [usize; 2]) -> FloatTensor<Self> {
+        optimizer::part(flat, at, dims)
+    }
+}
+
 impl OptimizerOps for CubeBackend {
     fn step(
         movement: FloatTensor<Self>,
@@ -289,10 +295,6 @@ impl OptimizerOps for CubeBackend {
 
     fn clip(rates: FloatTensor<Self>, sums: FloatTensor<Self>, limit: f64) -> FloatTensor<Self> {
         optimizer::clip(rates, sums, limit)
-    }
-
-    fn part(flat: FloatTensor<Self>, at: usize, dims: [usize; 2]) -> FloatTensor<Self> {
-        optimizer::part(flat, at, dims)
     }
 
     fn slot_norms(a: FloatTensor<Self>, b: FloatTensor<Self>) -> FloatTensor<Self> {

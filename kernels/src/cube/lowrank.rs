@@ -14,8 +14,9 @@ use super::cooperative::{self, Units};
 use super::factors::{Factors, Part, Window, load_factors, part};
 use super::gelu::{below, gelu_slope};
 use super::product::{Side, Tile, UNITS, agreed, col_of, load, multiply, row_of, side, slices, zeros};
+use super::share::{across, check, share, widest};
 use super::tensors::{elem, empty, groups, owned, runs_along};
-use super::tiles::{TileTable, place, place_of_all, surplus_tiles};
+use super::tiles::{TileTable, place_of_all, surplus_tiles};
 
 /// `h[t, r] = Σⱼ x[t, j] · factors[c, r, j]` with `c` the client of token `t`; exactly 0 for slots the client does not have.
 ///
@@ -62,67 +63,6 @@ pub(crate) fn down(x: CubeTensor, factors: &Factors, tiles: &TileTable) -> CubeT
     h
 }
 
-/// The most slots that are summed from the same columns. Adapters that read the same columns share tiles of slots; others would add
-/// zeros to each other's sums.
-pub(super) fn widest(factors: &Factors) -> usize {
-    if factors.overlap() { factors.slots() } else { factors.ranks().max().unwrap_or(0) }
-}
-
-/// Tiles of so many slots that the slots of all adapters take.
-pub(super) fn across(factors: &Factors, cols: usize) -> usize {
-    if factors.overlap() {
-        factors.slots().div_ceil(cols)
-    } else {
-        factors.ranks().map(|rank| rank.div_ceil(cols)).sum()
-    }
-}
-
-/// What a workgroup sums: slots, of which there are none where `first` is behind all slots, and the columns that they read.
-#[derive(CubeType, Clone, Copy)]
-#[expand(derive(Clone, Copy))]
-pub(super) struct Reach {
-    pub(super) first: usize,
-    pub(super) end: usize,
-    pub(super) column: usize,
-    pub(super) column_end: usize,
-}
-
-/// Tile `number` of so many slots, for a client. `apart`: adapters read columns of their own; see [`widest`].
-#[cube]
-pub(super) fn reach<W: Float>(
-    factors: &Sequence<OwnedTensor<W>>,
-    columns: &Sequence<usize>,
-    ranks: &[u32],
-    slots: usize,
-    client: usize,
-    clients: usize,
-    number: usize,
-    #[comptime] cols: usize,
-    #[comptime] apart: bool,
-) -> Reach {
-    let mut first = number * cols;
-    let mut last = slots;
-    let mut column = columns[0];
-    let mut column_end = columns[0] + factors[0].shape(2);
-    if comptime!(apart) {
-        first = slots;
-        let mut before = 0usize.runtime();
-        #[unroll]
-        for i in 0..factors.len() {
-            let own = part::<W>(factors, columns, ranks, client, clients, i, false);
-            let across = (own.last - own.slot).div_ceil(cols);
-            if number >= before && number < before + across {
-                first = own.slot + (number - before) * cols;
-                last = own.last;
-                column = own.column;
-                column_end = own.column_end;
-            }
-            before += across;
-        }
-    }
-    Reach { first, end: last.min(first + cols), column, column_end }
-}
-
 #[cube(launch_unchecked)]
 fn down_kernel<E: Float, W: Float>(
     x: &Tensor<E>,
@@ -139,30 +79,18 @@ fn down_kernel<E: Float, W: Float>(
     #[comptime] tile: Tile,
     #[define(E, W)] _types: [ElemType; 2],
 ) {
-    let number = CUBE_POS / count;
-    let here = place(tiles, CUBE_POS % count);
-    let reach = reach::<W>(factors, columns, ranks, h.shape(1), here.segment, clients, number, tile.cols, apart);
-    if reach.first >= h.shape(1) {
+    let its = share::<W>(tiles, factors, columns, ranks, h.shape(1), count, clients, tile.cols, apart, limited);
+    if its.first >= h.shape(1) {
         terminate!();
     }
-    let Reach { first, end: slot_end, column, column_end } = reach;
-    let mut parts = Sequence::<Part>::new();
-    let mut any = false.runtime();
-    #[unroll]
-    for i in 0..factors.len() {
-        let own = part::<W>(factors, columns, ranks, here.segment, clients, i, limited);
-        any = any || (own.slot < slot_end && own.end > first.max(own.slot));
-        parts.push(own);
-    }
-    // Slots that the client does not have are sums of nothing.
-    let end = agreed(select(any, column_end, column));
+    let here = its.here;
     let mut slices = slices(tile);
     let mut sums = zeros(comptime!(tile.each()));
     let rows = Side { base: here.first * x.stride(0), count: here.rows, step: x.stride(0), depth_step: x.stride(1) };
-    for at in range_stepped(column, end, tile.depth) {
-        let window = Window { slot: first, slot_end, column: at, column_end: end };
-        load::<E>(&mut slices.left, x, rows, at, end, tile.rows, tile.depth, along);
-        load_factors::<W>(&mut slices.right, factors, &parts, window, true, tile);
+    for at in range_stepped(its.column, its.column_end, tile.depth) {
+        let window = Window { slot: its.first, slot_end: its.end, column: at, column_end: its.column_end };
+        load::<E>(&mut slices.left, x, rows, at, its.column_end, tile.rows, tile.depth, along);
+        load_factors::<W>(&mut slices.right, factors, &its.parts, window, true, tile);
         sync_cube();
         multiply(&mut sums, &slices.left, &slices.right, 0usize, tile);
         sync_cube();
@@ -172,8 +100,8 @@ fn down_kernel<E: Float, W: Float>(
         #[unroll]
         for j in 0..tile.unit_cols {
             let row = row_of(i, tile);
-            let slot = first + col_of(j, tile);
-            if row < here.rows && slot < slot_end {
+            let slot = its.first + col_of(j, tile);
+            if row < here.rows && slot < its.end {
                 let at = (here.first + row) * h.stride(0) + slot * h.stride(1);
                 h[at] = W::cast_from(sums[comptime!(i * tile.unit_cols + j)]);
             }
@@ -197,7 +125,8 @@ pub(crate) fn up_add(
     up(y, h, factors, scale, Besides { more, ..Besides::default() }, tiles)
 }
 
-/// [`up_add`], and GELU of the sums beside them, in every row; of the sums as `y` holds them.
+/// [`up_add`], and GELU of the sums beside them, in every row; of the sums as `y` holds them. Three adapters and a bias make nine tensors, one
+/// more than WebGPU promises; what GELU follows in models has one adapter.
 ///
 /// # Shapes
 /// As [`up_add`] -> `y` and GELU of it, both `[T, N]`.
@@ -394,11 +323,4 @@ fn on_rows(mut tensor: CubeTensor, [rows, width]: [usize; 2]) -> CubeTensor {
     }
     assert_eq!(tensor.meta.shape().as_slice(), [rows, width], "a number for each, or one a column");
     tensor
-}
-
-/// `tensor` has a row a token and the columns `cols`.
-pub(super) fn check(tensor: &CubeTensor, cols: &std::ops::Range<usize>, tiles: &TileTable) {
-    let shape = tensor.meta.shape();
-    assert!(shape[0] >= tiles.segments.rows(), "one row a token");
-    assert!(cols.start <= cols.end && cols.end <= shape[1], "columns {cols:?} of {}", shape[1]);
 }

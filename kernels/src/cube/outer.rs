@@ -11,8 +11,8 @@ use burn_cubecl::cubecl;
 use burn_cubecl::cubecl::prelude::*;
 use burn_cubecl::tensor::CubeTensor;
 
-use super::lowrank::check;
 use super::product::{Side, Tile, UNITS, agreed, col_of, load, multiply, row_of, side, slices, zeros};
+use super::share::check;
 use super::tensors::{elem, empty, groups, runs_along};
 use super::tiles::{RankTable, TileTable};
 

@@ -11,8 +11,8 @@ use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, Backend, ExtensionType, backend_extension};
 
 use crate::backends::{Finish, Kernels, LinearSaved, Pair, UpdateSaved, Wanted};
-use crate::dropout::DropMask;
 use crate::graph::{Residual, of_one_input, past};
+use crate::masks::DropMask;
 use crate::options::LinearLayout;
 
 /// The adapted linear as Burn sees it, with and without a graph.

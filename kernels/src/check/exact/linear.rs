@@ -58,7 +58,8 @@ pub(super) fn small(seed: u64) -> Vec<Exact> {
     let none = |gelu| Linear { adapted: vec![false], gelu, ..one.clone() };
     vec![
         Linear { chosen: true, gelu: Gelu::After, ..one.clone() }.case("linear and GELU"),
-        Linear { own: [true, false], gelu: Gelu::After, ..base.clone() }.case("linear and GELU, A trains"),
+        Linear { own: [true, false], adapted: vec![true, false, true], gelu: Gelu::After, ..base.clone() }
+            .case("linear and GELU, A trains"),
         none(Gelu::After).case("linear and GELU, no adapter"),
         Linear { chosen: true, gelu: Gelu::Before, ..one.clone() }.case("linear of GELU"),
         Linear { own: [false, true], gelu: Gelu::Before, ..base.clone() }.case("linear of GELU, B trains"),

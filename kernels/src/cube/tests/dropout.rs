@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::cube::dropout::dropped;
-use crate::dropout::drawn;
+use crate::masks::drawn;
 use crate::{DropMask, RowKeys};
 
 #[test]

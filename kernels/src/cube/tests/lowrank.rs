@@ -4,8 +4,9 @@
 use super::*;
 use crate::cube::cooperative::{self, Units};
 use crate::cube::factors::Factors;
-use crate::cube::lowrank::{down, up_add, up_gelu, up_through_gelu, widest};
+use crate::cube::lowrank::{down, up_add, up_gelu, up_through_gelu};
 use crate::cube::outer::{Gradient, outer};
+use crate::cube::share::widest;
 use crate::cube::tensors::empty;
 use crate::cube::tiles::{RankTable, TileTable};
 

@@ -5,7 +5,8 @@ use std::ops::Range;
 use anyhow::{Result, anyhow};
 use bonfire_kernels::{
     AdamW, Arithmetic, AttentionLayout, FlatLayout, LowRank, Moving, Segments, StepRule, adapted_linear,
-    adapted_linear_composed, add_norm, gelu, optimizer_step, optimizer_step_composed, packed_attention, product,
+    adapted_linear_composed, adapted_linear_gelu, adapted_linear_of_gelu, add_norm, gelu, optimizer_step,
+    optimizer_step_composed, packed_attention, product,
 };
 use bonfire_models::{PackedBatch, Rounding};
 use burn::tensor::activation::softmax;
@@ -87,6 +88,7 @@ pub fn cases(args: &BenchArgs, work: &Work, device: &Device) -> Vec<Case> {
         ground.attention(),
         ground.norm(),
         ground.gelu(),
+        ground.feed_forward(),
         ground.optimizer(),
     ]
 }
@@ -210,6 +212,40 @@ impl Ground {
             },
             composed: Box::new(move || burn::tensor::activation::gelu(x.clone())),
         }
+    }
+
+    /// Two linears around GELU, each with an adapter.
+    fn feed_forward(&self) -> Case {
+        let (t, d, i, c) = (self.clients.rows(), self.hidden, self.intermediate, self.clients.len());
+        let x = self.leaf([t, d]);
+        let mut leaves: Vec<Box<dyn Leaf>> = vec![Box::new(x.clone())];
+        let wide = self.factors(i, &mut leaves);
+        let [a, b] = [i, d].map(|width| self.leaf([c, self.rank, width]));
+        let narrow = LowRank { a: a.clone(), b: b.clone(), used: None, scale: wide.scale };
+        leaves.extend([a, b].map(|factor| Box::new(factor) as Box<dyn Leaf>));
+        let weights = [(d, i), (i, d)].map(|(from, to)| self.fixed([from, to]) / (from as f64).sqrt());
+        let biases = [i, d].map(|width| self.fixed([width]));
+        let clients = self.clients.clone();
+        let side = |ours: bool| -> Make {
+            let (x, wide, narrow, clients) = (x.clone(), wide.clone(), narrow.clone(), clients.clone());
+            let ([up, down], [up_bias, down_bias]) = (weights.clone(), biases.clone());
+            Box::new(move || {
+                let (x, up, down) = (x.clone(), up.clone(), down.clone());
+                let (up_bias, down_bias) = (up_bias.clone(), down_bias.clone());
+                let (wide, narrow, f32s) = ([(&wide, 0..i)], [(&narrow, 0..d)], Arithmetic::F32);
+                if ours {
+                    let (inside, _) = adapted_linear_gelu(x, up, up_bias, &wide, &clients, f32s);
+                    adapted_linear_of_gelu(inside, down, down_bias, &narrow, &clients, f32s)
+                } else {
+                    let inside = adapted_linear_composed(x, up, up_bias, &wide, &clients, f32s);
+                    let inside = inside.clone() * ((inside / std::f64::consts::SQRT_2).erf() + 1.0) / 2.0;
+                    adapted_linear_composed(inside, down, down_bias, &narrow, &clients, f32s)
+                }
+            })
+        };
+        let (ours, composed) = (side(true), side(false));
+        let shape = format!("[{t}, {d}] to {i} and back + 2 x {c} x {} slots", self.rank);
+        Case { name: "feed-forward", reference: "client by client", shape, leaves, ours, composed }
     }
 
     /// A step of the optimizer on the A and B of one target, all clients at their third step.
