@@ -181,13 +181,13 @@ fn register<B: Kernels>(
 /// Tensors that gradients may reach: the input, and A and B of up to three adapters.
 const PARENTS: usize = 7;
 
-/// How the gradient of a linear's input leaves it.
+/// What a linear's input is, and with that how its gradient goes on.
 #[derive(Clone, Debug)]
-enum Way<B: Backend> {
-    /// With what has reached the input past the linear.
-    Straight(Residual<FloatTensor<B>>),
-    /// As the gradient of this, which the input is GELU of.
-    ThroughGelu(FloatTensor<B>),
+enum Source<B: Backend> {
+    /// The tensor that the graph knows; to its gradient is added what has reached it past the linear.
+    Itself(Residual<FloatTensor<B>>),
+    /// GELU of the tensor that the graph knows, which is this one `[T, K]`.
+    Gelu(FloatTensor<B>),
 }
 
 /// The backward pass of a linear.
@@ -195,15 +195,15 @@ enum Way<B: Backend> {
 struct LinearStep;
 
 impl<B: Kernels> Backward<B, PARENTS> for LinearStep {
-    type State = (LinearSaved<B>, LinearLayout, Way<B>);
+    type State = (LinearSaved<B>, LinearLayout, Source<B>);
 
     fn backward(self, ops: Ops<Self::State, PARENTS>, grads: &mut Gradients, _: &mut Checkpointer) {
         let dy = grads.consume::<B>(&ops.node); // [T, N]
         let ids: [Option<NodeId>; PARENTS] = ops.parents.map(|parent| parent.map(|node| node.id));
-        let (saved, layout, way) = ops.state;
-        let finish = match way {
-            Way::Straight(residual) => residual.take().map_or(Finish::AsIs, Finish::Plus),
-            Way::ThroughGelu(before) => Finish::ThroughGelu(before),
+        let (saved, layout, source) = ops.state;
+        let finish = match source {
+            Source::Itself(residual) => residual.take().map_or(Finish::AsIs, Finish::Plus),
+            Source::Gelu(before) => Finish::ThroughGelu(before),
         };
         let tracked = |factors: &[Option<NodeId>]| [factors[0].is_some(), factors[1].is_some()];
         let wanted = Wanted { x: ids[0].is_some(), pairs: ids[1..].chunks(2).map(tracked).collect() };
@@ -253,12 +253,12 @@ type Forward<B, T> = fn(
 ) -> (FloatTensor<B>, T, Vec<FloatTensor<B>>);
 
 impl<B: Kernels, C: CheckpointStrategy> Given<B, C> {
-    /// The linear of `x` `[T, K]` with its place in the graph: gradients for the input go to `input`, in its `way`.
+    /// The linear of `x` `[T, K]` with its place in the graph: gradients for the input go to `input`, by its `source`.
     fn in_graph<T>(
         self,
         input: NodeGuard,
         x: FloatTensor<B>,
-        way: Way<B>,
+        source: Source<B>,
         forward: Forward<B, T>,
     ) -> (FloatTensor<Autodiff<B, C>>, T) {
         let Given { w, bias, factors, layout } = self;
@@ -282,7 +282,7 @@ impl<B: Kernels, C: CheckpointStrategy> Given<B, C> {
                 // x is read for the gradient of an A, x·Aᵀ for that of a B; what nobody asks for is let go here.
                 let x = trains_a.then_some(x);
                 let h = if trains_b { h } else { Vec::new() };
-                prep.finish((LinearSaved { x, w, h, pairs }, layout, way), y)
+                prep.finish((LinearSaved { x, w, h, pairs }, layout, source), y)
             }
             OpsKind::UnTracked(prep) => prep.finish(y),
         };
@@ -301,7 +301,7 @@ impl<B: Kernels, C: CheckpointStrategy> LinearOps for Autodiff<B, C> {
         let (residual, again) = (Residual::new(), x.clone());
         let (x, input) = x.into_parts();
         let given = Given { w, bias, factors, layout };
-        let (y, ()) = given.in_graph(input, x, Way::Straight(residual.clone()), plain::<B>);
+        let (y, ()) = given.in_graph(input, x, Source::Itself(residual.clone()), plain::<B>);
         let again = goes_on::<B, C>(&y, again, residual);
         (y, again)
     }
@@ -316,7 +316,7 @@ impl<B: Kernels, C: CheckpointStrategy> LinearOps for Autodiff<B, C> {
         let (residual, again) = (Residual::new(), x.clone());
         let (x, input) = x.into_parts();
         let given = Given { w, bias, factors, layout };
-        let (y, bent) = given.in_graph(input, x, Way::Straight(residual.clone()), B::linear_gelu_forward);
+        let (y, bent) = given.in_graph(input, x, Source::Itself(residual.clone()), B::linear_gelu_forward);
         let again = goes_on::<B, C>(&y, again, residual);
         // A linear that reads both takes the gradient past this step; whatever else reads GELU goes through it.
         let (before, node) = y.clone().into_parts();
@@ -334,8 +334,8 @@ impl<B: Kernels, C: CheckpointStrategy> LinearOps for Autodiff<B, C> {
     ) -> FloatTensor<Self> {
         let is_tracked = before.is_tracked();
         let (before, input) = before.into_parts();
-        let way = if is_tracked { Way::ThroughGelu(before) } else { Way::Straight(Residual::new()) };
-        Given { w, bias, factors, layout }.in_graph(input, x.into_primitive(), way, plain::<B>).0
+        let source = if is_tracked { Source::Gelu(before) } else { Source::Itself(Residual::new()) };
+        Given { w, bias, factors, layout }.in_graph(input, x.into_primitive(), source, plain::<B>).0
     }
 
     fn dropped_update(
