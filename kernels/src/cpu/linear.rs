@@ -365,7 +365,7 @@ pub(super) fn backward(
         });
         return LinearGradients { x: dx, pairs: Vec::new() };
     }
-    factors_backward(dx, before, dy, saved.x, saved.h.into_iter().next(), &saved.pairs, wanted, layout)
+    factors_backward(dx, before, dy, [saved.x, saved.h.into_iter().next()], &saved.pairs, wanted, layout)
 }
 
 /// See [`crate::backends::Kernels::update_backward`].
@@ -379,7 +379,7 @@ pub(super) fn update_backward(
     let [tokens, _] = dy.shape().dims();
     let width = saved.pair.a.shape()[2];
     let dx = wanted.x.then(|| tensor(vec![0f32; tokens * width], Shape::from([tokens, width])));
-    factors_backward(dx, None, dy, saved.x, saved.h, &[saved.pair], wanted, layout)
+    factors_backward(dx, None, dy, [saved.x, saved.h], &[saved.pair], wanted, layout)
 }
 
 /// What the adapters add to `dx` `[T, K]`, where that is wanted, and the gradients of their factors; `dy` is dense. `dx` is then taken
@@ -388,8 +388,7 @@ fn factors_backward(
     mut dx: Option<FlexTensor>,
     before: Option<FlexTensor>,
     dy: FlexTensor,
-    x: Option<FlexTensor>,
-    h: Option<FlexTensor>,
+    [x, h]: [Option<FlexTensor>; 2],
     pairs: &[Pair<Flex>],
     wanted: &Wanted,
     layout: &LinearLayout,
