@@ -15,7 +15,7 @@ mod tf32;
 
 use std::mem::MaybeUninit;
 
-use burn::backend::{DType, TensorMetadata};
+use burn::backend::TensorMetadata;
 use burn::tensor::Shape;
 use burn_flex::{Flex, FlexTensor, Layout};
 
@@ -31,7 +31,7 @@ pub(crate) const ELEMENTS_A_TASK: usize = 1 << 14;
 
 /// A tensor of the CPU backend from its numbers, row-major.
 pub(crate) fn tensor(data: Vec<f32>, shape: Shape) -> FlexTensor {
-    FlexTensor::new(burn::tensor::Bytes::from_elems(data), Layout::contiguous(shape), DType::F32)
+    FlexTensor::new(burn::tensor::Bytes::from_elems(data), Layout::contiguous(shape), burn::backend::DType::F32)
 }
 
 /// The tensor with its elements row-major from the start of its storage; a copy where it was a view.
@@ -96,10 +96,7 @@ impl Kernels for Flex {
         pairs: &[Pair<Self>],
         layout: &LinearLayout,
     ) -> (FlexTensor, FlexTensor, Vec<FlexTensor>) {
-        if x.dtype() == DType::F32 {
-            return linear::forward_gelu(x, w, bias, pairs, layout);
-        }
-        // Of the rounded result, as on GPUs.
+        // A pass of its own: where the result is written, block by block, it brought nothing. Of the rounded result, as on GPUs.
         let (y, h) = Self::linear_forward(x, w, bias, pairs, layout);
         let bent = Self::gelu_elements(&y);
         (y, bent, h)

@@ -70,7 +70,7 @@ pub fn adapted_linear_and_input(
 }
 
 /// Numbers and GELU of them, both `[T, D]`: what a linear gives that an activation follows. Whatever reads `after` alone is right too;
-/// [`adapted_linear_of_gelu`] reads both, so that the backward pass needs no launch for GELU.
+/// [`adapted_linear_of_gelu`] reads both, so that on GPUs the backward pass needs no launch for GELU.
 #[derive(Clone, Debug)]
 pub struct Activated {
     /// The numbers.
@@ -86,7 +86,7 @@ impl Activated {
     }
 }
 
-/// [`adapted_linear_and_input`], and GELU of the result, computed where that is written. In 16 bits it is GELU of the rounded result,
+/// [`adapted_linear_and_input`], and GELU of the result: on GPUs computed where adapters are added to it. In 16 bits it is GELU of the rounded result,
 /// which is what the backward pass reads.
 ///
 /// # Panics
@@ -107,7 +107,7 @@ pub fn adapted_linear_gelu(
     (Activated { before, after }, x)
 }
 
-/// [`adapted_linear`] of what GELU gave, whose slope is multiplied in where the input's gradient is written: that goes to
+/// [`adapted_linear`] of what GELU gave, whose slope is multiplied in where the input's gradient is written, on GPUs and with adapters in the same launch: that goes to
 /// `input.before`, and none to `input.after`.
 ///
 /// # Panics

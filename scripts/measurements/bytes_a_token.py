@@ -21,8 +21,8 @@ class Linear:
 
 
 def linear(of: Linear, trains: str, residual: bool, gelu: str) -> dict[str, tuple[float, float]]:
-    """Forward and backward of what adapters add; `trains` of "A", "B", both; `residual`: the input goes on past the linear; `gelu`:
-    it stands "after" the linear, "before" it or nowhere."""
+    """Forward and backward of what adapters add; `trains` of "A", "B", both; `residual`: the input goes on past the linear;
+    `gelu`: it stands "after" the linear, "before" it or nowhere."""
     h = of.slots * FULL
     outer = 0
     if "A" in trains:

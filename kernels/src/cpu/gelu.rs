@@ -51,23 +51,14 @@ pub(super) fn slope(x: f32) -> f32 {
     below + x * density
 }
 
-/// GELU of every number of `x`, on this thread.
-pub(super) fn values_of(x: &[f32], out: &mut [f32]) {
-    vectorised(|| out.iter_mut().zip(x).for_each(|(out, &x)| *out = value(x)));
-}
-
-/// Every number of `dy` times GELU's slope at that of `x`, on this thread.
-pub(super) fn times_slopes(dy: &mut [f32], x: &[f32]) {
-    vectorised(|| dy.iter_mut().zip(x).for_each(|(dy, &x)| *dy *= slope(x)));
-}
-
 /// See [`crate::backends::Kernels::gelu_elements`].
 pub(super) fn forward(x: &FlexTensor) -> FlexTensor {
     let x = dense(x.clone());
     let xs = values(&x);
     let elements = |out: &mut [f32]| {
-        let tasks = out.par_chunks_mut(ELEMENTS_A_TASK).zip(xs.par_chunks(ELEMENTS_A_TASK));
-        tasks.for_each(|(out, x)| values_of(x, out));
+        out.par_chunks_mut(ELEMENTS_A_TASK).zip(xs.par_chunks(ELEMENTS_A_TASK)).for_each(|(out, x)| {
+            vectorised(|| out.iter_mut().zip(x).for_each(|(o, &x)| *o = value(x)));
+        });
     };
     // SAFETY: as many are written as `x` has.
     #[allow(unsafe_code)]
@@ -80,8 +71,9 @@ pub(super) fn backward(x: &FlexTensor, dy: FlexTensor) -> FlexTensor {
     let (x, mut dy) = (dense(x.clone()), dense(dy));
     let count = dy.shape().num_elements();
     let out = &mut dy.storage_mut::<f32>()[..count];
-    let tasks = out.par_chunks_mut(ELEMENTS_A_TASK).zip(values(&x).par_chunks(ELEMENTS_A_TASK));
-    tasks.for_each(|(out, x)| times_slopes(out, x));
+    out.par_chunks_mut(ELEMENTS_A_TASK).zip(values(&x).par_chunks(ELEMENTS_A_TASK)).for_each(|(out, x)| {
+        vectorised(|| out.iter_mut().zip(x).for_each(|(o, &x)| *o *= slope(x)));
+    });
     dy
 }
 

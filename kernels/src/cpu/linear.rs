@@ -172,49 +172,12 @@ pub(super) fn forward(
     pairs: &[Pair<Flex>],
     layout: &LinearLayout,
 ) -> (FlexTensor, Vec<FlexTensor>) {
-    let (mut y, x, n) = frozen(x, w, bias, layout);
-    let pairs = by_client(pairs);
-    let adapters = adapters(&pairs, layout);
-    let shape = [y.len() / n.max(1), n];
-    let h = (!adapters.is_empty()).then(|| add_updates(&mut y, n, &x, &adapters, layout, None));
-    (tensor(y, Shape::from(shape)), h.into_iter().collect())
-}
-
-/// See [`crate::backends::Kernels::linear_gelu_forward`]: GELU of some rows is computed while they are in a core's cache.
-pub(super) fn forward_gelu(
-    x: &FlexTensor,
-    w: &FlexTensor,
-    bias: Option<FlexTensor>,
-    pairs: &[Pair<Flex>],
-    layout: &LinearLayout,
-) -> (FlexTensor, FlexTensor, Vec<FlexTensor>) {
-    let (mut y, x, n) = frozen(x, w, bias, layout);
-    let pairs = by_client(pairs);
-    let adapters = adapters(&pairs, layout);
-    let shape = Shape::from([y.len() / n.max(1), n]);
-    if adapters.is_empty() {
-        let y = tensor(y, shape);
-        let bent = gelu::forward(&y);
-        return (y, bent, Vec::new());
-    }
-    // SAFETY: every row belongs to a block, whose GELU is written whole.
-    #[allow(unsafe_code)]
-    let (bent, h) = unsafe { filled(y.len(), |bent| add_updates(&mut y, n, &x, &adapters, layout, Some(bent))) };
-    (tensor(y, shape.clone()), tensor(bent, shape), vec![h])
-}
-
-/// `x·w + bias` `[T, N]` row by row, dense `x`, and `N`.
-fn frozen(
-    x: &FlexTensor,
-    w: &FlexTensor,
-    bias: Option<FlexTensor>,
-    layout: &LinearLayout,
-) -> (Vec<f32>, FlexTensor, usize) {
-    let (x, w, bias) = (dense(x.clone()), dense(w.clone()), bias.map(dense));
+    let (x, w, bias, pairs) = (dense(x.clone()), dense(w.clone()), bias.map(dense), by_client(pairs));
     let [tokens, width] = x.shape().dims();
     let n = w.shape()[1];
+    let xs = values(&x);
     let [left, right] = operands(&x, &w, layout.arithmetic);
-    let whole = |y: &mut [f32]| {
+    let frozen = |y: &mut [f32]| {
         if let Some(bias) = &bias {
             let bias = values(bias);
             y.par_chunks_mut(ROWS_A_TASK * n.max(1))
@@ -225,8 +188,10 @@ fn frozen(
     // SAFETY: every row is written whole before it is read: by the bias, whose copy panics where it is not as long, or by a
     // product that adds nothing to what is there.
     #[allow(unsafe_code)]
-    let (y, ()) = unsafe { filled(tokens * n, whole) }; // [T, N]
-    (y, x, n)
+    let (mut y, ()) = unsafe { filled(tokens * n, frozen) }; // [T, N]
+    let adapters = adapters(&pairs, layout);
+    let h = (!adapters.is_empty()).then(|| add_updates(&mut y, n, xs, width, &adapters, layout));
+    (tensor(y, Shape::from([tokens, n])), h.into_iter().collect())
 }
 
 /// See [`crate::backends::Kernels::update_forward`]; in place where `y` is nobody else's.
@@ -237,54 +202,40 @@ pub(super) fn update(
     layout: &LinearLayout,
 ) -> (FlexTensor, FlexTensor) {
     let (mut y, x, pairs) = (dense(y), dense(x.clone()), by_client(std::slice::from_ref(pair)));
-    let [tokens, n] = y.shape().dims();
+    let ([tokens, n], [_, width]) = (y.shape().dims(), x.shape().dims());
     let out = &mut y.storage_mut::<f32>()[..tokens * n];
-    let h = add_updates(out, n, &x, &adapters(&pairs, layout), layout, None);
+    let h = add_updates(out, n, values(&x), width, &adapters(&pairs, layout), layout);
     (y, h)
 }
 
-/// Adds the adapters' updates to the rows of `y`, `n` wide, and gives `x·Aᵀ` of all of them `[T, ΣR]`; `x` is dense. Into `bent`,
-/// where there is one, goes GELU of `y`, of nobody's rows too.
+/// Adds the adapters' updates to the rows of `y`, `n` wide, and gives `x·Aᵀ` of all of them `[T, ΣR]`.
 fn add_updates(
     y: &mut [f32],
     n: usize,
-    x: &FlexTensor,
+    xs: &[f32],
+    width: usize,
     adapters: &[Adapter],
     layout: &LinearLayout,
-    bent: Option<&mut [f32]>,
 ) -> FlexTensor {
-    let (xs, width) = (values(x), x.shape()[1]);
     let tokens = y.len() / n.max(1);
     let total: usize = adapters.iter().map(|a| a.rank).sum();
     let mut h = vec![0f32; tokens * total]; // [T, ΣR]
     let blocks = blocks(layout, tokens);
     let lengths = || blocks.iter().map(|b| b.rows.len());
     let outputs = split(y, lengths(), n).into_iter().zip(split(&mut h, lengths(), total));
-    let tasks: Vec<_> = outputs.zip(split_where_there(bent, &blocks, n)).zip(&blocks).collect();
-    tasks.into_par_iter().for_each(|(((y, h), bent), block)| {
+    let tasks: Vec<_> = outputs.zip(&blocks).collect();
+    tasks.into_par_iter().for_each(|((y, h), block)| {
+        let Some(client) = block.client else { return };
         let x = Rows { data: &xs[block.rows.start * width..], stride: width, width, count: block.rows.len() };
-        if let Some(client) = block.client {
-            for adapter in adapters {
-                let slots = adapter.slots(client);
-                read(&mut h[adapter.offset..], total, &x, adapter.a.of(client), slots);
-                let h = Rows { data: &h[adapter.offset..], stride: total, width: slots, count: x.count };
-                let y = &mut y[adapter.columns.start..];
-                write(y, n, &h, adapter.b.of(client), adapter.columns.len(), layout.scale);
-            }
-        }
-        if let Some(bent) = bent {
-            gelu::values_of(y, bent);
+        for adapter in adapters {
+            let slots = adapter.slots(client);
+            read(&mut h[adapter.offset..], total, &x, adapter.a.of(client), slots);
+            let h = Rows { data: &h[adapter.offset..], stride: total, width: slots, count: x.count };
+            let y = &mut y[adapter.columns.start..];
+            write(y, n, &h, adapter.b.of(client), adapter.columns.len(), layout.scale);
         }
     });
     tensor(h, Shape::from([tokens, total]))
-}
-
-/// The rows of each block, `width` wide, of a matrix that may be there.
-fn split_where_there<'a>(matrix: Option<&'a mut [f32]>, blocks: &[Block], width: usize) -> Vec<Option<&'a mut [f32]>> {
-    match matrix {
-        Some(matrix) => split(matrix, blocks.iter().map(|b| b.rows.len()), width).into_iter().map(Some).collect(),
-        None => blocks.iter().map(|_| None).collect(),
-    }
 }
 
 /// Some rows of a matrix.
@@ -340,7 +291,7 @@ pub(super) fn backward(
     let (residual, before) = match finish {
         Finish::AsIs => (None, None),
         Finish::Plus(residual) => (Some(residual), None),
-        Finish::ThroughGelu(before) => (None, Some(dense(before))),
+        Finish::ThroughGelu(before) => (None, Some(before)),
     };
     let [tokens, n] = dy.shape().dims();
     let width = w.shape()[0];
@@ -358,14 +309,11 @@ pub(super) fn backward(
         let (dx, ()) = unsafe { filled(tokens * width, |dx| product(dx, &left, &right, false)) };
         tensor(dx, Shape::from([tokens, width])) // [T, K]
     });
-    if saved.pairs.is_empty() {
-        let dx = dx.map(|dx| match &before {
-            Some(before) => gelu::backward(before, dx),
-            None => dx,
-        });
-        return LinearGradients { x: dx, pairs: Vec::new() };
+    let found = factors_backward(dx, dy, saved.x, saved.h.into_iter().next(), &saved.pairs, wanted, layout);
+    match before {
+        Some(before) => LinearGradients { x: found.x.map(|dx| gelu::backward(&before, dx)), ..found },
+        None => found,
     }
-    factors_backward(dx, before, dy, [saved.x, saved.h.into_iter().next()], &saved.pairs, wanted, layout)
 }
 
 /// See [`crate::backends::Kernels::update_backward`].
@@ -379,16 +327,15 @@ pub(super) fn update_backward(
     let [tokens, _] = dy.shape().dims();
     let width = saved.pair.a.shape()[2];
     let dx = wanted.x.then(|| tensor(vec![0f32; tokens * width], Shape::from([tokens, width])));
-    factors_backward(dx, None, dy, [saved.x, saved.h], &[saved.pair], wanted, layout)
+    factors_backward(dx, dy, saved.x, saved.h, &[saved.pair], wanted, layout)
 }
 
-/// What the adapters add to `dx` `[T, K]`, where that is wanted, and the gradients of their factors; `dy` is dense. `dx` is then taken
-/// times GELU's slopes at `before` `[T, K]`, where there is that.
+/// What the adapters add to `dx` `[T, K]`, where that is wanted, and the gradients of their factors; `dy` is dense.
 fn factors_backward(
     mut dx: Option<FlexTensor>,
-    before: Option<FlexTensor>,
     dy: FlexTensor,
-    [x, h]: [Option<FlexTensor>; 2],
+    x: Option<FlexTensor>,
+    h: Option<FlexTensor>,
     pairs: &[Pair<Flex>],
     wanted: &Wanted,
     layout: &LinearLayout,
@@ -404,7 +351,6 @@ fn factors_backward(
         slots_backward(
             &mut g,
             dx.as_mut().map(|dx| &mut dx.storage_mut::<f32>()[..tokens * width]),
-            before.as_ref().map(values),
             Rows { data: dys, stride: n, width, count: tokens },
             &adapters,
             layout,
@@ -440,37 +386,28 @@ fn factors_backward(
     LinearGradients { x: dx, pairs }
 }
 
-/// `g = dy·Bᵀ` of every adapter, and `dx += s·g·A`, then times GELU's slopes at `before`, where it is there; `dy.width` is that of
-/// `dx`.
-fn slots_backward(
-    g: &mut [f32],
-    dx: Option<&mut [f32]>,
-    before: Option<&[f32]>,
-    dy: Rows,
-    adapters: &[Adapter],
-    layout: &LinearLayout,
-) {
+/// `g = dy·Bᵀ` of every adapter, and `dx += s·g·A`; `dy.width` is that of `dx`.
+fn slots_backward(g: &mut [f32], dx: Option<&mut [f32]>, dy: Rows, adapters: &[Adapter], layout: &LinearLayout) {
     let total: usize = adapters.iter().map(|a| a.rank).sum();
     let blocks = blocks(layout, dy.count);
     let lengths = || blocks.iter().map(|b| b.rows.len());
     let width = dy.width;
-    let dx = split_where_there(dx, &blocks, width);
+    let dx = match dx {
+        Some(dx) => split(dx, lengths(), width).into_iter().map(Some).collect(),
+        None => Vec::from_iter(blocks.iter().map(|_| None)),
+    };
     let tasks: Vec<_> = split(g, lengths(), total).into_iter().zip(dx).zip(&blocks).collect();
     tasks.into_par_iter().for_each(|((g, mut dx), block)| {
-        if let Some(client) = block.client {
-            for adapter in adapters {
-                let slots = adapter.slots(client);
-                let data = &dy.data[block.rows.start * dy.stride + adapter.columns.start..];
-                let dy = Rows { data, stride: dy.stride, width: adapter.columns.len(), count: block.rows.len() };
-                read(&mut g[adapter.offset..], total, &dy, adapter.b.of(client), slots);
-                if let Some(dx) = dx.as_deref_mut() {
-                    let g = Rows { data: &g[adapter.offset..], stride: total, width: slots, count: dy.count };
-                    write(dx, width, &g, adapter.a.of(client), width, layout.scale);
-                }
+        let Some(client) = block.client else { return };
+        for adapter in adapters {
+            let slots = adapter.slots(client);
+            let data = &dy.data[block.rows.start * dy.stride + adapter.columns.start..];
+            let dy = Rows { data, stride: dy.stride, width: adapter.columns.len(), count: block.rows.len() };
+            read(&mut g[adapter.offset..], total, &dy, adapter.b.of(client), slots);
+            if let Some(dx) = dx.as_deref_mut() {
+                let g = Rows { data: &g[adapter.offset..], stride: total, width: slots, count: dy.count };
+                write(dx, width, &g, adapter.a.of(client), width, layout.scale);
             }
-        }
-        if let (Some(dx), Some(before)) = (dx, before) {
-            gelu::times_slopes(dx, &before[block.rows.start * width..]);
         }
     });
 }
