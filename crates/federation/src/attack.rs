@@ -14,7 +14,7 @@ use crate::{AttackSettings, FederationError, Settings};
 pub(crate) fn poison(settings: &Settings, data: &mut TokenizedData, shards: &Shards) -> Result<(), FederationError> {
     let Some(attack @ AttackSettings::LabelFlip { .. }) = settings.attack else { return Ok(()) };
     let Task::Classify(classes) = data.task else {
-        let problem = "flips labels, and this model has none; use \"scale\", \"negate\" or \"noise\"".into();
+        let problem = "flips the one label of a text, and here texts have none, several, or one a word; use \"scale\", \"negate\" or \"noise\"".into();
         return Err(FederationError::Setting { key: "attack.kind".into(), problem });
     };
     for client in attack.attackers(settings.train.seed, shards.train.len()) {
@@ -81,7 +81,7 @@ mod tests {
     fn labels_are_mirrored_on_the_attackers_rows_alone() {
         let settings = settings(AttackSettings::LabelFlip { share: 0.4 });
         let goals: Vec<Goal> = (0..10).map(|row| Goal::Class(row % 4)).collect();
-        let split = Split { ids: vec![vec![1]; 10], goals: goals.clone() };
+        let split = Split::new(vec![vec![1]; 10], goals.clone());
         let mut data =
             TokenizedData { train: split.clone(), validation: Split::default(), test: split, task: Task::Classify(4) };
         let shards = Shards { train: (0..5).map(|k| vec![2 * k, 2 * k + 1]).collect(), test: vec![vec![]; 5] };

@@ -157,7 +157,7 @@ impl Case {
         let turns: Vec<_> = (0..10).map(|i| self.torch.texts(i % 4).unwrap()).collect();
         let batch_size = turns[0].len();
         let (ids, goals) = turns.into_iter().flatten().unzip();
-        let (train, given) = (Split { ids, goals }, &self.torch.settings);
+        let (train, given) = (Split::new(ids, goals), &self.torch.settings);
         let rows: Vec<usize> = (0..train.len()).collect();
         let text = format!(
             "rounds = 1\nbatch_size = {batch_size}\nshuffle = false\nlr_head = {:?}\nweight_decay = {:?}",
@@ -280,6 +280,31 @@ fn small_encoders_agree_with_transformers() {
 #[test]
 fn models_that_foretell_numbers_agree_with_transformers() {
     for case in ["roberta-tiny-regression", "llama-tiny-regression"] {
+        println!("{case}");
+        let torch = committed(case);
+        torch.logits_and_gradients_agree();
+        torch.packed_is_unpacked();
+        torch.ten_steps_agree();
+        row(case);
+    }
+}
+
+#[test]
+fn models_that_tag_words_agree_with_transformers() {
+    for family in ["roberta", "bert", "distilbert", "mpnet", "modernbert", "llama"] {
+        let case = format!("{family}-tiny-tokens");
+        println!("{case}");
+        let torch = committed(&case);
+        torch.logits_and_gradients_agree();
+        torch.packed_is_unpacked();
+        torch.ten_steps_agree();
+        row(&case);
+    }
+}
+
+#[test]
+fn models_of_several_labels_agree_with_transformers() {
+    for case in ["roberta-tiny-labels", "llama-tiny-labels"] {
         println!("{case}");
         let torch = committed(case);
         torch.logits_and_gradients_agree();
