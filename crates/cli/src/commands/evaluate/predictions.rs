@@ -48,7 +48,7 @@ struct Row<'r> {
     right: Option<usize>,
     /// Mean cross-entropy of an answer, in nats; the squared error of a number; the mean binary cross-entropy of labels.
     loss: f64,
-    /// Of a classifier: the score of every class.
+    /// Of a classifier: the score of every class; where words are tagged, of every tag, word after word.
     #[serde(skip_serializing_if = "Option::is_none")]
     logits: Option<&'r [f32]>,
     /// Of a language model: the text's tokens.
@@ -130,7 +130,7 @@ fn line<'r>(row: usize, scores: &'r Matrix, split: &'r Split, labels: &'r [Strin
         answers: right.len(),
         right: Some(right.iter().zip(&judged).filter(|(right, (best, _))| *right == best).count()),
         loss: judged.iter().map(|(_, loss)| loss).sum::<f64>() / judged.len().max(1) as f64,
-        logits: class.then_some(&scores.data),
+        logits: (class || tagged).then_some(&scores.data),
         tokens: (!class && !tagged).then_some(ids),
         asked: (!class && !tagged).then(|| goal.scored(ids.len()).map(|range| [range.start, range.end]).collect()),
         ..Row::default()
