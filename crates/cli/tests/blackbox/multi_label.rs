@@ -128,7 +128,7 @@ fn labels_of_any_number_are_learnt_measured_predicted_and_exported() {
     room.succeed(&["export", "run", "--out", "peft", "--verify"]);
     assert_eq!(room.json("peft/adapter_config.json")["task_type"], "SEQ_CLS");
     room.succeed(&["report", "run", "--out", "page.html"]);
-    let said = room.succeed(&["train", "--quiet", "--resume", "run", "--set", "train.rounds=6"]);
+    let said = room.succeed(&["train", "--quiet", "--resume", "run", "--accept-changes", "--set", "train.rounds=6"]);
     assert!(said.out.contains("accuracy"), "{}", said.out);
 }
 

@@ -220,7 +220,7 @@ fn a_run_that_was_stopped_goes_on_and_a_decoder_tags_too() {
     let rounds = |n: &'static str| short(&["train", "--quiet", "--out", "whole"], &[&TAGS[..], &["--set", n]].concat());
     room.succeed(&rounds("train.rounds=3"));
     room.succeed(&short(&["train", "--quiet", "--out", "cut"], &[&TAGS[..], &["--set", "train.rounds=2"]].concat()));
-    room.succeed(&["train", "--quiet", "--resume", "cut", "--set", "train.rounds=3"]);
+    room.succeed(&["train", "--quiet", "--resume", "cut", "--accept-changes", "--set", "train.rounds=3"]);
     let f1 = |run: &str| {
         room.rounds(run).iter().map(|row| (row["test_f1"].clone(), row["train_loss"].clone())).collect::<Vec<_>>()
     };
