@@ -120,7 +120,7 @@ pub fn batch(model: &Transformer) -> PackedBatch {
     let goal = |i: usize| match model.task() {
         Task::Classify(classes) => Goal::Class(i % classes),
         Task::MultiLabel(labels) => {
-            Goal::Labels { labels: (0..labels).map(|k| (i + k) % 3 == 0).collect(), second: None }
+            Goal::Labels { labels: (0..labels).map(|k| (i + k).is_multiple_of(3)).collect(), second: None }
         }
         Task::Regress => Goal::Value { value: i as f32, second: None },
         Task::Tag(classes) => Goal::Tags([Tag { word: 0, token: 0, class: i % classes }].into()),

@@ -202,7 +202,8 @@ fn evaluate_here(
                 sum.right += usize::from(best == label);
                 sum.class = is_class.then_some([label as usize, best as usize]);
                 if split.tags.is_some() {
-                    (there.push(label as usize), said.push(best as usize));
+                    there.push(label as usize);
+                    said.push(best as usize);
                 }
                 sum
             };

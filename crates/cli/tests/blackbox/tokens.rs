@@ -13,7 +13,7 @@ const OTHERS: [&str; 5] = ["returns", "the", "book", "in", "late"];
 /// Sentence `i`: a person or none, a place or none, other words around them.
 fn sentence(i: usize) -> Vec<(String, &'static str)> {
     let mut words = vec![(OTHERS[i % 5].to_owned(), "O")];
-    if i % 3 != 0 {
+    if !i.is_multiple_of(3) {
         words.push((PEOPLE[i / 3 % 4].to_owned(), "B-PER"));
     }
     words.push((OTHERS[(i / 2) % 5].to_owned(), "O"));
