@@ -182,6 +182,8 @@ def line(row: Mapping[str, Any], rounds: int) -> str:
     for key, name in (("test_accuracy", "accuracy"), ("site_accuracy", "at the sites")):
         if row.get(key) is not None:
             parts.append(f"{name} {100 * row[key]:.1f}%")
+    if row.get("test_f1") is not None:
+        parts.append(f"F1 {100 * row['test_f1']:.1f}%")
     if row.get("test_pearson") is not None:
         parts.append(f"Pearson {row['test_pearson']:.3f}")
     if row.get("skipped"):

@@ -33,6 +33,17 @@ impl Rounding {
     }
 }
 
+/// The class of a word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tag {
+    /// The word, from 0.
+    pub word: usize,
+    /// The token that stands for it: its first.
+    pub token: usize,
+    /// Its class.
+    pub class: usize,
+}
+
 /// What is asked of a text.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Goal {
@@ -45,6 +56,15 @@ pub enum Goal {
         /// The first token of the second text, by the tokenizer's token types: it and those after it have type 1.
         second: usize,
     },
+    /// Which labels a text or a pair of texts has, of all that there are.
+    Labels {
+        /// Label by label.
+        labels: Arc<[bool]>,
+        /// Of a pair the first token of the second text, as above.
+        second: Option<usize>,
+    },
+    /// The classes of these tokens, in the order of the text.
+    Tags(Arc<[Tag]>),
     /// A number, of a text or of a pair of texts.
     Value {
         /// The number.
@@ -62,15 +82,53 @@ pub enum Goal {
 impl Goal {
     /// How many answers a text of so many tokens is asked for.
     pub fn answers(&self, tokens: usize) -> usize {
-        self.scored(tokens).map(|range| range.len()).sum::<usize>()
-            + usize::from(self.class().is_some() || self.value().is_some())
+        match self {
+            Goal::Class(_) | Goal::PairClass { .. } | Goal::Labels { .. } | Goal::Value { .. } => 1,
+            Goal::Tags(tags) => tags.len(),
+            Goal::Next(_) | Goal::Spans(_) => self.scored(tokens).map(|range| range.len()).sum(),
+        }
+    }
+
+    /// Whether one answer is asked of the whole text.
+    fn is_of_text(&self) -> bool {
+        matches!(self, Goal::Class(_) | Goal::PairClass { .. } | Goal::Labels { .. } | Goal::Value { .. })
+    }
+
+    /// Of a pair the first token of the second text.
+    fn second(&self) -> Option<usize> {
+        match self {
+            Goal::PairClass { second, .. } => Some(*second),
+            Goal::Labels { second, .. } | Goal::Value { second, .. } => *second,
+            _ => None,
+        }
     }
 
     /// The class that is asked for.
     pub fn class(&self) -> Option<usize> {
         match self {
             Goal::Class(class) | Goal::PairClass { class, .. } => Some(*class),
-            Goal::Value { .. } | Goal::Next(_) | Goal::Spans(_) => None,
+            _ => None,
+        }
+    }
+
+    /// The tokens whose classes are asked for.
+    pub fn tags(&self) -> &[Tag] {
+        match self {
+            Goal::Tags(tags) => tags,
+            _ => &[],
+        }
+    }
+
+    /// All classes that are asked for: of the text, or of its tokens.
+    pub fn classes(&self) -> impl Iterator<Item = usize> + '_ {
+        self.class().into_iter().chain(self.tags().iter().map(|tag| tag.class))
+    }
+
+    /// Which labels the text has.
+    pub fn labels(&self) -> Option<&[bool]> {
+        match self {
+            Goal::Labels { labels, .. } => Some(labels),
+            _ => None,
         }
     }
 
@@ -82,12 +140,12 @@ impl Goal {
         }
     }
 
-    /// The tokens that are asked for, of a text of so many.
+    /// The tokens that are to be foretold, of a text of so many.
     pub fn scored(&self, tokens: usize) -> impl Iterator<Item = Range<usize>> + '_ {
         let (next, spans): (_, &[Range<usize>]) = match self {
             Goal::Next(from) => (Some((*from).max(1)..tokens), &[]),
             Goal::Spans(spans) => (None, spans),
-            Goal::Class(_) | Goal::PairClass { .. } | Goal::Value { .. } => (None, &[]),
+            _ => (None, &[]),
         };
         let within = move |range: &Range<usize>| range.start.max(1)..range.end.min(tokens);
         next.into_iter().chain(spans.iter().map(within))
@@ -144,27 +202,32 @@ impl PackedBatch {
     pub(crate) fn read(&self, info: &ModelInfo) -> impl Iterator<Item = (usize, usize)> {
         self.goals.iter().enumerate().flat_map(move |(s, goal)| {
             let range = self.sequences.range(s);
-            // A number has no place among the labels, but it is read where a class is.
-            let class = goal.class().or(goal.value().map(|_| 0)).map(|class| (self.mark(s, info), class));
-            let scored = goal.scored(range.len()).flatten().map(move |t| range.start + t);
-            class.into_iter().chain(scored.map(|t| (t - 1, self.tokens[t] as usize)))
+            let start = range.start;
+            // Numbers and labels have no place among the classes, but they are read where a class is.
+            let class = goal.is_of_text().then(|| (self.mark(s, info), goal.class().unwrap_or(0)));
+            let tags = goal.tags().iter().map(move |tag| (start + tag.token, tag.class));
+            let scored = goal.scored(range.len()).flatten().map(move |t| start + t);
+            class.into_iter().chain(tags).chain(scored.map(|t| (t - 1, self.tokens[t] as usize)))
         })
     }
 
-    /// The numbers that are asked for `[S]`, rounded up with zeros; `None` where something else is asked.
-    fn values(&self, rounding: Rounding, device: &Device) -> Option<Tensor<1>> {
-        let mut values: Vec<f32> = self.goals.iter().map(Goal::value).collect::<Option<_>>()?;
-        values.resize(rounding.size(values.len()), 0.0);
-        let n = values.len();
-        (n > 0).then(|| Tensor::from_data(TensorData::new(values, [n]), device))
+    /// The numbers that are asked for `[S, K]`, of labels 0 or 1, rounded up with zeros; `None` where something else is asked.
+    fn values(&self, rounding: Rounding, device: &Device) -> Option<Tensor<2>> {
+        let of_goal = |goal: &Goal| match goal {
+            Goal::Value { value, .. } => Some(vec![*value]),
+            Goal::Labels { labels, .. } => Some(labels.iter().map(|&there| f32::from(there)).collect()),
+            _ => None,
+        };
+        let values: Vec<Vec<f32>> = self.goals.iter().map(of_goal).collect::<Option<_>>()?;
+        let (rows, width) = (rounding.size(values.len()), values.first()?.len());
+        let mut values = values.concat();
+        values.resize(rows * width, 0.0);
+        Some(Tensor::from_data(TensorData::new(values, [rows, width]), device))
     }
 
     /// The type of every token `[T]`, where a pair has a second text.
     fn types(&self) -> Option<Vec<i32>> {
-        let second = |(s, goal): (usize, &Goal)| match goal {
-            Goal::PairClass { second, .. } | Goal::Value { second: Some(second), .. } => *second,
-            _ => self.sequences.range(s).len(),
-        };
+        let second = |(s, goal): (usize, &Goal)| goal.second().unwrap_or_else(|| self.sequences.range(s).len());
         let seconds: Vec<usize> = self.goals.iter().enumerate().map(second).collect();
         let types_of = |(range, second): (Range<usize>, &usize)| {
             (0..range.len()).map(|t| i32::from(t >= *second)).collect::<Vec<_>>()
@@ -213,7 +276,7 @@ impl PackedBatch {
 }
 
 /// A packed batch on a device, with the index tensors that the forward pass reads. `N` rows are read: one a sequence
-/// where it is classified, one for every token that is to be foretold.
+/// where it is classified, one for every token that is classified or to be foretold.
 #[derive(Clone, Debug)]
 pub struct DeviceBatch {
     /// Token ids `[T]`, surplus included.
@@ -228,8 +291,8 @@ pub struct DeviceBatch {
     pub read: Tensor<1, Int>,
     /// What is to be found there `[N]`: the class, or the next token.
     pub labels: Tensor<1, Int>,
-    /// The number that is to be found there `[N]`, surplus included, where numbers are asked for.
-    pub values: Option<Tensor<1>>,
+    /// The numbers that are to be found there `[N, K]`, surplus included, where numbers are asked for, `K` = 1, or labels, each 0 or 1.
+    pub values: Option<Tensor<2>>,
     /// What the rows that are read leave, client by client.
     pub by_client: Grouped,
     /// Token ranges of the sequences.
@@ -245,9 +308,9 @@ pub struct DeviceBatch {
 }
 
 impl DeviceBatch {
-    /// The numbers that are to be found in the first `n` rows.
-    pub(crate) fn asked_values(&self, n: usize) -> Tensor<1> {
-        self.values.clone().expect("a number of every text").narrow(0, 0, n)
+    /// The numbers that are to be found in the first `n` rows `[n, K]`.
+    pub(crate) fn asked_values(&self, n: usize) -> Tensor<2> {
+        self.values.clone().expect("numbers of every text").narrow(0, 0, n)
     }
 }
 
@@ -302,5 +365,30 @@ mod tests {
         let values = batch.values.map(|t| t.into_data().try_to_vec::<f32>().expect("f32"));
         assert_eq!((ints(batch.read), values), (vec![0, 2], Some(vec![0.5, -3.0])));
         assert_eq!(batch.client_read.rows(), 2);
+        // So are labels, one number each.
+        let labels = |there: [bool; 3], second| Goal::Labels { labels: there.into(), second };
+        let texts = vec![(&ids[..2], labels([true, false, true], None)), (&ids[..], labels([false; 3], Some(4)))];
+        let batch = PackedBatch::pack(&[texts]).to_device(&info, Rounding::Exact, &device);
+        assert_eq!(batch.types.map(ints), Some(vec![0, 0, 0, 0, 0, 0, 1, 1]));
+        let values = batch.values.expect("numbers");
+        assert_eq!((ints(batch.read), values.dims()), (vec![0, 2], [2, 3]));
+        assert_eq!(values.into_data().try_to_vec::<f32>().expect("f32"), [1.0, 0.0, 1.0, 0.0, 0.0, 0.0]);
+    }
+
+    #[test]
+    fn tagged_tokens_are_read_where_they_stand() {
+        let (a, b) = ([1, 7, 8, 9, 2], [1, 5, 2]);
+        let tags = |tags: &[(usize, usize)]| {
+            Goal::Tags(tags.iter().map(|&(token, class)| Tag { word: token - 1, token, class }).collect())
+        };
+        let texts = [vec![(&a[..], tags(&[(1, 4), (3, 0)]))], vec![(&b[..], tags(&[(1, 2)]))]];
+        let (device, info) = (Device::flex(), ModelInfo::roberta_base());
+        let ints = |t: Tensor<1, Int>| t.into_data().iter::<i64>().collect::<Vec<_>>();
+        let packed = PackedBatch::pack(&texts);
+        assert_eq!(packed.weights_by_client(None), [2.0, 1.0]);
+        assert_eq!(packed.weights_by_client(Some(&[0.5, 9.0, 3.0, 9.0, 2.0])), [2.5, 3.0]);
+        let batch = packed.to_device(&info, Rounding::Exact, &device);
+        assert_eq!((ints(batch.read), ints(batch.labels)), (vec![1, 3, 6], vec![4, 0, 2]));
+        assert_eq!(batch.client_read.ranges().map(|r| r.len()).collect::<Vec<_>>(), [2, 1]);
     }
 }

@@ -8,7 +8,7 @@ use bonfire_kernels::check::{Part, numbers, part};
 use bonfire_kernels::{AdamW, FlatLayout, LowRank, Moving, StepRule, optimizer_step};
 use burn::tensor::{Device, Gradients, Tensor, TensorData};
 
-use crate::{ClientAdapter, Goal, Model, PackedBatch, Precision, Rounding, Task, Transformer};
+use crate::{ClientAdapter, Goal, Model, PackedBatch, Precision, Rounding, Tag, Task, Transformer};
 
 /// Largest [`apart`] of a device's f32 gradients and the CPU's.
 pub const GRADIENTS_ALLOWED: f64 = 1e-4;
@@ -119,7 +119,11 @@ pub fn batch(model: &Transformer) -> PackedBatch {
     let texts: Vec<Vec<u32>> = [1, 7, 12, 20, 3].into_iter().zip(0..).map(|(length, i)| text(i, length)).collect();
     let goal = |i: usize| match model.task() {
         Task::Classify(classes) => Goal::Class(i % classes),
+        Task::MultiLabel(labels) => {
+            Goal::Labels { labels: (0..labels).map(|k| (i + k).is_multiple_of(3)).collect(), second: None }
+        }
         Task::Regress => Goal::Value { value: i as f32, second: None },
+        Task::Tag(classes) => Goal::Tags([Tag { word: 0, token: 0, class: i % classes }].into()),
         Task::Causal => Goal::Next(1),
     };
     let texts_in = |range: std::ops::Range<usize>| range.map(|i| (texts[i].as_slice(), goal(i))).collect();

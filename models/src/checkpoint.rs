@@ -158,11 +158,12 @@ pub(crate) fn described(json: &[u8], file: &str, new: Described) -> Result<Vec<u
         Task::Causal => {
             map.insert("architectures".into(), json!([format!("{}ForCausalLM", description.class)]));
         }
-        Task::Classify(_) | Task::Regress => {
+        Task::Classify(_) | Task::MultiLabel(_) | Task::Regress | Task::Tag(_) => {
             let outputs = new.task.outputs().expect("it has a head");
             let numbered = || (0..outputs).map(|i| format!("LABEL_{i}")).collect();
             let names = new.labels.filter(|l| l.len() == outputs).map_or_else(numbered, <[String]>::to_vec);
-            let class = format!("{}ForSequenceClassification", description.classifier);
+            let of = if new.task.is_of_texts() { "Sequence" } else { "Token" };
+            let class = format!("{}For{of}Classification", description.classifier);
             map.insert("architectures".into(), json!([class]));
             map.insert("id2label".into(), names.iter().enumerate().map(|(i, n)| (i.to_string(), json!(n))).collect());
             map.insert("label2id".into(), names.iter().enumerate().map(|(i, n)| (n.clone(), json!(i))).collect());
@@ -170,6 +171,7 @@ pub(crate) fn described(json: &[u8], file: &str, new: Described) -> Result<Vec<u
             // By itself Transformers takes a head of one output for regression; whoever reads the file need not know that.
             match new.task {
                 Task::Regress => drop(map.insert("problem_type".into(), json!("regression"))),
+                Task::MultiLabel(_) => drop(map.insert("problem_type".into(), json!("multi_label_classification"))),
                 _ => drop(map.remove("problem_type")),
             }
         }

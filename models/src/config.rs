@@ -98,20 +98,30 @@ impl Architecture {
 pub enum Task {
     /// One of so many classes for every text: an encoder's head reads the first token, a decoder's the last.
     Classify(usize),
+    /// Any of so many labels for every text, each said or not by itself; read where a class is.
+    MultiLabel(usize),
     /// A number for every text, read where a class is.
     Regress,
+    /// One of so many classes for each token that is asked for: of a word its first.
+    Tag(usize),
     /// Every token of a text from those before it.
     Causal,
 }
 
 impl Task {
-    /// How many numbers the head gives for a text: a score a class, or the number that is foretold. `None`: there is no head.
+    /// How many numbers the head gives for a row that it reads: a score a class or label, or the number that is foretold. `None`:
+    /// there is no head.
     pub fn outputs(self) -> Option<usize> {
         match self {
-            Task::Classify(classes) => Some(classes),
+            Task::Classify(classes) | Task::MultiLabel(classes) | Task::Tag(classes) => Some(classes),
             Task::Regress => Some(1),
             Task::Causal => None,
         }
+    }
+
+    /// Whether one row stands for a text, and not tokens each for themselves.
+    pub fn is_of_texts(self) -> bool {
+        matches!(self, Task::Classify(_) | Task::MultiLabel(_) | Task::Regress)
     }
 }
 

@@ -5,7 +5,7 @@
 mod decoders;
 mod encoders;
 
-use crate::{Architecture, TargetKind};
+use crate::{Architecture, TargetKind, Task};
 
 /// A linear's place in a layer: which it is, and its module path there.
 pub(crate) type Linears = &'static [(TargetKind, &'static str)];
@@ -44,8 +44,12 @@ pub(crate) struct Description {
     pub pooler: Option<PoolerForm>,
     /// What is dropped in training, as Transformers has it.
     pub dropped: Dropped,
-    /// A classifier's head, in the order of the forward pass.
+    /// The head of a classifier of texts, in the order of the forward pass.
     pub head: &'static [HeadForm],
+    /// The head of a classifier of tokens; `None`: Transformers has no such model.
+    pub tag_head: Option<&'static [HeadForm]>,
+    /// Whether the pooler also stands before that head, token by token.
+    pub pools_tokens: bool,
     /// The name of its GGUF files, where llama.cpp reads adapters of it.
     pub gguf: Option<&'static str>,
     /// Whether GGUF files hold the rows of queries and keys so that features which are turned together are neighbours.
@@ -183,6 +187,20 @@ impl Architecture {
 }
 
 impl Description {
+    /// What the head is made of for `task`; nothing where there is none.
+    pub fn head_of(&self, task: Task) -> &'static [HeadForm] {
+        match task {
+            Task::Classify(_) | Task::MultiLabel(_) | Task::Regress => self.head,
+            Task::Tag(_) => self.tag_head.unwrap_or_default(),
+            Task::Causal => &[],
+        }
+    }
+
+    /// What stands before the head for `task`.
+    pub fn pooler_of(&self, task: Task) -> Option<PoolerForm> {
+        self.pooler.filter(|_| task.is_of_texts() || (self.pools_tokens && matches!(task, Task::Tag(_))))
+    }
+
     /// Every linear of a layer.
     pub fn linears(&self) -> impl Iterator<Item = &'static (TargetKind, &'static str)> {
         self.groups.into_iter().flatten()

@@ -83,12 +83,12 @@ impl Dropout {
                 Task::Causal => {
                     "drops what a classifier's head reads, and a language model has none; leave it out".into()
                 }
-                Task::Classify(_) | Task::Regress if description.head.iter().all(|linear| !linear.dropped) => {
+                _ if description.head_of(task).iter().all(|linear| !linear.dropped) => {
                     format!(
                         "drops what a classifier's head reads, which a {name} model in Transformers does not; leave it out"
                     )
                 }
-                Task::Classify(_) | Task::Regress => return None,
+                _ => return None,
             };
             return Some(("model.dropout.classifier", why));
         }

@@ -105,6 +105,15 @@ pub enum ModelError {
         /// The architecture.
         architecture: &'static str,
     },
+    /// A model of which Transformers has no classifier of tokens.
+    #[error(
+        "Transformers has no classifier of tokens of a {architecture} model, so an adapter of one could be loaded nowhere; use \
+         another model"
+    )]
+    NoTagger {
+        /// The architecture.
+        architecture: &'static str,
+    },
     /// Heads wider than the device's kernels take.
     #[error(
         "the model's attention heads have {width} features, and GPUs take at most {most}; run it with --device cpu"

@@ -24,10 +24,8 @@ pub fn refusal(info: &ModelInfo, task: Task) -> Option<String> {
     let name = info.architecture.name();
     match (info.architecture.is_decoder(), task) {
         (false, _) => Some(format!("llama.cpp loads no adapters of {name} encoders; {instead}")),
-        (true, Task::Classify(_) | Task::Regress) => {
-            Some(format!("a GGUF adapter has no place for a classifier's head; {instead}"))
-        }
         (true, Task::Causal) => None,
+        (true, _) => Some(format!("a GGUF adapter has no place for a classifier's head; {instead}")),
     }
 }
 

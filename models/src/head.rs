@@ -1,4 +1,4 @@
-//! Classifier heads: class scores from one row a sequence, with weights that all clients share or each has of its own.
+//! Classifier heads: class scores from one row a sequence, or from one a token, with weights that all clients share or each has of its own.
 
 use bonfire_kernels::{Arithmetic, RowKeys, gelu, product};
 use burn::tensor::activation::relu;
@@ -29,10 +29,10 @@ pub(crate) struct HeadLinear {
 pub(crate) fn linears(info: &ModelInfo, task: Task) -> Vec<HeadLinear> {
     let (d, description) = (info.hidden, info.architecture.describe());
     let Some(outputs) = task.outputs() else { return Vec::new() };
-    let pooler = description.pooler.filter(|_| info.draws_pooler);
+    let pooler = description.pooler_of(task).filter(|_| info.draws_pooler);
     let pooler =
         pooler.map(|p| HeadLinear { module: p.linear, d_in: d, d_out: d, bias: true, bend: p.bend, dropped: false });
-    let own = description.head.iter().map(|form| HeadLinear {
+    let own = description.head_of(task).iter().map(|form| HeadLinear {
         module: form.module,
         d_in: d,
         d_out: if form.width == Width::Classes { outputs } else { d },

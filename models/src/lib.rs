@@ -41,7 +41,7 @@ mod vocabulary;
 mod weights;
 
 pub use adapter::{Adapter, AdapterInit, HeadTensor, Matrix, standard_normal};
-pub use batch::{DeviceBatch, Goal, PackedBatch, Rounding};
+pub use batch::{DeviceBatch, Goal, PackedBatch, Rounding, Tag};
 pub use checkpoint::{ModelFolder, NamedWeight, Stored};
 pub use clock::{Clock, Part};
 pub use config::{

@@ -159,14 +159,14 @@ fn plan(source: &TensorFiles, merge: Merge) -> Result<Vec<Planned>, ModelError> 
     let description = info.architecture.describe();
     let prefix = format!("{}.", description.prefix);
     let mut read: BTreeSet<String> = info.tensors().into_iter().map(|tensor| tensor.name).collect();
-    if let (Some(form), true) = (description.pooler, task != Task::Causal) {
+    if let Some(form) = description.pooler_of(task) {
         let modules = [Some(form.linear), form.norm];
         read.extend(modules.into_iter().flatten().flat_map(|m| ["weight", "bias"].map(|part| format!("{m}.{part}"))));
     }
     match task {
-        Task::Classify(_) | Task::Regress => drop(read.remove(OUTPUT)),
         // Tied ones too: a copy does no harm, and others than the input embeddings are the model's.
         Task::Causal => drop(read.insert(OUTPUT.into())),
+        _ => drop(read.remove(OUTPUT)),
     }
     let mut planned: BTreeMap<String, Planned> = BTreeMap::new();
     for (name, place) in &source.places {

@@ -35,8 +35,9 @@ impl PackedBatch {
         let classes = class_weights.map(|weights| {
             let of_client = |texts: std::ops::Range<usize>| {
                 let sum: f64 = self.weights_of(texts.clone(), weights).sum();
-                let factor = if sum > 0.0 { texts.len() as f64 / sum } else { 0.0 };
-                std::iter::repeat_n(factor as f32, texts.len())
+                let rows = self.weights_of(texts, weights).count();
+                let factor = if sum > 0.0 { rows as f64 / sum } else { 0.0 };
+                std::iter::repeat_n(factor as f32, rows)
             };
             let rows = self.clients.ranges().flat_map(of_client).collect();
             ClassWeights { all: put(weights.iter().map(|&w| w as f32).collect()), rows: put(rows) }
@@ -55,7 +56,7 @@ impl PackedBatch {
     }
 
     fn weights_of<'w>(&'w self, texts: std::ops::Range<usize>, weights: &'w [f64]) -> impl Iterator<Item = f64> + 'w {
-        texts.filter_map(|s| Some(weights[self.goals[s].class()?]))
+        texts.flat_map(|s| self.goals[s].classes().map(|class| weights[class]))
     }
 }
 

@@ -17,7 +17,7 @@ use serde_json::json;
 
 use crate::checkpoint::{replace, serialise};
 use crate::head::saved_modules;
-use crate::{Adapter, Matrix, ModelError, Target, TargetKind};
+use crate::{Adapter, Matrix, ModelError, Target, TargetKind, Task};
 
 pub(crate) use layout::Carried;
 pub use layout::Layout;
@@ -31,6 +31,18 @@ pub struct PeftMeta {
     pub base_model: String,
     /// Share of what adapters read that training dropped (`lora_dropout`).
     pub dropout: f64,
+    /// What the model does, which PEFT names in words of its own (`task_type`).
+    pub task: Task,
+}
+
+impl PeftMeta {
+    fn task_type(&self) -> &'static str {
+        match self.task {
+            Task::Causal => "CAUSAL_LM",
+            Task::Tag(_) => "TOKEN_CLS",
+            Task::Classify(_) | Task::MultiLabel(_) | Task::Regress => "SEQ_CLS",
+        }
+    }
 }
 
 const PREFIX: &str = "base_model.model.";
@@ -140,7 +152,7 @@ fn config_text(carried: &[Carried], adapter: &Adapter, meta: &PeftMeta) -> Vec<u
     };
     let config = json!({
         "peft_type": "LORA",
-        "task_type": if adapter.head.is_empty() { "CAUSAL_LM" } else { "SEQ_CLS" },
+        "task_type": meta.task_type(),
         "base_model_name_or_path": meta.base_model,
         "revision": null,
         "r": largest,

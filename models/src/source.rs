@@ -9,7 +9,7 @@ use serde::Deserialize;
 use crate::gguf::backbone::Header;
 use crate::gguf::vocabulary;
 use crate::tensor_files::{TensorFiles, is_pointer, pointer};
-use crate::{ModelError, ModelInfo, builtin};
+use crate::{ModelError, ModelInfo, Task, builtin};
 
 /// Where a model comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -175,9 +175,9 @@ impl ModelSource {
         [form.linear, bare].iter().all(|module| !files.places.contains_key(&format!("{module}.weight")))
     }
 
-    /// Whether the checkpoint has a classifier's head of its own. Weights that cannot be read have none.
-    pub fn has_head(&self, info: &ModelInfo) -> bool {
-        let last = info.architecture.describe().head.last().map(|form| format!("{}.weight", form.module));
+    /// Whether the checkpoint has a head of its own for `task`. Weights that cannot be read have none.
+    pub fn has_head(&self, info: &ModelInfo, task: Task) -> bool {
+        let last = info.architecture.describe().head_of(task).last().map(|form| format!("{}.weight", form.module));
         TensorFiles::open(self).is_ok_and(|files| last.is_some_and(|name| files.places.contains_key(&name)))
     }
 

@@ -24,7 +24,8 @@ pub(crate) fn note(weights: &Weights, info: &ModelInfo, task: Task) -> Result<Op
         names.push(format!("{} more", left.len() - LISTED));
     }
     let what = match task {
-        Task::Classify(_) => "classifier",
+        Task::Classify(_) | Task::MultiLabel(_) => "classifier",
+        Task::Tag(_) => "token classifier",
         Task::Regress => "regression model",
         Task::Causal => "language model",
     };

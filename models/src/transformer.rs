@@ -5,6 +5,7 @@
 mod load;
 
 use bonfire_kernels::{Arithmetic, AttentionLayout, Segments, product};
+use burn::tensor::activation::log_sigmoid;
 use burn::tensor::{Device, FloatDType, Gradients, Int, Tensor, TensorData};
 use rand::Rng;
 
@@ -174,7 +175,7 @@ impl Transformer {
 
     /// Whether a head reads the mean of a text's tokens.
     fn reads_means(&self) -> bool {
-        self.info.pooling == Pooling::Mean && self.task != Task::Causal
+        self.info.pooling == Pooling::Mean && self.task.is_of_texts()
     }
 
     fn embed(&self, adapter: &ClientAdapter, batch: &DeviceBatch) -> Tensor<2> {
@@ -262,14 +263,25 @@ impl Transformer {
     fn losses(&self, hidden: Tensor<2>, adapter: &ClientAdapter, batch: &DeviceBatch) -> Tensor<1> {
         let n = batch.client_read.rows();
         let labels = batch.labels.clone().narrow(0, 0, n); // [N]
-        if self.task == Task::Regress {
-            let found = self.scores(hidden, adapter, batch).narrow(0, 0, n).reshape([n]);
-            (found - batch.asked_values(n)).square()
+        if let Task::Regress | Task::MultiLabel(_) = self.task {
+            self.losses_of_values(self.scores(hidden, adapter, batch), batch)
         } else if self.task == Task::Causal && !self.trained {
             self.vocabulary().losses(hidden.narrow(0, 0, n), labels, batch.objective.smoothing)
         } else {
             batch.objective.losses(self.scores(hidden, adapter, batch), labels)
         }
+    }
+
+    /// The loss of every text `[N]` from its outputs `[N, K]` and the numbers that are asked for: their mean squared difference, of
+    /// labels the mean binary cross-entropy, as PyTorch's `BCEWithLogitsLoss` has it.
+    fn losses_of_values(&self, found: Tensor<2>, batch: &DeviceBatch) -> Tensor<1> {
+        let n = batch.client_read.rows();
+        let (found, asked) = (found.narrow(0, 0, n), batch.asked_values(n));
+        let losses = match self.task {
+            Task::MultiLabel(_) => log_sigmoid(found.clone()).neg() + found * (asked.neg() + 1.0),
+            _ => (found - asked).square(),
+        };
+        losses.mean_dim(1).reshape([n])
     }
 
     /// [`Model::gradients`] layer by layer: forward without a graph, keeping each layer's input; then every layer once
@@ -366,9 +378,8 @@ impl Model for Transformer {
             return self.vocabulary().evaluate(hidden, labels);
         }
         let logits = self.scores(hidden, adapter, batch);
-        if self.task == Task::Regress {
-            let n = labels.dims()[0];
-            return ((logits.narrow(0, 0, n).reshape([n]) - batch.asked_values(n)).square(), labels);
+        if let Task::Regress | Task::MultiLabel(_) = self.task {
+            return (self.losses_of_values(logits, batch), labels);
         }
         (bonfire_kernels::cross_entropy(logits.clone(), labels), logits.argmax(1).squeeze_dim(1))
     }

@@ -64,7 +64,13 @@ fn adapter() -> (String, Vec<u8>) {
     let targets = info().targets(&[TargetKind::Query, TargetKind::Output]);
     let adapter = Adapter::fresh(&targets, 2, 4.0, Default::default(), blank_head(&info(), TASK), rng);
     let dir = tempfile::tempdir().unwrap();
-    peft::write(dir.path(), &adapter, &PeftMeta { base_model: "base".into(), dropout: 0.0 }, Layout::Uniform).unwrap();
+    peft::write(
+        dir.path(),
+        &adapter,
+        &PeftMeta { base_model: "base".into(), dropout: 0.0, task: TASK },
+        Layout::Uniform,
+    )
+    .unwrap();
     let json = fs::read_to_string(dir.path().join("adapter_config.json")).unwrap();
     (json, fs::read(dir.path().join("adapter_model.safetensors")).unwrap())
 }
@@ -113,7 +119,7 @@ fn load(config: &[u8], weights: &[u8]) -> bool {
 fn read(config: &[u8], weights: &[u8]) -> bool {
     let dir = folder([("adapter_config.json", config), ("adapter_model.safetensors", weights)]);
     let adapter = peft::read(dir.path(), &info(), TASK).map(|adapter| assert!(adapter.rank >= 1));
-    let classes = peft::classes(dir.path(), &info());
+    let classes = peft::classes(dir.path(), &info(), TASK);
     let errors: Vec<String> = [adapter.err(), classes.err()].into_iter().flatten().map(|e| e.to_string()).collect();
     assert!(errors.iter().all(|error| error.contains(&dir.path().display().to_string())), "{errors:?}");
     watched::assert_modest(MODEST);

@@ -1,11 +1,12 @@
 //! A small federation for tests: the committed RoBERTa fixture and made-up texts whose class shows in their tokens.
 
-use bonfire_data::Shards;
+use bonfire_data::{Shards, Tags};
 use bonfire_engine::{InFlight, Split, TokenizedData};
 use bonfire_federation::{ClientMetrics, ClientSettings, Event, RoundMetrics, Run, Server, Settings, Site};
-use bonfire_models::{Architecture, Dropout, Goal, Model, Task, Transformer};
+use bonfire_models::{Architecture, Dropout, Goal, Model, Tag, Task, Transformer};
 use rand::{Rng, RngExt, SeedableRng};
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
 use crate::{fixture, load, load_for};
 
@@ -57,10 +58,8 @@ pub fn texts(examples: usize, seed: u64) -> Split {
         ids
     };
     let labels: Vec<usize> = (0..examples).map(|i| i % CLASSES).collect();
-    Split {
-        ids: labels.iter().map(|&c| one(&mut rng, c)).collect(),
-        goals: labels.into_iter().map(Goal::Class).collect(),
-    }
+    let ids = labels.iter().map(|&c| one(&mut rng, c)).collect();
+    Split::new(ids, labels.into_iter().map(Goal::Class).collect())
 }
 
 /// Settings from TOML text: `[train]`, `[strategy]` and so on; what is missing gets a small default.
@@ -177,6 +176,52 @@ pub fn causal_run(settings: Settings) -> Run {
     let kinds = settings.adapter.targets.kinds(Architecture::Llama).expect("a decoder's");
     let model = load_for(Task::Causal, &fixture("llama-tiny"), &kinds);
     Run::new(settings, vec![Box::new(model)], data, shards).expect("a valid run")
+}
+
+/// The tags of [`tagged`].
+pub const TAGS: [&str; CLASSES] = ["O", "B-A", "I-A", "B-B", "I-B"];
+
+/// The same texts with tags in the place of a class: the two tokens that tell a class are a span, the others stand outside, and some are
+/// not asked for, as the later pieces of words are not.
+pub fn tagged(examples: usize, seed: u64) -> Split {
+    let mut split = texts(examples, seed);
+    for (i, (ids, goal)) in split.ids.iter().zip(&mut split.goals).enumerate() {
+        let kind = [0, 1, 1, 3, 3][i % CLASSES];
+        let end = ids.len() - 1;
+        let asked = (1..end).filter(|token| token + 2 >= end || token % 3 != 0);
+        let class = |token: usize| if kind == 0 || token + 2 < end { 0 } else { kind + usize::from(token + 1 == end) };
+        *goal = Goal::Tags(asked.enumerate().map(|(word, token)| Tag { word, token, class: class(token) }).collect());
+    }
+    Split { tags: Some(Arc::new(Tags::of(&TAGS.map(String::from)))), ..split }
+}
+
+/// The same texts with one label or two, or none.
+pub fn of_labels(examples: usize, seed: u64) -> Split {
+    let mut split = texts(examples, seed);
+    for (i, goal) in split.goals.iter_mut().enumerate() {
+        let class = i % CLASSES;
+        let labels = (0..CLASSES).map(|label| class > 0 && (label == class || (label == 0 && class.is_multiple_of(2))));
+        *goal = Goal::Labels { labels: labels.collect(), second: None };
+    }
+    split
+}
+
+/// A run whose texts are tagged: the committed fixture of a tagger on [`tagged`].
+pub fn tag_run(settings: Settings) -> Run {
+    run_for(settings, Task::Tag(CLASSES), "roberta-tiny-tokens", tagged)
+}
+
+/// A run whose texts have labels of any number: the committed fixture on [`of_labels`].
+pub fn label_run(settings: Settings) -> Run {
+    run_for(settings, Task::MultiLabel(CLASSES), "roberta-tiny-labels", of_labels)
+}
+
+fn run_for(settings: Settings, task: Task, model: &str, texts: fn(usize, u64) -> Split) -> Run {
+    let shards = shards(settings.clients.count);
+    let rows = shards.train.iter().flatten().max().map_or(0, |m| m + 1);
+    let data = TokenizedData { train: texts(rows, 1), validation: Split::default(), test: texts(20, 2), task };
+    let kinds = settings.adapter.targets.kinds(Architecture::Roberta).expect("an encoder's");
+    Run::new(settings, vec![Box::new(load_for(task, &fixture(model), &kinds))], data, shards).expect("a valid run")
 }
 
 /// Rows of rounds, rows of clients, and the server's state before the first round and after each.

@@ -204,11 +204,15 @@ fn score(metrics: &RoundMetrics) -> String {
         }),
         None => {
             let pearson = metrics.test_pearson.map(|test| format!("test Pearson {test:>6.3}"));
-            pearson.or(metrics.test_accuracy.map(|test| format!("test accuracy {:>6}", percent(test))))
+            let f1 = metrics.test_f1.map(|test| format!("test F1 {:>6}", percent(test)));
+            pearson.or(f1).or(metrics.test_accuracy.map(|test| format!("test accuracy {:>6}", percent(test))))
         }
     };
     if let Some(own) = metrics.personal_pearson {
         return format!("clients' own Pearson {own:>6.3}");
+    }
+    if let Some(own) = metrics.personal_f1 {
+        return format!("clients' own F1 {:>6}", percent(own));
     }
     match (test, metrics.personal_accuracy) {
         (Some(test), None) => test,
@@ -224,6 +228,9 @@ fn short_score(metrics: &RoundMetrics) -> String {
         (Some(perplexity), _) => format!("perplexity {perplexity:>6.3}"),
         (None, None) if metrics.test_pearson.or(metrics.personal_pearson).is_some() => {
             format!("Pearson {:>6.3}", metrics.test_pearson.or(metrics.personal_pearson).unwrap_or_default())
+        }
+        (None, _) if metrics.test_f1.or(metrics.personal_f1).is_some() => {
+            format!("F1 {:>6}", percent(metrics.test_f1.or(metrics.personal_f1).unwrap_or_default()))
         }
         (None, accuracy) => format!("accuracy {:>6}", accuracy.map_or("-".to_owned(), percent)),
     }

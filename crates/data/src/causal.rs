@@ -171,6 +171,7 @@ impl CausalTokenizer {
         match &example.content {
             Content::Text(text) => Ok(to_the_end(text.clone(), 0)),
             Content::Two(first, second) => Ok(to_the_end(format!("{first}\n{second}"), 0)),
+            Content::Words(words) => Ok(to_the_end(words.join(" "), 0)),
             Content::Pair { prompt, response } => Ok(to_the_end(format!("{prompt}{response}"), prompt.len())),
             Content::Chat(talk) => {
                 let rendered = self.chat()?.scored(talk, score);
@@ -262,6 +263,7 @@ fn bytes(example: &Example) -> usize {
     match &example.content {
         Content::Text(text) => text.len(),
         Content::Two(first, second) => first.len() + second.len(),
+        Content::Words(words) => words.iter().map(|word| word.len() + 1).sum(),
         Content::Pair { prompt, response } => prompt.len() + response.len(),
         Content::Chat(talk) => talk.turns.iter().map(|turn| turn.content().len()).sum(),
     }

@@ -28,6 +28,7 @@ mod error;
 mod partition;
 pub mod random;
 mod source;
+mod tags;
 mod tokens;
 
 pub use catch_panic::is_contained;
@@ -41,4 +42,5 @@ pub use source::{
     At, Content, Dataset, Example, Reading, Score, SplitFile, SplitShares, UnseenLabels, Wording, question, questions,
     split_of_file,
 };
-pub use tokens::{Classified, Tokenizer};
+pub use tags::{Span, Tags};
+pub use tokens::{Classified, Tokenizer, Worded};

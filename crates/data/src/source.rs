@@ -2,13 +2,16 @@
 //!
 //! `source/splits.rs` finds the files of the splits, `records.rs` the records of a file (`table.rs` those of CSV, `parquet.rs` those of
 //! Parquet), `columns.rs` the columns that matter, `causal.rs` and `chat.rs` what rows for causal language models say,
-//! `labels.rs` which class a label is, `wording.rs` prompts and responses of other columns.
+//! `labels.rs` which class a label is, `wording.rs` prompts and responses of other columns. `conll.rs` reads words and tags in columns,
+//! `lists.rs` lists in cells, `strata.rs` finds what partitions go by where a row has no one label.
 
 mod causal;
 mod chat;
 mod columns;
+mod conll;
 mod labels;
 mod listing;
+mod lists;
 mod open;
 mod parquet;
 mod place;
@@ -19,6 +22,7 @@ mod records;
 mod rows;
 mod share;
 mod splits;
+mod strata;
 mod table;
 mod wording;
 
@@ -51,6 +55,8 @@ pub enum Content {
     Two(String, String),
     /// A conversation with at least one turn of the assistant's.
     Chat(Conversation),
+    /// A sentence's words, each of which has a tag.
+    Words(Vec<String>),
 }
 
 /// One row before its label is a class.
@@ -65,7 +71,12 @@ struct Row {
 
 impl Row {
     fn example(self, label: usize) -> Example {
-        Example { content: self.content, label, value: 0.0, group: self.group }
+        Example { content: self.content, label, labels: Vec::new(), value: 0.0, group: self.group }
+    }
+
+    /// Of a set whose rows have labels of any number.
+    fn example_of_all(self, labels: Vec<usize>) -> Example {
+        Example { labels, ..self.example(0) }
     }
 
     /// Of a set whose labels are numbers.
@@ -79,8 +90,12 @@ impl Row {
 pub struct Example {
     /// What it says.
     pub content: Content,
-    /// Index into [`Dataset::labels`]; 0 in a set without labels.
+    /// Index into [`Dataset::labels`]; 0 in a set without labels. Where rows have several, what partitions go by: an index into
+    /// [`Dataset::strata`].
     pub label: usize,
+    /// Indices into [`Dataset::labels`] where a row has several: a sentence's tags word by word ([`Reading::words`]), or the labels of a
+    /// text, ascending and each once ([`Reading::several`]); empty elsewhere.
+    pub labels: Vec<usize>,
     /// The number that is to be foretold, in a set of those ([`Reading::numbers`]); 0 elsewhere.
     pub value: f64,
     /// Value of the column that a natural partition splits by, where one was asked for.
@@ -90,15 +105,16 @@ pub struct Example {
 impl Example {
     /// A text that is to be classified.
     pub fn labelled(text: impl Into<String>, label: usize, group: Option<String>) -> Example {
-        Example { content: Content::Text(text.into()), label, value: 0.0, group }
+        Example { content: Content::Text(text.into()), label, labels: Vec::new(), value: 0.0, group }
     }
 
-    /// The text; of two texts the first, of a prompt and response the prompt, of a conversation its first turn.
+    /// The text; of two texts the first, of a prompt and response the prompt, of a conversation its first turn, of words the first.
     pub fn text(&self) -> &str {
         match &self.content {
             Content::Text(text) | Content::Two(text, _) => text,
             Content::Pair { prompt, .. } => prompt,
             Content::Chat(talk) => talk.turns.first().map_or("", |turn| turn.content()),
+            Content::Words(words) => words.first().map_or("", String::as_str),
         }
     }
 }
@@ -110,6 +126,8 @@ pub struct Dataset {
     pub name: String,
     /// Label names; an example's label is an index into them. Sets for causal language models may have none.
     pub labels: Vec<String>,
+    /// What partitions go by where a row has no one label: kinds of rows, into which an example's label is an index then; else empty.
+    pub strata: Vec<String>,
     /// The rows that are split over the clients.
     pub train: Vec<Example>,
     /// The rows by which settings may be chosen; often none.
@@ -131,6 +149,9 @@ impl Dataset {
     /// Rows to classify have a text or a pair of texts, and a label: a name, a number or a truth value. Classes are the values that
     /// the training rows have, or the names that `labels.json`, `labels.txt` or a Parquet file's own notes list, to which numbers
     /// from 0 are indices. With [`Reading::numbers`] labels are numbers as they are, and there are no classes.
+    ///
+    /// With [`Reading::several`] a row's label is a list of them, or none; with [`Reading::words`] rows are sentences, lists of words with
+    /// lists of tags, or lines of words and tags in columns with blank lines between sentences (CoNLL-2003).
     ///
     /// Rows for a causal language model are what the first training row is: `messages`, `conversations` (ShareGPT), `prompt` and
     /// `response` or `completion` (texts or turns), `instruction` and `output` (put into the prompts of Stanford Alpaca), or `text`
@@ -190,7 +211,12 @@ impl Dataset {
         let labelled = !reading.numbers
             && (!reading.causal || [&train, &validation, &test].into_iter().flatten().any(|row| row.label.is_some()));
         let labels = if labelled {
-            match labels::listing(&splits.folders, &splits.train, &column)? {
+            let listed = match reading.label_columns.as_slice() {
+                [] => labels::listing(&splits.folders, &splits.train, &column)?,
+                // Columns in their order.
+                columns => Some(Labels::listed(columns.to_vec(), None)),
+            };
+            match listed {
                 Some(labels) => labels,
                 None if reading.part => return Err(DataError::LabelsUnlisted { folder: path.to_path_buf() }),
                 None => Labels::of_rows(&train)?,
@@ -198,6 +224,7 @@ impl Dataset {
         } else {
             Labels::none()
         };
+        let labels = if reading.several || reading.words { labels.of_several() } else { labels };
         let train = labels.resolve(train)?;
         let mut measured = |name: &str, rows: Vec<Row>| {
             let known = if reading.part || reading.causal || reading.numbers { &[][..] } else { &train[..] };
@@ -224,7 +251,40 @@ impl Dataset {
             notes.push("no test row has a label: the validation split takes the place of the test split".to_owned());
             test = std::mem::take(&mut validation);
         }
-        Ok(Dataset { name: name_of(path), labels: labels.names, train, validation, test, notes })
+        let mut data =
+            Dataset { name: name_of(path), labels: labels.names, strata: Vec::new(), train, validation, test, notes };
+        if reading.words {
+            strata::by_spans(&mut data);
+        } else if reading.several {
+            strata::by_rarest(&mut data);
+        }
+        Ok(data)
+    }
+
+    /// The same with other labels: label `i` becomes number `places[i]` of `names`.
+    ///
+    /// # Panics
+    /// If a label has no place, or one that has no name.
+    pub fn renamed(mut self, names: Vec<String>, places: &[usize]) -> Dataset {
+        for example in self.train.iter_mut().chain(&mut self.validation).chain(&mut self.test) {
+            example.labels.iter_mut().for_each(|label| *label = places[*label]);
+            if self.strata.is_empty() {
+                example.label = places[example.label];
+            }
+        }
+        assert!(places.iter().all(|place| *place < names.len()), "a name for every label");
+        self.labels = names;
+        if matches!(self.train.first().or(self.test.first()), Some(Example { content: Content::Words(_), .. })) {
+            strata::by_spans(&mut self);
+        } else if !self.strata.is_empty() {
+            strata::by_rarest(&mut self);
+        }
+        self
+    }
+
+    /// The names of what partitions go by: kinds of rows, or the labels.
+    pub fn kinds(&self) -> &[String] {
+        if self.strata.is_empty() { &self.labels } else { &self.strata }
     }
 
     /// Whether a folder or file has training rows, as far as names tell.
@@ -239,7 +299,7 @@ impl Dataset {
 
     /// How many classes of rows a partition sees: the labels, or all rows as one.
     pub(crate) fn classes(&self) -> usize {
-        self.labels.len().max(1)
+        self.kinds().len().max(1)
     }
 
     /// Keeps the first `n` labels and their rows only.

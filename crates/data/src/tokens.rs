@@ -9,6 +9,7 @@ use std::fmt;
 use std::fs;
 use std::path::Path;
 
+use tokenizers::pre_tokenizers::PreTokenizerWrapper;
 use tokenizers::{EncodeInput, Encoding, PostProcessor, TruncationDirection, TruncationParams, TruncationStrategy};
 
 use crate::DataError;
@@ -25,6 +26,17 @@ pub struct Classified {
     pub ids: Vec<u32>,
     /// The first token of type 1, from which on all are; the number of tokens where there is none.
     pub second: usize,
+    /// Whether something was cut off.
+    pub cut: bool,
+}
+
+/// A sentence's words as token ids.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Worded {
+    /// Token ids, special tokens included.
+    pub ids: Vec<u32>,
+    /// Of every word its first token; `None`: it was cut off, or the tokenizer makes nothing of it.
+    pub first: Vec<Option<usize>>,
     /// Whether something was cut off.
     pub cut: bool,
 }
@@ -143,6 +155,61 @@ impl Tokenizer {
         Ok(all)
     }
 
+    /// Encodes sentences that are split into words, each cut to `max_length` tokens, as Transformers does with `is_split_into_words`.
+    ///
+    /// A byte-level tokenizer sees a space before every word, as it does in running text: for RoBERTa that is what Transformers asks for
+    /// with `add_prefix_space`.
+    ///
+    /// # Errors
+    /// As for [`Tokenizer::classified`].
+    pub fn words(&self, sentences: &[&[String]], max_length: usize) -> Result<Vec<Worded>, DataError> {
+        let tokenizer = self.cut_to(max_length, false)?;
+        let longest = bytes_for(max_length);
+        let spaced = self.inner.get_pre_tokenizer().is_some_and(lacks_space);
+        let size = |sentence: &&[String]| sentence.iter().map(|word| word.len() + 1).sum::<usize>().min(longest);
+        let mut all = Vec::with_capacity(sentences.len());
+        for part in parts(sentences, |sentence| 2 * size(sentence)) {
+            self.refuse_growth(part.iter().map(size).max().unwrap_or(0))?;
+            let read: Vec<std::ops::Range<usize>> = part.iter().map(|words| self.words_read(words, longest)).collect();
+            let word = |word: &String| {
+                let word = beginning(word, longest);
+                if spaced && !word.starts_with(char::is_whitespace) { format!(" {word}") } else { word.to_owned() }
+            };
+            let input = |(words, read): (&&[String], &std::ops::Range<usize>)| {
+                EncodeInput::Single(words[read.clone()].iter().map(word).collect::<Vec<String>>().into())
+            };
+            let inputs: Vec<EncodeInput> = part.iter().zip(&read).map(input).collect();
+            let encodings = self.contained(|| tokenizer.encode_batch(inputs, true))?;
+            for ((encoding, words), read) in encodings.iter().zip(part).zip(read) {
+                let mut first = vec![None; words.len()];
+                for (token, word) in encoding.get_word_ids().iter().enumerate() {
+                    if let Some(word) = word {
+                        first[read.start + *word as usize].get_or_insert(token);
+                    }
+                }
+                let cut = read.len() < words.len() || !encoding.get_overflowing().is_empty();
+                all.push(Worded { ids: encoding.get_ids().to_vec(), first, cut });
+            }
+        }
+        Ok(all)
+    }
+
+    /// The words of a sentence that are looked at: as many as `longest` bytes hold, from the end that is kept.
+    fn words_read(&self, words: &[String], longest: usize) -> std::ops::Range<usize> {
+        let mut bytes = 0;
+        let mut fits = |word: &&String| {
+            bytes += word.len() + 1;
+            bytes <= longest
+        };
+        match self.direction {
+            TruncationDirection::Right => 0..words.iter().take_while(&mut fits).count().max(1).min(words.len()),
+            TruncationDirection::Left => {
+                let kept = words.iter().rev().take_while(&mut fits).count().max(1).min(words.len());
+                words.len() - kept..words.len()
+            }
+        }
+    }
+
     /// Refuses texts that the file could make longer than memory is likely to hold.
     fn refuse_growth(&self, longest: usize) -> Result<(), DataError> {
         let grown = longest as f64 * self.growth;
@@ -203,6 +270,15 @@ impl Tokenizer {
 
     fn failed(&self, problem: &str) -> DataError {
         DataError::Encode { name: self.name.clone(), problem: problem.to_owned() }
+    }
+}
+
+/// Whether words are split into bytes, and nothing puts a space before them.
+fn lacks_space(splits: &PreTokenizerWrapper) -> bool {
+    match splits {
+        PreTokenizerWrapper::ByteLevel(bytes) => !bytes.add_prefix_space,
+        PreTokenizerWrapper::Sequence(steps) => steps.as_ref().iter().any(lacks_space),
+        _ => false,
     }
 }
 

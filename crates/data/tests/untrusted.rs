@@ -72,7 +72,13 @@ fn tokenize(json: &[u8]) {
             let eos = TokenizerFiles { model_eos: Some(4), ..Default::default() };
             if let Ok(causal) = CausalTokenizer::new(tokenizer, &eos) {
                 let pair = |text: &str| Content::Pair { prompt: text.into(), response: "a b".into() };
-                let rows = TEXTS.map(|text| Example { content: pair(text), label: 0, value: 0.0, group: None });
+                let rows = TEXTS.map(|text| Example {
+                    content: pair(text),
+                    label: 0,
+                    labels: Vec::new(),
+                    value: 0.0,
+                    group: None,
+                });
                 if let Ok(tokens) = causal.encode(&rows, "train", 8, Score::All) {
                     assert!(tokens.ids.iter().zip(&tokens.scored).all(|(ids, scored)| {
                         ids.len() <= 8

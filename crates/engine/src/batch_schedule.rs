@@ -213,7 +213,7 @@ mod tests {
             let goals = vec![Goal::Class(0); ids.len()];
             let settings = serde_json::json!({ "rounds": 1, "batch_size": 1 });
             let settings = serde_json::from_value(settings).expect("valid settings");
-            Clients { train: Split { ids, goals }, rows, settings }
+            Clients { train: Split::new(ids, goals), rows, settings }
         }
 
         /// Tokens of every step in so many lanes, and what each client saw, step by step.

@@ -38,15 +38,16 @@ pub struct ClassScores {
     /// equal the accuracy.
     pub micro_f1: f64,
     /// Matthews' correlation of answers and classes, −1 to 1; for more than two classes that of Gorodkin (2004). CoLA's score. 0
-    /// where one of the two is always the same.
-    pub matthews: f64,
+    /// where one of the two is always the same; none where a text may have several labels.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub matthews: Option<f64>,
 }
 
 impl Confusion {
     /// Of those of `rows` that were evaluated; `None` where they are no classes.
     pub fn of(evaluated: &[Option<RowEvaluation>], rows: &[usize]) -> Option<Confusion> {
         let pairs: Option<Vec<[usize; 2]>> =
-            rows.iter().filter_map(|&row| evaluated[row]).map(|row| row.class).collect();
+            rows.iter().filter_map(|&row| evaluated[row].as_ref()).map(|row| row.class).collect();
         let pairs = pairs.filter(|pairs| !pairs.is_empty())?;
         let classes = pairs.iter().flatten().max()? + 1;
         let mut counts = vec![0; classes * classes];
@@ -122,7 +123,7 @@ impl Confusion {
             macro_precision: mean(|class| class.precision),
             macro_recall: mean(|class| class.recall),
             micro_f1: hits / total.max(1.0),
-            matthews: if spread > 0.0 { (hits * total - dot(right, said)) / spread } else { 0.0 },
+            matthews: Some(if spread > 0.0 { (hits * total - dot(right, said)) / spread } else { 0.0 }),
         }
     }
 }
@@ -150,7 +151,7 @@ mod tests {
         near(scores.macro_precision, EXPECTED[0]);
         near(scores.macro_recall, EXPECTED[1]);
         near(scores.macro_f1, EXPECTED[2]);
-        near(scores.matthews, EXPECTED[3]);
+        near(scores.matthews.expect("one label each"), EXPECTED[3]);
         near(scores.micro_f1, 0.6);
         assert_eq!(Confusion::of_counts(&it.counts()), Some(it.clone()));
         assert_eq!((it.count(0, 2), it.count(2, 0), it.class(0).examples, it.class(3).examples), (1, 0, 4, 0));
@@ -158,7 +159,7 @@ mod tests {
         // Two classes.
         let two: Vec<[usize; 2]> =
             [0, 1, 1, 1, 0, 1, 0, 0].into_iter().zip([0, 1, 0, 1, 1, 1, 0, 1]).map(|(r, s)| [r, s]).collect();
-        near(confusion(&two).scores().matthews, EXPECTED[4]);
+        near(confusion(&two).scores().matthews.expect("one label each"), EXPECTED[4]);
     }
 
     const EXPECTED: [f64; 5] =
@@ -167,7 +168,7 @@ mod tests {
     #[test]
     fn one_answer_for_all_correlates_with_nothing_and_tokens_are_no_classes() {
         let same = confusion(&[[0, 0], [1, 0], [2, 0]]).scores();
-        assert_eq!((same.matthews, same.macro_recall), (0.0, 1.0 / 3.0));
+        assert_eq!((same.matthews, same.macro_recall), (Some(0.0), 1.0 / 3.0));
         assert_eq!(Confusion::of(&[Some(RowEvaluation::default())], &[0]), None);
         assert_eq!(Confusion::of(&[None], &[0]), None);
         assert_eq!((Confusion::of_counts(&[]), Confusion::of_counts(&[[0, u64::MAX - 1, 1]])), (None, None));

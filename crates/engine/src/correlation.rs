@@ -17,7 +17,7 @@ impl NumberScores {
     /// Of those of `rows` that were evaluated; `None` where they are no numbers.
     pub fn of(evaluated: &[Option<RowEvaluation>], rows: &[usize]) -> Option<NumberScores> {
         let pairs: Option<Vec<[f64; 2]>> =
-            rows.iter().filter_map(|&row| evaluated[row]).map(|row| row.number).collect();
+            rows.iter().filter_map(|&row| evaluated[row].as_ref()).map(|row| row.number).collect();
         let pairs = pairs.filter(|pairs| !pairs.is_empty())?;
         let [right, said] = [0, 1].map(|side| pairs.iter().map(|pair| pair[side]).collect::<Vec<f64>>());
         Some(NumberScores { pearson: pearson(&right, &said), spearman: pearson(&ranks(&right), &ranks(&said)) })

@@ -1,5 +1,8 @@
 //! Tokenized examples as the engine reads them.
 
+use std::sync::Arc;
+
+use bonfire_data::Tags;
 use bonfire_models::{Goal, Task};
 
 /// One split: token ids with special tokens, and what is asked of every text.
@@ -9,9 +12,16 @@ pub struct Split {
     pub ids: Vec<Vec<u32>>,
     /// What is asked of every text: its class, or its tokens from some place on.
     pub goals: Vec<Goal>,
+    /// Where words are tagged, what the classes say of spans.
+    pub tags: Option<Arc<Tags>>,
 }
 
 impl Split {
+    /// Texts as token ids with what is asked of each.
+    pub fn new(ids: Vec<Vec<u32>>, goals: Vec<Goal>) -> Split {
+        Split { ids, goals, tags: None }
+    }
+
     /// Number of examples.
     pub fn len(&self) -> usize {
         self.goals.len()

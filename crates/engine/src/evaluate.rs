@@ -1,12 +1,15 @@
 //! The global model on held-out examples.
 
+use std::sync::Arc;
+
 use bonfire_models::{Adapter, ClientAdapter, Goal, HeadTensor, Model, PackedBatch, Rounding, Task};
 use burn::tensor::{Device, Tensor, TensorData};
 use serde::Serialize;
 
 use crate::device_thread::{failed, give_back, on_device};
 use crate::room::Room;
-use crate::{ClassScores, Confusion, EngineError, NumberScores, Split};
+use crate::tally::RowTally;
+use crate::{ClassScores, Confusion, EngineError, NumberScores, SpanScores, Split, Tally};
 
 /// Tokens of one evaluation batch, to begin with.
 pub(crate) const TOKENS: usize = 4_096;
@@ -16,13 +19,13 @@ pub(crate) const TOKENS: usize = 4_096;
 pub struct Evaluation {
     /// Examples looked at.
     pub examples: usize,
-    /// Answers asked for: one an example, or one for every token that is to be foretold.
+    /// Answers asked for: one an example, or one for every token that is to be foretold or word that is tagged.
     pub answers: usize,
     /// Mean cross-entropy of an answer, in nats; its exponential is a language model's perplexity. Where numbers are foretold, their
-    /// mean squared error.
+    /// mean squared error; where a text may have several labels, the mean binary cross-entropy of all of them.
     pub loss: f64,
-    /// Share of answers whose highest score is the right one, 0 to 1; not a number (left out) where numbers are foretold, as all
-    /// shares here.
+    /// Share of answers whose highest score is the right one, 0 to 1; where a text may have several labels, share of texts of which all
+    /// are right and none is missing. Not a number (left out) where numbers are foretold, as all shares here.
     #[serde(skip_serializing_if = "is_nan")]
     pub accuracy: f64,
     /// Share of examples with no wrong answer, 0 to 1. A response whose every token is the likeliest after those before
@@ -35,6 +38,9 @@ pub struct Evaluation {
     /// Where numbers are foretold, how they go along with the right ones.
     #[serde(flatten)]
     pub numbers: Option<NumberScores>,
+    /// Where words are tagged, the scores of spans.
+    #[serde(flatten)]
+    pub spans: Option<SpanScores>,
 }
 
 impl Evaluation {
@@ -49,7 +55,7 @@ fn is_nan(share: &f64) -> bool {
 }
 
 /// One example's outcome.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct RowEvaluation {
     /// Summed over its answers.
     pub(crate) loss: f64,
@@ -59,6 +65,8 @@ pub struct RowEvaluation {
     pub(crate) class: Option<[usize; 2]>,
     /// Where numbers are foretold, the one that is right and the one that was said.
     pub(crate) number: Option<[f64; 2]>,
+    /// Where words are tagged or a text may have several labels, what was there and what was said.
+    pub(crate) tally: Option<Arc<RowTally>>,
 }
 
 impl RowEvaluation {
@@ -68,6 +76,23 @@ impl RowEvaluation {
             loss: (said - right).powi(2),
             answers: 1,
             number: Some([right, said]),
+            ..RowEvaluation::default()
+        }
+    }
+
+    /// Of an example that has the labels `there`, by the score of each: said is what has a probability above one half.
+    fn of_labels(there: &[bool], scores: &[f64]) -> RowEvaluation {
+        let said: Vec<bool> = scores.iter().map(|score| *score > 0.0).collect();
+        // −ln σ(x) of what is there, −ln σ(−x) of what is not.
+        let loss = |(there, score): (&bool, &f64)| {
+            let x = if *there { *score } else { -score };
+            (-x).max(0.0) + (-x.abs()).exp().ln_1p()
+        };
+        RowEvaluation {
+            loss: there.iter().zip(scores).map(loss).sum::<f64>() / there.len().max(1) as f64,
+            answers: 1,
+            right: usize::from(said == there),
+            tally: Some(RowTally::labels(there, &said).into()),
             ..RowEvaluation::default()
         }
     }
@@ -155,6 +180,14 @@ fn evaluate_here(
             }
             continue;
         }
+        if let Task::MultiLabel(labels) = model.task() {
+            let scores: Vec<f64> = model.logits(&shared, &batch).inner().into_data().iter().collect(); // [N, K]
+            for (&row, scores) in now.iter().zip(scores.chunks(labels.max(1))) {
+                let there = split.goals[row].labels().expect("labels of every text");
+                evaluated[row] = Some(RowEvaluation::of_labels(there, scores));
+            }
+            continue;
+        }
         let (losses, best) = model.evaluate(&shared, &batch); // [N] and [N]: one row an answer
         let broken = |e: burn::tensor::DataError| failed(e.to_string());
         let losses: Vec<f32> = losses.inner().into_data().try_to_vec().map_err(broken)?;
@@ -163,14 +196,21 @@ fn evaluate_here(
         for &row in now {
             let answers = split.goals[row].answers(split.ids[row].len());
             let is_class = matches!(split.goals[row], Goal::Class(_) | Goal::PairClass { .. });
+            let (mut there, mut said) = (Vec::new(), Vec::new());
             let one = |mut sum: RowEvaluation, (loss, (best, label)): (f32, (i64, i64))| {
                 sum.loss += f64::from(loss);
                 sum.right += usize::from(best == label);
                 sum.class = is_class.then_some([label as usize, best as usize]);
+                if split.tags.is_some() {
+                    there.push(label as usize);
+                    said.push(best as usize);
+                }
                 sum
             };
-            evaluated[row] =
-                Some(rows.by_ref().take(answers).fold(RowEvaluation { answers, ..RowEvaluation::default() }, one));
+            let mut found =
+                rows.by_ref().take(answers).fold(RowEvaluation { answers, ..RowEvaluation::default() }, one);
+            found.tally = split.tags.as_ref().map(|tags| RowTally::spans(tags, &there, &said).into());
+            evaluated[row] = Some(found);
         }
     }
     Ok(evaluated)
@@ -178,18 +218,21 @@ fn evaluate_here(
 
 /// Sums up the evaluated ones of `rows`.
 pub fn summarise(evaluated: &[Option<RowEvaluation>], rows: &[usize]) -> Evaluation {
-    let seen: Vec<RowEvaluation> = rows.iter().filter_map(|&r| evaluated[r]).collect();
+    let seen: Vec<&RowEvaluation> = rows.iter().filter_map(|&r| evaluated[r].as_ref()).collect();
     let answers: usize = seen.iter().map(|j| j.answers).sum();
     let n = answers.max(1) as f64;
-    let numbers = NumberScores::of(evaluated, rows);
+    let (numbers, tally) = (NumberScores::of(evaluated, rows), Tally::of(evaluated, rows));
     let share = |share: f64| if numbers.is_some() { f64::NAN } else { share };
     Evaluation {
         examples: seen.len(),
         answers,
         loss: seen.iter().map(|j| j.loss).sum::<f64>() / n,
         accuracy: share(seen.iter().map(|j| j.right).sum::<usize>() as f64 / n),
-        classes: Confusion::of(evaluated, rows).map(|confusion| confusion.scores()),
+        classes: Confusion::of(evaluated, rows)
+            .map(|confusion| confusion.scores())
+            .or(tally.as_ref().and_then(Tally::labels)),
         numbers,
+        spans: tally.as_ref().and_then(Tally::spans),
         exact_match: share(seen.iter().filter(|j| j.right == j.answers).count() as f64 / seen.len().max(1) as f64),
     }
 }

@@ -47,6 +47,7 @@ mod settings;
 mod sketch;
 mod slots;
 mod starts;
+mod tally;
 mod terms;
 mod times;
 mod upload;
@@ -81,6 +82,7 @@ pub use settings::{
 };
 pub use sketch::{Choice, sketch};
 pub use slots::TargetSlots;
+pub use tally::{Counted, SpanScores, Tally};
 pub use times::StepTimes;
 pub use upload::{Aux, CODED as UPLOAD_CODED, HEADER as UPLOAD_HEADER, MAGIC as UPLOAD_MAGIC, Slots, Upload};
 pub use wire::{Coding, WireSettings};

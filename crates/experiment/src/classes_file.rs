@@ -1,10 +1,11 @@
-//! `classes.json` of a run folder: what the model of the last evaluation took for what.
+//! `classes.json` of a run folder: what the model of the last evaluation took for what, or how often it found each of what texts may
+//! have several of.
 
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use bonfire_engine::Confusion;
-use bonfire_federation::RoundConfusion;
+use bonfire_engine::{Confusion, Tally};
+use bonfire_federation::{ByClass, RoundConfusion};
 use serde::{Deserialize, Serialize};
 
 use crate::run_folder::{CLASSES, read, replace};
@@ -16,21 +17,25 @@ pub struct ClassesFile {
     pub round: usize,
     /// Whether it is of the clients' own models, each on its client's test examples; else of the global model on the test split.
     pub personal: bool,
-    /// The classes' names, by number.
+    /// The classes' names, by number; where words are tagged, the types of spans.
     pub labels: Vec<String>,
     /// `[right, said, examples]` of every pair of classes that occurs.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub counts: Vec<[u64; 3]>,
+    /// Where a text may have several of them: how often each label, or type of span, was there, said and both.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub found: Option<Tally>,
 }
 
 impl ClassesFile {
     /// Of what a run found.
     pub fn of(found: &RoundConfusion, labels: &[String]) -> ClassesFile {
-        ClassesFile {
-            round: found.round,
-            personal: found.personal,
-            labels: labels.to_vec(),
-            counts: found.confusion.counts(),
-        }
+        let (labels, counts, tally) = match &found.found {
+            ByClass::Taken(confusion) => (labels, confusion.counts(), None),
+            ByClass::Labels(tally) => (labels, Vec::new(), Some(tally.clone())),
+            ByClass::Spans(types, tally) => (types.as_slice(), Vec::new(), Some(tally.clone())),
+        };
+        ClassesFile { round: found.round, personal: found.personal, labels: labels.to_vec(), counts, found: tally }
     }
 
     /// The counts as a table; `None` where there are none.

@@ -24,7 +24,7 @@ pub use moved::bring_up_to_date;
 pub use run_config::RunConfig;
 pub use schema::{keys, path_to, schema, words};
 pub use sections::{
-    DataSection, EngineSection, ModelSection, SaveSection, Source, TaskKind, TextColumns, TrackSection,
+    DataSection, EngineSection, LabelColumns, ModelSection, SaveSection, Source, TaskKind, TextColumns, TrackSection,
 };
 pub use starters::Starter;
 

@@ -1,4 +1,4 @@
-//! `partition.json` of a run folder: how many examples of each label every client holds.
+//! `partition.json` of a run folder: how many examples of each label, or kind, every client holds.
 
 use std::path::Path;
 
@@ -13,7 +13,10 @@ use crate::run_folder::{PARTITION, read, replace};
 pub struct PartitionFile {
     /// The labels' names; none where the data has no labels.
     pub labels: Vec<String>,
-    /// Training examples, `[client][label]`; one number a client where there are no labels.
+    /// Where a row has no one label, the kinds of rows that the partition goes by.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub strata: Vec<String>,
+    /// Training examples, `[client][label]`, or of the kinds; one number a client where there are no labels.
     pub train: Vec<Vec<usize>>,
     /// Test examples by client.
     pub test: Vec<usize>,
@@ -23,7 +26,13 @@ impl PartitionFile {
     /// Of `data` dealt out as `shards`.
     pub fn of(data: &Dataset, shards: &Shards) -> PartitionFile {
         let test = shards.test.iter().map(Vec::len).collect();
-        PartitionFile { labels: data.labels.clone(), train: label_table(data, &shards.train), test }
+        let (labels, strata) = (data.labels.clone(), data.strata.clone());
+        PartitionFile { labels, strata, train: label_table(data, &shards.train), test }
+    }
+
+    /// The names of what `train` counts.
+    pub fn kinds(&self) -> &[String] {
+        if self.strata.is_empty() { &self.labels } else { &self.strata }
     }
 
     /// Writes them into the folder of a run.
@@ -44,7 +53,7 @@ impl PartitionFile {
         let Some(text) = read::optional(&path)? else { return Ok(None) };
         let broken = || format!("{} is not as a run leaves it", path.display());
         let partition: PartitionFile = serde_json::from_str(&text).with_context(broken)?;
-        let width = partition.labels.len().max(1);
+        let width = partition.kinds().len().max(1);
         ensure!(
             partition.train.iter().all(|row| row.len() == width),
             "{}: expected {width} numbers for every client",
@@ -63,7 +72,8 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         assert_eq!(PartitionFile::read(folder.path()).expect("fine"), None);
         let labels = vec!["a".to_string(), "b".to_string()];
-        let mut partition = PartitionFile { labels, train: vec![vec![1, 2], vec![0, 3]], test: vec![1, 0] };
+        let mut partition =
+            PartitionFile { labels, strata: Vec::new(), train: vec![vec![1, 2], vec![0, 3]], test: vec![1, 0] };
         partition.write(folder.path()).expect("written");
         assert_eq!(PartitionFile::read(folder.path()).expect("fine"), Some(partition.clone()));
         partition.train[1].pop();

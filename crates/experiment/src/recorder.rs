@@ -108,7 +108,11 @@ impl Recorder {
         interrupt: Arc<Interrupt>,
     ) -> Result<Recorder> {
         let Recorded { config, devices, labels, source } = *about;
-        let meta = PeftMeta { base_model: config.model.path.base_model(), dropout: config.adapter.dropout };
+        let meta = PeftMeta {
+            base_model: config.model.path.base_model(),
+            dropout: config.adapter.dropout,
+            task: run.model().task(),
+        };
         let (identity, rounds) =
             (Identity::of(config, devices, run.model(), run.server(), run.trainable_params()), config.train.rounds);
         let trains_all = !run.server().adapter.weights.is_empty();

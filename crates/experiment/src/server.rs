@@ -74,7 +74,11 @@ pub fn server(loaded: &CheckedConfig, watch: &mut dyn Watch) -> Result<OpenServe
         test,
         identity,
         totals: Totals::default(),
-        meta: PeftMeta { base_model: config.model.path.base_model(), dropout: config.adapter.dropout },
+        meta: PeftMeta {
+            base_model: config.model.path.base_model(),
+            dropout: config.adapter.dropout,
+            task: model.task(),
+        },
         coordinator,
         model,
     })

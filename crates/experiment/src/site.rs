@@ -95,7 +95,7 @@ pub fn site(loaded: &CheckedConfig, holding: &Holding, watch: &mut dyn Watch) ->
     let models = models.into_iter().map(|m| Box::new(m) as Box<dyn Model>).collect();
     let site =
         Site::new(config.settings(), models, tokens, shards, own).map_err(|e| job::federation_error(loaded, e))?;
-    let meta = PeftMeta { base_model: config.model.path.base_model(), dropout: config.adapter.dropout };
+    let meta = PeftMeta { base_model: config.model.path.base_model(), dropout: config.adapter.dropout, task };
     Ok(OpenSite { site, fingerprint, meta, _backbones: backbones })
 }
 

@@ -79,6 +79,9 @@ pub struct Totals {
     /// Where numbers are foretold, Pearson's and Spearman's correlation.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     correlations: Vec<[f64; 2]>,
+    /// Where words are tagged, F1 of the spans.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    f1: Vec<f64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     best: Option<BestRound>,
     #[serde(default)]
@@ -103,6 +106,7 @@ impl Totals {
         self.exact_match = metrics.test_exact_match;
         self.personal = metrics.personal_accuracy;
         self.correlations.extend(correlations(metrics));
+        self.f1.extend(metrics.test_f1.or(metrics.personal_f1));
     }
 
     /// Adds a round of `run` in which `uploads` clients uploaded; gives whether it is the best so far.
@@ -123,6 +127,7 @@ impl Totals {
         self.exact_match = metrics.test_exact_match.or(self.exact_match);
         self.personal = metrics.personal_accuracy.or(self.personal);
         self.correlations.extend(correlations(metrics));
+        self.f1.extend(metrics.test_f1.or(metrics.personal_f1));
         run.best.is_some_and(|(by, on)| self.compare(by, on, metrics))
     }
 
@@ -193,6 +198,7 @@ impl Totals {
             best_accuracy: self.best_accuracy(),
             final_pearson: self.correlations.last().map(|both| both[0]),
             final_spearman: self.correlations.last().map(|both| both[1]),
+            final_f1: self.f1.last().copied(),
             best: self.best.clone(),
             stopped_early: self.is_over(run),
             personal_accuracy: self.personal,
@@ -250,6 +256,16 @@ impl Totals {
                     "Pearson {}  first {first:.3}  best {best:.3}  last {last:.3}; Spearman {spearman:.3}",
                     sparkline(&pearson, 60)
                 ),
+            });
+        }
+        if let (Some(first), Some(last)) = (self.f1.first(), self.f1.last()) {
+            let best = self.f1.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+            let [first, best, last] = [*first, best, *last].map(percent);
+            let accuracy = self.accuracies.last().or(self.personal.as_ref()).copied().map(percent);
+            let tokens = accuracy.map(|share| format!("; {share} of the words right")).unwrap_or_default();
+            return Some(match self.rounds {
+                0 => format!("F1 of the untrained model {first}{tokens}"),
+                _ => format!("F1 {}  first {first}  best {best}  last {last}{tokens}", sparkline(&self.f1, 60)),
             });
         }
         let (first, last, best) = (self.accuracies.first()?, self.accuracies.last()?, self.best_accuracy()?);
@@ -336,6 +352,9 @@ pub(crate) mod tests {
             test_micro_f1: None,
             test_pearson: None,
             test_spearman: None,
+            test_f1: None,
+            test_precision: None,
+            test_recall: None,
             test_matthews: None,
             validation_loss: None,
             validation_accuracy: None,
@@ -345,6 +364,9 @@ pub(crate) mod tests {
             validation_micro_f1: None,
             validation_pearson: None,
             validation_spearman: None,
+            validation_f1: None,
+            validation_precision: None,
+            validation_recall: None,
             validation_matthews: None,
             client_accuracy: None,
             upload_params: 20,
@@ -371,6 +393,7 @@ pub(crate) mod tests {
             personal_matthews: None,
             personal_pearson: None,
             personal_spearman: None,
+            personal_f1: None,
             live_slots: None,
             epsilon: None,
             delta: None,

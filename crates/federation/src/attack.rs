@@ -3,7 +3,7 @@
 use bonfire_data::Shards;
 use bonfire_data::random::{Use, stream};
 use bonfire_engine::{TokenizedData, Upload};
-use bonfire_models::{Goal, Task, standard_normal};
+use bonfire_models::{Goal, Tag, Task, standard_normal};
 
 use crate::{AttackSettings, FederationError, Settings};
 
@@ -13,14 +13,18 @@ use crate::{AttackSettings, FederationError, Settings};
 /// Labels are to be flipped, and there are none.
 pub(crate) fn poison(settings: &Settings, data: &mut TokenizedData, shards: &Shards) -> Result<(), FederationError> {
     let Some(attack @ AttackSettings::LabelFlip { .. }) = settings.attack else { return Ok(()) };
-    let Task::Classify(classes) = data.task else {
-        let problem = "flips labels, and this model has none; use \"scale\", \"negate\" or \"noise\"".into();
+    let (Task::Classify(classes) | Task::Tag(classes)) = data.task else {
+        let problem = "flips the one label of a text or a word, and here there is none, or any number of them; use \"scale\", \"negate\" or \"noise\"".into();
         return Err(FederationError::Setting { key: "attack.kind".into(), problem });
     };
     for client in attack.attackers(settings.train.seed, shards.train.len()) {
         for &row in &shards.train[client] {
-            if let Goal::Class(class) | Goal::PairClass { class, .. } = &mut data.train.goals[row] {
-                *class = classes - 1 - *class;
+            match &mut data.train.goals[row] {
+                Goal::Class(class) | Goal::PairClass { class, .. } => *class = classes - 1 - *class,
+                Goal::Tags(tags) => {
+                    *tags = tags.iter().map(|tag| Tag { class: classes - 1 - tag.class, ..*tag }).collect();
+                }
+                _ => {}
             }
         }
     }
@@ -81,7 +85,7 @@ mod tests {
     fn labels_are_mirrored_on_the_attackers_rows_alone() {
         let settings = settings(AttackSettings::LabelFlip { share: 0.4 });
         let goals: Vec<Goal> = (0..10).map(|row| Goal::Class(row % 4)).collect();
-        let split = Split { ids: vec![vec![1]; 10], goals: goals.clone() };
+        let split = Split::new(vec![vec![1]; 10], goals.clone());
         let mut data =
             TokenizedData { train: split.clone(), validation: Split::default(), test: split, task: Task::Classify(4) };
         let shards = Shards { train: (0..5).map(|k| vec![2 * k, 2 * k + 1]).collect(), test: vec![vec![]; 5] };
@@ -99,6 +103,17 @@ mod tests {
         for row in 0..10 {
             let class = if attackers.contains(&(row / 2)) { 3 - row % 4 } else { row % 4 };
             assert_eq!(data.train.goals[row], Goal::PairClass { class, second: 1 }, "row {row}");
+        }
+        let tags =
+            |class: usize| Goal::Tags([Tag { word: 0, token: 1, class }, Tag { word: 1, token: 3, class: 0 }].into());
+        data.train.goals = (0..10).map(|row| tags(row % 4)).collect();
+        data.task = Task::Tag(4);
+        poison(&settings, &mut data, &shards).expect("words have tags");
+        for row in 0..10 {
+            let flipped = attackers.contains(&(row / 2));
+            let class = if flipped { 3 - row % 4 } else { row % 4 };
+            let [first, second] = data.train.goals[row].tags() else { panic!("two words") };
+            assert_eq!((first.class, second.class), (class, if flipped { 3 } else { 0 }), "row {row}");
         }
         data.task = Task::Causal;
         assert!(poison(&settings, &mut data, &shards).expect_err("no labels").to_string().contains("attack.kind"));

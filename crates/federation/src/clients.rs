@@ -123,7 +123,7 @@ impl Clients {
         let mut all = vec![None; self.test.len()];
         for (client, rows) in self.shards.test.iter().enumerate().filter(|(_, rows)| !rows.is_empty()) {
             let own = self.engine.evaluate_rows(&self.personal_model(server, client), &self.test, rows)?;
-            rows.iter().for_each(|&row| all[row] = own[row]);
+            rows.iter().for_each(|&row| all[row] = own[row].clone());
         }
         Ok(all)
     }

@@ -45,8 +45,13 @@ pub struct Coordinator {
 fn check_class_weights(settings: &Settings, task: Task) -> Result<(), FederationError> {
     let Some(weights) = &settings.train.class_weights else { return Ok(()) };
     let what = match task {
-        Task::Classify(classes) if classes == weights.len() => return Ok(()),
-        Task::Classify(classes) => format!("has {} numbers for {classes} labels; give one a label", weights.len()),
+        Task::Classify(classes) | Task::Tag(classes) if classes == weights.len() => return Ok(()),
+        Task::Classify(classes) | Task::Tag(classes) => {
+            format!("has {} numbers for {classes} labels; give one a label", weights.len())
+        }
+        Task::MultiLabel(_) => {
+            "weighs classes of which a text has one, and here it may have any number of labels; leave it out".into()
+        }
         Task::Regress => "weighs classes, and a model that foretells numbers has none; leave it out".into(),
         Task::Causal => "weighs classes, and a language model has none; leave it out".into(),
     };
@@ -317,6 +322,9 @@ impl Coordinator {
             test_micro_f1: None,
             test_pearson: None,
             test_spearman: None,
+            test_f1: None,
+            test_precision: None,
+            test_recall: None,
             test_matthews: None,
             validation_loss: None,
             validation_accuracy: None,
@@ -326,6 +334,9 @@ impl Coordinator {
             validation_micro_f1: None,
             validation_pearson: None,
             validation_spearman: None,
+            validation_f1: None,
+            validation_precision: None,
+            validation_recall: None,
             validation_matthews: None,
             client_accuracy: None,
             upload_params: traffic.upload_params,
@@ -350,6 +361,7 @@ impl Coordinator {
             personal_matthews: None,
             personal_pearson: None,
             personal_spearman: None,
+            personal_f1: None,
             slot_overlap: overlap.map(|o| o.found),
             slot_overlap_by_chance: overlap.map(|o| o.by_chance),
             live_slots: self.server.live().map(|live| live.count()),

@@ -18,9 +18,15 @@ pub(crate) fn data_checksum(data: &TokenizedData, shards: &Shards) -> String {
                 Goal::PairClass { class, .. } => (2, *class),
                 Goal::Spans(spans) => (3, spans.len()),
                 Goal::Value { value, .. } => (4, value.to_bits() as usize),
+                Goal::Labels { labels, .. } => (5, labels.len()),
+                Goal::Tags(tags) => (6, tags.len()),
             };
             [kind, value, ids.len()].into_iter().for_each(&mut put);
+            goal.tags().iter().flat_map(|tag| [tag.token, tag.class]).for_each(&mut put);
+            goal.labels().into_iter().flatten().for_each(|&there| put(usize::from(there)));
             match goal {
+                Goal::Tags(_) | Goal::Labels { second: None, .. } => {}
+                Goal::Labels { second: Some(second), .. } => put(*second),
                 Goal::Class(_) | Goal::Next(_) | Goal::Value { second: None, .. } => {}
                 Goal::PairClass { second, .. } | Goal::Value { second: Some(second), .. } => put(*second),
                 Goal::Spans(spans) => spans.iter().flat_map(|span| [span.start, span.end]).for_each(&mut put),

@@ -2,11 +2,13 @@
 
 use std::time::Instant;
 
-use bonfire_engine::{Confusion, Evaluation, Plan, RowEvaluation, Upload, summarise};
+use bonfire_engine::{Confusion, Evaluation, Plan, RowEvaluation, Tally, Upload, summarise};
 
 use crate::clock::Closed;
 use crate::ledger::Traffic;
-use crate::{ClientMetrics, ClientSpread, EvaluateOn, FederationError, Publish, RoundConfusion, RoundMetrics, Run};
+use crate::{
+    ByClass, ClientMetrics, ClientSpread, EvaluateOn, FederationError, Publish, RoundConfusion, RoundMetrics, Run,
+};
 
 /// What evaluation found; what was not due or not asked for is `None`.
 pub(crate) struct Found {
@@ -95,12 +97,24 @@ impl Run {
 
     /// What was taken for what, where classes were told apart and the round's rows may say how clients fare.
     pub(crate) fn confusion_of(&self, found: &Found) -> Option<RoundConfusion> {
-        let all = |rows: &[Option<RowEvaluation>]| Confusion::of(rows, &(0..rows.len()).collect::<Vec<_>>());
-        let global = found.test.as_deref().and_then(all).map(|confusion| (false, confusion));
+        let all = |rows: &[Option<RowEvaluation>]| self.by_class(rows);
+        let global = found.test.as_deref().and_then(all).map(|found| (false, found));
         let published = self.coordinator.settings.publish() == Publish::All;
-        let own = || found.personal.as_deref().filter(|_| published).and_then(all).map(|confusion| (true, confusion));
-        let (personal, confusion) = global.or_else(own)?;
-        Some(RoundConfusion { round: self.server().round, personal, confusion })
+        let own = || found.personal.as_deref().filter(|_| published).and_then(all).map(|found| (true, found));
+        let (personal, found) = global.or_else(own)?;
+        Some(RoundConfusion { round: self.server().round, personal, found })
+    }
+
+    fn by_class(&self, evaluated: &[Option<RowEvaluation>]) -> Option<ByClass> {
+        let rows: Vec<usize> = (0..evaluated.len()).collect();
+        if let Some(confusion) = Confusion::of(evaluated, &rows) {
+            return Some(ByClass::Taken(confusion));
+        }
+        let tally = Tally::of(evaluated, &rows)?;
+        Some(match &self.clients.test.tags {
+            Some(tags) => ByClass::Spans(tags.types().to_vec(), tally),
+            None => ByClass::Labels(tally),
+        })
     }
 
     /// Writes into the row what the coordinator does not know.

@@ -41,7 +41,7 @@ pub use forecast::{Forecast, Texts, forecast, forecast_of};
 pub use ledger::{Ledger, Traffic};
 pub use metrics::{BestRound, ClientMetrics, ClientSpread, MemoryUse, RoundMetrics, Summary, Times};
 pub use protection::PrivacyForecast;
-pub use run::{Event, RoundConfusion, Run};
+pub use run::{ByClass, Event, RoundConfusion, Run};
 pub use server::Server;
 pub use settings::{
     AdapterSettings, AdapterStart, Aggregation, AttackSettings, BestBy, Budget, BudgetName, BudgetUse, ClientSettings,

@@ -52,6 +52,15 @@ pub struct RoundMetrics {
     /// Where numbers are foretold, Spearman's correlation with the right ones on the test split.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub test_spearman: Option<f64>,
+    /// Where words are tagged, F1 of the spans on the test split: seqeval's, over all types together.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub test_f1: Option<f64>,
+    /// Their precision there.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub test_precision: Option<f64>,
+    /// Their recall there.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub test_recall: Option<f64>,
     /// Mean cross-entropy of the global model on the validation split, where the best round is chosen by it.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub validation_loss: Option<f64>,
@@ -79,6 +88,15 @@ pub struct RoundMetrics {
     /// Its correlation of Spearman there, where numbers are foretold.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub validation_spearman: Option<f64>,
+    /// Where words are tagged, F1 of the spans there.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub validation_f1: Option<f64>,
+    /// Their precision there.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub validation_precision: Option<f64>,
+    /// Their recall there.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub validation_recall: Option<f64>,
     /// With `evaluate.per_client`, how the global model's accuracies on the clients' own test shards are spread.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub client_accuracy: Option<ClientSpread>,
@@ -145,6 +163,9 @@ pub struct RoundMetrics {
     /// Their correlation of Spearman, likewise.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub personal_spearman: Option<f64>,
+    /// Where words are tagged, F1 of the spans, likewise.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub personal_f1: Option<f64>,
     /// How alike clients chose their slots: the mean over pairs of clients of `|S_j ∩ S_k| / |S_j ∪ S_k|`, 0 to 1; absent where
     /// nothing is chosen or one client chose.
     #[serde(skip_serializing_if = "Option::is_none", default)]
@@ -186,7 +207,8 @@ impl RoundMetrics {
         let [loss, accuracy] = [Some(found.loss), found.accuracy()];
         let [precision, recall] = [classes.map(|c| c.macro_precision), classes.map(|c| c.macro_recall)];
         let [macro_f1, micro_f1] = [classes.map(|c| c.macro_f1), classes.map(|c| c.micro_f1)];
-        let matthews = classes.map(|c| c.matthews);
+        let matthews = classes.and_then(|c| c.matthews);
+        let spans = [found.spans.map(|s| s.f1), found.spans.map(|s| s.precision), found.spans.map(|s| s.recall)];
         let [pearson, spearman] = [numbers.map(|n| n.pearson), numbers.map(|n| n.spearman)];
         match on {
             EvaluateOn::Test => {
@@ -194,6 +216,7 @@ impl RoundMetrics {
                 (self.test_macro_precision, self.test_macro_recall) = (precision, recall);
                 (self.test_macro_f1, self.test_micro_f1, self.test_matthews) = (macro_f1, micro_f1, matthews);
                 (self.test_pearson, self.test_spearman) = (pearson, spearman);
+                [self.test_f1, self.test_precision, self.test_recall] = spans;
             }
             EvaluateOn::Validation => {
                 (self.validation_loss, self.validation_accuracy) = (loss, accuracy);
@@ -201,6 +224,7 @@ impl RoundMetrics {
                 (self.validation_macro_f1, self.validation_micro_f1) = (macro_f1, micro_f1);
                 self.validation_matthews = matthews;
                 (self.validation_pearson, self.validation_spearman) = (pearson, spearman);
+                [self.validation_f1, self.validation_precision, self.validation_recall] = spans;
             }
         }
     }
@@ -209,9 +233,10 @@ impl RoundMetrics {
     pub(crate) fn put_personal(&mut self, found: &Evaluation) {
         (self.personal_loss, self.personal_accuracy) = (Some(found.loss), found.accuracy());
         self.personal_macro_f1 = found.classes.map(|classes| classes.macro_f1);
-        self.personal_matthews = found.classes.map(|classes| classes.matthews);
+        self.personal_matthews = found.classes.and_then(|classes| classes.matthews);
         self.personal_pearson = found.numbers.map(|numbers| numbers.pearson);
         self.personal_spearman = found.numbers.map(|numbers| numbers.spearman);
+        self.personal_f1 = found.spans.map(|spans| spans.f1);
     }
 
     /// Without what is of clients: see [`crate::Publish::Minimal`]. Counts of bytes and tokens would tell how many took part.
@@ -240,6 +265,7 @@ impl RoundMetrics {
             personal_matthews: None,
             personal_pearson: None,
             personal_spearman: None,
+            personal_f1: None,
             client_accuracy: None,
             slot_overlap: None,
             slot_overlap_by_chance: None,
@@ -428,6 +454,9 @@ pub struct Summary {
     /// Spearman's, likewise.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub final_spearman: Option<f64>,
+    /// Where words are tagged, F1 of the spans at the last evaluation, likewise.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub final_f1: Option<f64>,
     /// The best round by `evaluate.best`, whose model is in `adapter-best`.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub best: Option<BestRound>,

@@ -1,7 +1,7 @@
 //! A federation ready to run: its parts, and what it tells the outside while it runs. The loop is in `rounds.rs`.
 
 use bonfire_data::Shards;
-use bonfire_engine::{Choice, ClientMemory, Confusion, Estimate, Plan, Progress, Seat, TokenizedData, sketch};
+use bonfire_engine::{Choice, ClientMemory, Confusion, Estimate, Plan, Progress, Seat, Tally, TokenizedData, sketch};
 use bonfire_models::{Adapter, Model};
 use burn::tensor::Device;
 
@@ -49,15 +49,26 @@ pub struct Run {
     pub(crate) confusion: Option<RoundConfusion>,
 }
 
-/// What a classifier took for what, in the last round that was evaluated.
+/// How a classifier did class by class, in the last round that was evaluated.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RoundConfusion {
     /// Which round.
     pub round: usize,
     /// Whether it is of the clients' own models, each on its client's test examples; else of the global model on the test split.
     pub personal: bool,
-    /// How often each class was taken for each other.
-    pub confusion: Confusion,
+    /// What was found.
+    pub found: ByClass,
+}
+
+/// What is known of each class.
+#[derive(Clone, Debug, PartialEq)]
+pub enum ByClass {
+    /// Where a text has one: how often each was taken for each other.
+    Taken(Confusion),
+    /// Where it may have several: how often each label was there, said and both.
+    Labels(Tally),
+    /// The same of types of spans, with their names.
+    Spans(Vec<String>, Tally),
 }
 
 impl Run {

@@ -38,8 +38,7 @@ impl Body {
             (Some(decoder), Task::Causal) => output(from, decoder.tied, &words, &mut notes)?,
             _ => None,
         };
-        let reads_pooler = task != Task::Causal && !info.draws_pooler;
-        let pooler = description.pooler.filter(|_| reads_pooler).map(|form| {
+        let pooler = description.pooler_of(task).filter(|_| !info.draws_pooler).map(|form| {
             let linear = from.pooler_linear(form.linear, info.hidden)?;
             let norm = form.norm.map(|name| from.full_norm(name, info.hidden)).transpose()?;
             Ok::<_, ModelError>(Pooler { linear, bend: form.bend, norm })

@@ -14,7 +14,7 @@ use super::{apart, furthest};
 use crate::weights::Weights;
 use crate::{
     Adapter, AdapterInit, ClientAdapter, Goal, HeadTensor, Matrix, Model, ModelError, ModelInfo, PackedBatch,
-    Precision, Rounding, TargetKind, Task, Transformer, Wanted,
+    Precision, Rounding, Tag, TargetKind, Task, Transformer, Wanted,
 };
 
 /// The files of one case.
@@ -41,6 +41,9 @@ pub struct Settings {
     pub lora_alpha: f64,
     /// The linears that carry an adapter.
     pub targets: Vec<TargetKind>,
+    /// What the model learns, where the labels' shape does not tell: `token-classification` or `multi-label`.
+    #[serde(default)]
+    pub task: Option<String>,
     /// Learning rate of the adapter.
     pub lr: f64,
     /// Learning rate of the head.
@@ -101,10 +104,13 @@ impl TorchCase {
         let numbers = read(numbers).map_err(|e| bad(&e))?;
         let shape = |name: &str| numbers.get(name).map(|(shape, _)| shape).ok_or_else(|| bad(&format!("no {name}")));
         // A label a text, or one for every token; a head of one output foretells a number.
-        let task = match (shape("batch0.labels")?.len(), shape("batch0.logits")?[1]) {
-            (1, 1) => Task::Regress,
-            (1, classes) => Task::Classify(classes),
-            _ => Task::Causal,
+        let task = match (settings.task.as_deref(), shape("batch0.labels")?.len(), shape("batch0.logits")?[1]) {
+            (Some("token-classification"), _, classes) => Task::Tag(classes),
+            (Some("multi-label"), _, labels) => Task::MultiLabel(labels),
+            (Some(other), ..) => return Err(bad(&format!("task {other} is not known"))),
+            (None, 1, 1) => Task::Regress,
+            (None, 1, classes) => Task::Classify(classes),
+            (None, ..) => Task::Causal,
         };
         let model = load(task, &settings.targets, rng).map_err(|e| bad(&e))?;
         let (rank, alpha) = (settings.rank, settings.lora_alpha);
@@ -139,11 +145,18 @@ impl TorchCase {
         let recorded = |part: &str| self.tensor(&format!("batch{batch}.{part}"));
         let (ids, mask, labels) = (recorded("input_ids")?, recorded("attention_mask")?, recorded("labels")?);
         let width = ids.0[1];
-        let goal = |i: usize| match labels.0[..] {
-            [_] if self.model.task() == Task::Regress => Goal::Value { value: labels.1[i], second: None },
-            [_] => Goal::Class(labels.1[i] as usize),
+        let row =
+            |i: usize| labels.1[i * labels.1.len() / ids.0[0]..(i + 1) * labels.1.len() / ids.0[0]].iter().copied();
+        let goal = |i: usize| match self.model.task() {
+            Task::Regress => Goal::Value { value: labels.1[i], second: None },
+            Task::Classify(_) => Goal::Class(labels.1[i] as usize),
+            Task::MultiLabel(_) => Goal::Labels { labels: row(i).map(|there| there > 0.0).collect(), second: None },
+            Task::Tag(_) => {
+                let tagged = row(i).enumerate().filter(|(_, class)| *class >= 0.0);
+                Goal::Tags(tagged.map(|(token, class)| Tag { word: token, token, class: class as usize }).collect())
+            }
             // Everything from the first token that is not -100 on.
-            _ => Goal::Next(labels.1[i * width..(i + 1) * width].iter().position(|&l| l >= 0.0).unwrap_or(width)),
+            Task::Causal => Goal::Next(row(i).position(|l| l >= 0.0).unwrap_or(width)),
         };
         let text = |i: usize| {
             let places = (i * width..(i + 1) * width).filter(|&at| mask.1[at] == 1.0);

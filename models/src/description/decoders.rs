@@ -27,6 +27,8 @@ pub(super) const LLAMA: Description = Description {
     pooler: None,
     dropped: Dropped { embeddings: false, attention: None, feed_forward_inside: false, feed_forward: None },
     head: &[HeadForm { module: "score", width: Width::Classes, bias: false, bend: Bend::None, dropped: false }],
+    tag_head: Some(&[HeadForm { module: "score", width: Width::Classes, bias: true, bend: Bend::None, dropped: true }]),
+    pools_tokens: false,
     gguf: Some("llama"),
     gguf_neighbours: true,
 };
@@ -74,6 +76,7 @@ pub(super) const GEMMA3: Description = Description {
         (AfterFeedForward, "post_feedforward_layernorm"),
     ],
     norm: NormForm::RmsFromOne,
+    tag_head: None,
     gguf: Some("gemma3"),
     ..QWEN2
 };

@@ -51,6 +51,8 @@ pub(super) const ROBERTA: Description = Description {
     pooler: None,
     dropped: BERT_DROPPED,
     head: ROBERTA_HEAD,
+    tag_head: Some(&[part("classifier", Width::Classes, Bend::None)]),
+    pools_tokens: false,
     gguf: None,
     gguf_neighbours: false,
 };
@@ -139,6 +141,7 @@ pub(super) const MODERNBERT: Description = Description {
     },
     last_norm: Some("final_norm"),
     pooler: Some(PoolerForm { linear: "head.dense", bend: Bend::Gelu, norm: Some("head.norm") }),
+    pools_tokens: true,
     dropped: Dropped {
         embeddings: true,
         attention: Some(DropRate::Attention),

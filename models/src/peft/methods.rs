@@ -2,8 +2,28 @@
 
 use serde_json::{Map, Value};
 
+use crate::Task;
+
 /// What makes any adapter readable.
 pub(super) const MERGE: &str = "merge it into its model (PEFT's merge_and_unload) and use the result as model.path";
+
+/// Refuses an adapter of texts for a model of tokens, and the other way round: their heads may look alike.
+///
+/// # Errors
+/// What the text of `adapter_config.json` says, in words.
+pub(super) fn refuse_task(json: &[u8], task: Task) -> Result<(), String> {
+    let config: Value = serde_json::from_slice(json).map_err(|e| e.to_string())?;
+    let tags = matches!(task, Task::Tag(_));
+    match config["task_type"].as_str() {
+        Some("TOKEN_CLS") if !tags => {
+            Err("task_type is \"TOKEN_CLS\": its head classifies tokens, and model.task says otherwise".into())
+        }
+        Some(of @ ("SEQ_CLS" | "CAUSAL_LM")) if tags => {
+            Err(format!("task_type is \"{of}\": it is no classifier of tokens (\"TOKEN_CLS\"), as model.task says"))
+        }
+        _ => Ok(()),
+    }
+}
 
 /// Keys that no number depends on once an adapter is trained, or that are read elsewhere.
 const KNOWN: [&str; 28] = [

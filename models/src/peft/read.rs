@@ -23,7 +23,9 @@ use crate::{Adapter, HeadTensor, Matrix, ModelError, ModelInfo, Target, TargetKi
 pub fn read(dir: &Path, info: &ModelInfo, task: Task) -> Result<Adapter, ModelError> {
     let modules = saved_modules(&head::blank(info, task));
     let modules = if task == Task::Causal { Vec::new() } else { modules };
-    let settings = Settings::parse(dir, &file(dir, CONFIG)?, &modules)?;
+    let config = file(dir, CONFIG)?;
+    let settings = Settings::parse(dir, &config, &modules)?;
+    methods::refuse_task(&config, task).map_err(|text| problem(dir, format!("{CONFIG}: {text}")))?;
     let bytes = file(dir, WEIGHTS)?;
     let name = dir.join(WEIGHTS).display().to_string();
     let mut weights = Weights::open(&bytes, &name)?;
@@ -48,16 +50,17 @@ pub fn read(dir: &Path, info: &ModelInfo, task: Task) -> Result<Adapter, ModelEr
     Ok(Adapter { rank, alpha, targets, a, b, core: Vec::new(), head, weights: Vec::new() })
 }
 
-/// How many classes the head of the adapter in `dir` tells apart; `None`: it has no head, as a language model's.
+/// How many outputs the head of the adapter in `dir` has, one of a model for tasks as `like`, whatever its count; `None`: it has no
+/// head, as a language model's.
 ///
 /// # Errors
 /// Weights that cannot be read.
-pub fn classes(dir: &Path, info: &ModelInfo) -> Result<Option<usize>, ModelError> {
+pub fn classes(dir: &Path, info: &ModelInfo, like: Task) -> Result<Option<usize>, ModelError> {
     let bytes = file(dir, WEIGHTS)?;
     let damaged =
         |e| ModelError::Safetensors { file: dir.join(WEIGHTS).display().to_string(), problem: format!("{e}") };
     let tensors = SafeTensors::deserialize(&bytes).map_err(damaged)?;
-    let last = head::linears(info, Task::Classify(1)).pop().expect("a head has a linear");
+    let Some(last) = head::linears(info, like).pop() else { return Ok(None) };
     let weight = tensors.tensor(&format!("{PREFIX}{}.weight", last.module)).ok();
     Ok(weight.and_then(|weight| weight.shape().first().copied()))
 }

@@ -11,7 +11,7 @@ fn info() -> ModelInfo {
 }
 
 fn meta() -> PeftMeta {
-    PeftMeta { base_model: "base".into(), dropout: 0.0 }
+    PeftMeta { base_model: "base".into(), dropout: 0.0, task: Task::Classify(3) }
 }
 
 fn sample(kinds: &[TargetKind]) -> Adapter {
@@ -159,7 +159,7 @@ fn a_file_that_changed_after_writing_is_noticed() {
     write(dir.path(), &adapter, &meta(), Layout::Uniform).expect("written");
     let again = || check(dir.path(), &adapter, &meta(), Layout::Uniform);
     again().expect("as written");
-    assert_eq!(classes(dir.path(), &info()).expect("readable"), Some(3));
+    assert_eq!(classes(dir.path(), &info(), Task::Classify(1)).expect("readable"), Some(3));
     let path = dir.path().join(WEIGHTS);
     let mut bytes = fs::read(&path).expect("readable");
     *bytes.last_mut().expect("not empty") ^= 1;

@@ -68,12 +68,15 @@ impl Transformer {
         if task == Task::Causal && info.decoder.is_none() {
             return Err(ModelError::NotCausal { architecture: info.architecture.name() });
         }
+        if matches!(task, Task::Tag(_)) && info.architecture.describe().tag_head.is_none() {
+            return Err(ModelError::NoTagger { architecture: info.architecture.name() });
+        }
         let Wanted { new_head, precision } = wanted;
         let from = &mut Loader { weights: &mut weights, info: &info, device, dtype: precision.dtype() };
         let Loaded { body, mut notes } = Body::load(from, task)?;
         let (mut head, lacking) = head::load(&mut weights, &info, task, new_head)?;
         head::draw(&mut head, &lacking, &info, rng);
-        if let (true, Some(form)) = (info.draws_pooler, info.architecture.describe().pooler) {
+        if let (true, Some(form)) = (info.draws_pooler, info.architecture.describe().pooler_of(task)) {
             notes.push(format!("the checkpoint has no pooler ({}); one is drawn and belongs to the head", form.linear));
         }
         notes.extend(surplus::note(&weights, &info, task)?);

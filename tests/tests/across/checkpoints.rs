@@ -150,7 +150,13 @@ fn a_pooler_that_is_lacking_belongs_to_the_head() {
     assert!(whole.notes().is_empty() && whole.pooler().len() == 2, "{:?}", whole.notes());
     assert!(apart(&scores(&whole), &scores(&model.with_folded(&adapter))) < 1e-5);
     let carried = tempfile::tempdir().unwrap();
-    peft::write(carried.path(), &adapter, &PeftMeta { base_model: "x".into(), dropout: 0.0 }, Layout::Uniform).unwrap();
+    peft::write(
+        carried.path(),
+        &adapter,
+        &PeftMeta { base_model: "x".into(), dropout: 0.0, task: CLASSES },
+        Layout::Uniform,
+    )
+    .unwrap();
     let config = fs::read_to_string(carried.path().join("adapter_config.json")).unwrap();
     assert!(config.contains("\"bert.pooler.dense\""), "{config}");
     assert_eq!(peft::read(carried.path(), model.info(), CLASSES).unwrap().head, adapter.head);

@@ -73,10 +73,10 @@ fn header(path: &Path) -> Vec<u8> {
 #[test]
 fn peft_folders_are_as_they_were() {
     let dir = tempfile::tempdir().unwrap();
-    let meta = PeftMeta { base_model: "org/base".into(), dropout: 0.0 };
     for (kind, task) in [("roberta", Task::Classify(3)), ("llama", Task::Causal), ("llama", Task::Classify(3))] {
         let info = info(kind);
         let adapter = adapter(&info, task, &KINDS);
+        let meta = PeftMeta { base_model: "org/base".into(), dropout: 0.0, task };
         for (layout, word) in [(Layout::Uniform, "uniform"), (Layout::Compact, "compact")] {
             peft::write(dir.path(), &adapter, &meta, layout).unwrap();
             let goal = if task == Task::Causal { "causal" } else { "classes" };

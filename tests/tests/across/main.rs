@@ -25,6 +25,7 @@ mod privacy;
 mod resume;
 mod rounding;
 mod rounds;
+mod several;
 mod sites;
 mod strategies;
 mod wire;

@@ -60,11 +60,11 @@ impl Case {
         let (architecture, task, train) = match self.model.as_str() {
             "llama" => {
                 let goals = starts.into_iter().map(Goal::Next).collect();
-                (Architecture::Llama, Task::Causal, Split { ids: sayings, goals })
+                (Architecture::Llama, Task::Causal, Split::new(sayings, goals))
             }
             _ => {
                 let goals = labels.into_iter().map(Goal::Class).collect();
-                (Architecture::Roberta, Task::Classify(classes), Split { ids: texts, goals })
+                (Architecture::Roberta, Task::Classify(classes), Split::new(texts, goals))
             }
         };
         let kinds = settings.adapter.targets.kinds(architecture).unwrap();

@@ -156,6 +156,9 @@ fn without_tests(row: &RoundMetrics) -> RoundMetrics {
         test_micro_f1: None,
         test_pearson: None,
         test_spearman: None,
+        test_f1: None,
+        test_precision: None,
+        test_recall: None,
         test_matthews: None,
         personal_accuracy: None,
         personal_loss: None,
@@ -163,6 +166,7 @@ fn without_tests(row: &RoundMetrics) -> RoundMetrics {
         personal_matthews: None,
         personal_pearson: None,
         personal_spearman: None,
+        personal_f1: None,
         ..clock
     }
 }

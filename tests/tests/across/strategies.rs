@@ -410,7 +410,8 @@ fn every_strategy_goes_on_from_a_trained_adapter() {
     let (rank, cols) = (start.rank, start.b[0].cols);
     start.a[0].data.iter_mut().skip(1).step_by(rank).for_each(|v| *v = 0.0);
     start.b[0].data[cols..2 * cols].fill(0.0);
-    let meta = bonfire_models::peft::PeftMeta { base_model: "base".into(), dropout: 0.0 };
+    let meta =
+        bonfire_models::peft::PeftMeta { base_model: "base".into(), dropout: 0.0, task: Task::Classify(toy::CLASSES) };
     bonfire_models::peft::write(dir.path(), &start, &meta, bonfire_models::peft::Layout::Uniform).unwrap();
     let init = format!("[adapter]\nrank = 4\nhead = \"trained\"\ninit = {:?}", dir.path());
     for strategy in STRATEGIES {

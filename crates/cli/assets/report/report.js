@@ -44,9 +44,9 @@ function head() {
 /** The last value of a curve. */
 const last = (run, name) => run.curves[name]?.values.at(-1);
 
-const BY = { accuracy: "accuracy", loss: "loss", "macro-f1": "macro F1", "micro-f1": "micro F1", matthews: "Matthews' correlation", pearson: "Pearson's correlation", spearman: "Spearman's correlation" };
+const BY = { accuracy: "accuracy", loss: "loss", "macro-f1": "macro F1", "micro-f1": "micro F1", matthews: "Matthews' correlation", pearson: "Pearson's correlation", spearman: "Spearman's correlation", f1: "F1 of spans" };
 
-const SHARES = ["accuracy", "macro-f1", "micro-f1"];
+const SHARES = ["accuracy", "macro-f1", "micro-f1", "f1"];
 
 function summary() {
   const part = section("Summary", "summary");
@@ -72,6 +72,8 @@ function summary() {
     ["Test accuracy, best", (r) => or(words.percent)(r.summary.best_accuracy)],
     ["Test macro F1, last", (r) => or(words.percent)(last(r, "macro_f1"))],
     ["Matthews' correlation, last", (r) => or(words.number)(last(r, "matthews"))],
+    ["Test micro F1, last", (r) => or(words.percent)(last(r, "matthews") === undefined ? last(r, "micro_f1") : undefined)],
+    ["F1 of spans, last", (r) => or(words.percent)(r.summary.final_f1)],
     ["Pearson's correlation, last", (r) => or(words.number)(r.summary.final_pearson)],
     ["Spearman's correlation, last", (r) => or(words.number)(r.summary.final_spearman)],
     ["Best round", (r) => or((b) => words.number(b.round))(r.summary.best)],
@@ -128,6 +130,7 @@ const hundredths = (v) => words.number(Number((100 * v).toFixed(3)));
 const JUDGED = [
   ["accuracy", "Test accuracy", words.percent, "test accuracy (%)", hundredths],
   ["macro_f1", "Test macro F1", words.percent, "macro F1 (%)", hundredths],
+  ["f1", "F1 of spans on the test split", words.percent, "F1 (%)", hundredths],
   ["pearson", "Pearson's correlation on the test split", words.number, "Pearson's correlation", words.number],
   ["spearman", "Spearman's correlation on the test split", words.number, "Spearman's correlation", words.number],
   ["perplexity", "Test perplexity", words.number, "perplexity", words.number],
@@ -271,7 +274,8 @@ function classes() {
     const whose = `${own ? "The clients' own models on their own test examples" : "The global model on the test split"}, round ${round}.`;
     const some = names.length < all ? `The ${names.length} of ${words.count(all, "class", "classes")} that are most often mistaken are shown.` : "";
     const title = (text) => (several ? `${text}, ${run.label}` : text);
-    heat(place, {
+    // Where a text may have several, none is taken for another.
+    if (names.length) heat(place, {
       title: title("What is taken for what"), about: [whose, some].filter(Boolean).join(" "),
       summary: `${words.count(all, "class", "classes")}; worst F1 ${words.percent(rows[0].f1)} (${rows[0].name}).`,
       x: "said", y: "right", rows: names, columns: names, tips: names.map((name) => `said: ${name}`), corner: "Right", cells, unit: "examples", show: words.number,

@@ -72,7 +72,8 @@ pub(super) fn line(outcome: &Outcome, took: Duration) -> String {
         Outcome::Done(measured) => format!(
             "{:>6}  upload {:>7}  {}",
             measured
-                .final_accuracy
+                .final_f1
+                .or(measured.final_accuracy)
                 .map(percent)
                 .or(measured.final_pearson.map(|r| format!("{r:.3}")))
                 .unwrap_or("-".into()),

@@ -274,13 +274,13 @@ impl Refused {
 fn task(args: &CostArgs, opened: &[(Grid, bool)]) -> Result<Task> {
     let base = &opened[0].0.base;
     let config = &base.config;
-    if config.model.task != TaskKind::Classification {
+    if let TaskKind::Regression | TaskKind::CausalLm = config.model.task {
         return Ok(job::task(config, 0));
     }
     let mut cells = opened.iter().flat_map(|(grid, _)| &grid.cells);
     let sent = cells.any(|cell| cell.loaded.config.settings().trains_head());
     let has_data = opened.iter().all(|(_, has_data)| *has_data);
-    let labels = match (args.labels.or(config.data.labels), sent) {
+    let labels: Result<usize> = match (args.labels.or(config.data.labels), sent) {
         (Some(labels), _) => Ok(labels),
         (None, false) => Ok(2),
         (None, true) if has_data => Ok(job::dataset(base, &mut Waiting::default())?.labels.len()),
@@ -288,7 +288,7 @@ fn task(args: &CostArgs, opened: &[(Grid, bool)]) -> Result<Task> {
             .help("pass --labels N, or --set data.path=DIR to count them")
             .into()),
     };
-    labels.map(Task::Classify)
+    Ok(job::task(config, labels?))
 }
 
 fn cost(args: &CostArgs, cell: &Cell, variant: &Variant, of: &Federation<'_>) -> Result<Cost> {

@@ -7,7 +7,7 @@ mod untrained;
 use std::path::PathBuf;
 
 use anyhow::{Result, bail};
-use bonfire_engine::{Confusion, Evaluation, NumberScores, evaluate_rows, summarise};
+use bonfire_engine::{Evaluation, NumberScores, SpanScores, evaluate_rows, summarise};
 use bonfire_experiment::format::percent;
 use bonfire_experiment::log::note;
 use bonfire_experiment::trained::{self, Which};
@@ -85,22 +85,27 @@ pub fn run(args: &EvaluateArgs, common: &Common) -> Result<()> {
     if examples.is_empty() {
         bail!("data set {} has no {name} split; bonfire partition shows which there are", data.name);
     }
-    let split = job::split_tokens(&loaded, examples, name, &source, model.info())?;
+    let split = job::split_tokens(&loaded, examples, &data.labels, name, &source, model.info())?;
     let adapter = match &args.run {
         Some(run) => trained::adapter(run, which, &loaded, &model)?,
         None => Adapter::of_weights(Vec::new(), model.head().to_vec()),
     };
     let rows: Vec<usize> = (0..split.len()).collect();
     let evaluated = evaluate_rows(&model, &adapter, &split, &rows)?;
-    let (result, confusion) = (summarise(&evaluated, &rows), Confusion::of(&evaluated, &rows));
-    let confusion = confusion.filter(|_| args.classes);
+    let result = summarise(&evaluated, &rows);
+    let by_class = if args.classes {
+        let types = split.tags.as_ref().map(|tags| tags.types());
+        classes::of(&evaluated, &rows, types.unwrap_or(&data.labels))
+    } else {
+        None
+    };
     if let Some(path) = &args.predictions {
         predictions::write(path, &model, &adapter, &split, &data.labels)?;
     }
     if args.json {
         let mut object = json!(result);
-        if let Some(confusion) = &confusion {
-            object["classes"] = json!(classes::rows(confusion, &data.labels));
+        if let Some(by_class) = &by_class {
+            object["classes"] = json!(by_class);
         }
         put(object)
     } else {
@@ -113,8 +118,8 @@ pub fn run(args: &EvaluateArgs, common: &Common) -> Result<()> {
             data.name,
             opened.name
         ));
-        if let Some(confusion) = &confusion {
-            say(classes::table(confusion, &data.labels));
+        if let Some(by_class) = &by_class {
+            say(classes::table(by_class));
         }
     }
     Ok(())
@@ -131,13 +136,23 @@ fn in_words(result: &Evaluation, task: Task) -> String {
             Some(scores) => {
                 let [f1, precision, recall] =
                     [scores.macro_f1, scores.macro_precision, scores.macro_recall].map(percent);
-                format!(
-                    "accuracy {accuracy}, macro F1 {f1} (precision {precision}, recall {recall}), Matthews {:.3}",
-                    scores.matthews
-                )
+                let matthews = scores.matthews.map_or(String::new(), |matthews| format!(", Matthews {matthews:.3}"));
+                format!("accuracy {accuracy}, macro F1 {f1} (precision {precision}, recall {recall}){matthews}")
             }
             None => format!("accuracy {accuracy}"),
         },
+        Task::MultiLabel(_) => match result.classes {
+            Some(scores) => {
+                let [micro, macro_f1] = [scores.micro_f1, scores.macro_f1].map(percent);
+                format!("micro F1 {micro}, macro F1 {macro_f1}, all labels of {accuracy} right")
+            }
+            None => format!("all labels of {accuracy} right"),
+        },
+        Task::Tag(_) => {
+            let spans = result.spans.unwrap_or(SpanScores { f1: 0.0, precision: 0.0, recall: 0.0 });
+            let [f1, precision, recall] = [spans.f1, spans.precision, spans.recall].map(percent);
+            format!("F1 {f1} (precision {precision}, recall {recall}), {accuracy} of {} words right", result.answers)
+        }
         Task::Causal => {
             let (perplexity, exact) = (result.loss.exp(), percent(result.exact_match));
             format!("perplexity {perplexity:.3}, {accuracy} of {} tokens, exact match {exact}", result.answers)

@@ -74,7 +74,7 @@ fn write(run: &OpenedRun, task: Task, adapter: &Adapter, args: &ExportArgs, to: 
     match args.format {
         Format::Peft => {
             let config = &run.loaded.config;
-            let meta = PeftMeta { base_model: config.model.path.base_model(), dropout: config.adapter.dropout };
+            let meta = PeftMeta { base_model: config.model.path.base_model(), dropout: config.adapter.dropout, task };
             peft::write(to, adapter, &meta, layout)?;
             peft::check(to, adapter, &meta, layout)?;
         }

@@ -44,12 +44,12 @@ pub fn run(args: &PartitionArgs, common: &Common) -> Result<()> {
     let counts = label_table(&data, &shards.train);
     if !common.quiet {
         let tests: Vec<usize> = shards.test.iter().map(Vec::len).collect();
-        say(table::render(&data.labels, &counts, &tests, width()));
+        say(table::render(data.kinds(), &counts, &tests, width()));
         say(table::splits(&data));
     }
     if !args.no_svg {
         let title = format!("{}: {} clients, {}", data.name, counts.len(), loaded.config.partition_words());
-        let svg = picture::draw(&title, &data.labels, &counts)?;
+        let svg = picture::draw(&title, data.kinds(), &counts)?;
         replace(&args.svg, svg.as_bytes())?;
         say(format!("wrote {}", args.svg.display()));
     }

@@ -1,17 +1,17 @@
-//! `bonfire predict`: which label a run's classifier gives texts of one's own, or which number.
+//! `bonfire predict`: which label a run's classifier gives texts of one's own, which labels, which number, or which tags their words.
 
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
-use bonfire_data::{Content, Example};
-use bonfire_engine::Scorer;
+use bonfire_data::{Content, Example, Tags};
+use bonfire_engine::{Scorer, Split};
 use bonfire_experiment::config::{CheckedConfig, TaskKind};
 use bonfire_experiment::format::percent;
 use bonfire_experiment::log::note;
 use bonfire_experiment::partition_file::PartitionFile;
 use bonfire_experiment::trained::{self, Which};
 use bonfire_experiment::{UserError, device, job};
-use bonfire_models::Model;
+use bonfire_models::{Matrix, Model};
 use clap::{ArgGroup, Args};
 use serde::Serialize;
 
@@ -29,9 +29,10 @@ const SHOWN: usize = 3;
 #[derive(Debug, Args)]
 #[command(group = ArgGroup::new("asked").required(true).args(["text", "rows"]))]
 pub struct PredictArgs {
-    /// Run folder of a classifier or a model that foretells numbers, as left by `train`
+    /// Run folder of a model that classifies texts or words or foretells numbers, as left by `train`
     pub run: PathBuf,
-    /// A text; - reads one from standard input; may be given again. Of a pair the second one is given with --second
+    /// A text; - reads one from standard input; may be given again. Of a pair the second one is given with --second. Where words are
+    /// tagged, they are what stands between white space
     #[arg(long, value_name = "TEXT")]
     pub text: Vec<String>,
     /// The second text of a pair
@@ -43,7 +44,7 @@ pub struct PredictArgs {
     /// The best round's model, which a run keeps with `evaluate.best`, in place of the last one's
     #[arg(long)]
     pub best: bool,
-    /// Print a JSON object for each text, with the probability of every label or the number
+    /// Print a JSON object for each text, with the probability of every label, the number, or the words' tags and spans
     #[arg(long)]
     pub json: bool,
 }
@@ -59,6 +60,41 @@ struct Answer<'l> {
     probability: f64,
     /// The probability of every label.
     probabilities: serde_json::Map<String, serde_json::Value>,
+}
+
+/// Which labels are said of a text.
+#[derive(Serialize)]
+struct Labels<'l> {
+    /// Its place, from 0.
+    row: usize,
+    /// The labels with a probability above 0.5.
+    labels: Vec<&'l str>,
+    /// The probability of every label.
+    probabilities: serde_json::Map<String, serde_json::Value>,
+}
+
+/// What is said of a sentence's words.
+#[derive(Serialize)]
+struct Sentence<'l> {
+    /// Its place, from 0.
+    row: usize,
+    words: &'l [String],
+    /// Of every word its tag; `null`: it lies beyond `data.max_length`, or the tokenizer makes nothing of it.
+    tags: Vec<Option<&'l str>>,
+    spans: Vec<SpanOfWords<'l>>,
+}
+
+/// Words that belong together.
+#[derive(Serialize)]
+struct SpanOfWords<'l> {
+    /// What they are.
+    r#type: &'l str,
+    /// The first word, from 0.
+    start: usize,
+    /// The word after the last.
+    end: usize,
+    /// The words with spaces between them.
+    text: String,
 }
 
 /// What is foretold of a text.
@@ -98,8 +134,9 @@ pub fn run(args: &PredictArgs, common: &Common) -> Result<()> {
     let adapter = trained::adapter(&args.run, which, &loaded, &model)?;
     let examples: Vec<Example> =
         contents.iter().map(|content| Example { content: content.clone(), ..Example::labelled("", 0, None) }).collect();
-    let split = job::split_tokens(&loaded, &examples, "test", &source, model.info())?;
+    let split = job::split_tokens(&loaded, &examples, &labels, "test", &source, model.info())?;
     let scorer = Scorer::new(&model, &adapter);
+    let tags = split.tags.clone().unwrap_or_default();
     let rows: Vec<usize> = (0..split.len()).collect();
     for rows in rows.chunks(BATCH) {
         for (&row, scores) in rows.iter().zip(scorer.scores(&split, rows)?) {
@@ -109,6 +146,35 @@ pub fn run(args: &PredictArgs, common: &Common) -> Result<()> {
                     put(serde_json::to_string(&Number { row, value })?);
                 } else {
                     say(format!("{value:.4}  |  {}", short(&contents[row])));
+                }
+                continue;
+            }
+            if let Content::Words(words) = &contents[row] {
+                let said = sentence(row, words, &scores, &split, &labels, &tags);
+                if args.json {
+                    put(serde_json::to_string(&said)?);
+                } else {
+                    let tagged = words.iter().zip(&said.tags);
+                    let tagged = tagged.map(|(word, tag)| format!("{word}/{}", tag.unwrap_or("?")));
+                    say(tagged.collect::<Vec<_>>().join(" "));
+                }
+                continue;
+            }
+            if loaded.config.model.task == TaskKind::MultiLabel {
+                let likely: Vec<f64> =
+                    scores.data.iter().map(|score| 1.0 / (1.0 + (-f64::from(*score)).exp())).collect();
+                let mut order: Vec<usize> = (0..likely.len()).filter(|&label| scores.data[label] > 0.0).collect();
+                order.sort_by(|&x, &y| likely[y].total_cmp(&likely[x]).then(x.cmp(&y)));
+                if args.json {
+                    let probabilities = labels.iter().cloned().zip(likely.iter().map(|p| (*p).into())).collect();
+                    order.sort_unstable();
+                    let above = order.iter().map(|&label| labels[label].as_str()).collect();
+                    put(serde_json::to_string(&Labels { row, labels: above, probabilities })?);
+                } else {
+                    let one = |&label: &usize| format!("{} {}", labels[label], percent(likely[label]));
+                    let above: Vec<String> = order.iter().map(one).collect();
+                    let above = if above.is_empty() { "no label".to_owned() } else { above.join(", ") };
+                    say(format!("{above}  |  {}", short(&contents[row])));
                 }
                 continue;
             }
@@ -139,6 +205,23 @@ fn asked(args: &PredictArgs, loaded: &CheckedConfig) -> Result<Vec<Content>> {
         // A line that came in ends with what ended it.
         Ok(if given == "-" { text.trim_end_matches('\n').to_string() } else { text })
     };
+    if loaded.config.model.task == TaskKind::TokenClassification {
+        if args.second.is_some() {
+            return Err(UserError::new("this run learnt sentences, not pairs of texts")
+                .help("leave --second out")
+                .into());
+        }
+        let words = |given: &String| -> Result<Content> {
+            let words: Vec<String> = text(given)?.split_whitespace().map(String::from).collect();
+            if words.is_empty() {
+                return Err(UserError::new("a text without words")
+                    .help("pass a sentence, such as --text \"Ada lives in Rome\"")
+                    .into());
+            }
+            Ok(Content::Words(words))
+        };
+        return args.text.iter().map(words).collect();
+    }
     let pairs = loaded.config.data.text.as_ref().is_some_and(|columns| columns.names().len() == 2);
     match (&args.second, pairs) {
         (Some(_), false) => {
@@ -152,6 +235,33 @@ fn asked(args: &PredictArgs, loaded: &CheckedConfig) -> Result<Vec<Content>> {
         }
         (Some(second), true) => Ok(vec![Content::Two(text(&args.text[0])?, second.clone())]),
         (None, false) => args.text.iter().map(|given| Ok(Content::Text(text(given)?))).collect(),
+    }
+}
+
+/// What a sentence's words are said to be, by the `scores` of those that are looked at.
+fn sentence<'l>(
+    row: usize,
+    words: &'l [String],
+    scores: &Matrix,
+    split: &Split,
+    labels: &'l [String],
+    tags: &'l Tags,
+) -> Sentence<'l> {
+    let best = |scores: &[f32]| (0..scores.len()).rev().max_by(|&x, &y| scores[x].total_cmp(&scores[y])).unwrap_or(0);
+    let said = scores.data.chunks(scores.cols.max(1)).map(best);
+    let seen: Vec<(usize, usize)> = split.goals[row].tags().iter().map(|tag| tag.word).zip(said).collect();
+    let mut classes = vec![None; words.len()];
+    seen.iter().for_each(|&(word, class)| classes[word] = Some(class));
+    let spans = tags.spans(&seen.iter().map(|(_, class)| *class).collect::<Vec<_>>());
+    let span = |span: bonfire_data::Span| {
+        let (start, end) = (seen[span.start].0, seen[span.end - 1].0 + 1);
+        SpanOfWords { r#type: &tags.types()[span.kind], start, end, text: words[start..end].join(" ") }
+    };
+    Sentence {
+        row,
+        words,
+        tags: classes.iter().map(|class| class.map(|class| labels[class].as_str())).collect(),
+        spans: spans.into_iter().map(span).collect(),
     }
 }
 

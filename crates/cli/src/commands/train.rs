@@ -163,6 +163,7 @@ fn say_result(recorder: &Recorder, quiet: bool) {
     }
     if quiet {
         let score = match (summary.final_pearson, summary.final_accuracy.or(summary.personal_accuracy)) {
+            _ if summary.final_f1.is_some() => format!("F1 {}", percent(summary.final_f1.unwrap_or_default())),
             (Some(pearson), _) => format!("Pearson {pearson:.3}"),
             (None, Some(accuracy)) => format!("accuracy {}", percent(accuracy)),
             (None, None) => "not evaluated".to_string(),
@@ -247,6 +248,8 @@ fn describe(loaded: &CheckedConfig, facts: &Facts<'_>, place: &Path) {
         data.test.len(),
         match tokens.task {
             Task::Classify(labels) => format!("{labels} labels"),
+            Task::MultiLabel(labels) => format!("{labels} labels, of which a text has any number"),
+            Task::Tag(tags) => format!("{tags} tags of words"),
             Task::Regress => "a number each".into(),
             Task::Causal => scored_words(&tokens.train),
         }

@@ -46,6 +46,13 @@ pub fn score(frame: &mut Frame, area: Rect, state: &State) {
         ];
         return chart(frame, area, state, "Pearson's correlation", &curves, &|value| format!("{value:.3}"));
     }
+    if state.rounds.iter().any(|m| m.test_f1.or(m.personal_f1).is_some()) {
+        let curves = [
+            Curve::of("test", Color::Cyan, &state.rounds, |m| m.test_f1),
+            Curve::of("clients' own", Color::Magenta, &state.rounds, |m| m.personal_f1),
+        ];
+        return chart(frame, area, state, "F1 of spans", &curves, &percent);
+    }
     let curves = [
         Curve::of("test", Color::Cyan, &state.rounds, |m| m.test_accuracy),
         Curve::of("clients' own", Color::Magenta, &state.rounds, |m| m.personal_accuracy),

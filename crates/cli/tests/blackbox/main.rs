@@ -21,6 +21,7 @@ mod kill;
 mod kit;
 mod logs;
 mod mistakes;
+mod multi_label;
 mod numbers;
 mod partition;
 #[cfg(unix)]
@@ -38,5 +39,6 @@ mod support;
 #[cfg(target_os = "linux")]
 mod sweep;
 mod terminal;
+mod tokens;
 #[cfg(target_os = "linux")]
 mod tui;

@@ -24,6 +24,7 @@ impl CausalTokenizer {
         match content {
             Content::Pair { prompt: text, .. } | Content::Text(text) => self.prompt(text),
             Content::Two(first, second) => self.prompt(&format!("{first}\n{second}")),
+            Content::Words(words) => self.prompt(&words.join(" ")),
             Content::Chat(talk) => self.ids(&self.chat()?.render(talk, true)?, false),
         }
     }

@@ -33,7 +33,7 @@ pub(super) fn pathological(
     let mut shards = vec![Vec::new(); clients];
     for (rows, holders) in by_label.into_iter().zip(holders) {
         if rows.len() < holders.len() {
-            let label = &data.labels[data.train[rows[0]].label];
+            let label = &data.kinds()[data.train[rows[0]].label];
             let problem = format!(
                 "label {label:?} has {} training rows for {} clients that should hold it",
                 rows.len(),

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use super::lists;
 use super::place::Place;
 use super::read::Reading;
 use super::record::Record;
@@ -12,6 +13,9 @@ use crate::{Cell, DataError};
 const TEXT: [&str; 3] = ["sentence", "text", "content"];
 /// Names that a column of labels has.
 const LABEL: [&str; 4] = ["label", "labels", "intent", "category"];
+/// Names that a column of a sentence's words has, and one of their tags.
+const WORDS: [&str; 2] = ["tokens", "words"];
+const TAGS: [&str; 6] = ["ner_tags", "tags", "ner", "labels", "label", "pos_tags"];
 /// Names that tell that a text is one of two.
 const OF_PAIRS: [&str; 9] =
     ["premise", "hypothesis", "question", "sentence1", "sentence2", "question1", "question2", "text1", "text2"];
@@ -30,9 +34,12 @@ impl Columns {
         let text = Columns::of_texts(reading, place, row)?;
         let label = match &reading.label {
             Some(label) => label.clone(),
+            None if !reading.label_columns.is_empty() => "label".to_owned(),
+            None if reading.words => Columns::of_tags(place, row)?,
             None => guess(place, row, "label", &LABEL, &[])?,
         };
         let guessed = (reading.text.is_empty() && text[0] != "text") || (reading.label.is_none() && label != "label");
+        let guessed = guessed && !is_numbered(row) && reading.label_columns.is_empty();
         if guessed {
             let text = text.iter().map(|name| format!("{name:?}")).collect::<Vec<_>>().join(" and ");
             notes.push(format!("the texts are column {text}, the labels column {label:?}"));
@@ -40,13 +47,58 @@ impl Columns {
         Ok(Columns { text, label })
     }
 
+    /// That of the tags: the last one where columns have no names.
+    fn of_tags(place: &Place, row: &Record) -> Result<String, DataError> {
+        match row.last() {
+            Some((last, _)) if is_numbered(row) => Ok(last.clone()),
+            _ => {
+                // Published sets have tags of several kinds beside each other: entities are what is asked for.
+                let usual = |name: &&&str| field(row, name).is_some();
+                match TAGS.iter().take(1).find(usual) {
+                    Some(usual) => Ok((*usual).to_owned()),
+                    None => guess(place, row, "tags", &TAGS, &[]),
+                }
+            }
+        }
+    }
+
     /// Those of the texts alone.
     pub fn of_texts(reading: &Reading, place: &Place, row: &Record) -> Result<Vec<String>, DataError> {
         match reading.text.is_empty() {
+            true if reading.words && is_numbered(row) => Ok(vec![row[0].0.clone()]),
+            true if reading.words => Ok(vec![guess(place, row, "tokens", &WORDS, &[])?]),
             true => Ok(vec![guess(place, row, "text", &TEXT, &OF_PAIRS)?]),
             false => Ok(reading.text.clone()),
         }
     }
+}
+
+/// Whether the columns have no names, as in files of words and tags.
+fn is_numbered(row: &Record) -> bool {
+    row.iter().enumerate().all(|(at, (name, _))| *name == (at + 1).to_string())
+}
+
+/// Whether the first line of a tab-separated file names a column of words.
+pub(super) fn is_header_of_words(reading: &Reading, line: &str) -> bool {
+    let known = |name: &str| match reading.text.as_slice() {
+        [] => WORDS.iter().any(|of| name.eq_ignore_ascii_case(of)),
+        named => named.iter().any(|of| of == name),
+    };
+    line.split('\t').any(|name| known(name.trim()))
+}
+
+/// The words in a column.
+pub(super) fn words(place: &Place, row: &Record, name: &str, loose: bool) -> Result<Vec<String>, DataError> {
+    let Some(cell) = value(row, name) else {
+        return Err(place.missing(name, row.iter().map(|(name, _)| name.as_str())));
+    };
+    let word = |cell: &Cell| match cell {
+        Cell::Text(word) => Ok(word.clone()),
+        // A list in a table has words that look like numbers.
+        Cell::Whole(_) | Cell::Float(_) if loose => Ok(cell.to_string()),
+        other => Err(place.bad(format!("field {name:?} holds {other}"), "words, each a string")),
+    };
+    lists::items(place, name, cell, loose, char::is_whitespace)?.iter().map(word).collect()
 }
 
 /// The one column that can be meant.
@@ -86,7 +138,10 @@ fn guess(
 /// What to write into the configuration, with the columns that are there where that is clear.
 fn hint(role: &str, row: &Record) -> String {
     let present: Vec<&str> = row.iter().map(|(name, _)| name.as_str()).collect();
-    if role == "label" {
+    if role == "tokens" {
+        return "name the words' column with data.text = \"COLUMN\"".to_owned();
+    }
+    if role == "label" || role == "tags" {
         return "name it with data.label = \"COLUMN\"".to_owned();
     }
     let pair: Vec<&str> =

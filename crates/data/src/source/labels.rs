@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 
 use super::place::Place;
 use super::read::UnseenLabels;
-use super::{Example, Row};
+use super::record::Record;
+use super::{Example, Row, lists};
 use crate::{Cell, DataError};
 
 /// A label as written.
@@ -21,6 +22,8 @@ pub(super) enum Written {
     Name(String),
     /// A number that is foretold as such.
     Number(f64),
+    /// Several of these, of which none is nothing: the tags of a sentence's words, or the labels of a text, where there may be none.
+    Several(Vec<Written>),
 }
 
 impl Written {
@@ -70,12 +73,73 @@ impl Written {
         }
     }
 
+    /// Reads the tags of a sentence's words.
+    pub fn tags(place: &Place, column: &str, cells: &[Cell], loose: bool) -> Result<Written, DataError> {
+        let tag = |cell: &Cell| match Written::of(place, column, cell, loose)? {
+            Written::Nothing => {
+                Err(place.bad(format!("field {column:?} holds {cell}"), "a tag for every word; O where there is none"))
+            }
+            tag => Ok(tag),
+        };
+        cells.iter().map(tag).collect::<Result<_, _>>().map(Written::Several)
+    }
+
+    /// Reads the labels of a text: a list, or one. In `loose` cells they stand between commas, semicolons or bars.
+    pub fn several(place: &Place, column: &str, cell: &Cell, loose: bool) -> Result<Written, DataError> {
+        let cells = match cell {
+            Cell::List(_) => lists::items(place, column, cell, loose, |_| false)?,
+            Cell::Text(_) if loose => lists::items(place, column, cell, loose, |c| ",;|".contains(c))?,
+            Cell::Null => return Ok(Written::Nothing),
+            one => std::slice::from_ref(one).into(),
+        };
+        let labels = cells.iter().map(|cell| Written::of(place, column, cell, loose)).collect::<Result<Vec<_>, _>>()?;
+        Ok(Written::Several(labels.into_iter().filter(|label| *label != Written::Nothing).collect()))
+    }
+
+    /// Reads which of several columns say by 1 that a row has the label they are called after; -1 in all of them stands for no labels.
+    pub fn columns(place: &Place, columns: &[String], row: &Record, loose: bool) -> Result<Written, DataError> {
+        const EXPECTED: &str = "0 or 1, or a truth value, in every column that data.label names";
+        let (mut labels, mut hidden) = (Vec::new(), 0);
+        for name in columns {
+            let cell = super::columns::value(row, name);
+            let cell = cell.ok_or_else(|| place.missing(name, row.iter().map(|(name, _)| name.as_str())))?;
+            let number = match Written::number(place, name, cell, loose) {
+                Ok(Written::Number(number)) => Some(number),
+                _ => None,
+            };
+            match (cell, number) {
+                (Cell::Bool(true), _) | (_, Some(1.0)) => labels.push(Written::Name(name.clone())),
+                (Cell::Bool(false), _) | (_, Some(0.0)) => {}
+                (_, Some(-1.0)) => hidden += 1,
+                (Cell::Text(text), _) if loose && text.trim().eq_ignore_ascii_case("true") => {
+                    labels.push(Written::Name(name.clone()));
+                }
+                (Cell::Text(text), _) if loose && text.trim().eq_ignore_ascii_case("false") => {}
+                _ => return Err(place.bad(format!("field {name:?} is {cell}"), EXPECTED)),
+            }
+        }
+        match hidden {
+            0 => Ok(Written::Several(labels)),
+            all if all == columns.len() => Ok(Written::Nothing),
+            _ => Err(place.bad("-1 in some of the labels' columns", EXPECTED)),
+        }
+    }
+
+    /// What is written, one by one.
+    fn each(&self) -> &[Written] {
+        match self {
+            Written::Several(all) => all,
+            one => std::slice::from_ref(one),
+        }
+    }
+
     fn name(&self) -> String {
         match self {
             Written::Nothing => String::new(),
             Written::Whole(value, text) => text.clone().unwrap_or_else(|| value.to_string()),
             Written::Name(name) => name.clone(),
             Written::Number(number) => number.to_string(),
+            Written::Several(all) => all.iter().map(Written::name).collect::<Vec<_>>().join(", "),
         }
     }
 }
@@ -94,6 +158,8 @@ pub(super) struct Labels {
     /// Of numbers that are classes without names.
     numbers: Option<BTreeMap<i64, usize>>,
     file: Option<PathBuf>,
+    /// Whether a row has any number of them.
+    several: bool,
 }
 
 /// What became of a split's labels.
@@ -106,6 +172,11 @@ pub(super) struct Resolved {
 }
 
 impl Labels {
+    /// The same of rows that have any number of them.
+    pub fn of_several(self) -> Labels {
+        Labels { several: true, ..self }
+    }
+
     /// Of a set without labels.
     pub fn none() -> Labels {
         Labels::listed(Vec::new(), None)
@@ -114,22 +185,24 @@ impl Labels {
     /// The names that a file lists.
     pub fn listed(names: Vec<String>, file: Option<PathBuf>) -> Labels {
         let index = names.iter().enumerate().map(|(at, name)| (name.clone(), at)).collect();
-        Labels { names, index, numbers: None, file }
+        Labels { names, index, numbers: None, file, several: false }
     }
 
     /// The distinct values that the training rows have, names in their order and numbers in theirs.
     pub fn of_rows(train: &[Row]) -> Result<Labels, DataError> {
         let mut numbers = BTreeSet::new();
         let mut names = BTreeSet::new();
-        let labelled = || train.iter().filter_map(|row| Some((row, row.label.as_ref()?)));
-        let named = labelled().find(|(_, label)| matches!(label, Written::Name(_))).map(|(row, _)| row);
-        let bare = labelled().find(|(_, label)| matches!(label, Written::Whole(_, None))).map(|(row, _)| row);
-        if let (Some(named), Some(bare)) = (named, bare) {
-            let later = if named.place.at_least(&bare.place) { named } else { bare };
+        let labelled =
+            || train.iter().flat_map(|row| row.label.iter().flat_map(Written::each).map(move |label| (row, label)));
+        let named = labelled().find(|(_, label)| matches!(label, Written::Name(_)));
+        let bare = labelled().find(|(_, label)| matches!(label, Written::Whole(_, None)));
+        if let (Some((named_at, named)), Some((bare_at, bare))) = (named, bare) {
+            let is_named = named_at.place.at_least(&bare_at.place);
+            let (later, label) = if is_named { (named_at, named) } else { (bare_at, bare) };
             let problem = format!(
                 "label {:?} is {}",
-                later.label.as_ref().map(Written::name).unwrap_or_default(),
-                if std::ptr::eq(later, named) {
+                label.name(),
+                if is_named {
                     "a name, but a row before has a number"
                 } else {
                     "a number, but a row before has a name"
@@ -161,6 +234,18 @@ impl Labels {
         }
     }
 
+    /// The places of all labels of a row that has several; the first that is no class is given back.
+    fn all(&self, place: &Place, labels: &[Written]) -> Result<Result<Vec<usize>, Written>, DataError> {
+        let mut places = Vec::with_capacity(labels.len());
+        for label in labels {
+            match self.label(place, label)? {
+                Some(at) => places.push(at),
+                None => return Ok(Err(label.clone())),
+            }
+        }
+        Ok(Ok(places))
+    }
+
     /// The training rows with their labels as indices.
     pub fn resolve(&self, rows: Vec<Row>) -> Result<Vec<Example>, DataError> {
         let resolve = |row: Row| {
@@ -169,6 +254,12 @@ impl Labels {
                 Some(Written::Number(value)) => {
                     let value = *value;
                     return Ok(row.example_of(value));
+                }
+                Some(Written::Several(labels)) => {
+                    return match self.all(&row.place, labels)? {
+                        Ok(labels) => Ok(row.example_of_all(labels)),
+                        Err(label) => Err(self.unknown(&row.place, &label)),
+                    };
                 }
                 Some(label) if self.is_none(label) => {
                     let what = if *label == Written::Nothing { "no label" } else { "label -1, which stands for none" };
@@ -195,7 +286,12 @@ impl Labels {
         unseen: UnseenLabels,
     ) -> Result<Resolved, DataError> {
         let mut trained = vec![false; self.names.len()];
-        train.iter().for_each(|example| trained[example.label] = true);
+        for example in train {
+            match example.labels.as_slice() {
+                [] if !self.several => trained[example.label] = true,
+                labels => labels.iter().for_each(|&label| trained[label] = true),
+            }
+        }
         let mut resolved = Resolved { rows: Vec::new(), unlabelled: 0, unseen: BTreeMap::new() };
         for row in rows {
             let label = match &row.label {
@@ -208,6 +304,19 @@ impl Labels {
                     resolved.rows.push(row.example_of(value));
                     continue;
                 }
+                Some(Written::Several(labels)) => {
+                    let places = self.all(&row.place, labels)?;
+                    let known = |at: &usize| trained[*at] || train.is_empty();
+                    let unknown = match &places {
+                        Ok(places) => places.iter().position(|at| !known(at)).map(|at| labels[at].clone()),
+                        Err(label) => Some(label.clone()),
+                    };
+                    match (unknown, places) {
+                        (Some(label), _) => self.leave_out(&row, &label, unseen, &mut resolved)?,
+                        (None, places) => resolved.rows.push(row.example_of_all(places.unwrap_or_default())),
+                    }
+                    continue;
+                }
                 Some(label) => label,
             };
             if self.is_none(label) {
@@ -216,21 +325,31 @@ impl Labels {
             }
             match self.label(&row.place, label)?.filter(|at| trained[*at] || train.is_empty()) {
                 Some(at) => resolved.rows.push(row.example(at)),
-                None if unseen == UnseenLabels::Refuse => {
-                    return Err(DataError::LabelUntrained {
-                        path: row.place.file.to_path_buf(),
-                        at: row.place.at,
-                        label: self.shown(label),
-                        nearest: did_you_mean(self.nearest(&label.name())),
-                    });
-                }
-                None => {
-                    let near = || (0, self.nearest(&label.name()).map(str::to_owned));
-                    resolved.unseen.entry(self.shown(label)).or_insert_with(near).0 += 1;
-                }
+                None => self.leave_out(&row, label, unseen, &mut resolved)?,
             }
         }
         Ok(resolved)
+    }
+
+    /// Counts a row that has a label which no training row has, or refuses it.
+    fn leave_out(
+        &self,
+        row: &Row,
+        label: &Written,
+        unseen: UnseenLabels,
+        resolved: &mut Resolved,
+    ) -> Result<(), DataError> {
+        if unseen == UnseenLabels::Refuse {
+            return Err(DataError::LabelUntrained {
+                path: row.place.file.to_path_buf(),
+                at: row.place.at,
+                label: self.shown(label),
+                nearest: did_you_mean(self.nearest(&label.name())),
+            });
+        }
+        let near = || (0, self.nearest(&label.name()).map(str::to_owned));
+        resolved.unseen.entry(self.shown(label)).or_insert_with(near).0 += 1;
+        Ok(())
     }
 
     /// What a label is called; a number by its name where a file lists one.

@@ -51,7 +51,9 @@ pub(super) fn class_names(file: &Path, column: &str) -> Result<Option<Vec<String
     let Some(note) = note.and_then(|text| serde_json::from_str::<Cell>(text).ok()) else { return Ok(None) };
     let Some(features) = note.at_path("info.features") else { return Ok(None) };
     let feature = features.get(column).or_else(|| features.at_path(column));
-    let names = feature.and_then(|feature| feature.get("names")).and_then(Cell::list);
+    // Of a list of classes the items say it.
+    let of_items = feature.and_then(|feature| feature.get("feature"));
+    let names = [feature, of_items].into_iter().flatten().find_map(|feature| feature.get("names")?.list());
     Ok(names.map(|names| names.iter().filter_map(|name| name.text().map(str::to_owned)).collect()))
 }
 

@@ -16,8 +16,9 @@ use crate::{Cell, DataError};
 /// A file that cannot be read or is none of rows; a row without the columns that the reading names or that can be found out.
 pub fn questions(path: &Path, reading: &Reading) -> Result<Vec<Content>, DataError> {
     let (mut all, mut found) = (Vec::new(), None);
-    records::read(path, &mut |_| (), &mut |place, record| {
-        all.push(one(reading, &place, &record, &mut found)?);
+    let loose = path.to_str().is_some_and(|name| name.contains(".csv") || name.contains(".tsv"));
+    records::read_as(path, reading, &mut |_| (), &mut |place, record| {
+        all.push(one(reading, &place, &record, &mut found, loose)?);
         Ok(())
     })?;
     if all.is_empty() { Err(DataError::NoRows { path: path.to_path_buf() }) } else { Ok(all) }
@@ -30,7 +31,7 @@ pub fn questions(path: &Path, reading: &Reading) -> Result<Vec<Content>, DataErr
 pub fn question(fields: &[(&str, &str)], reading: &Reading) -> Result<Content, DataError> {
     let record: Record = fields.iter().map(|(name, text)| ((*name).to_owned(), Cell::from(*text))).collect();
     let place = Place { file: Arc::from(Path::new("the command line")), at: At::Row(0) };
-    one(reading, &place, &record, &mut None)
+    one(reading, &place, &record, &mut None, true)
 }
 
 fn one(
@@ -38,12 +39,16 @@ fn one(
     place: &Place,
     record: &Record,
     found: &mut Option<Vec<String>>,
+    loose: bool,
 ) -> Result<Content, DataError> {
     if reading.causal {
         return causal::question(reading, place, record);
     }
     if found.is_none() {
         *found = Some(Columns::of_texts(reading, place, record)?);
+    }
+    if let Some([words, ..]) = found.as_deref().filter(|_| reading.words) {
+        return Ok(Content::Words(columns::words(place, record, words, loose)?));
     }
     let text = |name: &String| columns::text(place, record, name).map(String::from);
     match found.as_deref() {

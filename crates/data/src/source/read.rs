@@ -13,6 +13,12 @@ pub struct Reading {
     pub causal: bool,
     /// Whether a row's label is a number that is foretold as such, and no class.
     pub numbers: bool,
+    /// Whether a row may have any number of labels.
+    pub several: bool,
+    /// Whether rows are sentences whose words have tags.
+    pub words: bool,
+    /// With `several`: the columns of the labels, each of which says by 0 or 1 whether a row has it; none: a column lists them.
+    pub label_columns: Vec<String>,
     /// The column that a natural partition splits by: any scalar, needed in every training row.
     pub group: Option<String>,
     /// How prompts and responses are made of a row's columns.

@@ -3,7 +3,7 @@
 //! The name says the kind, with two exceptions that many published files need: what is called `.jsonl` may be one JSON array, and
 //! what is called `.json` may have an object a line.
 
-use std::io::BufRead;
+use std::io::{BufRead, Read};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -11,8 +11,9 @@ use serde::de::{DeserializeSeed, SeqAccess, Visitor};
 
 use super::open::open;
 use super::place::{At, Place};
+use super::read::Reading;
 use super::record::Each;
-use super::{parquet, table};
+use super::{columns, conll, parquet, table};
 use crate::{Cell, DataError};
 
 /// The kinds of files that hold rows, by how their names end.
@@ -22,23 +23,29 @@ pub(super) enum Format {
     Csv,
     Tsv,
     Text,
+    /// Words and tags in columns.
+    Conll,
     Parquet,
 }
 
 /// The kinds by their endings.
-const ENDINGS: [(&str, Format); 7] = [
+const ENDINGS: [(&str, Format); 11] = [
     ("jsonl", Format::Json),
     ("ndjson", Format::Json),
     ("json", Format::Json),
     ("csv", Format::Csv),
     ("tsv", Format::Tsv),
     ("txt", Format::Text),
+    ("conll", Format::Conll),
+    ("bio", Format::Conll),
+    ("iob", Format::Conll),
+    ("iob2", Format::Conll),
     ("parquet", Format::Parquet),
 ];
 
 /// What files of rows may be called, in words.
-pub(super) const KINDS: &str =
-    ".jsonl, .json, .csv, .tsv, .parquet or, for language models, .txt, each also with .gz or .zst";
+pub(super) const KINDS: &str = ".jsonl, .json, .csv, .tsv, .parquet, for language models .txt, for words and tags in columns .conll, .bio, .iob, .tsv or .txt, each \
+     also with .gz or .zst";
 
 impl Format {
     /// The kind of a file by its name, and the name without the endings.
@@ -51,6 +58,34 @@ impl Format {
     }
 }
 
+/// [`read`] as `reading` wants it: what may hold words and tags in columns does where such rows are read.
+pub(super) fn read_as(
+    path: &Path,
+    reading: &Reading,
+    note: &mut dyn FnMut(String),
+    each: Each,
+) -> Result<(), DataError> {
+    let format = path.file_name().and_then(|name| Some(Format::of(name.to_str()?)?.0));
+    let in_columns = match format.filter(|_| reading.words) {
+        Some(Format::Text) => true,
+        // A table has a header.
+        Some(Format::Tsv) => !columns::is_header_of_words(reading, &first_line(path)?),
+        _ => false,
+    };
+    if in_columns { conll::read(&path.into(), each) } else { read(path, note, each) }
+}
+
+/// The first line that is not blank.
+fn first_line(path: &Path) -> Result<String, DataError> {
+    const LOOK: u64 = 1 << 16;
+    let mut start = Vec::new();
+    let read = open(path)?.take(LOOK).read_to_end(&mut start);
+    read.map_err(|source| DataError::Read { path: path.to_path_buf(), source })?;
+    let text = String::from_utf8_lossy(&start);
+    let line = text.trim_start_matches('\u{feff}').lines().find(|line| !line.trim().is_empty());
+    Ok(line.unwrap_or_default().to_owned())
+}
+
 /// Hands every record of the file to `each`, and to `note` what had to be found out.
 pub(super) fn read(path: &Path, note: &mut dyn FnMut(String), each: Each) -> Result<(), DataError> {
     let file: Arc<Path> = path.into();
@@ -60,6 +95,7 @@ pub(super) fn read(path: &Path, note: &mut dyn FnMut(String), each: Each) -> Res
         Some(Format::Csv) => table::read(&file, false, note, each),
         Some(Format::Tsv) => table::read(&file, true, note, each),
         Some(Format::Text) => texts(&file, each),
+        Some(Format::Conll) => conll::read(&file, each),
         Some(Format::Json) => json(&file, name.contains(".json") && !name.contains(".jsonl"), each),
         None => Err(DataError::NotRows { path: path.to_path_buf(), kinds: KINDS }),
     }

@@ -9,8 +9,8 @@ use super::place::Place;
 use super::read::Reading;
 use super::record::Record;
 use super::records::{self, Format};
-use super::{Content, Row};
-use crate::DataError;
+use super::{Content, Row, lists};
+use crate::{Cell, DataError};
 
 /// Reads splits one after the other; what the first row says holds for all.
 pub(super) struct Rows<'r> {
@@ -47,7 +47,7 @@ impl<'r> Rows<'r> {
             let loose = matches!(format, Some(Format::Csv | Format::Tsv));
             self.refuse_texts(path, format, name)?;
             let mut notes = Vec::new();
-            records::read(path, &mut |note| notes.push(note), &mut |place, record| {
+            records::read_as(path, self.reading, &mut |note| notes.push(note), &mut |place, record| {
                 match self.row(place, &record, name == "train", loose)? {
                     Outcome::Row(row) => rows.push(row),
                     Outcome::Nothing(reason) => {
@@ -79,7 +79,11 @@ impl<'r> Rows<'r> {
     fn refuse_texts(&self, path: &std::path::Path, format: Option<Format>, split: &str) -> Result<(), DataError> {
         const COLUMNS: &str = "a file that has columns, such as .jsonl or .csv";
         let problem = match &self.reading {
+            reading if format == Some(Format::Conll) && !reading.words => {
+                "words and tags in columns, which are for model.task = \"token-classification\"".to_owned()
+            }
             _ if format != Some(Format::Text) => return Ok(()),
+            reading if reading.words => return Ok(()),
             reading if !reading.causal => "a text file has no labels".to_owned(),
             Reading { group: Some(group), .. } if split == "train" => format!("a text file has no column {group:?}"),
             reading if reading.wording.is_some() => {
@@ -99,6 +103,9 @@ impl<'r> Rows<'r> {
             self.columns = Some(Columns::of(self.reading, &place, record, self.notes)?);
         }
         let columns = self.columns.as_ref().expect("they were just found");
+        if self.reading.words {
+            return sentence(self.reading, columns, place, record, train, loose);
+        }
         let text = |name: &String| columns::text(&place, record, name).map(String::from);
         let content = match columns.text.as_slice() {
             [first, second] => Content::Two(text(first)?, text(second)?),
@@ -111,6 +118,14 @@ impl<'r> Rows<'r> {
             _ => false,
         });
         let label = match columns::value(record, &columns.label) {
+            _ if !self.reading.label_columns.is_empty() => {
+                let there = |name: &String| columns::value(record, name).is_some();
+                match train || self.reading.label_columns.iter().any(there) {
+                    true => Written::columns(&place, &self.reading.label_columns, record, loose)?,
+                    false => Written::Nothing,
+                }
+            }
+            Some(cell) if self.reading.several => Written::several(&place, &columns.label, cell, loose)?,
             Some(cell) if self.reading.numbers => Written::number(&place, &columns.label, cell, loose)?,
             Some(cell) => Written::of(&place, &columns.label, cell, loose)?,
             // Published test splits often have no labels.
@@ -120,4 +135,33 @@ impl<'r> Rows<'r> {
         let group = columns::group(&place, record, self.reading.group.as_deref(), train)?;
         Ok(Outcome::Row(Row { place, content, label: Some(label), group }))
     }
+}
+
+/// A sentence's words with their tags.
+fn sentence(
+    reading: &Reading,
+    columns: &Columns,
+    place: Place,
+    record: &Record,
+    train: bool,
+    loose: bool,
+) -> Result<Outcome, DataError> {
+    let words = columns::words(&place, record, &columns.text[0], loose)?;
+    if words.is_empty() {
+        return Ok(Outcome::Nothing(place.bad("no words", "a list of words")));
+    }
+    let label = match columns::value(record, &columns.label) {
+        Some(Cell::Null) | None if !train => Written::Nothing,
+        Some(cell) => {
+            let tags = lists::items(&place, &columns.label, cell, loose, char::is_whitespace)?;
+            if tags.len() != words.len() {
+                let problem = format!("{} words and {} tags", words.len(), tags.len());
+                return Err(place.bad(problem, "a tag for every word"));
+            }
+            Written::tags(&place, &columns.label, &tags, loose)?
+        }
+        None => return Err(place.missing(&columns.label, record.iter().map(|(name, _)| name.as_str()))),
+    };
+    let group = columns::group(&place, record, reading.group.as_deref(), train)?;
+    Ok(Outcome::Row(Row { place, content: Content::Words(words), label: Some(label), group }))
 }

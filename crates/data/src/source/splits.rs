@@ -24,7 +24,7 @@ pub(super) struct Splits {
 /// A split with what its files are called.
 const NAMES: [(&str, &[&str]); 3] = [
     ("train", &["train", "training"]),
-    ("validation", &["validation", "valid", "val", "dev", "eval", "validation_matched", "dev_matched"]),
+    ("validation", &["validation", "valid", "val", "dev", "devel", "eval", "validation_matched", "dev_matched"]),
     ("test", &["test", "testing", "test_matched"]),
 ];
 

@@ -36,7 +36,7 @@ fn words() -> CausalTokenizer {
 
 fn pair(prompt: &str, response: &str) -> Example {
     let content = Content::Pair { prompt: prompt.into(), response: response.into() };
-    Example { content, label: 0, value: 0.0, group: None }
+    Example { content, label: 0, labels: Vec::new(), value: 0.0, group: None }
 }
 
 fn one(tokenizer: &CausalTokenizer, example: Example, longest: usize) -> (Vec<u32>, usize, usize) {
@@ -288,7 +288,7 @@ fn conversations_are_scored_from_the_last_turn() {
     let named =
         serde_json::json!([{"name": "tools", "template": "x"}, {"name": "default", "template": LLAMA2}]).to_string();
     let talk = Content::Chat(turns(&[("user", "the book"), ("assistant", "is late")]));
-    let example = Example { content: talk, label: 0, value: 0.0, group: None };
+    let example = Example { content: talk, label: 0, labels: Vec::new(), value: 0.0, group: None };
     let expected = asset("tiny-llama").encode(&["[INST] the book [/INST] is late </s>"], 64).unwrap().remove(0);
     for template in [text, named] {
         let tokenizer = CausalTokenizer::new(asset("tiny-llama"), &config(&json(&template))).unwrap();

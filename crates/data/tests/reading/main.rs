@@ -15,3 +15,4 @@ mod public_sets;
 mod real;
 mod source;
 mod tokens;
+mod words;

@@ -74,7 +74,7 @@ impl Small {
             (Architecture::Bert | Architecture::DistilBert, _) => Small::Bert,
             (architecture, _) if !architecture.is_decoder() => Small::Roberta,
             (_, TaskKind::CausalLm) => Small::Llama,
-            (_, TaskKind::Classification | TaskKind::Regression) => Small::LlamaClasses,
+            _ => Small::LlamaClasses,
         }
     }
 

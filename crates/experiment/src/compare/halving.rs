@@ -31,10 +31,14 @@ pub struct Dropped {
 }
 
 impl Criterion {
-    /// `evaluate.best` on `evaluate.on`; without it accuracy, of language models the loss.
+    /// `evaluate.best` on `evaluate.on`; without it accuracy, of language models the loss, of tagged words F1.
     pub fn of(grid: &Grid) -> Criterion {
         let config = &grid.base.config;
-        let usual = if config.model.task == TaskKind::CausalLm { BestBy::Loss } else { BestBy::Accuracy };
+        let usual = match config.model.task {
+            TaskKind::CausalLm => BestBy::Loss,
+            TaskKind::TokenClassification => BestBy::F1,
+            _ => BestBy::Accuracy,
+        };
         Criterion { by: config.evaluate.best.unwrap_or(usual), on: config.evaluate.on }
     }
 
@@ -47,7 +51,7 @@ impl Criterion {
     pub fn shown(self, score: Option<f64>) -> String {
         match score {
             None => "no number".into(),
-            Some(score) if self.by == BestBy::Accuracy => percent(score).trim().to_string(),
+            Some(score) if matches!(self.by, BestBy::Accuracy | BestBy::F1) => percent(score).trim().to_string(),
             Some(score) => format!("{score:.3}"),
         }
     }

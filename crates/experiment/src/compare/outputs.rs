@@ -285,6 +285,7 @@ fn group_row(grid: &Grid, groups: &[Group<'_>], group: &Group<'_>) -> serde_json
         ("personal_accuracy", group.spread(|run| run.personal_accuracy)),
         ("final_pearson", group.spread(|run| run.final_pearson)),
         ("final_spearman", group.spread(|run| run.final_spearman)),
+        ("final_f1", group.spread(|run| run.final_f1)),
         ("final_perplexity", group.spread(|run| run.final_perplexity)),
         ("final_exact_match", group.spread(|run| run.final_exact_match)),
     ];

@@ -50,6 +50,9 @@ pub struct Measured {
     /// Spearman's, likewise.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub final_spearman: Option<f64>,
+    /// Where words are tagged, F1 of the spans at the last evaluation.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub final_f1: Option<f64>,
     /// Best test accuracy at any evaluation, 0 to 1.
     pub best_accuracy: Option<f64>,
     /// Mean accuracy of the clients' own models at the last evaluation, where the strategy has such.
@@ -84,7 +87,7 @@ pub struct Measured {
 pub struct Point {
     /// Round, from 1; 0: the untrained model.
     pub round: usize,
-    /// Test accuracy, 0 to 1; where numbers are foretold, Pearson's correlation.
+    /// Test accuracy, 0 to 1; where numbers are foretold, Pearson's correlation; where words are tagged, F1 of the spans.
     pub accuracy: f64,
     /// Bytes uploaded up to here.
     pub upload_bytes: u64,
@@ -96,6 +99,7 @@ struct Row {
     round: usize,
     test_accuracy: Option<f64>,
     test_pearson: Option<f64>,
+    test_f1: Option<f64>,
     personal_accuracy: Option<f64>,
     upload_bytes: u64,
 }
@@ -118,7 +122,7 @@ impl Measured {
         let mut curve = Vec::new();
         for row in rows {
             sent = row.upload_bytes.saturating_add(sent);
-            curve.extend(row.test_accuracy.or(row.test_pearson).map(|accuracy| Point {
+            curve.extend(row.test_f1.or(row.test_accuracy).or(row.test_pearson).map(|accuracy| Point {
                 round: row.round,
                 accuracy,
                 upload_bytes: sent,
@@ -132,6 +136,7 @@ impl Measured {
             final_exact_match: summary.final_exact_match,
             final_pearson: summary.final_pearson,
             final_spearman: summary.final_spearman,
+            final_f1: summary.final_f1,
             best_accuracy: summary.best_accuracy,
             personal_accuracy: rows.iter().rev().find_map(|row| row.personal_accuracy),
             upload_params: summary.upload_params,

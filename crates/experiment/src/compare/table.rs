@@ -30,6 +30,8 @@ pub fn page(grid: &Grid, groups: &[Group<'_>], command: &str, failures: &[String
         PERPLEXITY
     } else if foretells {
         PEARSON
+    } else if groups.iter().flat_map(Group::measured).any(|run| run.final_f1.is_some()) {
+        F1
     } else {
         ACCURACY
     };
@@ -49,6 +51,8 @@ const PERPLEXITY: &str = "Perplexity: of the global model on the test split afte
 
 const PEARSON: &str = "Pearson's correlation with the right numbers of the test split after the last round, ×100; compare.json has Spearman's too";
 
+const F1: &str = "F1 of the spans, over all types together, of the test split after the last round, in %";
+
 const NOTE: &str = "mean ± sample standard deviation over seeds; the best of each rank and column in bold. Upload, download (all clients, all rounds, as \
 serialised) and time of local training (on the clock, which the cells of a sweep share): of one run, mean over seeds and columns. Rank: what a client may send of each \
 target, `clients.budget` for lora-a2, fslora and fed-plora and `adapter.rank` elsewhere.";
@@ -60,7 +64,7 @@ pub fn speaks(groups: &[Group<'_>]) -> bool {
 
 /// What a cell of the table shows: perplexity, or accuracy in %.
 fn shown(run: &Measured) -> Option<f64> {
-    run.final_perplexity.or(run.final_accuracy.or(run.final_pearson).map(|score| score * 100.0))
+    run.final_perplexity.or(run.final_f1.or(run.final_accuracy).or(run.final_pearson).map(|score| score * 100.0))
 }
 
 fn devices(groups: &[Group<'_>]) -> String {

@@ -67,7 +67,11 @@ const KEYS: &[(&[&str], &str, &str)] = &[
         "model.path",
         "a folder, a GGUF file or hf:org/name",
     ),
-    (&["task", "task_type"], "model.task", "\"classification\", \"regression\" or \"causal-lm\""),
+    (
+        &["task", "task_type"],
+        "model.task",
+        "\"classification\", \"multi-label\", \"regression\", \"token-classification\" or \"causal-lm\"",
+    ),
     (
         &["data.name", "dataset", "dataset_name", "dataset_path", "data_dir", "data_path", "train_file"],
         "data.path",
@@ -143,6 +147,16 @@ const WORDS: &[(&str, &[&str], &str)] = &[
         "model.task",
         &["seq-cls", "seqcls", "classifier", "cls", "sequence-classification", "text-classification", "sentiment"],
         "a text's label is \"classification\"",
+    ),
+    (
+        "model.task",
+        &["ner", "pos", "token-cls", "tokens", "tagging", "chunking", "sequence-labeling", "sequence-tagging"],
+        "a tag for every word is \"token-classification\"",
+    ),
+    (
+        "model.task",
+        &["multi-label-classification", "multilabel", "multi-label-cls", "multilabel-classification"],
+        "any number of labels of a text is \"multi-label\"",
     ),
     ("engine.precision", &["fp32", "float32", "float"], "32 bits are \"f32\""),
     ("engine.precision", &["bfloat16", "mixed"], "that is \"bf16\""),

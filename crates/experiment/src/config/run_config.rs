@@ -10,7 +10,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::sections::{
-    DataSection, EngineSection, ModelSection, SaveSection, Source, TaskKind, TextColumns, TrackSection,
+    DataSection, EngineSection, LabelColumns, ModelSection, SaveSection, Source, TaskKind, TextColumns, TrackSection,
 };
 use crate::repo_name::RepoName;
 
@@ -156,6 +156,39 @@ impl RunConfig {
                 "smooths classes, and a model that foretells numbers has none; leave it out",
             ),
             (
+                "train.label_smoothing",
+                self.train.label_smoothing == 0.0 || self.model.task != TaskKind::MultiLabel,
+                "smooths classes of which a text has one, and here it may have any number of labels; leave it out",
+            ),
+            (
+                "data.labels",
+                self.data.labels.is_none()
+                    || !matches!(self.model.task, TaskKind::MultiLabel | TaskKind::TokenClassification),
+                "keeps the rows of some labels, and here a row may have several; leave it out",
+            ),
+            (
+                "data.label",
+                self.model.task == TaskKind::MultiLabel || !matches!(self.data.label, Some(LabelColumns::Each(_))),
+                "names several columns, which are for model.task = \"multi-label\"",
+            ),
+            (
+                "data.label",
+                !matches!(&self.data.label, Some(LabelColumns::Each(names)) if names.len() < 2 || (1..names.len()).any(|at| names[..at].contains(&names[at]))),
+                "must name two different columns at least, or one as text",
+            ),
+            (
+                "data.text",
+                self.model.task != TaskKind::TokenClassification
+                    || !matches!(&self.data.text, Some(TextColumns::Pair(_))),
+                "names a pair, and a sentence's words are in one column",
+            ),
+            (
+                "strategy.name",
+                !matches!(self.strategy, StrategySettings::Dfl { .. }) || self.model.task != TaskKind::MultiLabel,
+                "is dfl, which pushes its branches' distributions over classes apart; where a text may have any number of labels there is \
+                 none",
+            ),
+            (
                 "data.labels",
                 self.data.labels.is_none() || self.model.task != TaskKind::Regression,
                 "keeps classes, and numbers are none; leave it out",
@@ -220,7 +253,11 @@ impl TaskKind {
     /// Whether a round can be the best by this score.
     fn has_score(self, by: BestBy) -> bool {
         match self {
-            TaskKind::Classification => !by.is_of_numbers(),
+            TaskKind::Classification => !by.is_of_numbers() && by != BestBy::F1,
+            TaskKind::MultiLabel => {
+                matches!(by, BestBy::Accuracy | BestBy::Loss | BestBy::MacroF1 | BestBy::MicroF1)
+            }
+            TaskKind::TokenClassification => matches!(by, BestBy::F1 | BestBy::Accuracy | BestBy::Loss),
             TaskKind::Regression => by.is_of_numbers() || by == BestBy::Loss,
             TaskKind::CausalLm => matches!(by, BestBy::Loss | BestBy::Accuracy),
         }
@@ -230,7 +267,13 @@ impl TaskKind {
     fn scores(self) -> &'static str {
         match self {
             TaskKind::Classification => {
-                "is a score of numbers; a classifier has \"accuracy\", \"loss\", \"macro-f1\", \"micro-f1\" and \"matthews\""
+                "is no score of it; a classifier has \"accuracy\", \"loss\", \"macro-f1\", \"micro-f1\" and \"matthews\""
+            }
+            TaskKind::MultiLabel => {
+                "is no score of it; where a text may have several labels there are \"micro-f1\", \"macro-f1\", \"accuracy\" and \"loss\""
+            }
+            TaskKind::TokenClassification => {
+                "is no score of it; where words are tagged there are \"f1\", \"accuracy\" and \"loss\""
             }
             TaskKind::Regression => {
                 "is a score of classes; where numbers are foretold there are \"pearson\", \"spearman\" and \"loss\""

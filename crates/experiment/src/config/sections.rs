@@ -126,9 +126,15 @@ pub enum TaskKind {
     /// A text's label.
     #[default]
     Classification,
+    /// Any number of labels of a text, each for itself (`problem_type = "multi_label_classification"` elsewhere): the loss is the mean
+    /// binary cross-entropy of texts and labels, and said is what has a probability above 0.5.
+    MultiLabel,
     /// A number of a text or of a pair of texts, such as how alike two sentences are: the head has one output, its loss is the mean
     /// squared error, and scores are Pearson's and Spearman's correlation.
     Regression,
+    /// A tag for every word of a sentence, such as the names in it: the head reads the first token of a word, the loss is the mean
+    /// cross-entropy of the words, and scores are those of spans, as seqeval finds them.
+    TokenClassification,
     /// The tokens of a text, or of the answer to a prompt, each from those before it.
     CausalLm,
 }
@@ -141,12 +147,14 @@ pub struct DataSection {
     /// `"hf:org/name"`, or a folder of it, `"hf:org/name/folder"`.
     pub path: Source,
     /// For a classifier: the column of the text, or the two of a pair, `["premise", "hypothesis"]`; for a causal language model the
-    /// column of plain texts. Dots lead into nested fields. Left out: `text`, or the one column that can be meant.
+    /// column of plain texts; for tagged words the column of the words, by its number from 1 in files without a header. Dots lead into
+    /// nested fields. Left out: `text`, or the one column that can be meant.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub text: Option<TextColumns>,
-    /// The column of the label. Left out: `label`, or the one column that can be meant.
+    /// The column of the label, or of the words' tags; with `model.task = "multi-label"` also several columns, each 0 or 1. Left out:
+    /// `label`, or the one column that can be meant.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub label: Option<String>,
+    pub label: Option<LabelColumns>,
     /// The training split, as a file or folder in `path`, or how its files' names begin. Left out: what is called train.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub train: Option<String>,
@@ -182,6 +190,16 @@ pub struct DataSection {
     pub min_shard: usize,
     /// Which client holds which examples.
     pub partition: Partition,
+}
+
+/// The column of the label, or one for each label.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum LabelColumns {
+    /// A column that says which label a row has, or which ones.
+    One(String),
+    /// A column for each label, which says by 1 that a row has it.
+    Each(Vec<String>),
 }
 
 /// The column of the text, or the two of a pair.

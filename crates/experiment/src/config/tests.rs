@@ -265,7 +265,7 @@ fn none_takes_an_optional_key_away() {
     assert_eq!(read(&text, &["data.text=none"]).expect("valid").config.data.text, None);
     // In quotes it is a word like any other.
     let loaded = read(&text, &["data.label=\"none\"", "data.path=mine"]).expect("valid");
-    assert_eq!(loaded.config.data.label.as_deref(), Some("none"));
+    assert_eq!(loaded.config.data.label, Some(LabelColumns::One("none".into())));
     let error = mistake(&text, &["data.lables=none"]);
     assert!(error.help.expect("help").starts_with("did you mean `label"), "{}", error.what);
     let error = mistake(&text, &["adapter.rank=none"]);

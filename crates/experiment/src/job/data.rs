@@ -12,7 +12,7 @@ use super::labels::ordered;
 use super::model::source;
 use super::paths;
 use super::said::placed;
-use crate::config::{CheckedConfig, DataSection, Source, TaskKind};
+use crate::config::{CheckedConfig, DataSection, LabelColumns, Source, TaskKind};
 use crate::hub;
 use crate::log::note;
 use crate::user_error::UserError;
@@ -60,10 +60,16 @@ fn as_labelled(loaded: &CheckedConfig, watch: &mut dyn Watch) -> Result<Dataset>
         _ => {
             refuse_keys_of_files(loaded)?;
             check_builtin_column(loaded)?;
-            if loaded.config.model.task == TaskKind::Regression {
-                return Err(UserError::new("the built-in texts have classes and no numbers to foretell")
+            let lacking = match loaded.config.model.task {
+                TaskKind::Classification | TaskKind::CausalLm => None,
+                TaskKind::MultiLabel => Some(("one class each", "whose labels are lists")),
+                TaskKind::TokenClassification => Some(("classes and no tagged words", "of words and tags")),
+                TaskKind::Regression => Some(("classes and no numbers to foretell", "whose label is a number")),
+            };
+            if let Some((have, wanted)) = lacking {
+                return Err(UserError::new(format!("the built-in texts have {have}"))
                     .at(Some(loaded.place_of("model.task")))
-                    .help("set data.path to a folder of rows whose label is a number")
+                    .help(format!("set data.path to a folder of rows {wanted}"))
                     .into());
             }
             if causal { corpus::causal() } else { corpus::dataset() }
@@ -132,13 +138,21 @@ fn reading(loaded: &CheckedConfig) -> Result<Reading> {
         Partition::Natural { column } | Partition::GroupedNatural { column, .. } => Some(column.clone()),
         _ => None,
     };
+    let (label, label_columns) = match section.label.clone() {
+        Some(LabelColumns::Each(names)) => (None, names),
+        Some(LabelColumns::One(name)) => (Some(name), Vec::new()),
+        None => (None, Vec::new()),
+    };
     Ok(Reading {
+        several: config.model.task == TaskKind::MultiLabel,
+        words: config.model.task == TaskKind::TokenClassification,
+        label_columns,
         causal: config.model.task == TaskKind::CausalLm,
         numbers: config.model.task == TaskKind::Regression,
         group,
         wording: wording(loaded)?,
         text: section.text.as_ref().map(|text| text.names()).unwrap_or_default(),
-        label: section.label.clone(),
+        label,
         unseen: section.unseen_labels,
         train: section.train.clone(),
         validation: section.validation.clone(),

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use bonfire_data::Dataset;
-use bonfire_models::ModelSource;
+use bonfire_models::{ModelSource, Task};
 use serde_json::Value;
 
 use crate::config::{CheckedConfig, TaskKind};
@@ -18,15 +18,25 @@ pub fn ordered(loaded: &CheckedConfig, data: Dataset, source: &ModelSource) -> D
     if !matches!(source, ModelSource::Folder(_)) {
         return data;
     }
-    if config.model.task != TaskKind::Classification || config.model.new_head || data.labels.is_empty() {
+    let task = super::task(config, data.labels.len());
+    if task.outputs().is_none() || task == Task::Regress || data.labels.is_empty() {
         return data;
     }
     let Ok((json, file)) = source.file("config.json") else { return data };
     let Some(names) = names(&json) else { return data };
+    let numbers: Option<Vec<usize>> =
+        data.labels.iter().map(|label| label.parse().ok().filter(|at| *at < names.len())).collect();
+    if let (TaskKind::TokenClassification, Some(places)) = (config.model.task, numbers) {
+        note_once(format!("{file}: the data's tags are numbers, which are {} there", list(&names)));
+        return data.renamed(names, &places);
+    }
+    if config.model.new_head {
+        return data;
+    }
     match order(&names, &data.labels) {
         Some(order) => renumbered(data, &order),
         None => {
-            let has_head = source.info().is_ok_and(|info| source.has_head(&info));
+            let has_head = source.info().is_ok_and(|info| source.has_head(&info, task));
             if has_head && names.len() == data.labels.len() {
                 note_once(format!(
                     "{file}: the model's head calls its classes {}, the data {}: row by row they are taken for each other; \
@@ -74,14 +84,11 @@ fn order(names: &[String], labels: &[String]) -> Option<Vec<usize>> {
 }
 
 /// The same data with label `order[i]` called number `i`.
-fn renumbered(mut data: Dataset, order: &[usize]) -> Dataset {
+fn renumbered(data: Dataset, order: &[usize]) -> Dataset {
     let mut places = vec![0; order.len()];
     order.iter().enumerate().for_each(|(new, &old)| places[old] = new);
-    data.labels = order.iter().map(|&old| data.labels[old].clone()).collect();
-    for example in data.train.iter_mut().chain(&mut data.validation).chain(&mut data.test) {
-        example.label = places[example.label];
-    }
-    data
+    let names = order.iter().map(|&old| data.labels[old].clone()).collect();
+    data.renamed(names, &places)
 }
 
 #[cfg(test)]
@@ -101,6 +108,7 @@ mod tests {
         let data = Dataset {
             name: "x".into(),
             labels: owned(&["billing", "food", "travel"]),
+            strata: Vec::new(),
             train: vec![Example::labelled("a bill", 0, None), Example::labelled("a trip", 2, None)],
             validation: vec![Example::labelled("a dinner", 1, None)],
             test: vec![Example::labelled("a meal", 1, None)],

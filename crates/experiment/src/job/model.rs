@@ -66,6 +66,8 @@ pub fn info(loaded: &CheckedConfig, watch: &mut dyn Watch) -> Result<ModelInfo> 
 pub fn task(config: &RunConfig, labels: usize) -> Task {
     match config.model.task {
         TaskKind::Classification => Task::Classify(labels),
+        TaskKind::MultiLabel => Task::MultiLabel(labels),
+        TaskKind::TokenClassification => Task::Tag(labels),
         TaskKind::Regression => Task::Regress,
         TaskKind::CausalLm => Task::Causal,
     }

@@ -1,16 +1,17 @@
 //! From texts to token ids, as the model reads them.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use anyhow::{Result, bail};
-use bonfire_data::{CausalTokenizer, CausalTokens, Content, Dataset, Example, Tokenizer, TokenizerFiles};
+use bonfire_data::{CausalTokenizer, CausalTokens, Content, Dataset, Example, Tags, Tokenizer, TokenizerFiles, Worded};
 use bonfire_engine::{Split, TokenizedData};
 use bonfire_federation::EvaluateOn;
-use bonfire_models::{Goal, ModelInfo, ModelSource, Task};
+use bonfire_models::{Goal, ModelInfo, ModelSource, Tag};
 
 use super::said::placed;
 use crate::config::{CheckedConfig, TaskKind};
-use crate::log::note;
+use crate::log::{note, note_once};
 use crate::user_error::UserError;
 
 /// Turns the splits that a run reads into token ids for `model`, by the tokenizer in `source`.
@@ -23,57 +24,64 @@ pub fn tokens(
     source: &ModelSource,
     model: &ModelInfo,
 ) -> Result<TokenizedData> {
-    let encoder = Encoder::open(loaded, source, model)?;
+    let encoder = Encoder::open(loaded, &data.labels, source, model)?;
     let (train, of_train) = encoder.split(&data.train, "train")?;
     let (test, of_test) = encoder.split(&data.test, "test")?;
     let wanted = loaded.config.evaluate.on == EvaluateOn::Validation;
     let (validation, of_validation) =
-        if wanted { encoder.split(&data.validation, "validation")? } else { (Split::default(), 0) };
+        if wanted { encoder.split(&data.validation, "validation")? } else { Default::default() };
     if wanted && validation.is_empty() {
         return Err(UserError::new("`evaluate.on` = \"validation\", and there is no validation split")
             .at(Some(loaded.place_of("evaluate.on")))
             .help("name one with data.validation, or draw one: data.split = { validation = 0.1 }")
             .into());
     }
-    encoder.tell(of_train + of_validation + of_test, train.len() + validation.len() + test.len());
-    let task = match &encoder.kind {
-        Kind::Labelled { numbers: true, .. } => Task::Regress,
-        Kind::Labelled { .. } => Task::Classify(data.labels.len()),
-        Kind::Causal(_) => Task::Causal,
-    };
-    Ok(TokenizedData { train, validation, test, task })
+    encoder.tell(&[of_train, of_validation, of_test], train.len() + validation.len() + test.len());
+    Ok(TokenizedData { train, validation, test, task: super::task(&loaded.config, data.labels.len()) })
 }
 
-/// Turns the rows of one split, which errors call `name`, into token ids.
+/// Turns the rows of one split, which errors call `name`, into token ids; `labels` are the names of the set's. Where rows say nothing of
+/// tags or labels, those that are asked for are the first, or none.
 ///
 /// # Errors
 /// As [`tokens`].
 pub fn split_tokens(
     loaded: &CheckedConfig,
     examples: &[Example],
+    labels: &[String],
     name: &'static str,
     source: &ModelSource,
     model: &ModelInfo,
 ) -> Result<Split> {
-    let encoder = Encoder::open(loaded, source, model)?;
+    let encoder = Encoder::open(loaded, labels, source, model)?;
     let (split, cut) = encoder.split(examples, name)?;
-    encoder.tell(cut, split.len());
+    encoder.tell(&[cut], split.len());
     Ok(split)
 }
 
 /// What turns texts into tokens.
 enum Kind {
-    /// Texts with a class, or with a number.
-    Labelled {
-        tokenizer: Box<Tokenizer>,
-        numbers: bool,
-    },
+    /// Texts with a class, with labels or with a number.
+    Labelled(Box<Tokenizer>),
+    /// Sentences whose words have tags.
+    Tagged(Box<Tokenizer>),
     Causal(Box<CausalTokenizer>),
+}
+
+/// What a model does not see of a split.
+#[derive(Clone, Copy, Default)]
+struct Unseen {
+    /// Texts that were cut.
+    texts: usize,
+    /// Of tagged words those that there are, those that were cut off and those of which the tokenizer makes nothing.
+    words: [usize; 3],
 }
 
 /// The tokenizer of a run's model.
 struct Encoder<'l> {
     loaded: &'l CheckedConfig,
+    /// The names of the labels.
+    labels: &'l [String],
     kind: Kind,
     /// Where it comes from, and the model that reads its tokens.
     source: &'l ModelSource,
@@ -83,7 +91,12 @@ struct Encoder<'l> {
 }
 
 impl<'l> Encoder<'l> {
-    fn open(loaded: &'l CheckedConfig, source: &'l ModelSource, model: &'l ModelInfo) -> Result<Encoder<'l>> {
+    fn open(
+        loaded: &'l CheckedConfig,
+        labels: &'l [String],
+        source: &'l ModelSource,
+        model: &'l ModelInfo,
+    ) -> Result<Encoder<'l>> {
         let longest = loaded.config.data.max_length;
         if longest > model.max_tokens() {
             return Err(UserError::new(format!("data.max_length = {longest} is more than the model can read"))
@@ -93,27 +106,27 @@ impl<'l> Encoder<'l> {
         }
         let tokenizer = tokenizer(source)?;
         let kind = match loaded.config.model.task {
-            task @ (TaskKind::Classification | TaskKind::Regression) => {
-                Kind::Labelled { tokenizer: Box::new(tokenizer), numbers: task == TaskKind::Regression }
+            TaskKind::Classification | TaskKind::MultiLabel | TaskKind::Regression => {
+                Kind::Labelled(Box::new(tokenizer))
             }
+            TaskKind::TokenClassification => Kind::Tagged(Box::new(tokenizer)),
             TaskKind::CausalLm => Kind::Causal(Box::new(causal_tokenizer(source, tokenizer, model)?)),
         };
-        Ok(Encoder { loaded, kind, source, model, knows_types: model.token_types > 1 })
+        Ok(Encoder { loaded, labels, kind, source, model, knows_types: model.token_types > 1 })
     }
 
-    /// The split, and how many of its texts were cut.
-    fn split(&self, examples: &[Example], name: &'static str) -> Result<(Split, usize)> {
+    /// The split, and what is not seen of it.
+    fn split(&self, examples: &[Example], name: &'static str) -> Result<(Split, Unseen)> {
         let (tokenizer, (split, cut)) = match &self.kind {
-            Kind::Labelled { tokenizer, numbers } => {
-                (tokenizer.as_ref(), self.labelled(examples, tokenizer, *numbers)?)
-            }
+            Kind::Labelled(tokenizer) => (tokenizer.as_ref(), self.labelled(examples, tokenizer)?),
+            Kind::Tagged(tokenizer) => (tokenizer.as_ref(), self.tagged(examples, name, tokenizer)?),
             Kind::Causal(causal) => (causal.tokenizer(), self.causal(examples, name, causal)?),
         };
         refuse_tokens_beyond(&split, tokenizer, self.source, self.model)?;
         Ok((split, cut))
     }
 
-    fn labelled(&self, examples: &[Example], tokenizer: &Tokenizer, numbers: bool) -> Result<(Split, usize)> {
+    fn labelled(&self, examples: &[Example], tokenizer: &Tokenizer) -> Result<(Split, Unseen)> {
         let mut texts: Vec<(&str, Option<&str>)> = Vec::with_capacity(examples.len());
         texts.extend(examples.iter().map(|example| match &example.content {
             Content::Two(first, second) => (first.as_str(), Some(second.as_str())),
@@ -121,33 +134,90 @@ impl<'l> Encoder<'l> {
         }));
         let longest = self.loaded.config.data.max_length;
         let encoded = tokenizer.classified(&texts, longest).map_err(|error| placed(self.loaded, error))?;
-        let (mut split, mut cut) = (Split::default(), 0);
+        let (mut split, mut unseen) = (Split::default(), Unseen::default());
         for (text, example) in encoded.into_iter().zip(examples) {
-            cut += usize::from(text.cut);
+            unseen.texts += usize::from(text.cut);
             let second = (self.knows_types && text.second < text.ids.len()).then_some(text.second);
-            split.goals.push(match second {
-                second if numbers => Goal::Value { value: example.value as f32, second },
-                Some(second) => Goal::PairClass { class: example.label, second },
-                None => Goal::Class(example.label),
+            split.goals.push(match (self.loaded.config.model.task, second) {
+                (TaskKind::Regression, second) => Goal::Value { value: example.value as f32, second },
+                (TaskKind::MultiLabel, second) => {
+                    let mut labels = vec![false; self.labels.len()];
+                    example.labels.iter().for_each(|&label| labels[label] = true);
+                    Goal::Labels { labels: labels.into(), second }
+                }
+                (_, Some(second)) => Goal::PairClass { class: example.label, second },
+                (_, None) => Goal::Class(example.label),
             });
             split.ids.push(text.ids);
         }
-        Ok((split, cut))
+        Ok((split, unseen))
     }
 
-    fn causal(&self, examples: &[Example], name: &'static str, tokenizer: &CausalTokenizer) -> Result<(Split, usize)> {
+    /// The first token of every word carries its tag, the others none, as by default in Transformers' `run_ner.py`.
+    fn tagged(&self, examples: &[Example], name: &'static str, tokenizer: &Tokenizer) -> Result<(Split, Unseen)> {
+        let mut sentences: Vec<&[String]> = Vec::with_capacity(examples.len());
+        sentences.extend(examples.iter().map(|example| match &example.content {
+            Content::Words(words) => words.as_slice(),
+            _ => &[],
+        }));
+        let longest = self.loaded.config.data.max_length;
+        let encoded = tokenizer.words(&sentences, longest).map_err(|error| placed(self.loaded, error))?;
+        let mut split = Split { tags: Some(Arc::new(Tags::of(self.labels))), ..Split::default() };
+        let mut unseen = Unseen::default();
+        for (row, (sentence, example)) in encoded.into_iter().zip(examples).enumerate() {
+            let Worded { ids, first, cut } = sentence;
+            let tag = |(word, token): (usize, &Option<usize>)| {
+                Some(Tag { word, token: (*token)?, class: example.labels.get(word).copied().unwrap_or(0) })
+            };
+            let tags: Vec<Tag> = first.iter().enumerate().filter_map(tag).collect();
+            if tags.is_empty() {
+                bail!(
+                    "row {} of the {name} split: the tokenizer makes no token of any of its words; leave the sentence out",
+                    row + 1
+                );
+            }
+            unseen.texts += usize::from(cut);
+            unseen.words[0] += first.len();
+            // What was cut off stands together at one end.
+            let gone = if cut { first.iter().rev().take_while(|token| token.is_none()).count() } else { 0 };
+            let gone = if cut && gone == 0 { first.iter().take_while(|token| token.is_none()).count() } else { gone };
+            unseen.words[1] += gone;
+            unseen.words[2] += first.len() - tags.len() - gone;
+            split.goals.push(Goal::Tags(tags.into()));
+            split.ids.push(ids);
+        }
+        Ok((split, unseen))
+    }
+
+    fn causal(&self, examples: &[Example], name: &'static str, tokenizer: &CausalTokenizer) -> Result<(Split, Unseen)> {
         let section = &self.loaded.config.data;
         let tokens = tokenizer.encode(examples, name, section.max_length, section.score);
         let CausalTokens { ids, scored, cut } = tokens.map_err(|error| placed(self.loaded, error))?;
         let goals = ids.iter().zip(scored).map(|(ids, scored)| goal(ids.len(), scored)).collect();
-        Ok((Split { ids, goals }, cut))
+        Ok((Split::new(ids, goals), Unseen { texts: cut, ..Unseen::default() }))
     }
 
-    /// Says how much was cut off, and which day templates see.
-    fn tell(&self, cut: usize, all: usize) {
+    /// Says how much was cut off, how tags are read, and which day templates see.
+    fn tell(&self, unseen: &[Unseen], all: usize) {
         let longest = self.loaded.config.data.max_length;
+        let cut: usize = unseen.iter().map(|split| split.texts).sum();
         if cut > 0 {
             note(format!("{cut} of {all} texts are longer than data.max_length = {longest} tokens and are cut"));
+        }
+        let [words, gone, nothing] = [0, 1, 2].map(|i| unseen.iter().map(|split| split.words[i]).sum::<usize>());
+        if gone > 0 {
+            note(format!(
+                "{gone} of {words} words are cut off with them and are not scored; a longer data.max_length keeps them"
+            ));
+        }
+        if nothing > 0 {
+            note(format!("of {nothing} of {words} words the tokenizer makes no token; they are not scored"));
+        }
+        if let (Kind::Tagged(_), Some(other)) = (&self.kind, Tags::first_other(self.labels)) {
+            note_once(format!(
+                "tag {other:?} is none of spans (O, or B-, I-, E- or S- and a type): F1 is of what seqeval reads in such tags; look at \
+                 the accuracy"
+            ));
         }
         if let Kind::Causal(tokenizer) = &self.kind
             && tokenizer.chat().is_ok_and(|chat| chat.asks_for_date())

@@ -76,6 +76,8 @@ pub enum BestBy {
     Pearson,
     /// Where numbers are foretold, the highest correlation of Spearman.
     Spearman,
+    /// Where words are tagged, the highest F1 of the spans.
+    F1,
 }
 
 impl BestBy {
@@ -91,6 +93,7 @@ impl BestBy {
             (On::Test, By::Matthews) => row.test_matthews.or(row.personal_matthews),
             (On::Test, By::Pearson) => row.test_pearson.or(row.personal_pearson),
             (On::Test, By::Spearman) => row.test_spearman.or(row.personal_spearman),
+            (On::Test, By::F1) => row.test_f1.or(row.personal_f1),
             (On::Validation, By::Accuracy) => row.validation_accuracy,
             (On::Validation, By::Loss) => row.validation_loss,
             (On::Validation, By::MacroF1) => row.validation_macro_f1,
@@ -98,6 +101,7 @@ impl BestBy {
             (On::Validation, By::Matthews) => row.validation_matthews,
             (On::Validation, By::Pearson) => row.validation_pearson,
             (On::Validation, By::Spearman) => row.validation_spearman,
+            (On::Validation, By::F1) => row.validation_f1,
         }
     }
 
@@ -127,6 +131,7 @@ impl BestBy {
             BestBy::Matthews => "Matthews' correlation",
             BestBy::Pearson => "Pearson's correlation",
             BestBy::Spearman => "Spearman's correlation",
+            BestBy::F1 => "F1 of spans",
         }
     }
 }

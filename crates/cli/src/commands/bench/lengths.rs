@@ -2,7 +2,7 @@
 
 use bonfire_data::random::{Use, stream};
 use bonfire_engine::Split;
-use bonfire_models::{Goal, Task};
+use bonfire_models::{Goal, Tag, Task};
 use rand::{Rng, RngExt};
 
 use super::args::Lengths;
@@ -60,6 +60,16 @@ pub fn made_up(count: usize, lengths: Lengths, vocab: usize, task: Task, seed: u
         split.ids.push(std::iter::once(0).chain(inside).chain([2]).collect());
         split.goals.push(match task {
             Task::Classify(classes) => Goal::Class(rng.random_range(0..classes)),
+            Task::MultiLabel(labels) => {
+                Goal::Labels { labels: (0..labels).map(|_| rng.random_bool(0.2)).collect(), second: None }
+            }
+            // A word in two tokens.
+            Task::Tag(classes) => Goal::Tags(
+                (0..split.ids[split.ids.len() - 1].len())
+                    .step_by(2)
+                    .map(|token| Tag { word: token / 2, token, class: rng.random_range(0..classes) })
+                    .collect(),
+            ),
             Task::Regress => Goal::Value { value: rng.random_range(0.0..5.0), second: None },
             Task::Causal => Goal::Next(1),
         });

@@ -80,7 +80,7 @@ impl Work {
         };
         let vocabulary = match self.task {
             Task::Causal => (self.info.vocab * self.info.hidden) as f64 * answers() as f64 / self.tokens() as f64,
-            Task::Classify(_) | Task::Regress => 0.0,
+            _ => 0.0,
         };
         4.0 * (self.info.matmul_params() as f64 + vocabulary)
     }
@@ -234,7 +234,7 @@ fn read(args: &BenchArgs, folder: &Path, info: &ModelInfo) -> Result<(Split, Tas
     let texts: Vec<&str> = data.train.iter().map(|example| example.text()).collect();
     let ids = tokenizer.encode(&texts, args.max_length)?;
     let goals = data.train.iter().map(|example| Goal::Class(example.label)).collect();
-    let split = Split { ids, goals };
+    let split = Split::new(ids, goals);
     job::refuse_tokens_beyond(&split, &tokenizer, &source, info)?;
     Ok((split, Task::Classify(data.labels.len())))
 }

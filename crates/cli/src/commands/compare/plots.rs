@@ -79,7 +79,9 @@ fn curves(grid: &Grid, groups: &[Group<'_>], x: Axis, place: fn(usize, f64) -> f
 /// Final accuracy against the rank, a panel for every partition.
 fn by_rank(grid: &Grid, groups: &[Group<'_>]) -> Figure {
     let point = |group: &Group<'_>| match group.rank {
-        Rank::Same(rank) => Some(dot(*rank as f64, group.spread(|run| run.final_accuracy.or(run.final_pearson))?)),
+        Rank::Same(rank) => {
+            Some(dot(*rank as f64, group.spread(|run| run.final_f1.or(run.final_accuracy).or(run.final_pearson))?))
+        }
         Rank::Named(_) => None,
     };
     let line = |series: usize, column: usize| {
@@ -102,6 +104,8 @@ fn figure_of(grid: &Grid, what: &str, x: Axis, rows: Vec<Vec<Panel>>) -> Figure 
     let names = grid.variants.iter().map(|variant| variant.label()).collect();
     let y = match grid.base.config.model.task {
         TaskKind::Classification => "accuracy, %",
+        TaskKind::MultiLabel => "texts with all labels right, %",
+        TaskKind::TokenClassification => "F1 of spans, %",
         TaskKind::Regression => "Pearson's correlation, ×100",
         TaskKind::CausalLm => "next tokens right, %",
     };

@@ -81,7 +81,7 @@ fn texts(args: &CostArgs, base: &CheckedConfig, has_data: bool, model: &ModelInf
         return Ok(shards.train.iter().map(|rows| of(rows.len(), each)).collect());
     }
     let (data, source) = job::dataset_and_source(base, &mut watch)?;
-    let lengths = job::split_tokens(base, &data.train, "train", &source, model)?.ids;
+    let lengths = job::split_tokens(base, &data.train, &data.labels, "train", &source, model)?.ids;
     let mean = lengths.iter().map(Vec::len).sum::<usize>() as f64 / lengths.len().max(1) as f64;
     if let Some(rows) = args.rows {
         return Ok(vec![of(rows as usize, mean)]);

@@ -1,6 +1,6 @@
-//! How good a classifier is with each class, and what each is taken for.
+//! How good a classifier is with each class, and what each is taken for; of tagged words, with each type of span.
 
-use bonfire_engine::Confusion;
+use bonfire_engine::{Confusion, RowEvaluation, Tally};
 use bonfire_experiment::format::table::aligned;
 use bonfire_experiment::format::{one_line, percent};
 use serde::Serialize;
@@ -16,8 +16,9 @@ pub struct Row<'l> {
     precision: f64,
     recall: f64,
     f1: f64,
-    /// What its examples were said to be when they were not said to be this, most often first.
-    taken_for: Vec<Taken<'l>>,
+    /// What its examples were said to be when they were not said to be this, most often first; none where a text may have several.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    taken_for: Option<Vec<Taken<'l>>>,
 }
 
 /// A wrong class, and how often it was said.
@@ -27,8 +28,22 @@ struct Taken<'l> {
     examples: u64,
 }
 
-/// The classes that occur, in the order of their numbers.
-pub fn rows<'l>(confusion: &Confusion, labels: &'l [String]) -> Vec<Row<'l>> {
+/// The classes that occur among those of `rows` that were evaluated, in the order of their numbers; `None` where there are none.
+pub fn of<'l>(evaluated: &[Option<RowEvaluation>], rows: &[usize], names: &'l [String]) -> Option<Vec<Row<'l>>> {
+    if let Some(confusion) = Confusion::of(evaluated, rows) {
+        return Some(rows_of(&confusion, names));
+    }
+    let tally = Tally::of(evaluated, rows)?;
+    let row = |(class, counts): (usize, &[u64; 3])| {
+        let score = tally.class(class);
+        let (label, examples) = (names.get(class).map_or("?", String::as_str), score.examples);
+        let (precision, recall, f1) = (score.precision, score.recall, score.f1);
+        (*counts != [0; 3]).then_some(Row { label, examples, precision, recall, f1, taken_for: None })
+    };
+    Some(tally.classes.iter().enumerate().filter_map(row).collect())
+}
+
+fn rows_of<'l>(confusion: &Confusion, labels: &'l [String]) -> Vec<Row<'l>> {
     let name = |class: usize| labels.get(class).map_or("?", String::as_str);
     let row = |class: usize| {
         let score = confusion.class(class);
@@ -38,27 +53,34 @@ pub fn rows<'l>(confusion: &Confusion, labels: &'l [String]) -> Vec<Row<'l>> {
         taken_for.retain(|taken| taken.examples > 0);
         taken_for.sort_by_key(|taken| std::cmp::Reverse(taken.examples));
         let (precision, recall, f1) = (score.precision, score.recall, score.f1);
-        Row { label: name(class), examples: score.examples, precision, recall, f1, taken_for }
+        Row { label: name(class), examples: score.examples, precision, recall, f1, taken_for: Some(taken_for) }
     };
     (0..confusion.classes()).map(row).filter(|row| row.examples > 0 || row.precision > 0.0).collect()
 }
 
 /// The same to be read, the worst class first.
-pub fn table(confusion: &Confusion, labels: &[String]) -> String {
-    let mut rows = rows(confusion, labels);
+pub fn table(rows: &[Row]) -> String {
+    let mut rows: Vec<&Row> = rows.iter().collect();
     rows.sort_by(|a, b| a.f1.total_cmp(&b.f1));
-    let line = |row: &Row| {
-        let taken =
-            row.taken_for.iter().take(SHOWN).map(|taken| format!("{} {}", taken.examples, one_line(taken.label)));
-        vec![
+    let takes = rows.iter().any(|row| row.taken_for.is_some());
+    let line = |row: &&Row| {
+        let taken = row
+            .taken_for
+            .iter()
+            .flatten()
+            .take(SHOWN)
+            .map(|taken| format!("{} {}", taken.examples, one_line(taken.label)));
+        let mut cells = vec![
             one_line(row.label),
             row.examples.to_string(),
             percent(row.precision),
             percent(row.recall),
             percent(row.f1),
-            taken.collect::<Vec<_>>().join(", "),
-        ]
+        ];
+        cells.extend(takes.then(|| taken.collect::<Vec<_>>().join(", ")));
+        cells
     };
-    let head = ["class", "examples", "precision", "recall", "F1", "taken for"].map(String::from).to_vec();
+    let head = ["class", "examples", "precision", "recall", "F1", "taken for"];
+    let head: Vec<String> = head.into_iter().take(if takes { 6 } else { 5 }).map(String::from).collect();
     aligned(&[vec![head], rows.iter().map(line).collect()].concat())
 }

@@ -13,7 +13,7 @@ use serde::Serialize;
 const BATCH: usize = 32;
 
 /// What is said of an example.
-#[derive(Serialize)]
+#[derive(Default, Serialize)]
 struct Row<'r> {
     /// Its place in the test split, from 0.
     row: usize,
@@ -23,6 +23,18 @@ struct Row<'r> {
     /// The class of highest score.
     #[serde(skip_serializing_if = "Option::is_none")]
     prediction: Option<&'r str>,
+    /// Where a text may have several labels: those that it has.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    labels: Option<Vec<&'r str>>,
+    /// Those that were said: the ones with a probability above 0.5.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    predictions: Option<Vec<&'r str>>,
+    /// Where words are tagged: the right tag of every word that is scored.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tags: Option<Vec<&'r str>>,
+    /// The tag that was said of each of them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    predicted_tags: Option<Vec<&'r str>>,
     /// Where numbers are foretold: the right one.
     #[serde(skip_serializing_if = "Option::is_none")]
     value: Option<f32>,
@@ -34,9 +46,9 @@ struct Row<'r> {
     /// How many of them have the highest score; no such thing where numbers are foretold.
     #[serde(skip_serializing_if = "Option::is_none")]
     right: Option<usize>,
-    /// Mean cross-entropy of an answer, in nats; the squared error of a number.
+    /// Mean cross-entropy of an answer, in nats; the squared error of a number; the mean binary cross-entropy of labels.
     loss: f64,
-    /// Of a classifier: the score of every class.
+    /// Of a classifier: the score of every class; where words are tagged, of every tag, word after word.
     #[serde(skip_serializing_if = "Option::is_none")]
     logits: Option<&'r [f32]>,
     /// Of a language model: the text's tokens.
@@ -68,21 +80,36 @@ pub fn write(path: &Path, model: &dyn Model, adapter: &Adapter, split: &Split, l
 fn line<'r>(row: usize, scores: &'r Matrix, split: &'r Split, labels: &'r [String]) -> Row<'r> {
     let (goal, ids) = (&split.goals[row], &split.ids[row]);
     let next = goal.scored(ids.len()).flatten().map(|token| ids[token] as usize);
-    let right: Vec<usize> = goal.class().into_iter().chain(next).collect();
+    let right: Vec<usize> = goal.classes().chain(next).collect();
     if let Some(value) = goal.value() {
         let said = scores.data[0];
         return Row {
             row,
-            label: None,
-            prediction: None,
             value: Some(value),
             predicted_value: Some(said),
             answers: 1,
-            right: None,
             loss: f64::from(said - value).powi(2),
-            logits: None,
-            tokens: None,
-            asked: None,
+            ..Row::default()
+        };
+    }
+    if let Some(there) = goal.labels() {
+        let said: Vec<bool> = scores.data.iter().map(|score| *score > 0.0).collect();
+        let named = |which: &[bool]| {
+            labels.iter().zip(which).filter(|(_, there)| **there).map(|(name, _)| name.as_str()).collect()
+        };
+        let loss = |(&score, &there): (&f32, &bool)| {
+            let x = f64::from(if there { score } else { -score });
+            (-x).max(0.0) + (-x.abs()).exp().ln_1p()
+        };
+        return Row {
+            row,
+            labels: Some(named(there)),
+            predictions: Some(named(&said)),
+            answers: 1,
+            right: Some(usize::from(said == there)),
+            loss: scores.data.iter().zip(there).map(loss).sum::<f64>() / there.len().max(1) as f64,
+            logits: Some(&scores.data),
+            ..Row::default()
         };
     }
     let judged: Vec<(usize, f64)> = right
@@ -92,18 +119,21 @@ fn line<'r>(row: usize, scores: &'r Matrix, split: &'r Split, labels: &'r [Strin
         .collect();
     let class = goal.class().is_some();
     let name = |class: usize| labels.get(class).map(String::as_str);
+    let tagged = !goal.tags().is_empty();
+    let names = |classes: &mut dyn Iterator<Item = usize>| tagged.then(|| classes.filter_map(name).collect());
     Row {
         row,
         label: class.then(|| name(right[0])).flatten(),
         prediction: class.then(|| name(judged[0].0)).flatten(),
-        value: None,
-        predicted_value: None,
+        tags: names(&mut right.iter().copied()),
+        predicted_tags: names(&mut judged.iter().map(|(said, _)| *said)),
         answers: right.len(),
         right: Some(right.iter().zip(&judged).filter(|(right, (best, _))| *right == best).count()),
         loss: judged.iter().map(|(_, loss)| loss).sum::<f64>() / judged.len().max(1) as f64,
-        logits: class.then_some(&scores.data),
-        tokens: (!class).then_some(ids),
-        asked: (!class).then(|| goal.scored(ids.len()).map(|range| [range.start, range.end]).collect()),
+        logits: (class || tagged).then_some(&scores.data),
+        tokens: (!class && !tagged).then_some(ids),
+        asked: (!class && !tagged).then(|| goal.scored(ids.len()).map(|range| [range.start, range.end]).collect()),
+        ..Row::default()
     }
 }
 
@@ -127,7 +157,7 @@ mod tests {
         assert_eq!(best, 1, "the first of equals");
         let want = (1f64.exp() + 2.0 * 3f64.exp()).ln() - 1.0;
         assert!((loss - want).abs() < 1e-12);
-        let split = Split { ids: vec![vec![5, 1, 0]], goals: vec![Goal::Next(1)] };
+        let split = Split::new(vec![vec![5, 1, 0]], vec![Goal::Next(1)]);
         let scores = Matrix::new(2, 2, vec![0.0, 1.0, 0.0, 1.0]);
         let labels = [String::from("x")];
         let row = line(0, &scores, &split, &labels);

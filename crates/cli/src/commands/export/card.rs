@@ -39,7 +39,11 @@ fn card(config: &Table, summary: Option<&Summary>, task: Task, format: Format) -
     };
     let base = text("model", "path").unwrap_or_default();
     let name = config.get("name").and_then(Value::as_str).unwrap_or("run");
-    let pipeline = if matches!(task, Task::Causal) { "text-generation" } else { "text-classification" };
+    let pipeline = match task {
+        Task::Causal => "text-generation",
+        Task::Tag(_) => "token-classification",
+        _ => "text-classification",
+    };
 
     let mut lines = vec!["---".to_string()];
     let id = base.strip_prefix("hf:").map(|id| id.split('@').next().unwrap_or(id));

@@ -89,12 +89,12 @@ impl OpenedRun {
         if self.loaded.config.model.task == TaskKind::CausalLm {
             return Ok(Task::Causal);
         }
-        let classes = peft::classes(adapter, &self.info).context("cannot read the adapter")?;
+        let like = job::task(&self.loaded.config, 1);
+        let classes = peft::classes(adapter, &self.info, like).context("cannot read the adapter")?;
         let name = self.info.architecture.name();
-        let regression = self.loaded.config.model.task == TaskKind::Regression;
         let text = || format!("{} holds no classifier's head of a {name} model", adapter.display());
         let classes = classes.with_context(text)?;
-        Ok(if regression { Task::Regress } else { Task::Classify(classes) })
+        Ok(job::task(&self.loaded.config, classes))
     }
 
     /// Names of the classes: as the run wrote them down, or of its data where those are still there.

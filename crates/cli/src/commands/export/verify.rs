@@ -153,7 +153,7 @@ mod tests {
         let mut adapter = untrained.clone();
         adapter.b.iter_mut().flat_map(|b| &mut b.data).enumerate().for_each(|(i, v)| *v = 2e-4 * (i % 7) as f32);
         let info = model.info().clone();
-        let test = Split { ids: vec![vec![0, 50, 60, 70, 80, 2]; 2], goals: vec![Goal::Class(0); 2] };
+        let test = Split::new(vec![vec![0, 50, 60, 70, 80, 2]; 2], vec![Goal::Class(0); 2]);
         let verifier = Verifier { model, source: source.clone(), task, seed: 1, test };
         let write = |adapter: &Adapter| {
             let dir = tempfile::tempdir().expect("a folder");
@@ -190,11 +190,11 @@ mod tests {
         let model = Transformer::load(&ModelSource::Builtin, task, &kinds, &mut rng, &device).expect("loads");
         let head = model.head().to_vec();
         let adapter = Adapter::fresh(model.targets(), 2, 4.0, Default::default(), head, &mut rng);
-        let test = Split { ids: vec![vec![0, 50, 60, 2]; 2], goals: vec![Goal::Class(0); 2] };
+        let test = Split::new(vec![vec![0, 50, 60, 2]; 2], vec![Goal::Class(0); 2]);
         let verifier = Verifier { model, source: ModelSource::Builtin, task, seed: 1, test };
         let dir = tempfile::tempdir().expect("a folder");
         let write = |adapter: &Adapter| {
-            let meta = PeftMeta { base_model: "builtin".into(), dropout: 0.0 };
+            let meta = PeftMeta { base_model: "builtin".into(), dropout: 0.0, task };
             peft::write(dir.path(), adapter, &meta, Layout::Uniform).expect("written");
         };
         write(&adapter);

@@ -230,7 +230,7 @@ impl ClientData {
 /// All values over rounds that some of them have.
 fn curves(rows: &[RoundMetrics]) -> BTreeMap<&'static str, Curve> {
     type Value = fn(&RoundMetrics) -> Option<f64>;
-    let values: [(&'static str, Value); 18] = [
+    let values: [(&'static str, Value); 21] = [
         ("train_loss", |row| Some(row.train_loss).filter(|loss| loss.is_finite())),
         ("test_loss", |row| row.test_loss),
         ("accuracy", |row| row.test_accuracy),
@@ -238,9 +238,12 @@ fn curves(rows: &[RoundMetrics]) -> BTreeMap<&'static str, Curve> {
         ("matthews", |row| row.test_matthews),
         ("pearson", |row| row.test_pearson),
         ("spearman", |row| row.test_spearman),
+        ("f1", |row| row.test_f1),
+        ("micro_f1", |row| row.test_micro_f1),
         ("personal_macro_f1", |row| row.personal_macro_f1),
         ("personal_pearson", |row| row.personal_pearson),
         ("personal_spearman", |row| row.personal_spearman),
+        ("personal_f1", |row| row.personal_f1),
         ("personal_loss", |row| row.personal_loss),
         ("client_mean", |row| row.client_accuracy.map(|spread| spread.mean)),
         ("client_worst", |row| row.client_accuracy.map(|spread| spread.worst_decile)),
@@ -292,7 +295,7 @@ impl TimeData {
 
 impl PartitionData {
     fn of(partition: PartitionFile) -> PartitionData {
-        let PartitionFile { labels, train, .. } = partition;
+        let (labels, train) = (partition.kinds().to_vec(), partition.train);
         let clients = spaced(train.len(), HELD);
         let total = |label: usize| train.iter().map(|row| row[label]).sum::<usize>();
         let mut kept: Vec<usize> = (0..labels.len()).collect();
@@ -335,7 +338,12 @@ mod tests {
     fn many_clients_and_labels_are_thinned() {
         let labels: Vec<String> = (0..300).map(|label| format!("l{label}")).collect();
         let train = (0..1000).map(|client| (0..300).map(|label| usize::from(label > 150) + client % 2).collect());
-        let story = PartitionData::of(PartitionFile { labels, train: train.collect(), test: vec![0; 1000] });
+        let story = PartitionData::of(PartitionFile {
+            labels,
+            strata: Vec::new(),
+            train: train.collect(),
+            test: vec![0; 1000],
+        });
         assert_eq!(
             (story.clients.len(), story.labels.len(), story.all_clients, story.all_labels),
             (200, 200, 1000, 300)

@@ -3,7 +3,7 @@
 use bonfire_data::random::{Use, stream};
 use bonfire_kernels::check::exact::{self, Exact, Format};
 use bonfire_models::check::{self, Leaves};
-use bonfire_models::{Goal, ModelInfo, PackedBatch, TargetKind, Task, Transformer};
+use bonfire_models::{Goal, ModelInfo, PackedBatch, Tag, TargetKind, Task, Transformer};
 use burn::tensor::Device;
 
 use super::args::SelfTestArgs;
@@ -105,7 +105,11 @@ fn batch(info: &ModelInfo, task: Task, tokens: usize, clients: usize) -> PackedB
     }
     let goal = |i: usize| match task {
         Task::Classify(classes) => Goal::Class(i % classes),
+        Task::MultiLabel(labels) => {
+            Goal::Labels { labels: (0..labels).map(|k| (i + k).is_multiple_of(3)).collect(), second: None }
+        }
         Task::Regress => Goal::Value { value: i as f32, second: None },
+        Task::Tag(classes) => Goal::Tags([Tag { word: 0, token: 0, class: i % classes }].into()),
         Task::Causal => Goal::Next(1),
     };
     let of = |client: usize| {

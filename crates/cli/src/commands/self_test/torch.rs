@@ -107,7 +107,7 @@ fn ten_steps(case: &TorchCase) -> Result<(Offs, Offs), String> {
     let turns = (0..10).map(|i| case.texts(i % 4)).collect::<Result<Vec<_>, _>>()?;
     let batch = turns[0].len();
     let (ids, goals) = turns.into_iter().flatten().unzip();
-    let train = Split { ids, goals };
+    let train = Split::new(ids, goals);
     let rows: Vec<usize> = (0..train.len()).collect();
     let (given, model) = (&case.settings, Box::new(case.model.clone()));
     let engine = Engine::new(vec![model], train, settings(case, batch)?, EngineSettings::default());
