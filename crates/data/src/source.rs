@@ -116,6 +116,8 @@ pub struct Dataset {
     pub validation: Vec<Example>,
     /// The rows that measure.
     pub test: Vec<Example>,
+    /// Where rows are prompts and responses: what a row becomes, its columns in braces; or, in words, whose template makes it.
+    pub prompt_template: Option<String>,
     /// What a user should know of how it was read, a line each.
     pub notes: Vec<String>,
 }
@@ -165,6 +167,7 @@ impl Dataset {
         let (mut validation, mut test) =
             (rows.split("validation", &splits.validation)?, rows.split("test", &splits.test)?);
         let column = rows.label_column();
+        let prompt_template = rows.prompt_template();
         rows.tell();
         if train.is_empty() && !reading.part {
             return Err(DataError::NoRows { path: splits.train[0].clone() });
@@ -224,7 +227,7 @@ impl Dataset {
             notes.push("no test row has a label: the validation split takes the place of the test split".to_owned());
             test = std::mem::take(&mut validation);
         }
-        Ok(Dataset { name: name_of(path), labels: labels.names, train, validation, test, notes })
+        Ok(Dataset { name: name_of(path), labels: labels.names, train, validation, test, prompt_template, notes })
     }
 
     /// Whether a folder or file has training rows, as far as names tell.
