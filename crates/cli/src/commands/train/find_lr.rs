@@ -115,7 +115,7 @@ fn show(tried: &[Tried], on: &str, picture: &Path) -> Result<()> {
     if [RATES[0], RATES[RATES.len() - 1]].contains(&best.rate) {
         note("that is the last rate on its side: the best may lie beyond it");
     }
-    note("a few rounds tell which rates learn and which break; the best of a long run may be up to three times lower");
+    note("a few rounds tell which rates learn and which break; a long run may want a lower one");
     say(format!("picture: {}", picture.display()));
     Ok(())
 }
