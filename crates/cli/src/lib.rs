@@ -27,6 +27,7 @@ use args::{Cli, Command, program};
 pub fn main(args: impl IntoIterator<Item = OsString>) -> u8 {
     bonfire_kernels::runtime::prepare();
     memory::keep_freed();
+    bonfire_experiment::device::hush_drivers();
     failure::install_panic_hook();
     let args: Vec<OsString> = args.into_iter().collect();
     if args.len() < 2 {

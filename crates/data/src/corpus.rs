@@ -61,7 +61,8 @@ pub fn dataset() -> Dataset {
 /// The corpus for a causal language model: a request and the line `intent:` are given, and its intent's name follows in
 /// words. Labels and groups are those of [`dataset`].
 pub fn causal() -> Dataset {
-    let mut data = dataset();
+    let prompt_template = Some("{text}\nintent: {intent}".to_owned());
+    let mut data = Dataset { prompt_template, ..dataset() };
     for example in data.train.iter_mut().chain(&mut data.test) {
         let response = format!(" {}", data.labels[example.label].replace('_', " "));
         example.content = Content::Pair { prompt: format!("{}\nintent:", example.text()), response };

@@ -134,6 +134,8 @@ pub struct Dataset {
     pub validation: Vec<Example>,
     /// The rows that measure.
     pub test: Vec<Example>,
+    /// Where rows are prompts and responses: what a row becomes, its columns in braces; or, in words, whose template makes it.
+    pub prompt_template: Option<String>,
     /// What a user should know of how it was read, a line each.
     pub notes: Vec<String>,
 }
@@ -186,6 +188,7 @@ impl Dataset {
         let (mut validation, mut test) =
             (rows.split("validation", &splits.validation)?, rows.split("test", &splits.test)?);
         let column = rows.label_column();
+        let prompt_template = rows.prompt_template();
         rows.tell();
         if train.is_empty() && !reading.part {
             return Err(DataError::NoRows { path: splits.train[0].clone() });
@@ -251,8 +254,16 @@ impl Dataset {
             notes.push("no test row has a label: the validation split takes the place of the test split".to_owned());
             test = std::mem::take(&mut validation);
         }
-        let mut data =
-            Dataset { name: name_of(path), labels: labels.names, strata: Vec::new(), train, validation, test, notes };
+        let mut data = Dataset {
+            name: name_of(path),
+            labels: labels.names,
+            strata: Vec::new(),
+            train,
+            validation,
+            test,
+            prompt_template,
+            notes,
+        };
         if reading.words {
             strata::by_spans(&mut data);
         } else if reading.several {

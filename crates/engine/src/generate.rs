@@ -1,4 +1,4 @@
-//! A text continued token by token, to look at what a language model has learnt.
+//! Texts continued token by token, to look at what a language model has learnt.
 
 use std::ops::ControlFlow;
 
@@ -20,34 +20,54 @@ pub struct Sampling {
     pub seed: u64,
 }
 
-/// Continues `prompt` (token ids, not empty) by `model`, into whose weights everything is folded, until one of the
-/// tokens `ends` comes, which is not given back, or the model can read no more. `on` hears of every token, with those before
-/// it, and may break off.
+/// Continues each of the `prompts` (token ids, none empty), all of them in one pass, by `model`, into whose weights
+/// everything is folded, until one of the tokens `ends` comes, which is not given back, or the model can read no more. `on`
+/// hears of every token, with those before it and the number of their prompt, and may break that text off. Draws are a
+/// function of the seed and the token's place alone, so that a text does not depend on those beside it.
 ///
 /// # Panics
 /// For a classifier.
 pub fn generate(
     model: &Transformer,
-    prompt: &[u32],
+    prompts: &[&[u32]],
     ends: &[u32],
     sampling: Sampling,
-    on: &mut dyn FnMut(&[u32]) -> ControlFlow<()>,
-) -> Vec<u32> {
+    on: &mut dyn FnMut(usize, &[u32]) -> ControlFlow<()>,
+) -> Vec<Vec<u32>> {
     let longest = bonfire_models::Model::info(model).max_tokens();
-    let mut text = model.begin(prompt);
-    let mut new = Vec::new();
-    while new.len() < sampling.max_tokens && prompt.len() + new.len() < longest {
-        let next = pick(text.scores(), sampling, new.len());
-        if ends.contains(&next) {
-            break;
-        }
-        new.push(next);
-        if on(&new).is_break() {
-            break;
-        }
-        text.push(&[next]);
+    let mut new = vec![Vec::new(); prompts.len()];
+    let room = |prompt: usize, new: usize| new < sampling.max_tokens && prompts[prompt].len() + new < longest;
+    // The prompts whose texts are still growing, as the pass has them.
+    let mut going: Vec<usize> = (0..prompts.len()).filter(|&prompt| room(prompt, 0)).collect();
+    if going.is_empty() {
+        return new;
     }
-    new
+    let begun: Vec<&[u32]> = going.iter().map(|&prompt| prompts[prompt]).collect();
+    let mut texts = model.begin(&begun);
+    loop {
+        let mut kept = Vec::new();
+        for (at, (&prompt, scores)) in going.iter().zip(texts.scores()).enumerate() {
+            let text: &mut Vec<u32> = &mut new[prompt];
+            let next = pick(scores, sampling, text.len());
+            if ends.contains(&next) {
+                continue;
+            }
+            text.push(next);
+            if on(prompt, text).is_continue() && room(prompt, text.len()) {
+                kept.push(at);
+            }
+        }
+        if kept.is_empty() {
+            return new;
+        }
+        if kept.len() < going.len() {
+            texts.keep(&kept);
+            going = kept.iter().map(|&at| going[at]).collect();
+        }
+        let last = |&prompt: &usize| new[prompt].last().map(std::slice::from_ref).expect("a token has just come");
+        let last: Vec<&[u32]> = going.iter().map(last).collect();
+        texts.push(&last);
+    }
 }
 
 /// The token after `others` new ones, by scores `[V]`.

@@ -2,6 +2,7 @@
 //! `auto` takes a real GPU if one answers, never a software rasteriser, else the CPU.
 
 mod choice;
+mod drivers;
 #[cfg(any(feature = "wgpu", feature = "vulkan", feature = "cuda"))]
 mod gpu;
 mod list;
@@ -9,6 +10,7 @@ mod open;
 mod opened;
 
 pub use choice::DeviceChoice;
+pub use drivers::hush_drivers;
 pub use list::{Devices, names};
 pub use open::{Tried, every, open};
 pub use opened::Opened;

@@ -15,7 +15,7 @@ use crate::interrupt::Interrupt;
 use crate::job;
 use crate::log::{RunLog, note};
 use crate::partition_file::PartitionFile;
-use crate::recorder::{Recorded, Recorder};
+use crate::recorder::{Recorded, Recorder, settings_of};
 use crate::run_folder::RunFolder;
 use crate::watch::{Facts, Watch};
 
@@ -27,6 +27,8 @@ pub struct Prepared {
     pub partition: PartitionFile,
     /// The devices, in words.
     pub devices: String,
+    /// [`bonfire_data::Dataset::prompt_template`].
+    pub prompt_template: Option<String>,
     /// Where its model comes from.
     pub source: ModelSource,
     /// What ends the run.
@@ -48,16 +50,21 @@ pub fn prepare(
     job::refuse_precision(config, &opened)?;
     admit(&opened, |watch| Purpose::of(config, watch), watch)?;
     let interrupt = interrupt()?;
-    let (run, partition, source) = interrupt.while_preparing(|| federation(config, &opened, watch))?;
-    Ok(Prepared { run, partition, devices: device::names(&opened), source, interrupt })
+    let Read { run, partition, prompt_template, source } =
+        interrupt.while_preparing(|| federation(config, &opened, watch))?;
+    Ok(Prepared { run, partition, devices: device::names(&opened), prompt_template, source, interrupt })
+}
+
+/// What comes of data and models.
+struct Read {
+    run: Run,
+    partition: PartitionFile,
+    prompt_template: Option<String>,
+    source: ModelSource,
 }
 
 /// Reads data and models.
-fn federation(
-    checked: &CheckedConfig,
-    opened: &[Opened],
-    watch: &mut dyn Watch,
-) -> Result<(Run, PartitionFile, ModelSource)> {
+fn federation(checked: &CheckedConfig, opened: &[Opened], watch: &mut dyn Watch) -> Result<Read> {
     let config = &checked.config;
     let (data, source) = job::dataset_and_source(checked, watch)?;
     let shards = job::shards(checked, &data)?;
@@ -72,7 +79,7 @@ fn federation(
     watch.prepared(&Facts { data: &data, tokens: &tokens, shards: &shards, model: &info, devices: &devices });
     let models = models.into_iter().map(|m| Box::new(m) as Box<dyn Model>).collect();
     let run = Run::new(config.settings(), models, tokens, shards).map_err(|e| job::federation_error(checked, e))?;
-    Ok((run, partition, source))
+    Ok(Read { run, partition, prompt_template: data.prompt_template, source })
 }
 
 impl Prepared {
@@ -81,7 +88,7 @@ impl Prepared {
     /// # Errors
     /// The folder holds something already, or a file cannot be written.
     pub fn record(&self, config: &RunConfig, folder: &Path, log: &RunLog) -> Result<Recorder> {
-        let files = RunFolder::create(folder, &config.to_toml())?;
+        let files = RunFolder::create(folder, &settings_of(config, &self.run))?;
         log.open(folder)?;
         if config.settings().publish() == Publish::All {
             self.partition.write(folder)?;
@@ -91,6 +98,12 @@ impl Prepared {
 
     /// What a recorder needs to know.
     pub fn recorded<'r>(&'r self, config: &'r RunConfig) -> Recorded<'r> {
-        Recorded { config, devices: &self.devices, labels: &self.partition.labels, source: &self.source }
+        Recorded {
+            config,
+            devices: &self.devices,
+            labels: &self.partition.labels,
+            prompt_template: self.prompt_template.as_deref(),
+            source: &self.source,
+        }
     }
 }

@@ -28,6 +28,7 @@ pub struct Recorder {
     identity: Identity,
     meta: PeftMeta,
     /// The names of its classes.
+    prompt_template: Option<String>,
     labels: Vec<String>,
     /// Where every weight trains.
     whole: Option<ModelFolder>,
@@ -59,8 +60,28 @@ pub struct Recorded<'r> {
     pub devices: &'r str,
     /// The names of its classes.
     pub labels: &'r [String],
+    /// [`bonfire_data::Dataset::prompt_template`].
+    pub prompt_template: Option<&'r str>,
     /// Where its model comes from.
     pub source: &'r ModelSource,
+}
+
+/// The settings of `run` as they are written down: all of them, and what they leave to the strategy as comments, so that another
+/// strategy in a copy of the file goes by its own rule.
+pub fn settings_of(config: &RunConfig, run: &Run) -> String {
+    let mut text = config.to_toml();
+    let mut left_out = Vec::new();
+    if config.train.lr_b.is_none() && !config.strategy.traits().trains_weights {
+        left_out.push(format!("train.lr_b = {:e}", run.plan().lr_b));
+    }
+    if config.clients.per_round.is_none() {
+        left_out.push(format!("clients.per_round = {}", config.clients.count));
+    }
+    if !left_out.is_empty() {
+        text.push_str("\n# Left out above, and what it is in this run:\n");
+        left_out.iter().for_each(|line| text.push_str(&format!("# {line}\n")));
+    }
+    text
 }
 
 impl Recorder {
@@ -107,7 +128,7 @@ impl Recorder {
         past: &[RoundMetrics],
         interrupt: Arc<Interrupt>,
     ) -> Result<Recorder> {
-        let Recorded { config, devices, labels, source } = *about;
+        let Recorded { config, devices, labels, prompt_template, source } = *about;
         let meta = PeftMeta {
             base_model: config.model.path.base_model(),
             dropout: config.adapter.dropout,
@@ -117,13 +138,14 @@ impl Recorder {
             (Identity::of(config, devices, run.model(), run.server(), run.trainable_params()), config.train.rounds);
         let trains_all = !run.server().adapter.weights.is_empty();
         let whole = if trains_all { Some(ModelFolder::of(run.model(), source, Some(labels))?) } else { None };
-        let (save, config_text) = (config.save.clone(), config.to_toml());
+        let (save, config_text) = (config.save.clone(), settings_of(config, run));
         let trackers = Trackers::open(folder.path(), &config.track, past)?;
         Ok(Recorder {
             folder,
             identity,
             meta,
             labels: labels.to_vec(),
+            prompt_template: prompt_template.map(str::to_owned),
             whole,
             totals: Totals::default(),
             trackers,
@@ -225,7 +247,8 @@ impl Recorder {
 
     /// The run in one object.
     pub fn summary(&self) -> Summary {
-        Summary { memory: self.memory, ..self.totals.summary(&self.identity) }
+        let prompt_template = self.prompt_template.clone();
+        Summary { memory: self.memory, prompt_template, ..self.totals.summary(&self.identity) }
     }
 
     /// What the round needed of the devices' memory.

@@ -184,6 +184,7 @@ impl Totals {
     pub fn summary(&self, run: &Identity) -> Summary {
         Summary {
             name: run.name.clone(),
+            prompt_template: None,
             strategy: run.strategy.clone(),
             seed: run.seed,
             device: run.device.clone(),

@@ -418,6 +418,10 @@ fn number_or_null<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<f
 pub struct Summary {
     /// Name of the run.
     pub name: String,
+    /// Where a language model learnt prompts and responses: what a row becomes, its columns in braces; or, in words, whose template
+    /// makes it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prompt_template: Option<String>,
     /// Strategy name.
     pub strategy: String,
     /// Seed of the run.

@@ -245,11 +245,14 @@ impl TorchCase {
         let batch = batch.to_device(self.model.info(), Rounding::Exact, self.model.device());
         let whole = part("scores", model.logits(&ClientAdapter::new(vec![], vec![]), &batch))?;
         let vocab = self.model.info().vocab;
-        let (mut text, mut off) = (model.begin(&ids[..PROMPT]), 0.0f64);
+        // Beside it the same text, a token behind.
+        let (mut text, mut off) = (model.begin(&[&ids[..PROMPT], &ids[..PROMPT - 1]]), 0.0f64);
         for at in PROMPT..ids.len() {
             let there = |values: &[f32]| Part { name: "scores".into(), values: values.to_vec() };
-            off = off.max(apart(&there(text.scores()), &there(&whole.values[(at - 1) * vocab..at * vocab])));
-            text.push(&ids[at..=at]);
+            for (scores, at) in text.scores().zip([at, at - 1]) {
+                off = off.max(apart(&there(scores), &there(&whole.values[(at - 1) * vocab..at * vocab])));
+            }
+            text.push(&[&ids[at..=at], &ids[at - 1..at]]);
         }
         Ok(off)
     }

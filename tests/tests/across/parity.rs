@@ -12,7 +12,9 @@ use bonfire_federation::{Norm, average};
 use bonfire_kernels::{Arithmetic, product};
 use bonfire_models::DeltaLog;
 use bonfire_models::check::torch::TorchCase;
-use bonfire_models::{Adapter, ClientAdapter, Clock, DeviceBatch, Factor, Goal, Matrix, Model, PackedBatch, Rounding};
+use bonfire_models::{
+    Adapter, ClientAdapter, Clock, Continuation, DeviceBatch, Factor, Goal, Matrix, Model, PackedBatch, Rounding,
+};
 use bonfire_tests::{fixture, load_for, shared};
 use burn::tensor::{Gradients, Tensor, TensorData};
 use rand::SeedableRng;
@@ -118,16 +120,27 @@ impl Case {
         let whole = PackedBatch::pack(&[vec![(ids.as_slice(), Goal::Next(1))]]);
         let whole = values(model.logits(&bare, &whole.to_device(info, Rounding::Exact, device)));
         let expected = |at: usize| &whole[at * info.vocab..(at + 1) * info.vocab];
-        // A prompt of five tokens, then three at once, then one at a time.
-        let mut text = model.begin(&ids[..5]);
-        let found = |scores: &[f32]| scores.iter().map(|&v| f64::from(v)).collect::<Vec<_>>();
-        close("after the prompt", &found(text.scores()), expected(4), 1e-5);
-        text.push(&ids[5..8]);
-        close("after three more", &found(text.scores()), expected(7), 1e-5);
+        // A prompt of five tokens, then three at once, then one at a time; beside it the same text two tokens behind, which
+        // goes on alone when the first one is over.
+        let scores = |text: &Continuation| -> Vec<Vec<f64>> {
+            text.scores().map(|scores| scores.iter().map(|&v| f64::from(v)).collect()).collect()
+        };
+        let mut text = model.begin(&[&ids[..5], &ids[..3]]);
+        let close_to = |what: &str, found: Vec<Vec<f64>>, at: &[usize]| {
+            assert_eq!(found.len(), at.len());
+            found.iter().zip(at).for_each(|(found, &at)| close(what, found, expected(at), 1e-5));
+        };
+        close_to("after the prompt", scores(&text), &[4, 2]);
+        text.push(&[&ids[5..8], &ids[3..6]]);
+        close_to("after three more", scores(&text), &[7, 5]);
         for at in 8..ids.len() - 1 {
-            text.push(&ids[at..=at]);
-            close("after one more", &found(text.scores()), expected(at), 1e-5);
+            text.push(&[&ids[at..=at], &ids[at - 2..=at - 2]]);
+            close_to("after one more", scores(&text), &[at, at - 2]);
         }
+        text.keep(&[1]);
+        let last = ids.len() - 3;
+        text.push(&[&ids[last..=last]]);
+        close_to("alone", scores(&text), &[last]);
     }
 
     /// A factor's gradient is that of the weight it is folded into times the other factor, so PyTorch's gradients of the

@@ -12,10 +12,10 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use bonfire_experiment::UserError;
-use bonfire_experiment::run_folder::{MODEL, refuse_occupied};
+use bonfire_experiment::run_folder::{ADAPTER, MODEL, refuse_occupied};
 use bonfire_models::merged::{self, Merge};
 use bonfire_models::peft::{self, Layout, PeftMeta};
-use bonfire_models::{Adapter, gguf};
+use bonfire_models::{Adapter, ModelSource, gguf};
 
 use crate::common::Common;
 use crate::console::{is_quiet, say};
@@ -39,6 +39,9 @@ pub fn run(args: &ExportArgs, common: &Common) -> Result<()> {
     if run.is_whole() {
         return export_whole(&run, args);
     }
+    if args.base {
+        return export_base(&run, args);
+    }
     let from = run.adapters(args)?;
     let first = &from[0].0;
     let task = run.task(first)?;
@@ -60,9 +63,31 @@ pub fn run(args: &ExportArgs, common: &Common) -> Result<()> {
     })?;
     say(format!("wrote {}", args.out.display()));
     if !is_quiet() {
+        if args.format != Format::Merged && matches!(run.source, ModelSource::Builtin | ModelSource::BuiltinLlama) {
+            let run = args.run.display();
+            say(format!("its base is the built-in backbone: bonfire export {run} --base --out DIR writes it"));
+        }
         say(format!("to publish it: hf upload ORGANIZATION/NAME {}", args.out.display()));
     }
     Ok(())
+}
+
+/// The model that the run's adapter was trained on: the merge of an adapter that adds nothing.
+fn export_base(run: &OpenedRun, args: &ExportArgs) -> Result<()> {
+    let from = run.folder.join(ADAPTER);
+    let task = run.task(&from)?;
+    let mut nothing = peft::read(&from, &run.info, task).context("cannot read the adapter")?;
+    nothing.b.iter_mut().for_each(|b| b.data.fill(0.0));
+    publish(&args.out, |folder| merge(run, task, &nothing, args, folder).map(|_| ()))?;
+    say(format!("wrote {}", args.out.display()));
+    Ok(())
+}
+
+/// Writes a whole model with `adapter` in its weights. Gives the roundoff of its numbers.
+fn merge(run: &OpenedRun, task: Task, adapter: &Adapter, args: &ExportArgs, to: &Path) -> Result<f64> {
+    let labels = run.labels();
+    let (source, info, labels) = (&run.source, &run.info, labels.as_deref());
+    Ok(merged::write(to, Merge { source, info, task, adapter, labels }, (args.shard_size * 1e9) as u64)?)
 }
 
 /// Writes one adapter in the format asked for into `to`, and reads adapters back. Gives the roundoff of the numbers.
@@ -84,12 +109,7 @@ fn write(run: &OpenedRun, task: Task, adapter: &Adapter, args: &ExportArgs, to: 
             gguf::write(&path, adapter, &run.info, layout)?;
             gguf::check(&path, adapter, &run.info, layout)?;
         }
-        Format::Merged => {
-            let labels = run.labels();
-            let (source, info, labels) = (&run.source, &run.info, labels.as_deref());
-            let bytes = (args.shard_size * 1e9) as u64;
-            return Ok(merged::write(to, Merge { source, info, task, adapter, labels }, bytes)?);
-        }
+        Format::Merged => return merge(run, task, adapter, args, to),
     }
     Ok(0.0)
 }
@@ -97,7 +117,7 @@ fn write(run: &OpenedRun, task: Task, adapter: &Adapter, args: &ExportArgs, to: 
 /// A run that trained every weight holds a whole model already.
 fn export_whole(run: &OpenedRun, args: &ExportArgs) -> Result<()> {
     let model = run.folder.join(MODEL);
-    if args.format != Format::Merged {
+    if args.format != Format::Merged || args.base {
         return Err(UserError::new("this run trained every weight and has no adapter to export")
             .help(format!("{} is a whole model in Hugging Face layout; --format merged copies it", model.display()))
             .into());

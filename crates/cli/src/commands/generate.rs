@@ -18,6 +18,9 @@ use crate::common::{Common, given_or_read};
 use crate::console::{put, say};
 use crate::progress::Waiting;
 
+/// Prompts that are continued in one pass: each keeps the keys and values of its whole text.
+const PROMPTS: usize = 16;
+
 /// Options of `generate`.
 #[derive(Debug, Args)]
 #[command(group = ArgGroup::new("asked").required(true).args(["prompt", "instruction", "rows"]))]
@@ -111,23 +114,31 @@ pub fn run(args: &GenerateArgs, common: &Common) -> Result<()> {
     // All are looked at before the first is continued.
     let prompts = prompts.collect::<Result<Vec<_>>>()?;
     let many = prompts.len() > 1 || args.base;
-    for (row, prompt) in prompts.iter().enumerate() {
-        let answer = Answer {
-            prompt: tokenizer.continuation(&[], prompt)?,
-            text: continued(&model, &tokenizer, prompt, args)?,
-            untrained: args.base.then(|| continued(&untrained, &tokenizer, prompt, args)).transpose()?,
-        };
-        if args.json {
-            put(serde_json::to_string(&answer)?);
-        } else if many {
-            say(format!("{}--- prompt {row}\n{}", if row > 0 { "\n" } else { "" }, answer.prompt));
-            answer.untrained.iter().for_each(|text| say(format!("--- untrained\n{text}")));
-            say(format!("--- trained\n{}", answer.text));
-        } else {
-            say(answer.text);
+    for (pass, prompts) in prompts.chunks(PROMPTS).enumerate() {
+        let texts = continued(&model, &tokenizer, prompts, args)?;
+        let untrained = if args.base { continued(&untrained, &tokenizer, prompts, args)? } else { Vec::new() };
+        let mut untrained = untrained.into_iter();
+        for (at, (prompt, text)) in prompts.iter().zip(texts).enumerate() {
+            let answer = Answer { prompt: tokenizer.continuation(&[], prompt)?, text, untrained: untrained.next() };
+            answer.show(pass * PROMPTS + at, args.json, many);
         }
     }
     Ok(())
+}
+
+impl Answer {
+    /// Prints it, with its prompt where there are `many`.
+    fn show(&self, row: usize, json: bool, many: bool) {
+        if json {
+            put(serde_json::to_string(self).expect("an answer is JSON"));
+        } else if many {
+            say(format!("{}--- prompt {row}\n{}", if row > 0 { "\n" } else { "" }, self.prompt));
+            self.untrained.iter().for_each(|text| say(format!("--- untrained\n{text}")));
+            say(format!("--- trained\n{}", self.text));
+        } else {
+            say(&self.text);
+        }
+    }
 }
 
 /// What is to be continued.
@@ -174,19 +185,28 @@ fn ids(
     Ok(prompt)
 }
 
-/// What `model` adds to the prompt.
-fn continued(model: &Transformer, tokenizer: &CausalTokenizer, prompt: &[u32], args: &GenerateArgs) -> Result<String> {
+/// What `model` adds to each of the prompts.
+fn continued(
+    model: &Transformer,
+    tokenizer: &CausalTokenizer,
+    prompts: &[Vec<u32>],
+    args: &GenerateArgs,
+) -> Result<Vec<String>> {
     let ends: Vec<u32> = model.info().decoder.iter().flat_map(|d| d.eos.clone()).chain([tokenizer.eos()]).collect();
     let GenerateArgs { temperature, top_p, max_tokens, seed, .. } = *args;
     let sampling = Sampling { temperature, top_p, max_tokens, seed };
     // A text may end in the middle of a token.
     let cut =
         |text: &str| args.stop.iter().filter(|stop| !stop.is_empty()).filter_map(|stop| text.find(stop.as_str())).min();
-    let mut on = |new: &[u32]| match tokenizer.continuation(prompt, new) {
+    let mut on = |prompt: usize, new: &[u32]| match tokenizer.continuation(&prompts[prompt], new) {
         Ok(text) if !args.stop.is_empty() && cut(&text).is_some() => ControlFlow::Break(()),
         _ => ControlFlow::Continue(()),
     };
-    let new = generate(model, prompt, &ends, sampling, &mut on);
-    let text = tokenizer.continuation(prompt, &new)?;
-    Ok(cut(&text).map_or(text.clone(), |at| text[..at].to_string()))
+    let slices: Vec<&[u32]> = prompts.iter().map(Vec::as_slice).collect();
+    let texts = generate(model, &slices, &ends, sampling, &mut on);
+    let text = |(prompt, new): (&Vec<u32>, Vec<u32>)| -> Result<String> {
+        let text = tokenizer.continuation(prompt, &new)?;
+        Ok(cut(&text).map_or(text.clone(), |at| text[..at].to_string()))
+    };
+    prompts.iter().zip(texts).map(text).collect()
 }

@@ -37,13 +37,18 @@ pub fn run(args: &SweepArgs, common: &Common) -> Result<()> {
         say(grid.describe(outputs.waiting().len()));
         how.notice(&grid).iter().for_each(note);
     }
-    let mut seen = Seen::new(&outputs, common.quiet);
-    let interrupt = || CtrlC::install(None).map(|ctrl_c| Arc::clone(&ctrl_c.interrupt));
-    sweep::train(&mut outputs, &how, interrupt, &mut Waiting::default(), &mut |outputs, event| {
-        seen.hear(outputs, event);
-    })?;
-    drop(seen);
+    follow(&mut outputs, &how, common.quiet)?;
     finish(&outputs, common.quiet)
+}
+
+/// Trains the cells that wait, and says how it goes.
+///
+/// # Errors
+/// As `compare`'s.
+pub fn follow(outputs: &mut Outputs<'_>, how: &Sweep, quiet: bool) -> Result<()> {
+    let mut seen = Seen::new(outputs, quiet);
+    let interrupt = || CtrlC::install(None).map(|ctrl_c| Arc::clone(&ctrl_c.interrupt));
+    sweep::train(outputs, how, interrupt, &mut Waiting::default(), &mut |outputs, event| seen.hear(outputs, event))
 }
 
 /// What is seen while cells train.

@@ -1,5 +1,6 @@
 //! `bonfire train`: runs a federation and leaves a run folder.
 
+mod find_lr;
 mod resume;
 
 use std::path::{Path, PathBuf};
@@ -44,6 +45,10 @@ pub struct TrainArgs {
     /// Print the whole configuration, all defaults filled in, before the run begins
     #[arg(long, short)]
     pub verbose: bool,
+    /// Do not train, but try learning rates: nine of them, two rounds each (or train.rounds by --set), side by side; says which
+    /// gives the lowest loss, and draws it
+    #[arg(long, conflicts_with_all = ["resume", "tui"])]
+    pub find_lr: bool,
     /// Watch the run on a dashboard that fills the terminal; ? there explains its keys
     #[arg(long)]
     pub tui: bool,
@@ -54,6 +59,9 @@ pub struct TrainArgs {
 /// # Errors
 /// A configuration, data or model that cannot be used, a run that fails, a disk that cannot be written.
 pub fn run(args: &TrainArgs, common: &Common, log: &RunLog) -> Result<()> {
+    if args.find_lr {
+        return find_lr::run(args, common);
+    }
     if args.tui {
         tui::check_terminal()?;
     }
@@ -254,6 +262,9 @@ fn describe(loaded: &CheckedConfig, facts: &Facts<'_>, place: &Path) {
             Task::Causal => scored_words(&tokens.train),
         }
     ));
+    if let Some(template) = &data.prompt_template {
+        say(format!("prompts     {}", template.split("\n\nor, ").next().unwrap_or(template).replace('\n', "\\n")));
+    }
     say(format!(
         "clients     {} with {} to {} training texts",
         shards.train.len(),

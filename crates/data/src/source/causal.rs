@@ -71,6 +71,8 @@ impl Kind {
 #[derive(Default)]
 pub(super) struct Kinds {
     kind: Option<Kind>,
+    /// Whether rows are turns, by whatever columns.
+    turns: bool,
     labelled: Option<bool>,
 }
 
@@ -103,6 +105,7 @@ impl Kinds {
                 content(&place, row, &kind)?
             }
         };
+        self.turns |= matches!(content, Content::Chat(_));
         if let Some((problem, expected)) = nothing(&content) {
             return Ok(Outcome::Nothing(place.bad(problem, expected)));
         }
@@ -115,6 +118,22 @@ impl Kinds {
         let label = written.map(|value| Written::of(&place, column, value, loose)).transpose()?;
         let group = columns::group(&place, row, reading.group.as_deref(), needs_group)?;
         Ok(Outcome::Row(Row { place, content, label, group }))
+    }
+
+    /// What the rows become, their columns in braces; none for texts that stand as they are.
+    pub fn template(&self) -> Option<String> {
+        match self.kind.as_ref()? {
+            _ if self.turns => Some("the chat template of the model's tokenizer".to_owned()),
+            Kind::Pair(response) => Some(format!("{{prompt}}{{{response}}}")),
+            Kind::Alpaca => {
+                let form = |begin, input| {
+                    format!("{begin}\n\n### Instruction:\n{{instruction}}{input}\n\n### Response:{{output}}")
+                };
+                let with_input = form(ALPACA_INPUT, "\n\n### Input:\n{input}");
+                Some(format!("{}\n\nor, of a row with an input:\n\n{with_input}", form(ALPACA, "")))
+            }
+            Kind::Chat(_) | Kind::Text(_) => None,
+        }
     }
 
     /// What to say of a row that is of no kind.

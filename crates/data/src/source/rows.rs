@@ -32,6 +32,14 @@ impl<'r> Rows<'r> {
         found.or_else(|| self.reading.label.clone()).unwrap_or_else(|| "label".to_owned())
     }
 
+    /// What becomes of a row that is a prompt and a response.
+    pub fn prompt_template(&self) -> Option<String> {
+        match &self.reading.wording {
+            Some(wording) => Some(format!("{}{}", wording.prompt, wording.response)),
+            None => self.kinds.template(),
+        }
+    }
+
     /// Says once what was seen in all splits.
     pub fn tell(&mut self) {
         if self.empty > 0 {

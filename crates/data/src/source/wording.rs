@@ -1,5 +1,7 @@
 //! Prompts and responses made of a row's columns, by templates such as `Question: {question}`.
 
+use std::fmt;
+
 use crate::DataError;
 
 /// How prompt and response are made of a row's columns.
@@ -33,6 +35,16 @@ pub(super) struct Template(Vec<Piece>);
 enum Piece {
     Text(String),
     Column(String),
+}
+
+impl fmt::Display for Template {
+    /// As it is written in a configuration.
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        self.0.iter().try_for_each(|piece| match piece {
+            Piece::Text(plain) => f.write_str(&plain.replace('{', "{{").replace('}', "}}")),
+            Piece::Column(name) => write!(f, "{{{name}}}"),
+        })
+    }
 }
 
 impl Template {
@@ -98,6 +110,9 @@ mod tests {
         assert_eq!(filled("{a}{b c}").as_deref(), Ok("<a><b c>"));
         assert_eq!(filled("{{x}} {y}").as_deref(), Ok("{x} <y>"));
         assert_eq!(filled("").as_deref(), Ok(""));
+        for text in ["Q: {question}\nA:", "{{x}} {y}"] {
+            assert_eq!(Template::parse(text).map(|template| template.to_string()).as_deref(), Ok(text));
+        }
     }
 
     #[test]

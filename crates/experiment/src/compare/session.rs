@@ -22,7 +22,7 @@ use crate::interrupt::Interrupt;
 use crate::job;
 use crate::log::{RunLog, note};
 use crate::partition_file::PartitionFile;
-use crate::recorder::{Recorded, Recorder};
+use crate::recorder::{Recorded, Recorder, settings_of};
 use crate::run_folder::{Lock, RunFolder, holds_something};
 use crate::watch::Watch;
 
@@ -31,6 +31,7 @@ pub struct Session<'g> {
     grid: &'g Grid,
     devices: String,
     source: ModelSource,
+    prompt_template: Option<String>,
     models: Vec<Transformer>,
     tokens: TokenizedData,
     shards: Partitions,
@@ -60,9 +61,10 @@ impl<'g> Session<'g> {
             admit(&opened, |watch| Purpose::of(loaded, watch), watch)?;
         }
         let interrupt = interrupt()?;
-        let Shared { source, models, tokens, shards } =
+        let Shared { source, prompt_template, models, tokens, shards } =
             interrupt.while_preparing(|| read(grid, cells, &opened, watch))?;
-        Ok(Session { grid, devices: device::names(&opened), source, models, tokens, shards, interrupt })
+        let devices = device::names(&opened);
+        Ok(Session { grid, devices, source, prompt_template, models, tokens, shards, interrupt })
     }
 
     /// Whether Ctrl-C was pressed.
@@ -172,18 +174,20 @@ impl<'g> Session<'g> {
             std::fs::remove_dir_all(folder)
                 .with_context(|| format!("cannot remove the unfinished run {}", folder.display()))?;
         }
-        let files = RunFolder::create(folder, &config.to_toml())?;
+        let files = RunFolder::create(folder, &settings_of(config, run))?;
         Recorder::new(files, &self.recorded(config, labels), run, Arc::clone(&self.interrupt))
     }
 
     fn recorded<'r>(&'r self, config: &'r RunConfig, labels: &'r [String]) -> Recorded<'r> {
-        Recorded { config, devices: &self.devices, labels, source: &self.source }
+        let prompt_template = self.prompt_template.as_deref();
+        Recorded { config, devices: &self.devices, labels, prompt_template, source: &self.source }
     }
 }
 
 /// What was read for all cells.
 struct Shared {
     source: ModelSource,
+    prompt_template: Option<String>,
     models: Vec<Transformer>,
     tokens: TokenizedData,
     shards: Partitions,
@@ -210,7 +214,7 @@ fn read(grid: &Grid, cells: &[usize], opened: &[device::Opened], watch: &mut dyn
     let models = opened.iter().map(load).collect::<Result<Vec<_>>>()?;
     job::note_on_adapter(&base.config)?;
     let tokens = job::tokens(base, &data, &source, models[0].info())?;
-    Ok(Shared { source, models, tokens, shards })
+    Ok(Shared { source, prompt_template: data.prompt_template, models, tokens, shards })
 }
 
 /// What a partition depends on, besides the data.

@@ -112,7 +112,7 @@ mod tests {
             train: vec![Example::labelled("a bill", 0, None), Example::labelled("a trip", 2, None)],
             validation: vec![Example::labelled("a dinner", 1, None)],
             test: vec![Example::labelled("a meal", 1, None)],
-            notes: Vec::new(),
+            ..Dataset::default()
         };
         let data = renumbered(data, &[2, 0, 1]);
         assert_eq!(data.labels, ["travel", "billing", "food"]);

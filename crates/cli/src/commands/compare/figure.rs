@@ -15,8 +15,10 @@ pub struct Figure {
     pub title: String,
     /// The horizontal axis, the same in all panels.
     pub x: Axis,
-    /// What stands on the vertical axis, in percent.
+    /// What stands on the vertical axis.
     pub y: &'static str,
+    /// Whether that is a share in percent, of 0 to 100; else any number.
+    pub percent: bool,
     /// Names of the series, for the legend.
     pub names: Vec<String>,
     /// Rows of panels.
@@ -65,9 +67,9 @@ pub struct Line {
 pub struct Dot {
     /// Where it stands.
     pub x: f64,
-    /// The mean, in percent.
+    /// The mean.
     pub y: f64,
-    /// The deviation, in percent.
+    /// The deviation.
     pub deviation: f64,
 }
 
@@ -176,12 +178,18 @@ impl Frame {
         let (left, right) = if left > right { (1.0, 2.0) } else { (left, right) };
         let (low, high) = if low > high { (0.0, 100.0) } else { (low, high) };
         let listed = dots().map(|dot| dot.x).collect();
-        let y = (((low - 2.0) / 5.0).floor() * 5.0, ((high + 2.0) / 5.0).ceil() * 5.0);
+        let y = if figure.percent {
+            let (low, high) = (((low - 2.0) / 5.0).floor() * 5.0, ((high + 2.0) / 5.0).ceil() * 5.0);
+            (low.max(0.0), high.min(100.0))
+        } else {
+            let room = (0.05 * (high - low)).max(1e-3 * high.abs().max(1.0));
+            (low - room, high + room)
+        };
         let scale = figure.x.scale;
         let (a, b) = (scale.place(left), scale.place(right));
         let margin = if b > a { 0.03 * (b - a) } else { 0.3 };
         let ticks = scale.ticks(left, right, listed).into_iter().map(|tick| scale.place(tick)).collect();
-        Frame { x: (a - margin, b + margin), ticks, y: (y.0.max(0.0), y.1.min(100.0)) }
+        Frame { x: (a - margin, b + margin), ticks, y }
     }
 }
 
@@ -257,7 +265,7 @@ fn paint_panel<'b>(area: &Area<'b>, figure: &Figure, frame: &Frame, panel: &Pane
         .x_labels(frame.ticks.len())
         .x_label_formatter(&|place| show(scale.value(*place)))
         .y_labels(8)
-        .y_label_formatter(&|value| format!("{value:.0}"))
+        .y_label_formatter(&|value| if figure.percent { format!("{value:.0}") } else { format!("{value:.2}") })
         .label_style(("sans-serif", 12))
         .axis_desc_style(("sans-serif", 13))
         .draw()?;
@@ -382,7 +390,8 @@ mod tests {
         let empty = Panel { title: "α 0.1".into(), lines: vec![] };
         let x = Axis { words: "round", scale: Scale::Linear, show: |x| format!("{x}") };
         let names = vec!["lora-a2".to_string(), "fedit".to_string()];
-        let figure = Figure { title: "all".into(), x, y: "accuracy, %", names, rows: vec![vec![full, empty]] };
+        let figure =
+            Figure { title: "all".into(), x, y: "accuracy, %", percent: true, names, rows: vec![vec![full, empty]] };
         let svg = draw(&figure).expect("drawn");
         assert!(svg.starts_with("<svg") && svg.trim_end().ends_with("</svg>"));
         for words in ["α 0.5", "α 0.1", "fedit", "accuracy, %", "round", "<polygon", "opacity=\"0.12\""] {

@@ -109,7 +109,7 @@ fn figure_of(grid: &Grid, what: &str, x: Axis, rows: Vec<Vec<Panel>>) -> Figure 
         TaskKind::Regression => "Pearson's correlation, ×100",
         TaskKind::CausalLm => "next tokens right, %",
     };
-    Figure { title: format!("{}: {what}{over}", grid.name()), x, y, names, rows }
+    Figure { title: format!("{}: {what}{over}", grid.name()), x, y, percent: true, names, rows }
 }
 
 fn dot(x: f64, spread: Spread) -> Dot {

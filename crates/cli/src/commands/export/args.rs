@@ -12,6 +12,9 @@ pub struct ExportArgs {
     /// What to write
     #[arg(long, value_enum, default_value_t = Format::Peft)]
     pub format: Format,
+    /// Write the model below the adapter instead, in Hugging Face layout: what other tools put the adapter on
+    #[arg(long, conflicts_with_all = ["format", "layout", "verify", "client", "clients"])]
+    pub base: bool,
     /// How ranks are laid out in an adapter
     #[arg(long, value_enum, default_value_t = LayoutName::Uniform)]
     pub layout: LayoutName,

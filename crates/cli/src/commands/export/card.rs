@@ -63,13 +63,24 @@ fn card(config: &Table, summary: Option<&Summary>, task: Task, format: Format) -
     lines.push(format!("{what} trained by a federation of clients with Bonfire {}.", env!("CARGO_PKG_VERSION")));
     lines.extend([String::new(), "| | |".into(), "|---|---|".into()]);
     let mut row = |what: &str, value: String| lines.push(format!("| {what} | {value} |"));
-    row("base model", id.unwrap_or(&base).to_string());
+    row(
+        "base model",
+        match base.as_str() {
+            "builtin" | "builtin-llama" => {
+                "the backbone built into Bonfire, which `bonfire export RUN --base --out DIR` writes".into()
+            }
+            base => id.unwrap_or(base).to_string(),
+        },
+    );
     row("data", text("data", "path").unwrap_or_default());
     let strategy = text("strategy", "name").unwrap_or_default();
     let adapter = |key: &str| text("adapter", key).unwrap_or_else(|| "unknown".into());
     row("method", format!("{strategy}, rank {}, alpha {}", adapter("rank"), adapter("alpha")));
     if let Some(summary) = summary {
         row("clients, rounds, seed", format!("{}, {}, {}", summary.clients, summary.rounds, summary.seed));
+        if let Some(template) = &summary.prompt_template {
+            row("prompts", format!("`{}`", template.replace('\n', "\\n")));
+        }
         let scores = [
             ("test accuracy", summary.final_accuracy.map(percent)),
             ("test perplexity", summary.final_perplexity.map(|perplexity| format!("{perplexity:.2}"))),

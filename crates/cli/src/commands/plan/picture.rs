@@ -30,6 +30,7 @@ pub fn draw(config: &RunConfig, candidates: &[Candidate]) -> Result<String> {
         title: config.name().to_string(),
         x: Axis { words: "both ways, all clients", scale: Scale::Log, show: |count| bytes(count.round() as u64) },
         y: "test accuracy",
+        percent: true,
         names: known.iter().map(name).collect(),
         rows: vec![vec![Panel { title: "Accuracy against what crossed".into(), lines }]],
     })
