@@ -57,6 +57,8 @@ fn columns_can_be_named() {
     let wording = ["--set", "data.prompt=\"Q: {question}\\nA:\"", "--set", "data.response=\" {answer}\""];
     room.succeed(&[&TRAIN[..], &wording].concat());
     assert!(room.read("run/config.toml").contains("{question}"));
+    let template = room.json("run/summary.json")["prompt_template"].clone();
+    assert_eq!(template.as_str(), Some("Q: {question}\nA: {answer}"));
     room.refuse(1, &["train.jsonl:1", "question"], &[&TRAIN[..2], &["--out", "other"]].concat());
     room.refuse(2, &["`data.response` is not set, but data.prompt is"], &[&TRAIN[..], &wording[..2]].concat());
     let wrong =
@@ -103,7 +105,9 @@ fn a_language_model_says_what_it_learnt() {
     room.write("run.toml", &CONFIG.replace("\"data\"", "\"builtin\"\nlabels = 2").replace("rounds = 1", "rounds = 4"));
     let said = room.succeed(&["train", "run.toml", "--out", "run", "--set", "train.lr_a=1e-2"]);
     assert!(said.out.contains("test perplexity") && said.out.contains("memory      about"), "{}", said.out);
+    assert!(said.out.contains("prompts     {text}\\nintent: {intent}\n"), "{}", said.out);
     let summary = room.json("run/summary.json");
+    assert_eq!(summary["prompt_template"].as_str(), Some("{text}\nintent: {intent}"));
     assert!(summary["final_perplexity"].as_f64().is_some_and(|p| p < 50.0), "{summary}");
     let said = room.succeed(&["evaluate", "run"]);
     assert!(said.out.contains("perplexity") && said.out.contains("exact match"), "{}", said.out);
@@ -128,6 +132,8 @@ fn a_language_model_says_what_it_learnt() {
     assert_eq!(rows[0]["text"].as_str().map(str::trim_end), Some(first.trim_end()));
     assert!(rows[1]["prompt"].as_str().is_some_and(|prompt| prompt.contains("My card")), "{said}");
     assert_ne!(rows[0]["text"], rows[0]["untrained"], "four rounds have changed it");
+    let alone = room.succeed(&["generate", "run", "--prompt", "My card", "--max-tokens", "12"]).out;
+    assert_eq!(rows[1]["text"].as_str().map(str::trim_end), Some(alone.trim_end()), "side by side as alone");
     let said = room
         .succeed(&["generate", "run", "--instruction", "Renew", "--input", "it", "--base", "--max-tokens", "4"])
         .out;

@@ -42,6 +42,27 @@ fn export_writes_the_adapter_in_peft_layout() {
 }
 
 #[test]
+fn the_model_below_an_adapter_can_be_had() {
+    let room = trained();
+    let said = room.succeed(&["export", "run", "--out", "adapter"]);
+    assert!(said.out.contains("built-in backbone: bonfire export run --base"), "{}", said.out);
+    assert!(room.read("adapter/README.md").contains("`bonfire export RUN --base --out DIR`"));
+    room.succeed(&["export", "run", "--base", "--out", "base"]);
+    // The two together are the run's model.
+    let sets = ["model.path=base", "adapter.init=adapter", "train.rounds=0"];
+    let mut args = short(&["train", "--quiet", "--out", "again"], &[]);
+    sets.iter().for_each(|set| args.extend(["--set", set]));
+    room.succeed(&args);
+    let (before, after) = (room.json("run/summary.json"), room.json("again/summary.json"));
+    assert_eq!(before["final_accuracy"], after["untrained_accuracy"], "{after}");
+    room.refuse(2, &["--verify"], &["export", "run", "--base", "--verify", "--out", "no"]);
+    // What the strategy set stands in the run's configuration, which can be trained again as it is.
+    let config = room.read("run/config.toml");
+    assert!(config.contains("# train.lr_b = ") && config.contains("# clients.per_round = "), "{config}");
+    room.succeed(&["config", "run/config.toml"]);
+}
+
+#[test]
 fn a_run_that_trained_every_weight_holds_a_whole_model() {
     let room = Room::new();
     let full = ["strategy.name=full", "clients.budget=full", "train.lr_a=1e-4", "train.rounds=2"];

@@ -97,6 +97,8 @@ fn a_value_of_set_is_told_like_one_of_the_file() {
         ("per_client=true", &["`per_client` belongs to [evaluate]"]),
         ("model.new_head=True", &["must be true or false", "write true"]),
         ("server.optimizer=adam", &["{ name = \"fedadam\" }"]),
+        ("train.lr_a=1e-3,2e-3", &["must be a number", "bonfire sweep --set train.lr_a=1e-3,2e-3"]),
+        ("strategy.name=fedit,lora-a2", &["bonfire compare --strategies fedit,lora-a2"]),
     ] {
         room.refuse(2, words, &["train", "--set", set]);
     }

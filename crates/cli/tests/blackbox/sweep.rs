@@ -89,3 +89,25 @@ fn whatever_call_fails_nothing_is_lost() {
         points.len()
     );
 }
+
+#[test]
+fn learning_rates_are_tried_side_by_side() {
+    let room = Room::new();
+    let said = room.succeed(&short(&["train", "--find-lr"], &[]));
+    for words in
+        ["9 rates", "1e-5", "1e-1", "training loss", "test loss", "lowest test loss: --set train.lr_a=", "find-lr.svg"]
+    {
+        assert!(said.out.contains(words), "no {words:?} in {}", said.out);
+    }
+    // The rate that is named has the lowest loss of the table.
+    let rows = said.out.lines().filter_map(|line| match line.split_whitespace().collect::<Vec<_>>()[..] {
+        [rate, _, loss] if rate.starts_with(['1', '3']) && rate.contains("e-") => {
+            Some((loss.parse::<f64>().ok()?, rate.to_owned()))
+        }
+        _ => None,
+    });
+    let (_, best) = rows.min_by(|x, y| x.0.total_cmp(&y.0)).expect("rates with losses");
+    assert!(said.out.contains(&format!("--set train.lr_a={best}\n")), "{best}: {}", said.out);
+    assert!(room.path("find-lr/quickstart/find-lr.svg").exists());
+    room.refuse(2, &["--find-lr tries rates of its own"], &["train", "--find-lr", "--set", "train.lr_a=1e-3"]);
+}

@@ -96,7 +96,24 @@ pub fn of_table(name: &str, table: toml::Table, sets: &[String]) -> Result<Check
     check(Document::of(name, table), sets)
 }
 
-fn check(mut document: Document, sets: &[String]) -> Result<CheckedConfig, UserError> {
+fn check(document: Document, sets: &[String]) -> Result<CheckedConfig, UserError> {
+    checked(document, sets).map_err(|error| match several(&error) {
+        Some(help) => error.help(help),
+        None => error,
+    })
+}
+
+/// What to do with a `--set` that names several values, where that is what is wrong.
+fn several(error: &UserError) -> Option<String> {
+    let (key, value) = error.place.as_ref()?.strip_prefix("--set ")?.split_once('=')?;
+    let listed = value.contains(',') && !value.trim_start().starts_with(['[', '{', '"', '\'']);
+    listed.then(|| match key.trim() {
+        "strategy.name" => format!("one run has one strategy; side by side: bonfire compare --strategies {value}"),
+        _ => format!("one run takes one value; each of them in turn: bonfire sweep --set {key}={value}"),
+    })
+}
+
+fn checked(mut document: Document, sets: &[String]) -> Result<CheckedConfig, UserError> {
     let for_builtin = document.get(&path_of("data.path")).and_then(toml::Value::as_str) == Some("builtin");
     for set in sets {
         let change = Override::parse(set)?;

@@ -12,7 +12,7 @@ pub struct ExportArgs {
     /// What to write
     #[arg(long, value_enum, default_value_t = Format::Peft)]
     pub format: Format,
-    /// Write the model below the adapter instead, in Hugging Face layout: what other tools put the adapter on
+    /// Write the model below the adapter instead, with the run's head, in Hugging Face layout: what other tools put the adapter on
     #[arg(long, conflicts_with_all = ["format", "layout", "verify", "client", "clients"])]
     pub base: bool,
     /// How ranks are laid out in an adapter

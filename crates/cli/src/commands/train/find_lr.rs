@@ -149,7 +149,7 @@ mod tests {
         assert_eq!(best(&tried).map(|one| one.rate), Some("1e-3"));
         assert!(best(&tried[2..]).is_none());
         let svg = figure::draw(&drawn(&tried, "test")).expect("drawn");
-        for words in ["1e-5", "1e-3", "1.50", "2.00", "train.lr_a"] {
+        for words in ["1e-5", "1e-3", "train.lr_a", "training", "loss against"] {
             assert!(svg.contains(words), "no {words:?} in {svg}");
         }
     }
