@@ -18,6 +18,7 @@ mod sections;
 mod starters;
 
 pub use difference::{Difference, differences, shared};
+pub use explain::nearest;
 pub use load::{CheckedConfig, load, load_of_run, of_table, parse};
 pub use meant::key as key_elsewhere;
 pub use moved::bring_up_to_date;

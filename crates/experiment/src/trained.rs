@@ -83,6 +83,9 @@ pub fn config_of(run: &Path) -> Result<PathBuf> {
     let around = run.parent().filter(|parent| parent.join(CONFIG).is_file() && parent.join(METRICS).is_file());
     Err(UserError::new(what)
         .help(match around {
+            _ if run.join("runs").is_dir() && run.join("compare.json").is_file() => {
+                format!("it is a comparison's; its runs are {shown}/runs/*")
+            }
             Some(parent) => format!("did you mean the run that it belongs to, {}?", parent.display()),
             None => "name a folder that `bonfire train` wrote, such as runs/NAME".to_string(),
         })

@@ -15,7 +15,8 @@ function trimmed(value, digits) {
 
 const words = {
   number: (v) => (Number.isInteger(v) ? v.toLocaleString("en") : trimmed(v, 4)),
-  percent: (v) => `${(100 * v).toFixed(1)} %`,
+  // What lies in the middle goes to the even digit, as in the terminal: 43.25 is 43.2.
+  percent: (v) => `${(Math.abs((100 * v) % 1) === 0.25 ? 100 * v - Math.sign(v) * 0.05 : 100 * v).toFixed(1)} %`,
   seconds: (v) => (v >= 100 ? `${Math.round(v).toLocaleString("en")} s` : `${trimmed(v, 3)} s`),
   bytes(v) {
     const units = ["B", "kB", "MB", "GB", "TB"];

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use bonfire_experiment::config::Starter;
+use bonfire_experiment::config::{Starter, nearest};
 use bonfire_experiment::{UserError, config};
 use clap::Args;
 
@@ -48,7 +48,15 @@ pub fn run(args: &ConfigArgs, common: &Common) -> Result<()> {
 fn starter(words: &[String]) -> Result<(Starter, Option<&String>), UserError> {
     match words {
         [] => Ok((Starter::Full, None)),
-        [one] => Ok(Starter::of(one).map_or((Starter::Full, Some(one)), |starter| (starter, None))),
+        [one] => match (Starter::of(one), nearest(one, &Starter::ALL.map(Starter::name))) {
+            (Some(starter), _) => Ok((starter, None)),
+            // A file has an ending, or lies in a folder.
+            (None, Some(name)) if !one.contains(['.', '/', '\\']) => Err(UserError::new(format!(
+                "there is no configuration `{one}` to begin with"
+            ))
+            .help(format!("did you mean `{name}`? A file of that name is written by: config --init full {one}"))),
+            (None, _) => Ok((Starter::Full, Some(one))),
+        },
         [kind, file, ..] => match Starter::of(kind) {
             Some(starter) => Ok((starter, Some(file))),
             None => {

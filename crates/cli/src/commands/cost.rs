@@ -31,7 +31,8 @@ pub struct CostArgs {
     /// NAME or NAME:key=value[:key=value…], with commas, as for compare
     #[arg(long, value_name = "LIST", default_value = "full,fedit,ffa-lora,rolora,lora-a2,flexlora,flora")]
     pub strategies: Variants,
-    /// clients.budget of lora-a2, fslora and fed-plora, adapter.rank of the others [default: as configured]
+    /// clients.budget of lora-a2, fslora and fed-plora, adapter.rank of the others [default: clients.budget for all, so that all send
+    /// alike; where it is not one number, as configured]
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     pub ranks: Vec<usize>,
     /// Labels of the head, where it is sent and no data is at hand

@@ -1,15 +1,17 @@
 //! `bonfire generate`: continues prompts with a run's model, to look at what was learnt.
 
 use std::ops::ControlFlow;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use bonfire_data::{CausalTokenizer, Content, Conversation, Message};
 use bonfire_engine::{Sampling, generate};
 use bonfire_experiment::config::{CheckedConfig, TaskKind};
 use bonfire_experiment::log::note;
+use bonfire_experiment::run_folder::{SUMMARY, read};
 use bonfire_experiment::trained::{self, Which};
 use bonfire_experiment::{UserError, device, job};
+use bonfire_federation::Summary;
 use bonfire_models::{Model, Task, Transformer};
 use clap::{ArgGroup, Args};
 use serde::Serialize;
@@ -27,9 +29,9 @@ const PROMPTS: usize = 16;
 pub struct GenerateArgs {
     /// Run folder, as left by `train`
     pub run: PathBuf,
-    /// Text to continue; - reads it from standard input
+    /// Text to continue; - reads it from standard input; may be given again
     #[arg(long, value_name = "TEXT")]
-    pub prompt: Option<String>,
+    pub prompt: Vec<String>,
     /// The prompt is what a user says: put it into the model's chat template
     #[arg(long, requires = "prompt")]
     pub chat: bool,
@@ -39,7 +41,7 @@ pub struct GenerateArgs {
     /// With --instruction: what the task is about
     #[arg(long, value_name = "TEXT", requires = "instruction")]
     pub input: Option<String>,
-    /// A file of rows as they were trained on; what they have of responses is not read
+    /// A file of rows as they were trained on, or a .txt of prompts with blank lines between them; what they have of responses is not read
     #[arg(long, value_name = "FILE")]
     pub rows: Option<PathBuf>,
     /// Also continue by the untrained model
@@ -147,16 +149,36 @@ fn asked(args: &GenerateArgs, loaded: &CheckedConfig) -> Result<Vec<Content>> {
         return job::questions(loaded, file);
     }
     if let Some(instruction) = &args.instruction {
+        refuse_other_prompts(&args.run, loaded)?;
         let input = args.input.iter().map(|input| ("input", input.as_str()));
         let fields: Vec<(&str, &str)> = [("instruction", instruction.as_str())].into_iter().chain(input).collect();
         return Ok(vec![job::question(loaded, &fields)?]);
     }
-    let text = given_or_read(args.prompt.as_deref().unwrap_or_default(), "prompt")?;
-    Ok(vec![if args.chat {
-        Content::Chat(Conversation::from(vec![Message::new("user", &text)]))
-    } else {
-        Content::Text(text)
-    }])
+    let content = |given: &String| -> Result<Content> {
+        let text = given_or_read(given, "prompt")?;
+        Ok(if args.chat {
+            Content::Chat(Conversation::from(vec![Message::new("user", &text)]))
+        } else {
+            Content::Text(text)
+        })
+    };
+    args.prompt.iter().map(content).collect()
+}
+
+/// A run without `data.prompt` has an instruction put into Alpaca's prompt, which its model must have learnt.
+fn refuse_other_prompts(run: &Path, loaded: &CheckedConfig) -> Result<()> {
+    let summary = run.join(SUMMARY);
+    if loaded.config.data.prompt.is_some() || !summary.is_file() {
+        return Ok(());
+    }
+    let Some(template) = read::json::<Summary>(&summary)?.prompt_template else { return Ok(()) };
+    if template.contains("{instruction}") {
+        return Ok(());
+    }
+    let shown = template.replace('\n', "\\n");
+    Err(UserError::new("this run learnt no prompts with an instruction")
+        .help(format!("its rows were: {shown}; pass a whole prompt with --prompt, or rows as those with --rows"))
+        .into())
 }
 
 /// The tokens of prompt number `row`, if the model can read them and has room for more.

@@ -66,14 +66,16 @@ pub fn run(args: &PlanArgs, common: &Common) -> Result<()> {
     let found = runs::read(&args.runs, &counted.partition)?;
     let mut candidates: Vec<Candidate> = counted.costs.iter().map(|cost| Candidate::of(cost, &found, limits)).collect();
     mark_front(&mut candidates);
-    if let Some(path) = &args.svg {
+    let draw = || -> Result<()> {
+        let Some(path) = &args.svg else { return Ok(()) };
         let svg = picture::draw(&counted.config, &candidates)?;
         replace(path, svg.as_bytes()).with_context(|| format!("cannot write {}", path.display()))?;
         note(format!("wrote {}", path.display()));
-    }
+        Ok(())
+    };
     if args.cost.json {
         put(serde_json::to_string_pretty(&Answer { limits, candidates: &candidates })?);
-        return Ok(());
+        return draw();
     }
     say(aligned(&table(&candidates, limits)));
     say(
@@ -86,7 +88,7 @@ pub fn run(args: &PlanArgs, common: &Common) -> Result<()> {
     unknown(args, &candidates).into_iter().for_each(say);
     answers(&candidates, limits).into_iter().for_each(say);
     say_refused(&counted.refused);
-    Ok(())
+    draw()
 }
 
 fn table(candidates: &[Candidate], limits: Limits) -> Vec<Vec<String>> {

@@ -5,10 +5,12 @@ mod args;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Result;
+use bonfire_experiment::UserError;
 use bonfire_experiment::compare::sweep::{self, Event, Sweep};
-use bonfire_experiment::compare::{APART, Criterion, Dropped, Grid, Outputs, Swept, Together};
+use bonfire_experiment::compare::{APART, Criterion, Dropped, Grid, Outcome, Outputs, Swept, Together};
 use bonfire_experiment::format::count_of;
 use bonfire_experiment::log::note;
 
@@ -27,6 +29,13 @@ pub fn run(args: &SweepArgs, common: &Common) -> Result<()> {
     let strategies = args.strategies.as_ref().map(|given| given.0.clone());
     let Swept { variants, sets } = Swept::new(args.config.as_deref(), &common.sets, strategies)?;
     let asked = args.axes.asked(variants);
+    if asked.variants.len().max(1) * asked.seeds.len().max(1) * asked.ranks.len().max(1) * asked.alphas.len().max(1)
+        == 1
+    {
+        return Err(UserError::new("nothing to sweep: one setting, one seed")
+            .help("give lists, such as --set train.lr_a=1e-4,1e-3 or --seeds 0,1; one run is `bonfire train`'s")
+            .into());
+    }
     let grid = Grid::new(args.config.as_deref(), &sets, common.device.as_ref(), &asked)?;
     let how = Sweep { halving: args.halving.clone(), side_by_side: args.side_by_side };
     sweep::check(&grid, &how)?;
@@ -79,9 +88,14 @@ impl Seen {
                 self.rounds.insert(cell, round);
                 self.tell();
             }
-            Event::Ended { cell, took } => {
+            Event::Ended { cell } => {
                 self.ended += 1;
                 if !self.quiet {
+                    // Its rounds' training, also of the parts that another call did.
+                    let took = match outputs.outcome(cell) {
+                        Outcome::Done(measured) => Duration::from_secs_f64(measured.train_seconds),
+                        _ => Duration::ZERO,
+                    };
                     say(format!("{} {}", outputs.head_of(cell), line(outputs.outcome(cell), took)));
                 }
             }

@@ -170,7 +170,11 @@ fn say_result(recorder: &Recorder, quiet: bool) {
         return say_row(&format!("the run is in {path}"), &summary, "");
     }
     if quiet {
-        let score = match (summary.final_pearson, summary.final_accuracy.or(summary.personal_accuracy)) {
+        let accuracy = summary.final_accuracy.or(summary.personal_accuracy);
+        let score = match (summary.final_pearson, accuracy) {
+            _ if summary.final_perplexity.is_some() => {
+                format!("perplexity {:.3}", summary.final_perplexity.unwrap_or_default())
+            }
             _ if summary.final_f1.is_some() => format!("F1 {}", percent(summary.final_f1.unwrap_or_default())),
             (Some(pearson), _) => format!("Pearson {pearson:.3}"),
             (None, Some(accuracy)) => format!("accuracy {}", percent(accuracy)),

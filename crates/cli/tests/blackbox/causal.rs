@@ -52,6 +52,16 @@ fn prompts_and_responses_train_and_are_counted() {
 }
 
 #[test]
+fn a_prompt_that_ends_in_a_blank_is_told_of() {
+    let said = |row| room(row).succeed(&["train", "run.toml", "--out", "run"]).err;
+    let words = "prompts are other tokens alone than in front of their responses";
+    let joined = said(r#"{"prompt": "book number #\nintent: ", "response": "renew loan"}"#);
+    assert!(joined.contains(words) && joined.contains("12 of the first 12"), "{joined}");
+    let apart = said(r#"{"prompt": "book number #\nintent:", "response": " renew loan"}"#);
+    assert!(!apart.contains(words), "{apart}");
+}
+
+#[test]
 fn columns_can_be_named() {
     let room = room(r#"{"question": "book #", "answer": "renew"}"#);
     let wording = ["--set", "data.prompt=\"Q: {question}\\nA:\"", "--set", "data.response=\" {answer}\""];
@@ -134,12 +144,18 @@ fn a_language_model_says_what_it_learnt() {
     assert_ne!(rows[0]["text"], rows[0]["untrained"], "four rounds have changed it");
     let alone = room.succeed(&["generate", "run", "--prompt", "My card", "--max-tokens", "12"]).out;
     assert_eq!(rows[1]["text"].as_str().map(str::trim_end), Some(alone.trim_end()), "side by side as alone");
-    let said = room
-        .succeed(&["generate", "run", "--instruction", "Renew", "--input", "it", "--base", "--max-tokens", "4"])
-        .out;
-    for words in ["### Instruction:\nRenew\n\n### Input:\nit\n\n### Response:", "--- untrained", "--- trained"] {
+    let both =
+        room.succeed(&["generate", "run", "--prompt", "The library", "--prompt", "My card", "--max-tokens", "12"]);
+    for words in ["--- prompt 0\nThe library", "--- prompt 1\nMy card", first.trim_end(), alone.trim_end()] {
+        assert!(both.out.contains(words), "no {words:?} in {}", both.out);
+    }
+    let said = room.succeed(&["generate", "run", "--prompt", "My card", "--base", "--max-tokens", "4"]).out;
+    for words in ["--- prompt 0\nMy card", "--- untrained", "--- trained"] {
         assert!(said.contains(words), "no {words:?} in {said}");
     }
+    // No row of this run had an instruction.
+    let instruction = ["generate", "run", "--instruction", "Renew", "--input", "it"];
+    room.refuse(2, &["no prompts with an instruction", "{text}\\nintent: {intent}"], &instruction);
     assert_eq!(drawn("1"), generate(&["--max-tokens", "30", "--temperature", "1.5", "--seed", "1", "--top-p", "1"]));
     let narrow = generate(&["--max-tokens", "12", "--temperature", "1.5", "--top-p", "0.000001"]);
     assert_eq!(narrow, first, "a nucleus of one token is the likeliest");
@@ -174,4 +190,16 @@ fn encoders_do_not_foretell_and_classifiers_do_not_generate() {
         &["must be \"none\"", "full", "--set engine.recompute"],
         &["train", "run.toml", "--set", "strategy.name=full", "--set", "engine.recompute=block"],
     );
+}
+
+#[test]
+fn an_instruction_is_put_as_it_was_learnt() {
+    let room = room(r##"{"instruction": "name book #", "output": " renew"}"##);
+    room.succeed(&TRAIN);
+    let said = room
+        .succeed(&["generate", "run", "--instruction", "Renew", "--input", "it", "--base", "--max-tokens", "4"])
+        .out;
+    for words in ["### Instruction:\nRenew\n\n### Input:\nit\n\n### Response:", "--- untrained", "--- trained"] {
+        assert!(said.contains(words), "no {words:?} in {said}");
+    }
 }

@@ -75,3 +75,12 @@ fn a_run_says_at_once_what_it_was_asked_for() {
     // Two seconds on an idle machine; others may build on this one.
     assert!(after < Duration::from_secs(20), "after {after:?}");
 }
+
+#[test]
+fn a_mistyped_kind_of_configuration_is_no_file() {
+    let room = crate::support::Room::new();
+    room.refuse(2, &["no configuration `clasifier`", "did you mean `classifier`?"], &["config", "--init", "clasifier"]);
+    assert!(!room.path("clasifier").exists());
+    room.succeed(&["config", "--init", "mine.toml"]);
+    room.refuse(2, &["nothing to sweep", "--seeds 0,1"], &["sweep"]);
+}

@@ -6,7 +6,6 @@ use std::ops::ControlFlow;
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
-use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use bonfire_engine::{Gang, Seat};
@@ -45,12 +44,10 @@ pub enum Event<'e> {
         /// The round, from 1.
         round: usize,
     },
-    /// A cell has ended, and how long it was since it began or went on.
+    /// A cell has ended.
     Ended {
         /// The cell.
         cell: usize,
-        /// So long.
-        took: Duration,
     },
     /// The worse half was dropped.
     Halved {
@@ -173,7 +170,7 @@ fn at_a_time(session: &Session<'_>, group: &Together, asked: Option<usize>) -> u
 /// What a cell's thread tells.
 enum Told {
     Round { cell: usize, round: usize },
-    Ended { cell: usize, outcome: Result<Outcome>, took: Duration },
+    Ended { cell: usize, outcome: Result<Outcome> },
 }
 
 /// Trains `cells` of a group, so many at a time, up to the round `until` or to their end.
@@ -204,13 +201,12 @@ fn run_group(
             scope.spawn(move || {
                 let mut next = Some((cell, seats));
                 while let Some((cell, seats)) = next.take().filter(|_| !session.interrupted()) {
-                    let begun = Instant::now();
                     let mut watch = Telling { cell, tell: &tell };
                     let (log, folder) = (RunLog::default(), &folders[cell]);
                     let run = || log.during(|| session.train(cell, folder, &log, &mut watch, (seats, until)));
                     let outcome = dispatcher::with_default(listener, run);
                     // Nobody listens any more where a file could not be written.
-                    let _ = tell.send(Told::Ended { cell, outcome, took: begun.elapsed() });
+                    let _ = tell.send(Told::Ended { cell, outcome });
                     let waiting = cells.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
                     next = waiting.map(|cell| (cell, take_seats()));
                 }
@@ -220,13 +216,13 @@ fn run_group(
         for told in told {
             match told {
                 Told::Round { cell, round } => on(outputs, Event::Round { cell, round }),
-                Told::Ended { cell, outcome, took } => {
+                Told::Ended { cell, outcome } => {
                     let ended = outcome.and_then(|outcome| {
                         let is_over = outcome != Outcome::Missing;
                         outputs.record(cell, outcome).map(|()| is_over)
                     });
                     match ended {
-                        Ok(true) => on(outputs, Event::Ended { cell, took }),
+                        Ok(true) => on(outputs, Event::Ended { cell }),
                         Ok(false) => {}
                         Err(error) => {
                             session.give_up();

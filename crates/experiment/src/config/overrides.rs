@@ -59,6 +59,8 @@ fn value(raw: &str) -> Result<Value, String> {
         Err(_) if is_whole(raw) && raw.replace('_', "").parse::<i64>().is_err() => {
             Err(format!("{raw} is beyond the whole numbers of TOML, which end at {}", i64::MAX))
         }
+        // A template such as {question}, which is no table.
+        Err(_) if raw.starts_with('{') && !raw.contains('=') => Ok(Value::String(raw.to_string())),
         Err(error) if raw.starts_with(['"', '\'', '[', '{']) => Err(format!("not a TOML value: {}", error.message())),
         _ => Ok(Value::String(raw.to_string())),
     }
@@ -83,6 +85,8 @@ mod tests {
         assert_eq!(value_of("a.b=3"), Value::Integer(3));
         assert_eq!(value_of("a.b=1e-3"), Value::Float(1e-3));
         assert_eq!(value_of("a.b=true"), Value::Boolean(true));
+        assert_eq!(value_of("data.response={answer}"), Value::String("{answer}".into()));
+        assert_eq!(value_of("data.prompt={a}: {b}"), Value::String("{a}: {b}".into()));
         assert_eq!(value_of("a.b=lora-a2"), Value::String("lora-a2".into()));
         assert_eq!(value_of("a.b=../some/folder"), Value::String("../some/folder".into()));
         assert_eq!(value_of("a.b=\"3\""), Value::String("3".into()));

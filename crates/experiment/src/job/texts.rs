@@ -193,6 +193,9 @@ impl<'l> Encoder<'l> {
         let section = &self.loaded.config.data;
         let tokens = tokenizer.encode(examples, name, section.max_length, section.score);
         let CausalTokens { ids, scored, cut } = tokens.map_err(|error| placed(self.loaded, error))?;
+        if name == "train" {
+            tell_of_joined(examples, &ids, tokenizer);
+        }
         let goals = ids.iter().zip(scored).map(|(ids, scored)| goal(ids.len(), scored)).collect();
         Ok((Split::new(ids, goals), Unseen { texts: cut, ..Unseen::default() }))
     }
@@ -224,6 +227,25 @@ impl<'l> Encoder<'l> {
         {
             note("the chat template can write the date, which is 26 July 2024 whatever the day, so that runs repeat");
         }
+    }
+}
+
+/// Says where prompts alone are other tokens than in front of their responses, as `generate` will meet them: a token reaches from
+/// one into the other, and was never asked for in training.
+fn tell_of_joined(examples: &[Example], ids: &[Vec<u32>], tokenizer: &CausalTokenizer) {
+    /// Enough to tell; each is tokenized once more.
+    const LOOKED_AT: usize = 200;
+    let pairs =
+        || examples.iter().zip(ids).filter(|(row, _)| matches!(row.content, Content::Pair { .. })).take(LOOKED_AT);
+    let joined = |(row, ids): &(&Example, &Vec<u32>)| {
+        tokenizer.question(&row.content).is_ok_and(|alone| alone.len() < ids.len() && !ids.starts_with(&alone))
+    };
+    let (all, joined) = (pairs().count(), pairs().filter(joined).count());
+    if joined > 0 {
+        note_once(format!(
+            "{joined} of the first {all} prompts are other tokens alone than in front of their responses, so that `bonfire generate` asks \
+             what training never saw and scores say too much; a blank at a prompt's end is better at the response's beginning"
+        ));
     }
 }
 

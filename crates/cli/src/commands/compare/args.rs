@@ -30,7 +30,8 @@ pub struct Axes {
     /// Seeds of partition and training [default: train.seed]
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     pub seeds: Vec<u64>,
-    /// clients.budget of lora-a2, fslora and fed-plora, adapter.rank of the others [default: as configured]
+    /// clients.budget of lora-a2, fslora and fed-plora, adapter.rank of the others [default: clients.budget for all, so that all send
+    /// alike; where it is not one number, as configured]
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     pub ranks: Vec<usize>,
     /// Dirichlet partitions, such as 0.5,0.1,0.01 [default: data.partition]

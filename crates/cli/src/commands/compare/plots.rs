@@ -38,7 +38,11 @@ fn rounds_axis() -> Axis {
 }
 
 fn bytes_axis() -> Axis {
-    Axis { words: "uploaded by all clients so far", scale: Scale::Log, show: |count| bytes(count.round() as u64) }
+    Axis {
+        words: "uploaded by all clients so far (logarithmic)",
+        scale: Scale::Log,
+        show: |count| bytes(count.round() as u64),
+    }
 }
 
 /// Different ranks that are numbers, falling.

@@ -16,7 +16,7 @@ pub fn draw(config: &RunConfig, candidates: &[Candidate]) -> Result<String> {
     let known: Vec<&Candidate> = candidates.iter().filter(|c| c.accuracy.is_some()).collect();
     if known.is_empty() {
         return Err(UserError::new("there is nothing to draw: no accuracy is known")
-            .help("give runs with --runs compare.json, or leave --svg out")
+            .help("give runs of this very configuration with --runs compare.json (without --svg it is said why a run does not count), or leave --svg out")
             .into());
     }
     let name = |c: &&Candidate| format!("{}{}, rank {}", if c.front { "* " } else { "" }, c.strategy, c.rank);
@@ -28,8 +28,12 @@ pub fn draw(config: &RunConfig, candidates: &[Candidate]) -> Result<String> {
     let lines = known.iter().enumerate().map(line).collect();
     figure::draw(&Figure {
         title: config.name().to_string(),
-        x: Axis { words: "both ways, all clients", scale: Scale::Log, show: |count| bytes(count.round() as u64) },
-        y: "test accuracy",
+        x: Axis {
+            words: "both ways, all clients (logarithmic)",
+            scale: Scale::Log,
+            show: |count| bytes(count.round() as u64),
+        },
+        y: "test accuracy, %",
         percent: true,
         names: known.iter().map(name).collect(),
         rows: vec![vec![Panel { title: "Accuracy against what crossed".into(), lines }]],
