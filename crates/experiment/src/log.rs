@@ -38,7 +38,7 @@ pub fn note(line: impl Display) {
 }
 
 /// [`note`] what is said again on another device, or by another site of this process.
-pub(crate) fn note_once(line: impl Display) {
+pub fn note_once(line: impl Display) {
     tracing::info!(target: ONCE, "{line}");
 }
 

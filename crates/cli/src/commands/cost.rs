@@ -1,7 +1,7 @@
 //! `bonfire cost`: what a federation would send and how long it would take, before anything is trained. Shapes are enough for what is
 //! sent: no weights, no texts.
 
-mod tables;
+pub mod tables;
 mod time;
 
 use std::collections::BTreeSet;
@@ -76,7 +76,7 @@ fn not_negative(text: &str) -> Result<f64, String> {
 
 /// One row of the answer.
 #[derive(Serialize)]
-pub(super) struct Cost {
+pub struct Cost {
     pub strategy: String,
     /// The strategy with its keys as it was given.
     #[serde(skip)]
@@ -104,10 +104,10 @@ pub(super) struct Cost {
     pub with_training: bool,
     /// What all that crosses costs, low and high, by `--price-per-gb`.
     #[serde(skip_serializing_if = "Option::is_none")]
-    price: Option<[f64; 2]>,
+    pub price: Option<[f64; 2]>,
     /// ε and δ of the whole run, and the noise multiplier, where the configuration protects clients.
     #[serde(skip_serializing_if = "Option::is_none")]
-    privacy: Option<PrivacyCost>,
+    pub privacy: Option<PrivacyCost>,
     /// Whether the server needs no more than a sum of uploads, and why not.
     secure_aggregation: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -124,7 +124,7 @@ pub(super) struct Refused {
 
 /// What `[privacy]` comes to.
 #[derive(Clone, Copy, PartialEq, Serialize)]
-struct PrivacyCost {
+pub struct PrivacyCost {
     /// ε of the whole run; absent where none can be given.
     #[serde(skip_serializing_if = "Option::is_none")]
     epsilon: Option<f64>,
@@ -245,7 +245,7 @@ pub(super) fn count(args: &CostArgs, common: &Common) -> Result<Counted> {
 /// The cells of what is asked, and whether the data is at hand.
 fn open(args: &CostArgs, common: &Common, asked: &Asked) -> Result<(Grid, bool)> {
     let of = |sets: &[String]| Grid::new(args.config.as_deref(), sets, common.device.as_ref(), asked);
-    let sets = with_epsilon(args, &common.sets);
+    let sets = with_epsilon(args, &common.sets)?;
     // A configuration whose data is still to be named is as good as any: texts are not read.
     let without_data = [sets.clone(), vec!["data.path=builtin".to_string()]].concat();
     match of(&sets) {
@@ -255,12 +255,18 @@ fn open(args: &CostArgs, common: &Common, asked: &Asked) -> Result<(Grid, bool)>
 }
 
 /// `--set`, with noise on the mean for `--epsilon`.
-fn with_epsilon(args: &CostArgs, sets: &[String]) -> Vec<String> {
-    let Some(epsilon) = args.epsilon else { return sets.to_vec() };
+///
+/// # Errors
+/// Another noise is asked for beside it.
+fn with_epsilon(args: &CostArgs, sets: &[String]) -> Result<Vec<String>> {
+    let Some(epsilon) = args.epsilon else { return Ok(sets.to_vec()) };
+    if let Some(set) = sets.iter().find(|set| set.starts_with("privacy.") || set.starts_with("privacy=")) {
+        let mistake = UserError::new("--epsilon asks for noise of its own, that of DP-FedAvg (Gaussian)");
+        return Err(mistake.at(Some(format!("--set {set}"))).help("leave one of the two out").into());
+    }
     // How far uploads are clipped has no part in ε, so any clip does.
     let privacy = format!("privacy={{kind=\"gaussian\",clip=1.0,epsilon={epsilon:?}}}");
-    let own = sets.iter().filter(|set| !set.starts_with("privacy="));
-    own.cloned().chain([privacy]).collect()
+    Ok(sets.iter().cloned().chain([privacy]).collect())
 }
 
 impl Refused {

@@ -16,6 +16,7 @@ use clap::Args;
 use serde::Serialize;
 
 use self::candidate::{Candidate, Limits, mark_front};
+use super::cost::tables::{priced_at, protected};
 use super::cost::{CostArgs, count, say_refused};
 use crate::common::{Common, positive};
 use crate::console::{put, say};
@@ -77,7 +78,15 @@ pub fn run(args: &PlanArgs, common: &Common) -> Result<()> {
         put(serde_json::to_string_pretty(&Answer { limits, candidates: &candidates })?);
         return draw();
     }
-    say(aligned(&table(&candidates, limits)));
+    if let Some(privacy) = counted.costs.first().and_then(|cost| cost.privacy) {
+        say(protected(privacy, &counted.config));
+    }
+    let mut rows = table(&candidates, limits);
+    if counted.costs.iter().any(|cost| cost.price.is_some()) {
+        rows[0].push("price".into());
+        rows[1..].iter_mut().zip(&counted.costs).for_each(|(row, cost)| row.push(priced_at(cost)));
+    }
+    say(aligned(&rows));
     say(
         "*: no other that was run is better in bytes, time and accuracy at once. bytes: both ways, all clients, the whole run, of the runs\n\
          where there are some, else the most that clients could choose to send. time: forecast.",

@@ -145,3 +145,16 @@ fn pairs_shares_and_the_validation_split_work_from_end_to_end() {
         &["evaluate", "run", "--split", "validation", "--set", "data.split={ test = 0.2 }"],
     );
 }
+
+#[test]
+fn rows_are_on_the_lines_that_an_editor_shows() {
+    for (ending, name) in [("\n", "unix"), ("\r\n", "windows")] {
+        let room = Room::new();
+        room.write("run.toml", CONFIG);
+        let lines = ["text,label", "one,a", "two,b", "three,a", "four,"];
+        room.write("rows.csv", &lines.map(|line| format!("{line}{ending}")).concat());
+        let set = ["--set", "data.path=rows.csv", "--set", "data.split.test=0.2"];
+        let said = room.run(&[&["train", "run.toml", "--out", "run"][..], &set].concat());
+        assert!(said.err.contains("rows.csv:5: no label"), "{name}: {}", said.err);
+    }
+}

@@ -139,3 +139,34 @@ fn a_run_takes_as_long_on_its_devices_as_was_forecast() {
     room.succeed(&["report", "run", "--out", "page.html"]);
     assert!(room.read("page.html").contains("\"slow hospital\""));
 }
+
+#[test]
+fn texts_are_no_longer_than_they_are_cut() {
+    let room = Room::new();
+    let config = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../configs/hospitals.toml").display().to_string();
+    let seconds = |tokens: &str| {
+        let args = ["cost", &config, "--strategies", "fedit", "--rows", "100", "--tokens", tokens, "--json"];
+        let said = room.succeed(&args);
+        let costs: Value = serde_json::from_str(&said.out).expect("JSON");
+        (costs[0]["low"]["seconds"].as_f64().expect("a number"), said.err.contains("texts are cut at data.max_length"))
+    };
+    let ((short, quiet), (longest, still), (cut, told)) = (seconds("10"), seconds("64"), seconds("900"));
+    assert!(short < longest && longest == cut, "{short} {longest} {cut}");
+    assert_eq!((quiet, still, told), (false, false, true));
+    // Of a model its config.json is enough, with or without a word on texts.
+    std::fs::create_dir(room.path("model")).expect("made");
+    room.write(
+        "model/config.json",
+        &std::fs::read_to_string(
+            Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/assets/tiny-roberta/config.json"),
+        )
+        .expect("an asset"),
+    );
+    let said = room.succeed(&["cost", &config, "--strategies", "fedit", "--set", "model.path=model"]);
+    assert!(said.err.contains("pass --rows N --tokens N"), "{}", said.err);
+    // The plan has the price and the noise too.
+    let said = room.succeed(&["plan", &config, "--strategies", "fedit", "--price-per-gb", "0.09", "--epsilon", "8"]);
+    assert!(said.out.contains("price") && said.out.contains("[privacy]: ε = 8.00"), "{}", said.out);
+    let both = ["cost", &config, "--epsilon", "8", "--set", "privacy.kind=laplace"];
+    room.refuse(2, &["--epsilon asks for noise of its own", "privacy.kind=laplace"], &both);
+}

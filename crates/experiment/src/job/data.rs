@@ -14,7 +14,7 @@ use super::paths;
 use super::said::placed;
 use crate::config::{CheckedConfig, DataSection, LabelColumns, Source, TaskKind};
 use crate::hub;
-use crate::log::note;
+use crate::log::note_once;
 use crate::user_error::UserError;
 use crate::watch::Watch;
 
@@ -105,7 +105,8 @@ fn kept(loaded: &CheckedConfig, data: Dataset) -> Result<Dataset> {
     };
     // Of the built-in texts nothing is found out or left out but what was asked for.
     if !matches!(loaded.config.data.path, Source::Builtin | Source::BuiltinLlama) {
-        data.notes.iter().for_each(note);
+        // A forecast of several variants reads them for each.
+        data.notes.iter().for_each(note_once);
     }
     Ok(data)
 }

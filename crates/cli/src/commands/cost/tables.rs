@@ -123,10 +123,7 @@ fn of_a_client(costs: &[Cost]) {
         ];
         row.extend(late.then(|| cost.range(|f| f.late.to_string())));
         row.extend(drawn.then(|| cost.range(|f| f.watt_hours.map_or("–".into(), energy))));
-        row.extend(priced.then(|| {
-            let shown = |price: f64| if price < 1.0 { format!("{price:.4}") } else { format!("{price:.2}") };
-            cost.price.map_or("–".into(), |[low, high]| cost.span(shown(low), shown(high)))
-        }));
+        row.extend(priced.then(|| priced_at(cost)));
         rows.push(row);
     }
     say(aligned(&rows));
@@ -140,7 +137,14 @@ fn of_a_client(costs: &[Cost]) {
     ));
 }
 
-fn protected(privacy: PrivacyCost, config: &RunConfig) -> String {
+/// What all that crosses costs.
+pub fn priced_at(cost: &Cost) -> String {
+    let shown = |price: f64| if price < 1.0 { format!("{price:.4}") } else { format!("{price:.2}") };
+    cost.price.map_or("–".into(), |[low, high]| cost.span(shown(low), shown(high)))
+}
+
+/// What `[privacy]` comes to, in a line.
+pub fn protected(privacy: PrivacyCost, config: &RunConfig) -> String {
     let PrivacyCost { epsilon, delta, noise } = privacy;
     let rounds = config.train.rounds;
     let noise =

@@ -3,7 +3,7 @@
 use anyhow::Result;
 use bonfire_experiment::config::{CheckedConfig, Source};
 use bonfire_experiment::job;
-use bonfire_experiment::log::note;
+use bonfire_experiment::log::{note, note_once};
 use bonfire_federation::{DeviceKind, Settings, Texts};
 use bonfire_models::ModelInfo;
 
@@ -66,12 +66,20 @@ impl Time {
 
 /// Empty where neither the options nor the data tell.
 fn texts(args: &CostArgs, base: &CheckedConfig, has_data: bool, model: &ModelInfo) -> Result<Vec<Texts>> {
-    let of = |rows: usize, each: f64| Texts { rows, tokens: rows as f64 * each };
+    let longest = base.config.data.max_length as f64;
+    if args.tokens.is_some_and(|each| each > longest) {
+        note_once(format!("texts are cut at data.max_length = {longest} tokens, whatever --tokens says"));
+    }
+    let of = |rows: usize, each: f64| Texts { rows, tokens: rows as f64 * each.min(longest) };
     if let (Some(rows), Some(each)) = (args.rows, args.tokens) {
         return Ok(vec![of(rows as usize, each)]);
     }
-    // A model on the Hub would have to be fetched for its tokenizer.
-    let tokenizes = !matches!(base.config.model.path, Source::Hub(_));
+    // A model on the Hub would have to be fetched for its tokenizer, and of a folder its config.json may be all that is there.
+    let tokenizes = match &base.config.model.path {
+        Source::Hub(_) => false,
+        Source::Folder(folder) => !folder.is_dir() || folder.join("tokenizer.json").exists(),
+        _ => true,
+    };
     if !has_data || (args.tokens.is_none() && !tokenizes) {
         return Ok(Vec::new());
     }
