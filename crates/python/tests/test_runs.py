@@ -80,6 +80,8 @@ def test_other_threads_go_on_meanwhile(tmp_path, small):
 
 def test_ctrl_c_is_a_keyboard_interrupt(tmp_path):
     code = (
+        # A job in the background of a shell begins with the signal ignored.
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "import bonfire\n"
         f"bonfire.train(overrides={{'train.rounds': 500}}, out={str(tmp_path / 'run')!r}, "
         "on_round=lambda r: print(r['round'], flush=True))"
