@@ -80,8 +80,14 @@ impl RowEvaluation {
         }
     }
 
-    /// Of an example that has the labels `there`, by the score of each: said is what has a probability above one half.
-    fn of_labels(there: &[bool], scores: &[f64]) -> RowEvaluation {
+    /// Its loss, summed over its answers.
+    pub fn loss(&self) -> f64 {
+        self.loss
+    }
+
+    /// Of an example that has the labels `there`, by the score of each: said is what has a probability above one half. The loss is
+    /// the mean binary cross-entropy of the labels.
+    pub fn of_labels(there: &[bool], scores: &[f64]) -> RowEvaluation {
         let said: Vec<bool> = scores.iter().map(|score| *score > 0.0).collect();
         // −ln σ(x) of what is there, −ln σ(−x) of what is not.
         let loss = |(there, score): (&bool, &f64)| {

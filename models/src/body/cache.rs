@@ -151,14 +151,14 @@ fn unseen(places: &[Vec<Option<usize>>], n: usize, window: Option<usize>) -> Opt
     const UNSEEN: f32 = -3e4;
     let window = window.unwrap_or(usize::MAX);
     let sees = |token: Option<usize>, other: Option<usize>| matches!((token, other), (Some(token), Some(other)) if other <= token && token - other < window);
-    let of_text = |places: &Vec<Option<usize>>| {
-        let new = places[places.len() - n..].to_vec();
-        let places = places.clone();
-        new.into_iter().flat_map(move |token| places.clone().into_iter().map(move |other| sees(token, other)))
-    };
-    let seen: Vec<bool> = places.iter().flat_map(of_text).collect();
-    let all = seen.iter().all(|&seen| seen);
-    (!all).then(|| seen.into_iter().map(|seen| if seen { 0.0 } else { UNSEEN }).collect())
+    let mut seen = Vec::with_capacity(places.iter().map(|places| n * places.len()).sum());
+    for places in places {
+        for token in &places[places.len() - n..] {
+            seen.extend(places.iter().map(|other| sees(*token, *other)));
+        }
+    }
+    let all_seen = seen.iter().all(|&seen| seen);
+    (!all_seen).then(|| seen.into_iter().map(|seen| if seen { 0.0 } else { UNSEEN }).collect())
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! `bonfire evaluate`: measures a run's adapter, or its whole model, on the test split or another.
 
 mod classes;
-mod predictions;
+pub mod predictions;
 mod untrained;
 
 use std::path::PathBuf;

@@ -15,6 +15,7 @@ use bonfire_models::{Matrix, Model};
 use clap::{ArgGroup, Args};
 use serde::Serialize;
 
+use super::evaluate::predictions::likeliest;
 use crate::common::{Common, given_or_read};
 use crate::console::{put, say};
 use crate::progress::Waiting;
@@ -247,8 +248,7 @@ fn sentence<'l>(
     labels: &'l [String],
     tags: &'l Tags,
 ) -> Sentence<'l> {
-    let best = |scores: &[f32]| (0..scores.len()).rev().max_by(|&x, &y| scores[x].total_cmp(&scores[y])).unwrap_or(0);
-    let said = scores.data.chunks(scores.cols.max(1)).map(best);
+    let said = scores.data.chunks(scores.cols.max(1)).map(likeliest);
     let seen: Vec<(usize, usize)> = split.goals[row].tags().iter().map(|tag| tag.word).zip(said).collect();
     let mut classes = vec![None; words.len()];
     seen.iter().for_each(|&(word, class)| classes[word] = Some(class));

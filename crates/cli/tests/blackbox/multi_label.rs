@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::support::{Room, short};
+use crate::support::{Room, short, texts};
 
 const LABELS: [&str; 3] = ["book", "card", "fine"];
 
@@ -41,10 +41,6 @@ const SEVERAL: [&str; 12] = [
 fn near(found: &Value, expected: f64) {
     let found = found.as_f64().expect("a number");
     assert!((found - expected).abs() < 1e-6, "{found}, expected {expected}");
-}
-
-fn texts(row: &Value, key: &str) -> Vec<String> {
-    row[key].as_array().expect("a list").iter().map(|text| text.as_str().expect("text").to_owned()).collect()
 }
 
 #[test]

@@ -150,3 +150,8 @@ pub const SHORT: [&str; 16] = [
 pub fn short<'a>(first: &[&'a str], last: &[&'a str]) -> Vec<&'a str> {
     [first, &SHORT, last].concat()
 }
+
+/// The texts in a list of a JSON object.
+pub fn texts(row: &serde_json::Value, key: &str) -> Vec<String> {
+    row[key].as_array().expect("a list").iter().map(|text| text.as_str().expect("text").to_owned()).collect()
+}

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-use crate::support::{Room, short};
+use crate::support::{Room, short, texts};
 
 const PEOPLE: [&str; 4] = ["Ada", "Bob", "Eve", "Kim"];
 const PLACES: [[&str; 2]; 3] = [["Rome", ""], ["New", "York"], ["Old", "Library"]];
@@ -73,10 +73,6 @@ fn spans(tags: &[String]) -> BTreeSet<(usize, usize, String)> {
 fn near(found: &Value, expected: f64) {
     let found = found.as_f64().expect("a number");
     assert!((found - expected).abs() < 1e-9, "{found}, expected {expected}");
-}
-
-fn texts(row: &Value, key: &str) -> Vec<String> {
-    row[key].as_array().expect("a list").iter().map(|text| text.as_str().expect("text").to_owned()).collect()
 }
 
 #[test]

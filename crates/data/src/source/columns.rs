@@ -53,9 +53,8 @@ impl Columns {
             Some((last, _)) if is_numbered(row) => Ok(last.clone()),
             _ => {
                 // Published sets have tags of several kinds beside each other: entities are what is asked for.
-                let usual = |name: &&&str| field(row, name).is_some();
-                match TAGS.iter().take(1).find(usual) {
-                    Some(usual) => Ok((*usual).to_owned()),
+                match field(row, TAGS[0]) {
+                    Some(_) => Ok(TAGS[0].to_owned()),
                     None => guess(place, row, "tags", &TAGS, &[]),
                 }
             }

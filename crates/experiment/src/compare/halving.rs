@@ -11,7 +11,6 @@ use super::outputs::Outputs;
 use super::results::Outcome;
 use crate::config::TaskKind;
 use crate::format::percent;
-use crate::run_folder::{METRICS, read};
 use crate::user_error::UserError;
 
 /// What settings are ranked by.
@@ -116,23 +115,13 @@ pub fn check(grid: &Grid, halving: &[usize]) -> Result<(), UserError> {
     Ok(())
 }
 
-/// What a cell's run has written of its rounds; nothing where there is no run.
-fn rows(outputs: &Outputs<'_>, cell: usize) -> Result<Vec<RoundMetrics>> {
-    let path = outputs.folder_of(cell).join(METRICS);
-    let mut rows = Vec::new();
-    if path.is_file() {
-        read::rows(&path, |row| rows.push(row))?;
-    }
-    Ok(rows)
-}
-
 /// Whether a cell has nothing left to do before the round after `round`.
 ///
 /// # Errors
 /// Its rows cannot be read.
 pub fn has_reached(outputs: &Outputs<'_>, cell: usize, round: usize) -> Result<bool> {
     let done = |rows: &[RoundMetrics]| rows.last().is_some_and(|row| row.round >= round);
-    Ok(*outputs.outcome(cell) != Outcome::Missing || done(&rows(outputs, cell)?))
+    Ok(*outputs.outcome(cell) != Outcome::Missing || done(&outputs.rows_of(cell)?))
 }
 
 /// The settings that are dropped after `round`, the worst first: of `n` in a partition the `n/2` worst.
@@ -158,7 +147,7 @@ pub fn worse(outputs: &Outputs<'_>, criterion: Criterion, round: usize) -> Resul
     for (_, setting) in &mut settings {
         let score = |&cell: &usize| match outputs.outcome(cell) {
             Outcome::Failed(_) => Ok(None),
-            _ => Ok(criterion.score(&rows(outputs, cell)?, round)),
+            _ => Ok(criterion.score(&outputs.rows_of(cell)?, round)),
         };
         let scores: Vec<Option<f64>> = setting.cells.iter().map(score).collect::<Result<_>>()?;
         let sum: Option<f64> = scores.iter().copied().sum();
@@ -187,6 +176,7 @@ mod tests {
 
     use super::super::grid::tests::{grid, with_sets};
     use super::*;
+    use crate::run_folder::METRICS;
 
     fn no_pictures(_: &Grid, _: &[super::super::results::Group<'_>]) -> Result<Vec<(&'static str, String)>> {
         Ok(Vec::new())

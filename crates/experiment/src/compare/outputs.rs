@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use bonfire_federation::RoundMetrics;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
@@ -14,7 +15,7 @@ use super::gain::{self, Gain};
 use super::grid::Grid;
 use super::results::{Group, Measured, Outcome, Spread};
 use super::table;
-use crate::run_folder::{read, replace};
+use crate::run_folder::{METRICS, read, replace};
 
 /// The outcomes of a grid's cells and where they are written.
 pub struct Outputs<'g> {
@@ -119,6 +120,19 @@ impl<'g> Outputs<'g> {
     /// The folder of a cell's run.
     pub fn folder_of(&self, cell: usize) -> PathBuf {
         self.folder(&self.grid.cells[cell].folder)
+    }
+
+    /// What a cell's run has written of its rounds; nothing where there is no run.
+    ///
+    /// # Errors
+    /// Rows that cannot be read.
+    pub fn rows_of(&self, cell: usize) -> Result<Vec<RoundMetrics>> {
+        let path = self.folder_of(cell).join(METRICS);
+        let mut rows = Vec::new();
+        if path.is_file() {
+            read::rows(&path, |row| rows.push(row))?;
+        }
+        Ok(rows)
     }
 
     /// Takes note of a cell's outcome and writes everything.

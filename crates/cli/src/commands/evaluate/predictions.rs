@@ -5,7 +5,7 @@ use std::io::{BufWriter, Write};
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use bonfire_engine::{Scorer, Split};
+use bonfire_engine::{RowEvaluation, Scorer, Split};
 use bonfire_models::{Adapter, Matrix, Model};
 use serde::Serialize;
 
@@ -97,17 +97,14 @@ fn line<'r>(row: usize, scores: &'r Matrix, split: &'r Split, labels: &'r [Strin
         let named = |which: &[bool]| {
             labels.iter().zip(which).filter(|(_, there)| **there).map(|(name, _)| name.as_str()).collect()
         };
-        let loss = |(&score, &there): (&f32, &bool)| {
-            let x = f64::from(if there { score } else { -score });
-            (-x).max(0.0) + (-x.abs()).exp().ln_1p()
-        };
+        let exact: Vec<f64> = scores.data.iter().map(|score| f64::from(*score)).collect();
         return Row {
             row,
             labels: Some(named(there)),
             predictions: Some(named(&said)),
             answers: 1,
             right: Some(usize::from(said == there)),
-            loss: scores.data.iter().zip(there).map(loss).sum::<f64>() / there.len().max(1) as f64,
+            loss: RowEvaluation::of_labels(there, &exact).loss(),
             logits: Some(&scores.data),
             ..Row::default()
         };
@@ -137,9 +134,14 @@ fn line<'r>(row: usize, scores: &'r Matrix, split: &'r Split, labels: &'r [Strin
     }
 }
 
+/// The place of the highest score, of equals the first.
+pub fn likeliest(scores: &[f32]) -> usize {
+    (0..scores.len()).rev().max_by(|&x, &y| scores[x].total_cmp(&scores[y])).unwrap_or(0)
+}
+
 /// The place of the highest score, and the cross-entropy of the right one.
 fn best_and_loss(scores: &[f32], right: usize) -> (usize, f64) {
-    let best = (0..scores.len()).rev().max_by(|&x, &y| scores[x].total_cmp(&scores[y])).unwrap_or(0);
+    let best = likeliest(scores);
     let top = f64::from(scores[best]);
     let sum: f64 = scores.iter().map(|s| (f64::from(*s) - top).exp()).sum();
     (best, top + sum.ln() - f64::from(scores[right]))

@@ -4,14 +4,14 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use bonfire_engine::Rate;
 use bonfire_experiment::UserError;
 use bonfire_experiment::compare::sweep::{self, Sweep};
 use bonfire_experiment::compare::{Asked, Grid, Outputs, Swept};
 use bonfire_experiment::config;
 use bonfire_experiment::format::count_of;
 use bonfire_experiment::log::note;
-use bonfire_experiment::run_folder::{METRICS, read};
-use bonfire_federation::{BestBy, RoundMetrics};
+use bonfire_federation::BestBy;
 
 use super::TrainArgs;
 use crate::commands::compare::figure::{self, Axis, Dot, Figure, Line, Panel, Scale};
@@ -51,7 +51,7 @@ pub fn run(args: &TrainArgs, common: &Common) -> Result<()> {
         sets.push(format!("train.rounds={ROUNDS}"));
     }
     let config = config::load(args.config.as_deref(), &sets)?.config;
-    if config.train.lr_b.is_some_and(|rate| rate.of(1.0) == rate.of(2.0)) {
+    if matches!(config.train.lr_b, Some(Rate::Value(_))) {
         note("train.lr_b stays what it is; as a multiple, train.lr_b = \"5x\", it would move with train.lr_a");
     }
     sets.push(format!("train.lr_a={}", RATES.join(",")));
@@ -70,7 +70,7 @@ pub fn run(args: &TrainArgs, common: &Common) -> Result<()> {
     follow(&mut outputs, &how, common.quiet)?;
     let on = config.evaluate.on;
     let of = |(cell, rate): (usize, &&'static str)| -> Result<Tried> {
-        let rows = rows(&outputs.folder_of(cell).join(METRICS))?;
+        let rows = outputs.rows_of(cell)?;
         let last = rows.iter().rev().find(|row| row.round > 0);
         let finite = |loss: &f64| loss.is_finite();
         Ok(Tried {
@@ -84,15 +84,6 @@ pub fn run(args: &TrainArgs, common: &Common) -> Result<()> {
     std::fs::write(&picture, figure::draw(&drawn(&tried, on.name()))?)
         .with_context(|| format!("cannot write {}", picture.display()))?;
     show(&tried, on.name(), &picture)
-}
-
-/// Rows of a cell; none where it failed before its first.
-fn rows(path: &Path) -> Result<Vec<RoundMetrics>> {
-    let mut rows = Vec::new();
-    if path.exists() {
-        read::rows(path, |row| rows.push(row))?;
-    }
-    Ok(rows)
 }
 
 /// The rate at which the loss is lowest.
