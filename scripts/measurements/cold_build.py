@@ -4,7 +4,7 @@
     python scripts/measurements/cold_build.py --out lean.md -- --no-default-features --features flex
     python scripts/measurements/cold_build.py --command "test --no-run --workspace"
 
-Builds into an empty folder, which it deletes afterwards (--folder, some 4 GB). Sources must have been fetched (`cargo fetch`).
+Builds into an empty folder (--folder, some 4 GB), which it deletes afterwards but with --keep. Sources must have been fetched (`cargo fetch`).
 Every call of the compiler is clocked by a wrapper, so build scripts and what they compile (C, assembly) stand in the total alone.
 """
 
@@ -69,6 +69,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--command", default="build", help="cargo's, without --release [%(default)s]")
     parser.add_argument("--folder", type=Path, help="where to build [a temporary folder]")
+    parser.add_argument("--keep", action="store_true", help="leave what was built in the folder's target")
     parser.add_argument("--top", type=int, default=30, help="rows of the table [%(default)s]")
     parser.add_argument("--out", type=Path, help="write the table there too")
     parser.add_argument("arguments", nargs="*", help="more for cargo, after --")
@@ -81,7 +82,8 @@ def main() -> None:
     try:
         text = table(*build(folder, [first, "--release", *more, *options.arguments]), options.top)
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        if not options.keep:
+            shutil.rmtree(folder, ignore_errors=True)
     print(text)
     if options.out:
         options.out.write_text(text + "\n")
