@@ -31,6 +31,8 @@ ROOT = HERE.parent.parent
 CELLS = ROOT / "docs/reproduction/cells"
 # Training rows of BANKING77 that are drawn for each intent: 4,004 in all.
 ROWS_AN_INTENT = 52
+# What a run that a signal ended before its last round ends with.
+STOPPED = (129, 130, 143)
 
 
 def room_folder() -> Path:
@@ -168,13 +170,13 @@ def work(room: Path, only: str | None) -> None:
             metrics = run / "metrics.jsonl"
             lines = metrics.read_text().splitlines() if metrics.exists() else []
             rounds = sum(json.loads(line)["round"] > 0 for line in lines)
+            if code in STOPPED or (code == 0 and rounds < cell.rounds):
+                # By a signal, in peace: the next start goes on with it.
+                return
             if code != 0:
                 # A setting that this program does not have, or a full disk: the next one is tried.
                 print(f"{cell.name} ended with {code}", file=log, flush=True)
                 failed.add(cell.name)
-            elif rounds < cell.rounds:
-                # Stopped by a signal, in peace: the next start goes on with it.
-                return
             else:
                 write(CELLS / f"{cell.name}.json", digest(cell, run, room))
                 shutil.rmtree(run)

@@ -7,12 +7,16 @@ use bonfire_experiment::panics;
 use bonfire_experiment::user_error::{UserError, block, causes, row};
 
 use crate::console;
+use crate::interrupt::Stopped;
 
 /// Exit code for a mistake in the arguments or the configuration; everything else that fails exits with 1.
 pub const USAGE: u8 = 2;
 
 /// Prints the block for `error` on stderr, or a JSON line where such are asked for; returns the exit code.
 pub fn report(error: &anyhow::Error) -> u8 {
+    if let Some(stopped) = error.downcast_ref::<Stopped>() {
+        return stopped.code;
+    }
     let mistake = error.chain().find_map(|cause| cause.downcast_ref::<UserError>());
     let because = causes(error).join("; ");
     tracing::error!(

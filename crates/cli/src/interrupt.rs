@@ -1,6 +1,7 @@
 //! What ends a run from outside: Ctrl-C and signals, what each says, and leaving.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
 
 use anyhow::{Context, Result};
 use bonfire_experiment::log::note;
@@ -8,8 +9,38 @@ use bonfire_experiment::{Interrupt, Press};
 
 use crate::console;
 
-/// Exit code after a second Ctrl-C: 128 + SIGINT, as shells report it.
-const ABANDONED: i32 = 130;
+/// Exit code of a program that Ctrl-C ended: 128 + SIGINT, as shells report it.
+const INTERRUPTED: u8 = 130;
+
+/// Exit code for work that is left undone because of whoever asked last; 0: nobody did.
+static ASKED: AtomicU8 = AtomicU8::new(0);
+
+/// The program did what it was asked in time and ended before its work was done: nothing is wrong, yet what comes after it in a
+/// script is not to take it for whole.
+#[derive(Debug)]
+pub struct Stopped {
+    /// The exit code.
+    pub code: u8,
+}
+
+impl std::fmt::Display for Stopped {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "stopped from outside before all was done")
+    }
+}
+
+impl std::error::Error for Stopped {}
+
+/// How to end where work is left; `Ok`: nobody asked for it.
+///
+/// # Errors
+/// [`Stopped`], which is said nothing of.
+pub fn end_unfinished() -> Result<()> {
+    match ASKED.load(Ordering::SeqCst) {
+        0 => Ok(()),
+        code => Err(Stopped { code }.into()),
+    }
+}
 
 /// Ctrl-C, what stands for it on the dashboard, and the signals that ask a program to end.
 #[derive(Debug)]
@@ -33,8 +64,9 @@ impl CtrlC {
 
     /// A press: says what it does, and ends the program where it is to leave at once.
     pub fn press(&self) {
+        ASKED.store(INTERRUPTED, Ordering::SeqCst);
         self.interrupt.press(|press| match press {
-            Press::Leave { preparing, round } => self.leave(preparing, round, ABANDONED),
+            Press::Leave { preparing, round } => self.leave(preparing, round, INTERRUPTED.into()),
             Press::Finish { round: 0 } | Press::GiveUp { round: 0 } => {
                 console::note_after_key("stopping before round 1; press again to leave at once");
             }
@@ -48,6 +80,7 @@ impl CtrlC {
     /// that was closed (SIGHUP) nobody waits, and it is finished.
     #[cfg(unix)]
     fn end(&self, signal: i32) {
+        ASKED.store(u8::try_from(128 + signal).unwrap_or(1), Ordering::SeqCst);
         let name = signal_hook::low_level::signal_name(signal).unwrap_or("a signal");
         let answer = |press| match press {
             Press::Leave { preparing, round } => self.leave(preparing, round, 128 + signal),

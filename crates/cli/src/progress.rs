@@ -205,7 +205,13 @@ fn score(metrics: &RoundMetrics) -> String {
         None => {
             let pearson = metrics.test_pearson.map(|test| format!("test Pearson {test:>6.3}"));
             let f1 = metrics.test_f1.map(|test| format!("test F1 {:>6}", percent(test)));
-            pearson.or(f1).or(metrics.test_accuracy.map(|test| format!("test accuracy {:>6}", percent(test))))
+            // Of classes that exclude each other it is the accuracy.
+            let of_sets = |accuracy: f64| metrics.test_micro_f1.filter(|f1| (f1 - accuracy).abs() > 1e-9);
+            let accuracy = metrics.test_accuracy.map(|test| match of_sets(test) {
+                Some(f1) => format!("test micro F1 {:>6}, whole sets {:>6}", percent(f1), percent(test)),
+                None => format!("test accuracy {:>6}", percent(test)),
+            });
+            pearson.or(f1).or(accuracy)
         }
     };
     if let Some(own) = metrics.personal_pearson {

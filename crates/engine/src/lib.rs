@@ -78,7 +78,7 @@ pub use select::top_slots;
 pub use send::personal;
 pub use settings::{
     ClientOptimizer, EarlyStop, EngineSettings, Flat, InFlight, NotFinite, Probe, Rate, Recompute, RoundSchedule,
-    Schedule, TrainSettings,
+    Schedule, TrainSettings, default_rate,
 };
 pub use sketch::{Choice, sketch};
 pub use slots::TargetSlots;

@@ -36,9 +36,10 @@ pub struct TrainSettings {
     /// Examples a client puts into one batch; the last, smaller batch of an epoch is kept.
     #[serde(default = "thirty_two")]
     pub batch_size: usize,
-    /// Learning rate of the A factors.
-    #[serde(default = "default_lr")]
-    pub lr_a: f64,
+    /// Learning rate of the A factors. Left out: by the model's width, `5e-4 · 768 / hidden` to one digit (3e-3 for the built-in
+    /// encoder, 2e-4 for a Llama of 1B).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lr_a: Option<f64>,
     /// Learning rate of the B factors. Left out: the strategy's own rule (`5 · lr_a` for `lora-a2`, `lr_a` elsewhere).
     /// A number, or a multiple of `lr_a` as text: `"5x"`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -135,9 +136,18 @@ fn is_zero(share: &f64) -> bool {
 fn thirty_two() -> usize {
     32
 }
-fn default_lr() -> f64 {
-    5e-4
+/// The rate of the A factors for a model whose tokens have so many features, where none is given: that of LoRA-A² (arXiv
+/// 2410.22815) for RoBERTa-base, in inverse proportion to the width, since the steps of Adam add up over a weight's inputs
+/// (Yang et al. 2022, arXiv 2203.03466, table 3), to one digit.
+pub fn default_rate(hidden: usize) -> f64 {
+    let rate = PAPER_RATE * PAPER_HIDDEN / hidden.max(1) as f64;
+    format!("{rate:.0e}").parse().expect("a number as it is written")
 }
+
+/// LoRA-A²'s learning rate of A (its appendix), and the features of RoBERTa-base, which it is for.
+const PAPER_RATE: f64 = 5e-4;
+const PAPER_HIDDEN: f64 = 768.0;
+
 fn default_lr_head() -> f64 {
     1e-2
 }
@@ -201,6 +211,16 @@ impl Schedule {
 }
 
 impl TrainSettings {
+    /// The rate of the A factors; before [`TrainSettings::settle`] that of the paper's model where none is given.
+    pub fn rate_a(&self) -> f64 {
+        self.lr_a.unwrap_or(PAPER_RATE)
+    }
+
+    /// Fills in what is left to the model, whose tokens have so many features.
+    pub fn settle(&mut self, hidden: usize) {
+        self.lr_a.get_or_insert_with(|| default_rate(hidden));
+    }
+
     /// Local steps of a round over a shard of `examples`.
     pub fn local_steps(&self, examples: usize) -> usize {
         self.steps.unwrap_or(self.steps_an_epoch(examples) * self.epochs)
@@ -235,10 +255,10 @@ impl TrainSettings {
                     .is_none_or(|weights| weights.iter().all(|w| rate(*w)) && weights.iter().any(|w| *w > 0.0)),
                 "finite numbers, none negative and not all zero",
             ),
-            ("train.lr_a", rate(self.lr_a), "a finite number, not negative"),
+            ("train.lr_a", self.lr_a.is_none_or(rate), "a finite number, not negative"),
             (
                 "train.lr_b",
-                self.lr_b.is_none_or(|b| rate(b.of(self.lr_a))),
+                self.lr_b.is_none_or(|b| rate(b.of(self.rate_a()))),
                 "a finite number, not negative, or a multiple of lr_a such as \"5x\"",
             ),
             ("train.flat.rho", self.flat.is_none_or(|f| rate(f.rho)), "a finite number, not negative"),
@@ -355,6 +375,15 @@ mod tests {
         let flat = Flat { rho: 0.2 };
         assert!(flat.sigma(0, 1000) == 0.0 && (flat.sigma(500, 1000) - 0.1).abs() < 1e-12);
         assert!((flat.sigma(1000, 1000) - 0.2).abs() < 1e-12);
+    }
+
+    #[test]
+    fn the_default_rate_goes_by_the_width() {
+        // 5e-4 · 768 / hidden: 0.0030, 0.00100, 0.000667, 0.0005, 0.0001875, 0.00009375.
+        let known = [(128, 3e-3), (384, 1e-3), (576, 7e-4), (768, 5e-4), (2048, 2e-4), (4096, 9e-5)];
+        for (hidden, rate) in known {
+            assert_eq!(default_rate(hidden), rate, "{hidden} features");
+        }
     }
 
     #[test]

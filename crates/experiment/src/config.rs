@@ -17,7 +17,7 @@ mod schema;
 mod sections;
 mod starters;
 
-pub use difference::{Difference, differences, shared};
+pub use difference::{Difference, differences, shared, values_of};
 pub use explain::nearest;
 pub use load::{CheckedConfig, load, load_of_run, of_table, parse};
 pub use meant::key as key_elsewhere;

@@ -71,6 +71,9 @@ pub struct Recorded<'r> {
 pub fn settings_of(config: &RunConfig, run: &Run) -> String {
     let mut text = config.to_toml();
     let mut left_out = Vec::new();
+    if config.train.lr_a.is_none() {
+        left_out.push(format!("train.lr_a = {:e}", run.settings().train.rate_a()));
+    }
     if config.train.lr_b.is_none() && !config.strategy.traits().trains_weights {
         left_out.push(format!("train.lr_b = {:e}", run.plan().lr_b));
     }
@@ -139,7 +142,7 @@ impl Recorder {
         let trains_all = !run.server().adapter.weights.is_empty();
         let whole = if trains_all { Some(ModelFolder::of(run.model(), source, Some(labels))?) } else { None };
         let (save, config_text) = (config.save.clone(), settings_of(config, run));
-        let trackers = Trackers::open(folder.path(), &config.track, past)?;
+        let trackers = Trackers::open(folder.path(), config, past)?;
         Ok(Recorder {
             folder,
             identity,
@@ -156,7 +159,7 @@ impl Recorder {
             written: 0,
             memory: None,
             expected: Expected::of(run),
-            trouble: Trouble::new(config, past),
+            trouble: Trouble::new(config, run.settings().train.rate_a(), past),
             failure: None,
             interrupt,
         })
@@ -223,6 +226,7 @@ impl Recorder {
             }
             self.write_personal_models(run, CLIENTS)?;
         }
+        self.trackers.finish(self.is_done());
         Ok(())
     }
 

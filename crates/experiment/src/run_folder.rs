@@ -20,8 +20,8 @@ use crate::user_error::UserError;
 pub use lock::Lock;
 use names::LOCK;
 pub use names::{
-    ADAPTER, BEST_ADAPTER, BEST_CLIENTS, BEST_MODEL, CHECKPOINTS, CLASSES, CLIENTS, CONFIG, CSV, LOG, METRICS, MODEL,
-    PARTITION, ROWS_OF_CLIENTS, SUMMARY, TENSORBOARD,
+    ADAPTER, BEST_ADAPTER, BEST_CLIENTS, BEST_MODEL, CHECKPOINTS, CLASSES, CLIENTS, CONFIG, CSV, LOG, METRICS, MLFLOW,
+    MODEL, PARTITION, ROWS_OF_CLIENTS, SUMMARY, TENSORBOARD,
 };
 
 /// What a run's configuration begins with: the directory from which its relative paths hold.

@@ -2,6 +2,7 @@
 //! when a run begins or goes on, and grows by a round at a time.
 
 mod events;
+mod mlflow;
 mod scalars;
 mod tensorboard;
 
@@ -12,8 +13,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use bonfire_federation::{ClientMetrics, RoundMetrics};
 
-use crate::config::TrackSection;
+use crate::config::RunConfig;
 use crate::run_folder::{CSV, own, replace};
+use mlflow::Mlflow;
 use scalars::Totals;
 use tensorboard::TensorBoard;
 
@@ -23,21 +25,26 @@ pub struct Trackers {
     totals: Totals,
     csv: Option<Csv>,
     tensorboard: Option<TensorBoard>,
+    mlflow: Option<Mlflow>,
 }
 
 impl Trackers {
-    /// Starts what `settings` ask for in the folder `run`, which holds the rounds `past` already: files of before are
+    /// Starts what `config` asks for in the folder `run`, which holds the rounds `past` already: files of before are
     /// replaced by files of these rounds.
     ///
     /// # Errors
-    /// The system refuses a write.
-    pub fn open(run: &Path, settings: &TrackSection, past: &[RoundMetrics]) -> Result<Trackers> {
+    /// The system refuses a write; a server that is to follow the run does not answer.
+    pub fn open(run: &Path, config: &RunConfig, past: &[RoundMetrics]) -> Result<Trackers> {
+        let settings = &config.track;
+        let last = past.last().map(|metrics| metrics.round);
+        let mlflow = settings.mlflow.as_deref().map(|address| Mlflow::open(run, config, address, last)).transpose()?;
         let mut trackers = Trackers {
             totals: Totals::default(),
             csv: settings.csv.then(|| Csv::create(run)).transpose()?,
             tensorboard: settings.tensorboard.then(|| TensorBoard::create(run, past)).transpose()?,
+            mlflow,
         };
-        past.iter().try_for_each(|metrics| trackers.round(metrics, &[]))?;
+        past.iter().try_for_each(|metrics| trackers.add(metrics, &[]))?;
         Ok(trackers)
     }
 
@@ -46,6 +53,17 @@ impl Trackers {
     /// # Errors
     /// The system refuses a write.
     pub fn round(&mut self, metrics: &RoundMetrics, clients: &[ClientMetrics]) -> Result<()> {
+        self.add(metrics, clients)?;
+        self.mlflow.iter_mut().for_each(Mlflow::send);
+        Ok(())
+    }
+
+    /// The run ends: `whole`, or to be gone on with.
+    pub fn finish(&mut self, whole: bool) {
+        self.mlflow.iter_mut().for_each(|mlflow| mlflow.finish(whole));
+    }
+
+    fn add(&mut self, metrics: &RoundMetrics, clients: &[ClientMetrics]) -> Result<()> {
         self.totals.add(metrics);
         let scalars = self.totals.scalars(metrics);
         if let Some(csv) = &mut self.csv {
@@ -53,6 +71,9 @@ impl Trackers {
         }
         if let Some(tensorboard) = &mut self.tensorboard {
             tensorboard.round(metrics, &scalars, clients)?;
+        }
+        if let Some(mlflow) = &mut self.mlflow {
+            mlflow.round(metrics, &scalars);
         }
         Ok(())
     }

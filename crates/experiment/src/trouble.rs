@@ -22,10 +22,10 @@ pub struct Trouble {
 }
 
 impl Trouble {
-    /// Of a run of `config` that has done the rounds in `past`.
-    pub fn new(config: &RunConfig, past: &[RoundMetrics]) -> Trouble {
+    /// Of a run of `config` at rate `lr_a` of the A factors that has done the rounds in `past`.
+    pub fn new(config: &RunConfig, lr_a: f64, past: &[RoundMetrics]) -> Trouble {
         let past = past.iter().map(of).collect();
-        Trouble { remedies: remedies(config), past, warned: false }
+        Trouble { remedies: remedies(config, lr_a), past, warned: false }
     }
 
     /// What to warn of after this round; at most once.
@@ -58,7 +58,7 @@ fn of(row: &RoundMetrics) -> (usize, f64, Option<f64>) {
 }
 
 /// Keys that make a run of `config` diverge, likeliest first, with what they are.
-fn remedies(config: &RunConfig) -> String {
+fn remedies(config: &RunConfig, lr_a: f64) -> String {
     let train = &config.train;
     let mut all = Vec::new();
     if config.attack.is_some() {
@@ -67,12 +67,12 @@ fn remedies(config: &RunConfig) -> String {
     if config.privacy.is_some() {
         all.push("the noise of [privacy]: a larger ε, more clients a round".to_string());
     }
-    let b = train.lr_b.map_or(String::new(), |b| format!(", train.lr_b = {}", b.of(train.lr_a)));
+    let b = train.lr_b.map_or(String::new(), |b| format!(", train.lr_b = {}", b.of(lr_a)));
     let head = match config.adapter.head {
         HeadMode::Trained => format!(", train.lr_head = {}", train.lr_head),
         HeadMode::Frozen => String::new(),
     };
-    all.push(format!("a learning rate that is too high (train.lr_a = {}{b}{head}): try half of it", train.lr_a));
+    all.push(format!("a learning rate that is too high (train.lr_a = {lr_a}{b}{head}): try half of it"));
     if train.clip_norm.is_none() {
         all.push("gradients without a bound: train.clip_norm = 1".to_string());
     }
@@ -91,7 +91,7 @@ mod tests {
     fn watch(more: &str, rows: &[(f64, Option<f64>)]) -> Vec<(usize, String)> {
         let text = format!("{}\n{more}", include_str!("../../../configs/quickstart.toml"));
         let config = RunConfig::from_toml(&text).expect("a configuration").config;
-        let mut trouble = Trouble::new(&config, &[]);
+        let mut trouble = Trouble::new(&config, 5e-4, &[]);
         let row = |(number, &(loss, accuracy)): (usize, &(f64, Option<f64>))| {
             let row = RoundMetrics { train_loss: loss, test_accuracy: accuracy, ..round(number, 0.0) };
             Some((number, trouble.after(&row)?))

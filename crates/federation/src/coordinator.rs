@@ -64,10 +64,11 @@ impl Coordinator {
     ///
     /// # Errors
     /// A setting that cannot be, named by its key.
-    pub fn new(settings: Settings, model: &dyn Model, clients: usize) -> Result<Self, FederationError> {
+    pub fn new(mut settings: Settings, model: &dyn Model, clients: usize) -> Result<Self, FederationError> {
         if let Some(problem) = settings.problem() {
             return Err(problem.into());
         }
+        settings.train.settle(model.info().hidden);
         check_class_weights(&settings, model.task())?;
         let global = initial_adapter(&settings, model)?;
         let protection = Protection::new(&settings, clients)?;

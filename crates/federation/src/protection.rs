@@ -27,6 +27,9 @@ fn mechanism(
         .map_err(|e| FederationError::Setting { key: "privacy.epsilon".into(), problem: format!("cannot be had: {e}") })
 }
 
+/// The noise on a mean that hides it: over some tens of rounds movements add up and noise cancels in part, by the root of their number.
+const DROWNED: f64 = 10.0;
+
 /// What a run's `[privacy]` comes to when all its rounds are done.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct PrivacyForecast {
@@ -48,6 +51,22 @@ impl PrivacyForecast {
         let protection = Protection::simulated(settings, settings.clients.count)?;
         let spent = protection.spent(settings, settings.train.rounds);
         Ok(Some(PrivacyForecast { noise: protection.mechanism.map(|mechanism| mechanism.noise), spent }))
+    }
+
+    /// How many times as long as the longest mean movement the noise on it is: `z √d / m` for noise multiplier z, movements of
+    /// `params` scalars (d) and a mean over `clients` (m). Movements are clipped to C, so that their mean is C long at most; noise
+    /// of deviation `z C / m` on every scalar has the length `z C √d / m`.
+    pub fn noise_over_signal(&self, params: f64, clients: f64) -> Option<f64> {
+        self.noise.map(|z| z * params.sqrt() / clients)
+    }
+
+    /// A warning where so much noise leaves hardly anything to learn from.
+    pub fn drowned(&self, params: f64, clients: f64) -> Option<String> {
+        let times = self.noise_over_signal(params, clients).filter(|times| *times >= DROWNED)?;
+        Some(format!(
+            "the noise of [privacy] is {times:.0} times as long as the mean of {clients:.0} movements can be, so hardly anything \
+             is learnt; more clients a round, fewer trained weights (adapter.rank, adapter.targets) or a larger ε make it less"
+        ))
     }
 }
 

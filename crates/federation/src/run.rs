@@ -120,6 +120,11 @@ impl Run {
         self.clients.engine.pass_holds(self.trainable_params())
     }
 
+    /// What it was told, with what was left to the model filled in.
+    pub fn settings(&self) -> &Settings {
+        self.coordinator.settings()
+    }
+
     /// The server's state after the last complete round.
     pub fn server(&self) -> &Server {
         self.coordinator.server()

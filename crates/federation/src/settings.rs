@@ -98,7 +98,7 @@ impl Settings {
     /// SoRA's threshold ξ and the learning rate of its gates; `None`: the strategy has no gates.
     pub(crate) fn gates(&self) -> Option<(f64, f64)> {
         let StrategySettings::Sora { xi, lr_gate, .. } = self.strategy else { return None };
-        let lr_gate = lr_gate.unwrap_or(self.train.lr_a);
+        let lr_gate = lr_gate.unwrap_or(self.train.rate_a());
         Some((xi.unwrap_or(SORA_XI * lr_gate), lr_gate))
     }
 
@@ -189,6 +189,21 @@ impl Settings {
     /// Clients in a round's cohort, of `count`.
     pub(crate) fn cohort_size(&self, count: usize) -> usize {
         self.clients.per_round.unwrap_or(count).min(count)
+    }
+
+    /// Whether what a round computes depends on how many rounds there will be. Else a run that is given more goes on as if it had
+    /// had them from the beginning.
+    pub fn counts_rounds(&self) -> bool {
+        self.train.lr_rounds.is_some()
+            || self.train.flat.is_some()
+            || self.server.schedule.is_some()
+            || self.privacy.is_some()
+            || matches!(self.strategy, StrategySettings::SaFedLora { .. })
+    }
+
+    /// Clients whose uploads a round counts on the average: of a cohort those that do not drop out.
+    pub fn expected_clients(&self) -> f64 {
+        self.cohort_size(self.clients.count) as f64 * (1.0 - self.clients.dropout)
     }
 
     /// Clients that are invited to a round, of `count`: more than are waited for, with `clients.over_select`.

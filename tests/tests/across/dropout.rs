@@ -198,7 +198,7 @@ fn strategies_drop_one_by_one_as_all_together() {
             let mut settings = toy::with_in_flight(settings.clone(), in_flight);
             settings.train.rounds = 2;
             if strategy.contains("full") {
-                settings.train.lr_a = 3e-4;
+                settings.train.lr_a = Some(3e-4);
             }
             finish(&mut run(settings, dropout))
         };

@@ -104,7 +104,7 @@ fn whoever_takes_the_place_of_a_skipped_client_starts_clean() {
 #[test]
 fn a_round_in_which_everybody_diverges_ends_the_run() {
     let mut settings = settings("");
-    (settings.train.not_finite, settings.train.lr_a) = (NotFinite::SkipClient, 1e38);
+    (settings.train.not_finite, settings.train.lr_a) = (NotFinite::SkipClient, Some(1e38));
     let mut run = toy::run(settings);
     let error = run.train(&mut |_| ControlFlow::Continue(())).unwrap_err().to_string();
     assert!(error.contains("every client"), "{error}");

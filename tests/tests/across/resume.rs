@@ -66,6 +66,40 @@ fn every_strategy_goes_on_as_if_it_had_never_stopped() {
     }
 }
 
+/// What lets `--resume` take more rounds without a question.
+#[test]
+fn where_rounds_are_not_counted_more_of_them_change_nothing_before() {
+    let more =
+        ["[strategy]\nname = \"fedit\"\n[train]\nrounds = 4\nlr_a = 1e-3\nbatch_size = 4\nschedule = \"cosine\""];
+    let strategies = STRATEGIES.iter().map(|strategy| format!("[strategy]\n{strategy}"));
+    let mut counting = 0;
+    for sections in strategies.chain(RUNS.iter().chain(&more).map(|text| text.to_string())) {
+        let of = |rounds| {
+            let mut settings = settings(&sections);
+            settings.train.rounds = rounds;
+            settings
+        };
+        if of(2).counts_rounds() {
+            counting += 1;
+            continue;
+        }
+        let (mut few, mut many) = (toy::run(of(2)), toy::run(of(40)));
+        let both = (train(&mut few, 2), train(&mut many, 2));
+        assert_eq!(few.server(), many.server(), "{sections}");
+        // The last round is always evaluated.
+        assert_eq!(both.0.1, both.1.1, "{sections}");
+    }
+    assert_eq!(counting, 1, "SA-FedLoRA alone goes by its rounds");
+    for sections in [
+        "[train]\nlr_rounds = { schedule = \"cosine\" }",
+        "[train]\nflat = { rho = 0.05 }",
+        "[server]\nschedule = { schedule = \"cosine\" }",
+        "[privacy]\nkind = \"gaussian\"\nclip = 1.0\nnoise = 1.0",
+    ] {
+        assert!(toy::settings(sections).counts_rounds(), "{sections}");
+    }
+}
+
 /// For GPUs, whose sums may depend on the order of threads; `.ci/run` runs it on wgpu.
 #[test]
 fn on_any_device_a_run_that_goes_on_ends_where_it_would_have() {

@@ -21,7 +21,7 @@ use bonfire_experiment::log::note;
 
 use crate::common::Common;
 use crate::console::say;
-use crate::interrupt::CtrlC;
+use crate::interrupt::{CtrlC, end_unfinished};
 pub use args::{Axes, CompareArgs};
 use cells::Cells;
 
@@ -98,7 +98,8 @@ pub(super) fn finish(outputs: &Outputs<'_>, quiet: bool) -> Result<()> {
     if missing > 0 {
         note(format!("{missing} of {cells} cells are not complete; the same command goes on with them"));
     }
-    compare::check(outputs)
+    compare::check(outputs)?;
+    if missing > 0 { end_unfinished() } else { Ok(()) }
 }
 
 /// The command as the user typed it, quoted where a shell needs it.

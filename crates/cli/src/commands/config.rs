@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use bonfire_experiment::config::{Starter, nearest};
+use bonfire_experiment::config::{Source, Starter, nearest};
+use bonfire_experiment::log::note;
 use bonfire_experiment::{UserError, config};
 use clap::Args;
 
@@ -72,6 +73,14 @@ fn starter(words: &[String]) -> Result<(Starter, Option<&String>), UserError> {
 fn resolved(file: Option<&Path>, common: &Common) -> Result<(), UserError> {
     let loaded = common.applied_to(config::load(file, &common.sets)?);
     put(loaded.config.to_toml().trim_end());
+    let named = [("model.path", &loaded.config.model.path), ("data.path", &loaded.config.data.path)];
+    for (key, source) in named {
+        if let Source::Folder(path) = source
+            && !path.exists()
+        {
+            note(format!("`{key}`: no such file or folder here: {} ({})", path.display(), loaded.place_of(key)));
+        }
+    }
     Ok(())
 }
 

@@ -108,6 +108,9 @@ pub struct Cost {
     /// ε and δ of the whole run, and the noise multiplier, where the configuration protects clients.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub privacy: Option<PrivacyCost>,
+    /// A warning where the noise leaves hardly anything to learn from.
+    #[serde(skip)]
+    pub drowned: Option<String>,
     /// Whether the server needs no more than a sum of uploads, and why not.
     secure_aggregation: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -309,6 +312,9 @@ fn cost(args: &CostArgs, cell: &Cell, variant: &Variant, of: &Federation<'_>) ->
     let against = settings.strategy.traits().against_secure_aggregation.or(coded);
     let (rank, secure_aggregation) = (cell.rank.clone(), against.is_none());
     let about = settings.strategy.traits().depends_on_data && low == high;
+    let privacy = PrivacyForecast::of(&settings)?;
+    let clients = settings.expected_clients();
+    let sent = low.upload_params as f64 / (clients * settings.train.rounds as f64);
     let price = |f: Forecast| args.price_per_gb.map(|price| price * (f.upload_bytes + f.download_bytes) as f64 / 1e9);
     Ok(Cost {
         strategy: variant.label(),
@@ -324,7 +330,8 @@ fn cost(args: &CostArgs, cell: &Cell, variant: &Variant, of: &Federation<'_>) ->
         seconds_a_round: [low, high].map(|f| f.longest_round),
         with_training: settings.clients.devices.iter().all(|kind| kind.tokens_per_second.is_finite()),
         price: price(low).zip(price(high)).map(|(low, high)| [low, high]),
-        privacy: PrivacyForecast::of(&settings)?.map(PrivacyCost::from),
+        drowned: privacy.and_then(|privacy| privacy.drowned(sent, clients)),
+        privacy: privacy.map(PrivacyCost::from),
         secure_aggregation,
         against_secure_aggregation: against,
     })

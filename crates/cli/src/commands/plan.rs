@@ -39,8 +39,16 @@ pub struct PlanArgs {
     #[arg(long, value_name = "HOURS", value_parser = positive)]
     pub max_hours: Option<f64>,
     /// Draw accuracy against bytes into this SVG file
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE.svg", value_parser = svg)]
     pub svg: Option<PathBuf>,
+}
+
+fn svg(text: &str) -> Result<PathBuf, String> {
+    let path = PathBuf::from(text);
+    match path.extension() {
+        Some(end) if end.eq_ignore_ascii_case("svg") => Ok(path),
+        _ => Err("it is written as SVG: expected a name that ends in .svg".into()),
+    }
 }
 
 fn share(text: &str) -> Result<f64, String> {

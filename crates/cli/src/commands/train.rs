@@ -15,13 +15,13 @@ use bonfire_experiment::memory::Expected;
 use bonfire_experiment::prepare::{self, Prepared};
 use bonfire_experiment::recorder::Recorder;
 use bonfire_experiment::{Facts, RunLog, run_folder};
-use bonfire_federation::{BudgetUse, MemoryUse, Run};
+use bonfire_federation::{BudgetUse, MemoryUse, PrivacyForecast, Run};
 use bonfire_models::Task;
 use clap::Args;
 
 use crate::common::Common;
 use crate::console::{is_json, say, say_row};
-use crate::interrupt::CtrlC;
+use crate::interrupt::{CtrlC, end_unfinished};
 use crate::progress::{Preparing, Progress, Waiting};
 use crate::tui::{self, About};
 
@@ -121,6 +121,7 @@ fn prepare(loaded: &CheckedConfig, place: &Path, args: &TrainArgs, quiet: bool) 
     let prepared = prepare::prepare(loaded, interrupt, &mut Preparing { waiting: Waiting::default(), tell })?;
     if !quiet {
         describe_training(loaded, &prepared.run);
+        warn_of_noise(&prepared.run);
         say(format!("memory      {}\n", Expected::of(&prepared.run)));
     }
     Ok(Ready { prepared, ctrl_c: installed.expect("asked for on the way") })
@@ -158,7 +159,7 @@ fn follow(args: &TrainArgs, loaded: &CheckedConfig, ready: Ready, mut recorder: 
         note(format!("stopped after {done} of {rounds} rounds; go on with: {go_on}"));
     }
     say_result(&recorder, quiet);
-    Ok(())
+    if recorder.is_done() { Ok(()) } else { end_unfinished() }
 }
 
 /// The run's last lines.
@@ -224,10 +225,11 @@ fn describe_training(loaded: &CheckedConfig, run: &Run) {
     };
     say(format!("strategy    {}: {adapter}", config.strategy.name()));
     let head = if config.settings().trains_head() { format!(", head {:e}", train.lr_head) } else { String::new() };
+    let by_width = if train.lr_a.is_none() { " (by the model's width)" } else { "" };
     let rates = if config.strategy.traits().trains_weights {
-        format!("{:e}{head}", plan.lr_a)
+        format!("{:e}{by_width}{head}", plan.lr_a)
     } else {
-        format!("A {:e}, B {:e}{head}", plan.lr_a, plan.lr_b)
+        format!("A {:e}{by_width}, B {:e}{head}", plan.lr_a, plan.lr_b)
     };
     let many = |count: usize, word: &str| format!("{count} {word}{}", if count == 1 { "" } else { "s" });
     say(format!(
@@ -238,6 +240,16 @@ fn describe_training(loaded: &CheckedConfig, run: &Run) {
         many(train.epochs, "epoch"),
         train.batch_size,
     ));
+}
+
+/// Warns of noise in which clients' movements drown.
+fn warn_of_noise(run: &Run) {
+    let settings = run.settings();
+    let found = PrivacyForecast::of(settings).ok().flatten();
+    found
+        .and_then(|found| found.drowned(run.trainable_params() as f64, settings.expected_clients()))
+        .iter()
+        .for_each(note);
 }
 
 /// A setting as TOML writes it, without quotes.

@@ -95,6 +95,12 @@ fn a_changed_configuration_is_refused_unless_accepted() {
     assert!(said.err.contains("from round 4 on"), "{}", said.err);
     assert_eq!(room.rounds("run").len(), 4);
     assert!(room.read("run/config.toml").contains("rounds = 4"));
+    // More rounds alone change nothing of those that are done, unless something counts them.
+    let said = room.succeed(&["train", "--resume", "run", "--set", "train.rounds=5"]);
+    assert!(said.err.contains("train.rounds was 4, is 5"), "{}", said.err);
+    let counted =
+        ["train", "--resume", "run", "--set", "train.rounds=6", "--set", "train.lr_rounds={ schedule = \"cosine\" }"];
+    room.refuse(2, &["train.rounds was 5, is 6", "train.lr_rounds", "--accept-changes"], &counted);
     // How and where the work is done is nobody's business but the device's.
     let said = room.succeed(&["train", "--resume", "run", "--set", "engine.in_flight=1"]);
     assert!(said.err.contains("engine.in_flight was"), "{}", said.err);

@@ -12,6 +12,9 @@ use crate::{Cell, DataError};
 /// What such a line holds.
 const LINE: &str = "a word and its tag, with white space or a tab between them, such as \"Rome B-LOC\", and a blank line after every sentence";
 
+/// Words that no sentence has: so many without a blank line are a file in which sentences are not told apart.
+const NO_SENTENCE: usize = 2000;
+
 /// Hands every sentence to `each` as a record of lists, the columns called `1`, `2` and so on; its place is that of its first word.
 /// Lines that begin with `-DOCSTART-` are left aside, and comments (`# key = value`, `# id …`) before a sentence.
 pub(super) fn read(file: &Arc<Path>, each: Each) -> Result<(), DataError> {
@@ -55,6 +58,11 @@ pub(super) fn read(file: &Arc<Path>, each: Each) -> Result<(), DataError> {
         } else if columns.len() != cells.len() {
             let problem = format!("{} columns, and {} in the line before", cells.len(), columns.len());
             return Err(place.bad(problem, LINE));
+        }
+        if columns[0].len() == NO_SENTENCE {
+            return Err(
+                first.bad(format!("{NO_SENTENCE} words without a blank line, which would be one sentence"), LINE)
+            );
         }
         columns.iter_mut().zip(cells).for_each(|(column, cell)| column.push(Cell::from(cell)));
     }

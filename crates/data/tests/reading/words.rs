@@ -116,6 +116,9 @@ fn what_is_wrong_is_said_with_its_line() {
         let said = complaint(&[("train.txt", train), ("test.txt", fine)], &tagged());
         assert!(words.iter().all(|word| said.contains(word)), "{said}");
     }
+    let endless = "word O\n".repeat(2001);
+    let said = complaint(&[("train.txt", &endless), ("test.txt", fine)], &tagged());
+    assert!(said.contains("train.txt:1") && said.contains("2000 words without a blank line"), "{said}");
     let json = |words: &str, tags: &str| format!("{{\"tokens\": {words}, \"tags\": {tags}}}\n");
     let good = json("[\"a\"]", "[\"O\"]");
     for (row, words) in [

@@ -5,6 +5,8 @@ use std::fmt;
 
 use toml::{Table, Value};
 
+use super::run_config::RunConfig;
+
 /// A key whose value is not the same in both.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Difference {
@@ -56,6 +58,13 @@ pub fn shared(table: &Table) -> BTreeMap<String, Value> {
         key.matters() && !own.iter().any(|own| key.key.starts_with(own))
     });
     all
+}
+
+/// Every setting of `config` by its full key, as TOML writes it, texts without quotes.
+pub fn values_of(config: &RunConfig) -> BTreeMap<String, String> {
+    let table: Table = config.to_toml().parse().expect("what was written can be read");
+    let shown = |value: Value| value.as_str().map(str::to_owned).unwrap_or_else(|| value.to_string());
+    flat(&table).into_iter().map(|(key, value)| (key, shown(value))).collect()
 }
 
 /// Values by their full keys.

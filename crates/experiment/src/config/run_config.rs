@@ -141,6 +141,11 @@ impl RunConfig {
             ("model.path", self.model.path.is_well_named(), RepoName::FORM),
             ("data.path", self.data.path.is_well_named_data(), RepoName::DATA_FORM),
             (
+                "track.mlflow",
+                self.track.mlflow.as_deref().is_none_or(|at| at.starts_with("http://") || at.starts_with("https://")),
+                "must be the address of a tracking server, such as \"http://127.0.0.1:5000\"",
+            ),
+            (
                 "data.max_length",
                 self.data.max_length >= 3,
                 "must be at least 3: a text's first and last special token and one of its own",

@@ -252,7 +252,7 @@ impl Default for SaveSection {
 }
 
 /// `[track]`: files for other tools that follow a run.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TrackSection {
     /// Event files for TensorBoard, in `RUN/tensorboard`.
@@ -261,6 +261,9 @@ pub struct TrackSection {
     /// `RUN/metrics.csv`, a row a round.
     #[serde(default)]
     pub csv: bool,
+    /// The address of an MLflow tracking server, such as `"http://127.0.0.1:5000"`, to which rounds are sent as they end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mlflow: Option<String>,
 }
 
 /// `[engine]`: how the work is put on the device.

@@ -34,9 +34,11 @@ pub const LOG: &str = "run.log";
 pub const CSV: &str = "metrics.csv";
 /// The folder of `track.tensorboard`.
 pub const TENSORBOARD: &str = "tensorboard";
+/// Which run of an MLflow server it is, with `track.mlflow`.
+pub const MLFLOW: &str = "mlflow.json";
 
 /// All of them.
-pub(super) const ALL: [&str; 17] = [
+pub(super) const ALL: [&str; 18] = [
     CONFIG,
     METRICS,
     ROWS_OF_CLIENTS,
@@ -54,4 +56,5 @@ pub(super) const ALL: [&str; 17] = [
     LOG,
     CSV,
     TENSORBOARD,
+    MLFLOW,
 ];

@@ -45,7 +45,10 @@ fn scalar(event: &Event, tag: &str) -> Option<f32> {
     values.iter().find(|value| value.tag == tag).and_then(|value| value.simple_value)
 }
 
-const ALL: TrackSection = TrackSection { tensorboard: true, csv: true };
+fn all() -> RunConfig {
+    let sets = ["track.tensorboard=true", "track.csv=true"].map(String::from);
+    crate::config::load(None, &sets).expect("the quickstart").config
+}
 
 #[test]
 fn the_checksum_is_that_of_tfrecord() {
@@ -56,7 +59,7 @@ fn the_checksum_is_that_of_tfrecord() {
 #[test]
 fn events_are_framed_and_hold_the_numbers_of_every_round() {
     let folder = tempfile::tempdir().expect("a folder");
-    let mut trackers = Trackers::open(folder.path(), &ALL, &[]).expect("opened");
+    let mut trackers = Trackers::open(folder.path(), &all(), &[]).expect("opened");
     trackers.round(&metrics(1), &[client(0.1), client(1.0)]).expect("written");
     trackers.round(&metrics(2), &[]).expect("written");
     let events = events(folder.path());
@@ -78,11 +81,11 @@ fn events_are_framed_and_hold_the_numbers_of_every_round() {
 #[test]
 fn a_run_that_goes_on_has_exactly_the_rounds_it_has() {
     let folder = tempfile::tempdir().expect("a folder");
-    let mut first = Trackers::open(folder.path(), &ALL, &[]).expect("opened");
+    let mut first = Trackers::open(folder.path(), &all(), &[]).expect("opened");
     (1..=3).for_each(|round| first.round(&metrics(round), &[]).expect("written"));
     drop(first);
     let past = [metrics(1), metrics(2)];
-    let mut again = Trackers::open(folder.path(), &ALL, &past).expect("opened");
+    let mut again = Trackers::open(folder.path(), &all(), &past).expect("opened");
     again.round(&metrics(3), &[]).expect("written");
     let events = events(folder.path());
     assert_eq!(events.iter().map(|event| event.step).collect::<Vec<_>>(), [0, 1, 2, 3]);
@@ -99,7 +102,9 @@ fn a_run_that_goes_on_has_exactly_the_rounds_it_has() {
 #[test]
 fn nothing_is_written_unasked() {
     let folder = tempfile::tempdir().expect("a folder");
-    let mut trackers = Trackers::open(folder.path(), &TrackSection::default(), &[]).expect("opened");
+    let mut trackers =
+        Trackers::open(folder.path(), &crate::config::load(None, &[]).expect("the quickstart").config, &[])
+            .expect("opened");
     trackers.round(&metrics(1), &[]).expect("nothing to do");
     assert_eq!(std::fs::read_dir(folder.path()).expect("a folder").count(), 0);
 }

@@ -71,11 +71,12 @@ impl Common {
     /// `b_over_a` is the strategy's own ratio of learning rates, for when the user gave none for B.
     pub(crate) fn new(settings: &Settings, protection: &Protection, budgets: &[usize], b_over_a: f64) -> Self {
         let train = &settings.train;
-        let lr_b = train.lr_b.map_or(b_over_a * train.lr_a, |rate| rate.of(train.lr_a));
+        let lr_a = train.rate_a();
+        let lr_b = train.lr_b.map_or(b_over_a * lr_a, |rate| rate.of(lr_a));
         let (clients, seed) = (settings.clients.count, train.seed);
         let noise = match (settings.privacy, protection.mechanism) {
             (Some(PrivacySettings::Gaussian { clip, .. }), Some(mechanism)) => {
-                let expected = settings.cohort_size(clients) as f64 * (1.0 - settings.clients.dropout);
+                let expected = settings.expected_clients();
                 Some(CentralNoise { multiplier: mechanism.noise, clip, expected, key: protection.key.clone() })
             }
             _ => None,
@@ -95,7 +96,7 @@ impl Common {
             schedule: (train.schedule, train.warmup_steps),
             rounds: train.rounds,
             seed,
-            ..Common::plain(train.lr_a, lr_b, settings.trains_head())
+            ..Common::plain(lr_a, lr_b, settings.trains_head())
         }
     }
 

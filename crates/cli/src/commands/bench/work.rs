@@ -110,7 +110,7 @@ pub fn settings(args: &BenchArgs, batch: usize) -> TrainSettings {
         max_tokens: None,
         accumulate: 1,
         batch_size: batch,
-        lr_a: 1e-3,
+        lr_a: Some(1e-3),
         lr_b: None,
         prox: 0.0,
         flat: None,

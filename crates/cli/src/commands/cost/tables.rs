@@ -3,6 +3,7 @@
 use bonfire_experiment::config::RunConfig;
 use bonfire_experiment::format::table::{aligned, row};
 use bonfire_experiment::format::{bytes, energy, percent, seconds};
+use bonfire_experiment::log::note;
 use bonfire_federation::{DeviceKind, Forecast};
 
 use super::time::Time;
@@ -22,6 +23,9 @@ pub fn print(config: &RunConfig, time: &Time, costs: &[Cost]) {
     }
     if let Some(privacy) = costs.iter().find_map(|cost| cost.privacy) {
         say(protected(privacy, config));
+        costs.iter().filter_map(|cost| Some((cost, cost.drowned.as_ref()?))).for_each(|(cost, warning)| {
+            note(format!("{}: {warning}", cost.strategy));
+        });
     }
 }
 

@@ -105,9 +105,11 @@ fn before(save: &Save) -> Result<Table> {
 
 /// Says what is not as it was, and refuses what would change the numbers unless that was asked for.
 fn compare(loaded: &CheckedConfig, save: &Save, accept: bool) -> Result<()> {
+    let counts_rounds = loaded.config.settings().counts_rounds();
+    let matters = |found: &Difference| found.matters() && (counts_rounds || found.key != "train.rounds");
     let new: Table = loaded.config.to_toml().parse().context("cannot read a configuration that was just written")?;
     let (matter, others): (Vec<Difference>, Vec<Difference>) =
-        differences(&before(save)?, &new).into_iter().partition(Difference::matters);
+        differences(&before(save)?, &new).into_iter().partition(matters);
     others.iter().for_each(note);
     let version = env!("CARGO_PKG_VERSION");
     if save.notes.version != version {
