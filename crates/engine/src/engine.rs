@@ -6,14 +6,16 @@ use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::sync::mpsc::{Sender, channel};
 
-use bonfire_data::random::NoiseKey;
+use bonfire_data::random::{NoiseKey, Use};
 use bonfire_models::{Adapter, Model};
 use burn::tensor::Device;
 
+use crate::batch_schedule::BatchSchedule;
 use crate::capacity::Capacity;
 use crate::device_round::{DeviceRound, Stepped};
 use crate::device_thread::{self, EndsAll, give_back};
 use crate::evaluate::evaluate_rows_within;
+use crate::job::ClientJob;
 use crate::terms::flat;
 use crate::{
     Active, Cohort, EngineError, EngineSettings, Estimate, Member, Plan, RowEvaluation, Seat, Split, Start, StepTimes,
@@ -133,6 +135,23 @@ impl Engine {
     /// The devices that train.
     pub fn devices(&self) -> impl Iterator<Item = &Device> {
         self.models.iter().map(|model| model.device())
+    }
+
+    /// Tokens that `member` trains on by a plan without a probe, before it has: those of its batches, batch by batch.
+    pub fn training_tokens(&self, plan: &Plan, member: Member<'_>) -> u64 {
+        let (settings, _) = self.settings.in_round(plan.round);
+        let steps = member.local_steps(&settings);
+        let jobs = [ClientJob {
+            member,
+            steps,
+            slots: None,
+            movement: None,
+            correction: None,
+            update_factor: 1.0,
+            probed_tokens: 0,
+        }];
+        let schedule = BatchSchedule::new(&jobs, &self.train, &settings, (Use::Batches, plan.round as u64), 1);
+        schedule.flat_map(|step| step.ends).map(|end| end.tokens).sum()
     }
 
     /// How many clients are on a device together, of `cohort` that share it and train `scalars` numbers each.

@@ -160,7 +160,11 @@ impl Upload {
 
     /// Scales the movement so that its norm is at most `most`.
     pub fn clip(&mut self, most: f64) {
-        let factor = (most / self.norm().max(f64::MIN_POSITIVE)).min(1.0);
+        self.scale((most / self.norm().max(f64::MIN_POSITIVE)).min(1.0));
+    }
+
+    /// Multiplies the movement by `factor`.
+    pub fn scale(&mut self, factor: f64) {
         let factors = self.factors.iter_mut().flat_map(|(_, list)| list);
         for m in factors.chain(&mut self.weights).chain(&mut self.head) {
             m.data.iter_mut().for_each(|v| *v = (f64::from(*v) * factor) as f32);

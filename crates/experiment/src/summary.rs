@@ -383,6 +383,7 @@ pub(crate) mod tests {
             late: vec![],
             simulated_seconds: None,
             watt_hours: None,
+            staleness: None,
             skipped: vec![],
             in_flight: 2,
             no_room_for: vec![],

@@ -4,30 +4,27 @@
 //! to be kept like a key.
 //!
 //! The format: `"BONFIRE\0"`, the format's version (u32), the payload's length in bytes (u64) and its SHA-256, all
-//! little-endian, then the payload: a safetensors file that holds every matrix in f32, with what is not a matrix as JSON in
-//! its metadata, under `run`, and the caller's notes beside it.
+//! little-endian, then the payload: a safetensors file that holds every matrix in f32 and uploads on their way as the bytes that
+//! cross, with what is neither as JSON in its metadata, under `run`, and the caller's notes beside it.
 
-use std::borrow::Cow;
+mod file;
+
 use std::collections::{BTreeMap, HashMap};
 
 use bonfire_data::random::NoiseKey;
-use bonfire_engine::{ClientMemory, Private};
+use bonfire_engine::{ClientMemory, Plan, Private, Upload};
 use bonfire_models::{Adapter, DeltaLog, HeadTensor, Matrix};
 use safetensors::SafeTensors;
-use safetensors::tensor::{Dtype, View};
+use safetensors::tensor::Dtype;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
+use self::file::{Stored, VERSION, opened, sealed};
 use crate::clients::Clients;
 use crate::data_checksum::hex;
 use crate::download::Pushes;
+use crate::timeline::{StoredTimeline, Timeline};
 use crate::{Coordinator, Ledger, Run, Server, State};
 
-const MAGIC: &[u8; 8] = b"BONFIRE\0";
-/// Raised whenever an older program could not read what a newer one writes, or would misread it.
-const VERSION: u32 = 1;
-/// Bytes before the payload.
-const HEAD: usize = 8 + 4 + 8 + 32;
 /// Where the JSON stands in the metadata.
 const RUN: &str = "run";
 
@@ -59,6 +56,10 @@ pub enum CheckpointError {
     OtherRun(String),
 }
 
+/// Before the names of uploads on their way, and of what their clients keep once they have come.
+const SENT: &str = "sent/";
+const WAITING: &str = "waiting/";
+
 /// What is not a matrix.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Header {
@@ -77,6 +78,9 @@ struct Header {
     /// The secret that noise is drawn from, in hex, where there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     noise: Option<String>,
+    /// Where the run stands by its clients' devices.
+    #[serde(default, skip_serializing_if = "StoredTimeline::is_start")]
+    timeline: StoredTimeline,
 }
 
 /// A state that was read back.
@@ -84,29 +88,10 @@ struct Header {
 pub struct Checkpoint {
     header: Header,
     matrices: BTreeMap<String, Matrix>,
+    /// Uploads on their way, by client.
+    messages: BTreeMap<usize, Vec<u8>>,
     /// What the caller wrote down with it.
     pub notes: BTreeMap<String, String>,
-}
-
-/// A matrix on its way into the file.
-struct Stored<'m> {
-    shape: [usize; 2],
-    matrix: &'m Matrix,
-}
-
-impl View for Stored<'_> {
-    fn dtype(&self) -> Dtype {
-        Dtype::F32
-    }
-    fn shape(&self) -> &[usize] {
-        &self.shape
-    }
-    fn data(&self) -> Cow<'_, [u8]> {
-        Cow::Owned(self.matrix.data.iter().flat_map(|v| v.to_le_bytes()).collect())
-    }
-    fn data_len(&self) -> usize {
-        4 * self.matrix.data.len()
-    }
 }
 
 /// What is written down.
@@ -119,6 +104,7 @@ pub(crate) struct Written<'w> {
     pub memories: &'w BTreeMap<usize, ClientMemory>,
     pub data: &'w str,
     pub noise: &'w NoiseKey,
+    pub timeline: &'w Timeline,
 }
 
 /// What was read, and fits.
@@ -129,6 +115,15 @@ pub(crate) struct Read {
     pub private: Private,
     pub memories: BTreeMap<usize, ClientMemory>,
     pub noise: Option<NoiseKey>,
+    /// What is left to be read when the plans are known.
+    pub waiting: Waiting,
+}
+
+/// Who is at work, what they have sent, and what they keep once that has come.
+pub(crate) struct Waiting {
+    timeline: StoredTimeline,
+    messages: BTreeMap<usize, Vec<u8>>,
+    kept: BTreeMap<usize, ClientMemory>,
 }
 
 impl Written<'_> {
@@ -150,6 +145,7 @@ impl Written<'_> {
                 NoiseKey::Secret(key) => Some(hex(key)),
                 NoiseKey::Seed(_) => None,
             },
+            timeline: StoredTimeline::of(self.timeline),
         };
         let mut all: Vec<(String, &Matrix)> = Vec::new();
         let lists = [
@@ -168,10 +164,18 @@ impl Written<'_> {
         for (client, kept) in self.memories {
             all.extend(kept.named().map(|(name, m)| (format!("memory/{client}/{name}"), m)));
         }
+        for (client, upload) in &self.timeline.uploads {
+            all.extend(upload.kept.named().map(|(name, m)| (format!("{WAITING}{client}/{name}"), m)));
+        }
         let json = serde_json::to_string(&header).expect("numbers and names");
         let mut metadata: HashMap<String, String> = notes.clone().into_iter().collect();
         metadata.insert(RUN.into(), json);
-        let all = all.into_iter().map(|(name, m)| (name, Stored { shape: [m.rows, m.cols], matrix: m }));
+        let matrices = all.into_iter().map(|(name, m)| (name, Stored::Matrix([m.rows, m.cols], m)));
+        let message = |(client, upload): (&usize, &Upload)| {
+            let bytes = upload.encode();
+            (format!("{SENT}{client}"), Stored::Message([bytes.len()], bytes))
+        };
+        let all: Vec<_> = matrices.chain(self.timeline.uploads.iter().map(message)).collect();
         let payload = safetensors::serialize(all, Some(metadata)).expect("names are unique");
         sealed(&payload)
     }
@@ -216,10 +220,10 @@ impl Coordinator {
         memories: &'w BTreeMap<usize, ClientMemory>,
         data: &'w str,
     ) -> Written<'w> {
-        let Coordinator { server, ledger, restarted, .. } = self;
+        let Coordinator { server, ledger, restarted, timeline, .. } = self;
         let (strategy, restarted) = (self.strategy_name(), *restarted);
         let noise = &self.protection.key;
-        Written { server, strategy, ledger, restarted, private, memories, data, noise }
+        Written { server, strategy, ledger, restarted, private, memories, data, noise, timeline }
     }
 
     /// Sets the state; gives what the clients keep.
@@ -229,14 +233,26 @@ impl Coordinator {
         data: &str,
     ) -> Result<(BTreeMap<usize, ClientMemory>, Private), CheckpointError> {
         let read = checkpoint.fit(&self.server.adapter, self.strategy.name(), self.clients(), data)?;
+        let timeline = self.waiting(read.waiting, &read.server)?;
         // Reproducible noise comes from the run's seed: no secret takes its place.
         let protected = self.settings.privacy.is_some_and(|privacy| !privacy.reproducible());
         if let Some(key) = read.noise.filter(|_| protected) {
             self.draw_noise_from(key).map_err(|e| CheckpointError::Contents(e.to_string()))?;
         }
         (self.server, self.ledger, self.restarted) = (read.server, read.ledger, read.restarted);
-        self.pushes = Pushes::default();
+        (self.pushes, self.timeline) = (Pushes::default(), timeline);
         Ok((read.memories, read.private))
+    }
+
+    /// Where the run stands that `server` is the state of. Asynchronous rounds have plans that differ in their number alone.
+    fn waiting(&self, waiting: Waiting, server: &Server) -> Result<Timeline, CheckpointError> {
+        let Waiting { timeline, messages, mut kept } = waiting;
+        let plan = Plan { wire: self.settings.wire, ..self.strategy.plan(server) };
+        let decode = |round: usize, message: &[u8]| {
+            let plan = Plan { round, ..plan.clone() };
+            Upload::decode(message, &plan, &server.adapter, &self.settings.train, self.clients())
+        };
+        timeline.restored(self.clients(), &messages, &mut kept, &decode).map_err(CheckpointError::Contents)
     }
 }
 
@@ -252,7 +268,7 @@ impl Checkpoint {
         clients: usize,
         data: &str,
     ) -> Result<Read, CheckpointError> {
-        let Checkpoint { header, mut matrices, .. } = self;
+        let Checkpoint { header, mut matrices, messages, .. } = self;
         header.check(own, strategy, clients, data)?;
         // Some methods put something between A and B only after their first rounds.
         let cores = if matrices.contains_key("core/0") { own.targets.len() } else { 0 };
@@ -276,20 +292,23 @@ impl Checkpoint {
         fits(own, &adapter, &merged)?;
         let mut state = State::default();
         let mut memories: BTreeMap<usize, ClientMemory> = BTreeMap::new();
+        let mut kept: BTreeMap<usize, ClientMemory> = BTreeMap::new();
         for (name, matrix) in matrices {
             if let Some(name) = name.strip_prefix("state/") {
                 state.insert_named(name, matrix);
-            } else {
-                let (client, kept) = remembered(&name, clients)?;
-                if !memories.entry(client).or_default().insert_named(kept, matrix) {
-                    return Err(nothing_kept(&name));
-                }
+                continue;
+            }
+            let (client, own, waits) = remembered(&name, clients)?;
+            let into = if waits { &mut kept } else { &mut memories };
+            if !into.entry(client).or_default().insert_named(own, matrix) {
+                return Err(nothing_kept(&name));
             }
         }
-        let Header { round, ledger, restarted, private, noise, .. } = header;
+        let Header { round, ledger, restarted, private, noise, timeline, .. } = header;
         let secret = |text: String| unhex(&text).ok_or_else(|| CheckpointError::Contents("its secret is none".into()));
         let noise = noise.map(secret).transpose()?.map(NoiseKey::Secret);
-        Ok(Read { server: Server { round, adapter, merged, state }, ledger, restarted, private, memories, noise })
+        let (server, waiting) = (Server { round, adapter, merged, state }, Waiting { timeline, messages, kept });
+        Ok(Read { server, ledger, restarted, private, memories, noise, waiting })
     }
 }
 
@@ -320,12 +339,14 @@ impl Header {
     }
 }
 
-/// The client and the name in `memory/7/control/a/3`.
-fn remembered(name: &str, clients: usize) -> Result<(usize, &str), CheckpointError> {
+/// The client and the name in `memory/7/control/a/3`, and whether it waits for the client's upload to come, as `waiting/7/b/3` does.
+fn remembered(name: &str, clients: usize) -> Result<(usize, &str, bool), CheckpointError> {
     let bad = || nothing_kept(name);
-    let (client, name) = name.strip_prefix("memory/").and_then(|rest| rest.split_once('/')).ok_or_else(bad)?;
+    let waiting = name.strip_prefix(WAITING);
+    let rest = waiting.or_else(|| name.strip_prefix("memory/"));
+    let (client, own) = rest.and_then(|rest| rest.split_once('/')).ok_or_else(bad)?;
     let client = client.parse().ok().filter(|client| *client < clients).ok_or_else(bad)?;
-    Ok((client, name))
+    Ok((client, own, waiting.is_some()))
 }
 
 fn nothing_kept(name: &str) -> CheckpointError {
@@ -356,37 +377,6 @@ fn fits(own: &Adapter, read: &Adapter, merged: &DeltaLog) -> Result<(), Checkpoi
     }
 }
 
-/// The payload with its head.
-fn sealed(payload: &[u8]) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(HEAD + payload.len());
-    bytes.extend(MAGIC);
-    bytes.extend(VERSION.to_le_bytes());
-    bytes.extend((payload.len() as u64).to_le_bytes());
-    bytes.extend(Sha256::digest(payload));
-    bytes.extend(payload);
-    bytes
-}
-
-/// The payload of `bytes`, if it is all there and as it was written.
-fn opened(bytes: &[u8]) -> Result<&[u8], CheckpointError> {
-    if bytes.len() < MAGIC.len() || !bytes.starts_with(MAGIC) {
-        return Err(CheckpointError::Foreign);
-    }
-    let found = bytes.len() as u64;
-    let Some((head, payload)) = bytes.split_at_checked(HEAD) else {
-        return Err(CheckpointError::Length { found, expected: HEAD as u64 });
-    };
-    let version = u32::from_le_bytes(head[8..12].try_into().expect("four bytes"));
-    if version != VERSION {
-        return Err(CheckpointError::Version(version));
-    }
-    let length = u64::from_le_bytes(head[12..20].try_into().expect("eight bytes"));
-    if length != payload.len() as u64 {
-        return Err(CheckpointError::Length { found, expected: length.saturating_add(HEAD as u64) });
-    }
-    if Sha256::digest(payload)[..] == head[20..] { Ok(payload) } else { Err(CheckpointError::Damaged) }
-}
-
 impl Checkpoint {
     /// Reads what [`Run::checkpoint`] wrote.
     ///
@@ -400,15 +390,20 @@ impl Checkpoint {
         let mut notes: BTreeMap<String, String> = about.metadata().clone().unwrap_or_default().into_iter().collect();
         let json = notes.remove(RUN).ok_or_else(|| bad(&"no state of a run"))?;
         let header = serde_json::from_str(&json).map_err(|e| bad(&e))?;
-        let mut matrices = BTreeMap::new();
+        let (mut matrices, mut messages) = (BTreeMap::new(), BTreeMap::new());
         for (name, view) in tensors.iter() {
+            if let Some(client) = name.strip_prefix(SENT) {
+                let client = client.parse().ok().filter(|_| view.dtype() == Dtype::U8);
+                messages.insert(client.ok_or_else(|| bad(&format!("{name} is no message")))?, view.data().to_vec());
+                continue;
+            }
             let (Dtype::F32, &[rows, cols]) = (view.dtype(), view.shape()) else {
                 return Err(bad(&format!("{name} is no matrix in f32")));
             };
             let data = view.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
             matrices.insert(name.to_string(), Matrix::new(rows, cols, data));
         }
-        Ok(Checkpoint { header, matrices, notes })
+        Ok(Checkpoint { header, matrices, messages, notes })
     }
 
     /// Complete rounds.

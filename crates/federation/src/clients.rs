@@ -56,6 +56,21 @@ impl Clients {
         }
     }
 
+    fn member(&self, plan: &Plan, client: usize) -> Member<'_> {
+        Member {
+            client,
+            rows: &self.shards.train[client],
+            pace: self.settings.pace(plan.round, client),
+            steps: self.pool.as_ref().map(|pool| pool.steps(plan.round)),
+            memory: self.memories.get(&client),
+        }
+    }
+
+    /// Tokens that `client` trains on by `plan`, which asks for no probe.
+    pub fn tokens(&self, plan: &Plan, client: usize) -> u64 {
+        self.engine.training_tokens(plan, self.member(plan, client))
+    }
+
     /// Local training of `cohort`; `on` may break off.
     pub fn train(
         &self,
@@ -64,14 +79,8 @@ impl Clients {
         cohort: &[usize],
         on: &mut dyn FnMut(Progress) -> ControlFlow<()>,
     ) -> Result<ControlFlow<(), Trained>, EngineError> {
-        let member = |&client: &usize| Member {
-            client,
-            rows: &self.shards.train[client],
-            pace: self.settings.pace(plan.round, client),
-            steps: self.pool.as_ref().map(|pool| pool.steps(plan.round)),
-            memory: self.memories.get(&client),
-        };
-        let trained = self.engine.train(plan, start, &cohort.iter().map(member).collect::<Vec<_>>(), on)?;
+        let members: Vec<Member> = cohort.iter().map(|&client| self.member(plan, client)).collect();
+        let trained = self.engine.train(plan, start, &members, on)?;
         Ok(trained.map_continue(|mut trained| {
             spoil(&self.settings, plan.round, self.shards.train.len(), &mut trained.uploads);
             // Last of all: what privacy does to an upload is done, and an attacker's message is as short as anybody's.

@@ -6,7 +6,8 @@ use std::collections::BTreeMap;
 
 use bonfire_engine::{Plan, Upload};
 
-use crate::{Coordinator, DeviceKind, RoundMetrics, Settings};
+use crate::timeline::{Timeline, Turn};
+use crate::{Coordinator, DeviceKind, Settings};
 
 /// The clients' devices.
 #[derive(Clone, Debug)]
@@ -42,6 +43,12 @@ pub(crate) struct Closed {
     pub of_client: BTreeMap<usize, f64>,
     /// Watt hours of all that trained, where every kind says what it draws.
     pub watt_hours: Option<f64>,
+    /// In asynchronous rounds, whose uploads came, ascending.
+    pub arrived: Option<Vec<usize>>,
+    /// How many versions had been made since each of them downloaded.
+    pub staleness: BTreeMap<usize, usize>,
+    /// Where the run stands then.
+    pub after: Timeline,
 }
 
 impl Clock {
@@ -56,8 +63,29 @@ impl Clock {
         })
     }
 
+    /// Of clients of these kinds, so many of which are wanted.
+    #[cfg(test)]
+    pub fn of(kinds: Vec<DeviceKind>, kind: Vec<usize>, wanted: usize) -> Clock {
+        Clock { kinds, kind, deadline: None, wanted }
+    }
+
+    /// Clients of the federation.
+    pub fn clients(&self) -> usize {
+        self.kind.len()
+    }
+
+    /// Clients that a round waits for; in asynchronous rounds, that are at work at any time.
+    pub fn wanted(&self) -> usize {
+        self.wanted
+    }
+
+    /// The first moment from `now` on at which `client` is inside its window.
+    pub fn opens(&self, client: usize, now: f64) -> f64 {
+        self.kind(client).availability.from(now)
+    }
+
     /// The kind of `client`, from 0, and what it is.
-    fn kind(&self, client: usize) -> &DeviceKind {
+    pub fn kind(&self, client: usize) -> &DeviceKind {
         &self.kinds[self.kind[client]]
     }
 
@@ -68,15 +96,21 @@ impl Clock {
     }
 
     /// Seconds that a client needs from being told to having sent everything.
-    fn seconds(&self, work: Work) -> f64 {
+    pub fn seconds(&self, work: Work) -> f64 {
         let kind = self.kind(work.client);
         let link = |bytes: u64, mbit: f64| if bytes > 0 { kind.latency + 8e-6 * bytes as f64 / mbit } else { 0.0 };
-        link(work.download_bytes, kind.down) + self.training(work) + link(work.upload_bytes, kind.up)
+        let trains = work.tokens as f64 / kind.tokens_per_second;
+        link(work.download_bytes, kind.down) + trains + link(work.upload_bytes, kind.up)
     }
 
-    /// Of them those in which it trains.
-    fn training(&self, work: Work) -> f64 {
-        work.tokens as f64 / self.kind(work.client).tokens_per_second
+    /// Watt hours of clients that train on so many tokens, where every kind says what it draws.
+    pub fn watt_hours(&self, trained: impl Iterator<Item = (usize, u64)>) -> Option<f64> {
+        let joules = |(client, tokens): (usize, u64)| {
+            let kind = self.kind(client);
+            kind.watts.unwrap_or(0.0) * (tokens as f64 / kind.tokens_per_second)
+        };
+        let draws = self.kinds.iter().all(|kind| kind.watts.is_some());
+        draws.then(|| trained.map(joules).sum::<f64>() / 3600.0)
     }
 
     /// Closes a round of these clients: those invited that did not drop out.
@@ -90,24 +124,30 @@ impl Clock {
         let seconds = if counted < self.wanted { self.deadline.unwrap_or(last) } else { last };
         let mut late: Vec<usize> = arrivals[counted..].iter().map(|(_, work)| work.client).collect();
         late.sort_unstable();
-        let watts = |work: &Work| self.kind(work.client).watts;
-        let draws = self.kinds.iter().all(|kind| kind.watts.is_some());
         Closed {
             seconds,
             late,
             late_upload_bytes: arrivals[counted..].iter().map(|(_, work)| work.upload_bytes).sum(),
             of_client: arrivals.iter().map(|(seconds, work)| (work.client, *seconds)).collect(),
-            watt_hours: draws.then(|| {
-                let joules = |work: &Work| watts(work).unwrap_or(0.0) * self.training(*work);
-                all.iter().map(joules).sum::<f64>() / 3600.0
-            }),
+            watt_hours: self.watt_hours(all.iter().map(|work| (work.client, work.tokens))),
+            ..Closed::default()
         }
     }
 }
 
 impl Coordinator {
-    /// Closes the round of `plan` by the clock and takes the uploads of clients out that came too late; `None`: there is no clock.
-    pub(crate) fn close(&self, plan: &Plan, uploads: &mut Vec<Upload>) -> Option<Closed> {
+    /// Closes the round of `plan` by the clock; `None`: there is no clock. In a synchronous round, which begins at `from`, the uploads of clients
+    /// are taken out that came too late; in the turn of an asynchronous one those that came take the place of those that began.
+    pub(crate) fn close(
+        &self,
+        plan: &Plan,
+        turn: Option<Turn>,
+        from: f64,
+        uploads: &mut Vec<Upload>,
+    ) -> Option<Closed> {
+        if let Some(turn) = turn {
+            return self.end_turn(turn, uploads);
+        }
         let clock = self.clock.as_ref()?;
         let exchanges = self.settings.strategy.traits().exchanges;
         let bytes = |bytes: u64| if exchanges { bytes } else { 0 };
@@ -119,7 +159,7 @@ impl Coordinator {
         };
         let closed = clock.close(&uploads.iter().map(work).collect::<Vec<_>>());
         uploads.retain(|upload| closed.late.binary_search(&upload.client).is_err());
-        Some(closed)
+        Some(closed.starting_at(self.timeline.now, from))
     }
 }
 
@@ -129,10 +169,11 @@ pub(crate) fn part_late(closed: Option<&Closed>, stays: Vec<usize>) -> (Vec<usiz
 }
 
 impl Closed {
-    /// Writes into the row of the round what the clock says.
-    pub fn tell(&self, metrics: &mut RoundMetrics) {
-        metrics.late_upload_bytes = self.late_upload_bytes;
-        (metrics.simulated_seconds, metrics.watt_hours) = (Some(self.seconds), self.watt_hours);
+    /// The same of a round that was to begin at `now` and began at `from`: somebody had to be waited for.
+    pub fn starting_at(mut self, now: f64, from: f64) -> Closed {
+        self.seconds += from - now;
+        self.after.now = now + self.seconds;
+        self
     }
 }
 

@@ -12,6 +12,7 @@ use crate::ledger::Traffic;
 use crate::overlap::overlap;
 use crate::protection::Protection;
 use crate::strategies::{Strategy, build};
+use crate::timeline::Timeline;
 use crate::{
     ClientMetrics, EvaluateOn, FederationError, Ledger, Publish, RoundMetrics, Server, ServerSettings, Settings,
     Weights,
@@ -38,6 +39,8 @@ pub struct Coordinator {
     pub(crate) protection: Protection,
     /// The clients' devices, where something is said of them.
     pub(crate) clock: Option<Clock>,
+    /// Where the run stands by them.
+    pub(crate) timeline: Timeline,
     task: Task,
 }
 
@@ -79,7 +82,8 @@ impl Coordinator {
         }
         strategy.begin(&mut server);
         let (pushes, task, clock) = (Pushes::default(), model.task(), Clock::new(&settings, clients));
-        Ok(Coordinator { settings, strategy, server, ledger, restarted: 0, pushes, protection, clock, task })
+        let (restarted, timeline) = (0, Timeline::default());
+        Ok(Coordinator { settings, strategy, server, ledger, restarted, pushes, protection, clock, timeline, task })
     }
 
     /// What the federation was told.
@@ -125,7 +129,12 @@ impl Coordinator {
     /// The clients of `round`, ascending: see [`Settings::cohort`]. With noise on the mean each is drawn on its own, from a
     /// secret: who takes part is then for nobody to know beforehand.
     pub fn cohort_of(&self, round: usize) -> Vec<usize> {
-        self.protection.cohort(&self.settings, round, self.clients())
+        self.protection.cohort(&self.settings, round, self.clients(), self.begins())
+    }
+
+    /// When the next round begins, in seconds since the run began: at once, or when the first client's window opens.
+    pub(crate) fn begins(&self) -> f64 {
+        self.settings.first_open(self.clients(), self.timeline.now)
     }
 
     /// Noise of privacy comes from `key` from now on.
@@ -353,6 +362,7 @@ impl Coordinator {
             late: Vec::new(),
             simulated_seconds: None,
             watt_hours: None,
+            staleness: None,
             skipped: Vec::new(),
             in_flight: 0,
             no_room_for: Vec::new(),

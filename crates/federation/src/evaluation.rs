@@ -146,8 +146,9 @@ impl Run {
             let test_accuracy = found.clients.as_ref().and_then(|accuracies| accuracies[u.client]);
             let device = self.coordinator.clock.as_ref().map(|clock| clock.name(u.client));
             let simulated_seconds = closed.and_then(|closed| closed.of_client.get(&u.client).copied());
+            let staleness = closed.and_then(|closed| closed.staleness.get(&u.client).copied());
             let of_upload = ClientMetrics::of(self.server().round, u, bytes);
-            ClientMetrics { test_accuracy, device, simulated_seconds, ..of_upload }
+            ClientMetrics { test_accuracy, device, simulated_seconds, staleness, ..of_upload }
         };
         uploads.iter().zip(sizes).map(one).collect()
     }

@@ -1,8 +1,6 @@
 //! What a federation would send, from shapes alone: the strategy's own plans and aggregation and the ledger itself, with
 //! made-up uploads in place of training. Nothing is counted by a formula of its own.
 
-use std::collections::BTreeMap;
-
 use bonfire_engine::{Choice, Plan, Upload, passes, sketch};
 use bonfire_models::{Adapter, DeltaLog, ModelInfo, Task, blank_head};
 use rand::SeedableRng;
@@ -11,6 +9,7 @@ use crate::clock::{Clock, Closed, Work};
 use crate::initial_adapter::begin_trained;
 use crate::protection::Protection;
 use crate::strategies::build;
+use crate::timeline::Timeline;
 use crate::{FederationError, Ledger, Server, Settings, StrategySettings};
 
 /// Traffic of a whole run, and of one client in a round of it; with `clients.devices` the time that it takes there.
@@ -114,39 +113,52 @@ pub fn forecast_of(
     let mut rounds: Vec<Forecast> = Vec::new();
     let mut of_clients = vec![Exchanged::default(); clients];
     let mut last_two: [Vec<(usize, Exchanged)>; 2] = Default::default();
-    let all = settings.train.rounds;
+    let (all, mut timeline) = (settings.train.rounds, Timeline::default());
     for round in 1..=if is_steady(settings) { all.min(STEADY) } else { all } {
         let mut plan = Plan { wire: settings.wire, ..strategy.plan(&server) };
         // As if no client pruned itself.
         plan.terms.tail = None;
-        let cohort = protection.cohort(settings, round, clients);
-        let (stays, dropped) = settings.who_stays(round, &cohort);
-        let invited: Vec<usize> = stays.iter().chain(&dropped).copied().collect();
-        let down = downloads(&mut ledger, &plan, &server, &invited, stands_for);
         let make = |client: usize| sketch(&plan, &server.adapter, &settings.train, client, choice);
         let mut kinds = Kinds::new(&plan, &make, stands_for);
-        let work = stays.iter().zip(&down.bytes).map(|(&client, &download_bytes)| Work {
+        let mut work = |client: usize, download_bytes: u64| Work {
             client,
             download_bytes,
             tokens: trained(settings, &plan, client, texts(client)),
             upload_bytes: kinds.of(client).upload_bytes,
+        };
+        let asynchronous = clock.as_ref().zip(settings.server.asynchronous);
+        let turn = asynchronous.map(|(clock, how)| {
+            let sent = |client: usize| download(&ledger, &plan, &server, client, stands_for).download_bytes;
+            let mut own = |client: usize| work(client, sent(client));
+            clock.turn(settings, how, round, &timeline, &mut own)
         });
-        let work: Vec<Work> = work.collect();
-        let closed = clock.as_ref().map(|clock| clock.close(&work)).unwrap_or_default();
-        let in_time: Vec<&Work> = work.iter().filter(|w| closed.late.binary_search(&w.client).is_err()).collect();
-        let up = in_time.iter().map(|w| kinds.of(w.client)).fold(Forecast::default(), Forecast::with);
-        let sent: BTreeMap<usize, u64> = in_time.iter().map(|w| (w.client, w.upload_bytes)).collect();
-        let exchanged = invited.iter().zip(&down.bytes).map(|(client, &down)| {
-            let up = sent.get(client).copied().unwrap_or(0);
-            (*client, Exchanged { down, up })
+        let begins = settings.first_open(clients, timeline.now);
+        let cohort = match &turn {
+            Some(turn) => turn.began.clone(),
+            None => protection.cohort(settings, round, clients, begins),
+        };
+        let (stays, dropped) = settings.who_stays(round, &cohort);
+        let invited: Vec<usize> = stays.iter().chain(&dropped).copied().collect();
+        let down = downloads(&mut ledger, &plan, &server, &invited, stands_for);
+        let work: Vec<Work> = stays.iter().zip(&down.bytes).map(|(&client, &down)| work(client, down)).collect();
+        let closed = match (&clock, turn) {
+            (Some(clock), Some(turn)) => turn.closed(clock, timeline.now),
+            (Some(clock), None) => clock.close(&work).starting_at(timeline.now, begins),
+            (None, _) => Closed::default(),
+        };
+        let in_time: Vec<usize> = closed.arrived.clone().unwrap_or_else(|| {
+            stays.iter().copied().filter(|client| closed.late.binary_search(client).is_err()).collect()
         });
-        last_two[round % 2] = exchanged.collect();
+        let up = in_time.iter().map(|&client| kinds.of(client)).fold(Forecast::default(), Forecast::with);
+        let downs = invited.iter().zip(&down.bytes).map(|(&client, &down)| (client, Exchanged { down, up: 0 }));
+        let ups = in_time.iter().map(|&client| (client, Exchanged { down: 0, up: kinds.of(client).upload_bytes }));
+        last_two[round % 2] = downs.chain(ups).collect();
         last_two[round % 2].iter().for_each(|&(client, more)| of_clients[client].add(more));
         let mut uploads = kinds.made;
         if settings.strategy.traits().merges {
             // FedEx-LoRA merges what the mean of products has beyond the product of means, which is nothing where all
             // clients are alike: here each gets an upload of its own.
-            uploads = in_time.iter().map(|w| make(w.client)).collect();
+            uploads = in_time.iter().map(|&client| make(client)).collect();
         }
         let mut next = server.clone();
         if in_time.is_empty() {
@@ -160,6 +172,7 @@ pub fn forecast_of(
         next.merged = DeltaLog { pushed: next.merged.pushed, ..DeltaLog::default() };
         server = next;
         rounds.push(down.sum.with(up).with(Forecast::of(&closed)));
+        timeline = closed.after;
     }
     let done = rounds.len();
     for round in done + 1..=all {
@@ -176,15 +189,20 @@ pub fn forecast_of(
 /// A run in which nothing is sent, so that the clock alone goes.
 fn training_alone(settings: &Settings, clock: &Clock, plan: &Plan, texts: &dyn Fn(usize) -> Texts) -> Forecast {
     let count = settings.clients.count;
+    let mut timeline = Timeline::default();
     let round = |round: usize| {
-        let (stays, _) = settings.who_stays(round, &settings.cohort(round, count));
+        let begins = settings.first_open(count, timeline.now);
+        let (stays, _) = settings.who_stays(round, &settings.cohort(round, count, begins));
         let work = stays.into_iter().map(|client| Work {
             client,
             download_bytes: 0,
             tokens: trained(settings, &Plan { round, ..plan.clone() }, client, texts(client)),
             upload_bytes: 0,
         });
-        Forecast::of(&clock.close(&work.collect::<Vec<_>>()))
+        let closed = clock.close(&work.collect::<Vec<_>>()).starting_at(timeline.now, begins);
+        let forecast = Forecast::of(&closed);
+        timeline = closed.after;
+        forecast
     };
     (1..=settings.train.rounds).map(round).fold(Forecast::default(), Forecast::with)
 }
@@ -210,20 +228,18 @@ struct Downloads {
 
 /// What `clients` are sent at the start of a round, each message `more` scalars longer than it says.
 fn downloads(ledger: &mut Ledger, plan: &Plan, server: &Server, clients: &[usize], more: u64) -> Downloads {
-    let one = |&client: &usize| {
-        let down = ledger.download(plan, server, &[client]);
-        let more = if down.download_params > 0 { more } else { 0 };
-        let bytes = down.download_bytes + plan.wire.download_len(more as usize, more as usize) as u64;
-        Forecast {
-            download_params: down.download_params + more,
-            download_bytes: bytes,
-            largest_download: bytes,
-            ..Forecast::default()
-        }
-    };
-    let all: Vec<Forecast> = clients.iter().map(one).collect();
+    let all: Vec<Forecast> = clients.iter().map(|&client| download(ledger, plan, server, client, more)).collect();
+    ledger.sent(plan, clients);
     let bytes = all.iter().map(|one| one.download_bytes).collect();
     Downloads { sum: all.into_iter().fold(Forecast::default(), Forecast::with), bytes }
+}
+
+/// What one of them is sent.
+fn download(ledger: &Ledger, plan: &Plan, server: &Server, client: usize, more: u64) -> Forecast {
+    let (params, bytes) = ledger.message(plan, server, client);
+    let more = if params > 0 { more } else { 0 };
+    let bytes = bytes + plan.wire.download_len(more as usize, more as usize) as u64;
+    Forecast { download_params: params + more, download_bytes: bytes, largest_download: bytes, ..Forecast::default() }
 }
 
 /// What the clients of a round send. Clients of the same rank and budget send messages of the same size, so only one of each kind is
@@ -308,9 +324,10 @@ fn start(settings: &Settings, info: &ModelInfo, task: Task) -> Result<Server, Fe
 /// Whether every later round is like one of two earlier ones: full cohorts, nothing that shrinks as rounds go by.
 fn is_steady(settings: &Settings) -> bool {
     let whole = settings.clients.per_round.is_none_or(|n| n == settings.clients.count);
-    let there = settings.clients.devices.iter().all(|kind| kind.availability == 1.0);
+    let there = settings.clients.devices.iter().all(|kind| kind.availability.is_always());
     whole
         && there
+        && settings.server.asynchronous.is_none()
         && settings.clients.stragglers.is_none()
         && settings.clients.dropout == 0.0
         && !matches!(settings.strategy, StrategySettings::SaFedLora { .. })

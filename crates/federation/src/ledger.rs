@@ -121,9 +121,14 @@ impl Ledger {
             let (params, bytes) = self.message(plan, server, client);
             traffic.download_bytes += bytes;
             traffic.download_params += params;
-            self.seen[client] = plan.round;
         }
+        self.sent(plan, cohort);
         traffic
+    }
+
+    /// Notes that these clients have what they lacked at the start of the plan's round.
+    pub(crate) fn sent(&mut self, plan: &Plan, cohort: &[usize]) {
+        cohort.iter().for_each(|&client| self.seen[client] = plan.round);
     }
 
     /// Bytes of what `client` downloads at the start of the plan's round.
@@ -132,7 +137,7 @@ impl Ledger {
     }
 
     /// Scalars and bytes of the message to `client`, `"BFD1"`, round and flags as u32, then the numbers; of none where it lacks nothing.
-    fn message(&self, plan: &Plan, server: &Server, client: usize) -> (u64, u64) {
+    pub(crate) fn message(&self, plan: &Plan, server: &Server, client: usize) -> (u64, u64) {
         let adapter = &server.adapter;
         let newer = self.versions.map(|version| version > self.seen[client]);
         let slots = plan.slots_held(client, adapter);

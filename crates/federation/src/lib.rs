@@ -31,6 +31,7 @@ mod site;
 mod smoothing;
 mod state;
 mod strategies;
+mod timeline;
 
 pub use aggregate::{CentralNoise, Rule, average};
 pub use checkpoint::{Checkpoint, CheckpointError};
@@ -44,9 +45,10 @@ pub use protection::PrivacyForecast;
 pub use run::{ByClass, Event, RoundConfusion, Run};
 pub use server::Server;
 pub use settings::{
-    AdapterSettings, AdapterStart, Aggregation, AttackSettings, BestBy, Budget, BudgetName, BudgetUse, ClientSettings,
-    DeviceKind, EvaluateOn, EvaluateSettings, First, HeadMode, Norm, PrivacySettings, Prune, Publish, ServerOptimizer,
-    ServerSettings, Settings, Spent, Stragglers, StrategySettings, StrategyTraits, Weights,
+    AdapterSettings, AdapterStart, Aggregation, Asynchronous, AttackSettings, Availability, BestBy, Budget, BudgetName,
+    BudgetUse, ClientSettings, DeviceKind, EvaluateOn, EvaluateSettings, First, HeadMode, Norm, PrivacySettings, Prune,
+    Publish, ServerOptimizer, ServerSettings, Settings, Spent, Stragglers, StrategySettings, StrategyTraits, Weights,
+    Window,
 };
 pub use site::Site;
 pub use state::State;

@@ -133,6 +133,9 @@ pub struct RoundMetrics {
     /// Watt hours that all who trained would have drawn, late ones too, where every kind of device has `watts`.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub watt_hours: Option<f64>,
+    /// In asynchronous rounds, how many versions of the model had been made since the clients downloaded, on average over the uploads.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub staleness: Option<f64>,
     /// Clients whose upload was left out because it was not finite, where `train.not_finite` says so, or not believed: above
     /// `server.max_norm` or `server.max_examples`, or with a norm or a loss above 10⁶. The log says which it was.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -256,6 +259,7 @@ impl RoundMetrics {
             late: Vec::new(),
             simulated_seconds: None,
             watt_hours: None,
+            staleness: None,
             skipped: Vec::new(),
             in_flight: 0,
             no_room_for: Vec::new(),
@@ -384,6 +388,9 @@ pub struct ClientMetrics {
     /// Seconds that it would have been at it there: download, training, upload.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub simulated_seconds: Option<f64>,
+    /// In asynchronous rounds, how many versions of the model had been made since it downloaded.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub staleness: Option<usize>,
 }
 
 impl ClientMetrics {
@@ -404,6 +411,7 @@ impl ClientMetrics {
             test_accuracy: None,
             device: None,
             simulated_seconds: None,
+            staleness: None,
         }
     }
 }

@@ -31,7 +31,7 @@ impl Pool {
     /// Local steps that the clients of `round` would make together, those left out that would drop out; at least one.
     pub fn steps(&self, round: usize) -> usize {
         let Pool { settings, rows } = self;
-        let (stays, _) = settings.who_stays(round, &settings.cohort(round, rows.len()));
+        let (stays, _) = settings.who_stays(round, &settings.cohort(round, rows.len(), 0.0));
         let of = |&client: &usize| {
             let all = settings.train.local_steps(rows[client]);
             ((all as f64 * settings.pace(round, client)).ceil() as usize).clamp(1, all)

@@ -109,15 +109,15 @@ impl Protection {
         Ok(Protection { key: NoiseKey::Seed(settings.train.seed), ..Protection::new(settings, clients)? })
     }
 
-    /// The clients of `round`, of `count`, each drawn on its own (Poisson sampling), as the accountant assumes.
-    pub fn cohort(&self, settings: &Settings, round: usize, count: usize) -> Vec<usize> {
+    /// The clients of `round`, which begins `now`, of `count`, each drawn on its own (Poisson sampling), as the accountant assumes.
+    pub fn cohort(&self, settings: &Settings, round: usize, count: usize, now: f64) -> Vec<usize> {
         let size = settings.cohort_size(count);
         if self.mechanism.is_none() || size == count {
-            return settings.cohort(round, count);
+            return settings.cohort(round, count, now);
         }
         let mut rng = self.key.stream(Use::Cohort, round as u64, 0, 0);
         let drawn = (0..count).filter(|_| rng.random_bool(size as f64 / count as f64)).collect();
-        settings.available(round, count, drawn)
+        settings.available(round, count, drawn, now)
     }
 
     /// What `rounds` rounds by `settings` have spent; `None`: nothing is protected, or nothing can be said.

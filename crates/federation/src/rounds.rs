@@ -32,7 +32,10 @@ impl Run {
         }
         while !self.coordinator.is_finished() {
             let start = Instant::now();
-            let (plan, cohort) = (self.coordinator.plan(), self.coordinator.cohort());
+            let plan = self.coordinator.plan();
+            let turn = self.coordinator.turn(&plan, &|client| self.clients.tokens(&plan, client));
+            let begins = self.coordinator.begins();
+            let cohort = turn.as_ref().map_or_else(|| self.coordinator.cohort(), |turn| turn.began.clone());
             let (round, phase) = (plan.round, plan.active.name());
             if on(Event::RoundStarted { round, phase, cohort: &cohort }).is_break() {
                 return Ok(());
@@ -47,10 +50,14 @@ impl Run {
             let ControlFlow::Continue(trained) = trained else { return Ok(()) };
             let Trained { mut uploads, times: steps, in_flight, no_room_for } = trained;
             let train_seconds = clock.elapsed().as_secs_f64();
-            let closed = self.coordinator.close(&plan, &mut uploads);
+            let closed = self.coordinator.close(&plan, turn, begins, &mut uploads);
             let (late, stays) = part_late(closed.as_ref(), stays);
             self.coordinator.leave_out(&mut uploads);
-            let skipped = skipped(round, &stays, &uploads)?;
+            let expected = closed.as_ref().and_then(|closed| closed.arrived.as_ref()).unwrap_or(&stays);
+            let skipped = skipped(round, expected, &uploads)?;
+            if let (Some(how), Some(closed)) = (self.clients.settings.server.asynchronous, &closed) {
+                how.weigh(closed, &mut uploads);
+            }
 
             let clock = Instant::now();
             let kept = Clients::take_kept(&mut uploads);
@@ -68,13 +75,12 @@ impl Run {
             metrics.skipped = skipped;
             (metrics.in_flight, metrics.no_room_for) = (in_flight, no_room_for);
             self.fill_in(&mut metrics, &found);
-            if let Some(closed) = &closed {
-                closed.tell(&mut metrics);
-            }
+            closed.iter().for_each(|closed| closed.tell(&mut metrics));
             metrics.train_seconds = train_seconds;
             metrics.seconds = start.elapsed().as_secs_f64();
             metrics.times = Some(Times::new(steps, aggregate, evaluate, metrics.seconds));
             let clients = self.client_metrics(&uploads, &sizes, &found, closed.as_ref());
+            self.coordinator.timeline = closed.map(|closed| closed.after).unwrap_or_default();
             let (metrics, clients) = self.coordinator.published(metrics, clients);
             if on(Event::RoundEnded { metrics: &metrics, clients: &clients, run: self }).is_break() {
                 return Ok(());

@@ -2,7 +2,9 @@
 //! Checked here, beside its owner.
 
 mod adapter_start;
+mod asynchronous;
 mod attack;
+mod availability;
 mod clients;
 mod composition;
 mod devices;
@@ -25,7 +27,9 @@ use serde::{Deserialize, Serialize};
 use crate::FederationError;
 
 pub use adapter_start::AdapterStart;
+pub use asynchronous::Asynchronous;
 pub use attack::AttackSettings;
+pub use availability::{Availability, Window};
 pub use clients::{Budget, BudgetName, ClientSettings, Stragglers};
 pub use devices::DeviceKind;
 pub use evaluate::{BestBy, EvaluateOn, EvaluateSettings};
@@ -135,10 +139,11 @@ impl Settings {
         self.adapter.head == HeadMode::Trained
     }
 
-    /// The clients of `round`, of `count`, ascending: all that can be had, or a draw of them without repetition that depends on
-    /// seed and round alone. With noise on the mean it is the coordinator that draws: see [`crate::Coordinator::cohort`].
-    pub fn cohort(&self, round: usize, count: usize) -> Vec<usize> {
-        let mut clients = self.available(round, count, (0..count).collect());
+    /// The clients of `round`, of `count`, ascending: all that can be had `now`, in seconds since the run began, or a draw of them without
+    /// repetition that depends on seed and round alone. With noise on the mean it is the coordinator that draws: see
+    /// [`crate::Coordinator::cohort`].
+    pub fn cohort(&self, round: usize, count: usize, now: f64) -> Vec<usize> {
+        let mut clients = self.available(round, count, (0..count).collect(), now);
         let size = self.invited(count);
         if size < clients.len() {
             let mut rng = stream(self.train.seed, Use::Cohort, round as u64, 0, 0);
@@ -151,11 +156,13 @@ impl Settings {
 
     /// Who of the `cohort` stays to the end of `round`, and who drops out before it uploads.
     pub fn who_stays(&self, round: usize, cohort: &[usize]) -> (Vec<usize>, Vec<usize>) {
-        let (seed, chance) = (self.train.seed, self.clients.dropout);
-        let drops = |client: usize| {
-            chance > 0.0 && stream(seed, Use::Dropout, round as u64, client as u64, 0).random_bool(chance)
-        };
-        cohort.iter().partition(|&&client| !drops(client))
+        cohort.iter().partition(|&&client| !self.drops_out(round, client))
+    }
+
+    /// Whether `client` is gone before it uploads what it learns in `round`.
+    pub(crate) fn drops_out(&self, round: usize, client: usize) -> bool {
+        let chance = self.clients.dropout;
+        chance > 0.0 && stream(self.train.seed, Use::Dropout, round as u64, client as u64, 0).random_bool(chance)
     }
 
     /// Share of its local steps that `client` manages in `round`.

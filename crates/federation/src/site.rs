@@ -11,6 +11,7 @@ use bonfire_models::{Adapter, Model};
 use crate::attack::poison;
 use crate::checkpoint::{Checkpoint, CheckpointError, Written};
 use crate::clients::Clients;
+use crate::timeline::Timeline;
 use crate::{Coordinator, Download, DownloadError, FederationError, Ledger, Server, Settings};
 
 /// Clients of a federation whose server is elsewhere.
@@ -166,6 +167,7 @@ impl Site {
             memories,
             data: data_checksum,
             noise: self.clients.engine.noise_key(),
+            timeline: &Timeline::default(),
         };
         written.to_bytes(&BTreeMap::new())
     }

@@ -147,6 +147,49 @@ fn clients_that_cannot_be_had_are_not_invited() {
     assert_eq!(cohorts, (1..=40).map(|round| run.cohort(round)).collect::<Vec<_>>());
 }
 
+/// Laptops until two seconds past midnight, phones from one to two: rounds begin at 0, then at one o'clock, then at once.
+#[test]
+fn a_round_begins_when_the_first_window_opens() {
+    let windows = DEVICES
+        .replace("watts = 40", "watts = 40\navailability = { from = 0, to = 0.0005 }")
+        .replace("watts = 3", "watts = 3\navailability = { from = 1, to = 2 }");
+    let text = format!("[train]\nrounds = 3\nlr_a = 2e-3\nbatch_size = 4\n[clients]\ncount = 6\n{windows}");
+    let settings = toy::settings(&text);
+    let kinds = settings.device_kinds(6);
+    let of = |kind: usize| (0..6).filter(|&client| kinds[client] == kind).collect::<Vec<_>>();
+    let (rounds, rows) = finish(&mut toy::run(settings.clone()));
+    let cohort = |round: usize| rows.iter().filter(|row| row.round == round).map(|row| row.client).collect::<Vec<_>>();
+    assert_eq!((cohort(1), cohort(2), cohort(3)), (of(0), of(1), of(1)));
+    let longest = |round: usize| {
+        rows.iter().filter(|row| row.round == round).map(|row| row.simulated_seconds.unwrap()).fold(0.0, f64::max)
+    };
+    let found: Vec<f64> = rounds.iter().map(|round| round.simulated_seconds.unwrap()).collect();
+    // Longer than the laptops' window is open: they finish what they have begun.
+    assert!(longest(1) > 1.8 && (found[0] - longest(1)).abs() < 1e-9, "{found:?}");
+    assert!((found[0] + found[1] - (3600.0 + longest(2))).abs() < 1e-9, "{found:?}");
+    assert!((found[2] - longest(3)).abs() < 1e-9, "{found:?}");
+    // Foretold, and the same where a run goes on: the time of day is a part of its state.
+    let (shards, tokens) = (toy::shards(6), tokens());
+    let texts = |client: usize| Texts { rows: shards.train[client].len(), tokens: tokens[client] as f64 };
+    let info = toy::model(&settings).info().clone();
+    let told = forecast_of(&settings, &info, Task::Classify(toy::CLASSES), Choice::Widest, &texts).unwrap();
+    assert!((told.seconds - found.iter().sum::<f64>()).abs() < 1e-6, "{told:?}");
+    let (mut first, mut saved) = (toy::run(settings.clone()), None);
+    let mut stop = |event: Event<'_>| {
+        if let Event::RoundEnded { run, .. } = event {
+            saved = Some(run.checkpoint(&BTreeMap::new()));
+            return ControlFlow::Break(());
+        }
+        ControlFlow::Continue(())
+    };
+    first.train(&mut stop).unwrap();
+    let mut second = toy::run(settings);
+    second.resume(Checkpoint::read(&saved.expect("a round")).unwrap()).unwrap();
+    let (rest, those) = finish(&mut second);
+    assert_eq!(rest.iter().map(|round| round.simulated_seconds.unwrap()).collect::<Vec<_>>(), found[1..]);
+    assert!(those.iter().all(|row| of(1).contains(&row.client)));
+}
+
 #[test]
 fn the_clock_is_the_seeds_whatever_is_in_flight_and_wherever_a_run_goes_on() {
     let of = || settings("[strategy]\nname = \"lora-a2\"", "per_round = 4\nover_select = 0.25\nbudget = 2");
@@ -216,6 +259,11 @@ fn what_cannot_be_is_refused_by_its_key() {
         (format!("deadline = 0\n{devices}"), "clients.deadline", "above 0"),
         (devices.replace("up = 4", "up = 0"), "clients.devices", "number 1: `up`"),
         (devices.replace("watts = 3", "availability = 0"), "clients.devices", "number 2: `availability`"),
+        (
+            devices.replace("watts = 3", "availability = { from = 6, to = 6 }"),
+            "clients.devices",
+            "number 2: `availability` must be \"always\"",
+        ),
         (format!("count = 1\n{devices}").replacen("count = 6", "", 1), "clients.devices", "2 kinds for 1 clients"),
     ] {
         let count = if clients.contains("count") { "" } else { "count = 6\n" };

@@ -2,7 +2,7 @@
 //! `BONFIRE_WRITE_GOLDEN=1` writes anew.
 
 use bonfire_engine::Recompute;
-use bonfire_federation::{Aggregation, Run, ServerOptimizer, Settings};
+use bonfire_federation::{Aggregation, DeviceKind, Run, ServerOptimizer, Settings};
 use bonfire_models::{Dropout, Model, ModelDropout};
 use bonfire_tests::toy;
 use serde::de::DeserializeOwned;
@@ -22,6 +22,10 @@ const OPTIONS: &[Option_] = &[
     ("`server.aggregate`", |s, _| s.server.aggregate = Aggregation::Median {}),
     ("`server.weights`", |s, _| s.server.weights = read("\"uniform\"")),
     ("`server.max_norm`", |s, _| s.server.max_norm = Some(1e5)),
+    ("`server.asynchronous`", |s, _| {
+        s.server.asynchronous = read("{ buffer = 2 }");
+        s.clients.devices = vec![DeviceKind::new(100.0, 4.0, 40.0)];
+    }),
     ("`clients.budget`", |s, _| s.clients.budget = read("[1, 2, 3, 4]")),
     ("`clients.stragglers`", |s, _| s.clients.stragglers = read("{ share = 0.5, least = 0.3 }")),
     ("`train.scaffold`", |s, _| s.train.scaffold = true),

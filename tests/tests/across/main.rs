@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod accounting;
+mod asynchronous;
 mod attacks;
 mod baselines;
 mod before;

@@ -16,6 +16,8 @@ impl Settings {
             .or_else(|| self.server.problem())
             .or_else(|| self.privacy.as_ref().and_then(|p| p.problem(self.clients.count)))
             .or_else(|| self.attack_problem())
+            .or_else(|| self.window_problem())
+            .or_else(|| self.asynchronous_problem())
             .or_else(|| self.averaging_problem())
             .or_else(|| self.method_problem())
             .or_else(|| self.privacy_problem())
@@ -56,9 +58,9 @@ impl Settings {
     /// What composes with strategies that average movements, and with those alone.
     fn averaging_problem(&self) -> Option<Problem> {
         let (name, traits) = (self.strategy.name(), self.strategy.traits());
-        // Clients' weights, and limits on what is believed of them, go with every strategy.
-        let ServerSettings { weights, max_norm, max_examples, .. } = self.server;
-        let usual = ServerSettings { weights, max_norm, max_examples, ..ServerSettings::default() };
+        // Clients' weights, and limits on what is believed of them, go with every strategy; asynchronous rounds have a check of their own.
+        let ServerSettings { weights, max_norm, max_examples, asynchronous, .. } = self.server;
+        let usual = ServerSettings { weights, max_norm, max_examples, asynchronous, ..ServerSettings::default() };
         let composed = [
             ("server", self.server != usual, "a server optimizer or a robust average"),
             ("train.scaffold", self.train.scaffold, "SCAFFOLD"),

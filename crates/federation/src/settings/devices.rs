@@ -7,7 +7,7 @@ use rand::seq::SliceRandom;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{ClientSettings, Settings};
+use super::{Availability, ClientSettings, Settings};
 use crate::FederationError;
 
 /// A kind of device, and of the link that it is behind.
@@ -32,9 +32,11 @@ pub struct DeviceKind {
     /// Seconds that a message takes beside its bytes.
     #[serde(default)]
     pub latency: f64,
-    /// Probability that such a client can be had when a round begins.
-    #[serde(default = "one")]
-    pub availability: f64,
+    /// When such a client can be had: `"always"`; a probability in every round; or a window of every day, in hours, `{ from = 22, to = 6 }`,
+    /// by a clock that stands at midnight when the run begins. Outside it a client is not asked, and what it has begun it finishes; a
+    /// round that would find nobody begins when the first window opens.
+    #[serde(default, skip_serializing_if = "is_always")]
+    pub availability: Availability,
     /// GB of memory for training; a run of which one client needs more is refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory_gb: Option<f64>,
@@ -45,6 +47,10 @@ pub struct DeviceKind {
 
 fn one() -> f64 {
     1.0
+}
+
+fn is_always(availability: &Availability) -> bool {
+    *availability == Availability::Always
 }
 
 fn twenty() -> f64 {
@@ -59,7 +65,8 @@ impl DeviceKind {
     /// All clients alike: so many tokens and megabits a second, always there.
     pub fn new(tokens_per_second: f64, up: f64, down: f64) -> Self {
         let (name, memory_gb, watts) = (None, None, None);
-        DeviceKind { name, share: 1.0, tokens_per_second, up, down, latency: 0.0, availability: 1.0, memory_gb, watts }
+        let availability = Availability::Always;
+        DeviceKind { name, share: 1.0, tokens_per_second, up, down, latency: 0.0, availability, memory_gb, watts }
     }
 
     /// What tables call it, the kind `number` of the configuration, from 0.
@@ -78,7 +85,11 @@ impl DeviceKind {
             ("up", positive(self.up), "a positive number of Mbit/s"),
             ("down", positive(self.down), "a positive number of Mbit/s"),
             ("latency", self.latency >= 0.0 && self.latency.is_finite(), "0 or more seconds"),
-            ("availability", self.availability > 0.0 && self.availability <= 1.0, "a probability above 0"),
+            (
+                "availability",
+                self.availability.is_valid(),
+                "\"always\", a probability above 0, or two different hours from 0 to 24, as { from = 22, to = 6 }",
+            ),
             ("memory_gb", given(self.memory_gb), "above 0"),
             ("watts", given(self.watts), "above 0"),
         ];
@@ -173,17 +184,42 @@ impl Settings {
         Err(Problem::new("clients.devices", what).into())
     }
 
-    /// Of `clients` those that can be had in `round`.
-    pub(crate) fn available(&self, round: usize, count: usize, clients: Vec<usize>) -> Vec<usize> {
-        if self.clients.devices.iter().all(|kind| kind.availability == 1.0) {
+    /// A window of every day needs clients to be outside it.
+    pub(super) fn window_problem(&self) -> Option<Problem> {
+        let windows = self.clients.devices.iter().any(|kind| kind.availability.window().is_some());
+        (windows && self.strategy.traits().pools).then(|| {
+            let what = "has a window of every day, and of pooled all rows are in one place, which is always there; leave it out";
+            Problem::new("clients.devices", what)
+        })
+    }
+
+    /// Of `clients` those that can be had in `round` if it begins `now`.
+    pub(crate) fn available(&self, round: usize, count: usize, clients: Vec<usize>, now: f64) -> Vec<usize> {
+        if self.clients.devices.iter().all(|kind| kind.availability.is_always()) {
             return clients;
         }
         let kinds = self.device_kinds(count);
         let there = |&client: &usize| {
-            let chance = self.clients.devices[kinds[client]].availability;
-            stream(self.train.seed, Use::Availability, round as u64, client as u64, 0).random_bool(chance)
+            let availability = self.clients.devices[kinds[client]].availability;
+            self.is_there(availability, round, client) && availability.from(now) == now
         };
         clients.into_iter().filter(there).collect()
+    }
+
+    /// Whether a client of such `availability` can be had in `round`, inside its window.
+    pub(crate) fn is_there(&self, availability: Availability, round: usize, client: usize) -> bool {
+        let Availability::Chance(chance) = availability else { return true };
+        stream(self.train.seed, Use::Availability, round as u64, client as u64, 0).random_bool(chance)
+    }
+
+    /// The first moment from `now` on at which a client is inside its window; `now` where some have none.
+    pub(crate) fn first_open(&self, count: usize, now: f64) -> f64 {
+        if self.clients.devices.iter().all(|kind| kind.availability.window().is_none()) {
+            return now;
+        }
+        // Of a kind with a small share there may be nobody.
+        let opens = self.device_kinds(count).into_iter().map(|kind| self.clients.devices[kind].availability.from(now));
+        opens.min_by(f64::total_cmp).unwrap_or(now)
     }
 }
 

@@ -4,6 +4,8 @@ use bonfire_engine::{Problem, RoundSchedule};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::Asynchronous;
+
 /// How movements are combined, where the strategy averages them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -28,6 +30,10 @@ pub struct ServerSettings {
     /// counted and named: what a client weighs in a mean is its own word.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_examples: Option<usize>,
+    /// Buffered asynchronous rounds by the clock of `clients.devices`; left out: a round waits for its clients. `clients.per_round` is then how
+    /// many are at work at any time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub asynchronous: Option<Asynchronous>,
 }
 
 /// What a client weighs in a mean.

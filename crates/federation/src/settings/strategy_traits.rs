@@ -40,6 +40,8 @@ pub struct StrategyTraits {
     pub keeps_slots: bool,
     /// Why secure aggregation, which shows the server nothing but a sum, does not serve it; `None`: it does.
     pub against_secure_aggregation: Option<&'static str>,
+    /// Why its uploads cannot be averaged where some are movements from older versions of the model (FedBuff); `None`: they can.
+    pub against_asynchronous: Option<&'static str>,
 }
 
 impl StrategySettings {
@@ -66,6 +68,9 @@ impl StrategySettings {
                 against_secure_aggregation: Some(
                     "which slots a client chose is seen; their sum is all the server needs",
                 ),
+                against_asynchronous: Some(
+                    "trains one factor a round, and an upload of an earlier round holds the other",
+                ),
             },
             S::FedIt { prune } | S::FfaLora { prune } | S::RoLora { prune } => StrategyTraits {
                 budget: BudgetUse::None,
@@ -84,6 +89,8 @@ impl StrategySettings {
                 pools: false,
                 keeps_slots: true,
                 against_secure_aggregation: None,
+                against_asynchronous: matches!(self, S::RoLora { .. })
+                    .then_some("trains one factor a round, and an upload of an earlier round holds the other"),
             },
             S::Full {} => StrategyTraits {
                 budget: BudgetUse::None,
@@ -102,6 +109,7 @@ impl StrategySettings {
                 pools: false,
                 keeps_slots: true,
                 against_secure_aggregation: None,
+                against_asynchronous: None,
             },
             S::Replication {} => StrategyTraits {
                 budget: BudgetUse::Ranks,
@@ -120,6 +128,7 @@ impl StrategySettings {
                 pools: false,
                 keeps_slots: true,
                 against_secure_aggregation: None,
+                against_asynchronous: Some("divides a slot by the clients of a round that have it"),
             },
             S::FedSaLora {} => StrategyTraits {
                 budget: BudgetUse::None,
@@ -138,6 +147,7 @@ impl StrategySettings {
                 pools: false,
                 keeps_slots: true,
                 against_secure_aggregation: None,
+                against_asynchronous: None,
             },
             S::SaFedLora { .. } | S::Sora { .. } => StrategyTraits {
                 budget: BudgetUse::None,
@@ -156,6 +166,9 @@ impl StrategySettings {
                 pools: false,
                 keeps_slots: true,
                 against_secure_aggregation: None,
+                against_asynchronous: Some(
+                    "takes slots away from round to round, which uploads on their way still hold",
+                ),
             },
             S::FedLada { .. } => StrategyTraits {
                 budget: BudgetUse::None,
@@ -174,6 +187,7 @@ impl StrategySettings {
                 pools: false,
                 keeps_slots: true,
                 against_secure_aggregation: None,
+                against_asynchronous: Some("hands on the moments of one round's clients"),
             },
             S::Dfl { .. } => StrategyTraits {
                 budget: BudgetUse::None,
@@ -192,6 +206,7 @@ impl StrategySettings {
                 pools: false,
                 keeps_slots: true,
                 against_secure_aggregation: None,
+                against_asynchronous: None,
             },
             S::FlexLora {} | S::RaFlora {} => StrategyTraits {
                 budget: BudgetUse::Ranks,
@@ -210,6 +225,9 @@ impl StrategySettings {
                 pools: false,
                 keeps_slots: false,
                 against_secure_aggregation: Some("needs every client's product A·B"),
+                against_asynchronous: Some(
+                    "combines in its own way what clients send that began with the same version",
+                ),
             },
             S::Flora {} => StrategyTraits {
                 budget: BudgetUse::Ranks,
@@ -228,6 +246,9 @@ impl StrategySettings {
                 pools: false,
                 keeps_slots: false,
                 against_secure_aggregation: Some("stacks every client's factors"),
+                against_asynchronous: Some(
+                    "combines in its own way what clients send that began with the same version",
+                ),
             },
             S::Florist { .. } => StrategyTraits {
                 budget: BudgetUse::Ranks,
@@ -246,6 +267,9 @@ impl StrategySettings {
                 pools: false,
                 keeps_slots: false,
                 against_secure_aggregation: Some("needs every client's product A·B"),
+                against_asynchronous: Some(
+                    "combines in its own way what clients send that began with the same version",
+                ),
             },
             S::HetLora { .. } => StrategyTraits {
                 budget: BudgetUse::Ranks,
@@ -264,6 +288,9 @@ impl StrategySettings {
                 pools: false,
                 keeps_slots: true,
                 against_secure_aggregation: Some("weighs clients by the size of their own update"),
+                against_asynchronous: Some(
+                    "combines in its own way what clients send that began with the same version",
+                ),
             },
             S::FedExLora { .. } => StrategyTraits {
                 budget: BudgetUse::None,
@@ -282,6 +309,9 @@ impl StrategySettings {
                 pools: false,
                 keeps_slots: true,
                 against_secure_aggregation: Some("needs every client's product A·B"),
+                against_asynchronous: Some(
+                    "combines in its own way what clients send that began with the same version",
+                ),
             },
             S::LoraFair { .. } => StrategyTraits {
                 budget: BudgetUse::None,
@@ -300,6 +330,9 @@ impl StrategySettings {
                 pools: false,
                 keeps_slots: true,
                 against_secure_aggregation: Some("needs every client's product A·B"),
+                against_asynchronous: Some(
+                    "combines in its own way what clients send that began with the same version",
+                ),
             },
             S::FedSvd {} => StrategyTraits {
                 budget: BudgetUse::None,
@@ -318,6 +351,9 @@ impl StrategySettings {
                 pools: false,
                 keeps_slots: false,
                 against_secure_aggregation: None,
+                against_asynchronous: Some(
+                    "combines in its own way what clients send that began with the same version",
+                ),
             },
             S::FedSb {} => StrategyTraits {
                 budget: BudgetUse::None,
@@ -338,6 +374,9 @@ impl StrategySettings {
                 against_secure_aggregation: Some(
                     "its first round needs every client's product A·B; later rounds are a plain sum",
                 ),
+                against_asynchronous: Some(
+                    "combines in its own way what clients send that began with the same version",
+                ),
             },
             S::XgbLora { .. } => StrategyTraits {
                 budget: BudgetUse::None,
@@ -356,6 +395,9 @@ impl StrategySettings {
                 pools: false,
                 keeps_slots: false,
                 against_secure_aggregation: Some("stacks every client's factors"),
+                against_asynchronous: Some(
+                    "combines in its own way what clients send that began with the same version",
+                ),
             },
             S::Local {} => StrategyTraits {
                 budget: BudgetUse::None,
@@ -374,6 +416,7 @@ impl StrategySettings {
                 pools: false,
                 keeps_slots: false,
                 against_secure_aggregation: None,
+                against_asynchronous: Some("sends nothing"),
             },
             S::Pooled {} => StrategyTraits {
                 budget: BudgetUse::None,
@@ -392,6 +435,7 @@ impl StrategySettings {
                 pools: true,
                 keeps_slots: false,
                 against_secure_aggregation: None,
+                against_asynchronous: Some("sends nothing"),
             },
             S::FsLora {} => StrategyTraits {
                 budget: BudgetUse::Drawn,
@@ -410,6 +454,7 @@ impl StrategySettings {
                 pools: false,
                 keeps_slots: true,
                 against_secure_aggregation: None,
+                against_asynchronous: Some("draws every client's slots for one round"),
             },
             S::FedPlora {} => StrategyTraits {
                 budget: BudgetUse::Drawn,
@@ -428,6 +473,7 @@ impl StrategySettings {
                 pools: false,
                 keeps_slots: true,
                 against_secure_aggregation: None,
+                against_asynchronous: Some("draws every client's slots for one round"),
             },
             S::FedRotLora { .. } | S::LaLora { .. } => StrategyTraits {
                 budget: BudgetUse::None,
@@ -447,6 +493,8 @@ impl StrategySettings {
                 // FedRot-LoRA turns slots before they are sent.
                 keeps_slots: matches!(self, S::LaLora { .. }),
                 against_secure_aggregation: None,
+                against_asynchronous: matches!(self, S::FedRotLora { .. })
+                    .then_some("turns factors towards the model of one round"),
             },
             S::FedAsk { .. } => StrategyTraits {
                 budget: BudgetUse::None,
@@ -465,6 +513,9 @@ impl StrategySettings {
                 pools: false,
                 keeps_slots: false,
                 against_secure_aggregation: None,
+                against_asynchronous: Some(
+                    "combines in its own way what clients send that began with the same version",
+                ),
             },
             S::FedPepTao { .. } => StrategyTraits {
                 budget: BudgetUse::None,
@@ -483,6 +534,9 @@ impl StrategySettings {
                 pools: false,
                 keeps_slots: true,
                 against_secure_aggregation: Some("keeps control variates for every client"),
+                against_asynchronous: Some(
+                    "combines in its own way what clients send that began with the same version",
+                ),
             },
         }
     }

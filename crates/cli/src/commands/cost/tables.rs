@@ -4,7 +4,7 @@ use bonfire_experiment::config::RunConfig;
 use bonfire_experiment::format::table::{aligned, row};
 use bonfire_experiment::format::{bytes, energy, percent, seconds};
 use bonfire_experiment::log::note;
-use bonfire_federation::{DeviceKind, Forecast};
+use bonfire_federation::{Availability, DeviceKind, Forecast};
 
 use super::time::Time;
 use super::{Cost, PrivacyCost, scalars};
@@ -17,7 +17,7 @@ pub fn print(config: &RunConfig, time: &Time, costs: &[Cost]) {
     say("");
     sent(costs);
     say("");
-    of_a_client(costs);
+    of_a_client(costs, config.server.asynchronous.is_some());
     if config.wire.top_k.is_some() || config.wire.deflate {
         say("Uploads are at most so long: which numbers are sent, and how well they pack, shows when it runs.");
     }
@@ -32,7 +32,14 @@ pub fn print(config: &RunConfig, time: &Time, costs: &[Cost]) {
 fn federation(config: &RunConfig) -> String {
     let clients = &config.clients;
     let cohort = clients.per_round.unwrap_or(clients.count);
-    let mut said = format!("{} rounds of {cohort} of {} clients", config.train.rounds, clients.count);
+    let (rounds, count) = (config.train.rounds, clients.count);
+    let mut said = match config.server.asynchronous {
+        None => format!("{rounds} rounds of {cohort} of {count} clients"),
+        Some(how) => format!(
+            "{rounds} asynchronous rounds, each of {} uploads; {cohort} of {count} clients at work at any time",
+            how.buffer
+        ),
+    };
     if clients.over_select > 0.0 {
         said += &format!(", {} more invited", percent(clients.over_select));
     }
@@ -63,13 +70,22 @@ fn device(number: usize, kind: &DeviceKind, all: usize) -> String {
     if speed.is_finite() {
         said += &format!(", {speed:.0} tokens/s");
     }
-    if *availability < 1.0 {
-        said += &format!(", there in {} of the rounds", percent(*availability));
+    match *availability {
+        Availability::Always => {}
+        Availability::Chance(chance) if chance == 1.0 => {}
+        Availability::Chance(chance) => said += &format!(", there in {} of the rounds", percent(chance)),
+        Availability::Daily(window) => said += &format!(", there from {} to {}", hour(window.from), hour(window.to)),
     }
     if all > 1 {
         said += &format!("; share {}", kind.share);
     }
     said
+}
+
+/// An hour of the day as clocks show it: `22:30`.
+fn hour(hour: f64) -> String {
+    let minutes = (60.0 * hour).round() as u64;
+    format!("{}:{:02}", minutes / 60, minutes % 60)
 }
 
 impl Cost {
@@ -108,7 +124,7 @@ fn sent(costs: &[Cost]) {
     );
 }
 
-fn of_a_client(costs: &[Cost]) {
+fn of_a_client(costs: &[Cost], asynchronous: bool) {
     let (late, drawn) = (costs.iter().any(|c| c.high.late > 0), costs.iter().any(|c| c.low.watt_hours.is_some()));
     let priced = costs.iter().any(|cost| cost.price.is_some());
     let mut head = vec!["strategy", "rank", "a client up", "a client down", "a round", "the run"];
@@ -136,9 +152,12 @@ fn of_a_client(costs: &[Cost]) {
     } else {
         "sending and receiving; training is left out: --tokens-per-second, or clients.devices"
     };
-    say(format!(
-        "a client: the one that sends or gets most in the whole run. A round: the longest, until its last client is done:\n{with}."
-    ));
+    let round = if asynchronous {
+        "from one version of the model to the next"
+    } else {
+        "the longest, until its last client is done"
+    };
+    say(format!("a client: the one that sends or gets most in the whole run. A round: {round}:\n{with}."));
 }
 
 /// What all that crosses costs.

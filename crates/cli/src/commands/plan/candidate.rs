@@ -191,8 +191,13 @@ fn difference(cost: &Cost, run: &Table) -> Option<Difference> {
     let closes = |table: &Table| {
         let clients = table.get("clients").and_then(|clients| clients.as_table());
         let devices = clients.and_then(|clients| clients.get("devices")?.as_array());
-        let rare = |kind: &Value| kind.get("availability").and_then(Value::as_float).is_some_and(|chance| chance < 1.0);
-        clients.is_some_and(|c| c.contains_key("deadline") || c.contains_key("over_select"))
+        let rare = |kind: &Value| match kind.get("availability") {
+            None | Some(Value::String(_)) => false,
+            Some(availability) => availability.as_float().is_none_or(|chance| chance < 1.0),
+        };
+        let server = table.get("server").and_then(|server| server.as_table());
+        server.is_some_and(|server| server.contains_key("asynchronous"))
+            || clients.is_some_and(|c| c.contains_key("deadline") || c.contains_key("over_select"))
             || devices.is_some_and(|kinds| kinds.iter().any(rare))
     };
     let devices_matter = closes(&mine) || closes(run);

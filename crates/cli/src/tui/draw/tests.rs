@@ -27,6 +27,7 @@ fn client(round: usize, client: usize) -> ClientMetrics {
         test_accuracy: Some(0.625),
         device: None,
         simulated_seconds: None,
+        staleness: None,
     }
 }
 
