@@ -25,7 +25,8 @@ use serde::{Deserialize, Serialize};
 use crate::FederationError;
 
 pub use adapter_start::AdapterStart;
-pub use attack::AttackSettings;
+pub(crate) use attack::no_class;
+pub use attack::{AttackSettings, LabelRef, TriggerPlace};
 pub use clients::{Budget, BudgetName, ClientSettings, Stragglers};
 pub use devices::DeviceKind;
 pub use evaluate::{BestBy, EvaluateOn, EvaluateSettings};
