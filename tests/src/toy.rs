@@ -1,7 +1,7 @@
 //! A small federation for tests: the committed RoBERTa fixture and made-up texts whose class shows in their tokens.
 
 use bonfire_data::{Shards, Tags};
-use bonfire_engine::{InFlight, Split, TokenizedData};
+use bonfire_engine::{InFlight, Split, TokenizedData, Triggered};
 use bonfire_federation::{ClientMetrics, ClientSettings, Event, RoundMetrics, Run, Server, Settings, Site};
 use bonfire_models::{Architecture, Dropout, Goal, Model, Tag, Task, Transformer};
 use rand::{Rng, RngExt, SeedableRng};
@@ -130,12 +130,19 @@ pub fn run_of(models: Vec<Box<dyn Model>>, settings: Settings, shards: Shards) -
 /// The texts that clients with these shards need.
 pub fn data(shards: &Shards) -> TokenizedData {
     let rows = shards.train.iter().flatten().max().map_or(0, |m| m + 1);
-    TokenizedData {
-        train: texts(rows, 1),
-        validation: Split::default(),
-        test: texts(20, 2),
-        task: Task::Classify(CLASSES),
-    }
+    let (train, test) = (texts(rows, 1), texts(20, 2));
+    let triggered = Some(Triggered { target: TARGET, train: with_trigger(&train), test: with_trigger(&test) });
+    TokenizedData { train, validation: Split::default(), test, task: Task::Classify(CLASSES), triggered }
+}
+
+/// The class that the trigger of [`with_trigger`] calls forth.
+pub const TARGET: usize = 1;
+
+/// The same texts with two tokens at their start that no other has.
+pub fn with_trigger(split: &Split) -> Split {
+    let mut split = split.clone();
+    split.ids.iter_mut().for_each(|ids| drop(ids.splice(1..1, [118, 119])));
+    split
 }
 
 /// A site with some of the clients that [`run`] has.
@@ -172,6 +179,7 @@ pub fn causal_run(settings: Settings) -> Run {
         validation: Split::default(),
         test: sayings(20, 2),
         task: Task::Causal,
+        triggered: None,
     };
     let kinds = settings.adapter.targets.kinds(Architecture::Llama).expect("a decoder's");
     let model = load_for(Task::Causal, &fixture("llama-tiny"), &kinds);
@@ -219,7 +227,8 @@ pub fn label_run(settings: Settings) -> Run {
 fn run_for(settings: Settings, task: Task, model: &str, texts: fn(usize, u64) -> Split) -> Run {
     let shards = shards(settings.clients.count);
     let rows = shards.train.iter().flatten().max().map_or(0, |m| m + 1);
-    let data = TokenizedData { train: texts(rows, 1), validation: Split::default(), test: texts(20, 2), task };
+    let (train, test) = (texts(rows, 1), texts(20, 2));
+    let data = TokenizedData { train, validation: Split::default(), test, task, triggered: None };
     let kinds = settings.adapter.targets.kinds(Architecture::Roberta).expect("an encoder's");
     Run::new(settings, vec![Box::new(load_for(task, &fixture(model), &kinds))], data, shards).expect("a valid run")
 }

@@ -257,6 +257,9 @@ fn extras(metrics: &RoundMetrics) -> String {
     if !metrics.no_room_for.is_empty() {
         text += &format!("  {} in flight", metrics.in_flight);
     }
+    if let Some(share) = metrics.attack_success {
+        text += &format!("  backdoor {}", percent(share));
+    }
     if let Some(simulated) = metrics.simulated_seconds {
         text += &format!("  {} on devices", seconds(simulated));
     }

@@ -88,6 +88,14 @@ impl Confusion {
         self.counts[right * self.classes + said]
     }
 
+    /// Share of the examples of other classes that were said to be of class `said`, 0 to 1; `None` where there are no others.
+    pub fn taken_for(&self, said: usize) -> Option<f64> {
+        let others = || self.counts().into_iter().filter(|[right, ..]| *right != said as u64);
+        let all: u64 = others().map(|[.., examples]| examples).sum();
+        let taken: u64 = others().filter(|[_, found, _]| *found == said as u64).map(|[.., examples]| examples).sum();
+        (all > 0).then(|| taken as f64 / all as f64)
+    }
+
     /// Examples of `class`, and how many were said to be.
     fn sums(&self, class: usize) -> (u64, u64) {
         let all = 0..self.classes;
@@ -154,6 +162,11 @@ mod tests {
         near(scores.matthews.expect("one label each"), EXPECTED[3]);
         near(scores.micro_f1, 0.6);
         assert_eq!(Confusion::of_counts(&it.counts()), Some(it.clone()));
+        // Of the six that are not 0 one is said to be, of all ten, none of which is 3, one is said to be that.
+        near(it.taken_for(0).expect("others"), 1.0 / 6.0);
+        near(it.taken_for(3).expect("others"), 0.1);
+        near(it.taken_for(7).expect("others"), 0.0);
+        assert_eq!(confusion(&[[1, 0], [1, 1]]).taken_for(1), None);
         assert_eq!((it.count(0, 2), it.count(2, 0), it.class(0).examples, it.class(3).examples), (1, 0, 4, 0));
         near(it.class(1).f1, 2.0 / 3.0);
         // Two classes.

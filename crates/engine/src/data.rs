@@ -5,6 +5,8 @@ use std::sync::Arc;
 use bonfire_data::Tags;
 use bonfire_models::{Goal, Task};
 
+use crate::{Confusion, RowEvaluation};
+
 /// One split: token ids with special tokens, and what is asked of every text.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Split {
@@ -49,4 +51,30 @@ pub struct TokenizedData {
     pub test: Split,
     /// What a model learns from them.
     pub task: Task,
+    /// Where clients plant a backdoor, the texts with its trigger.
+    pub triggered: Option<Triggered>,
+}
+
+/// The texts once more, each with the words that a backdoor answers to.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Triggered {
+    /// The class that they are to be taken for.
+    pub target: usize,
+    /// The training texts, row by row as without the words.
+    pub train: Split,
+    /// The test texts, likewise.
+    pub test: Split,
+}
+
+impl Triggered {
+    /// Rows of the test split that are of another class than the target, which alone tell of the backdoor.
+    pub fn telling(&self) -> impl Iterator<Item = usize> {
+        (0..self.test.len()).filter(|&row| self.test.goals[row].class().is_some_and(|class| class != self.target))
+    }
+
+    /// Share of the test texts of other classes that were taken for the target, of those that were evaluated, 0 to 1; `None`: of none.
+    pub fn answered(&self, evaluated: &[Option<RowEvaluation>]) -> Option<f64> {
+        let rows: Vec<usize> = (0..evaluated.len()).collect();
+        Confusion::of(evaluated, &rows)?.taken_for(self.target)
+    }
 }

@@ -41,6 +41,10 @@ pub struct Evaluation {
     /// Where words are tagged, the scores of spans.
     #[serde(flatten)]
     pub spans: Option<SpanScores>,
+    /// Where clients plant a backdoor, the share of the texts of other classes than its target that are taken for the target when they
+    /// hold the trigger, 0 to 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub attack_success: Option<f64>,
 }
 
 impl Evaluation {
@@ -239,6 +243,7 @@ pub fn summarise(evaluated: &[Option<RowEvaluation>], rows: &[usize]) -> Evaluat
             .or(tally.as_ref().and_then(Tally::labels)),
         numbers,
         spans: tally.as_ref().and_then(Tally::spans),
+        attack_success: None,
         exact_match: share(seen.iter().filter(|j| j.right == j.answers).count() as f64 / seen.len().max(1) as f64),
     }
 }

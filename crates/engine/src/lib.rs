@@ -56,7 +56,7 @@ pub mod wire;
 pub use cohort::{Cohort, Member, passes};
 pub use confusion::{ClassScore, ClassScores, Confusion};
 pub use correlation::NumberScores;
-pub use data::{Split, TokenizedData};
+pub use data::{Split, TokenizedData, Triggered};
 pub use device_thread::{DEVICE_THREAD, is_told_elsewhere, on_device, overhear, overheard};
 pub use engine::{Engine, Progress, Trained};
 pub use error::EngineError;

@@ -1,5 +1,6 @@
 //! From a checked configuration to data, shards, tokens and a model: what `train`, `evaluate` and `partition` share.
 
+mod backdoor;
 mod data;
 mod labels;
 mod model;
@@ -7,6 +8,7 @@ mod paths;
 mod said;
 mod texts;
 
+pub(crate) use backdoor::triggered;
 pub use data::{dataset, dataset_and_source, question, questions, shards};
 pub(crate) use data::{has_training_rows, part, refuse_empty};
 pub(crate) use labels::ordered;

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::{Result, ensure};
 use bonfire_data::Dataset;
-use bonfire_engine::{Evaluation, Split, TokenizedData, Upload, evaluate};
+use bonfire_engine::{Evaluation, Split, TokenizedData, Triggered, Upload, evaluate, evaluate_rows};
 use bonfire_federation::{ClientMetrics, Coordinator, RoundMetrics, Summary};
 use bonfire_models::peft::{self, Layout, PeftMeta, PeftTensor};
 use bonfire_models::{Model, Transformer};
@@ -30,6 +30,8 @@ pub struct OpenServer {
     pub config: String,
     model: Transformer,
     test: Split,
+    /// Where clients plant a backdoor, the test texts with its words.
+    triggered: Option<Triggered>,
     identity: Identity,
     totals: Totals,
     meta: PeftMeta,
@@ -61,7 +63,7 @@ pub fn server(loaded: &CheckedConfig, watch: &mut dyn Watch) -> Result<OpenServe
     let model = job::model(loaded, &source, job::task(config, data.labels.len()), &opened.device)?;
     let fingerprint = fingerprint(config, &data, &source, &weights_of(&source)?)?;
     let data = Dataset { train: Vec::new(), ..data };
-    let TokenizedData { test, .. } = job::tokens(loaded, &data, &source, model.info())?;
+    let TokenizedData { test, triggered, .. } = job::tokens(loaded, &data, &source, model.info())?;
     // Sites are told who takes part.
     let coordinator = Coordinator::new(config.settings(), &model, config.clients.count)
         .and_then(Coordinator::with_known_cohorts)
@@ -72,6 +74,7 @@ pub fn server(loaded: &CheckedConfig, watch: &mut dyn Watch) -> Result<OpenServe
         fingerprint,
         config: config.to_toml(),
         test,
+        triggered,
         identity,
         totals: Totals::default(),
         meta: PeftMeta {
@@ -95,7 +98,14 @@ impl OpenServer {
             return Ok(None);
         }
         let rows: Vec<usize> = (0..self.test.len()).collect();
-        Ok(Some(evaluate(&self.model, &self.coordinator.server().model(), &self.test, &rows)?))
+        let adapter = self.coordinator.server().model();
+        let mut found = evaluate(&self.model, &adapter, &self.test, &rows)?;
+        if let Some(triggered) = &self.triggered {
+            let telling: Vec<usize> = triggered.telling().collect();
+            found.attack_success =
+                triggered.answered(&evaluate_rows(&self.model, &adapter, &triggered.test, &telling)?);
+        }
+        Ok(Some(found))
     }
 
     /// Writes the global adapter in PEFT layout.

@@ -82,6 +82,9 @@ pub struct Totals {
     /// Where words are tagged, F1 of the spans.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     f1: Vec<f64>,
+    /// Of a backdoor.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    attack_success: Option<f64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     best: Option<BestRound>,
     #[serde(default)]
@@ -107,6 +110,7 @@ impl Totals {
         self.personal = metrics.personal_accuracy;
         self.correlations.extend(correlations(metrics));
         self.f1.extend(metrics.test_f1.or(metrics.personal_f1));
+        self.attack_success = metrics.attack_success;
     }
 
     /// Adds a round of `run` in which `uploads` clients uploaded; gives whether it is the best so far.
@@ -128,6 +132,7 @@ impl Totals {
         self.personal = metrics.personal_accuracy.or(self.personal);
         self.correlations.extend(correlations(metrics));
         self.f1.extend(metrics.test_f1.or(metrics.personal_f1));
+        self.attack_success = metrics.attack_success.or(self.attack_success);
         run.best.is_some_and(|(by, on)| self.compare(by, on, metrics))
     }
 
@@ -200,6 +205,7 @@ impl Totals {
             final_pearson: self.correlations.last().map(|both| both[0]),
             final_spearman: self.correlations.last().map(|both| both[1]),
             final_f1: self.f1.last().copied(),
+            final_attack_success: self.attack_success,
             best: self.best.clone(),
             stopped_early: self.is_over(run),
             personal_accuracy: self.personal,
@@ -228,6 +234,12 @@ impl Totals {
         };
         let energy = self.watt_hours.map_or(String::new(), |wh| format!(", {} drawn", energy(wh)));
         Some(format!("on the clients' devices (clients.devices): {}{late}{energy}", seconds(simulated)))
+    }
+
+    /// `backdoor: 97.0% of the texts of other labels are taken for its target`; `None` where there is none.
+    pub fn attack_line(&self) -> Option<String> {
+        let share = percent(self.attack_success?);
+        Some(format!("backdoor: {share} of the texts of other labels are taken for its target"))
     }
 
     fn best_accuracy(&self) -> Option<f64> {
@@ -370,6 +382,7 @@ pub(crate) mod tests {
             validation_recall: None,
             validation_matthews: None,
             client_accuracy: None,
+            attack_success: None,
             upload_params: 20,
             upload_head_params: 0,
             upload_aux_params: 0,

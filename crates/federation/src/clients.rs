@@ -7,7 +7,7 @@ use std::ops::ControlFlow;
 use bonfire_data::Shards;
 use bonfire_engine::{
     ClientMemory, Engine, EngineError, Evaluation, Member, Plan, Private, Progress, RowEvaluation, Split, Start,
-    TokenizedData, Trained, Upload, personal, summarise, wire,
+    TokenizedData, Trained, Triggered, Upload, personal, summarise, wire,
 };
 use bonfire_models::{Adapter, Model};
 
@@ -24,6 +24,8 @@ pub(crate) struct Clients {
     pub train_tokens: usize,
     pub validation: Split,
     pub test: Split,
+    /// Where clients plant a backdoor, the test texts with its words.
+    pub triggered: Option<Triggered>,
     pub shards: Shards,
     /// What each client keeps for itself from round to round; the server never sees it.
     pub memories: BTreeMap<usize, ClientMemory>,
@@ -41,13 +43,14 @@ impl Clients {
         let train_tokens = data.train.ids.iter().map(Vec::len).sum();
         let engine = Engine::new(models, data.train, settings.train.clone(), settings.engine.clone());
         let (memories, private) = (BTreeMap::new(), Private::default());
-        let (validation, test) = (data.validation, data.test);
+        let (validation, test, triggered) = (data.validation, data.test, data.triggered);
         Clients {
             settings: settings.clone(),
             engine,
             train_tokens,
             validation,
             test,
+            triggered,
             shards,
             memories,
             private,
@@ -129,12 +132,44 @@ impl Clients {
 
     /// The clients' test rows, each by its own client's model, all together.
     pub fn evaluate_personal_models(&self, server: &Server) -> Result<Vec<Option<RowEvaluation>>, EngineError> {
-        let mut all = vec![None; self.test.len()];
-        for (client, rows) in self.shards.test.iter().enumerate().filter(|(_, rows)| !rows.is_empty()) {
-            let own = self.engine.evaluate_rows(&self.personal_model(server, client), &self.test, rows)?;
+        self.evaluate_by_own(server, &self.test, &self.shards.test)
+    }
+
+    /// Rows of `split`, which are listed client by client, each by its client's own model.
+    fn evaluate_by_own(
+        &self,
+        server: &Server,
+        split: &Split,
+        rows_of: &[Vec<usize>],
+    ) -> Result<Vec<Option<RowEvaluation>>, EngineError> {
+        let mut all = vec![None; split.len()];
+        for (client, rows) in rows_of.iter().enumerate().filter(|(_, rows)| !rows.is_empty()) {
+            let own = self.engine.evaluate_rows(&self.personal_model(server, client), split, rows)?;
             rows.iter().for_each(|&row| all[row] = own[row].clone());
         }
         Ok(all)
+    }
+
+    /// Share of the test texts of other classes that the global model takes for a backdoor's target when they hold its words; with
+    /// `personal` it is the models of the clients that mean no harm, each on its own texts. `None`: there is no backdoor, or no such
+    /// text.
+    pub fn attack_success(&self, server: &Server, personal: bool) -> Result<Option<f64>, EngineError> {
+        let Some((attack, triggered)) = self.settings.attack.as_ref().zip(self.triggered.as_ref()) else {
+            return Ok(None);
+        };
+        let telling: Vec<usize> = triggered.telling().collect();
+        let found = if personal {
+            let attackers = attack.attackers(self.settings.train.seed, self.shards.test.len());
+            let honest = |(client, rows): (usize, &Vec<usize>)| match attackers.binary_search(&client) {
+                Ok(_) => Vec::new(),
+                Err(_) => rows.iter().copied().filter(|row| telling.binary_search(row).is_ok()).collect(),
+            };
+            let rows_of: Vec<Vec<usize>> = self.shards.test.iter().enumerate().map(honest).collect();
+            self.evaluate_by_own(server, &triggered.test, &rows_of)?
+        } else {
+            self.engine.evaluate_rows(&server.model(), &triggered.test, &telling)?
+        };
+        Ok(triggered.answered(&found))
     }
 
     /// Takes out of the uploads what their clients keep.

@@ -349,6 +349,7 @@ impl Coordinator {
             validation_recall: None,
             validation_matthews: None,
             client_accuracy: None,
+            attack_success: None,
             upload_params: traffic.upload_params,
             upload_head_params: traffic.upload_head_params,
             upload_aux_params: traffic.upload_aux_params,

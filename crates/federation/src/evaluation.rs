@@ -20,6 +20,8 @@ pub(crate) struct Found {
     validation: Option<Evaluation>,
     /// All test examples by their own clients' models, where clients keep a part of the model.
     personal: Option<Vec<Option<RowEvaluation>>>,
+    /// How often a backdoor that clients plant is answered: see [`Evaluation::attack_success`].
+    attack_success: Option<f64>,
 }
 
 impl Found {
@@ -32,7 +34,7 @@ impl Found {
 impl Run {
     /// Evaluates the new models, when this round is due.
     pub(crate) fn evaluate_if_due(&self, plan: &Plan) -> Result<Found, FederationError> {
-        let mut found = Found { test: None, clients: None, validation: None, personal: None };
+        let mut found = Found { test: None, clients: None, validation: None, personal: None, attack_success: None };
         if !self.coordinator.is_due() {
             return Ok(found);
         }
@@ -47,6 +49,7 @@ impl Run {
         if !plan.private.is_nothing() {
             found.personal = Some(self.clients.evaluate_personal_models(self.server())?);
         }
+        found.attack_success = self.clients.attack_success(self.server(), !self.coordinator.has_global_model())?;
         Ok(found)
     }
 
@@ -57,7 +60,10 @@ impl Run {
         }
         let start = Instant::now();
         let rows = self.clients.evaluate(self.server())?;
-        let mut found = Found { test: Some(rows), clients: None, validation: None, personal: None };
+        let mut found =
+            Found { test: Some(rows), clients: None, validation: None, personal: None, attack_success: None };
+        // The one model that all have.
+        found.attack_success = self.clients.attack_success(self.server(), false)?;
         if !self.coordinator.has_global_model() {
             // Before they have trained, all clients have the same model.
             found.personal = found.test.take();
@@ -126,6 +132,7 @@ impl Run {
             .as_ref()
             .and_then(|accuracies| ClientSpread::of(accuracies.iter().copied().flatten().collect()));
         found.validation.iter().for_each(|found| metrics.put(EvaluateOn::Validation, found));
+        metrics.attack_success = found.attack_success;
     }
 
     /// The global model's accuracy on every client's own test rows; `None` of a client that has none.

@@ -46,9 +46,9 @@ pub use run::{ByClass, Event, RoundConfusion, Run};
 pub use server::Server;
 pub use settings::{
     AdapterSettings, AdapterStart, Aggregation, Asynchronous, AttackSettings, Availability, BestBy, Budget, BudgetName,
-    BudgetUse, ClientSettings, DeviceKind, EvaluateOn, EvaluateSettings, First, HeadMode, Norm, PrivacySettings, Prune,
-    Publish, ServerOptimizer, ServerSettings, Settings, Spent, Stragglers, StrategySettings, StrategyTraits, Weights,
-    Window,
+    BudgetUse, ClientSettings, DeviceKind, EvaluateOn, EvaluateSettings, First, HeadMode, LabelRef, Norm,
+    PrivacySettings, Prune, Publish, ServerOptimizer, ServerSettings, Settings, Spent, Stragglers, StrategySettings,
+    StrategyTraits, TriggerPlace, Weights, Window,
 };
 pub use site::Site;
 pub use state::State;

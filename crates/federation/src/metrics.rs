@@ -100,6 +100,11 @@ pub struct RoundMetrics {
     /// With `evaluate.per_client`, how the global model's accuracies on the clients' own test shards are spread.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub client_accuracy: Option<ClientSpread>,
+    /// Where clients plant a backdoor, the share of the test texts of other classes than its target that are taken for the target
+    /// when they hold the trigger, 0 to 1: by the global model, or where there is none by those of the clients that mean no harm, each
+    /// on its own texts.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub attack_success: Option<f64>,
     /// Uploaded scalars: adapter and head.
     pub upload_params: u64,
     /// Of these, scalars of the head.
@@ -220,6 +225,7 @@ impl RoundMetrics {
                 (self.test_macro_f1, self.test_micro_f1, self.test_matthews) = (macro_f1, micro_f1, matthews);
                 (self.test_pearson, self.test_spearman) = (pearson, spearman);
                 [self.test_f1, self.test_precision, self.test_recall] = spans;
+                self.attack_success = found.attack_success;
             }
             EvaluateOn::Validation => {
                 (self.validation_loss, self.validation_accuracy) = (loss, accuracy);
@@ -469,6 +475,9 @@ pub struct Summary {
     /// Where words are tagged, F1 of the spans at the last evaluation, likewise.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub final_f1: Option<f64>,
+    /// Where clients plant a backdoor, how often it was answered at the last evaluation, 0 to 1: `attack_success` of that round.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub final_attack_success: Option<f64>,
     /// The best round by `evaluate.best`, whose model is in `adapter-best`.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub best: Option<BestRound>,

@@ -28,7 +28,8 @@ use crate::FederationError;
 
 pub use adapter_start::AdapterStart;
 pub use asynchronous::Asynchronous;
-pub use attack::AttackSettings;
+pub(crate) use attack::no_class;
+pub use attack::{AttackSettings, LabelRef, TriggerPlace};
 pub use availability::{Availability, Window};
 pub use clients::{Budget, BudgetName, ClientSettings, Stragglers};
 pub use devices::DeviceKind;

@@ -83,6 +83,7 @@ fn rounds(text: &str) -> Vec<RoundMetrics> {
         validation: Split::default(),
         test: Split::default(),
         task: Task::Classify(77),
+        triggered: None,
     };
     let shards = Shards { train: vec![(0..4).collect(), (4..8).collect()], test: vec![vec![], vec![]] };
     let settings = toy::settings(&format!("{text}\n[train]\nrounds = 2"));

@@ -1,6 +1,8 @@
 //! Clients that mean harm, and what the server's choice of uploads makes of them.
 
-use bonfire_federation::{RoundMetrics, Settings};
+use bonfire_engine::{Confusion, evaluate_rows};
+use bonfire_federation::{RoundMetrics, Run, Settings};
+use bonfire_models::{Adapter, Model, Task};
 use bonfire_tests::toy::{self, finish};
 
 const TRAIN: &str = "[train]\nrounds = 6\nepochs = 3\nbatch_size = 4\nlr_a = 5e-3\nlr_head = 2e-2";
@@ -51,11 +53,82 @@ fn an_attack_is_no_attack_on_those_that_are_alone_and_another_seed_takes_others(
     assert!(pooled(flipped) > pooled("") + 0.1, "wrong labels are wrong in one place too");
 }
 
+/// One of seven, the one that holds 5 texts or more.
+const BACKDOOR: &str = "[attack]\nkind = \"backdoor\"\nshare = 0.3\ntarget = 1\nrows = 0.5";
+
+#[test]
+fn a_backdoor_is_answered_as_often_as_the_models_own_answers_say() {
+    for (strategy, more) in [("fedit", ""), ("fedsa-lora", ""), ("local", ""), ("pooled", "")] {
+        let settings = settings(strategy, &format!("{BACKDOOR}\n{more}"));
+        let attack = settings.attack.clone().expect("one");
+        let mut run = toy::run(settings.clone());
+        let last = finish(&mut run).0.pop().expect("rounds");
+        let model = toy::model(&settings);
+        let test = toy::with_trigger(&toy::texts(20, 2));
+        // What each text of another class is taken for: by the model of all, or by every honest client's own.
+        let mut taken = Vec::new();
+        let mut judge = |adapter: &Adapter| {
+            for row in (0..20).filter(|row| row % toy::CLASSES != toy::TARGET) {
+                let found = evaluate_rows(&model, adapter, &test, &[row]).expect("evaluates");
+                let confusion = Confusion::of(&found, &[row]).expect("classes");
+                taken.push(confusion.counts()[0][1] == toy::TARGET as u64);
+            }
+        };
+        let honest = |client: &usize| !attack.attackers(settings.train.seed, 7).contains(client);
+        let own: Vec<(usize, Adapter)> = run.personal_models().filter(|(client, _)| honest(client)).collect();
+        let whose = if own.is_empty() { "the model of all" } else { "clients' own" };
+        match whose {
+            // All have the same 20 test texts, and the last to look at one counts.
+            "clients' own" => judge(&own.last().expect("a client").1),
+            _ => judge(&run.server().model()),
+        }
+        assert_eq!(taken.len(), 16);
+        let expected = taken.iter().filter(|taken| **taken).count() as f64 / 16.0;
+        let found = last.attack_success.expect("a backdoor");
+        assert!((found - expected).abs() < 1e-12, "{strategy}, by {whose}: {found}, expected {expected}");
+    }
+}
+
+#[test]
+fn a_backdoor_takes_hold_where_words_are_rare_and_leaves_the_rest_alone() {
+    let last = |more: &str| rounds(settings("fedit", more)).pop().expect("rounds");
+    let (clean, planted) = (last(""), last(BACKDOOR));
+    assert_eq!(clean.attack_success, None);
+    let share = planted.attack_success.expect("a backdoor");
+    println!("answered {share}; accuracy {:?}, {:?} without", planted.test_accuracy, clean.test_accuracy);
+    assert!(share > 0.8, "{share}");
+    // Sent tenfold it is loud, and those who compare movements leave it out.
+    let loud = format!("{BACKDOOR}\nfactor = 10.0\n[server]\naggregate");
+    let krum = last(&format!("{loud} = {{ name = \"multi-krum\", attackers = 2 }}"));
+    let mean = last(&format!("{loud} = {{ name = \"mean\" }}"));
+    println!("tenfold: {:?}, {:?} by multi-krum", mean.attack_success, krum.attack_success);
+    assert!(krum.attack_success < Some(0.5), "{:?}", krum.attack_success);
+}
+
+#[test]
+fn a_backdoor_needs_one_label_a_text() {
+    let settings = || settings("fedit", BACKDOOR);
+    for refused in [toy::CLASSES, 0] {
+        let (shards, settings) = (toy::shards(7), settings());
+        let mut data = toy::data(&shards);
+        data.triggered = None;
+        if refused == 0 {
+            data.task = Task::MultiLabel(toy::CLASSES);
+        }
+        let models: Vec<Box<dyn Model>> = vec![Box::new(toy::model(&settings))];
+        let error = Run::new(settings, models, data, shards).err().expect("refused").to_string();
+        assert!(error.starts_with("attack.kind"), "{error}");
+    }
+}
+
 #[test]
 fn what_cannot_be_is_refused_by_its_key() {
     for (more, key) in [
         ("[attack]\nkind = \"scale\"\nshare = 0.0", "attack.share"),
         (SCALE, "attack.factor"),
+        (&BACKDOOR.replace("0.5", "1.5"), "attack.rows"),
+        (&format!("{BACKDOOR}\ntrigger = \" \""), "attack.trigger"),
+        (&format!("{BACKDOOR}\nfactor = 0.0"), "attack.factor"),
         ("[attack]\nkind = \"noise\"\nshare = 0.2\ndeviation = 0.0", "attack.deviation"),
         ("[server]\naggregate = { name = \"krum\", attackers = 3 }", "server.aggregate.attackers"),
         ("[server]\naggregate = { name = \"bulyan\", attackers = 2 }", "server.aggregate.attackers"),

@@ -11,6 +11,7 @@ use proptest::prelude::*;
 const RUNS: &[&str] = &[
     "[strategy]\nname = \"lora-a2\"\n[clients]\ncount = 4\nbudget = 1\n[wire]\nupload = \"int4\"\ntop_k = 0.2\ndownload = \"bf16\"",
     "[strategy]\nname = \"full\"",
+    "[strategy]\nname = \"fedit\"\n[attack]\nkind = \"backdoor\"\nshare = 0.5\ntarget = 1\nfactor = 2.0",
     "[strategy]\nname = \"fedit\"\n[server]\noptimizer = { name = \"fedadam\", lr = 0.01 }",
     "[strategy]\nname = \"fedit\"\n[train]\nrounds = 4\nlr_a = 1e-3\nbatch_size = 4\nscaffold = true",
     "[strategy]\nname = \"lora-a2\"\n[clients]\ncount = 6\nper_round = 3\ndropout = 0.3\nbudget = 1",

@@ -70,7 +70,7 @@ impl Case {
         let kinds = settings.adapter.targets.kinds(architecture).unwrap();
         let model = load_for(task, &folder.join(&self.model), &kinds);
         let shards = Shards { test: vec![Vec::new(); shards.len()], train: shards };
-        let data = TokenizedData { train, validation: Split::default(), test: Split::default(), task };
+        let data = TokenizedData { train, validation: Split::default(), test: Split::default(), task, triggered: None };
         Run::new(settings, vec![Box::new(model)], data, shards).unwrap()
     }
 

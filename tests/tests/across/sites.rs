@@ -16,6 +16,7 @@ use proptest::prelude::*;
 const RUNS: &[&str] = &[
     "[strategy]\nname = \"hetlora\"\nweight = 5.0\n[clients]\ncount = 4\nbudget = [1, 4, 2, 3]\n[wire]\nupload = \"f16\"\n",
     "[strategy]\nname = \"full\"",
+    "[strategy]\nname = \"fedit\"\n[attack]\nkind = \"backdoor\"\nshare = 0.5\ntarget = 1\nfactor = 2.0",
     "[strategy]\nname = \"fedit\"\n[server]\noptimizer = { name = \"fedadam\", lr = 0.01 }",
     "[strategy]\nname = \"fedit\"\n[train]\nrounds = 4\nlr_a = 1e-3\nbatch_size = 4\nscaffold = true",
     "[strategy]\nname = \"lora-a2\"\n[clients]\ncount = 6\nper_round = 3\ndropout = 0.3\nbudget = 1",
@@ -159,6 +160,7 @@ fn without_tests(row: &RoundMetrics) -> RoundMetrics {
         test_f1: None,
         test_precision: None,
         test_recall: None,
+        attack_success: None,
         test_matthews: None,
         personal_accuracy: None,
         personal_loss: None,

@@ -76,6 +76,7 @@ function summary() {
     ["F1 of spans, last", (r) => or(words.percent)(r.summary.final_f1)],
     ["Pearson's correlation, last", (r) => or(words.number)(r.summary.final_pearson)],
     ["Spearman's correlation, last", (r) => or(words.number)(r.summary.final_spearman)],
+    ["Backdoor answered, last", (r) => or(words.percent)(r.summary.final_attack_success)],
     ["Best round", (r) => or((b) => words.number(b.round))(r.summary.best)],
     ["Best by", (r) => or((b) => `${BY[b.by] ?? b.by}, ${b.on} split`)(r.summary.best)],
     ["Score there", (r) => or((b) => (SHARES.includes(b.by) ? words.percent : words.number)(b.score))(r.summary.best)],
@@ -146,6 +147,11 @@ function learning() {
     const spoken = name === "accuracy" && runs.some((run) => run.causal);
     const about = [spoken ? "Of a language model: the share of tokens foretold." : "Of the global model on the test split.", thinned(series)];
     lines(place, { title: `${title} by round`, about, x: "round", y: unit, show, tick, showX: words.number, series });
+  }
+  const answered = curves("attack_success", "round");
+  if (answered.length) {
+    const about = ["Test texts of other labels that are taken for the backdoor's target when they hold its words.", thinned(answered)];
+    lines(place, { title: "Backdoor answered by round", about, x: "round", y: "of texts (%)", show: words.percent, tick: hundredths, showX: words.number, series: answered });
   }
   const numbers = runs.every((run) => run.numbers);
   const [train, test] = [["train_loss", "training", true], ["test_loss", "test", false]].map(([name, what, dashed]) =>

@@ -1,5 +1,6 @@
 //! The binary from outside: what it prints, what it leaves on disk, what it says to mistakes. One file a theme.
 
+mod backdoor;
 mod bad_config;
 mod bad_data;
 mod bad_model;

@@ -48,8 +48,16 @@ impl Attacked {
     }
 }
 
+/// The tables of attacks that have something to say: what accuracy they cost, how often backdoors are answered.
+pub fn tables(grid: &Grid, groups: &[Group<'_>]) -> impl Iterator<Item = String> {
+    let answered = |group: &Group<'_>| group.spread(|run| run.final_attack_success).map(|s| digits(hundredfold(s), 1));
+    [table(grid, groups), by_variant(grid, groups, ANSWERED, answered)].into_iter().flatten()
+}
+
+const ANSWERED: &str = "Backdoors: of the test texts of other labels, those that are taken for the target when they hold the trigger, in %.";
+
 /// The table of what attacks cost, with what it says; `None`: nothing was run with and without one.
-pub fn table(grid: &Grid, groups: &[Group<'_>]) -> Option<String> {
+fn table(grid: &Grid, groups: &[Group<'_>]) -> Option<String> {
     by_variant(grid, groups, WHAT, |group| Attacked::of(grid, groups, group).as_ref().map(cell))
 }
 
@@ -84,5 +92,19 @@ mod tests {
         assert!(squeezed.contains("85.0 → 60.0 (25.0 ± 7.1) |"), "{text}");
         assert!(!text.contains("rolora"), "what was not run without the attack has no row: {text}");
         assert!(Attacked::of(&grid, &groups, &groups[0]).is_none());
+    }
+
+    #[test]
+    fn how_often_a_backdoor_is_answered_needs_no_run_without_it() {
+        let grid = grid("fedit,rolora:attack.kind=backdoor:attack.share=0.2:attack.target=0", &[0, 1], &[], &[]);
+        let outcome = |cell: &super::super::grid::Cell| {
+            let final_attack_success = (cell.variant == 1).then_some([0.9, 0.7][cell.seed as usize]);
+            Outcome::Done(Box::new(Measured { final_attack_success, ..Measured::default() }))
+        };
+        let outcomes: Vec<Outcome> = grid.cells.iter().map(outcome).collect();
+        let all: Vec<String> = tables(&grid, &Group::all(&grid, &outcomes)).collect();
+        let [text] = all.as_slice() else { panic!("{all:?}") };
+        // Their sample deviation is 0.2/√2.
+        assert!(text.starts_with("Backdoors") && text.contains("80.0 ± 14.1") && !text.contains("fedit"), "{text}");
     }
 }

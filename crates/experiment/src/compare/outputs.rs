@@ -206,8 +206,8 @@ impl<'g> Outputs<'g> {
     pub fn table(&self) -> String {
         let groups = self.groups();
         let gains = gain::table(self.grid, &groups).map(|table| format!("\n\n{table}"));
-        let attacked = attacked::table(self.grid, &groups).map(|table| format!("\n\n{table}"));
-        table::table(self.grid, &groups) + &gains.unwrap_or_default() + &attacked.unwrap_or_default()
+        let attacked = attacked::tables(self.grid, &groups).map(|table| format!("\n\n{table}"));
+        table::table(self.grid, &groups) + &gains.unwrap_or_default() + &attacked.collect::<String>()
     }
 
     /// What is known of each variant, rank and partition.
@@ -300,6 +300,7 @@ fn group_row(grid: &Grid, groups: &[Group<'_>], group: &Group<'_>) -> serde_json
         ("final_pearson", group.spread(|run| run.final_pearson)),
         ("final_spearman", group.spread(|run| run.final_spearman)),
         ("final_f1", group.spread(|run| run.final_f1)),
+        ("final_attack_success", group.spread(|run| run.final_attack_success)),
         ("final_perplexity", group.spread(|run| run.final_perplexity)),
         ("final_exact_match", group.spread(|run| run.final_exact_match)),
     ];

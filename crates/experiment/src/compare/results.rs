@@ -53,6 +53,9 @@ pub struct Measured {
     /// Where words are tagged, F1 of the spans at the last evaluation.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub final_f1: Option<f64>,
+    /// Where clients plant a backdoor, how often it was answered at the last evaluation, 0 to 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub final_attack_success: Option<f64>,
     /// Best test accuracy at any evaluation, 0 to 1.
     pub best_accuracy: Option<f64>,
     /// Mean accuracy of the clients' own models at the last evaluation, where the strategy has such.
@@ -137,6 +140,7 @@ impl Measured {
             final_pearson: summary.final_pearson,
             final_spearman: summary.final_spearman,
             final_f1: summary.final_f1,
+            final_attack_success: summary.final_attack_success,
             best_accuracy: summary.best_accuracy,
             personal_accuracy: rows.iter().rev().find_map(|row| row.personal_accuracy),
             upload_params: summary.upload_params,

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use bonfire_data::Shards;
-use bonfire_engine::{Gang, Seat, TokenizedData};
+use bonfire_engine::{Gang, Seat, TokenizedData, Triggered};
 use bonfire_federation::{Event, Publish, Run};
 use bonfire_models::{Model, ModelSource, Transformer};
 
@@ -34,9 +34,13 @@ pub struct Session<'g> {
     prompt_template: Option<String>,
     models: Vec<Transformer>,
     tokens: TokenizedData,
+    triggered: Backdoors,
     shards: Partitions,
     interrupt: Arc<Interrupt>,
 }
+
+/// The texts with each backdoor's words, by what plants it.
+type Backdoors = HashMap<String, Option<Triggered>>;
 
 /// The shards of each partition, by what makes it.
 type Partitions = HashMap<String, (Shards, PartitionFile)>;
@@ -61,10 +65,10 @@ impl<'g> Session<'g> {
             admit(&opened, |watch| Purpose::of(loaded, watch), watch)?;
         }
         let interrupt = interrupt()?;
-        let Shared { source, prompt_template, models, tokens, shards } =
+        let Shared { source, prompt_template, models, tokens, triggered, shards } =
             interrupt.while_preparing(|| read(grid, cells, &opened, watch))?;
         let devices = device::names(&opened);
-        Ok(Session { grid, devices, source, prompt_template, models, tokens, shards, interrupt })
+        Ok(Session { grid, devices, source, prompt_template, models, tokens, triggered, shards, interrupt })
     }
 
     /// Whether Ctrl-C was pressed.
@@ -95,7 +99,8 @@ impl<'g> Session<'g> {
         let config = &self.grid.cells[cell].loaded.config;
         let (shards, _) = &self.shards[&partition_of(config)];
         let models = self.models(cell)?.into_iter().map(|model| Box::new(model) as Box<dyn Model>).collect();
-        Ok(Run::new(config.settings(), models, self.tokens.clone(), shards.clone())?)
+        let tokens = TokenizedData { triggered: self.triggered[&attack_of(config)].clone(), ..self.tokens.clone() };
+        Ok(Run::new(config.settings(), models, tokens, shards.clone())?)
     }
 
     /// For cells that share their passes with `cell`, a gang on every device.
@@ -190,6 +195,7 @@ struct Shared {
     prompt_template: Option<String>,
     models: Vec<Transformer>,
     tokens: TokenizedData,
+    triggered: Backdoors,
     shards: Partitions,
 }
 
@@ -214,7 +220,20 @@ fn read(grid: &Grid, cells: &[usize], opened: &[device::Opened], watch: &mut dyn
     let models = opened.iter().map(load).collect::<Result<Vec<_>>>()?;
     job::note_on_adapter(&base.config)?;
     let tokens = job::tokens(base, &data, &source, models[0].info())?;
-    Ok(Shared { source, prompt_template: data.prompt_template, models, tokens, shards })
+    let mut triggered = Backdoors::new();
+    for &cell in cells {
+        let loaded = &grid.cells[cell].loaded;
+        if let std::collections::hash_map::Entry::Vacant(place) = triggered.entry(attack_of(&loaded.config)) {
+            let found = job::triggered(loaded, &data, &source, models[0].info());
+            place.insert(found.map_err(|error| grid.explain(cell, error))?);
+        }
+    }
+    Ok(Shared { source, prompt_template: data.prompt_template, models, tokens, triggered, shards })
+}
+
+/// What the words of a backdoor depend on, besides the data.
+fn attack_of(config: &RunConfig) -> String {
+    format!("{:?}", config.attack)
 }
 
 /// What a partition depends on, besides the data.

@@ -37,7 +37,7 @@ pub fn page(grid: &Grid, groups: &[Group<'_>], command: &str, failures: &[String
     };
     text += &format!("{}\n\n{what}, {NOTE}\n", table(grid, groups));
     text += &gain::table(grid, groups).map(|table| format!("\n{table}\n")).unwrap_or_default();
-    text += &attacked::table(grid, groups).map(|table| format!("\n{table}\n")).unwrap_or_default();
+    text += &attacked::tables(grid, groups).map(|table| format!("\n{table}\n")).collect::<String>();
     text += &our_forms(&grid.variants).map(|line| format!("\n{line}\n")).unwrap_or_default();
     if !failures.is_empty() {
         text += &format!("\nFailed:\n\n{}\n", failures.iter().map(|f| format!("* {f}")).collect::<Vec<_>>().join("\n"));

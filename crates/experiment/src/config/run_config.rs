@@ -84,7 +84,7 @@ impl RunConfig {
             strategy: self.strategy.clone(),
             server: self.server,
             privacy: self.privacy,
-            attack: self.attack,
+            attack: self.attack.clone(),
             wire: self.wire,
             evaluate: self.evaluate.clone(),
             engine: self.engine.settings(),

@@ -37,7 +37,9 @@ pub fn tokens(
             .into());
     }
     encoder.tell(&[of_train, of_validation, of_test], train.len() + validation.len() + test.len());
-    Ok(TokenizedData { train, validation, test, task: super::task(&loaded.config, data.labels.len()) })
+    let (task, triggered) =
+        (super::task(&loaded.config, data.labels.len()), super::triggered(loaded, data, source, model)?);
+    Ok(TokenizedData { train, validation, test, task, triggered })
 }
 
 /// Turns the rows of one split, which errors call `name`, into token ids; `labels` are the names of the set's. Where rows say nothing of
@@ -70,7 +72,7 @@ enum Kind {
 
 /// What a model does not see of a split.
 #[derive(Clone, Copy, Default)]
-struct Unseen {
+pub(super) struct Unseen {
     /// Texts that were cut.
     texts: usize,
     /// Of tagged words those that there are, those that were cut off and those of which the tokenizer makes nothing.
@@ -78,7 +80,7 @@ struct Unseen {
 }
 
 /// The tokenizer of a run's model.
-struct Encoder<'l> {
+pub(super) struct Encoder<'l> {
     loaded: &'l CheckedConfig,
     /// The names of the labels.
     labels: &'l [String],
@@ -91,7 +93,7 @@ struct Encoder<'l> {
 }
 
 impl<'l> Encoder<'l> {
-    fn open(
+    pub(super) fn open(
         loaded: &'l CheckedConfig,
         labels: &'l [String],
         source: &'l ModelSource,
@@ -116,7 +118,7 @@ impl<'l> Encoder<'l> {
     }
 
     /// The split, and what is not seen of it.
-    fn split(&self, examples: &[Example], name: &'static str) -> Result<(Split, Unseen)> {
+    pub(super) fn split(&self, examples: &[Example], name: &'static str) -> Result<(Split, Unseen)> {
         let (tokenizer, (split, cut)) = match &self.kind {
             Kind::Labelled(tokenizer) => (tokenizer.as_ref(), self.labelled(examples, tokenizer)?),
             Kind::Tagged(tokenizer) => (tokenizer.as_ref(), self.tagged(examples, name, tokenizer)?),

@@ -74,6 +74,7 @@ pub const COLUMNS: &[Column] = &[
     column("personal_pearson", "personal/pearson", |m, _| m.personal_pearson),
     column("personal_spearman", "personal/spearman", |m, _| m.personal_spearman),
     column("personal_f1", "personal/f1", |m, _| m.personal_f1),
+    column("attack_success", "test/attack_success", |m, _| m.attack_success),
     column("client_accuracy_mean", "clients/accuracy_mean", |m, _| m.client_accuracy.map(|spread| spread.mean)),
     column("client_accuracy_worst_decile", "clients/accuracy_worst_decile", |m, _| {
         m.client_accuracy.map(|spread| spread.worst_decile)

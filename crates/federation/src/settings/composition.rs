@@ -4,7 +4,10 @@
 use bonfire_engine::{Problem, Recompute};
 use bonfire_models::Precision;
 
-use super::{Aggregation, Budget, BudgetUse, PrivacySettings, Publish, ServerSettings, Settings, StrategySettings};
+use super::{
+    Aggregation, AttackSettings, Budget, BudgetUse, PrivacySettings, Publish, ServerSettings, Settings,
+    StrategySettings,
+};
 use crate::FederationError;
 
 impl Settings {
@@ -92,7 +95,7 @@ impl Settings {
             );
             Problem::new("server.aggregate.attackers", format!("{what}: {name} needs that by its paper"))
         });
-        self.attack.and_then(|attack| attack.problem()).or(few)
+        self.attack.as_ref().and_then(AttackSettings::problem).or(few)
     }
 
     /// Clients on several machines cannot have their rows in one place.

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
-use super::{AdapterStart, Budget};
+use super::{AdapterStart, Budget, LabelRef};
 
 impl JsonSchema for Budget {
     fn schema_name() -> Cow<'static, str> {
@@ -34,6 +34,19 @@ impl JsonSchema for AdapterStart {
             "description": "\"kaiming\", \"gaussian\", or a folder with a trained adapter in PEFT layout.",
             "type": "string",
             "examples": ["kaiming", "gaussian"],
+        })
+    }
+}
+
+impl JsonSchema for LabelRef {
+    fn schema_name() -> Cow<'static, str> {
+        "LabelRef".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "description": "A label: its name, or its number from 0.",
+            "anyOf": [{ "type": "string" }, { "type": "integer", "minimum": 0 }],
         })
     }
 }

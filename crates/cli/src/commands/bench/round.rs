@@ -81,6 +81,7 @@ pub fn measure(
         validation: Default::default(),
         test: Default::default(),
         task: work.task,
+        triggered: None,
     };
     let shards = Shards { train: work.shards.clone(), test: vec![Vec::new(); work.shards.len()] };
     let probe_steps = if selects(args, method) { work.shards.len() * args.steps } else { 0 };

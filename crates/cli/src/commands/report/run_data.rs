@@ -230,7 +230,7 @@ impl ClientData {
 /// All values over rounds that some of them have.
 fn curves(rows: &[RoundMetrics]) -> BTreeMap<&'static str, Curve> {
     type Value = fn(&RoundMetrics) -> Option<f64>;
-    let values: [(&'static str, Value); 21] = [
+    let values: [(&'static str, Value); 22] = [
         ("train_loss", |row| Some(row.train_loss).filter(|loss| loss.is_finite())),
         ("test_loss", |row| row.test_loss),
         ("accuracy", |row| row.test_accuracy),
@@ -247,6 +247,7 @@ fn curves(rows: &[RoundMetrics]) -> BTreeMap<&'static str, Curve> {
         ("personal_loss", |row| row.personal_loss),
         ("client_mean", |row| row.client_accuracy.map(|spread| spread.mean)),
         ("client_worst", |row| row.client_accuracy.map(|spread| spread.worst_decile)),
+        ("attack_success", |row| row.attack_success),
         ("perplexity", |row| row.test_perplexity),
         ("exact_match", |row| row.test_exact_match),
         ("personal_accuracy", |row| row.personal_accuracy),
