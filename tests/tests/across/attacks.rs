@@ -53,7 +53,7 @@ fn an_attack_is_no_attack_on_those_that_are_alone_and_another_seed_takes_others(
     assert!(pooled(flipped) > pooled("") + 0.1, "wrong labels are wrong in one place too");
 }
 
-/// One of seven, the one that holds 5 texts or more.
+/// Two of seven clients.
 const BACKDOOR: &str = "[attack]\nkind = \"backdoor\"\nshare = 0.3\ntarget = 1\nrows = 0.5";
 
 #[test]
