@@ -206,9 +206,9 @@ mod tests {
         let longer = Split::new(words.clone(), (0..20).map(|row| pair(row, 3)).collect());
         pairs.triggered = Some(Triggered { target: 3, train: longer.clone(), test: longer });
         poison(&settings, &mut pairs, &shards).expect("classes");
-        for row in 0..20 {
-            let expected =
-                if pairs.train.ids[row] == words[row] { Goal::PairClass { class: 3, second: 3 } } else { pair(row, 1) };
+        for (row, with_words) in words.iter().enumerate() {
+            let planted = pairs.train.ids[row] == *with_words;
+            let expected = if planted { Goal::PairClass { class: 3, second: 3 } } else { pair(row, 1) };
             assert_eq!(pairs.train.goals[row], expected, "row {row}");
         }
         pairs.task = Task::MultiLabel(4);

@@ -252,7 +252,7 @@ impl Coordinator {
             let plan = Plan { round, ..plan.clone() };
             Upload::decode(message, &plan, &server.adapter, &self.settings.train, self.clients())
         };
-        timeline.restored(self.clients(), &messages, &mut kept, &decode).map_err(CheckpointError::Contents)
+        timeline.restored(self.clients(), &messages, &mut kept, decode).map_err(CheckpointError::Contents)
     }
 }
 

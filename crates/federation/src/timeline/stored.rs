@@ -70,7 +70,7 @@ impl StoredTimeline {
         clients: usize,
         messages: &BTreeMap<usize, Vec<u8>>,
         kept: &mut BTreeMap<usize, ClientMemory>,
-        decode: &dyn Fn(usize, &[u8]) -> Result<Upload, MessageError>,
+        decode: impl Fn(usize, &[u8]) -> Result<Upload, MessageError>,
     ) -> Result<Timeline, String> {
         let at_work: BTreeSet<usize> = self.at_work.iter().map(|visit| visit.client).collect();
         if at_work.len() < self.at_work.len() || at_work.last().is_some_and(|client| *client >= clients) {
