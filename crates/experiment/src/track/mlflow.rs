@@ -114,7 +114,7 @@ impl Mlflow {
     /// The server has the first `count` of what waits.
     fn sent(&mut self, count: usize) {
         let step = |metric: &Value| metric["step"].as_u64().map(|step| step as usize);
-        let last = self.waiting.drain(..count).last().as_ref().and_then(step);
+        let last = self.waiting.drain(..count).next_back().as_ref().and_then(step);
         // A round of which a part waits is sent again after a stop.
         self.run.sent = match self.waiting.first().and_then(step) {
             Some(next) => next.checked_sub(1),
