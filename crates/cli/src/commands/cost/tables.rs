@@ -72,7 +72,7 @@ fn device(number: usize, kind: &DeviceKind, all: usize) -> String {
     }
     match *availability {
         Availability::Always => {}
-        Availability::Chance(chance) if chance == 1.0 => {}
+        Availability::Chance(1.0) => {}
         Availability::Chance(chance) => said += &format!(", there in {} of the rounds", percent(chance)),
         Availability::Daily(window) => said += &format!(", there from {} to {}", hour(window.from), hour(window.to)),
     }
