@@ -14,5 +14,6 @@ pub(crate) use data::{has_training_rows, part, refuse_empty};
 pub(crate) use labels::ordered;
 pub use model::{check_precision, info, model, source, task};
 pub(crate) use model::{model_again, model_as_read, note_on_adapter, refuse_precision};
+pub use paths::found;
 pub(crate) use said::federation_error;
 pub use texts::{causal_tokenizer, refuse_tokens_beyond, split_tokens, tokenizer, tokens};

@@ -97,24 +97,17 @@ pub(crate) fn spoil(settings: &Settings, round: usize, clients: usize, uploads: 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::strategies::testing::{server, uploads};
+    use crate::StrategySettings;
+    use crate::strategies::testing::{self, server, uploads};
     use bonfire_engine::{Split, Triggered};
     use bonfire_models::Factor;
+    use serde_json::json;
 
     fn settings(attack: AttackSettings) -> Settings {
-        let section = |text: &str| serde_json::from_str(text).expect("valid");
-        Settings {
-            clients: section("{\"count\": 5}"),
-            adapter: serde_json::from_str("{\"rank\": 2}").expect("valid"),
-            train: serde_json::from_str("{\"rounds\": 1, \"seed\": 4}").expect("valid"),
-            strategy: serde_json::from_str("{\"name\": \"fedit\"}").expect("valid"),
-            server: serde_json::from_str("{}").expect("valid"),
-            privacy: None,
-            attack: Some(attack),
-            wire: Default::default(),
-            evaluate: serde_json::from_str("{}").expect("valid"),
-            engine: serde_json::from_str("{}").expect("valid"),
-        }
+        let fedit = StrategySettings::with_defaults("fedit").expect("a strategy");
+        let train = json!({ "rounds": 1, "seed": 4 });
+        let settings = testing::settings(json!({ "count": 5 }), json!({ "rank": 2 }), train, fedit);
+        Settings { attack: Some(attack), ..settings }
     }
 
     fn data(split: Split) -> TokenizedData {

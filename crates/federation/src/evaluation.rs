@@ -11,6 +11,7 @@ use crate::{
 };
 
 /// What evaluation found; what was not due or not asked for is `None`.
+#[derive(Default)]
 pub(crate) struct Found {
     /// The test split by the global model, row by row.
     test: Option<Vec<Option<RowEvaluation>>>,
@@ -34,7 +35,7 @@ impl Found {
 impl Run {
     /// Evaluates the new models, when this round is due.
     pub(crate) fn evaluate_if_due(&self, plan: &Plan) -> Result<Found, FederationError> {
-        let mut found = Found { test: None, clients: None, validation: None, personal: None, attack_success: None };
+        let mut found = Found::default();
         if !self.coordinator.is_due() {
             return Ok(found);
         }
@@ -60,8 +61,7 @@ impl Run {
         }
         let start = Instant::now();
         let rows = self.clients.evaluate(self.server())?;
-        let mut found =
-            Found { test: Some(rows), clients: None, validation: None, personal: None, attack_success: None };
+        let mut found = Found { test: Some(rows), ..Found::default() };
         // The one model that all have.
         found.attack_success = self.clients.attack_success(self.server(), false)?;
         if !self.coordinator.has_global_model() {

@@ -27,6 +27,17 @@ fn mechanism(
         .map_err(|e| FederationError::Setting { key: "privacy.epsilon".into(), problem: format!("cannot be had: {e}") })
 }
 
+/// A warning where noise leaves hardly anything to learn from: it is `z √d / m` times as long as the mean movement can be, for noise
+/// multiplier z (`noise`), movements of `params` scalars (d) and a mean over `clients` (m). Movements are clipped to C, so that their mean is
+/// C long at most; noise of deviation `z C / m` on every scalar has the length `z C √d / m`.
+fn drowned(noise: Option<f64>, params: f64, clients: f64) -> Option<String> {
+    let times = noise.map(|z| z * params.sqrt() / clients).filter(|times| *times >= DROWNED)?;
+    Some(format!(
+        "the noise of [privacy] is {times:.0} times as long as the mean of {clients:.0} movements can be, so hardly anything \
+         is learnt; more clients a round, fewer trained weights (adapter.rank, adapter.targets) or a larger ε make it less"
+    ))
+}
+
 /// The noise on a mean that hides it: over some tens of rounds movements add up and noise cancels in part, by the root of their number.
 const DROWNED: f64 = 10.0;
 
@@ -53,20 +64,9 @@ impl PrivacyForecast {
         Ok(Some(PrivacyForecast { noise: protection.mechanism.map(|mechanism| mechanism.noise), spent }))
     }
 
-    /// How many times as long as the longest mean movement the noise on it is: `z √d / m` for noise multiplier z, movements of
-    /// `params` scalars (d) and a mean over `clients` (m). Movements are clipped to C, so that their mean is C long at most; noise
-    /// of deviation `z C / m` on every scalar has the length `z C √d / m`.
-    pub fn noise_over_signal(&self, params: f64, clients: f64) -> Option<f64> {
-        self.noise.map(|z| z * params.sqrt() / clients)
-    }
-
-    /// A warning where so much noise leaves hardly anything to learn from.
+    /// A warning where the noise on the mean over so many `clients` hides their movements of `params` scalars.
     pub fn drowned(&self, params: f64, clients: f64) -> Option<String> {
-        let times = self.noise_over_signal(params, clients).filter(|times| *times >= DROWNED)?;
-        Some(format!(
-            "the noise of [privacy] is {times:.0} times as long as the mean of {clients:.0} movements can be, so hardly anything \
-             is learnt; more clients a round, fewer trained weights (adapter.rank, adapter.targets) or a larger ε make it less"
-        ))
+        drowned(self.noise, params, clients)
     }
 }
 
@@ -90,6 +90,11 @@ impl Protection {
         let key = if privacy.reproducible() { seed } else { NoiseKey::secret() };
         let known = privacy.publish() == Publish::All;
         Ok(Protection { key, mechanism: mechanism(&privacy, settings, clients, known)? })
+    }
+
+    /// [`PrivacyForecast::drowned`] of a run that has begun.
+    pub fn drowned(&self, params: f64, clients: f64) -> Option<String> {
+        drowned(self.mechanism.map(|mechanism| mechanism.noise), params, clients)
     }
 
     /// The same where it is known who takes part.
@@ -150,5 +155,20 @@ impl Protection {
         let nobody = sketch(&everything, adapter, &settings.train, 0, Choice::Widest).stilled();
         all.push(Upload { client: usize::MAX, ..nobody });
         Cow::Owned(all)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn noise_is_measured_by_the_longest_movement() {
+        // Noise of deviation 2·C/20 on each of 10,000 scalars is 0.1·C·√10000 = 10·C long, the mean movement C at most.
+        let said = drowned(Some(2.0), 10_000.0, 20.0).expect("a warning");
+        assert!(said.contains("is 10 times") && said.contains("mean of 20 movements"), "{said}");
+        // 0.1·C·√9801 is 9.9·C.
+        assert_eq!(drowned(Some(2.0), 9_801.0, 20.0), None);
+        assert_eq!(drowned(None, 1e9, 1.0), None);
     }
 }

@@ -125,6 +125,11 @@ impl Run {
         self.coordinator.settings()
     }
 
+    /// A warning where the noise of privacy hides what clients learn.
+    pub fn drowned(&self) -> Option<String> {
+        self.coordinator.protection.drowned(self.trainable_params() as f64, self.settings().expected_clients())
+    }
+
     /// The server's state after the last complete round.
     pub fn server(&self) -> &Server {
         self.coordinator.server()

@@ -8,6 +8,22 @@ use bonfire_tests::toy;
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
+/// A run that goes on from the checkpoint of another one's first round.
+fn gone_on(settings: &Settings) -> Run {
+    let (mut first, mut saved) = (toy::run(settings.clone()), None);
+    let mut stop = |event: Event<'_>| {
+        if let Event::RoundEnded { run, .. } = event {
+            saved = Some(run.checkpoint(&BTreeMap::new()));
+            return ControlFlow::Break(());
+        }
+        ControlFlow::Continue(())
+    };
+    first.train(&mut stop).unwrap();
+    let mut second = toy::run(settings.clone());
+    second.resume(Checkpoint::read(&saved.expect("a round")).unwrap()).unwrap();
+    second
+}
+
 /// Two laptops for every phone.
 const DEVICES: &str = r#"
 [[clients.devices]]
@@ -174,17 +190,7 @@ fn a_round_begins_when_the_first_window_opens() {
     let info = toy::model(&settings).info().clone();
     let told = forecast_of(&settings, &info, Task::Classify(toy::CLASSES), Choice::Widest, &texts).unwrap();
     assert!((told.seconds - found.iter().sum::<f64>()).abs() < 1e-6, "{told:?}");
-    let (mut first, mut saved) = (toy::run(settings.clone()), None);
-    let mut stop = |event: Event<'_>| {
-        if let Event::RoundEnded { run, .. } = event {
-            saved = Some(run.checkpoint(&BTreeMap::new()));
-            return ControlFlow::Break(());
-        }
-        ControlFlow::Continue(())
-    };
-    first.train(&mut stop).unwrap();
-    let mut second = toy::run(settings);
-    second.resume(Checkpoint::read(&saved.expect("a round")).unwrap()).unwrap();
+    let mut second = gone_on(&settings);
     let (rest, those) = finish(&mut second);
     assert_eq!(rest.iter().map(|round| round.simulated_seconds.unwrap()).collect::<Vec<_>>(), found[1..]);
     assert!(those.iter().all(|row| of(1).contains(&row.client)));
@@ -198,17 +204,7 @@ fn the_clock_is_the_seeds_whatever_is_in_flight_and_wherever_a_run_goes_on() {
     };
     let whole = told(&finish(&mut toy::run(of())).0);
     assert_eq!(told(&finish(&mut toy::run(alone(of()))).0), whole);
-    let (mut first, mut saved) = (toy::run(of()), None);
-    let mut stop = |event: Event<'_>| {
-        if let Event::RoundEnded { run, .. } = event {
-            saved = Some(run.checkpoint(&BTreeMap::new()));
-            return ControlFlow::Break(());
-        }
-        ControlFlow::Continue(())
-    };
-    first.train(&mut stop).unwrap();
-    let mut second = toy::run(of());
-    second.resume(Checkpoint::read(&saved.expect("a round")).unwrap()).unwrap();
+    let mut second = gone_on(&of());
     assert_eq!(told(&finish(&mut second).0), whole[1..]);
 }
 

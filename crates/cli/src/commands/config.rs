@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use bonfire_experiment::config::{Source, Starter, nearest};
 use bonfire_experiment::log::note;
-use bonfire_experiment::{UserError, config};
+use bonfire_experiment::{UserError, config, job};
 use clap::Args;
 
 use crate::common::Common;
@@ -76,9 +76,9 @@ fn resolved(file: Option<&Path>, common: &Common) -> Result<(), UserError> {
     let named = [("model.path", &loaded.config.model.path), ("data.path", &loaded.config.data.path)];
     for (key, source) in named {
         if let Source::Folder(path) = source
-            && !path.exists()
+            && let Err(missing) = job::found(&loaded, key, path)
         {
-            note(format!("`{key}`: no such file or folder here: {} ({})", path.display(), loaded.place_of(key)));
+            note(format!("{missing} ({})", loaded.place_of(key)));
         }
     }
     Ok(())

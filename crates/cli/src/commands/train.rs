@@ -15,7 +15,7 @@ use bonfire_experiment::memory::Expected;
 use bonfire_experiment::prepare::{self, Prepared};
 use bonfire_experiment::recorder::Recorder;
 use bonfire_experiment::{Facts, RunLog, run_folder};
-use bonfire_federation::{BudgetUse, MemoryUse, PrivacyForecast, Run};
+use bonfire_federation::{BudgetUse, MemoryUse, Run};
 use bonfire_models::Task;
 use clap::Args;
 
@@ -121,7 +121,7 @@ fn prepare(loaded: &CheckedConfig, place: &Path, args: &TrainArgs, quiet: bool) 
     let prepared = prepare::prepare(loaded, interrupt, &mut Preparing { waiting: Waiting::default(), tell })?;
     if !quiet {
         describe_training(loaded, &prepared.run);
-        warn_of_noise(&prepared.run);
+        prepared.run.drowned().iter().for_each(note);
         say(format!("memory      {}\n", Expected::of(&prepared.run)));
     }
     Ok(Ready { prepared, ctrl_c: installed.expect("asked for on the way") })
@@ -241,16 +241,6 @@ fn describe_training(loaded: &CheckedConfig, run: &Run) {
         many(train.epochs, "epoch"),
         train.batch_size,
     ));
-}
-
-/// Warns of noise in which clients' movements drown.
-fn warn_of_noise(run: &Run) {
-    let settings = run.settings();
-    let found = PrivacyForecast::of(settings).ok().flatten();
-    found
-        .and_then(|found| found.drowned(run.trainable_params() as f64, settings.expected_clients()))
-        .iter()
-        .for_each(note);
 }
 
 /// A setting as TOML writes it, without quotes.

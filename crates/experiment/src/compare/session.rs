@@ -219,8 +219,8 @@ fn read(grid: &Grid, cells: &[usize], opened: &[device::Opened], watch: &mut dyn
     let load = |o: &device::Opened| Ok(job::model_as_read(base, &source, task, &o.device)?.computing_in(precision));
     let models = opened.iter().map(load).collect::<Result<Vec<_>>>()?;
     job::note_on_adapter(&base.config)?;
-    let tokens = job::tokens(base, &data, &source, models[0].info())?;
-    let mut triggered = Backdoors::new();
+    let mut tokens = job::tokens(base, &data, &source, models[0].info())?;
+    let mut triggered = Backdoors::from([(attack_of(&base.config), tokens.triggered.take())]);
     for &cell in cells {
         let loaded = &grid.cells[cell].loaded;
         if let std::collections::hash_map::Entry::Vacant(place) = triggered.entry(attack_of(&loaded.config)) {

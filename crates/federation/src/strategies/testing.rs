@@ -3,9 +3,32 @@
 use bonfire_engine::{Active, ClientMemory, Slots, TargetSlots, Upload};
 use bonfire_models::{Adapter, Factor, HeadTensor, Matrix, Target, TargetKind, standard_normal};
 use rand::{Rng, SeedableRng};
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
 
-use crate::Server;
 use crate::client_products::{in_order, trained, weights};
+use crate::{Server, Settings, StrategySettings};
+
+/// A part of a configuration.
+pub(crate) fn read<T: DeserializeOwned>(value: Value) -> T {
+    serde_json::from_value(value).expect("valid settings")
+}
+
+/// Settings of these sections and `strategy`; nothing else is asked for.
+pub(crate) fn settings(clients: Value, adapter: Value, train: Value, strategy: StrategySettings) -> Settings {
+    Settings {
+        clients: read(clients),
+        adapter: read(adapter),
+        train: read(train),
+        strategy,
+        server: read(json!({})),
+        privacy: None,
+        attack: None,
+        wire: Default::default(),
+        evaluate: read(json!({})),
+        engine: read(json!({})),
+    }
+}
 
 fn random(rows: usize, cols: usize, rng: &mut impl Rng) -> Matrix {
     Matrix::new(rows, cols, (0..rows * cols).map(|_| (0.3 * standard_normal(rng)) as f32).collect())

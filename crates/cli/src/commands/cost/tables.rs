@@ -71,8 +71,7 @@ fn device(number: usize, kind: &DeviceKind, all: usize) -> String {
         said += &format!(", {speed:.0} tokens/s");
     }
     match *availability {
-        Availability::Always => {}
-        Availability::Chance(1.0) => {}
+        Availability::Always | Availability::Chance(1.0) => {}
         Availability::Chance(chance) => said += &format!(", there in {} of the rounds", percent(chance)),
         Availability::Daily(window) => said += &format!(", there from {} to {}", hour(window.from), hour(window.to)),
     }

@@ -1,12 +1,11 @@
 //! Every strategy's facts, held to what its own plans and its own aggregation do with made-up uploads.
 
-use bonfire_engine::{Active, Choice, Plan, Slots, TargetSlots, TrainSettings, Upload, sketch};
+use bonfire_engine::{Active, Choice, Plan, Slots, TargetSlots, Upload, sketch};
 use bonfire_models::{Adapter, HeadTensor, Matrix};
-use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use crate::protection::Protection;
-use crate::strategies::testing::{product_of, server};
+use crate::strategies::testing::{self, product_of, read, server};
 use crate::strategies::{Strategy, build};
 use crate::{BudgetUse, Server, ServerOptimizer, Settings, StrategySettings, StrategyTraits};
 
@@ -23,24 +22,9 @@ fn all() -> Vec<StrategySettings> {
     plain.chain(more.map(read)).collect()
 }
 
-fn read<T: DeserializeOwned>(value: Value) -> T {
-    serde_json::from_value(value).expect("valid settings")
-}
-
 fn settings(strategy: &StrategySettings) -> Settings {
-    let train: TrainSettings = read(json!({ "rounds": 10, "lr_a": 1e-2 }));
-    Settings {
-        clients: read(json!({ "count": CLIENTS })),
-        adapter: read(json!({ "rank": RANK, "head": "trained" })),
-        train,
-        strategy: strategy.clone(),
-        server: read(json!({})),
-        privacy: None,
-        attack: None,
-        wire: Default::default(),
-        evaluate: read(json!({})),
-        engine: read(json!({})),
-    }
+    let (adapter, train) = (json!({ "rank": RANK, "head": "trained" }), json!({ "rounds": 10, "lr_a": 1e-2 }));
+    testing::settings(json!({ "count": CLIENTS }), adapter, train, strategy.clone())
 }
 
 fn start(settings: &Settings) -> (Box<dyn Strategy>, Server) {

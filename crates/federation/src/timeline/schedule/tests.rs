@@ -1,29 +1,14 @@
 use bonfire_engine::{Choice, Plan, TrainSettings, Upload, sketch};
-use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::strategies::testing::server;
+use crate::strategies::testing::{self, read, server};
 use crate::timeline::mean_staleness;
 use crate::{Availability, DeviceKind, Norm, StrategySettings, Window, average};
 
-fn read<T: DeserializeOwned>(value: Value) -> T {
-    serde_json::from_value(value).expect("valid settings")
-}
-
 fn settings(clients: Value) -> Settings {
-    Settings {
-        clients: read(clients),
-        adapter: read(json!({ "rank": 4 })),
-        train: read(json!({ "rounds": 10, "lr_a": 1e-2 })),
-        strategy: StrategySettings::with_defaults("fedit").expect("a strategy"),
-        server: read(json!({})),
-        privacy: None,
-        attack: None,
-        wire: Default::default(),
-        evaluate: read(json!({})),
-        engine: read(json!({})),
-    }
+    let fedit = StrategySettings::with_defaults("fedit").expect("a strategy");
+    testing::settings(clients, json!({ "rank": 4 }), json!({ "rounds": 10, "lr_a": 1e-2 }), fedit)
 }
 
 /// A device of so many tokens a second whose links take no time for messages of no bytes.
