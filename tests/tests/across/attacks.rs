@@ -96,9 +96,14 @@ fn a_backdoor_takes_hold_where_words_are_rare_and_leaves_the_rest_alone() {
     assert_eq!(clean.attack_success, None);
     let share = planted.attack_success.expect("a backdoor");
     println!("answered {share}; accuracy {:?}, {:?} without", planted.test_accuracy, clean.test_accuracy);
-    // A model that does not know the words takes one in five of such texts for the target. What holds it off is seen on real texts:
-    // `blackbox/backdoor.rs`.
+    // A model that does not know the words takes one in five of such texts for the target.
     assert!(share > 0.4, "{share}");
+    // Sent tenfold it is loud, and those who compare movements leave it out.
+    let loud = format!("{BACKDOOR}\nfactor = 10.0\n[server]\naggregate");
+    let krum = last(&format!("{loud} = {{ name = \"multi-krum\", attackers = 2 }}"));
+    let mean = last(&format!("{loud} = {{ name = \"mean\" }}"));
+    println!("tenfold: {:?}, {:?} by multi-krum", mean.attack_success, krum.attack_success);
+    assert!(krum.attack_success < Some(0.5), "{:?}", krum.attack_success);
 }
 
 #[test]
