@@ -62,7 +62,10 @@ pub fn program() -> Definition {
         let hidden: Vec<Arg> = hidden.collect();
         program = program.mut_subcommand(command, |command| command.args(hidden));
     }
-    program
+    // `--epsilon -8` is a wrong value and no unknown option.
+    program.mut_subcommands(|command| {
+        command.mut_args(|arg| if arg.get_action().takes_values() { arg.allow_negative_numbers(true) } else { arg })
+    })
 }
 
 impl Cli {

@@ -110,6 +110,22 @@ fn a_value_of_set_is_told_like_one_of_the_file() {
     for command in ["compare", "sweep", "cost"] {
         room.refuse(2, &["\"fedit\"", "\"full\""], &[command, "--strategies", "fedavg,lora"]);
     }
+    // What is no option is taken for the value that it is.
+    let said = room.run(&["cost", "--epsilon", "-8"]);
+    assert!(said.code == Some(2) && said.err.contains("invalid value '-8' for '--epsilon"), "{said:?}");
+    let said = room.run(&["plan", "--svg", "plan.png"]);
+    assert!(said.code == Some(2) && said.err.contains("expected a name that ends in .svg"), "{said:?}");
+}
+
+#[test]
+fn config_tells_of_paths_that_are_not_there() {
+    let room = room();
+    let said = room.succeed(&["config", "--set", "model.path=nowhere", "--set", "data.path=gone"]);
+    for words in ["`model.path`: no such file or folder: nowhere", "`data.path`: no such file or folder: gone"] {
+        assert!(said.err.contains(words), "no {words:?} in: {}", said.err);
+    }
+    assert!(said.out.contains("path = \"nowhere\""), "it is shown all the same: {}", said.out);
+    assert_eq!(room.succeed(&["config"]).err, "");
 }
 
 #[test]

@@ -92,7 +92,7 @@ impl Grid {
     /// The first configuration that cannot be, naming its variant.
     pub fn new(file: Option<&Path>, sets: &[String], devices: Option<&Devices>, asked: &Asked<'_>) -> Result<Grid> {
         asked.check()?;
-        let mut base = config::load(file, sets)?;
+        let (mut base, mut refused) = load_base(file, sets)?;
         base.config.engine.device = devices.cloned().unwrap_or(base.config.engine.device);
         let seeds = if asked.seeds.is_empty() { vec![base.config.train.seed] } else { asked.seeds.to_vec() };
         let variants = asked.variants.clone();
@@ -111,7 +111,12 @@ impl Grid {
         for seed in grid.seeds.clone() {
             for column in 0..grid.columns.len() {
                 for (&rank, variant) in ranks.iter().flat_map(|r| (0..asked.variants.len()).map(move |v| (r, v))) {
-                    let cell = grid.cell(file, sets, variant, column, rank, seed)?;
+                    let cell = grid.cell(file, sets, variant, column, rank, seed);
+                    let cell = cell.map_err(|error| match refused.take() {
+                        // Not that strategy's alone.
+                        Some(mistake) if error.to_string().ends_with(&mistake.what) => mistake.into(),
+                        _ => error,
+                    })?;
                     grid.add(cell)?;
                 }
             }
@@ -170,6 +175,21 @@ impl Grid {
         let parts = [(variants, "variant"), (ranks, "rank"), (columns, "partition"), (seeds, "seed")];
         let parts: Vec<String> = parts.map(|(n, one)| count_of(n, one)).into();
         format!("{}: {} = {}, {waiting} to run", self.name(), parts.join(" × "), count_of(cells, "cell"))
+    }
+}
+
+/// The configuration without any cell's settings. A `--set` that it refuses may be refused by its own strategy alone, which is
+/// perhaps not among those compared: it is left to the cells, and the refusal kept in case they refuse it as well.
+fn load_base(file: Option<&Path>, sets: &[String]) -> Result<(CheckedConfig, Option<UserError>), UserError> {
+    let mistake = match config::load(file, sets) {
+        Ok(base) => return Ok((base, None)),
+        Err(mistake) => mistake,
+    };
+    let others: Vec<String> =
+        sets.iter().filter(|set| mistake.place.as_ref() != Some(&format!("--set {set}"))).cloned().collect();
+    match config::load(file, &others) {
+        Ok(base) if others.len() < sets.len() => Ok((base, Some(mistake))),
+        _ => Err(mistake),
     }
 }
 

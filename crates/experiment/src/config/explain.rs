@@ -83,7 +83,10 @@ fn keys_help(name: &str, choices: &[&str], table: &str) -> String {
         return format!("the section is called [{section}] here");
     }
     match schema::home_of(name) {
-        Some(home) if home != table => format!("`{name}` belongs to [{home}]"),
+        // All but a letter of a key that does belong here is a slip.
+        Some(home) if home != table && nearest_above(0.8, name, choices).is_none() => {
+            format!("`{name}` belongs to [{home}]")
+        }
         _ => advice("key", name, choices),
     }
 }
@@ -115,11 +118,16 @@ fn advice(kind: &str, given: &str, choices: &[&str]) -> String {
 
 /// The choice closest to `given`, if it is close enough to be meant.
 pub fn nearest<'a>(given: &str, choices: &[&'a str]) -> Option<&'a str> {
+    nearest_above(0.5, given, choices)
+}
+
+/// The choice closest to `given`, if their likeness (1: the same) is above `least`.
+fn nearest_above<'a>(least: f64, given: &str, choices: &[&'a str]) -> Option<&'a str> {
     let given = given.to_lowercase();
     choices
         .iter()
         .map(|choice| (strsim::normalized_damerau_levenshtein(&given, choice), *choice))
-        .filter(|(likeness, _)| *likeness > 0.5)
+        .filter(|(likeness, _)| *likeness > least)
         .max_by(|a, b| a.0.total_cmp(&b.0))
         .map(|(_, choice)| choice)
 }
@@ -190,6 +198,9 @@ mod tests {
         assert_eq!(nearest("rouns", &["rounds", "epochs"]), Some("rounds"));
         assert_eq!(nearest("LR_A", &["lr_a", "lr_b"]), Some("lr_a"));
         assert_eq!(nearest("colour", &["rounds", "epochs"]), None);
+        let help = |name| keys_help(name, &["count", "devices"], "clients");
+        assert_eq!(help("device"), "did you mean `devices`? Possible here: count, devices");
+        assert_eq!(help("rounds"), "`rounds` belongs to [train]");
     }
 
     #[test]

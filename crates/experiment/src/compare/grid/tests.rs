@@ -77,3 +77,16 @@ fn what_contradicts_itself_is_refused() {
     assert!(what("fedit:data.labels=3", &[], &[]).contains("cannot set data.labels"));
     assert!(what("fedit:train.eps=1e-8,fedit:train.eps= 1e-8", &[], &[]).contains("would both be written to"));
 }
+
+#[test]
+fn a_set_that_only_the_configurations_own_strategy_refuses_is_the_cells_matter() {
+    let with = |strategies: &str, set: &str| with_sets(strategies, &[], &[], &[], &[set]);
+    let asked = with("fedit", "server.asynchronous={ buffer = 2 }").expect("a grid");
+    assert!(asked.cells[0].loaded.config.server.asynchronous.is_some());
+    assert_eq!(asked.cells[0].rank, Rank::Same(2), "as without it");
+    let own = refusal(with("fedit,lora-a2", "server.asynchronous={ buffer = 2 }"));
+    assert!(own.what.contains("is not for lora-a2"), "{}", own.what);
+    // A slip is nobody's strategy's.
+    let slip = refusal(with("fedit", "train.rouns=2"));
+    assert!(slip.what.starts_with("unknown key `rouns`"), "{}", slip.what);
+}
