@@ -4,7 +4,8 @@
     python scripts/measurements/cold_build.py --out lean.md -- --no-default-features --features flex
     python scripts/measurements/cold_build.py --command "test --no-run --workspace"
 
-Builds into an empty folder (--folder, some 4 GB), which it deletes afterwards but with --keep. Sources must have been fetched (`cargo fetch`).
+Builds into an empty folder (--folder, some 4 GB), which it deletes afterwards but with --keep. Sources must have been fetched
+(`cargo fetch`).
 Every call of the compiler is clocked by a wrapper, so build scripts and what they compile (C, assembly) stand in the total alone.
 """
 
