@@ -3,8 +3,10 @@
 
 mod events;
 mod mlflow;
+mod moments;
 mod scalars;
 mod tensorboard;
+mod wandb;
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
@@ -18,6 +20,7 @@ use crate::run_folder::{CSV, own, replace};
 use mlflow::Mlflow;
 use scalars::Totals;
 use tensorboard::TensorBoard;
+use wandb::Wandb;
 
 /// What follows a run.
 #[derive(Debug)]
@@ -25,6 +28,7 @@ pub struct Trackers {
     totals: Totals,
     csv: Option<Csv>,
     tensorboard: Option<TensorBoard>,
+    wandb: Option<Wandb>,
     mlflow: Option<Mlflow>,
 }
 
@@ -42,6 +46,7 @@ impl Trackers {
             totals: Totals::default(),
             csv: settings.csv.then(|| Csv::create(run)).transpose()?,
             tensorboard: settings.tensorboard.then(|| TensorBoard::create(run, past)).transpose()?,
+            wandb: settings.wandb.then(|| Wandb::create(run, config, past)).transpose()?,
             mlflow,
         };
         past.iter().try_for_each(|metrics| trackers.add(metrics, &[]))?;
@@ -60,6 +65,7 @@ impl Trackers {
 
     /// The run ends: `whole`, or to be gone on with.
     pub fn finish(&mut self, whole: bool) {
+        self.wandb.iter_mut().for_each(|wandb| wandb.finish(whole));
         self.mlflow.iter_mut().for_each(|mlflow| mlflow.finish(whole));
     }
 
@@ -72,11 +78,19 @@ impl Trackers {
         if let Some(tensorboard) = &mut self.tensorboard {
             tensorboard.round(metrics, &scalars, clients)?;
         }
+        if let Some(wandb) = &mut self.wandb {
+            wandb.round(metrics, &scalars)?;
+        }
         if let Some(mlflow) = &mut self.mlflow {
             mlflow.round(metrics, &scalars);
         }
         Ok(())
     }
+}
+
+/// What a tracker calls the run: as its folder.
+fn run_name(run: &Path, config: &RunConfig) -> String {
+    run.file_name().map_or_else(|| config.name().to_owned(), |name| name.to_string_lossy().into_owned())
 }
 
 /// `metrics.csv`: a row a round, a column a number, empty where a round has none.

@@ -12,7 +12,7 @@ use crate::support::{Room, Said, short};
 /// A run of two rounds with everything that a run writes.
 fn trained() -> Room {
     let room = Room::new();
-    let sets = ["--set", "track.csv=true", "--set", "track.tensorboard=true"];
+    let sets = ["--set", "track.csv=true", "--set", "track.tensorboard=true", "--set", "track.wandb=true"];
     room.succeed(&short(&["train", "--quiet", "--out", "run"], &sets));
     room.write("victim", "mine");
     fs::create_dir(room.path("folder")).expect("made");
@@ -76,7 +76,7 @@ fn links_in_a_run_folder_are_not_followed() {
     let newest = "checkpoints/round-000002.bonfire";
     let files = ["config.toml", "metrics.jsonl", "clients.jsonl", "summary.json", "partition.json", "run.log", ".lock"];
     let more = ["metrics.csv", newest, "adapter/adapter_config.json", "adapter/adapter_model.safetensors"];
-    let folders = ["adapter", "checkpoints", "tensorboard", "clients"];
+    let folders = ["adapter", "checkpoints", "tensorboard", "wandb", "clients"];
     let files = files.into_iter().chain(more).map(|name| (name, &victim));
     for (name, to) in files.chain(folders.map(|name| (name, &folder))) {
         let planted = Planted::link(room.path("run").join(name), to);

@@ -90,7 +90,7 @@ const KEYS: &[(&[&str], &str, &str)] = &[
     (&["save_steps", "save_every", "save_strategy", "checkpoint_every"], "save.every", "in rounds"),
     (&["save_total_limit"], "save.keep", ""),
     (&["logging_steps", "log_interval", "log_every_n_steps"], "train.log_every", "in seconds"),
-    (&["tensorboard", "report_to"], "track.tensorboard", "true or false; track.csv likewise"),
+    (&["tensorboard", "report_to"], "track.tensorboard", "true or false; track.csv and track.wandb likewise"),
     (&["aggregator", "aggregation"], "server.aggregate", "such as { name = \"median\" }"),
     (&["noise_multiplier", "target_epsilon"], "privacy", "such as { kind = \"gaussian\", … }"),
 ];

@@ -261,6 +261,9 @@ pub struct TrackSection {
     /// `RUN/metrics.csv`, a row a round.
     #[serde(default)]
     pub csv: bool,
+    /// A log for Weights & Biases, in `RUN/wandb`, which `wandb sync` uploads.
+    #[serde(default)]
+    pub wandb: bool,
     /// The address of an MLflow tracking server, such as `"http://127.0.0.1:5000"`, to which rounds are sent as they end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mlflow: Option<String>,

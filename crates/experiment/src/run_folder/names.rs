@@ -34,11 +34,13 @@ pub const LOG: &str = "run.log";
 pub const CSV: &str = "metrics.csv";
 /// The folder of `track.tensorboard`.
 pub const TENSORBOARD: &str = "tensorboard";
+/// The folder of `track.wandb`.
+pub const WANDB: &str = "wandb";
 /// Which run of an MLflow server it is, with `track.mlflow`.
 pub const MLFLOW: &str = "mlflow.json";
 
 /// All of them.
-pub(super) const ALL: [&str; 18] = [
+pub(super) const ALL: [&str; 19] = [
     CONFIG,
     METRICS,
     ROWS_OF_CLIENTS,
@@ -56,5 +58,6 @@ pub(super) const ALL: [&str; 18] = [
     LOG,
     CSV,
     TENSORBOARD,
+    WANDB,
     MLFLOW,
 ];

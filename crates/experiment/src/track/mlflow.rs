@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use ureq::Agent;
 
+use super::run_name;
 use super::scalars::COLUMNS;
 use crate::config::{RunConfig, values_of};
 use crate::log::note;
@@ -141,9 +142,8 @@ impl Mlflow {
 /// Makes the run there, with its settings as parameters.
 fn begin(server: &Server, folder: &Path, config: &RunConfig) -> Result<String> {
     let experiment = server.experiment()?;
-    let name = folder.file_name().map_or_else(|| config.name().to_owned(), |name| name.to_string_lossy().into_owned());
     let tags = json!([{ "key": "mlflow.source.name", "value": "bonfire" }, { "key": "bonfire.version", "value": env!("CARGO_PKG_VERSION") }]);
-    let asked = json!({ "experiment_id": experiment, "run_name": name, "start_time": milliseconds(), "tags": tags });
+    let asked = json!({ "experiment_id": experiment, "run_name": run_name(folder, config), "start_time": milliseconds(), "tags": tags });
     let made = server.ask("runs/create", asked)?;
     let run = made["run"]["info"]["run_id"].as_str().ok_or_else(|| server.strange("runs/create"))?.to_owned();
     let params: Vec<Value> = values_of(config)

@@ -3,12 +3,12 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
 use bonfire_federation::{ClientMetrics, RoundMetrics};
 
 use super::events::{Event, Histogram, Summary, VERSION, Value, record};
+use super::moments::Moments;
 use super::scalars::COLUMNS;
 use crate::run_folder::{TENSORBOARD, own};
 
@@ -23,14 +23,11 @@ const BUCKETS: usize = 20;
 pub struct TensorBoard {
     path: PathBuf,
     file: File,
-    /// Rounds to come whose times of day are not known, latest first: how long before now each ended.
-    past: Vec<f64>,
-    opened: f64,
+    moments: Moments,
 }
 
 impl TensorBoard {
-    /// Makes a new file, in place of those of an earlier start, for a run that has the rounds `past`. When these were is
-    /// not written anywhere: they are placed one after the other by their own seconds, the last at this moment.
+    /// Makes a new file, in place of those of an earlier start, for a run that has the rounds `past`.
     ///
     /// # Errors
     /// The system refuses a folder or file.
@@ -45,18 +42,12 @@ impl TensorBoard {
                 fs::remove_file(entry.path()).with_context(failed)?;
             }
         }
-        let opened = now();
+        let moments = Moments::after(past);
+        let opened = moments.opened;
         // Fractions keep apart two starts in one second.
         let path = folder.join(format!("{BEGINS}{opened:017.6}{ENDS}"));
         let file = own::write(&path, OpenOptions::new().append(true)).with_context(failed)?;
-        let mut ago = 0.0;
-        let before = |metrics: &RoundMetrics| {
-            let ended = ago;
-            ago += metrics.seconds;
-            ended
-        };
-        let past = past.iter().rev().map(before).collect();
-        let mut tensorboard = TensorBoard { path, file, past, opened };
+        let mut tensorboard = TensorBoard { path, file, moments };
         let first = Event { wall_time: opened, file_version: Some(VERSION.into()), ..Event::default() };
         tensorboard.write(&record(&first))?;
         Ok(tensorboard)
@@ -67,7 +58,7 @@ impl TensorBoard {
     /// # Errors
     /// The system refuses the write.
     pub fn round(&mut self, metrics: &RoundMetrics, scalars: &[Option<f64>], clients: &[ClientMetrics]) -> Result<()> {
-        let wall_time = self.past.pop().map_or_else(now, |ago| self.opened - ago);
+        let wall_time = self.moments.next();
         let scalar = |(column, value): (&super::scalars::Column, &Option<f64>)| {
             value.map(|v| Value { tag: column.tag.into(), simple_value: Some(v as f32), histo: None })
         };
@@ -101,9 +92,4 @@ fn histogram(values: &[f64]) -> Option<Histogram> {
         bucket_limit: (1..=BUCKETS).map(|i| i as f64 / BUCKETS as f64).collect(),
         bucket,
     })
-}
-
-/// Seconds since 1970.
-fn now() -> f64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
 }

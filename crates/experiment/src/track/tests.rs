@@ -6,7 +6,7 @@ use prost::Message;
 use super::events::{Event, VERSION, masked_crc};
 use super::*;
 
-fn metrics(round: usize) -> RoundMetrics {
+pub fn metrics(round: usize) -> RoundMetrics {
     let row = format!(
         r#"{{"round": {round}, "phase": "B", "train_loss": 2.5, "upload_params": 1, "upload_head_params": 0,
         "upload_index_bytes": 0, "upload_bytes": 100, "download_params": 1, "download_bytes": 40, "seconds": 2.0,

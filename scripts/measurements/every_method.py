@@ -1,0 +1,149 @@
+"""Every method at equal bytes, on a small real set: runs them with `bonfire sweep` and makes one table.
+
+    python scripts/measurements/every_method.py run --model DIR --data DIR --bonfire PROGRAM --out DIR --seeds 0
+    python scripts/measurements/every_method.py table DIR [DIR …]
+
+`run` goes on where it stopped: complete cells are never run again. `table` takes the folders of one or more runs, so that seeds
+may come from several machines.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+CONFIG = Path(__file__).resolve().parents[2] / "configs/every-method.toml"
+
+# At these ranks uploads of a run are as long as FedIT's at rank 4 with the trained head, about 103 MB (`bonfire cost`); the scale
+# alpha/rank is 2 for all. What cannot be cut as finely comes nearest: `fedask` 129 MB, `fedlada` 126, `fed-sb` 113.
+RANKS = {
+    "fedit": 4,
+    "ffa-lora": 8,
+    "rolora": 8,
+    "flexlora": 4,
+    "flora": 4,
+    "florist": 4,
+    "raflora": 4,
+    "hetlora": 4,
+    "replication": 4,
+    "fedex-lora": 4,
+    "lora-fair": 4,
+    "fedsa-lora": 16,
+    "fedrot-lora": 4,
+    "la-lora": 4,
+    "fedask": 2,
+    "fedsvd": 8,
+    "fed-sb": 32,
+    "sa-fedlora": 6,
+    "sora": 4,
+    "xgblora": 11,
+    "fedpeptao": 7,
+    "fedlada": 1,
+    "dfl": 8,
+    "local": 4,
+    "pooled": 4,
+}
+# These choose among sixteen slots.
+BUDGETS = {"lora-a2": 8, "fslora": 4, "fed-plora": 4}
+
+
+
+def variants() -> list[str]:
+    chosen = [f"{name}:clients.budget={budget}" for name, budget in BUDGETS.items()]
+    return chosen + [f"{name}:adapter.rank={rank}:adapter.alpha={2 * rank}" for name, rank in RANKS.items()]
+
+
+def run(args: argparse.Namespace) -> None:
+    names = [v for v in variants() if args.only is None or v.split(":")[0] in args.only]
+    command = [args.bonfire, "sweep", CONFIG, "--side-by-side", "1", "--out", args.out]
+    command += ["--seeds", args.seeds, "--alphas", args.alphas]
+    command += ["--strategies", ",".join(names), "--device", args.device]
+    for setting in (f"model.path={args.model}", f"data.path={args.data}"):
+        command += ["--set", setting]
+    sys.exit(subprocess.run([str(part) for part in command], check=False).returncode)
+
+
+def cells(folder: Path) -> list[dict]:
+    """What a table needs of the complete runs in a folder."""
+    found = []
+    for cell in json.loads((folder / "compare.json").read_text())["cells"]:
+        if cell["status"] != "done":
+            continue
+        last = json.loads((folder / cell["run"] / "metrics.jsonl").read_text().splitlines()[-1])
+        clients = last.get("client_accuracy") or {}
+        own = last.get("personal_accuracy")
+        found.append(
+            {
+                "method": cell["strategy"],
+                "rank": cell["rank"],
+                "alpha": cell["alpha"],
+                "seed": cell["seed"],
+                "up": cell["upload_bytes"] / 1e6,
+                "down": cell["download_bytes"] / 1e6,
+                "accuracy": last.get("test_accuracy"),
+                "clients": clients.get("mean", own),
+                "worst": clients.get("worst_decile"),
+            }
+        )
+    return found
+
+
+def shown(values: list[float | None]) -> str:
+    """Mean and sample deviation in percent."""
+    known = [100 * value for value in values if value is not None]
+    if not known:
+        return "–"
+    mean = f"{statistics.mean(known):.1f}"
+    return f"{mean} ± {statistics.stdev(known):.1f}" if len(known) > 1 else mean
+
+
+def table(args: argparse.Namespace) -> None:
+    found = [cell for folder in args.folders for cell in cells(folder)]
+    of = defaultdict(list)
+    for cell in found:
+        of[cell["method"], cell["alpha"]].append(cell)
+    alphas = sorted({cell["alpha"] for cell in found}, reverse=True)
+    methods = list(dict.fromkeys(cell["method"] for cell in found))
+
+    def first(method: str) -> float:
+        values = [cell["accuracy"] or 0.0 for cell in of[method, alphas[0]]]
+        return -statistics.mean(values) if values else 0.0
+
+    heads = [f"α {alpha}: {what}" for alpha in alphas for what in ("global", "clients", "worst tenth")]
+    print("| method | rank | MB up | MB down | " + " | ".join(heads) + " |")
+    print("|---|---:|---:|---:|" + "---:|" * len(heads))
+    for method in sorted(methods, key=first):
+        rows = [cell for alpha in alphas for cell in of[method, alpha]]
+        up, down = (statistics.mean(row[way] for row in rows) for way in ("up", "down"))
+        line = [f"`{method}`", str(rows[0]["rank"]), f"{up:.0f}", f"{down:.0f}"]
+        for alpha in alphas:
+            for what in ("accuracy", "clients", "worst"):
+                line.append(shown([cell[what] for cell in of[method, alpha]]))
+        print("| " + " | ".join(line) + " |")
+    seeds = sorted({cell["seed"] for cell in found})
+    print(f"\n{len(found)} runs, seeds {', '.join(map(str, seeds))}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    ways = parser.add_subparsers(dest="way", required=True)
+    runs = ways.add_parser("run", help="train what is missing")
+    runs.add_argument("--model", type=Path, required=True, help="folder of the encoder")
+    runs.add_argument("--data", type=Path, required=True, help="folder of BANKING77")
+    runs.add_argument("--bonfire", type=Path, default=Path("target/release/bonfire"))
+    runs.add_argument("--out", type=Path, required=True, help="folder of the runs")
+    runs.add_argument("--seeds", default="0,1,2")
+    runs.add_argument("--alphas", default="0.1,0.01")
+    runs.add_argument("--only", nargs="*", help="these methods alone")
+    runs.add_argument("--device", default="cpu")
+    tables = ways.add_parser("table", help="one table of what is complete")
+    tables.add_argument("folders", type=Path, nargs="+")
+    args = parser.parse_args()
+    {"run": run, "table": table}[args.way](args)
+
+
+if __name__ == "__main__":
+    main()
