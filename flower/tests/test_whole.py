@@ -75,8 +75,9 @@ METHODS = {
     "a sample of clients": {"clients.per_round": 2},
     "dropouts": {"clients.dropout": 0.5},
     "all weights": plain("full"),
+    "shorter downloads": {"wire.download": "int8"},
 }
-AT_SITES = ["chosen slots", "fewer slots", "a part kept", "stacked"]
+AT_SITES = ["chosen slots", "shorter downloads", "fewer slots", "a part kept", "stacked"]
 CASES = [(method, "none") for method in METHODS] + [(method, "sites") for method in AT_SITES]
 
 

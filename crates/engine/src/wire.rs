@@ -138,6 +138,34 @@ impl WireSettings {
         if numbers == 0 { 0 } else { numbers / width * self.download.len(width) }
     }
 
+    /// Downloaded matrices as they cross, one after the other, each row coded by itself.
+    pub fn write_download(&self, matrices: impl IntoIterator<Item = Matrix>) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        for mut matrix in matrices {
+            self.download.write_rows(&mut matrix, &mut bytes);
+        }
+        bytes
+    }
+
+    /// Bytes of matrices of these shapes, `(rows, width)`.
+    pub fn downloads_len(&self, shapes: &[(usize, usize)]) -> usize {
+        shapes.iter().map(|&(rows, width)| self.download_len(rows * width, width)).sum()
+    }
+
+    /// The numbers of matrices of these shapes, `(rows, width)`, that [`Self::write_download`] wrote.
+    ///
+    /// # Errors
+    /// Bytes that are too few or too many.
+    pub fn read_download(&self, mut bytes: &[u8], shapes: &[(usize, usize)]) -> Result<Vec<f32>, String> {
+        let mut numbers = Vec::new();
+        for &(rows, width) in shapes.iter().filter(|(_, width)| *width > 0) {
+            for _ in 0..rows {
+                numbers.extend(self.download.read(&mut bytes, width)?);
+            }
+        }
+        if bytes.is_empty() { Ok(numbers) } else { Err(format!("it holds {} bytes too many", bytes.len())) }
+    }
+
     /// Leaves in a factor what clients know of it that were sent it, each slot coded by itself, whoever else is sent.
     pub fn round_factor(&self, adapter: &mut Adapter, factor: Factor) {
         for matrix in adapter.factor_mut(factor) {

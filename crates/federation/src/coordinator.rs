@@ -244,7 +244,6 @@ impl Coordinator {
     /// An ε that no noise reaches then.
     pub fn with_known_cohorts(mut self) -> Result<Self, FederationError> {
         self.settings.refuse_pooled()?;
-        self.settings.refuse_coded_downloads()?;
         self.settings.refuse_clock()?;
         let clients = self.clients();
         self.protection = self.protection.with_known_cohorts(&self.settings, clients)?;

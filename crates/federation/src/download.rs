@@ -4,13 +4,13 @@
 use std::collections::BTreeMap;
 
 use bonfire_data::random::{Use, stream};
-use bonfire_engine::{Plan, TargetSlots};
+use bonfire_engine::{Plan, TargetSlots, WireSettings};
 use bonfire_models::{Adapter, DeltaLog, Factor, Matrix};
 
 use crate::ledger::{Coming, HEADER};
 use crate::{Coordinator, Server, Settings};
 
-/// The newer parts of the global model, in f32.
+/// The newer parts of the global model, in f32, or as `[wire]` shortens them.
 ///
 /// | name | what |
 /// |---|---|
@@ -27,7 +27,13 @@ pub struct Download {
     pub since: usize,
     /// The parts by name.
     pub parts: BTreeMap<String, Vec<f32>>,
+    /// Those parts in the place of them that `wire.download` shortens: `a`, `b`, `core`, `head`, `weights`, row by row
+    /// ([`bonfire_engine::WireSettings::write_download`]).
+    pub coded: BTreeMap<String, Vec<u8>>,
 }
+
+/// Rows and width of matrices, in the order in which a part holds them.
+type Shapes = Vec<(usize, usize)>;
 
 /// A download that does not fit.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -96,24 +102,30 @@ impl Download {
         let newer = ledger.newer_than(since);
         let ever = plan.draws_anew().then(|| ledger.newer_than(0));
         let sent = |f: Factor| newer.factor(f) || ever.as_ref().is_some_and(|ever| ever.factor(f));
-        let mut parts = BTreeMap::new();
+        let (mut parts, mut coded) = (BTreeMap::new(), BTreeMap::new());
+        let mut put = |name: &str, matrices: Vec<Matrix>| {
+            if plan.wire.codes_downloads() {
+                coded.insert(name.into(), plan.wire.write_download(matrices));
+            } else {
+                parts.insert(name.into(), matrices.into_iter().flat_map(|m| m.data).collect::<Vec<f32>>());
+            }
+        };
         let adapter = &server.adapter;
         for factor in Factor::ALL.into_iter().filter(|&f| sent(f) && !adapter.factor(f).is_empty()) {
             if plan.seeded && factor != Factor::Core {
                 continue;
             }
             let slots = sent_slots(plan, adapter, factor, clients);
-            parts.insert(name(factor).into(), gather(&slots, adapter, factor));
+            put(name(factor), gather(&slots, adapter, factor));
+        }
+        if newer.head && (!plan.private.head || clients.is_none()) {
+            put(HEAD, adapter.head.iter().map(|t| t.value.clone()).collect());
+        }
+        if newer.weights {
+            put(WEIGHTS, adapter.weights.clone());
         }
         if plan.seeded {
             parts.insert(RESTART.into(), vec![*restarted as f32]);
-        }
-        if newer.head && (!plan.private.head || clients.is_none()) {
-            let head = adapter.head.iter().flat_map(|t| &t.value.data);
-            parts.insert(HEAD.into(), head.copied().collect());
-        }
-        if newer.weights {
-            parts.insert(WEIGHTS.into(), adapter.weights.iter().flat_map(|m| &m.data).copied().collect());
         }
         if newer.merged {
             let to = widths(&server.merged);
@@ -129,12 +141,13 @@ impl Download {
             let b = server.merged.b.iter().zip(&from).flat_map(|(m, &f)| m.data[f * m.cols..].to_vec());
             parts.insert(MERGED_B.into(), b.collect());
         }
-        Download { round: plan.round, since, parts }
+        Download { round: plan.round, since, parts, coded }
     }
 
     /// Bytes of the message as the ledger would count it for one client.
     pub fn bytes(&self) -> u64 {
-        HEADER + self.parts.values().map(|part| 4 * part.len() as u64).sum::<u64>()
+        let plain = self.parts.values().map(|part| 4 * part.len());
+        HEADER + plain.chain(self.coded.values().map(Vec::len)).sum::<usize>() as u64
     }
 
     /// Brings the copy of a site that holds `since` to this round's start. `fresh` is the state before the first round,
@@ -151,6 +164,7 @@ impl Download {
         clients: &[usize],
     ) -> Result<(), DownloadError> {
         let bad = |part: &str, problem: String| DownloadError::Part { part: part.into(), problem };
+        let wire = &settings.wire;
         if let Some((part, _)) = self.parts.iter().find(|(_, v)| v.iter().any(|v| !v.is_finite())) {
             return Err(bad(part, "holds what is no number".into()));
         }
@@ -160,20 +174,28 @@ impl Download {
             redraw(&mut next.adapter, &fresh.adapter, settings, round as u64);
         }
         for factor in Factor::ALL {
-            let Some(numbers) = self.parts.remove(name(factor)) else { continue };
+            let shapes = factor_shapes(&next.adapter, factor, plan, clients);
+            let numbers = self.take(name(factor), wire, &shapes).map_err(|p| bad(name(factor), p))?;
+            let Some(numbers) = numbers else { continue };
             if factor == Factor::Core && next.adapter.core.is_empty() {
                 next.adapter.core = cores(&next.adapter, numbers.len())
                     .ok_or_else(|| bad(name(factor), format!("holds {} numbers, which fit no core", numbers.len())))?;
             }
             write_slots(&mut next.adapter, factor, &numbers, plan, clients).map_err(|p| bad(name(factor), p))?;
         }
-        let head = next.adapter.head.iter_mut().map(|t| &mut t.value);
-        fill(self.parts.remove(HEAD), head).map_err(|p| bad(HEAD, p))?;
-        fill(self.parts.remove(WEIGHTS), next.adapter.weights.iter_mut()).map_err(|p| bad(WEIGHTS, p))?;
+        for part in [HEAD, WEIGHTS] {
+            let tensors: Vec<&mut Matrix> = match part {
+                HEAD => next.adapter.head.iter_mut().map(|t| &mut t.value).collect(),
+                _ => next.adapter.weights.iter_mut().collect(),
+            };
+            let shapes = tensors.iter().map(|m| (m.rows, m.cols)).collect();
+            let numbers = self.take(part, wire, &[shapes]).map_err(|p| bad(part, p))?;
+            fill(numbers, tensors).map_err(|p| bad(part, p))?;
+        }
         if let Some(to) = self.parts.remove(MERGED_TO) {
             next.merged = self.merge(&next, &to).map_err(|p| bad(MERGED_TO, p))?;
         }
-        if let Some(part) = self.parts.keys().next() {
+        if let Some(part) = self.parts.keys().chain(self.coded.keys()).next() {
             return Err(bad(part, "is none that this version knows".into()));
         }
         if let Some(live) = plan.and_then(|plan| plan.live.as_ref()) {
@@ -182,6 +204,23 @@ impl Download {
         next.round = self.round;
         *copy = next;
         Ok(())
+    }
+
+    /// Takes a part's numbers out; a short one is one of matrices of some of these shapes, by its length. `None`: it is not there.
+    fn take(&mut self, part: &str, wire: &WireSettings, shapes: &[Shapes]) -> Result<Option<Vec<f32>>, String> {
+        let Some(bytes) = self.coded.remove(part) else { return Ok(self.parts.remove(part)) };
+        let fits = |shapes: &&Shapes| wire.downloads_len(shapes) == bytes.len();
+        let shapes = shapes.iter().find(fits).ok_or_else(|| {
+            format!(
+                "holds {} bytes, which is the length of none that can be here under this site's wire.download",
+                bytes.len()
+            )
+        })?;
+        let numbers = wire.read_download(&bytes, shapes)?;
+        if numbers.iter().any(|v| !v.is_finite()) {
+            return Err("holds what is no number".into());
+        }
+        Ok(Some(numbers))
     }
 
     /// The log with the columns of this download.
@@ -261,10 +300,23 @@ fn sent_slots(plan: &Plan, adapter: &Adapter, factor: Factor, clients: Option<&[
     slots
 }
 
-/// A factor's numbers in these slots, target by target.
-fn gather(slots: &TargetSlots, adapter: &Adapter, factor: Factor) -> Vec<f32> {
-    let rows = slots.iter().enumerate().map(|(t, slots)| adapter.slot_rows(factor, t).rows(slots));
-    rows.flat_map(|m| m.data).collect()
+/// A factor in these slots, one row a slot, target by target.
+fn gather(slots: &TargetSlots, adapter: &Adapter, factor: Factor) -> Vec<Matrix> {
+    slots.iter().enumerate().map(|(t, slots)| adapter.slot_rows(factor, t).rows(slots)).collect()
+}
+
+/// What a factor's part can hold: the slots of the site's clients, or every slot. Of cores that the site has none of yet, squares or gates.
+fn factor_shapes(adapter: &Adapter, factor: Factor, plan: Option<&Plan>, clients: &[usize]) -> Vec<Shapes> {
+    let (rank, targets) = (adapter.rank, adapter.targets.len());
+    if adapter.factor(factor).is_empty() {
+        return [rank, 1].map(|width| vec![(rank, width); targets]).into();
+    }
+    let own = plan.map(|plan| sent_slots(plan, adapter, factor, Some(clients)));
+    let shape = |(t, slots): (usize, &Vec<usize>)| (slots.len(), adapter.factor(factor)[t].data.len() / rank);
+    own.into_iter()
+        .chain([TargetSlots::first(rank, targets)])
+        .map(|s| s.iter().enumerate().map(shape).collect())
+        .collect()
 }
 
 /// How many these are.
@@ -308,9 +360,8 @@ fn cores(adapter: &Adapter, numbers: usize) -> Option<Vec<Matrix>> {
 }
 
 /// Fills the tensors one after the other.
-fn fill<'m>(part: Option<Vec<f32>>, tensors: impl Iterator<Item = &'m mut Matrix>) -> Result<(), String> {
+fn fill(part: Option<Vec<f32>>, tensors: Vec<&mut Matrix>) -> Result<(), String> {
     let Some(part) = part else { return Ok(()) };
-    let tensors: Vec<&mut Matrix> = tensors.collect();
     let expected: usize = tensors.iter().map(|m| m.data.len()).sum();
     if expected != part.len() {
         return Err(format!("holds {} numbers, expected {expected}", part.len()));

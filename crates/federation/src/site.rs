@@ -40,7 +40,6 @@ impl Site {
         own: Vec<usize>,
     ) -> Result<Self, FederationError> {
         settings.refuse_pooled()?;
-        settings.refuse_coded_downloads()?;
         let mut data = data;
         poison(&settings, &mut data, &shards)?;
         let start = Coordinator::new(settings.clone(), models[0].as_ref(), shards.train.len())?;

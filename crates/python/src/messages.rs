@@ -90,6 +90,11 @@ impl Download {
         let mut download = federation::Download { round, since, ..federation::Download::default() };
         for item in arrays.items()? {
             let (name, array): (String, Bound<'_, PyAny>) = item.extract()?;
+            // What `[wire]` shortens are bytes.
+            if let Ok((_, bytes)) = arrays::read::<u8>(&name, "uint8", &array) {
+                download.coded.insert(name, bytes);
+                continue;
+            }
             let part = arrays::vector(&name, &array)?;
             download.parts.insert(name, part);
         }
@@ -108,12 +113,15 @@ impl Download {
         self.0.since
     }
 
-    /// The parts by name, each one vector `[n]`.
+    /// The parts by name, each one vector `[n]`; where `[wire]` shortens them, their bytes.
     #[getter]
     fn arrays<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let dict = PyDict::new(py);
         for (name, part) in &self.0.parts {
             dict.set_item(name, arrays::floats(py, part)?)?;
+        }
+        for (name, part) in &self.0.coded {
+            dict.set_item(name, arrays::bytes(py, part)?)?;
         }
         Ok(dict)
     }
@@ -125,7 +133,9 @@ impl Download {
     }
 
     fn __repr__(&self) -> String {
-        let parts: Vec<String> = self.0.parts.iter().map(|(name, part)| format!("{name}[{}]", part.len())).collect();
+        let plain = self.0.parts.iter().map(|(name, part)| format!("{name}[{}]", part.len()));
+        let coded = self.0.coded.iter().map(|(name, part)| format!("{name}[{} bytes]", part.len()));
+        let parts: Vec<String> = plain.chain(coded).collect();
         format!("Download(round={}, since={}, {})", self.0.round, self.0.since, parts.join(", "))
     }
 }

@@ -16,6 +16,12 @@ use proptest::prelude::*;
 const RUNS: &[&str] = &[
     "[strategy]\nname = \"hetlora\"\nweight = 5.0\n[clients]\ncount = 4\nbudget = [1, 4, 2, 3]\n[wire]\nupload = \"f16\"\n",
     "[strategy]\nname = \"full\"",
+    "[strategy]\nname = \"fedit\"\n[wire]\ndownload = \"int8\"",
+    "[strategy]\nname = \"lora-a2\"\n[clients]\ncount = 4\nbudget = 2\n[wire]\nupload = \"bf16\"\ndownload = \"f16\"",
+    "[strategy]\nname = \"hetlora\"\n[clients]\ncount = 4\nbudget = [1, 4, 2, 3]\n[wire]\ndownload = \"bf16\"",
+    "[strategy]\nname = \"fslora\"\n[clients]\ncount = 4\nbudget = 2\n[wire]\ndownload = \"int8\"",
+    "[strategy]\nname = \"fed-sb\"\n[wire]\ndownload = \"bf16\"",
+    "[strategy]\nname = \"full\"\n[wire]\ndownload = \"bf16\"",
     "[strategy]\nname = \"fedit\"\n[attack]\nkind = \"backdoor\"\nshare = 0.5\ntarget = 1\nfactor = 2.0",
     "[strategy]\nname = \"fedit\"\n[server]\noptimizer = { name = \"fedadam\", lr = 0.01 }",
     "[strategy]\nname = \"fedit\"\n[train]\nrounds = 4\nlr_a = 1e-3\nbatch_size = 4\nscaffold = true",
@@ -28,7 +34,7 @@ const RUNS: &[&str] = &[
     "[strategy]\nname = \"lora-a2\"\n[clients]\ncount = 4\nbudget = 2\nper_round = 3\n[privacy]\nkind = \"gaussian\"\nclip = 1.0\nnoise = 0.5\nreproducible = true",
 ];
 
-fn settings(sections: &str) -> Settings {
+pub(super) fn settings(sections: &str) -> Settings {
     let train = if sections.contains("[train]") { "" } else { "[train]\nrounds = 4\nlr_a = 1e-3\nbatch_size = 4\n" };
     toy::settings(&format!("{train}[adapter]\nrank = 4\nhead = \"trained\"\n{sections}"))
 }
@@ -40,12 +46,12 @@ fn all() -> impl Iterator<Item = String> {
 }
 
 /// Every client's share of the model on sites of two, one and the rest.
-fn sites(settings: &Settings) -> Vec<Site> {
+pub(super) fn sites(settings: &Settings) -> Vec<Site> {
     let clients: Vec<usize> = (0..settings.clients.count).collect();
     [&clients[..2], &clients[2..3], &clients[3..]].map(|own| toy::site(settings, own)).into()
 }
 
-fn coordinator(settings: &Settings) -> Coordinator {
+pub(super) fn coordinator(settings: &Settings) -> Coordinator {
     Coordinator::new(settings.clone(), &toy::model(settings), settings.clients.count).unwrap()
 }
 
@@ -56,7 +62,7 @@ fn sent(plan: &Plan) -> Plan {
 }
 
 /// Trains a site and reads its messages; the uploads that the server sees.
-fn train(site: &mut Site, server: &Coordinator, plan: &Plan, cohort: &[usize], whole: bool) -> Vec<Upload> {
+pub(super) fn train(site: &mut Site, server: &Coordinator, plan: &Plan, cohort: &[usize], whole: bool) -> Vec<Upload> {
     let since = if whole { 0 } else { site.holds() };
     let download = server.download(since, Some(site.clients()));
     let plan_there = sent(plan);
@@ -174,7 +180,7 @@ fn without_tests(row: &RoundMetrics) -> RoundMetrics {
 }
 
 /// The largest difference between two models, by the largest number of the second.
-fn apart(one: &Server, other: &Server) -> f32 {
+pub(super) fn apart(one: &Server, other: &Server) -> f32 {
     let matrices_of = |server: &Server| {
         let model = server.model();
         let matrices = model.a.into_iter().chain(model.b).chain(model.weights);
@@ -214,7 +220,11 @@ fn one_client_at_a_time_is_the_same_bit_by_bit_however_clients_are_spread() {
     let few =
         "[strategy]\nname = \"lora-a2\"\n[clients]\ncount = 4\nbudget = 2\n[wire]\nupload = \"int8\"\ntop_k = 0.3";
     let plain = ["[strategy]\nname = \"lora-a2\"\n[clients]\ncount = 4\nbudget = 2", "[strategy]\nname = \"flora\""];
-    for sections in plain.into_iter().chain([short, few]) {
+    // What everybody starts from is rounded, and the server's own model is not.
+    let coarse = "[strategy]\nname = \"lora-a2\"\n[clients]\ncount = 4\nbudget = 2\n[wire]\ndownload = \"int4\"";
+    let halved =
+        "[strategy]\nname = \"hetlora\"\n[clients]\ncount = 4\nbudget = [1, 4, 2, 3]\n[wire]\ndownload = \"bf16\"";
+    for sections in plain.into_iter().chain([short, few, coarse, halved]) {
         let settings = toy::with_in_flight(settings(sections), bonfire_federation::InFlight::Count(1));
         let mut run = toy::run(settings.clone());
         rows_of(&mut run);
@@ -247,6 +257,46 @@ fn what_a_site_lacks_is_what_it_needs() {
         }
         assert!(server.server() == other_server.server(), "{sections}");
     }
+}
+
+#[test]
+fn a_coded_download_is_as_long_as_the_ledger_counts() {
+    for sections in RUNS.iter().filter(|sections| sections.contains("download = ")) {
+        let settings = settings(sections);
+        let mut server = coordinator(&settings);
+        let clients: Vec<usize> = (0..settings.clients.count).collect();
+        let mut sites: Vec<Site> = clients.iter().map(|&client| toy::site(&settings, &[client])).collect();
+        for at in 0..3 {
+            let of = |client: usize| server.download(sites[client].holds(), Some(&[client]));
+            let downloads: Vec<Download> = clients.iter().map(|&client| of(client)).collect();
+            // Before anything has moved the head is everybody's own, and so is every weight.
+            assert!(at == 0 || downloads.iter().all(|d| !d.coded.is_empty() && d.parts.is_empty()), "{sections}");
+            let bytes: u64 = downloads.iter().filter(|d| !d.coded.is_empty()).map(Download::bytes).sum();
+            let row = round(&mut server, &mut sites.iter_mut().collect::<Vec<_>>(), false);
+            assert_eq!(row.download_bytes, bytes, "{sections}: round {}", row.round);
+        }
+    }
+}
+
+#[test]
+fn coded_downloads_that_do_not_fit_are_refused() {
+    let settings = settings("[strategy]\nname = \"fedit\"\n[wire]\ndownload = \"int8\"");
+    let server = coordinator(&settings);
+    let (mut site, plan) = (toy::site(&settings, &[0, 1]), server.plan());
+    let whole = server.download(0, Some(&[0, 1]));
+    let mut refused = |change: &dyn Fn(&mut Download), words: &str| {
+        let mut download = whole.clone();
+        change(&mut download);
+        let state = site.state();
+        let error = site.receive(download, Some(&plan)).unwrap_err().to_string();
+        assert!(error.contains(words), "{error}");
+        assert_eq!(site.state(), state, "a refused download changes nothing");
+    };
+    refused(&|d| d.coded.get_mut("a").unwrap().truncate(3), "its part \"a\" holds 3 bytes");
+    // Two bytes of ones are no number in bf16, in which the scales are.
+    refused(&|d| d.coded.get_mut("a").unwrap()[..2].fill(0xff), "its part \"a\" holds what is no number");
+    refused(&|d| drop(d.coded.insert("head".into(), vec![0; 3])), "its part \"head\" holds 3 bytes");
+    refused(&|d| drop(d.coded.insert("else".into(), vec![0; 3])), "none that this version knows");
 }
 
 #[test]

@@ -135,12 +135,15 @@ impl Coding {
     /// The matrix as it is read back, each row coded by itself and rounded to the nearest.
     pub(super) fn rounded(self, matrix: &Matrix) -> Matrix {
         let mut rounded = matrix.clone();
-        let mut bytes = Vec::new();
-        for row in rounded.data.chunks_mut(matrix.cols.max(1)) {
-            bytes.clear();
-            self.write(row, None::<&mut rand_chacha::ChaCha8Rng>, &mut bytes);
-        }
+        self.write_rows(&mut rounded, &mut Vec::new());
         rounded
+    }
+
+    /// Appends a matrix to `bytes`, each row coded by itself and rounded to the nearest, and leaves in it what is read back.
+    pub(super) fn write_rows(self, matrix: &mut Matrix, bytes: &mut Vec<u8>) {
+        for row in matrix.data.chunks_mut(matrix.cols.max(1)) {
+            self.write(row, None::<&mut rand_chacha::ChaCha8Rng>, bytes);
+        }
     }
 }
 

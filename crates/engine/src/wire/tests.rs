@@ -245,3 +245,24 @@ fn numpy_writes_and_reads_the_same() {
     }
     std::fs::write(out, serde_json::to_vec(&cases).expect("JSON")).expect("written");
 }
+
+#[test]
+fn what_a_site_reads_of_a_download_is_what_clients_of_one_process_start_from() {
+    // Rows longer than what shares a scale, rows of an odd number, and no row at all.
+    let mut rng = ChaCha8Rng::seed_from_u64(5);
+    let shapes = [(3, 70), (2, 5), (0, 9), (4, 64)];
+    let mut matrix =
+        |(rows, cols)| Matrix::new(rows, cols, (0..rows * cols).map(|_| rng.random::<f32>() - 0.5).collect());
+    let matrices: Vec<Matrix> = shapes.into_iter().map(&mut matrix).collect();
+    // By hand: a row of 70 has two scales.
+    let bytes = [4 * 476, 2 * 476, 2 * 476, 3 * 74 + 2 * 7 + 4 * 66, 3 * (4 + 35) + 2 * (2 + 3) + 4 * (2 + 32)];
+    for (coding, bytes) in CODINGS.into_iter().zip(bytes) {
+        let wire = WireSettings { download: coding, ..WireSettings::default() };
+        let sent = wire.write_download(matrices.clone());
+        assert_eq!((sent.len(), wire.downloads_len(&shapes)), (bytes, bytes), "{coding:?}");
+        let start: Vec<f32> = matrices.iter().flat_map(|m| wire.rounded(m).data).collect();
+        assert_eq!(wire.read_download(&sent, &shapes).unwrap(), start, "{coding:?}");
+        assert!(wire.read_download(&sent[1..], &shapes).is_err());
+        assert!(wire.read_download(&[sent, vec![0]].concat(), &shapes).unwrap_err().contains("1 bytes too many"));
+    }
+}

@@ -3,7 +3,6 @@
 use bonfire_engine::Problem;
 
 use super::{Settings, StrategySettings};
-use crate::FederationError;
 
 impl Settings {
     /// What short messages cannot carry, or would break.
@@ -52,17 +51,5 @@ impl Settings {
     pub(crate) fn feeds_errors_back(&self) -> bool {
         let by_itself = self.wire.is_coarse() && self.strategy.traits().keeps_slots;
         self.wire.codes_uploads() && self.wire.error_feedback.unwrap_or(by_itself)
-    }
-
-    /// Across machines downloads are vectors of f32, whoever carries them.
-    ///
-    /// # Errors
-    /// They are to be coded.
-    pub(crate) fn refuse_coded_downloads(&self) -> Result<(), FederationError> {
-        if !self.wire.codes_downloads() {
-            return Ok(());
-        }
-        let what = "is for runs of one process: across machines downloads cross in f32; leave it out";
-        Err(Problem::new("wire.download", what).into())
     }
 }
