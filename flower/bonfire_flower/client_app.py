@@ -7,6 +7,7 @@ from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from . import protocol
+from .secure_site import is_secure, secure_mod, site_sum
 from .sites import keep_site, open_site
 
 app = ClientApp()
@@ -21,12 +22,14 @@ def introduce(message: Message, context: Context) -> Message:
     return Message(protocol.pack_introduction(introduction), reply_to=message)
 
 
-@app.train()
+@app.train(mods=[secure_mod])
 def train(message: Message, context: Context) -> Message:
     def work(site: bonfire.Site, order: protocol.Order) -> RecordDict:
         uploads = site.train(order.download, order.plan)
         if "save" in context.node_config:
             site.save_clients(str(context.node_config["save"]))
+        if is_secure(message.content):
+            return site_sum(uploads, site.holds, message.content["weights"]["uniform"], context)
         return protocol.pack_uploads(uploads, site.holds)
 
     return _carry_out(work, message, context)

@@ -2,6 +2,7 @@
 
     query     server: configuration                         site: clients, examples, fingerprint, holds
     train     server: plan, what the site lacks of a model  site: uploads, or "lacks" and what it holds
+              under secure aggregation in four stages: secure.py
     evaluate  server: what the site lacks of the model      site: scores by client, or "lacks"
 
 An Array costs two requests of a few hundred bytes each, however small it is. So all clients of a node share
@@ -107,12 +108,12 @@ def pack_introduction(introduction: Introduction) -> RecordDict:
 
 
 def read_introduction(content: RecordDict, clients: int) -> Introduction:
-    site = _record(content, "site", ConfigRecord)
+    site = record(content, "site", ConfigRecord)
     numbers = _column(site, "clients", int)
     examples = _column(site, "examples", int, len(numbers))
     if not numbers:
         raise BadReply("it holds no client")
-    _distinct(numbers)
+    distinct(numbers)
     if min(numbers) < 0 or max(numbers) >= clients:
         raise BadReply(f"it claims clients {numbers}, the federation has clients 0 to {clients - 1}")
     if min(examples) < 1:
@@ -120,7 +121,7 @@ def read_introduction(content: RecordDict, clients: int) -> Introduction:
     fingerprint = site.get("fingerprint")
     if not isinstance(fingerprint, str):
         raise BadReply("its fingerprint is not a text")
-    return Introduction(dict(zip(numbers, examples, strict=True)), fingerprint, _whole(site, "holds"))
+    return Introduction(dict(zip(numbers, examples, strict=True)), fingerprint, whole(site, "holds"))
 
 
 def pack_lacks(holds: int) -> RecordDict:
@@ -129,7 +130,7 @@ def pack_lacks(holds: int) -> RecordDict:
 
 
 def lacks(content: RecordDict) -> bool:
-    return _record(content, "reply", ConfigRecord).get("lacks") is True
+    return record(content, "reply", ConfigRecord).get("lacks") is True
 
 
 def pack_uploads(uploads: list[bonfire.Upload], holds: int) -> RecordDict:
@@ -150,18 +151,18 @@ def read_uploads(content: RecordDict, examples: Mapping[int, int], holds: int) -
     """The uploads of a node that was to train these clients, with their examples, from round `holds`."""
     if lacks(content):
         raise BadReply("it lacks what it was sent whole")
-    if _whole(_record(content, "reply", ConfigRecord), "holds") != holds:
+    if whole(record(content, "reply", ConfigRecord), "holds") != holds:
         raise BadReply(f"it trained from another start than that of round {holds}")
     if "numbers" not in content:
         return []
-    numbers = _record(content, "numbers", MetricRecord)
+    numbers = record(content, "numbers", MetricRecord)
     clients = _own_clients(numbers, examples)
     header = {
         key: _column(numbers, key, int | float, len(clients)) for key in numbers if key not in (VALUES, SLOTS)
     }
     if _column(header, "examples", int, len(clients)) != [examples[client] for client in clients]:
         raise BadReply("its clients' examples are not those it introduced itself with")
-    arrays = _record(content, "uploads", ArrayRecord)
+    arrays = record(content, "uploads", ArrayRecord)
     # A site's messages are all written in one way: as float32, or as bytes where [wire] shortens them.
     coded = {flags & CODED for flags in _column(header, "flags", int, len(clients))}
     if len(coded) > 1:
@@ -188,7 +189,7 @@ def pack_scores(rows: list[dict[str, Any]], holds: int) -> RecordDict:
 
 def read_scores(content: RecordDict, examples: Mapping[int, int]) -> list[dict[str, Any]]:
     """A row a client with test rows: client, examples, loss, and accuracy but where numbers are foretold."""
-    scores = _record(content, "scores", MetricRecord)
+    scores = record(content, "scores", MetricRecord)
     clients = _own_clients(scores, examples)
     columns = {"client": clients, "examples": _column(scores, "examples", int, len(clients))}
     measured = ("loss", "accuracy") if "accuracy" in scores else ("loss",)
@@ -204,7 +205,14 @@ def read_scores(content: RecordDict, examples: Mapping[int, int]) -> list[dict[s
 
 def size(content: RecordDict) -> int:
     """Bytes of a message's records, as Flower counts them: arrays, numbers, texts and their names."""
-    return sum(record.count_bytes() for record in content.values())
+    return sum(_countable(record).count_bytes() for record in content.values())
+
+
+def _countable(record: Any) -> Any:
+    """Without lists of nothing, at which Flower's count breaks off."""
+    if not isinstance(record, ConfigRecord):
+        return record
+    return ConfigRecord({key: value for key, value in record.items() if value != []})
 
 
 # Reading what may be wrong.
@@ -214,14 +222,14 @@ def _arrays(arrays: Mapping[str, np.ndarray]) -> ArrayRecord:
     return ArrayRecord({name: Array(np.ascontiguousarray(array)) for name, array in arrays.items()})
 
 
-def _record(content: RecordDict, name: str, kind: type) -> Any:
+def record(content: RecordDict, name: str, kind: type) -> Any:
     record = content.get(name)
     if not isinstance(record, kind):
         raise BadReply(f"it has no {kind.__name__} named {name}")
     return record
 
 
-def _whole(record: Mapping[str, Any], key: str) -> int:
+def whole(record: Mapping[str, Any], key: str) -> int:
     value = record.get(key)
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
         raise BadReply(f"{key} = {value!r} is not a whole number from 0")
@@ -237,14 +245,21 @@ def _column(record: Mapping[str, Any], key: str, kind: Any, rows: int | None = N
     return values
 
 
-def _distinct(clients: list[int]) -> None:
+def whole_list(record: Mapping[str, Any], key: str) -> list[int]:
+    values = record.get(key)
+    if not isinstance(values, list) or any(isinstance(v, bool) or not isinstance(v, int) for v in values):
+        raise BadReply(f"{key} is not a list of whole numbers")
+    return values
+
+
+def distinct(clients: list[int]) -> None:
     if len(set(clients)) != len(clients):
         raise BadReply(f"it names a client twice: {clients}")
 
 
 def _own_clients(record: Mapping[str, Any], examples: Mapping[int, int]) -> list[int]:
     clients = _column(record, "client", int)
-    _distinct(clients)
+    distinct(clients)
     if strangers := [client for client in clients if client not in examples]:
         raise BadReply(f"it answers for clients {strangers}, which it was not asked for")
     return clients

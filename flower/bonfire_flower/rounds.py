@@ -14,12 +14,21 @@ from . import protocol
 from .exchange import Exchange
 from .folder import RunFolder
 from .roster import PAUSE, Node, NoNodes, Roster, ranges
+from .secure_rounds import secure_sum
 from .settings import Settings
 
 Read = TypeVar("Read")
 
 # So often a round is begun of which no node sends anything before the run gives up.
 ATTEMPTS = 3
+
+
+class Again(Exception):
+    """A node is to be sent something else in the same round."""
+
+    def __init__(self, content: RecordDict) -> None:
+        super().__init__()
+        self.content = content
 
 
 @dataclass
@@ -45,22 +54,41 @@ class Rounds:
             begin = time.monotonic()
             if unheld := self.roster.unheld():
                 log(INFO, "no node holds clients %s", ranges(unheld))
-            if uploads := self.train(plan, nodes):
-                asked = [client for node in nodes for client in node.examples if client in plan.clients]
-                try:
-                    row = self.server.aggregate([upload for some in uploads.values() for upload in some], asked)
-                except bonfire.BonfireError as error:
-                    # Each upload alone is fit to be read; together they are not. Other clients may answer next time.
-                    log(WARNING, "round %d: %s", plan.round, " ".join(str(error).split()))
-                    continue
+            asked = [client for node in nodes for client in node.examples if client in plan.clients]
+            try:
+                ended = self.end(plan, nodes, asked)
+            except bonfire.BonfireError as error:
+                # Each upload alone is fit to be read; together they are not. Other clients may answer next time.
+                log(WARNING, "round %d: %s", plan.round, " ".join(str(error).split()))
+                continue
+            if ended is not None:
+                row, counted = ended
                 self.roster.counted(asked, plan.round)
                 scores = self.evaluate() if self.settings.evaluate == "sites" else {}
                 if not self.folder.minimal:
-                    row |= {"nodes": len(nodes), "answered": len(uploads)}
+                    row |= {"nodes": len(nodes), "answered": len(counted)}
                 row |= scores
-                return row | {"seconds": time.monotonic() - begin}, self.wire(plan.round, nodes, uploads)
+                return row | {"seconds": time.monotonic() - begin}, self.wire(plan.round, nodes, counted)
             log(WARNING, "round %d: none of %d nodes sent anything of use", plan.round, len(nodes))
         raise NoNodes(f"round {plan.round} was begun {ATTEMPTS} times, and no node sent anything of use")
+
+    def end(
+        self, plan: bonfire.Plan, nodes: list[Node], asked: list[int]
+    ) -> tuple[dict[str, Any], dict[int, int]] | None:
+        """Trains the nodes and ends the round with what they send: its row, and by node the bytes that the ledger counts. None where
+        nothing of use came. Raises BonfireError where no model can be made of it."""
+        if self.settings.secure is not None:
+            summed = secure_sum(self, plan, nodes)
+            if summed is None:
+                return None
+            told = {"sites": len(summed.nodes), "sent_bytes": sum(summed.bytes.values()), "asked": asked}
+            row = self.server.aggregate_mean(summed.mean, summed.examples, **told)
+            return row, {node: summed.bytes[node] for node in summed.nodes}
+        uploads = self.train(plan, nodes)
+        if not uploads:
+            return None
+        row = self.server.aggregate([upload for some in uploads.values() for upload in some], asked)
+        return row, {node: sum(upload.nbytes for upload in some) for node, some in uploads.items()}
 
     def train(self, plan: bonfire.Plan, nodes: list[Node]) -> dict[int, list[bonfire.Upload]]:
         """The uploads of the nodes that answered in time, by node."""
@@ -72,7 +100,7 @@ class Rounds:
                 self.check(upload)
             return uploads
 
-        return self.collect(MessageType.TRAIN, nodes, plan, read)
+        return self.order(MessageType.TRAIN, nodes, plan, read)
 
     def check(self, upload: bonfire.Upload) -> None:
         """Raises BadReply where the server would refuse it: sizes, slots, numbers that are not finite."""
@@ -88,7 +116,7 @@ class Rounds:
         def read(node: Node, content: RecordDict) -> list[dict[str, Any]]:
             return protocol.read_scores(content, node.examples)
 
-        answers = self.collect(MessageType.EVALUATE, nodes, None, read)
+        answers = self.order(MessageType.EVALUATE, nodes, None, read)
         rows = [row for rows in answers.values() for row in rows]
         examples = sum(row["examples"] for row in rows)
         if not examples:
@@ -98,66 +126,72 @@ class Rounds:
         mean = {f"site_{key}": sum(row[key] * row["examples"] for row in rows) / examples for key in measured}
         return {"site_examples": examples} | mean
 
-    def collect(
+    def order(
         self,
         kind: str,
         nodes: list[Node],
         plan: bonfire.Plan | None,
         read: Callable[[Node, RecordDict], Read],
+        more: Mapping[int, RecordDict] | None = None,
     ) -> dict[int, Read]:
-        """Sends an order to nodes and reads what comes back in the round's time; the others are lost."""
+        """Sends nodes an order, and to some `more` with it, and reads what comes back. One that lacks what the order builds on is sent
+        the whole model once."""
+        by_id, whole = {node.id: node for node in nodes}, set()
+
+        def content(node: Node) -> RecordDict:
+            return RecordDict(dict(self.lacking(node, plan)) | dict((more or {}).get(node.id, {})))
+
+        def reply(node_id: int, told: RecordDict) -> Read:
+            node = by_id[node_id]
+            if protocol.lacks(told) and node_id not in whole:
+                log(INFO, "node %d has lost what it held, and is sent the whole model", node_id)
+                whole.add(node_id)
+                node.holds = 0
+                raise Again(content(node))
+            answer = read(node, told)
+            node.holds = self.server.round + 1
+            return answer
+
+        return self.collect(kind, {node.id: content(node) for node in nodes}, reply)
+
+    def lacking(self, node: Node, plan: bonfire.Plan | None) -> RecordDict:
+        """The order with what a node lacks, the configuration too if it holds nothing."""
+        self.roster.settle(node)
+        config = "" if node.holds else self.server.config
+        # Where clients hold fewer slots a site knows which only from a plan: without one it is sent all.
+        download = self.server.download(node.holds, sorted(node.examples) if plan else None)
+        return protocol.pack_order(protocol.Order(config, self.server.clients, download, plan))
+
+    def collect(
+        self, kind: str, contents: Mapping[int, RecordDict], read: Callable[[int, RecordDict], Read]
+    ) -> dict[int, Read]:
+        """Sends nodes their contents and reads what comes back in the round's time; the others are lost."""
         deadline = time.monotonic() + self.settings.round_timeout
-        by_id = {node.id: node for node in nodes}
-        waiting = self.send(kind, nodes, plan)
-        for node in by_id.keys() - waiting.values():
+        group = str(self.server.round + 1)
+        waiting = self.exchange.send(kind, contents, self.settings.round_timeout, group)
+        for node in contents.keys() - waiting.values():
             self.roster.lose(node, "the SuperLink did not take its message")
         answers: dict[int, Read] = {}
-        whole: set[int] = set()
         while waiting and time.monotonic() < deadline:
             for answer in self.exchange.receive(waiting):
-                node = by_id[answer.node]
                 try:
-                    content = answer.get()
-                    if protocol.lacks(content) and node.id not in whole:
-                        whole.add(node.id)
-                        waiting |= self.send_whole(kind, node, plan, deadline)
-                        continue
-                    answers[node.id] = read(node, content)
-                    node.holds = self.server.round + 1
+                    answers[answer.node] = read(answer.node, answer.get())
+                except Again as again:
+                    left = max(deadline - time.monotonic(), PAUSE)
+                    waiting |= self.exchange.send(kind, {answer.node: again.content}, left, group)
                 except protocol.BadReply as error:
-                    self.roster.lose(node.id, str(error))
+                    self.roster.lose(answer.node, str(error))
             self.roster.look()
             time.sleep(PAUSE)
-        for node_id in waiting.values():
-            self.roster.lose(node_id, f"no answer within {self.settings.round_timeout:.0f} s")
+        for node in waiting.values():
+            self.roster.lose(node, f"no answer within {self.settings.round_timeout:.0f} s")
         return answers
 
-    def send(
-        self, kind: str, nodes: list[Node], plan: bonfire.Plan | None, seconds: float | None = None
-    ) -> dict[str, int]:
-        """Sends each node what it lacks, the configuration too if it holds nothing. Nodes by message."""
-        contents = {}
-        for node in nodes:
-            self.roster.settle(node)
-            config = "" if node.holds else self.server.config
-            # Where clients hold fewer slots a site knows which only from a plan: without one it is sent all.
-            download = self.server.download(node.holds, sorted(node.examples) if plan else None)
-            order = protocol.Order(config, self.server.clients, download, plan)
-            contents[node.id] = protocol.pack_order(order)
-        group = str(self.server.round + 1)
-        return self.exchange.send(kind, contents, seconds or self.settings.round_timeout, group)
-
-    def send_whole(self, kind: str, node: Node, plan: bonfire.Plan | None, deadline: float) -> dict[str, int]:
-        """Sends a node everything, after it has said that it lacks what the order builds on."""
-        log(INFO, "node %d has lost what it held, and is sent the whole model", node.id)
-        node.holds = 0
-        return self.send(kind, [node], plan, max(deadline - time.monotonic(), PAUSE))
-
     def wire(
-        self, round: int, nodes: list[Node], uploads: Mapping[int, list[bonfire.Upload]]
+        self, round: int, nodes: list[Node], counted: Mapping[int, int]
     ) -> list[dict[str, Any]]:
         """A row a node: bytes of its messages' records since the last round, whatever they were, and what the
-        ledger counts of its uploads. A node that was only greeted has no clients here."""
+        ledger counts of what it sent up. A node that was only greeted has no clients here."""
         sent, received = self.exchange.take_bytes()
         clients = {node.id: sorted(node.examples) for node in nodes}
         return [
@@ -165,10 +199,10 @@ class Rounds:
                 "round": round,
                 "node": node,
                 "clients": clients.get(node, []),
-                "answered": node in uploads,
+                "answered": node in counted,
                 "sent_bytes": sent.get(node, 0),
                 "received_bytes": received.get(node, 0),
-                "ledger_upload_bytes": sum(upload.nbytes for upload in uploads.get(node, [])),
+                "ledger_upload_bytes": counted.get(node, 0),
             }
             for node in sorted(clients.keys() | sent.keys() | received.keys())
         ]

@@ -21,6 +21,8 @@ def main(grid: Grid, context: Context) -> None:
     settings = read_settings(context.run_config)
     folder = RunFolder(settings.out, settings.resume)
     server = open_server(settings, folder)
+    if settings.secure and (why := server.against_secure_aggregation):
+        raise ValueError(f"secure-aggregation=true, and {why}")
     folder.begin(server)
     log(
         INFO,

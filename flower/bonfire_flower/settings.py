@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from .secure_settings import SecureSettings, read_secure
+
 EVALUATIONS = ("server", "sites", "none")
 
 
@@ -21,6 +23,7 @@ class Settings:
     wait: float
     evaluate: str
     nodes: str = ""
+    secure: SecureSettings | None = None
 
 
 def read_settings(run_config: Mapping[str, Any]) -> Settings:
@@ -47,6 +50,7 @@ def read_settings(run_config: Mapping[str, Any]) -> Settings:
         wait=_seconds(run_config, "wait"),
         evaluate=evaluate,
         nodes=_text(run_config, "nodes"),
+        secure=read_secure(run_config, min_nodes),
     )
 
 

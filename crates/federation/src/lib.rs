@@ -24,6 +24,7 @@ mod protection;
 mod robust;
 mod rounds;
 mod run;
+mod secure_sum;
 mod server;
 mod server_optimizer;
 mod settings;
@@ -43,6 +44,7 @@ pub use ledger::{Ledger, Traffic};
 pub use metrics::{BestRound, ClientMetrics, ClientSpread, MemoryUse, RoundMetrics, Summary, Times};
 pub use protection::PrivacyForecast;
 pub use run::{ByClass, Event, RoundConfusion, Run};
+pub use secure_sum::SecureSum;
 pub use server::Server;
 pub use settings::{
     AdapterSettings, AdapterStart, Aggregation, Asynchronous, AttackSettings, Availability, BestBy, Budget, BudgetName,

@@ -11,6 +11,7 @@ mod devices;
 mod evaluate;
 mod privacy;
 mod schema;
+mod secure_sum;
 mod server;
 mod strategy;
 mod strategy_traits;

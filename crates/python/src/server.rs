@@ -1,39 +1,27 @@
 //! `bonfire.Server`: a strategy, its state and the ledger. It trains nothing.
 
+mod inner;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
 
-use anyhow::{Context, Result, bail, ensure};
-use bonfire_engine::Upload as EngineUpload;
-use bonfire_experiment::{CheckedConfig, OpenServer, server};
-use bonfire_federation::{Checkpoint, ClientMetrics, RoundMetrics};
+use anyhow::Result;
+use bonfire_experiment::{CheckedConfig, server};
+use bonfire_federation::RoundMetrics;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyMapping};
 
+use self::inner::{Inner, Message};
 use crate::arrays;
 use crate::config_input::{self, plain};
 use crate::errors::{of, user_error};
 use crate::interruptible::patiently;
 use crate::messages::{Download, Plan, Upload};
 
-struct Inner {
-    open: OpenServer,
-    history: Vec<RoundMetrics>,
-    /// Rows of the clients of the last round.
-    clients: Vec<ClientMetrics>,
-    /// When the round that runs was planned.
-    began: Option<Instant>,
-    evaluates: bool,
-}
-
 /// A strategy, its state and the ledger. It trains nothing and needs no training rows.
 #[pyclass(frozen, module = "bonfire")]
 pub struct Server(Mutex<Inner>);
-
-/// Where a state keeps the rows.
-const HISTORY: &str = "history";
 
 impl Server {
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -54,91 +42,6 @@ impl Server {
         };
         let opened: Result<Inner> = patiently(py, || (), |()| Ok(()), work)?;
         opened.map(|inner| Server(Mutex::new(inner))).map_err(|e| of(py, &e))
-    }
-}
-
-impl Inner {
-    fn take_up(&mut self, state: &[u8]) -> Result<()> {
-        let mut checkpoint = Checkpoint::read(state).context("the state cannot be taken up")?;
-        let rows = checkpoint.notes.remove(HISTORY).context("the state is not that of a server: it has no rows")?;
-        let rows: Vec<RoundMetrics> = serde_json::from_str(&rows).context("the state's rows cannot be read")?;
-        self.open.coordinator.resume(checkpoint).context("the state cannot be taken up")?;
-        rows.iter().for_each(|row| self.open.note(row, &[]));
-        self.history = rows;
-        Ok(())
-    }
-
-    fn state(&self) -> Vec<u8> {
-        let rows = serde_json::to_string(&self.history).expect("rows are plain numbers and text");
-        self.open.coordinator.checkpoint(&BTreeMap::from([(HISTORY.to_string(), rows)]))
-    }
-
-    /// The uploads that the messages are, in the order of clients, whatever order they came in.
-    fn read(&self, plan: &Plan, uploads: &[Message], asked: &[usize]) -> Result<Vec<EngineUpload>> {
-        let mut read = BTreeMap::new();
-        for message in uploads {
-            let upload = self.open.coordinator.decode(&message.bytes, &plan.orders).context("an upload is refused")?;
-            let client = upload.client;
-            ensure!(asked.contains(&client), "client {client} was not asked in round {}", plan.orders.round);
-            let (loss, steps, tokens) = (message.loss, message.steps, message.tokens);
-            let twice = read.insert(client, EngineUpload { loss, steps, tokens, ..upload });
-            ensure!(twice.is_none(), "there are two uploads of client {client}");
-        }
-        Ok(read.into_values().collect())
-    }
-
-    fn aggregate(&mut self, plan: &Plan, uploads: &[Message], asked: &[usize]) -> Result<RoundMetrics> {
-        let mut uploads = self.read(plan, uploads, asked)?;
-        let stayed: Vec<usize> = uploads.iter().map(|u| u.client).collect();
-        let skipped = self.open.leave_out(&mut uploads)?;
-        let dropped: Vec<usize> = asked.iter().copied().filter(|client| !stayed.contains(client)).collect();
-        let (traffic, sizes) = self.open.coordinator.aggregate(&plan.orders, &uploads, &stayed, &dropped)?;
-        let due = self.evaluates && self.open.coordinator.is_due();
-        let test = if due { self.open.evaluate()? } else { None };
-        let coordinator = &self.open.coordinator;
-        let mut row = coordinator.row(&plan.orders, &uploads, traffic, test);
-        row.dropped = dropped;
-        row.seconds = self.began.take().map_or(0.0, |clock| clock.elapsed().as_secs_f64());
-        row.skipped = skipped;
-        let client = |(upload, &bytes): (&EngineUpload, &u64)| ClientMetrics::of(row.round, upload, bytes);
-        let rows = uploads.iter().zip(&sizes).map(client).collect();
-        (row, self.clients) = coordinator.published(row, rows);
-        self.open.note(&row, &self.clients);
-        self.history.push(row.clone());
-        Ok(row)
-    }
-
-    fn plan(&mut self) -> Plan {
-        self.began.get_or_insert_with(Instant::now);
-        Plan { orders: self.open.coordinator.plan(), cohort: self.open.coordinator.cohort() }
-    }
-
-    fn sums(&self) -> BTreeMap<&'static str, u64> {
-        let sum = |of: fn(&RoundMetrics) -> u64| self.history.iter().map(of).sum();
-        BTreeMap::from([
-            ("upload_params", sum(|r| r.upload_params)),
-            ("upload_head_params", sum(|r| r.upload_head_params)),
-            ("upload_aux_params", sum(|r| r.upload_aux_params)),
-            ("upload_index_bytes", sum(|r| r.upload_index_bytes)),
-            ("upload_bytes", sum(|r| r.upload_bytes)),
-            ("download_params", sum(|r| r.download_params)),
-            ("download_bytes", sum(|r| r.download_bytes)),
-            ("lost_download_bytes", sum(|r| r.lost_download_bytes)),
-        ])
-    }
-}
-
-/// An upload away from the interpreter.
-struct Message {
-    bytes: Vec<u8>,
-    loss: f64,
-    steps: usize,
-    tokens: u64,
-}
-
-impl Message {
-    fn of(upload: &Upload) -> Message {
-        Message { bytes: upload.message(), loss: upload.loss, steps: upload.steps, tokens: upload.tokens }
     }
 }
 
@@ -296,18 +199,40 @@ impl Server {
         let asked = asked.map(|asked| self::clients(py, asked, self.clients(py))).transpose()?;
         let work = |_| {
             let inner = &mut self.lock();
-            if inner.open.coordinator.is_finished() {
-                bail!("all {} rounds are done", inner.open.coordinator.settings().train.rounds);
-            }
-            let plan = inner.plan();
-            let strange = |client: &&usize| !plan.cohort.contains(client);
-            if let Some(client) = asked.iter().flatten().find(strange) {
-                bail!("client {client} does not take part in round {}", plan.orders.round);
-            }
-            inner.aggregate(&plan, &messages, asked.as_deref().unwrap_or(&plan.cohort))
+            let (plan, asked) = inner.running(asked)?;
+            inner.aggregate(&plan, &messages, &asked)
         };
         let row: Result<RoundMetrics> = patiently(py, || (), |()| Ok(()), work)?;
         plain(py, &row.map_err(|e| of(py, &e))?)
+    }
+
+    /// Ends a round of which no upload was seen, only their `mean` (secure aggregation), and gives its row.
+    #[pyo3(signature = (mean, examples, *, sites, sent_bytes, asked = None))]
+    fn aggregate_mean<'py>(
+        &self,
+        py: Python<'py>,
+        mean: PyRef<'_, Upload>,
+        examples: BTreeMap<usize, usize>,
+        sites: u64,
+        sent_bytes: u64,
+        asked: Option<Vec<usize>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let mean = Message::of(&mean);
+        let asked = asked.map(|asked| self::clients(py, asked, self.clients(py))).transpose()?;
+        let work = |_| {
+            let inner = &mut self.lock();
+            let (plan, asked) = inner.running(asked)?;
+            inner.aggregate_mean(&plan, &mean, examples, (sites, sent_bytes), &asked)
+        };
+        let row: Result<RoundMetrics> = patiently(py, || (), |()| Ok(()), work)?;
+        plain(py, &row.map_err(|e| of(py, &e))?)
+    }
+
+    /// Why the sum of uploads does not do for this run, by the key in its way; `None`: it does, and secure aggregation can take it.
+    #[getter]
+    fn against_secure_aggregation(&self, py: Python<'_>) -> Option<String> {
+        let problem = self.here(py, |it| it.open.coordinator.settings().against_secure_aggregation());
+        problem.map(|problem| format!("{} {}", problem.key, problem.what))
     }
 
     /// The global model on the configuration's test rows: `examples`, `answers`, `loss`, `accuracy` (0 to 1), `exact_match`.

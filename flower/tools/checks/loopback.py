@@ -7,6 +7,8 @@ authentication.
     python3 flower/tools/checks/loopback.py --simulation --out RUN             # in Flower's simulation engine
     python3 flower/tools/checks/loopback.py --stop 2 --out RUN                 # and then --resume --out RUN
     python3 flower/tools/checks/loopback.py --check --override engine.in_flight=1 --out RUN    # as `bonfire.train`
+    python3 flower/tools/checks/loopback.py --secure-aggregation --override strategy.name=fedit --override clients.budget=full \\
+        --override train.rounds=1 --override engine.in_flight=1 --check --out RUN              # as it, to the quantisation
 
 Needs a Python with flwr and bonfire, for the simulation flwr[simulation]. Everything listens on 127.0.0.1, on
 ports that are free, and is killed at the end, whatever happened. The exit code is 0 if the run ended with all
@@ -41,7 +43,7 @@ def main() -> None:
             for name in ["superlink", *(f"node-{i}" for i in range(args.nodes))]:
                 say(f"the end of {name}'s log:\n{federation.log(name)[-1500:]}")
             sys.exit(1)
-    if args.check and not check.compare(out, args.tolerance):
+    if args.check and not check.compare(out, args.tolerance, quantisation(args)):
         sys.exit(1)
 
 
@@ -60,6 +62,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--override", action="append", default=[], metavar="KEY=VALUE", help="may be repeated"
     )
+    add_app_options(parser)
     parser.add_argument("--evaluate", default="server", choices=["server", "sites", "none"])
     parser.add_argument("--kill", action="append", default=[], type=moment, metavar="NODE@ROUND")
     parser.add_argument("--start", action="append", default=[], type=moment, metavar="NODE@ROUND")
@@ -81,6 +84,29 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--timeout", type=float, default=900.0, help="seconds for everything")
     parser.add_argument("--out", type=Path, required=True, help="the run's folder")
     return parser.parse_args()
+
+
+def add_app_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--secure-aggregation", action="store_true", help="the server sees sums alone")
+    parser.add_argument("--clipping-range", type=float, help="of the secure sum (default: the app's)")
+    parser.add_argument("--quantization-range", type=int, help="of the secure sum (default: the app's)")
+
+
+def app_options(args: argparse.Namespace) -> dict[str, float | bool]:
+    """What the run configuration has of them."""
+    ranges = {"clipping-range": args.clipping_range, "quantization-range": args.quantization_range}
+    return {"secure-aggregation": args.secure_aggregation} | {
+        key: value for key, value in ranges.items() if value is not None
+    }
+
+
+def quantisation(args: argparse.Namespace) -> float:
+    """How far a number of the adapter can be off after one round of secure sums: each node rounds by less than a step, and its weight by
+    what comes to half of one; the node of most examples has the weight 1, and all that the others have makes it less."""
+    if not args.secure_aggregation:
+        return 0.0
+    clip, steps = args.clipping_range or 8.0, args.quantization_range or 1 << 22
+    return 1.5 * args.nodes * 2 * clip / steps
 
 
 def moment(text: str) -> tuple[int, int]:
@@ -180,7 +206,7 @@ def run_config(args: argparse.Namespace, out: Path) -> dict[str, str | float | b
         "min-nodes": args.min_nodes or max(1, args.nodes - len(args.kill)),
         "round-timeout": args.round_timeout,
         "wait": 120,
-    }
+    } | app_options(args)
 
 
 def simulation_options(args: argparse.Namespace) -> list[str]:

@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 
 from federation import Failed, Federation
-from loopback import client_shares, read_rows, say
+from loopback import add_app_options, app_options, client_shares, read_rows, say
 
 POLL = 0.02
 BLOCK = 1 << 16
@@ -86,6 +86,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--clients-per-node", help="how many each node holds, such as 3,3,2,2")
     parser.add_argument("--config", default="", help="a Bonfire TOML (default: the built-in quickstart)")
     parser.add_argument("--override", action="append", default=[], metavar="KEY=VALUE")
+    add_app_options(parser)
     parser.add_argument("--tls", action="store_true", help="count under TLS and node authentication")
     parser.add_argument("--idle", type=float, default=60.0, help="seconds that idle traffic is measured for")
     parser.add_argument("--timeout", type=float, default=900.0, help="seconds for the run")
@@ -108,6 +109,7 @@ def measure(federation: Federation, args: argparse.Namespace, out: Path) -> dict
             "evaluate": "none",
             "min-nodes": args.nodes,
         }
+        | app_options(args)
     )
     marks = watch(federation, forwarders, out, time.monotonic() + args.timeout)
     return {"nodes": args.nodes, "tls": args.tls, "idle": idle, "rounds": rounds(marks, idle, out)}

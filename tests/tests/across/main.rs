@@ -26,6 +26,7 @@ mod privacy;
 mod resume;
 mod rounding;
 mod rounds;
+mod secure;
 mod several;
 mod sites;
 mod strategies;

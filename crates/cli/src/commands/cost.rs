@@ -114,7 +114,7 @@ pub struct Cost {
     /// Whether the server needs no more than a sum of uploads, and why not.
     secure_aggregation: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
-    against_secure_aggregation: Option<&'static str>,
+    against_secure_aggregation: Option<String>,
 }
 
 /// A strategy that the configuration does not fit.
@@ -307,9 +307,7 @@ fn cost(args: &CostArgs, cell: &Cell, variant: &Variant, of: &Federation<'_>) ->
     let low = of(Choice::Narrowest)?;
     let chooses = matches!(settings.strategy, StrategySettings::LoraA2 { .. });
     let high = if chooses { of(Choice::Widest)? } else { low };
-    let coded =
-        settings.wire.codes_uploads().then_some("short messages have scales or places of their own and do not add up");
-    let against = settings.strategy.traits().against_secure_aggregation.or(coded);
+    let against = settings.against_secure_aggregation().map(|problem| format!("{} {}", problem.key, problem.what));
     let (rank, secure_aggregation) = (cell.rank.clone(), against.is_none());
     let about = settings.strategy.traits().depends_on_data && low == high;
     let privacy = PrivacyForecast::of(&settings)?;

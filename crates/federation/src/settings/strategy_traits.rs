@@ -186,7 +186,9 @@ impl StrategySettings {
                 exchanges: true,
                 pools: false,
                 keeps_slots: true,
-                against_secure_aggregation: None,
+                against_secure_aggregation: Some(
+                    "averages moments and steps without weights, each client's by its own number of steps",
+                ),
                 against_asynchronous: Some("hands on the moments of one round's clients"),
             },
             S::Dfl { .. } => StrategyTraits {

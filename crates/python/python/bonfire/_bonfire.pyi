@@ -74,9 +74,12 @@ class Download:
     | `merged-to`, `merged-from` | width of every target's log of merged updates, and of it what the site has |
     | `merged-a`, `merged-b` | the columns and rows between, target by target |
     | `restart` | one number: A and B are the start that everybody draws from the seed after this round |
+
+    Each is float32 `[n]`; where `wire.download` shortens the first five, they are uint8 `[bytes]`, every slot or row coded by
+    itself.
     """
 
-    def __new__(cls, round: int, since: int, arrays: Mapping[str, _Floats]) -> Download:
+    def __new__(cls, round: int, since: int, arrays: Mapping[str, _Floats | NDArray[np.uint8]]) -> Download:
         """Reads a download that came over a wire."""
 
     @property
@@ -88,8 +91,8 @@ class Download:
         """The round whose start it is put on top of; 0: of nothing."""
 
     @property
-    def arrays(self) -> dict[str, _Floats]:
-        """The parts by name, each one vector `[n]`."""
+    def arrays(self) -> dict[str, _Floats | NDArray[np.uint8]]:
+        """The parts by name, each one vector `[n]`; where `[wire]` shortens them, their bytes."""
 
     @property
     def nbytes(self) -> int:
@@ -291,6 +294,28 @@ class Server:
         `asked` are the clients that were sent the round's start, the whole cohort unless said otherwise; those without an
         upload count as dropped, and their download as lost. The order of the uploads does not matter. An upload that does
         not fit the round raises `BonfireError` that names the client; the state is then as it was.
+        """
+
+    @property
+    def against_secure_aggregation(self) -> str | None:
+        """Why the sum of uploads does not do for this run, by the key in its way; `None`: it does, so that secure
+        aggregation, which shows a server nothing else, can take it."""
+
+    def aggregate_mean(
+        self,
+        mean: Upload,
+        examples: Mapping[int, int],
+        *,
+        sites: int,
+        sent_bytes: int,
+        asked: Sequence[int] | None = None,
+    ) -> dict[str, Any]:
+        """Ends a round of which no upload was seen, only their mean (secure aggregation), and gives its row.
+
+        `mean` holds, in the shapes of an upload, the mean of the clients' movements, weighted as `server.weights` says, and
+        of their losses; its tokens are their sum, and whose upload it says it is counts for nothing. `examples` are the
+        training examples of each client in it. `sites` have sent `sent_bytes` in all, which is what the ledger counts. There
+        is no row for any client. Raises `BonfireError` where `against_secure_aggregation` says why.
         """
 
     def evaluate(self) -> dict[str, Any] | None:

@@ -176,13 +176,19 @@ fn where_secure_aggregation_serves_the_mean_of_the_uploads_is_all_that_counts() 
         let (name, traits, settings) = (strategy.name(), strategy.traits(), settings(&strategy));
         let (own, before) = start(&settings);
         let mut sent = uploads(&settings, &own.plan(&before), &before);
+        // No two clients have as many examples, or take as many steps.
+        for (k, upload) in sent.iter_mut().enumerate() {
+            (upload.examples, upload.steps) = (1 + 2 * k, 4 + k);
+        }
+        let weights = sent.iter().map(|u| u.examples as f64).collect::<Vec<f64>>();
         let end = after(own.as_ref(), &before, &sent);
         // The same sum, and nothing of who sent what.
         let lists: Vec<Vec<Matrix>> = sent.iter_mut().map(|u| every_matrix(u).map(|m| m.clone()).collect()).collect();
         for upload in &mut sent {
             for (i, matrix) in every_matrix(upload).enumerate() {
-                let mean =
-                    |at: usize| lists.iter().map(|list| f64::from(list[i].data[at])).sum::<f64>() / CLIENTS as f64;
+                let weighted = |(list, w): (&Vec<Matrix>, &f64), at: usize| w * f64::from(list[i].data[at]);
+                let sum = |at: usize| lists.iter().zip(&weights).map(|pair| weighted(pair, at)).sum::<f64>();
+                let mean = |at: usize| sum(at) / weights.iter().sum::<f64>();
                 matrix.data = (0..matrix.data.len()).map(|at| mean(at) as f32).collect();
             }
         }
