@@ -41,6 +41,7 @@ impl Site {
     ) -> Result<Self, FederationError> {
         settings.refuse_pooled()?;
         settings.refuse_coded_downloads()?;
+        settings.refuse_personalised()?;
         let mut data = data;
         poison(&settings, &mut data, &shards)?;
         let start = Coordinator::new(settings.clone(), models[0].as_ref(), shards.train.len())?;
