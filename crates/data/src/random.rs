@@ -62,6 +62,10 @@ pub enum Use {
     Devices = 30,
     /// Whether a client can be had when a round begins.
     Availability = 31,
+    /// The order of a client's rows where it fine-tunes the last round's model by itself.
+    Personalise = 32,
+    /// The masks of dropout there.
+    PersonaliseMasks = 33,
     /// Writing the built-in corpus.
     Corpus = 13,
     /// Made-up texts and weights that only measure speed.

@@ -139,7 +139,7 @@ impl<'r> DeviceRound<'r> {
         let mut parameters = self.parameters(jobs, phase, lanes);
         let optimizer = Optimizer::new(self.plan, self.settings);
         let mut losses = Tensor::<1>::zeros([lanes], &device); // [C], of each lane the sum over its client's steps
-        let shuffles = (phase.shuffles(), self.plan.round as u64);
+        let shuffles = (phase.shuffles(self.plan), self.plan.round as u64);
         let schedule = BatchSchedule::new(jobs, self.train, self.settings, shuffles, lanes);
         let starts = self.starts(jobs);
         let mut clock = if self.clocked { Clock::start(&device) } else { Clock::stopped(&device) };
@@ -297,7 +297,7 @@ impl<'r> DeviceRound<'r> {
     fn mask_key(&self, lane: &LaneStep, batch: usize, jobs: &[ClientJob], phase: Phase) -> u64 {
         let Some((job, own)) = *lane else { return 0 };
         let client = jobs[job].member.client as u64;
-        let mut keys = stream(self.settings.seed, phase.masks(), self.plan.round as u64, client, own as u64);
+        let mut keys = stream(self.settings.seed, phase.masks(self.plan), self.plan.round as u64, client, own as u64);
         (0..=batch).map(|_| keys.next_u64()).last().expect("at least one")
     }
 

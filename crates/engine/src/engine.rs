@@ -302,6 +302,14 @@ impl Engine {
         dealt_out(&tokens, self.models.len()).into_iter().map(members).collect()
     }
 
+    /// The settings by which clients train, and the factor on the plan's rates.
+    fn settings_for(&self, plan: &Plan) -> (TrainSettings, f64) {
+        if plan.alone {
+            return (TrainSettings { flat: None, ..self.settings.clone() }, 1.0);
+        }
+        self.settings.in_round(plan.round)
+    }
+
     /// One device's part of a round.
     fn train_on_device(
         &self,
@@ -313,13 +321,13 @@ impl Engine {
         tell: &Sender<Told>,
     ) -> Result<ControlFlow<(), Share>, EngineError> {
         let ends_all = EndsAll(tell);
-        let (settings, factor) = self.settings.in_round(plan.round);
+        let (settings, factor) = self.settings_for(plan);
         let plan = &plan.at_rates(factor);
         // What was merged belongs to the backbone. Where one factor alone moves, or slots stay frozen beside those that train,
         // the round's start is the same for all and goes there too.
         let merged = (!start.merged.is_empty()).then(|| model.merged(start.merged));
         let model = merged.as_deref().unwrap_or(model);
-        let noisy = self.settings.flat.map(|_| flat::with_banks(model, plan.round, start.adapter, self.settings.seed));
+        let noisy = settings.flat.map(|_| flat::with_banks(model, plan.round, start.adapter, self.settings.seed));
         let model = noisy.as_deref().unwrap_or(model);
         let together = self.steps_with_others(plan, start);
         if let Some(seat) = seat.filter(|_| !together) {

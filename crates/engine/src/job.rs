@@ -17,17 +17,19 @@ pub(crate) enum Phase<'p> {
 
 impl Phase<'_> {
     /// What the orders of a client's rows are drawn for.
-    pub fn shuffles(self) -> Use {
+    pub fn shuffles(self, plan: &Plan) -> Use {
         match self {
             Phase::Probe(_) => Use::Probe,
+            Phase::Training if plan.alone => Use::Personalise,
             Phase::Training => Use::Batches,
         }
     }
 
     /// What the masks of dropout are drawn for.
-    pub fn masks(self) -> Use {
+    pub fn masks(self, plan: &Plan) -> Use {
         match self {
             Phase::Probe(_) => Use::ProbeMasks,
+            Phase::Training if plan.alone => Use::PersonaliseMasks,
             Phase::Training => Use::Masks,
         }
     }

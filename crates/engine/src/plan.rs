@@ -122,6 +122,10 @@ pub struct Plan {
     pub layer_scores: bool,
     /// A and B are a start that every client makes from the seed, so nobody is sent them.
     pub seeded: bool,
+    /// Clients go on by themselves after the last round: their orders of rows and their masks are other streams than a round's, their
+    /// rates those of the settings whatever the round, and nothing is noised.
+    #[serde(default)]
+    pub alone: bool,
 }
 
 impl Plan {
@@ -147,6 +151,7 @@ impl Plan {
             wire: WireSettings::default(),
             layer_scores: false,
             seeded: false,
+            alone: false,
         }
     }
 

@@ -9,6 +9,7 @@ mod gain;
 mod grid;
 mod halving;
 mod outputs;
+mod personalised;
 mod results;
 mod session;
 pub mod sweep;

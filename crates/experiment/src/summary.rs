@@ -1,6 +1,6 @@
 //! Sums over a run's rounds: what `summary.json` says and what the last lines compare.
 
-use bonfire_federation::{BestBy, BestRound, EvaluateOn, RoundMetrics, Server, Summary};
+use bonfire_federation::{BestBy, BestRound, EvaluateOn, Personalised, RoundMetrics, Server, Summary};
 use bonfire_models::Model;
 use serde::{Deserialize, Serialize};
 
@@ -85,6 +85,9 @@ pub struct Totals {
     /// Of a backdoor.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     attack_success: Option<f64>,
+    /// Of the round that was the last one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    personalised: Option<Personalised>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     best: Option<BestRound>,
     #[serde(default)]
@@ -133,6 +136,8 @@ impl Totals {
         self.correlations.extend(correlations(metrics));
         self.f1.extend(metrics.test_f1.or(metrics.personal_f1));
         self.attack_success = metrics.attack_success.or(self.attack_success);
+        // A run that is given more rounds has another last one.
+        self.personalised = metrics.personalised;
         run.best.is_some_and(|(by, on)| self.compare(by, on, metrics))
     }
 
@@ -209,6 +214,7 @@ impl Totals {
             best: self.best.clone(),
             stopped_early: self.is_over(run),
             personal_accuracy: self.personal,
+            personalised: self.personalised,
             upload_params: self.upload_params,
             upload_bytes: self.upload_bytes,
             download_params: self.download_params,
@@ -240,6 +246,19 @@ impl Totals {
     pub fn attack_line(&self) -> Option<String> {
         let share = percent(self.attack_success?);
         Some(format!("backdoor: {share} of the texts of other labels are taken for its target"))
+    }
+
+    /// `fine-tuned on their own rows, clients go from 71.0% to 80.0% on average, the worst tenth from 40.0% to 52.0%; 1 of 12 loses`;
+    /// `None` where that was not asked for.
+    pub fn personalised_line(&self) -> Option<String> {
+        let Personalised { before, after, worse, .. } = self.personalised?;
+        let [mean, worst] = [[before.mean, after.mean], [before.worst_decile, after.worst_decile]]
+            .map(|pair| pair.map(percent).join(" to "));
+        let lose = if worse == 1 { "loses" } else { "lose" };
+        Some(format!(
+            "fine-tuned on their own rows, clients go from {mean} on average, the worst tenth from {worst}; {worse} of {} {lose}",
+            after.clients
+        ))
     }
 
     fn best_accuracy(&self) -> Option<f64> {
@@ -382,6 +401,7 @@ pub(crate) mod tests {
             validation_recall: None,
             validation_matthews: None,
             client_accuracy: None,
+            personalised: None,
             attack_success: None,
             upload_params: 20,
             upload_head_params: 0,

@@ -245,6 +245,7 @@ impl Coordinator {
     pub fn with_known_cohorts(mut self) -> Result<Self, FederationError> {
         self.settings.refuse_pooled()?;
         self.settings.refuse_clock()?;
+        self.settings.refuse_personalised()?;
         let clients = self.clients();
         self.protection = self.protection.with_known_cohorts(&self.settings, clients)?;
         self.strategy = build(&self.settings, &self.protection, self.settings.budgets(clients)?);
@@ -348,6 +349,7 @@ impl Coordinator {
             validation_recall: None,
             validation_matthews: None,
             client_accuracy: None,
+            personalised: None,
             attack_success: None,
             upload_params: traffic.upload_params,
             upload_head_params: traffic.upload_head_params,

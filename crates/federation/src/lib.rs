@@ -19,6 +19,7 @@ mod initial_adapter;
 mod ledger;
 mod metrics;
 mod overlap;
+mod personalise;
 mod pool;
 mod protection;
 mod robust;
@@ -41,14 +42,14 @@ pub use download::{Download, DownloadError};
 pub use error::FederationError;
 pub use forecast::{Forecast, Texts, forecast, forecast_of};
 pub use ledger::{Ledger, Traffic};
-pub use metrics::{BestRound, ClientMetrics, ClientSpread, MemoryUse, RoundMetrics, Summary, Times};
+pub use metrics::{BestRound, ClientMetrics, ClientSpread, MemoryUse, Personalised, RoundMetrics, Summary, Times};
 pub use protection::PrivacyForecast;
 pub use run::{ByClass, Event, RoundConfusion, Run};
 pub use secure_sum::SecureSum;
 pub use server::Server;
 pub use settings::{
     AdapterSettings, AdapterStart, Aggregation, Asynchronous, AttackSettings, Availability, BestBy, Budget, BudgetName,
-    BudgetUse, ClientSettings, DeviceKind, EvaluateOn, EvaluateSettings, First, HeadMode, LabelRef, Norm,
+    BudgetUse, ClientSettings, DeviceKind, EvaluateOn, EvaluateSettings, First, HeadMode, LabelRef, Norm, Personalise,
     PrivacySettings, Prune, Publish, ServerOptimizer, ServerSettings, Settings, Spent, Stragglers, StrategySettings,
     StrategyTraits, TriggerPlace, Weights, Window,
 };

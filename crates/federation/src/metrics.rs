@@ -100,6 +100,9 @@ pub struct RoundMetrics {
     /// With `evaluate.per_client`, how the global model's accuracies on the clients' own test shards are spread.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub client_accuracy: Option<ClientSpread>,
+    /// With `evaluate.personalise`, in the last round: what the clients' fine-tuning by themselves gains.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub personalised: Option<Personalised>,
     /// Where clients plant a backdoor, the share of the test texts of other classes than its target that are taken for the target
     /// when they hold the trigger, 0 to 1: by the global model, or where there is none by those of the clients that mean no harm, each
     /// on its own texts.
@@ -277,6 +280,7 @@ impl RoundMetrics {
             personal_spearman: None,
             personal_f1: None,
             client_accuracy: None,
+            personalised: None,
             slot_overlap: None,
             slot_overlap_by_chance: None,
             seconds: 0.0,
@@ -311,6 +315,30 @@ impl ClientSpread {
         let squares: f64 = scores.iter().map(|score| (score - all).powi(2)).sum();
         let deviation = if n > 1 { (squares / (n - 1) as f64).sqrt() } else { 0.0 };
         Some(ClientSpread { clients: n, mean: all, worst_decile: mean(&scores[..n.div_ceil(10)]), deviation })
+    }
+}
+
+/// What it gains that each client fine-tunes the last round's model on its own training rows: accuracies on the clients' own test
+/// rows, 0 to 1, over the clients that have such, each counting once.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Personalised {
+    /// Before, by the global model; where clients keep a part of the model, each by its own.
+    pub before: ClientSpread,
+    /// Each by its own, fine-tuned.
+    pub after: ClientSpread,
+    /// `after.mean − before.mean`.
+    pub gain: f64,
+    /// Clients whose accuracy is lower than before.
+    pub worse: usize,
+}
+
+impl Personalised {
+    /// Of every client's accuracy before and after; `None` where there are none.
+    pub fn of(pairs: &[[f64; 2]]) -> Option<Personalised> {
+        let spread = |at: usize| ClientSpread::of(pairs.iter().map(|pair| pair[at]).collect());
+        let (before, after) = (spread(0)?, spread(1)?);
+        let worse = pairs.iter().filter(|[before, after]| after < before).count();
+        Some(Personalised { before, after, gain: after.mean - before.mean, worse })
     }
 }
 
@@ -487,6 +515,9 @@ pub struct Summary {
     /// Last accuracy of the clients' own models, where they keep a part for themselves, 0 to 1.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub personal_accuracy: Option<f64>,
+    /// With `evaluate.personalise`, what the clients' fine-tuning after the last round gains.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub personalised: Option<Personalised>,
     /// Uploaded scalars over the run.
     pub upload_params: u64,
     /// Uploaded bytes over the run, as serialised.
@@ -534,6 +565,16 @@ pub struct MemoryUse {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_fine_tuning_gains_is_told_client_by_client() {
+        assert_eq!(Personalised::of(&[]), None);
+        let found = Personalised::of(&[[0.5, 0.75], [0.25, 0.5], [0.75, 0.5]]).expect("clients");
+        assert_eq!((found.before.mean, found.before.worst_decile, found.before.clients), (0.5, 0.25, 3));
+        assert_eq!((found.after.worst_decile, found.worse), (0.5, 1));
+        // 1.75/3 − 1.5/3.
+        assert!((found.gain - 0.25 / 3.0).abs() < 1e-12);
+    }
 
     #[test]
     fn a_spread_is_mean_worst_tenth_and_sample_deviation() {

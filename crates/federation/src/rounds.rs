@@ -1,7 +1,7 @@
 //! THE ROUND LOOP. It reads like the paper's pseudo-code and does not grow: a new method goes into its strategy file,
 //! a new objective into the engine.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 use std::time::Instant;
 
@@ -59,6 +59,7 @@ impl Run {
                 how.weigh(closed, &mut uploads);
             }
 
+            let back = self.personalises_after(round).then(|| self.checkpoint(&BTreeMap::new()));
             let clock = Instant::now();
             let kept = Clients::take_kept(&mut uploads);
             let lost = [&dropped[..], &late].concat();
@@ -68,6 +69,9 @@ impl Run {
 
             let clock = Instant::now();
             let found = self.evaluate_if_due(&plan)?;
+            let listen = &mut |progress| on(Event::Progress(progress));
+            let personalised = self.personalise_at_the_end(back.as_deref(), listen)?;
+            let ControlFlow::Continue(personalised) = personalised else { return Ok(()) };
             self.confusion = self.confusion_of(&found).or(self.confusion.take());
             let evaluate = clock.elapsed().as_secs_f64();
             let mut metrics = self.coordinator.row(&plan, &uploads, traffic, found.on_test());
@@ -75,6 +79,7 @@ impl Run {
             metrics.skipped = skipped;
             (metrics.in_flight, metrics.no_room_for) = (in_flight, no_room_for);
             self.fill_in(&mut metrics, &found);
+            metrics.personalised = personalised;
             closed.iter().for_each(|closed| closed.tell(&mut metrics));
             metrics.train_seconds = train_seconds;
             metrics.seconds = start.elapsed().as_secs_f64();

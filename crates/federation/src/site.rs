@@ -40,6 +40,7 @@ impl Site {
         own: Vec<usize>,
     ) -> Result<Self, FederationError> {
         settings.refuse_pooled()?;
+        settings.refuse_personalised()?;
         let mut data = data;
         poison(&settings, &mut data, &shards)?;
         let start = Coordinator::new(settings.clone(), models[0].as_ref(), shards.train.len())?;

@@ -59,6 +59,11 @@ pub trait Strategy: Send {
     /// The orders for round `server.round + 1`.
     fn plan(&self, server: &Server) -> Plan;
 
+    /// What trains where a client goes on by itself after the last round: all that the strategy trains, whatever the round.
+    fn trains(&self, server: &Server) -> Active {
+        self.plan(server).active
+    }
+
     /// Brings the server from the round's start to its end: the average of each uploaded tensor, unless the strategy
     /// knows better. There is at least one upload.
     ///

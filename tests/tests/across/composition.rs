@@ -49,6 +49,7 @@ const OPTIONS: &[Option_] = &[
     ("`attack`", |s, _| s.attack = read("{ kind = \"negate\", share = 0.25 }")),
     ("`engine.recompute`", |s, _| s.engine.recompute = Recompute::Block),
     ("`evaluate.per_client`", |s, _| s.evaluate.per_client = true),
+    ("`evaluate.personalise`", |s, _| s.evaluate.personalise = read("{ epochs = 1 }")),
 ];
 
 fn strategies() -> impl Iterator<Item = &'static str> {

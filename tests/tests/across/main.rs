@@ -21,6 +21,7 @@ mod invariants;
 mod layer_subset;
 mod local_training;
 mod parity;
+mod personalise;
 mod precision;
 mod privacy;
 mod resume;

@@ -186,8 +186,8 @@ fn say_result(recorder: &Recorder, quiet: bool) {
     }
     say("");
     let memory = summary.memory.map(|memory| memory_line(memory, &identity.device));
-    let [accuracy, attack] = [totals.accuracy_line(), totals.attack_line()];
-    let lines = [accuracy, attack, totals.best_line(identity), upload, totals.clock_line(), memory];
+    let [accuracy, attack, personalised] = [totals.accuracy_line(), totals.attack_line(), totals.personalised_line()];
+    let lines = [accuracy, attack, personalised, totals.best_line(identity), upload, totals.clock_line(), memory];
     lines.into_iter().flatten().for_each(say);
     say(format!("run folder: {path}"));
 }

@@ -13,6 +13,7 @@ use super::attacked::{self, Attacked};
 use super::folder::{State, state};
 use super::gain::{self, Gain};
 use super::grid::Grid;
+use super::personalised;
 use super::results::{Group, Measured, Outcome, Spread};
 use super::table;
 use crate::run_folder::{METRICS, read, replace};
@@ -207,7 +208,9 @@ impl<'g> Outputs<'g> {
         let groups = self.groups();
         let gains = gain::table(self.grid, &groups).map(|table| format!("\n\n{table}"));
         let attacked = attacked::tables(self.grid, &groups).map(|table| format!("\n\n{table}"));
-        table::table(self.grid, &groups) + &gains.unwrap_or_default() + &attacked.collect::<String>()
+        let personalised = personalised::table(self.grid, &groups).map(|table| format!("\n\n{table}"));
+        let more = attacked.chain(personalised).collect::<String>();
+        table::table(self.grid, &groups) + &gains.unwrap_or_default() + &more
     }
 
     /// What is known of each variant, rank and partition.
@@ -297,6 +300,9 @@ fn group_row(grid: &Grid, groups: &[Group<'_>], group: &Group<'_>) -> serde_json
         ("simulated_seconds", group.spread(|run| run.simulated_seconds)),
         ("watt_hours", group.spread(|run| run.watt_hours)),
         ("personal_accuracy", group.spread(|run| run.personal_accuracy)),
+        ("personalised_accuracy", group.spread(|run| run.personalised.map(|found| found.after.mean))),
+        ("personalised_worst_decile", group.spread(|run| run.personalised.map(|found| found.after.worst_decile))),
+        ("personalised_gain", group.spread(|run| run.personalised.map(|found| found.gain))),
         ("final_pearson", group.spread(|run| run.final_pearson)),
         ("final_spearman", group.spread(|run| run.final_spearman)),
         ("final_f1", group.spread(|run| run.final_f1)),

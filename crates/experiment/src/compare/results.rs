@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::Result;
-use bonfire_federation::Summary;
+use bonfire_federation::{Personalised, Summary};
 use serde::{Deserialize, Serialize};
 
 use super::grid::{Grid, Rank};
@@ -61,6 +61,9 @@ pub struct Measured {
     /// Mean accuracy of the clients' own models at the last evaluation, where the strategy has such.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub personal_accuracy: Option<f64>,
+    /// What fine-tuning on the clients' own rows gained after the last round, with `evaluate.personalise`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub personalised: Option<Personalised>,
     /// Uploaded scalars.
     pub upload_params: u64,
     /// Uploaded bytes, as serialised.
@@ -143,6 +146,7 @@ impl Measured {
             final_attack_success: summary.final_attack_success,
             best_accuracy: summary.best_accuracy,
             personal_accuracy: rows.iter().rev().find_map(|row| row.personal_accuracy),
+            personalised: summary.personalised,
             upload_params: summary.upload_params,
             upload_bytes: summary.upload_bytes,
             download_params: summary.download_params,

@@ -7,6 +7,7 @@ use super::attacked;
 use super::cells::{digits, markdown, ranks};
 use super::gain;
 use super::grid::{Grid, Rank};
+use super::personalised;
 use super::results::{Group, Measured, Spread};
 use super::variant::our_forms;
 use crate::format::seconds;
@@ -38,6 +39,7 @@ pub fn page(grid: &Grid, groups: &[Group<'_>], command: &str, failures: &[String
     text += &format!("{}\n\n{what}, {NOTE}\n", table(grid, groups));
     text += &gain::table(grid, groups).map(|table| format!("\n{table}\n")).unwrap_or_default();
     text += &attacked::tables(grid, groups).map(|table| format!("\n{table}\n")).collect::<String>();
+    text += &personalised::table(grid, groups).map(|table| format!("\n{table}\n")).unwrap_or_default();
     text += &our_forms(&grid.variants).map(|line| format!("\n{line}\n")).unwrap_or_default();
     if !failures.is_empty() {
         text += &format!("\nFailed:\n\n{}\n", failures.iter().map(|f| format!("* {f}")).collect::<Vec<_>>().join("\n"));

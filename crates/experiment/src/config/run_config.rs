@@ -208,6 +208,11 @@ impl RunConfig {
                 self.train.stop.is_none() || self.evaluate.best.is_some(),
                 "waits for something to become better: say what with evaluate.best = \"accuracy\" or \"loss\"",
             ),
+            (
+                "evaluate.personalise",
+                self.evaluate.personalise.is_none() || self.model.task != TaskKind::Regression,
+                "tells accuracies, and a model that foretells numbers has none; leave it out",
+            ),
             ("save.every", self.save.every >= 1, "must be at least 1"),
             (
                 "save.keep",

@@ -79,6 +79,11 @@ pub const COLUMNS: &[Column] = &[
     column("client_accuracy_worst_decile", "clients/accuracy_worst_decile", |m, _| {
         m.client_accuracy.map(|spread| spread.worst_decile)
     }),
+    column("personalised_mean", "clients/personalised_mean", |m, _| m.personalised.map(|found| found.after.mean)),
+    column("personalised_worst_decile", "clients/personalised_worst_decile", |m, _| {
+        m.personalised.map(|found| found.after.worst_decile)
+    }),
+    column("personalised_gain", "clients/personalised_gain", |m, _| m.personalised.map(|found| found.gain)),
 ];
 
 const fn column(name: &'static str, tag: &'static str, value: fn(&RoundMetrics, &Totals) -> Option<f64>) -> Column {

@@ -28,6 +28,7 @@ impl Settings {
             .or_else(|| self.recompute_problem())
             .or_else(|| self.wire_problem())
             .or_else(|| self.dropout_problem())
+            .or_else(|| self.personalise_problem())
     }
 
     /// Why clients of this run cannot be in one pass with those of other runs over the same backbone; `None`: they can.

@@ -3,6 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::Personalise;
 use crate::RoundMetrics;
 
 /// When and how the global model is evaluated.
@@ -19,6 +20,10 @@ pub struct EvaluateSettings {
     /// Also evaluate on each client's own test shard.
     #[serde(default)]
     pub per_client: bool,
+    /// After the last round each client fine-tunes the model on its own training rows and is tested on its own test rows, beside
+    /// what it had: nothing of it is sent or kept. Left out: nobody does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub personalise: Option<Personalise>,
     /// The split that the best round is chosen by.
     #[serde(default)]
     pub on: EvaluateOn,
@@ -33,7 +38,14 @@ fn every_round() -> usize {
 
 impl Default for EvaluateSettings {
     fn default() -> Self {
-        EvaluateSettings { every: 1, before: None, per_client: false, on: EvaluateOn::Test, best: None }
+        EvaluateSettings {
+            every: 1,
+            before: None,
+            per_client: false,
+            personalise: None,
+            on: EvaluateOn::Test,
+            best: None,
+        }
     }
 }
 

@@ -6,7 +6,7 @@
 //! product with the mean: aggregation is exact. When a client's budget is the whole rank, nothing is left to select
 //! and its probe is skipped only if that holds for every client.
 
-use bonfire_engine::{Per, Plan, Probe, Score, Selection, Upload};
+use bonfire_engine::{Active, Per, Plan, Probe, Score, Selection, Upload};
 
 use super::{Common, Strategy, alternate};
 use crate::{FederationError, Norm, Server};
@@ -37,6 +37,10 @@ impl Strategy for LoraA2 {
 
     fn common(&self) -> &Common {
         &self.common
+    }
+
+    fn trains(&self, _: &Server) -> Active {
+        Active::Both
     }
 
     fn plan(&self, server: &Server) -> Plan {

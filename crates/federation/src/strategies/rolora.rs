@@ -1,6 +1,6 @@
 //! RoLoRA (Chen et al., NeurIPS 2025, arXiv 2502.01755): A and B take turns, odd rounds B, even rounds A, all slots.
 
-use bonfire_engine::Plan;
+use bonfire_engine::{Active, Plan};
 
 use super::{Common, Strategy, alternate};
 use crate::Server;
@@ -19,6 +19,10 @@ impl Strategy for RoLora {
 
     fn common(&self) -> &Common {
         &self.common
+    }
+
+    fn trains(&self, _: &Server) -> Active {
+        Active::Both
     }
 
     fn plan(&self, server: &Server) -> Plan {
