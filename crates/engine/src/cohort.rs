@@ -1,5 +1,6 @@
 //! The clients of a round, as the caller hands them over.
 
+use crate::start_loss;
 use crate::{ClientMemory, Plan, Split, TrainSettings};
 
 /// A client of the round's cohort.
@@ -65,11 +66,12 @@ fn probe_steps(examples: usize, plan: &Plan, settings: &TrainSettings) -> usize 
     selection.probe.batches.map_or(epochs, |batches| batches.min(epochs))
 }
 
-/// How often a client with `examples` rows goes through them in a round, its probe included: 1.5 is once and a half.
+/// How often a client with `examples` rows goes through them in a round, its probe included: 1.5 is once and a half, and a pass forward
+/// alone a third.
 pub fn passes(examples: usize, pace: f64, plan: &Plan, settings: &TrainSettings) -> f64 {
     if examples == 0 {
         return 0.0;
     }
     let steps = local_steps(examples, pace, settings) + probe_steps(examples, plan, settings);
-    steps as f64 / settings.steps_an_epoch(examples) as f64
+    steps as f64 / settings.steps_an_epoch(examples) as f64 + start_loss::passes(plan)
 }

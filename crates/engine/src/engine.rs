@@ -14,8 +14,9 @@ use crate::batch_schedule::BatchSchedule;
 use crate::capacity::Capacity;
 use crate::device_round::{DeviceRound, Stepped};
 use crate::device_thread::{self, EndsAll, give_back};
-use crate::evaluate::evaluate_rows_within;
+use crate::evaluate::evaluate_groups_within;
 use crate::job::ClientJob;
+use crate::start_loss;
 use crate::terms::flat;
 use crate::{
     Active, Cohort, EngineError, EngineSettings, Estimate, Member, Plan, RowEvaluation, Seat, Split, Start, StepTimes,
@@ -108,6 +109,11 @@ impl Engine {
         self.seats = seats;
     }
 
+    /// The train split.
+    pub(crate) fn rows(&self) -> &Split {
+        &self.train
+    }
+
     /// Whether a round's clients can be in one pass with those of other runs: the backbone that they compute with is the one that was
     /// read, and they go through it once a step.
     fn steps_with_others(&self, plan: &Plan, start: Start<'_>) -> bool {
@@ -151,7 +157,8 @@ impl Engine {
             probed_tokens: 0,
         }];
         let schedule = BatchSchedule::new(&jobs, &self.train, &settings, (Use::Batches, plan.round as u64), 1);
-        schedule.flat_map(|step| step.ends).map(|end| end.tokens).sum()
+        let trained: u64 = schedule.flat_map(|step| step.ends).map(|end| end.tokens).sum();
+        trained + start_loss::tokens(plan, &self.train, member.rows)
     }
 
     /// How many clients are on a device together, of `cohort` that share it and train `scalars` numbers each.
@@ -183,8 +190,18 @@ impl Engine {
         split: &Split,
         rows: &[usize],
     ) -> Result<Vec<Option<RowEvaluation>>, EngineError> {
+        self.evaluate_groups(adapter, split, &[rows])
+    }
+
+    /// The same of several groups of rows, what is found of one not depending on the others.
+    pub(crate) fn evaluate_groups(
+        &self,
+        adapter: &Adapter,
+        split: &Split,
+        groups: &[&[usize]],
+    ) -> Result<Vec<Option<RowEvaluation>>, EngineError> {
         let _alone = self.seats.first().map(Seat::evaluation);
-        evaluate_rows_within(&self.capacity.room, self.model(), adapter, split, rows)
+        evaluate_groups_within(&self.capacity.room, self.model(), adapter, split, groups)
     }
 
     /// Trains every client of `cohort` from `start` by the `plan`; uploads come in the order of the cohort. Where the
@@ -209,6 +226,7 @@ impl Engine {
         if cohort.iter().any(|m| plan.trains_nothing(m.client, start.adapter)) {
             return Err(EngineError::NothingTrains { round: plan.round });
         }
+        let losses = self.start_losses(plan, start, cohort)?;
         let shares = self.shares(plan, cohort);
         let share = shares.iter().map(Vec::len).max().unwrap_or(0);
         let mut no_room_for = Vec::new();
@@ -224,7 +242,10 @@ impl Engine {
                 Ok(ControlFlow::Break(())) => return Ok(ControlFlow::Break(())),
                 Ok(ControlFlow::Continue(found)) => {
                     self.capacity.went_well(&self.options, in_flight, share);
-                    let (uploads, times) = in_order(cohort, found);
+                    let (mut uploads, times) = in_order(cohort, found);
+                    if let Some(losses) = &losses {
+                        losses.put(&mut uploads);
+                    }
                     return Ok(ControlFlow::Continue(Trained { uploads, times, in_flight, no_room_for }));
                 }
             };

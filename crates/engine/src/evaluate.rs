@@ -128,21 +128,22 @@ pub fn evaluate_rows(
     split: &Split,
     rows: &[usize],
 ) -> Result<Vec<Option<RowEvaluation>>, EngineError> {
-    evaluate_rows_within(&Room::new(TOKENS), model, adapter, split, rows)
+    evaluate_groups_within(&Room::new(TOKENS), model, adapter, split, &[rows])
 }
 
-/// [`evaluate_rows`] in batches that the devices turned out to hold.
-pub(crate) fn evaluate_rows_within(
+/// [`evaluate_rows`] of several groups of rows in batches that the devices turned out to hold, none with rows of two groups: what is
+/// found of one does not depend on the others, down to the last bit.
+pub(crate) fn evaluate_groups_within(
     room: &Room,
     model: &dyn Model,
     adapter: &Adapter,
     split: &Split,
-    rows: &[usize],
+    groups: &[&[usize]],
 ) -> Result<Vec<Option<RowEvaluation>>, EngineError> {
-    let longest = rows.iter().map(|&row| split.ids[row].len()).max().unwrap_or(0);
+    let longest = groups.iter().copied().flatten().map(|&row| split.ids[row].len()).max().unwrap_or(0);
     loop {
         let tokens = room.evaluated();
-        let words = match on_device(|| evaluate_here(model, adapter, split, rows, tokens)) {
+        let words = match on_device(|| evaluate_here(model, adapter, split, groups, tokens)) {
             Err(EngineError::OutOfMemory { words, .. }) => words,
             other => return other,
         };
@@ -156,30 +157,41 @@ pub(crate) fn evaluate_rows_within(
     }
 }
 
-/// [`evaluate_rows`], on this thread, in batches of at most so many tokens.
+/// Rows of each group in batches of at most so many tokens, or of one row. Like lengths together keep the composed attention's groups full.
+fn batches(split: &Split, groups: &[&[usize]], most: usize) -> Vec<Vec<usize>> {
+    let of_group = |rows: &&[usize]| {
+        let (mut order, mut tokens) = (rows.to_vec(), 0);
+        order.sort_by_key(|&row| (split.ids[row].len(), row));
+        let mut all: Vec<Vec<usize>> = Vec::new();
+        for row in order {
+            let length = split.ids[row].len();
+            match all.last_mut().filter(|_| tokens + length <= most) {
+                Some(last) => last.push(row),
+                None => {
+                    all.push(vec![row]);
+                    tokens = 0;
+                }
+            }
+            tokens += length;
+        }
+        all
+    };
+    groups.iter().flat_map(of_group).collect()
+}
+
+/// [`evaluate_groups_within`], on this thread, in batches of at most so many tokens.
 fn evaluate_here(
     model: &dyn Model,
     adapter: &Adapter,
     split: &Split,
-    rows: &[usize],
+    groups: &[&[usize]],
     most: usize,
 ) -> Result<Vec<Option<RowEvaluation>>, EngineError> {
     let shared = shared_head(adapter, model.device());
     let model = model.folded(adapter);
     let device = model.device();
-    // Like lengths together keep the composed attention's groups full.
-    let mut order = rows.to_vec();
-    order.sort_by_key(|&r| (split.ids[r].len(), r));
     let mut evaluated = vec![None; split.len()];
-    let mut rest = order.as_slice();
-    while !rest.is_empty() {
-        let mut tokens = 0;
-        let fits = rest.iter().take_while(|&&r| {
-            tokens += split.ids[r].len();
-            tokens <= most
-        });
-        let (now, later) = rest.split_at(fits.count().max(1));
-        rest = later;
+    for now in batches(split, groups, most) {
         let packed = PackedBatch::pack(&[now.iter().map(|&r| split.example(r)).collect()]);
         let batch = packed.to_device(model.info(), Rounding::of(device), device);
         if model.task() == Task::Regress {
@@ -203,7 +215,7 @@ fn evaluate_here(
         let losses: Vec<f32> = losses.inner().into_data().try_to_vec().map_err(broken)?;
         let [best, labels] = [best, batch.labels].map(|t| t.into_data());
         let mut rows = losses.into_iter().zip(best.iter::<i64>().zip(labels.iter::<i64>()));
-        for &row in now {
+        for &row in &now {
             let answers = split.goals[row].answers(split.ids[row].len());
             let is_class = matches!(split.goals[row], Goal::Class(_) | Goal::PairClass { .. });
             let (mut there, mut said) = (Vec::new(), Vec::new());

@@ -46,6 +46,7 @@ mod send;
 mod settings;
 mod sketch;
 mod slots;
+mod start_loss;
 mod starts;
 mod tally;
 mod terms;

@@ -120,6 +120,9 @@ pub struct Plan {
     pub wire: WireSettings,
     /// Each client also reports, layer by layer, how much the states of its first batch say ([`crate::layer_score`]).
     pub layer_scores: bool,
+    /// Each client also reports the mean loss of its training rows by the model that it starts from.
+    #[serde(default)]
+    pub start_loss: bool,
     /// A and B are a start that every client makes from the seed, so nobody is sent them.
     pub seeded: bool,
     /// Clients go on by themselves after the last round: their orders of rows and their masks are other streams than a round's, their
@@ -150,6 +153,7 @@ impl Plan {
             privacy: ClientPrivacy::Off,
             wire: WireSettings::default(),
             layer_scores: false,
+            start_loss: false,
             seeded: false,
             alone: false,
         }

@@ -6,6 +6,7 @@ use bonfire_models::{Adapter, Matrix};
 
 use crate::job::{ClientJob, Outcome};
 use crate::send::upload;
+use crate::start_loss;
 use crate::{Member, Plan, Role, TargetSlots, TrainSettings, Upload};
 
 /// Which slots a client is taken to choose where it chooses.
@@ -50,7 +51,9 @@ pub(crate) fn sketch_of(
     let update_factor = plan.update_factor(client, global);
     let job = ClientJob { member, steps: 1, slots, movement: None, correction: None, update_factor, probed_tokens: 0 };
     // Made-up numbers have nothing to protect, so their noise may come from the run's seed.
-    upload(plan, global, settings, &NoiseKey::Seed(settings.seed), &job, outcome)
+    let mut made = upload(plan, global, settings, &NoiseKey::Seed(settings.seed), &job, outcome);
+    made.aux.extend(plan.start_loss.then(|| start_loss::message(1.0)));
+    made
 }
 
 /// Layers that carry an adapter.

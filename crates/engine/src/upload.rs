@@ -65,6 +65,8 @@ pub enum Aux {
     LayerScores,
     /// Two sketches of every target's product, one after the other: see [`crate::ProductSketch`].
     ProductSketches,
+    /// The mean loss of the client's training rows by the model that it started from, `[1, 1]`, in nats an answer.
+    StartLoss,
 }
 
 /// What every message begins with.
@@ -124,6 +126,11 @@ impl Upload {
     /// What it holds of a kind besides movements.
     pub fn aux(&self, kind: Aux) -> Option<&[Matrix]> {
         self.aux.iter().find(|(other, _)| *other == kind).map(|(_, list)| list.as_slice())
+    }
+
+    /// The mean loss of the client's training rows by the model that it started from, where it was asked.
+    pub fn start_loss(&self) -> Option<f64> {
+        self.aux(Aux::StartLoss)?.first()?.data.first().map(|loss| f64::from(*loss))
     }
 
     /// Scalars of the adapter in this message, or of the weights in its place.

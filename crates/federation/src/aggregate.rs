@@ -6,6 +6,7 @@ use bonfire_engine::{Role, RoundSchedule, Upload};
 use bonfire_models::{Adapter, Factor, Matrix, standard_normal};
 
 use crate::client_products::in_order;
+use crate::fair::{Fair, Weight};
 use crate::robust::{believed, near_median};
 use crate::server_optimizer::{Moved, step};
 use crate::smoothing::smooth;
@@ -22,6 +23,8 @@ pub struct Rule {
     pub schedule: Option<(RoundSchedule, usize)>,
     /// Noise on the mean.
     pub noise: Option<CentralNoise>,
+    /// Clients weigh the more the worse the model serves them, by q-FedAvg.
+    pub fair: Option<Fair>,
     /// σ of the Laplacian smoothing of what factors moved by, after the noise; 0: none.
     pub smoothing: f64,
 }
@@ -56,6 +59,7 @@ impl Rule {
         let uploads: Vec<&Upload> = believed.iter().map(|upload| upload.as_ref()).collect();
         let Some(first) = uploads.first() else { return };
         let optimizer = self.optimizer.at_rate(self.schedule.map_or(1.0, |(schedule, of)| schedule.factor(round, of)));
+        let weights = self.weights(&uploads);
         let mut number = 0;
         let mut noised = |moved: &mut Moved| {
             number += 1;
@@ -67,7 +71,7 @@ impl Rule {
                 let matrix = &mut adapter.factor_mut(factor)[target];
                 let (rank, width) =
                     if factor == Factor::A { (matrix.cols, matrix.rows) } else { (matrix.rows, matrix.cols) };
-                let mut moved = self.combine(&uploads, &lists, rank, width, norm);
+                let mut moved = self.combine(&weights, &lists, rank, width, norm);
                 noised(&mut moved);
                 smooth(&mut moved.values, width, self.smoothing);
                 step(optimizer, state, Role::Factor(target, factor), &mut moved);
@@ -76,7 +80,7 @@ impl Rule {
         }
         for (i, matrix) in adapter.weights.iter_mut().enumerate().take(first.weights.len()) {
             let lists: Vec<_> = uploads.iter().map(|u| ((0..matrix.rows).collect(), &u.weights[i])).collect();
-            let mut moved = self.combine(&uploads, &lists, matrix.rows, matrix.cols, Norm::All);
+            let mut moved = self.combine(&weights, &lists, matrix.rows, matrix.cols, Norm::All);
             noised(&mut moved);
             step(optimizer, state, Role::Weight(i), &mut moved);
             add(matrix, false, &moved);
@@ -84,28 +88,36 @@ impl Rule {
         for i in 0..first.head.len() {
             let matrix = &mut adapter.head[i].value;
             let lists: Vec<_> = uploads.iter().map(|u| ((0..matrix.rows).collect(), &u.head[i])).collect();
-            let mut moved = self.combine(&uploads, &lists, matrix.rows, matrix.cols, Norm::All);
+            let mut moved = self.combine(&weights, &lists, matrix.rows, matrix.cols, Norm::All);
             noised(&mut moved);
             step(optimizer, state, Role::Head(i), &mut moved);
             add(matrix, false, &moved);
         }
     }
 
-    /// One tensor of `rank` rows; of every upload its row numbers and rows.
+    /// What each upload weighs in a mean.
+    fn weights(&self, uploads: &[&Upload]) -> Vec<Weight> {
+        match &self.fair {
+            Some(fair) => fair.weights(uploads),
+            None if self.noise.is_some() => uploads.iter().map(|_| Weight::plain(1.0)).collect(),
+            None => uploads.iter().map(|u| Weight::plain(u.examples as f64)).collect(),
+        }
+    }
+
+    /// One tensor of `rank` rows; of every upload what it weighs, its row numbers and rows.
     fn combine(
         &self,
-        uploads: &[&Upload],
+        weights: &[Weight],
         lists: &[(Vec<usize>, &Matrix)],
         rank: usize,
         width: usize,
         norm: Norm,
     ) -> Moved {
-        let weight = |u: &Upload| if self.noise.is_some() { 1.0 } else { u.examples as f64 };
-        let total = self.noise.as_ref().map_or_else(|| uploads.iter().map(|u| weight(u)).sum(), |noise| noise.expected);
+        let total = self.noise.as_ref().map_or_else(|| weights.iter().map(|w| w.below).sum(), |noise| noise.expected);
         let mut chosen = vec![Vec::new(); rank];
-        for (upload, (slots, vectors)) in uploads.iter().zip(lists) {
+        for (weight, (slots, vectors)) in weights.iter().zip(lists) {
             for (row, &slot) in slots.iter().enumerate() {
-                chosen[slot].push((weight(upload), &vectors.data[row * width..(row + 1) * width]));
+                chosen[slot].push((*weight, &vectors.data[row * width..(row + 1) * width]));
             }
         }
         let mut moved = Moved { values: vec![0.0; rank * width], width, touched: vec![false; rank] };
@@ -113,18 +125,18 @@ impl Rule {
             moved.touched[slot] = true;
             let out = &mut moved.values[slot * width..(slot + 1) * width];
             match self.aggregation {
-                Aggregation::Mean {} | Aggregation::NormClip { .. } => {
+                Aggregation::Mean {} | Aggregation::NormClip { .. } | Aggregation::QFedAvg { .. } => {
                     let below = match norm {
                         Norm::All => total,
-                        Norm::Choosers => rows.iter().map(|(w, _)| w).sum(),
+                        Norm::Choosers => rows.iter().map(|(weight, _)| weight.below).sum(),
                     };
                     for (weight, row) in rows {
-                        out.iter_mut().zip(*row).for_each(|(sum, &v)| *sum += weight * f64::from(v));
+                        out.iter_mut().zip(*row).for_each(|(sum, &v)| *sum += weight.above * f64::from(v));
                     }
                     out.iter_mut().for_each(|v| *v /= below);
                 }
                 aggregation => {
-                    let absent = if norm == Norm::All { uploads.len() - rows.len() } else { 0 };
+                    let absent = if norm == Norm::All { weights.len() - rows.len() } else { 0 };
                     robust(aggregation, rows, absent, out);
                 }
             }
@@ -147,7 +159,7 @@ impl Rule {
 
 /// Median, trimmed mean (Yin et al., arXiv 1803.01498), what Bulyan makes of those it chose, or the plain mean of those that Krum did:
 /// number by number and without weights; `absent` clients count as zero.
-fn robust(aggregation: Aggregation, rows: &[(f64, &[f32])], absent: usize, out: &mut [f64]) {
+fn robust(aggregation: Aggregation, rows: &[(Weight, &[f32])], absent: usize, out: &mut [f64]) {
     let mut values = vec![0.0; rows.len() + absent];
     for (i, out) in out.iter_mut().enumerate() {
         values.fill(0.0);

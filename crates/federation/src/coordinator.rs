@@ -213,6 +213,9 @@ impl Coordinator {
         if beyond(loss, NONSENSE) {
             return Some(format!("its loss is {:.3e}, which no training that learns has", upload.loss));
         }
+        if let Some(loss) = upload.start_loss().filter(|loss| *loss < 0.0 || beyond(*loss, NONSENSE)) {
+            return Some(format!("its loss before training is {loss:.3e}, which no model that learns has"));
+        }
         let most = max_examples.filter(|most| examples > *most)?;
         Some(format!("it says that it has {examples} examples, above server.max_examples = {most}"))
     }

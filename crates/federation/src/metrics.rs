@@ -203,7 +203,7 @@ pub struct RoundMetrics {
     /// Where the wall time went; absent in runs of versions that did not say.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub times: Option<Times>,
-    /// Real tokens through forward and backward, probes included.
+    /// Real tokens through forward and backward, probes included; through a forward pass alone they count a third.
     pub tokens: u64,
 }
 
@@ -539,7 +539,7 @@ pub struct Summary {
     pub trainable_params: u64,
     /// Wall time of local training, seconds, probes included.
     pub train_seconds: f64,
-    /// Real tokens through forward and backward, probes included.
+    /// Real tokens through forward and backward, probes included; through a forward pass alone they count a third.
     pub tokens_trained: u64,
     /// `tokens_trained / train_seconds`.
     pub tokens_per_second: f64,

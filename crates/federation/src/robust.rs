@@ -16,9 +16,10 @@ use crate::Aggregation;
 pub(crate) fn believed<'u>(aggregation: Aggregation, uploads: &[&'u Upload]) -> Vec<Cow<'u, Upload>> {
     let whole = |chosen: Vec<usize>| chosen.into_iter().map(|i| Cow::Borrowed(uploads[i])).collect();
     match aggregation {
-        Aggregation::Mean {} | Aggregation::Median {} | Aggregation::TrimmedMean { .. } => {
-            whole((0..uploads.len()).collect())
-        }
+        Aggregation::Mean {}
+        | Aggregation::Median {}
+        | Aggregation::TrimmedMean { .. }
+        | Aggregation::QFedAvg { .. } => whole((0..uploads.len()).collect()),
         Aggregation::Krum { attackers } => whole(krum(&distances(uploads), attackers, 1)),
         Aggregation::MultiKrum { attackers, keep } => {
             let keep = keep.unwrap_or_else(|| uploads.len().saturating_sub(attackers));

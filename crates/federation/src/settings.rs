@@ -9,6 +9,7 @@ mod clients;
 mod composition;
 mod devices;
 mod evaluate;
+mod fair;
 mod personalise;
 mod privacy;
 mod schema;

@@ -20,6 +20,7 @@ const OPTIONS: &[Option_] = &[
     ("`server.optimizer`", |s, _| s.server.optimizer = ServerOptimizer::FedAvgM { lr: 1.0, momentum: 0.9 }),
     ("`server.schedule`", |s, _| s.server.schedule = read("{ schedule = \"cosine\" }")),
     ("`server.aggregate`", |s, _| s.server.aggregate = Aggregation::Median {}),
+    ("`server.aggregate` q-fedavg", |s, _| s.server.aggregate = Aggregation::QFedAvg { q: 1.0, lipschitz: None }),
     ("`server.weights`", |s, _| s.server.weights = read("\"uniform\"")),
     ("`server.max_norm`", |s, _| s.server.max_norm = Some(1e5)),
     ("`server.asynchronous`", |s, _| {

@@ -14,6 +14,7 @@ mod clock;
 mod composition;
 mod dropout;
 mod encoder;
+mod fair;
 mod faults;
 mod gang;
 mod golden_export;

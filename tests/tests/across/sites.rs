@@ -24,6 +24,8 @@ const RUNS: &[&str] = &[
     "[strategy]\nname = \"full\"\n[wire]\ndownload = \"bf16\"",
     "[strategy]\nname = \"fedit\"\n[attack]\nkind = \"backdoor\"\nshare = 0.5\ntarget = 1\nfactor = 2.0",
     "[strategy]\nname = \"fedit\"\n[server]\noptimizer = { name = \"fedadam\", lr = 0.01 }",
+    "[strategy]\nname = \"fedit\"\n[server]\naggregate = { name = \"q-fedavg\", q = 2.0 }",
+    "[strategy]\nname = \"fedsa-lora\"\n[server]\naggregate = { name = \"q-fedavg\" }",
     "[strategy]\nname = \"fedit\"\n[train]\nrounds = 4\nlr_a = 1e-3\nbatch_size = 4\nscaffold = true",
     "[strategy]\nname = \"lora-a2\"\n[clients]\ncount = 6\nper_round = 3\ndropout = 0.3\nbudget = 1",
     "[strategy]\nname = \"flora\"\n[clients]\ncount = 6\nper_round = 2",

@@ -22,6 +22,7 @@ impl Settings {
             .or_else(|| self.window_problem())
             .or_else(|| self.asynchronous_problem())
             .or_else(|| self.averaging_problem())
+            .or_else(|| self.fairness_problem())
             .or_else(|| self.method_problem())
             .or_else(|| self.privacy_problem())
             .or_else(|| self.full_problem())

@@ -151,6 +151,18 @@ pub enum Aggregation {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         norm: Option<f64>,
     },
+    /// Every client counts once, and the more the worse the model serves it (q-FedAvg, Li et al., arXiv 1905.10497): of its movement d and
+    /// its loss F before it trained, `Σ F^q·L·d / Σ (q·F^(q−1)·L²·‖d‖² + L·F^q)`.
+    #[serde(rename = "q-fedavg")]
+    QFedAvg {
+        /// How much more: 0 is the plain mean.
+        #[serde(default = "one")]
+        q: f64,
+        /// L, about the Lipschitz constant of the objective's gradient; left out: one over the clients' learning rate, of each kind of tensor its
+        /// own.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        lipschitz: Option<f64>,
+    },
 }
 
 impl Default for Aggregation {
@@ -193,7 +205,13 @@ impl ServerSettings {
         let keep = !matches!(self.aggregate, Aggregation::MultiKrum { keep: Some(0), .. });
         let norm =
             !matches!(self.aggregate, Aggregation::NormClip { norm: Some(norm) } if !(norm.is_finite() && norm > 0.0));
+        let (q, lipschitz) = match self.aggregate {
+            Aggregation::QFedAvg { q, lipschitz } => (q, lipschitz),
+            _ => (0.0, None),
+        };
         Problem::first([
+            ("server.aggregate.q", q.is_finite() && q >= 0.0, "a finite number, not negative"),
+            ("server.aggregate.lipschitz", lipschitz.is_none_or(|l| l.is_finite() && l > 0.0), "a positive number"),
             ("server.max_norm", self.max_norm.is_none_or(|norm| norm.is_finite() && norm > 0.0), "a positive number"),
             ("server.max_examples", self.max_examples != Some(0), "1 or more"),
             ("server.schedule.min", self.schedule.is_none_or(RoundSchedule::is_valid), RoundSchedule::VALID),

@@ -8,8 +8,9 @@ use bonfire_engine::{Active, Aux, ClientPrivacy, Plan, Role, RoleTensors, Schedu
 use bonfire_models::{Adapter, AdapterInit, Matrix};
 
 use crate::aggregate::{CentralNoise, Rule};
+use crate::fair::Fair;
 use crate::protection::Protection;
-use crate::{BudgetUse, Norm, PrivacySettings, Prune, Server, Settings};
+use crate::{Aggregation, BudgetUse, Norm, PrivacySettings, Prune, Server, Settings};
 
 /// Name of the state that counts for how many rounds each slot has contributed little, `[targets, R]`.
 const QUIET: &str = "quiet";
@@ -91,7 +92,7 @@ impl Common {
             prox: train.prox,
             scaffold: train.scaffold,
             privacy: settings.client_privacy(),
-            rule: Rule { aggregation, optimizer, schedule, noise, smoothing: 0.0 },
+            rule: Rule { aggregation, optimizer, schedule, noise, fair: fair(settings, lr_a, lr_b), smoothing: 0.0 },
             prune: settings.strategy.prune(),
             schedule: (train.schedule, train.warmup_steps),
             rounds: train.rounds,
@@ -109,6 +110,7 @@ impl Common {
             train_head: self.train_head,
             terms: Terms { prox: self.prox, variate, ..Terms::default() },
             privacy: self.privacy,
+            start_loss: self.rule.fair.is_some(),
             ..Plan::new(server.round + 1, active, self.lr_a, self.lr_b)
         }
     }
@@ -167,6 +169,14 @@ impl Common {
             }
         }
     }
+}
+
+/// What q-FedAvg goes by, with clients' rates `lr_a` and `lr_b`.
+fn fair(settings: &Settings, lr_a: f64, lr_b: f64) -> Option<Fair> {
+    let Aggregation::QFedAvg { q, lipschitz } = settings.server.aggregate else { return None };
+    let of = |rate: f64| lipschitz.unwrap_or(1.0 / rate);
+    let lr_core = settings.gates().map_or(lr_b, |(_, rate)| rate);
+    Some(Fair { q, factors: [lr_a, lr_b, lr_core].map(of), head: of(settings.train.lr_head) })
 }
 
 /// The server's control variates of what trains.
