@@ -11,6 +11,7 @@ import gzip
 import http.server
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -82,7 +83,9 @@ def synced(wandb: str, log: Path, address: str) -> None:
     """Has wandb upload a log."""
     Server.settings, Server.lines, Server.ended = {}, {}, None
     env = dict(os.environ, WANDB_BASE_URL=address, WANDB_API_KEY="0" * 40, WANDB_ERROR_REPORTING="false")
-    done = subprocess.run([wandb, "beta", "sync", "--yes", str(log)], env=env, capture_output=True, text=True, timeout=120)
+    command = [wandb, "beta", "sync", "--yes", str(log)]
+    # It leaves notes of its own where it runs.
+    done = subprocess.run(command, env=env, cwd=log.parent, capture_output=True, text=True, timeout=120)
     if done.returncode != 0 or Server.ended is None:
         sys.exit(f"error: wandb did not take {log}:\n{done.stdout}{done.stderr}")
 
@@ -96,18 +99,19 @@ def main() -> None:
     threading.Thread(target=server.serve_forever, daemon=True).start()
     address = f"http://127.0.0.1:{server.server_port}"
     bonfire = str(args.bonfire.resolve())
+    wandb = shutil.which(args.wandb) or sys.exit(f"error: no {args.wandb} here: pip install wandb")
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "run"
         small = ["--quiet", "--device", "cpu", "--set", "track.wandb=true"]
         subprocess.run([bonfire, "train", "--out", run, *small, "--set", "train.rounds=2"], check=True, stdout=subprocess.DEVNULL)
         logs = [next((run / "wandb").glob("offline-run-*"))]
-        synced(args.wandb, logs[0], address)
+        synced(wandb, logs[0], address)
         first = len(Server.lines)
         # With more rounds it is the same run there, and is uploaded again.
         more = [bonfire, "train", "--resume", run, "--quiet", "--set", "train.rounds=4", "--accept-changes"]
         subprocess.run(more, check=True, stdout=subprocess.DEVNULL)
         logs.append(next((run / "wandb").glob("offline-run-*")))
-        synced(args.wandb, logs[1], address)
+        synced(wandb, logs[1], address)
         rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     wrong = []
     if logs[0] != logs[1]:

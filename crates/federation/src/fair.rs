@@ -115,17 +115,17 @@ mod tests {
         upload.matrices().flat_map(|m| &m.data).map(|v| f64::from(*v)).collect()
     }
 
-    /// The published code, line by line (litian96/fair_flearn, `trainers/qffedavg.py` and `fedbase.py::aggregate2`), in f64.
+    /// What the published code computes (litian96/fair_flearn, `trainers/qffedavg.py` and `fedbase.py::aggregate2`), in f64.
     fn published(before: &[f64], moved: &[Vec<f64>], losses: &[f64], q: f64, learning_rate: f64) -> Vec<f64> {
         let (mut deltas, mut hs) = (Vec::new(), Vec::new());
         for (movement, loss) in moved.iter().zip(losses) {
-            let grads: Vec<f64> = movement.iter().map(|d| -d * 1.0 / learning_rate).collect();
+            let grads: Vec<f64> = movement.iter().map(|d| -d / learning_rate).collect();
             let norm_grad: f64 = grads.iter().map(|g| g * g).sum();
             deltas.push(grads.iter().map(|g| (loss + 1e-10).powf(q) * g).collect::<Vec<f64>>());
             hs.push(q * (loss + 1e-10).powf(q - 1.0) * norm_grad + (1.0 / learning_rate) * (loss + 1e-10).powf(q));
         }
-        let demominator: f64 = hs.iter().sum();
-        let update = |i: usize| deltas.iter().map(|delta| delta[i] / demominator).sum::<f64>();
+        let denominator: f64 = hs.iter().sum();
+        let update = |i: usize| deltas.iter().map(|delta| delta[i] / denominator).sum::<f64>();
         before.iter().enumerate().map(|(i, w)| w - update(i)).collect()
     }
 
@@ -149,11 +149,10 @@ mod tests {
     fn a_case_worked_out_by_hand() {
         // One number of B moves by 0.2 and by −0.4; losses 2 and 0.5; q = 1 and L = 10: h is L²·d² + L·F, so 4 + 20 and 16 + 5;
         // Σ F·L·d is 4 − 2. Of 45 that is 2.
-        let mut before = server(3, 5);
-        before.adapter.targets.truncate(1);
+        let before = server(3, 5);
         let one = |loss: f32, by: f32| {
             let mut upload = uploads(&before, &[Factor::B], &[3], 1).remove(0);
-            upload.factors[0].1[0].data.fill(0.0);
+            upload.factors.iter_mut().flat_map(|(_, all)| all).for_each(|matrix| matrix.data.fill(0.0));
             upload.factors[0].1[0].data[0] = by;
             upload.aux = vec![(Aux::StartLoss, vec![Matrix::new(1, 1, vec![loss])])];
             upload

@@ -81,11 +81,11 @@ fn what_contradicts_itself_is_refused() {
 #[test]
 fn a_set_that_only_the_configurations_own_strategy_refuses_is_the_cells_matter() {
     let with = |strategies: &str, set: &str| with_sets(strategies, &[], &[], &[], &[set]);
-    let asked = with("fedit", "server.asynchronous={ buffer = 2 }").expect("a grid");
-    assert!(asked.cells[0].loaded.config.server.asynchronous.is_some());
+    let asked = with("fedit", "adapter.dropout=0.1").expect("a grid");
+    assert_eq!(asked.cells[0].loaded.config.adapter.dropout, Some(0.1));
     assert_eq!(asked.cells[0].rank, Rank::Same(2), "as without it");
-    let own = refusal(with("fedit,lora-a2", "server.asynchronous={ buffer = 2 }"));
-    assert!(own.what.contains("is not for lora-a2"), "{}", own.what);
+    let own = refusal(with("fedit,lora-a2", "adapter.dropout=0.1"));
+    assert!(own.what.contains("lora-a2"), "{}", own.what);
     // A slip is nobody's strategy's.
     let slip = refusal(with("fedit", "train.rouns=2"));
     assert!(slip.what.starts_with("unknown key `rouns`"), "{}", slip.what);
