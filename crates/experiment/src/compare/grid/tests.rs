@@ -82,7 +82,7 @@ fn what_contradicts_itself_is_refused() {
 fn a_set_that_only_the_configurations_own_strategy_refuses_is_the_cells_matter() {
     let with = |strategies: &str, set: &str| with_sets(strategies, &[], &[], &[], &[set]);
     let asked = with("fedit", "adapter.dropout=0.1").expect("a grid");
-    assert_eq!(asked.cells[0].loaded.config.adapter.dropout, Some(0.1));
+    assert_eq!(asked.cells[0].loaded.config.adapter.dropout, 0.1);
     assert_eq!(asked.cells[0].rank, Rank::Same(2), "as without it");
     let own = refusal(with("fedit,lora-a2", "adapter.dropout=0.1"));
     assert!(own.what.contains("lora-a2"), "{}", own.what);
