@@ -16,19 +16,13 @@ fn start(room: &Room) -> Option<Child> {
     let line = format!("stty rows 30 cols 100; exec {} {}", env!("CARGO_BIN_EXE_bonfire"), args.join(" "));
     let mut script = Command::new("env");
     // Tests that were started by `nohup` have SIGHUP ignored, and a program keeps that: its terminal could be closed unheard.
-    script.args(hangup_is_ignored().then_some("--default-signal=HUP")).arg("script");
+    script.args(["--default-signal=HUP", "script"]);
     script.args(["-qec", &line, "/dev/null"]).current_dir(room.path("")).stdin(Stdio::piped());
     if Command::new("script").arg("--version").output().is_err() {
         println!("SKIPPED: no `script` to make a terminal with");
         return None;
     }
     script.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().ok()
-}
-
-fn hangup_is_ignored() -> bool {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:")).map(str::trim).unwrap_or_default();
-    u64::from_str_radix(mask, 16).is_ok_and(|mask| mask & 1 == 1)
 }
 
 /// Waits until the run has ended a round.
