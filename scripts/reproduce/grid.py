@@ -1,7 +1,8 @@
 """The grid of the reproduction: which cells there are, in which order, and what each is run with.
 
-A cell is one run of `bonfire train`. Cells do not depend on each other but for the learning rate, which is the best of
-`RATES` on a seed that no table uses (`SEARCH_SEED`), found in short runs that are cells too.
+A cell is one run of `bonfire train`. Cells do not depend on each other but, in the long lines, for the learning rate, which is
+the best of `RATES` on a seed that no table uses (`SEARCH_SEED`), found in short runs that are cells too. The short lines, which
+two slow cores can end in a night, come first; they run every method at two rates.
 """
 
 from dataclasses import dataclass, field
@@ -11,7 +12,10 @@ RATES = (5e-4, 1e-3, 2e-3)
 PAPER_RATE = 5e-4
 SEEDS = (0, 1)
 SEARCH_SEED, SEARCH_ROUNDS = 2, 8
-ROUNDS = 25
+ROUNDS, EPOCHS = 25, 3
+# Of the short lines.
+SHORT_RATES = (1e-3, 2e-3)
+SHORT_ROUNDS, SHORT_EPOCHS = 10, 2
 
 
 @dataclass(frozen=True)
@@ -50,11 +54,14 @@ class Line:
     rank: int
     head: str
     methods: tuple[str, ...]
+    short: bool = False
 
 
 ALL = tuple(METHODS)
 FIRST = ("lora-a2", "fedit", "fedit-5x", "ffa-lora")
 LINES = (
+    Line("s1", "banking77-small", 0.01, 1, "trained", ALL, short=True),
+    Line("s8", "banking77-small", 0.01, 8, "trained", ALL, short=True),
     Line("a", "banking77", 0.01, 1, "trained", ALL),
     Line("b", "banking77", 0.01, 8, "trained", ALL),
     Line("c1", "banking77", 0.1, 1, "trained", ALL),
@@ -95,6 +102,7 @@ class Cell:
             f"adapter.head={line.head}",
             f"train.lr_a={self.rate}",
             f"train.rounds={self.rounds}",
+            *([f"train.epochs={SHORT_EPOCHS}", f"evaluate.every={SHORT_ROUNDS // 5}"] if line.short else []),
             f"train.seed={self.seed}",
         ]
 
@@ -117,6 +125,9 @@ def order(finished: dict[str, dict]) -> list[Cell]:
     cells = []
     for line in LINES:
         methods = [METHODS[name] for name in line.methods]
+        if line.short:
+            cells += [Cell(line, m, seed, rate, SHORT_ROUNDS) for seed in SEEDS for rate in SHORT_RATES for m in methods]
+            continue
         # One seed of every method at the paper's rate before anything else of the line.
         cells += [Cell(line, m, SEEDS[0], PAPER_RATE, ROUNDS) for m in methods]
         cells += [cell for m in methods for cell in searches(line, m)]

@@ -29,23 +29,31 @@ def mean_overlap(cell: dict | None) -> str:
     return f"{100 * sum(chosen) / len(chosen):.0f} %" if chosen else ""
 
 
+def first_rate(line: grid.Line) -> float:
+    """The one whose cells come first."""
+    return grid.SHORT_RATES[0] if line.short else grid.PAPER_RATE
+
+
 def table(line: grid.Line, cells: dict[str, dict]) -> list[str]:
     """One line of the grid, with its gaps."""
-    seeds = grid.SEEDS
-    best = {m: grid.best_rate(line, grid.METHODS[m], cells) for m in line.methods}
+    seeds, first = grid.SEEDS, first_rate(line)
+    best = {m: None if line.short else grid.best_rate(line, grid.METHODS[m], cells) for m in line.methods}
+    rates = [(f"η = {rate:g}", dict.fromkeys(line.methods, rate)) for rate in (grid.SHORT_RATES if line.short else (first,))]
+    rates += [] if line.short else [("best η", best)]
     head = ["method"]
-    for what in (f"η = {grid.PAPER_RATE:g}", "best η"):
+    for what, _ in rates:
         head += [f"{what}, seed {s}" for s in seeds] + [f"against {BESIDE}, seed {s}" for s in seeds]
-    head += ["best η", "MB up, adapter", "MB up, head", "MB up, indices", "overlap of choices"]
+    head += [*([] if line.short else ["best η"]), "MB up, adapter", "MB up, head", "MB up, indices", "overlap of choices"]
     rows = ["| " + " | ".join(head) + " |", "|---|" + "---|" * (len(head) - 1)]
     for method in line.methods:
         row = [method]
-        for rate in ({m: grid.PAPER_RATE for m in line.methods}, best):
+        for _, rate in rates:
             own = [picked(cells, line, method, s, rate[method]) for s in seeds]
             beside = [picked(cells, line, BESIDE, s, rate[BESIDE]) for s in seeds]
             row += [percent(c) for c in own] + [against(c, b) for c, b in zip(own, beside, strict=True)]
-        some = next((c for s in seeds if (c := picked(cells, line, method, s, grid.PAPER_RATE))), None)
-        row.append(f"{best[method]:g}" if best[method] else "–")
+        some = next((c for s in seeds if (c := picked(cells, line, method, s, first))), None)
+        if not line.short:
+            row.append(f"{best[method]:g}" if best[method] else "–")
         if some:
             heads, indices = 4 * some["upload_head_params"], some["upload_index_bytes"]
             parts = (4 * some["upload_params"] - heads, heads, indices)
@@ -57,7 +65,7 @@ def table(line: grid.Line, cells: dict[str, dict]) -> list[str]:
 
 
 def picture(line: grid.Line, cells: dict[str, dict], path: Path) -> bool:
-    """Accuracy against uploaded bytes, the paper's rate, every seed a thin curve."""
+    """Accuracy against uploaded bytes, the line's first rate, every seed a thin curve."""
     try:
         import matplotlib
     except ImportError:
@@ -69,7 +77,7 @@ def picture(line: grid.Line, cells: dict[str, dict], path: Path) -> bool:
     figure, axes = pyplot.subplots(figsize=(7, 4))
     for colour, method in enumerate(line.methods):
         for seed in grid.SEEDS:
-            cell = picked(cells, line, method, seed, grid.PAPER_RATE)
+            cell = picked(cells, line, method, seed, first_rate(line))
             if cell is None:
                 continue
             rounds = len(cell["accuracy"])

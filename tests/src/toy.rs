@@ -26,6 +26,7 @@ pub const STRATEGIES: &[&str] = &[
     "name = \"xgblora\"\nlayers = 1",
     "name = \"fedlada\"",
     "name = \"dfl\"\napart = 0.1",
+    "name = \"clustered\"",
     "name = \"flexlora\"",
     "name = \"flora\"",
     "name = \"florist\"",

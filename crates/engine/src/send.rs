@@ -52,16 +52,18 @@ pub(crate) fn upload(
     if let Some(sketch) = &plan.sketch {
         aux.push((Aux::ProductSketches, sketch.of(plan.round, global, &roles, &movement)));
     }
-    if !plan.private.is_nothing() {
+    if plan.private.by_group {
+        movement = since_its_start(plan, global, member.memory, movement);
+    } else if !plan.private.is_nothing() {
         let all = slots.unwrap_or_else(|| all_slots(global));
         let (leaving, shared, own) = keep_private(plan, global, &roles, movement, all);
         (movement, slots, kept.own) = (leaving, Some(shared), own);
     }
     let sent = |role: &Role| match role {
         Role::Factor(..) if plan.sketch.is_some() => false,
-        Role::Factor(_, factor) => !plan.private.factors.contains(factor),
+        Role::Factor(_, factor) => plan.private.by_group || !plan.private.factors.contains(factor),
         Role::Weight(_) => true,
-        Role::Head(_) => !plan.private.head,
+        Role::Head(_) => plan.private.shares_head(),
     };
     let mut factors: Vec<(Factor, Vec<Matrix>)> = Vec::new();
     let (mut weights, mut head) = (Vec::new(), Vec::new());
@@ -158,6 +160,19 @@ pub(crate) fn resume(plan: &Plan, global: &Adapter, memory: Option<&ClientMemory
         Matrix::new(shared + kept.rows, kept.cols, [zeros.as_slice(), &kept.data].concat())
     };
     Some(Role::all(plan, global).iter().map(movement).collect())
+}
+
+/// By how much a client moved what its group had, of how much that is from the start of all.
+fn since_its_start(
+    plan: &Plan,
+    global: &Adapter,
+    memory: Option<&ClientMemory>,
+    mut movement: Vec<Matrix>,
+) -> Vec<Matrix> {
+    for (end, began) in movement.iter_mut().zip(resume(plan, global, memory).unwrap_or_default()) {
+        end.data.iter_mut().zip(began.data).for_each(|(end, began)| *end -= began);
+    }
+    movement
 }
 
 /// The model of a client that keeps a part for itself: the global adapter with what it kept added.

@@ -21,7 +21,7 @@ pub use lock::Lock;
 use names::LOCK;
 pub use names::{
     ADAPTER, BEST_ADAPTER, BEST_CLIENTS, BEST_MODEL, CHECKPOINTS, CLASSES, CLIENTS, CONFIG, CSV, LOG, METRICS, MLFLOW,
-    MODEL, PARTITION, ROWS_OF_CLIENTS, SUMMARY, TENSORBOARD, WANDB,
+    MODEL, PARTITION, ROWS_OF_CLIENTS, SUMMARY, TENSORBOARD, TRACKIO, WANDB,
 };
 
 /// What a run's configuration begins with: the directory from which its relative paths hold.

@@ -2,24 +2,32 @@
 //! when a run begins or goes on, and grows by a round at a time.
 
 mod events;
+#[cfg(test)]
+mod fake_server;
 mod mlflow;
 mod moments;
 mod scalars;
 mod tensorboard;
+mod trackio;
 mod wandb;
 
 use std::fs::{File, OpenOptions};
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use bonfire_federation::{ClientMetrics, RoundMetrics};
+
+use ureq::Agent;
 
 use crate::config::RunConfig;
 use crate::run_folder::{CSV, own, replace};
 use mlflow::Mlflow;
 use scalars::Totals;
 use tensorboard::TensorBoard;
+use trackio::Trackio;
 use wandb::Wandb;
 
 /// What follows a run.
@@ -30,6 +38,7 @@ pub struct Trackers {
     tensorboard: Option<TensorBoard>,
     wandb: Option<Wandb>,
     mlflow: Option<Mlflow>,
+    trackio: Option<Trackio>,
 }
 
 impl Trackers {
@@ -42,12 +51,15 @@ impl Trackers {
         let settings = &config.track;
         let last = past.last().map(|metrics| metrics.round);
         let mlflow = settings.mlflow.as_deref().map(|address| Mlflow::open(run, config, address, last)).transpose()?;
+        let trackio =
+            settings.trackio.as_deref().map(|address| Trackio::open(run, config, address, last)).transpose()?;
         let mut trackers = Trackers {
             totals: Totals::default(),
             csv: settings.csv.then(|| Csv::create(run)).transpose()?,
             tensorboard: settings.tensorboard.then(|| TensorBoard::create(run, past)).transpose()?,
             wandb: settings.wandb.then(|| Wandb::create(run, config, past)).transpose()?,
             mlflow,
+            trackio,
         };
         past.iter().try_for_each(|metrics| trackers.add(metrics, &[]))?;
         Ok(trackers)
@@ -60,6 +72,7 @@ impl Trackers {
     pub fn round(&mut self, metrics: &RoundMetrics, clients: &[ClientMetrics]) -> Result<()> {
         self.add(metrics, clients)?;
         self.mlflow.iter_mut().for_each(Mlflow::send);
+        self.trackio.iter_mut().for_each(Trackio::send);
         Ok(())
     }
 
@@ -67,6 +80,7 @@ impl Trackers {
     pub fn finish(&mut self, whole: bool) {
         self.wandb.iter_mut().for_each(|wandb| wandb.finish(whole));
         self.mlflow.iter_mut().for_each(|mlflow| mlflow.finish(whole));
+        self.trackio.iter_mut().for_each(Trackio::finish);
     }
 
     fn add(&mut self, metrics: &RoundMetrics, clients: &[ClientMetrics]) -> Result<()> {
@@ -84,6 +98,9 @@ impl Trackers {
         if let Some(mlflow) = &mut self.mlflow {
             mlflow.round(metrics, &scalars);
         }
+        if let Some(trackio) = &mut self.trackio {
+            trackio.round(metrics, &scalars);
+        }
         Ok(())
     }
 }
@@ -91,6 +108,34 @@ impl Trackers {
 /// What a tracker calls the run: as its folder.
 fn run_name(run: &Path, config: &RunConfig) -> String {
     run.file_name().map_or_else(|| config.name().to_owned(), |name| name.to_string_lossy().into_owned())
+}
+
+/// How long a server may take for one request.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What asks servers.
+fn agent() -> Agent {
+    let config = Agent::config_builder()
+        .user_agent(concat!("bonfire/", env!("CARGO_PKG_VERSION")))
+        .http_status_as_error(false)
+        .timeout_global(Some(PATIENCE));
+    config.build().new_agent()
+}
+
+/// A variable of the environment that says something.
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.trim().is_empty())
+}
+
+/// Eight letters and digits, drawn anew for every run: seeds are the same in many.
+fn new_id() -> String {
+    let mut left = RandomState::new().build_hasher().finish();
+    let mut letter = || {
+        let digit = (left % 36) as u32;
+        left /= 36;
+        char::from_digit(digit, 36).expect("below 36")
+    };
+    (0..8).map(|_| letter()).collect()
 }
 
 /// `metrics.csv`: a row a round, a column a number, empty where a round has none.

@@ -22,6 +22,7 @@ use self::file::{Stored, VERSION, opened, sealed};
 use crate::clients::Clients;
 use crate::data_checksum::hex;
 use crate::download::Pushes;
+use crate::groups::Groups;
 use crate::timeline::{StoredTimeline, Timeline};
 use crate::{Coordinator, Ledger, Run, Server, State};
 
@@ -195,6 +196,7 @@ impl Run {
     pub fn resume(&mut self, checkpoint: Checkpoint) -> Result<(), CheckpointError> {
         let read = self.coordinator.resume_from(checkpoint, &self.clients.data_checksum)?;
         (self.clients.memories, self.clients.private) = read;
+        self.clients.groups = Groups::read(&self.coordinator.server.state);
         self.clients.engine.draw_noise_from(self.coordinator.protection.key.clone());
         Ok(())
     }

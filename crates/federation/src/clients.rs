@@ -13,6 +13,7 @@ use bonfire_models::{Adapter, Model};
 
 use crate::attack::spoil;
 use crate::data_checksum::data_checksum;
+use crate::groups::Groups;
 use crate::pool::Pool;
 use crate::{Server, Settings};
 
@@ -29,6 +30,8 @@ pub(crate) struct Clients {
     pub shards: Shards,
     /// What each client keeps for itself from round to round; the server never sees it.
     pub memories: BTreeMap<usize, ClientMemory>,
+    /// Where clients share a part by groups, what each group has of it.
+    pub groups: Groups,
     /// Which part that is, by the last round's plan.
     pub private: Private,
     /// Of the texts and of who holds them.
@@ -53,6 +56,7 @@ impl Clients {
             triggered,
             shards,
             memories,
+            groups: Groups::default(),
             private,
             data_checksum,
             pool: None,
@@ -65,8 +69,13 @@ impl Clients {
             rows: &self.shards.train[client],
             pace: self.settings.pace(plan.round, client),
             steps: self.pool.as_ref().map(|pool| pool.steps(plan.round)),
-            memory: self.memories.get(&client),
+            memory: self.memory(client),
         }
+    }
+
+    /// What `client` begins with besides what all do: what it or its group has. `None`: nothing yet.
+    pub fn memory(&self, client: usize) -> Option<&ClientMemory> {
+        self.groups.memory(client).or_else(|| self.memories.get(&client))
     }
 
     /// Tokens that `client` trains on by `plan`, which asks for no probe.
@@ -96,16 +105,17 @@ impl Clients {
         }))
     }
 
-    /// Clients that keep a part of the model for themselves, each with its own model as one plain adapter over the
-    /// untouched backbone. Clients that never took part have none.
+    /// Clients that keep a part of the model for themselves or share it with their group, each with its own model as one plain
+    /// adapter over the untouched backbone. Clients that never took part have none.
     pub fn personal_models<'c>(&'c self, server: &'c Server) -> impl Iterator<Item = (usize, Adapter)> + 'c {
-        let own = self.memories.keys().filter(|_| !self.private.is_nothing());
-        own.map(|&client| (client, self.personal_model(server, client)))
+        let all = if self.private.is_nothing() { 0 } else { self.shards.train.len() };
+        let own = (0..all).filter(|&client| self.memory(client).is_some());
+        own.map(|client| (client, self.personal_model(server, client)))
     }
 
     /// The model of a client that keeps a part for itself.
     fn personal_model(&self, server: &Server, client: usize) -> Adapter {
-        server.merged.total(&personal(&self.private, &server.adapter, self.memories.get(&client)))
+        server.merged.total(&personal(&self.private, &server.adapter, self.memory(client)))
     }
 
     /// The test split by the global model.

@@ -1,14 +1,15 @@
 //! What a site (a machine that holds some of the clients) lacks to begin a round: the parts of the server's state that are newer than the site's copy, each as one
 //! vector. The ledger counts the same message client by client.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bonfire_data::random::{Use, stream};
-use bonfire_engine::{Plan, TargetSlots, WireSettings};
+use bonfire_engine::{ClientMemory, Plan, Role, TargetSlots, WireSettings};
 use bonfire_models::{Adapter, DeltaLog, Factor, Matrix};
 
+use crate::groups::Groups;
 use crate::ledger::{Coming, HEADER};
-use crate::{Coordinator, Server, Settings};
+use crate::{Coordinator, Server, Settings, groups};
 
 /// The newer parts of the global model, in f32, or as `[wire]` shortens them.
 ///
@@ -18,6 +19,8 @@ use crate::{Coordinator, Server, Settings};
 /// | `head`, `weights` | their tensors one after the other |
 /// | `merged-to`, `merged-from` | width of every target's log of merged updates, and of it what the site has |
 /// | `merged-a`, `merged-b` | the columns and rows between, target by target |
+/// | `groups` | of every client of the federation one more than its group's number; 0: it is in none, or not of the site |
+/// | `group-0`, `group-1` … | by how much the group has moved: target by target A and B, slot by slot, then the head |
 /// | `restart` | one number: A and B are the start that everybody draws from the seed after this round |
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Download {
@@ -118,11 +121,14 @@ impl Download {
             let slots = sent_slots(plan, adapter, factor, clients);
             put(name(factor), gather(&slots, adapter, factor));
         }
-        if newer.head && (!plan.private.head || clients.is_none()) {
+        if newer.head && (plan.private.shares_head() || clients.is_none()) {
             put(HEAD, adapter.head.iter().map(|t| t.value.clone()).collect());
         }
         if newer.weights {
             put(WEIGHTS, adapter.weights.clone());
+        }
+        if plan.private.by_group {
+            parts.extend(group_parts(server, since, clients));
         }
         if plan.seeded {
             parts.insert(RESTART.into(), vec![*restarted as f32]);
@@ -192,6 +198,7 @@ impl Download {
             let numbers = self.take(part, wire, &[shapes]).map_err(|p| bad(part, p))?;
             fill(numbers, tensors).map_err(|p| bad(part, p))?;
         }
+        self.take_groups(&mut next, settings)?;
         if let Some(to) = self.parts.remove(MERGED_TO) {
             next.merged = self.merge(&next, &to).map_err(|p| bad(MERGED_TO, p))?;
         }
@@ -203,6 +210,47 @@ impl Download {
         }
         next.round = self.round;
         *copy = next;
+        Ok(())
+    }
+
+    /// Takes out who of the site is in which group, and what those have.
+    fn take_groups(&mut self, next: &mut Server, settings: &Settings) -> Result<(), DownloadError> {
+        let bad = |part: &str, problem: &str| DownloadError::Part { part: part.into(), problem: problem.into() };
+        let Some(numbers) = self.parts.remove(GROUPS) else { return Ok(()) };
+        let clients = settings.clients.count;
+        if numbers.len() != clients || numbers.iter().any(|&v| v.fract() != 0.0 || !(0.0..=clients as f32).contains(&v))
+        {
+            return Err(bad(GROUPS, "must be one whole number a client"));
+        }
+        let held = Groups::read(&next.state);
+        let mut groups = Groups { parts: held.parts, moved: held.moved, ..Groups::none(clients) };
+        for (client, group) in numbers.iter().enumerate().filter(|(_, group)| **group > 0.0) {
+            groups.join(client, *group as usize - 1, 0);
+        }
+        let last = groups.of.iter().flatten().max().map_or(0, |last| last + 1);
+        groups.parts.resize(groups.parts.len().max(last), ClientMemory::default());
+        groups.moved.resize(groups.parts.len(), 0);
+        let roles = roles_of_groups(&next.adapter, settings);
+        for group in groups.of.iter().copied().flatten().collect::<BTreeSet<usize>>() {
+            let part = group_name(group);
+            let Some(numbers) = self.parts.remove(&part) else {
+                if groups.parts[group].own.is_empty() {
+                    return Err(bad(&part, "is missing"));
+                }
+                continue;
+            };
+            let shapes: Vec<[usize; 2]> = roles.iter().map(|role| role.shape(&next.adapter)).collect();
+            if numbers.len() != shapes.iter().map(|[rows, cols]| rows * cols).sum::<usize>() {
+                return Err(bad(&part, "is not as long as what a group has"));
+            }
+            let mut at = 0;
+            for (&role, [rows, cols]) in roles.iter().zip(shapes) {
+                let matrix = Matrix::new(rows, cols, numbers[at..at + rows * cols].to_vec());
+                at += rows * cols;
+                groups.parts[group].own.insert(role, matrix);
+            }
+        }
+        groups.write(&mut next.state);
         Ok(())
     }
 
@@ -267,6 +315,7 @@ impl Download {
 }
 
 const HEAD: &str = "head";
+const GROUPS: &str = "groups";
 const WEIGHTS: &str = "weights";
 const RESTART: &str = "restart";
 const MERGED_TO: &str = "merged-to";
@@ -280,6 +329,37 @@ fn name(factor: Factor) -> &'static str {
         Factor::B => "b",
         Factor::Core => "core",
     }
+}
+
+fn group_name(group: usize) -> String {
+    format!("group-{group}")
+}
+
+/// What a group has, in the order of its part.
+fn roles_of_groups(adapter: &Adapter, settings: &Settings) -> BTreeSet<Role> {
+    let factors = (0..adapter.targets.len()).flat_map(|t| [Factor::A, Factor::B].map(|f| Role::Factor(t, f)));
+    let head = if settings.trains_head() { adapter.head.len() } else { 0 };
+    factors.chain((0..head).map(Role::Head)).collect()
+}
+
+/// Who of `clients` (`None`: of all) is in which group, and of their groups those that are newer than the start of round `since`.
+fn group_parts(server: &Server, since: usize, clients: Option<&[usize]>) -> BTreeMap<String, Vec<f32>> {
+    let groups = Groups::read(&server.state);
+    let here = |client: &usize| clients.is_none_or(|clients| clients.contains(client));
+    let of = |client: usize| groups.of[client].filter(|_| here(&client));
+    let mut parts = BTreeMap::new();
+    if groups.parts.is_empty() {
+        return parts;
+    }
+    let number = |client| of(client).map_or(0.0, |group| group as f32 + 1.0);
+    parts.insert(GROUPS.into(), (0..groups.of.len()).map(number).collect());
+    for (client, group) in (0..groups.of.len()).filter_map(|client| Some((client, of(client)?))) {
+        if since == 0 || groups::is_newer(&server.state, client, since) {
+            let numbers = || groups.parts[group].own.values().flat_map(|m| m.data.clone()).collect();
+            parts.entry(group_name(group)).or_insert_with(numbers);
+        }
+    }
+    parts
 }
 
 /// Columns of `m` from `from` on, row by row.
@@ -296,7 +376,7 @@ fn sent_slots(plan: &Plan, adapter: &Adapter, factor: Factor, clients: Option<&[
     let given: Vec<_> = clients.iter().map(|&client| plan.slots_held(client, adapter).unwrap_or_else(all)).collect();
     let anybodys = |t: usize| given.iter().flat_map(|slots| &slots[t]).copied().collect();
     let mut slots: TargetSlots = (0..targets).map(anybodys).collect();
-    slots.retain(|t, slot| slot < plan.private.from_row(t, factor, rank));
+    slots.retain(|t, slot| slot < plan.private.shared_rows(t, factor, rank));
     slots
 }
 

@@ -154,8 +154,9 @@ impl Run {
             let device = self.coordinator.clock.as_ref().map(|clock| clock.name(u.client));
             let simulated_seconds = closed.and_then(|closed| closed.of_client.get(&u.client).copied());
             let staleness = closed.and_then(|closed| closed.staleness.get(&u.client).copied());
+            let group = self.server().group_of(u.client);
             let of_upload = ClientMetrics::of(self.server().round, u, bytes);
-            ClientMetrics { test_accuracy, device, simulated_seconds, staleness, ..of_upload }
+            ClientMetrics { test_accuracy, device, simulated_seconds, staleness, group, ..of_upload }
         };
         uploads.iter().zip(sizes).map(one).collect()
     }

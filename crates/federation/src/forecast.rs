@@ -155,9 +155,9 @@ pub fn forecast_of(
         last_two[round % 2] = downs.chain(ups).collect();
         last_two[round % 2].iter().for_each(|&(client, more)| of_clients[client].add(more));
         let mut uploads = kinds.made;
-        if settings.strategy.traits().merges {
+        if settings.strategy.traits().merges || plan.private.by_group {
             // FedEx-LoRA merges what the mean of products has beyond the product of means, which is nothing where all
-            // clients are alike: here each gets an upload of its own.
+            // clients are alike, and only who sends something is in a group: here each gets an upload of its own.
             uploads = in_time.iter().map(|&client| make(client)).collect();
         }
         let mut next = server.clone();

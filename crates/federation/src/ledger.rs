@@ -4,7 +4,7 @@ use bonfire_engine::{LocalOptimizer, Plan, RoleTensors, Upload};
 use bonfire_models::{Factor, Matrix};
 use serde::{Deserialize, Serialize};
 
-use crate::Server;
+use crate::{Server, groups};
 
 /// Counts of one round.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -150,7 +150,7 @@ impl Ledger {
             }
             for t in 0..adapter.targets.len() {
                 let whole = adapter.factor(factor)[t].data.len() / adapter.rank;
-                let shared = |slot: &usize| *slot < plan.private.from_row(t, factor, adapter.rank);
+                let shared = |slot: &usize| *slot < plan.private.shared_rows(t, factor, adapter.rank);
                 let rows = match &slots {
                     None => (0..adapter.rank).filter(shared).count(),
                     Some(slots) => slots[t].iter().filter(|slot| shared(slot)).count(),
@@ -159,7 +159,7 @@ impl Ledger {
                 bytes += plan.wire.download_len(rows * whole, whole) as u64;
             }
         }
-        if newer[HEAD] && !plan.private.head {
+        if newer[HEAD] && plan.private.shares_head() {
             params += adapter.head_params();
             let of = |m: &Matrix| plan.wire.download_len(m.data.len(), m.cols) as u64;
             bytes += adapter.head.iter().map(|tensor| of(&tensor.value)).sum::<u64>();
@@ -168,6 +168,10 @@ impl Ledger {
             params += adapter.weight_params();
             let of = |m: &Matrix| plan.wire.download_len(m.data.len(), m.cols) as u64;
             bytes += adapter.weights.iter().map(of).sum::<u64>();
+        }
+        if plan.private.by_group && groups::is_newer(&server.state, client, self.seen[client]) {
+            params += plan.scalars(adapter);
+            bytes += 4 * plan.scalars(adapter);
         }
         if newer[MORE] {
             params += more_params(plan);
@@ -203,12 +207,14 @@ impl Ledger {
                 self.versions[part] = plan.round + 1;
             }
         };
-        let sent = |factor| uploads.iter().any(|u| u.factors.iter().any(|(f, _)| *f == factor));
+        // What groups send moves their own models, and not what all begin with.
+        let of_all = if plan.private.by_group { &[] } else { uploads };
+        let sent = |factor| of_all.iter().any(|u| u.factors.iter().any(|(f, _)| *f == factor));
         for factor in Factor::ALL {
             note(part(factor), sent(factor) || before.adapter.factor(factor) != after.adapter.factor(factor));
         }
         note(WEIGHTS, uploads.iter().any(|u| !u.weights.is_empty()));
-        note(HEAD, uploads.iter().any(|u| !u.head.is_empty()));
+        note(HEAD, of_all.iter().any(|u| !u.head.is_empty()));
         note(LIVE, before.live() != after.live());
         note(MORE, uploads.iter().any(|u| !u.aux.is_empty()));
         let merged = after.merged.pushed - before.merged.pushed;

@@ -16,6 +16,8 @@ mod error;
 mod evaluation;
 mod fair;
 mod forecast;
+mod grouping;
+mod groups;
 mod initial_adapter;
 mod ledger;
 mod metrics;

@@ -425,6 +425,9 @@ pub struct ClientMetrics {
     /// In asynchronous rounds, how many versions of the model had been made since it downloaded.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub staleness: Option<usize>,
+    /// Where clients are in groups, the number of its own after this round, from 0.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub group: Option<usize>,
 }
 
 impl ClientMetrics {
@@ -446,6 +449,7 @@ impl ClientMetrics {
             device: None,
             simulated_seconds: None,
             staleness: None,
+            group: None,
         }
     }
 }

@@ -82,7 +82,7 @@ impl Run {
         let (plan, train) = (self.coordinator.plan_alone(&self.clients.private), &self.settings().train);
         let member = |&client: &usize| Member {
             steps: Some(asked.epochs * train.steps_an_epoch(self.clients.shards.train[client].len())),
-            memory: self.clients.memories.get(&client),
+            memory: self.clients.memory(client),
             ..Member::new(client, &self.clients.shards.train[client])
         };
         let members: Vec<Member<'_>> = clients.iter().map(member).filter(|member| !member.rows.is_empty()).collect();
@@ -91,7 +91,7 @@ impl Run {
         }
         let trained = self.clients.engine.train(&plan, self.server().start(), &members, listen)?;
         let own = |upload: Upload| {
-            let memory = self.clients.memories.get(&upload.client).cloned().unwrap_or_default();
+            let memory = self.clients.memory(upload.client).cloned().unwrap_or_default();
             (upload.client, moved(self.server(), &plan.private, memory, upload))
         };
         Ok(trained.map_continue(|trained| trained.uploads.into_iter().map(own).collect()))

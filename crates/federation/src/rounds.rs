@@ -9,6 +9,7 @@ use bonfire_engine::{Start, Trained, Upload};
 
 use crate::clients::Clients;
 use crate::clock::part_late;
+use crate::groups::Groups;
 use crate::{Event, FederationError, Run, Times};
 
 /// The clients of `stays` that sent nothing that counts: what they learnt was not finite, or is not believed.
@@ -65,6 +66,7 @@ impl Run {
             let lost = [&dropped[..], &late].concat();
             let (traffic, sizes) = self.coordinator.aggregate(&plan, &uploads, &stays, &lost)?;
             self.clients.remember(kept, &plan.private);
+            self.clients.groups = Groups::read(&self.coordinator.server.state);
             let aggregate = clock.elapsed().as_secs_f64();
 
             let clock = Instant::now();

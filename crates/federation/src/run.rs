@@ -200,7 +200,7 @@ impl Run {
         let copied = settings.server.weights == Weights::Uniform || coordinator.protection.mechanism.is_some();
         // As many again wait for their time to come, and once more until the round has ended well.
         let waiting = 2 * u64::from(settings.server.asynchronous.is_some());
-        let keep = u64::from(!plan.private.is_nothing()) + u64::from(settings.train.scaffold);
+        let keep = u64::from(!plan.private.is_nothing() && !plan.private.by_group) + u64::from(settings.train.scaffold);
         let copies = 1 + keep * clients as u64;
         cohort * upload * (1 + u64::from(copied) + waiting) + 4 * copies * self.trainable_params()
     }

@@ -3,7 +3,7 @@
 use bonfire_engine::{Start, TargetSlots};
 use bonfire_models::{Adapter, DeltaLog, Matrix};
 
-use crate::State;
+use crate::{State, groups};
 
 /// Name of the state that says which slots exist, `[targets, R]` of ones and zeros; absent: all do.
 const LIVE: &str = "live";
@@ -35,6 +35,11 @@ impl Server {
     /// The global model as one plain adapter over the untouched backbone: what is evaluated and exported.
     pub fn model(&self) -> Adapter {
         self.merged.total(&self.adapter)
+    }
+
+    /// The group that `client` is in, from 0, where strategies put clients in groups; `None`: in none (yet).
+    pub fn group_of(&self, client: usize) -> Option<usize> {
+        groups::group_of(&self.state, client)
     }
 
     /// The slots that exist; `None`: all of them.

@@ -11,6 +11,7 @@ use bonfire_models::{Adapter, Model};
 use crate::attack::poison;
 use crate::checkpoint::{Checkpoint, CheckpointError, Written};
 use crate::clients::Clients;
+use crate::groups::Groups;
 use crate::timeline::Timeline;
 use crate::{Coordinator, Download, DownloadError, FederationError, Ledger, Server, Settings};
 
@@ -86,7 +87,9 @@ impl Site {
         if download.since != 0 && download.since != holds {
             return Err(DownloadError::Stale { since: download.since, holds });
         }
-        download.apply(&mut self.copy, &self.fresh, &self.clients.settings, plan, &self.own)
+        download.apply(&mut self.copy, &self.fresh, &self.clients.settings, plan, &self.own)?;
+        self.clients.groups = Groups::read(&self.copy.state);
+        Ok(())
     }
 
     /// Trains those of its clients that are in `cohort` and do not drop out in this round; the others' uploads are missing. The
@@ -184,6 +187,7 @@ impl Site {
             self.clients.engine.draw_noise_from(key);
         }
         (self.copy, self.clients.memories, self.clients.private) = (read.server, read.memories, read.private);
+        self.clients.groups = Groups::read(&self.copy.state);
         Ok(())
     }
 }

@@ -2,6 +2,7 @@
 
 mod baselines;
 mod build;
+mod clustered;
 mod common;
 mod dfl;
 mod fed_plora;

@@ -20,6 +20,7 @@ const RUNS: &[&str] = &[
     // What is kept of a factor that is frozen in the round where the run stops.
     "[strategy]\nname = \"rolora\"\n[train]\nrounds = 4\nlr_a = 1e-3\nbatch_size = 4\nscaffold = true",
     "[strategy]\nname = \"lora-a2\"\n[clients]\ncount = 4\nbudget = 1\n[server]\noptimizer = { name = \"fedadam\", lr = 0.01 }",
+    "[strategy]\nname = \"clustered\"\ngroups = 2\n[clients]\ncount = 6\nper_round = 3\n[wire]\nupload = \"int4\"",
     "[strategy]\nname = \"fedsa-lora\"\n[train]\nrounds = 4\nlr_a = 1e-3\nbatch_size = 4\nprox = 2.0",
 ];
 

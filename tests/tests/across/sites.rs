@@ -29,6 +29,7 @@ const RUNS: &[&str] = &[
     "[strategy]\nname = \"fedit\"\n[train]\nrounds = 4\nlr_a = 1e-3\nbatch_size = 4\nscaffold = true",
     "[strategy]\nname = \"lora-a2\"\n[clients]\ncount = 6\nper_round = 3\ndropout = 0.3\nbudget = 1",
     "[strategy]\nname = \"flora\"\n[clients]\ncount = 6\nper_round = 2",
+    "[strategy]\nname = \"clustered\"\ngroups = 3\n[clients]\ncount = 6\nper_round = 3\ndropout = 0.3",
     "[strategy]\nname = \"fslora\"\n[clients]\ncount = 6\nper_round = 4\ndropout = 0.3\nbudget = 2",
     "[strategy]\nname = \"fed-plora\"\n[clients]\ncount = 4\nbudget = [1, 4, 2, 3]",
     "[strategy]\nname = \"hetlora\"\nweight = 5.0\n[clients]\ncount = 4\nbudget = [1, 4, 2, 3]",

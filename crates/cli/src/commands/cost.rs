@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use bonfire_experiment::compare::{Asked, Cell, Grid, Rank, Variant, Variants, our_forms};
-use bonfire_experiment::config::{RunConfig, TaskKind};
+use bonfire_experiment::config::{self, RunConfig, TaskKind};
 use bonfire_experiment::format::short;
 use bonfire_experiment::log::note;
 use bonfire_experiment::{UserError, job};
@@ -23,14 +23,18 @@ use crate::common::{Common, positive};
 use crate::console::{put, say};
 use crate::progress::Waiting;
 
+/// What is counted where nobody names a strategy.
+const USUAL: [&str; 7] = ["full", "fedit", "ffa-lora", "rolora", "lora-a2", "flexlora", "flora"];
+
 /// Options of `cost`.
 #[derive(Debug, Args)]
 pub struct CostArgs {
     /// Configuration file; without it the built-in quickstart. Of the model config.json alone is read
     pub config: Option<PathBuf>,
-    /// NAME or NAME:key=value[:key=value…], with commas, as for compare
-    #[arg(long, value_name = "LIST", default_value = "full,fedit,ffa-lora,rolora,lora-a2,flexlora,flora")]
-    pub strategies: Variants,
+    /// NAME or NAME:key=value[:key=value…], with commas, as for compare [default:
+    /// full,fedit,ffa-lora,rolora,lora-a2,flexlora,flora and the configuration's own]
+    #[arg(long, value_name = "LIST")]
+    pub strategies: Option<Variants>,
     /// clients.budget of lora-a2, fslora and fed-plora, adapter.rank of the others [default: clients.budget for all, so that all send
     /// alike; where it is not one number, as configured]
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
@@ -199,6 +203,19 @@ pub(super) fn say_refused(refused: &[Refused]) {
         .for_each(|Refused { strategy, refused }| say(format!("Not with this configuration: {strategy}: {refused}.")));
 }
 
+/// The strategies that are asked for, else the usual ones and the configuration's own, as it is set there.
+fn variants(args: &CostArgs, common: &Common) -> Vec<Variant> {
+    if let Some(given) = &args.strategies {
+        return given.0.clone();
+    }
+    let mut names = USUAL.to_vec();
+    // What cannot be read is said where it is needed.
+    if let Ok(loaded) = config::load(args.config.as_deref(), &common.sets) {
+        names.extend(Some(loaded.config.strategy.name()).filter(|own| !USUAL.contains(own)));
+    }
+    names.into_iter().map(|name| name.parse().expect("a name alone")).collect()
+}
+
 /// Counts what is asked.
 ///
 /// # Errors
@@ -206,9 +223,10 @@ pub(super) fn say_refused(refused: &[Refused]) {
 pub(super) fn count(args: &CostArgs, common: &Common) -> Result<Counted> {
     let asked =
         |variants: &[Variant]| Asked { variants: variants.to_vec(), seeds: &[], ranks: &args.ranks, alphas: &[] };
-    asked(&args.strategies.0).check()?;
+    let variants = variants(args, common);
+    asked(&variants).check()?;
     let (mut opened, mut refused) = (Vec::new(), Vec::new());
-    for variant in &args.strategies.0 {
+    for variant in &variants {
         match open(args, common, &asked(std::slice::from_ref(variant))) {
             Ok(one) => opened.push(one),
             Err(error) if StrategySettings::with_defaults(&variant.strategy).is_some() => {

@@ -72,6 +72,26 @@ fn every_shipped_configuration_has_its_costs() {
 }
 
 #[test]
+fn the_configurations_own_strategy_is_among_them_with_its_keys() {
+    let rows = |args: &[&str]| -> Vec<serde_json::Value> {
+        let json = Room::new().succeed(&[&["cost", "--json"], args].concat());
+        serde_json::from_str(&json.out).expect("JSON")
+    };
+    let own = ["--set", "strategy.name=fedpeptao", "--set", "clients.budget=full", "--set", "strategy.layers=1"];
+    let found = rows(&own);
+    let of = |name: &str| found.iter().find(|row| row["strategy"] == name).unwrap_or_else(|| panic!("no {name}"));
+    let half = rows(&own[..4]);
+    let other = half.iter().find(|row| row["strategy"] == "fedpeptao").expect("its own");
+    assert!(of("fedpeptao")["upload_bytes"].as_u64() < other["upload_bytes"].as_u64(), "{other}");
+    assert_eq!(
+        of("fedit")["upload_bytes"],
+        half.iter().find(|row| row["strategy"] == "fedit").expect("it")["upload_bytes"]
+    );
+    // Given by hand, the list is what was given.
+    assert_eq!(rows(&["--strategies", "fedit,lora-a2"]).len(), 2);
+}
+
+#[test]
 fn what_is_missing_is_said() {
     let room = Room::new();
     room.refuse(2, &["number of labels", "--labels"], &["cost", BANKING, "--set", "model.path=builtin"]);

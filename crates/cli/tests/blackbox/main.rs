@@ -12,6 +12,7 @@ mod compare;
 mod cost;
 mod doctor;
 mod export;
+mod fairness;
 mod faults;
 mod first_minutes;
 mod help;

@@ -100,6 +100,9 @@ pub struct Private {
     pub slots_from: Option<usize>,
     /// Everything of these targets.
     pub targets: Vec<usize>,
+    /// It is not the client's alone but its group's: the client begins with what the group has, and sends by how much it moved that.
+    #[serde(default)]
+    pub by_group: bool,
 }
 
 impl Private {
@@ -115,6 +118,16 @@ impl Private {
         } else {
             self.slots_from.unwrap_or(rows).min(rows)
         }
+    }
+
+    /// How many of `rows` slots of a factor all clients begin with as the server has them.
+    pub fn shared_rows(&self, target: usize, factor: Factor, rows: usize) -> usize {
+        if self.by_group { rows } else { self.from_row(target, factor, rows) }
+    }
+
+    /// Whether all clients begin with the server's head.
+    pub fn shares_head(&self) -> bool {
+        !self.head || self.by_group
     }
 }
 

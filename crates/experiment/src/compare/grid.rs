@@ -111,7 +111,12 @@ impl Grid {
         for seed in grid.seeds.clone() {
             for column in 0..grid.columns.len() {
                 for (&rank, variant) in ranks.iter().flat_map(|r| (0..asked.variants.len()).map(move |v| (r, v))) {
-                    let cell = grid.cell(file, sets, variant, column, rank, seed);
+                    // Keys of `[strategy]` belong to the configuration's own, where that takes them.
+                    let of_another =
+                        refused.is_none() && asked.variants[variant].strategy != grid.base.config.strategy.name();
+                    let its = |set: &&String| !of_another || !is_of_a_strategy(set);
+                    let sets: Vec<String> = sets.iter().filter(its).cloned().collect();
+                    let cell = grid.cell(file, &sets, variant, column, rank, seed);
                     let cell = cell.map_err(|error| match refused.take() {
                         // Not that strategy's alone.
                         Some(mistake) if error.to_string().ends_with(&mistake.what) => mistake.into(),
@@ -176,6 +181,11 @@ impl Grid {
         let parts: Vec<String> = parts.map(|(n, one)| count_of(n, one)).into();
         format!("{}: {} = {}, {waiting} to run", self.name(), parts.join(" × "), count_of(cells, "cell"))
     }
+}
+
+/// Whether it sets a key of one strategy alone.
+fn is_of_a_strategy(set: &str) -> bool {
+    set.starts_with("strategy.") && !set.starts_with("strategy.name=")
 }
 
 /// The configuration without any cell's settings. A `--set` that it refuses may be refused by its own strategy alone, which is

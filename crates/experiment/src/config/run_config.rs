@@ -141,6 +141,16 @@ impl RunConfig {
             ("model.path", self.model.path.is_well_named(), RepoName::FORM),
             ("data.path", self.data.path.is_well_named_data(), RepoName::DATA_FORM),
             (
+                "track.trackio",
+                self.track.trackio.as_deref().is_none_or(|at| at.starts_with("http://") || at.starts_with("https://")),
+                "must be the address of a Trackio server, such as \"http://127.0.0.1:7860\"",
+            ),
+            (
+                "track.trackio",
+                self.track.trackio.as_deref().is_none_or(|at| !at.contains("write_token")),
+                "must be the address alone, since it is kept in config.toml: the token goes into the variable TRACKIO_WRITE_TOKEN",
+            ),
+            (
                 "track.mlflow",
                 self.track.mlflow.as_deref().is_none_or(|at| at.starts_with("http://") || at.starts_with("https://")),
                 "must be the address of a tracking server, such as \"http://127.0.0.1:5000\"",

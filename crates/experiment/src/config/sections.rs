@@ -267,6 +267,9 @@ pub struct TrackSection {
     /// The address of an MLflow tracking server, such as `"http://127.0.0.1:5000"`, to which rounds are sent as they end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mlflow: Option<String>,
+    /// The address of a Trackio server, such as `"http://127.0.0.1:7860"`, to which rounds are sent as they end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trackio: Option<String>,
 }
 
 /// `[engine]`: how the work is put on the device.

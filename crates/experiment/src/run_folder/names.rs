@@ -38,9 +38,11 @@ pub const TENSORBOARD: &str = "tensorboard";
 pub const WANDB: &str = "wandb";
 /// Which run of an MLflow server it is, with `track.mlflow`.
 pub const MLFLOW: &str = "mlflow.json";
+/// Which run of a Trackio server it is, with `track.trackio`.
+pub const TRACKIO: &str = "trackio.json";
 
 /// All of them.
-pub(super) const ALL: [&str; 19] = [
+pub(super) const ALL: [&str; 20] = [
     CONFIG,
     METRICS,
     ROWS_OF_CLIENTS,
@@ -60,4 +62,5 @@ pub(super) const ALL: [&str; 19] = [
     TENSORBOARD,
     WANDB,
     MLFLOW,
+    TRACKIO,
 ];

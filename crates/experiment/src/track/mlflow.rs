@@ -1,8 +1,8 @@
 //! A run on an MLflow tracking server, through its REST API (2.0) while the run goes. What the server does not take is kept and
-//! sent with the next round; training never waits for it longer than [`PATIENCE`] a round, and `metrics.jsonl` has everything.
+//! sent with the next round; training never waits for it longer than [`super::PATIENCE`] a request, and `metrics.jsonl` has everything.
 
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, anyhow};
 use base64::Engine;
@@ -12,15 +12,13 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use ureq::Agent;
 
-use super::run_name;
 use super::scalars::COLUMNS;
+use super::{agent, run_name, variable};
 use crate::config::{RunConfig, values_of};
 use crate::log::note;
 use crate::run_folder::{MLFLOW, replace};
 use crate::user_error::UserError;
 
-/// How long one request may take.
-const PATIENCE: Duration = Duration::from_secs(5);
 /// Metrics and parameters that the server takes at once.
 const METRICS_AT_ONCE: usize = 1000;
 const PARAMS_AT_ONCE: usize = 100;
@@ -168,19 +166,12 @@ struct Server {
 
 impl Server {
     fn at(address: &str) -> Server {
-        let agent = Agent::config_builder()
-            .user_agent(concat!("bonfire/", env!("CARGO_PKG_VERSION")))
-            .http_status_as_error(false)
-            .timeout_global(Some(PATIENCE))
-            .build()
-            .new_agent();
-        Server { agent, address: address.trim_end_matches('/').to_owned(), authorization: authorization() }
+        Server { agent: agent(), address: address.trim_end_matches('/').to_owned(), authorization: authorization() }
     }
 
     /// The experiment's number; it is made where there is none.
     fn experiment(&self) -> Result<String> {
-        let name = std::env::var("MLFLOW_EXPERIMENT_NAME").ok().filter(|name| !name.trim().is_empty());
-        let name = name.unwrap_or_else(|| EXPERIMENT.to_owned());
+        let name = variable("MLFLOW_EXPERIMENT_NAME").unwrap_or_else(|| EXPERIMENT.to_owned());
         let found = self.ask(
             "experiments/search",
             json!({ "filter": format!("name = '{}'", name.replace('\'', "\\'")), "max_results": 1 }),
@@ -217,7 +208,6 @@ impl Server {
 
 /// What MLflow's own client takes from the environment: MLFLOW_TRACKING_TOKEN, or MLFLOW_TRACKING_USERNAME and _PASSWORD.
 fn authorization() -> Option<String> {
-    let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
     if let Some(token) = variable("MLFLOW_TRACKING_TOKEN") {
         return Some(format!("Bearer {token}"));
     }

@@ -4,7 +4,6 @@
 mod records;
 
 use std::fs::{self, File, OpenOptions};
-use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
@@ -13,8 +12,8 @@ use bonfire_federation::RoundMetrics;
 use prost::Message;
 
 use super::moments::Moments;
-use super::run_name;
 use super::scalars::COLUMNS;
+use super::{new_id, run_name, variable};
 use crate::clock;
 use crate::config::RunConfig;
 use crate::log::note;
@@ -133,17 +132,6 @@ fn kept(all: &Path) -> std::io::Result<Option<(String, String)>> {
     Ok(None)
 }
 
-/// Eight letters and digits, drawn anew for every run: seeds are the same in many.
-fn new_id() -> String {
-    let mut left = RandomState::new().build_hasher().finish();
-    let mut letter = || {
-        let digit = (left % 36) as u32;
-        left /= 36;
-        char::from_digit(digit, 36).expect("below 36")
-    };
-    (0..8).map(|_| letter()).collect()
-}
-
 fn header() -> Header {
     let producer = concat!("bonfire-", env!("CARGO_PKG_VERSION")).to_owned();
     Header { version_info: Some(VersionInfo { producer, min_consumer: OLDEST.to_owned() }) }
@@ -154,10 +142,6 @@ fn settings(config: &RunConfig) -> Vec<Item> {
     let sections: serde_json::Map<String, serde_json::Value> =
         toml::from_str(&config.to_toml()).expect("what was written can be read");
     sections.into_iter().map(|(key, value)| Item { key, value_json: value.to_string() }).collect()
-}
-
-fn variable(name: &str) -> Option<String> {
-    std::env::var(name).ok().filter(|value| !value.trim().is_empty())
 }
 
 #[cfg(test)]

@@ -5,6 +5,18 @@ use bonfire_engine::Problem;
 use super::{Aggregation, BudgetUse, Settings};
 
 impl Settings {
+    /// A warning where q-FedAvg's bound, left to the settings, would hold the model nearly still: it takes movements for gradients times the
+    /// rate, and an adaptive optimizer moves every number by about the rate, whatever its gradient.
+    pub fn stands_still(&self) -> Option<String> {
+        let Aggregation::QFedAvg { q, lipschitz: None } = self.server.aggregate else { return None };
+        (q > 0.0 && self.train.optimizer.is_adaptive()).then(|| {
+            "server.aggregate = q-fedavg takes L = 1/η, as its paper does for SGD; clients here step by AdamW, whose movements are so much \
+             longer than η times a gradient that the model will hardly move. Set lipschitz in it (smaller goes further; 1e-3 trains \
+             the quickstart) or train.optimizer = { name = \"sgd\" }"
+                .into()
+        })
+    }
+
     /// What stands against q-FedAvg, where it is asked for.
     pub(super) fn fairness_problem(&self) -> Option<Problem> {
         let Aggregation::QFedAvg { lipschitz, .. } = self.server.aggregate else { return None };

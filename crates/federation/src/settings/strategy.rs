@@ -165,6 +165,17 @@ pub enum StrategySettings {
         #[serde(default = "tenth")]
         own: f64,
     },
+    /// Clustered clients: FedIT within groups of clients whose B's are alike, an adapter and a head a group; groups as FedLEASE
+    /// (arXiv 2509.15087) finds them after the first round, without its router.
+    #[serde(rename = "clustered")]
+    Clustered {
+        /// How many groups; left out: as many as give the highest silhouette.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        groups: Option<usize>,
+        /// How many groups at most, where the silhouette says; left out: 8.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        most: Option<usize>,
+    },
     /// DFL (arXiv 2206.06818), in a federated form of our own: a shared and a private branch, trained in turns.
     Dfl {
         /// Slots of every target that are private; left out: half of `adapter.rank`.
@@ -277,6 +288,7 @@ impl StrategySettings {
             StrategySettings::XgbLora { .. } => "xgblora",
             StrategySettings::FedLada { .. } => "fedlada",
             StrategySettings::Dfl { .. } => "dfl",
+            StrategySettings::Clustered { .. } => "clustered",
             StrategySettings::Local {} => "local",
             StrategySettings::Pooled {} => "pooled",
             StrategySettings::FsLora {} => "fslora",
@@ -347,6 +359,11 @@ impl StrategySettings {
                     ("strategy.apart", weight(*apart), WEIGHT),
                 ]
             }
+            StrategySettings::Clustered { groups, most } => vec![
+                ("strategy.groups", *groups != Some(0), "at least 1; left out, the silhouette says how many"),
+                ("strategy.most", most.is_none_or(|most| most >= 2), "at least 2"),
+                ("strategy.most", groups.is_none() || most.is_none(), "left out where strategy.groups says how many"),
+            ],
             StrategySettings::FedRotLora { lambda } => {
                 vec![("strategy.lambda", (0.0..=1.0).contains(lambda), "between 0 and 1")]
             }

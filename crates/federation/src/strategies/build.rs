@@ -3,6 +3,7 @@
 use bonfire_engine::{TailPenalty, Threshold};
 
 use super::baselines::{Local, Pooled};
+use super::clustered::Clustered;
 use super::dfl::Dfl;
 use super::fed_plora::FedPlora;
 use super::fed_sb::FedSb;
@@ -96,6 +97,9 @@ pub(crate) fn build(settings: &Settings, protection: &Protection, budgets: Vec<u
         StrategySettings::FedAsk { columns } => {
             let columns = columns.unwrap_or(2 * settings.adapter.rank);
             Box::new(FedAsk { common: common(1.0), columns })
+        }
+        StrategySettings::Clustered { groups, most } => {
+            Box::new(Clustered { common: common(1.0), groups: *groups, most: most.unwrap_or(8) })
         }
         StrategySettings::Dfl { private, apart } => {
             let private = private.unwrap_or(settings.adapter.rank / 2);

@@ -28,6 +28,7 @@ fn client(round: usize, client: usize) -> ClientMetrics {
         device: None,
         simulated_seconds: None,
         staleness: None,
+        group: None,
     }
 }
 

@@ -1,73 +1,30 @@
-use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
-use std::sync::{Arc, Mutex};
-use std::thread::{self, JoinHandle};
+use std::net::TcpListener;
 
 use super::*;
 use crate::summary::tests;
+use crate::track::fake_server::Fake;
 
-/// Answers as a tracking server does, on a port of its own, to so many requests; keeps what was asked.
-struct Fake {
-    address: String,
-    asked: Arc<Mutex<Vec<(String, Value)>>>,
-    thread: JoinHandle<()>,
-}
-
-impl Fake {
-    fn new(requests: usize, status: &'static str) -> Fake {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-        Fake::on(listener, requests, status)
-    }
-
-    fn on(listener: TcpListener, requests: usize, status: &'static str) -> Fake {
-        let address = format!("http://{}", listener.local_addr().expect("an address"));
-        let asked: Arc<Mutex<Vec<(String, Value)>>> = Arc::default();
-        let kept = Arc::clone(&asked);
-        let serve = move || {
-            for _ in 0..requests {
-                let (stream, _) = listener.accept().expect("a caller");
-                answer(stream, status, &kept);
-            }
-        };
-        Fake { address, asked, thread: thread::spawn(serve) }
-    }
-
-    /// What was asked, once all of it has come.
-    fn asked(self) -> Vec<(String, Value)> {
-        self.thread.join().expect("served");
-        Arc::try_unwrap(self.asked).expect("nobody else").into_inner().expect("whole")
-    }
-}
-
-/// Reads one request and closes the connection after the answer.
-fn answer(mut stream: TcpStream, status: &str, asked: &Mutex<Vec<(String, Value)>>) {
-    let (mut bytes, mut part) = (Vec::new(), [0; 4096]);
-    let (head, body) = loop {
-        let count = stream.read(&mut part).expect("a request");
-        assert!(count > 0, "it broke off");
-        bytes.extend(&part[..count]);
-        let text = String::from_utf8_lossy(&bytes).into_owned();
-        let Some((head, body)) = text.split_once("\r\n\r\n") else { continue };
-        let length = head.lines().find_map(|line| line.to_lowercase().strip_prefix("content-length: ")?.parse().ok());
-        if body.len() >= length.expect("a length") {
-            break (head.to_owned(), body.to_owned());
+/// Answers as a tracking server does.
+fn server(listener: TcpListener, requests: usize, status: &'static str) -> Fake {
+    Fake::on(listener, requests, move |path| match path.trim_start_matches("/api/2.0/mlflow/") {
+        "experiments/search" => ("200 OK", json!({})),
+        "experiments/create" => ("200 OK", json!({ "experiment_id": "7" })),
+        "runs/create" => ("200 OK", json!({ "run": { "info": { "run_id": "abc" } } })),
+        _ if status.starts_with("500") => {
+            (status, json!({ "error_code": "INTERNAL_ERROR", "message": "the disk is full" }))
         }
-    };
-    let path = head.split(' ').nth(1).expect("a path").trim_start_matches("/api/2.0/mlflow/").to_owned();
-    let body: Value = serde_json::from_str(&body).expect("JSON");
-    let said = match path.as_str() {
-        "experiments/search" => json!({}),
-        "experiments/create" => json!({ "experiment_id": "7" }),
-        "runs/create" => json!({ "run": { "info": { "run_id": "abc" } } }),
-        _ if status.starts_with("500") => json!({ "error_code": "INTERNAL_ERROR", "message": "the disk is full" }),
-        _ => json!({}),
-    };
-    let status = if path.contains("create") || path.contains("search") { "200 OK" } else { status };
-    asked.lock().expect("whole").push((path, body));
-    let said = said.to_string();
-    let length = said.len();
-    write!(stream, "HTTP/1.1 {status}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{said}")
-        .expect("answered");
+        _ => (status, json!({})),
+    })
+}
+
+fn fake(requests: usize) -> Fake {
+    server(TcpListener::bind("127.0.0.1:0").expect("a port"), requests, "200 OK")
+}
+
+/// What was asked, by the endpoint's own name.
+fn asked(fake: Fake) -> Vec<(String, Value)> {
+    let short = |(path, body): (String, Value)| (path.trim_start_matches("/api/2.0/mlflow/").to_owned(), body);
+    fake.asked().into_iter().map(short).collect()
 }
 
 fn config() -> RunConfig {
@@ -99,14 +56,14 @@ fn steps(batch: &Value) -> Vec<u64> {
 fn rounds_get_there_as_they_end() {
     let folder = tempfile::tempdir().expect("a folder");
     // Search, create, create, parameters, two rounds, the end.
-    let fake = Fake::new(7, "200 OK");
+    let fake = fake(7);
     let mut run = open(folder.path(), &format!("{}/", fake.address), None).expect("begun");
     for (number, loss) in [(1, 2.5), (2, f64::NAN), (3, 1.5)] {
         run.round(&round(number), &scalars(loss));
         run.send();
     }
     run.finish(true);
-    let asked = fake.asked();
+    let asked = asked(fake);
     let paths: Vec<&str> = asked.iter().map(|(path, _)| path.as_str()).collect();
     let batch = "runs/log-batch";
     let begun = ["experiments/search", "experiments/create", "runs/create", batch];
@@ -128,22 +85,22 @@ fn rounds_get_there_as_they_end() {
 #[test]
 fn a_server_that_is_away_for_a_while_gets_all() {
     let folder = tempfile::tempdir().expect("a folder");
-    let fake = Fake::new(4, "200 OK");
+    let fake = fake(4);
     let mut run = open(folder.path(), &fake.address, None).expect("begun");
     let at = fake.address.trim_start_matches("http://").to_owned();
     fake.asked();
     run.round(&round(1), &scalars(3.0));
     run.send();
     // One that cannot write says why.
-    let fake = Fake::on(TcpListener::bind(&at).expect("the port again"), 1, "500 Internal Server Error");
+    let fake = server(TcpListener::bind(&at).expect("the port again"), 1, "500 Internal Server Error");
     run.round(&round(2), &scalars(2.0));
     run.send();
     fake.asked();
-    let fake = Fake::on(TcpListener::bind(&at).expect("the port again"), 2, "200 OK");
+    let fake = server(TcpListener::bind(&at).expect("the port again"), 2, "200 OK");
     run.round(&round(3), &scalars(1.0));
     run.send();
     run.finish(false);
-    let asked = fake.asked();
+    let asked = asked(fake);
     assert_eq!(steps(&asked[0].1), [1, 2, 3]);
     assert_eq!(asked[1].1["status"], "KILLED");
 }
@@ -151,7 +108,7 @@ fn a_server_that_is_away_for_a_while_gets_all() {
 #[test]
 fn a_run_that_goes_on_is_the_same_there() {
     let folder = tempfile::tempdir().expect("a folder");
-    let fake = Fake::new(4 + 2 + 1 + 1 + 1, "200 OK");
+    let fake = fake(4 + 2 + 1 + 1 + 1);
     let mut run = open(folder.path(), &fake.address, None).expect("begun");
     for number in 1..=2 {
         run.round(&round(number), &scalars(3.0));
@@ -165,7 +122,7 @@ fn a_run_that_goes_on_is_the_same_there() {
     }
     run.send();
     run.finish(true);
-    let asked = fake.asked();
+    let asked = asked(fake);
     assert_eq!((asked[6].0.as_str(), asked[6].1["status"].as_str()), ("runs/update", Some("RUNNING")));
     assert_eq!(asked[6].1["run_id"], "abc");
     assert_eq!(steps(&asked[7].1), [2]);
