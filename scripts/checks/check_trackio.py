@@ -1,5 +1,5 @@
-"""What `track.trackio` sends, taken by a Trackio server on this machine. A run is trained and then gone on with for more rounds; what the
-server stored must be what the run has, once, in one run with the settings.
+"""What `track.trackio` sends, taken by a Trackio server on this machine. A run is trained and then gone on with for more rounds;
+what the server stored must be what the run has, once, in one run with the settings.
 
     pip install trackio
     python scripts/checks/check_trackio.py --bonfire target/release/bonfire
@@ -25,7 +25,6 @@ def main() -> None:
         room = Path(folder)
         os.environ |= {"TRACKIO_DIR": str(room / "stored"), "TRACKIO_WRITE_TOKEN": "between-us"}
         import trackio
-        from trackio import context_vars  # noqa: F401
         from trackio.sqlite_storage import SQLiteStorage
 
         app, address, *_ = trackio.show(block_thread=False, open_browser=False)

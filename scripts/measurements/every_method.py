@@ -2,9 +2,12 @@
 
     python scripts/measurements/every_method.py run --model DIR --data DIR --bonfire PROGRAM --out DIR --seeds 0
     python scripts/measurements/every_method.py table DIR [DIR …]
+    python scripts/measurements/every_method.py attacked --model DIR --data DIR --bonfire PROGRAM --out DIR --seeds 0
+    python scripts/measurements/every_method.py attacked-table DIR [DIR …]
 
 `run` goes on where it stopped: complete cells are never run again. `table` takes the folders of one or more runs, so that seeds
-may come from several machines.
+may come from several machines. `attacked` runs two methods under every robust rule, once with honest clients and once with a
+fifth that train on flipped labels; of twelve clients, since Bulyan asks for eleven where two may mean harm.
 """
 
 import argparse
@@ -43,12 +46,24 @@ RANKS = {
     "fedpeptao": 7,
     "fedlada": 1,
     "dfl": 8,
+    "clustered": 4,
     "local": 4,
     "pooled": 4,
 }
 # These choose among sixteen slots.
 BUDGETS = {"lora-a2": 8, "fslora": 4, "fed-plora": 4}
-
+# What the server makes of uploads of which two may mean harm.
+RULES = {
+    "mean": "mean",
+    "median": "median",
+    "trimmed mean": '{ name = "trimmed-mean", trim = 0.2 }',
+    "Krum": '{ name = "krum", attackers = 2 }',
+    "Multi-Krum": '{ name = "multi-krum", attackers = 2 }',
+    "Bulyan": '{ name = "bulyan", attackers = 2 }',
+    "clipped norms": "norm-clip",
+}
+ATTACKED = {"fedit": "adapter.rank=4:adapter.alpha=8", "lora-a2": "clients.budget=8"}
+FLIPPED = '{ kind = "label-flip", share = 0.2 }'
 
 
 def variants() -> list[str]:
@@ -56,14 +71,43 @@ def variants() -> list[str]:
     return chosen + [f"{name}:adapter.rank={rank}:adapter.alpha={2 * rank}" for name, rank in RANKS.items()]
 
 
-def run(args: argparse.Namespace) -> None:
-    names = [v for v in variants() if args.only is None or v.split(":")[0] in args.only]
-    command = [args.bonfire, "sweep", CONFIG, "--side-by-side", "1", "--out", args.out]
+def sweep(args: argparse.Namespace, names: list[str], out: Path, *settings: str) -> int:
+    command = [args.bonfire, "sweep", CONFIG, "--side-by-side", "1", "--out", out]
     command += ["--seeds", args.seeds, "--alphas", args.alphas]
     command += ["--strategies", ",".join(names), "--device", args.device]
-    for setting in (f"model.path={args.model}", f"data.path={args.data}"):
+    for setting in (f"model.path={args.model}", f"data.path={args.data}", *settings):
         command += ["--set", setting]
-    sys.exit(subprocess.run([str(part) for part in command], check=False).returncode)
+    return subprocess.run([str(part) for part in command], check=False).returncode
+
+
+def run(args: argparse.Namespace) -> None:
+    names = [v for v in variants() if args.only is None or v.split(":")[0] in args.only]
+    sys.exit(sweep(args, names, args.out))
+
+
+def attacked(args: argparse.Namespace) -> None:
+    names = [f"{method}:{keys}:server.aggregate={rule}" for rule in RULES.values() for method, keys in ATTACKED.items()]
+    for folder, attack in (("clean", []), ("flipped", [f"attack={FLIPPED}"])):
+        if code := sweep(args, names, args.out / folder, "clients.count=12", *attack):
+            sys.exit(code)
+
+
+def attacked_table(args: argparse.Namespace) -> None:
+    of = defaultdict(list)
+    for folder in args.folders:
+        for kind in ("clean", "flipped"):
+            for cell in cells(folder / kind):
+                of[kind, cell["text"].replace(" ", "")].append(cell)
+    kinds = [f"`{method}`, {kind}" for method in ATTACKED for kind in ("clean", "a fifth flipped")]
+    print("| the server takes | " + " | ".join(kinds) + " |")
+    print("|---|" + "---:|" * len(kinds))
+    for rule, value in RULES.items():
+        line = [rule]
+        for method, keys in ATTACKED.items():
+            text = f"{method}:{keys}:server.aggregate={value}".replace(" ", "")
+            line += [shown([cell["accuracy"] for cell in of[kind, text]]) for kind in ("clean", "flipped")]
+        print("| " + " | ".join(line) + " |")
+    print(f"\n{sum(map(len, of.values()))} runs")
 
 
 def cells(folder: Path) -> list[dict]:
@@ -78,6 +122,7 @@ def cells(folder: Path) -> list[dict]:
         found.append(
             {
                 "method": cell["strategy"],
+                "text": cell["variant"],
                 "rank": cell["rank"],
                 "alpha": cell["alpha"],
                 "seed": cell["seed"],
@@ -130,19 +175,25 @@ def table(args: argparse.Namespace) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     ways = parser.add_subparsers(dest="way", required=True)
-    runs = ways.add_parser("run", help="train what is missing")
-    runs.add_argument("--model", type=Path, required=True, help="folder of the encoder")
-    runs.add_argument("--data", type=Path, required=True, help="folder of BANKING77")
-    runs.add_argument("--bonfire", type=Path, default=Path("target/release/bonfire"))
-    runs.add_argument("--out", type=Path, required=True, help="folder of the runs")
-    runs.add_argument("--seeds", default="0,1,2")
-    runs.add_argument("--alphas", default="0.1,0.01")
-    runs.add_argument("--only", nargs="*", help="these methods alone")
-    runs.add_argument("--device", default="cpu")
-    tables = ways.add_parser("table", help="one table of what is complete")
-    tables.add_argument("folders", type=Path, nargs="+")
+    for way, alphas, text in (
+        ("run", "0.1,0.01", "train what is missing"),
+        ("attacked", "0.1", "the same of robust rules, with attackers and without"),
+    ):
+        runs = ways.add_parser(way, help=text)
+        runs.add_argument("--model", type=Path, required=True, help="folder of the encoder")
+        runs.add_argument("--data", type=Path, required=True, help="folder of BANKING77")
+        runs.add_argument("--bonfire", type=Path, default=Path("target/release/bonfire"))
+        runs.add_argument("--out", type=Path, required=True, help="folder of the runs")
+        runs.add_argument("--seeds", default="0,1,2")
+        runs.add_argument("--alphas", default=alphas)
+        runs.add_argument("--device", default="cpu")
+        if way == "run":
+            runs.add_argument("--only", nargs="*", help="these methods alone")
+    for way in ("table", "attacked-table"):
+        tables = ways.add_parser(way, help="one table of what is complete")
+        tables.add_argument("folders", type=Path, nargs="+")
     args = parser.parse_args()
-    {"run": run, "table": table}[args.way](args)
+    {"run": run, "table": table, "attacked": attacked, "attacked-table": attacked_table}[args.way](args)
 
 
 if __name__ == "__main__":
