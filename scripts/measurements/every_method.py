@@ -54,13 +54,13 @@ RANKS = {
 BUDGETS = {"lora-a2": 8, "fslora": 4, "fed-plora": 4}
 # What the server makes of uploads of which two may mean harm.
 RULES = {
-    "mean": "mean",
-    "median": "median",
+    "mean": '{ name = "mean" }',
+    "median": '{ name = "median" }',
     "trimmed mean": '{ name = "trimmed-mean", trim = 0.2 }',
     "Krum": '{ name = "krum", attackers = 2 }',
     "Multi-Krum": '{ name = "multi-krum", attackers = 2 }',
     "Bulyan": '{ name = "bulyan", attackers = 2 }',
-    "clipped norms": "norm-clip",
+    "clipped norms": '{ name = "norm-clip" }',
 }
 ATTACKED = {"fedit": "adapter.rank=4:adapter.alpha=8", "lora-a2": "clients.budget=8"}
 FLIPPED = '{ kind = "label-flip", share = 0.2 }'

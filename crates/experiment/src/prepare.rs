@@ -16,7 +16,7 @@ use crate::job;
 use crate::log::{RunLog, note};
 use crate::partition_file::PartitionFile;
 use crate::recorder::{Recorded, Recorder, settings_of};
-use crate::run_folder::RunFolder;
+use crate::run_folder::{self, RunFolder};
 use crate::watch::{Facts, Watch};
 
 /// A federation that can train.
@@ -93,7 +93,12 @@ impl Prepared {
         if config.settings().publish() == Publish::All {
             self.partition.write(folder)?;
         }
-        Recorder::new(files, &self.recorded(config), &self.run, Arc::clone(&self.interrupt))
+        let recorder = Recorder::new(files, &self.recorded(config), &self.run, Arc::clone(&self.interrupt));
+        if recorder.is_err() {
+            // Nothing was trained, and the same command must find the place free once what was in its way is gone.
+            run_folder::clear(folder);
+        }
+        recorder
     }
 
     /// What a recorder needs to know.

@@ -118,6 +118,14 @@ fn free_name(parent: &Path, stem: &str) -> PathBuf {
     std::iter::once(first).chain(numbered).find(|path| !path.exists()).expect("the numbers do not end")
 }
 
+/// Removes what a run leaves from `path`, and the folder where nothing else is in it; what the system refuses stays.
+pub fn clear(path: &Path) {
+    for own in names::ALL.into_iter().map(|name| path.join(name)) {
+        let _ = if own.is_dir() { fs::remove_dir_all(own) } else { fs::remove_file(own) };
+    }
+    let _ = fs::remove_dir(path);
+}
+
 impl RunFolder {
     /// Makes the folder and its first files.
     ///

@@ -50,9 +50,10 @@ impl Trackers {
     pub fn open(run: &Path, config: &RunConfig, past: &[RoundMetrics]) -> Result<Trackers> {
         let settings = &config.track;
         let last = past.last().map(|metrics| metrics.round);
-        let mlflow = settings.mlflow.as_deref().map(|address| Mlflow::open(run, config, address, last)).transpose()?;
+        // What begins nothing at its server comes first.
         let trackio =
             settings.trackio.as_deref().map(|address| Trackio::open(run, config, address, last)).transpose()?;
+        let mlflow = settings.mlflow.as_deref().map(|address| Mlflow::open(run, config, address, last)).transpose()?;
         let mut trackers = Trackers {
             totals: Totals::default(),
             csv: settings.csv.then(|| Csv::create(run)).transpose()?,

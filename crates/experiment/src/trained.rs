@@ -6,6 +6,7 @@ use anyhow::{Context, Result};
 use bonfire_models::{Adapter, Model, Transformer, peft};
 
 use crate::config::{self, CheckedConfig, Source};
+use crate::log::note;
 use crate::run_folder::{ADAPTER, BEST_ADAPTER, BEST_MODEL, CONFIG, METRICS, MODEL, read};
 use crate::user_error::UserError;
 
@@ -56,6 +57,12 @@ pub fn adapter(run: &Path, which: Which, loaded: &CheckedConfig, model: &Transfo
     if loaded.config.strategy.traits().trains_weights {
         Ok(Adapter::of_weights(Vec::new(), model.head().to_vec()))
     } else {
+        if !loaded.config.strategy.traits().has_global_model {
+            note(format!(
+                "{} has no global model: this is what all clients begin with. `bonfire export RUN --client N` writes a client's own",
+                loaded.config.strategy.name()
+            ));
+        }
         peft::read(&run.join(which.folders()[0]), model.info(), model.task()).context("cannot read the adapter")
     }
 }

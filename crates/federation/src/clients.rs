@@ -96,9 +96,12 @@ impl Clients {
         Ok(trained.map_continue(|mut trained| {
             spoil(&self.settings, plan.round, self.shards.train.len(), &mut trained.uploads);
             // Last of all: what privacy does to an upload is done, and an attacker's message is as short as anybody's.
-            let feedback = self.settings.feeds_errors_back();
+            let feeds_back = self.settings.feeds_errors_back();
             for upload in &mut trained.uploads {
                 let memory = self.memories.get(&upload.client);
+                // What a client learns before it is in a group is not a movement of that group's model.
+                let in_none = plan.private.by_group && self.groups.memory(upload.client).is_none();
+                let feedback = feeds_back && !in_none;
                 wire::write(&plan.wire, plan, self.settings.train.seed, memory, feedback, upload);
             }
             trained

@@ -150,9 +150,9 @@ impl Download {
         Download { round: plan.round, since, parts, coded }
     }
 
-    /// Bytes of the message as the ledger would count it for one client.
+    /// Bytes of the message as the ledger would count it for one client. Who is in which group goes beside it, as who takes part does.
     pub fn bytes(&self) -> u64 {
-        let plain = self.parts.values().map(|part| 4 * part.len());
+        let plain = self.parts.iter().filter(|(name, _)| *name != GROUPS).map(|(_, part)| 4 * part.len());
         HEADER + plain.chain(self.coded.values().map(Vec::len)).sum::<usize>() as u64
     }
 
@@ -198,7 +198,9 @@ impl Download {
             let numbers = self.take(part, wire, &[shapes]).map_err(|p| bad(part, p))?;
             fill(numbers, tensors).map_err(|p| bad(part, p))?;
         }
-        self.take_groups(&mut next, settings)?;
+        if settings.strategy.most_groups().is_some() {
+            self.take_groups(&mut next, settings)?;
+        }
         if let Some(to) = self.parts.remove(MERGED_TO) {
             next.merged = self.merge(&next, &to).map_err(|p| bad(MERGED_TO, p))?;
         }

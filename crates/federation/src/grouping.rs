@@ -2,32 +2,50 @@
 //! clusters of average linkage, and as many of them as give the highest silhouette.
 
 use bonfire_models::Matrix;
-
-/// Distance of two clients: `mean over targets of 1 − cos(B_i, B_j)`, each B as one vector. One that has not moved is at a right angle
-/// to all.
-pub(crate) fn distance(one: &[Matrix], other: &[Matrix]) -> f64 {
-    let dot =
-        |a: &Matrix, b: &Matrix| a.data.iter().zip(&b.data).map(|(x, y)| f64::from(*x) * f64::from(*y)).sum::<f64>();
-    let apart = |(a, b): (&Matrix, &Matrix)| {
-        let norms = (dot(a, a) * dot(b, b)).sqrt();
-        if norms > 0.0 { 1.0 - dot(a, b) / norms } else { 1.0 }
-    };
-    one.iter().zip(other).map(apart).sum::<f64>() / one.len().max(1) as f64
-}
+use rayon::prelude::*;
 
 /// `distances[i][j]` of all pairs.
 pub(crate) type Distances = Vec<Vec<f64>>;
 
-/// All distances of these clients.
-pub(crate) fn distances(clients: &[&[Matrix]]) -> Distances {
-    let mut all = vec![vec![0.0; clients.len()]; clients.len()];
-    for i in 0..clients.len() {
-        for j in 0..i {
-            all[i][j] = distance(clients[i], clients[j]);
-            all[j][i] = all[i][j];
+/// Every target's B of a client as one vector, with its norm.
+type Normed<'m> = Vec<(&'m Matrix, f64)>;
+
+fn normed(client: &[Matrix]) -> Normed<'_> {
+    client.iter().map(|b| (b, dot(b, b).sqrt())).collect()
+}
+
+/// In eight sums, so that the processor's vectors can be used.
+fn dot(a: &Matrix, b: &Matrix) -> f64 {
+    let mut sums = [0.0; 8];
+    let (a, b) = (a.data.chunks(8), b.data.chunks(8));
+    for (a, b) in a.zip(b) {
+        for (sum, (x, y)) in sums.iter_mut().zip(a.iter().zip(b)) {
+            *sum += f64::from(*x) * f64::from(*y);
         }
     }
-    all
+    sums.iter().sum()
+}
+
+fn apart(one: &Normed<'_>, other: &Normed<'_>) -> f64 {
+    let of = |((a, norm), (b, other)): (&(&Matrix, f64), &(&Matrix, f64))| {
+        if norm * other > 0.0 { 1.0 - dot(a, b) / (norm * other) } else { 1.0 }
+    };
+    one.iter().zip(other).map(of).sum::<f64>() / one.len().max(1) as f64
+}
+
+/// Distance of two clients: `mean over targets of 1 − cos(B_i, B_j)`, each B as one vector. One that has not moved is at a right angle
+/// to all.
+pub(crate) fn distance(one: &[Matrix], other: &[Matrix]) -> f64 {
+    apart(&normed(one), &normed(other))
+}
+
+/// All distances of these clients.
+pub(crate) fn distances(clients: &[&[Matrix]]) -> Distances {
+    let clients: Vec<Normed<'_>> = clients.par_iter().map(|client| normed(client)).collect();
+    let before = |i: usize| (0..i).map(|j| apart(&clients[i], &clients[j])).collect();
+    let below: Vec<Vec<f64>> = (0..clients.len()).into_par_iter().map(before).collect();
+    let of = |i: usize, j: usize| if i == j { 0.0 } else { below[i.max(j)][i.min(j)] };
+    (0..clients.len()).map(|i| (0..clients.len()).map(|j| of(i, j)).collect()).collect()
 }
 
 /// Puts them into `wanted` groups, or into as many of 2 to `most` as have the highest silhouette (of equal ones the fewest). Gives each one's
@@ -36,11 +54,12 @@ pub(crate) fn distances(clients: &[&[Matrix]]) -> Distances {
 pub(crate) fn groups(distances: &Distances, wanted: Option<usize>, most: usize) -> Vec<usize> {
     let n = distances.len();
     if let Some(wanted) = wanted {
-        return clusters(distances, wanted.clamp(1, n.max(1)));
+        let wanted = wanted.clamp(1, n.max(1));
+        return clusters(distances, wanted, wanted).pop().unwrap_or_default();
     }
+    let most = most.min(n.saturating_sub(1));
     let mut best = (f64::NEG_INFINITY, vec![0; n]);
-    for count in 2..=most.min(n.saturating_sub(1)) {
-        let found = clusters(distances, count);
+    for found in clusters(distances, 2, most).into_iter().rev() {
         let score = silhouette(distances, &found);
         if score > best.0 {
             best = (score, found);
@@ -49,31 +68,49 @@ pub(crate) fn groups(distances: &Distances, wanted: Option<usize>, most: usize) 
     best.1
 }
 
-/// Agglomerative clustering by average linkage: the two clusters whose members are nearest on average become one, until `count` are
-/// left. Of equally near ones the first.
-fn clusters(distances: &Distances, count: usize) -> Vec<usize> {
-    let mut clusters: Vec<Vec<usize>> = (0..distances.len()).map(|i| vec![i]).collect();
-    let apart = |a: &[usize], b: &[usize]| {
-        let sum: f64 = a.iter().flat_map(|&i| b.iter().map(move |&j| distances[i][j])).sum();
-        sum / (a.len() * b.len()) as f64
-    };
-    while clusters.len() > count {
-        let mut nearest = (f64::INFINITY, 0, 1);
-        for b in 1..clusters.len() {
-            for a in 0..b {
-                let far = apart(&clusters[a], &clusters[b]);
-                if far < nearest.0 {
-                    nearest = (far, a, b);
+/// Agglomerative clustering by average linkage: the two clusters whose members are nearest on average become one, of equally near ones the
+/// first. Gives each one's cluster where there are `most`, one fewer, and so on to `least`.
+fn clusters(distances: &Distances, least: usize, most: usize) -> Vec<Vec<usize>> {
+    let n = distances.len();
+    let mut clusters: Vec<Vec<usize>> = (0..n).map(|i| vec![i]).collect();
+    let mut found = Vec::new();
+    let mut far = distances.clone();
+    while clusters.len() >= least && !clusters.is_empty() {
+        if clusters.len() <= most {
+            // A cluster's first member is its smallest: merges go to the one that began earlier.
+            let mut of = vec![0; n];
+            clusters.iter().enumerate().for_each(|(g, members)| members.iter().for_each(|&i| of[i] = g));
+            found.push(of);
+        }
+        let mut nearest = (f64::INFINITY, 0, 0);
+        for (b, row) in far.iter().enumerate() {
+            for (a, &distance) in row.iter().enumerate().take(b) {
+                if distance < nearest.0 {
+                    nearest = (distance, a, b);
                 }
             }
         }
-        let merged = clusters.remove(nearest.2);
-        clusters[nearest.1].extend(merged);
+        let (_, a, b) = nearest;
+        if a == b {
+            break;
+        }
+        let merged = clusters.remove(b);
+        clusters[a].extend(merged);
+        far.remove(b);
+        for row in &mut far {
+            row.remove(b);
+        }
+        let mean_to = |other: &Vec<usize>| {
+            let sum: f64 = clusters[a].iter().flat_map(|&i| other.iter().map(move |&j| distances[i][j])).sum();
+            sum / (clusters[a].len() * other.len()) as f64
+        };
+        let anew: Vec<f64> = clusters.iter().map(mean_to).collect();
+        for (other, mean) in anew.into_iter().enumerate().filter(|(other, _)| *other != a) {
+            far[a][other] = mean;
+            far[other][a] = mean;
+        }
     }
-    // A cluster's first member is its smallest: merges go to the one that began earlier.
-    let mut of = vec![0; distances.len()];
-    clusters.iter().enumerate().for_each(|(g, members)| members.iter().for_each(|&i| of[i] = g));
-    of
+    found
 }
 
 /// The mean over all of `(b − a)/max(a, b)`: `a` is the mean distance to the others of the own group, `b` that to the nearest other group;

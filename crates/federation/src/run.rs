@@ -141,9 +141,9 @@ impl Run {
         self.clients.personal_models(self.server())
     }
 
-    /// What a client keeps for itself from round to round. `None`: nothing yet.
+    /// What a client, or its group, has besides what all share. `None`: nothing yet.
     pub fn memory(&self, client: usize) -> Option<&ClientMemory> {
-        self.clients.memories.get(&client)
+        self.clients.memory(client)
     }
 
     /// The model (on the first device), as it was read.
@@ -201,7 +201,9 @@ impl Run {
         // As many again wait for their time to come, and once more until the round has ended well.
         let waiting = 2 * u64::from(settings.server.asynchronous.is_some());
         let keep = u64::from(!plan.private.is_nothing() && !plan.private.by_group) + u64::from(settings.train.scaffold);
-        let copies = 1 + keep * clients as u64;
+        // What every group has, and once more as its clients hold it.
+        let of_groups = 2 * settings.strategy.most_groups().map_or(0, |most| most.min(clients) as u64);
+        let copies = 1 + keep * clients as u64 + of_groups;
         cohort * upload * (1 + u64::from(copied) + waiting) + 4 * copies * self.trainable_params()
     }
 

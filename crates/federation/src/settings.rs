@@ -6,6 +6,7 @@ mod asynchronous;
 mod attack;
 mod availability;
 mod clients;
+mod clustered;
 mod composition;
 mod devices;
 mod evaluate;
@@ -41,6 +42,7 @@ pub use personalise::Personalise;
 pub(crate) use privacy::Mechanism;
 pub use privacy::{PrivacySettings, Publish, Spent};
 pub use server::{Aggregation, ServerOptimizer, ServerSettings, Weights};
+pub(crate) use strategy::MOST_GROUPS;
 pub use strategy::{BudgetUse, First, Norm, Prune, StrategySettings};
 pub use strategy_traits::StrategyTraits;
 
@@ -120,7 +122,7 @@ impl Settings {
                 SORA_XI * lr_gate
             )
         });
-        gates.into_iter().chain(self.privacy_warnings()).collect()
+        gates.into_iter().chain(self.privacy_warnings()).chain(self.stands_still()).chain(self.few_to_group()).collect()
     }
 
     /// What `[privacy]` does not cover.

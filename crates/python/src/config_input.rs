@@ -5,9 +5,8 @@ use std::path::PathBuf;
 use bonfire_experiment::config::{self, CheckedConfig};
 use bonfire_experiment::embed;
 use pyo3::prelude::*;
-use pyo3::types::{PyAnyMethods, PyMapping};
+use pyo3::types::{PyAnyMethods, PyBool, PyFloat, PyInt, PyMapping, PySequence, PyString};
 use serde::Serialize;
-use serde_json::Value;
 
 use crate::errors::{of, other, user_error};
 
@@ -44,58 +43,63 @@ pub fn path(it: &Bound<'_, PyAny>) -> PyResult<PathBuf> {
 pub fn sets(overrides: Option<&Bound<'_, PyMapping>>) -> PyResult<Vec<String>> {
     let Some(overrides) = overrides else { return Ok(Vec::new()) };
     let py = overrides.py();
-    let set = |(key, value): (&String, &toml::Value)| format!("{key}={value}");
-    let values = json(overrides.as_any())?;
-    let Value::Object(values) = values else {
-        return Err(user_error(py, "overrides are a mapping from keys to values"));
-    };
-    let mut all = toml::Table::new();
-    for (key, value) in values {
-        let what = || user_error(py, format!("the override of {key} has a value that no configuration has"));
-        all.insert(key.clone(), toml_value(value).ok_or_else(what)?);
+    let mut all = Vec::new();
+    for item in overrides.items()? {
+        let (key, value): (Bound<'_, PyAny>, Bound<'_, PyAny>) = item.extract()?;
+        let key: String = key.extract().map_err(|_| user_error(py, "overrides are a mapping from keys to values"))?;
+        let why =
+            |why: String| user_error(py, format!("the override of {key} has a value that no configuration has{why}"));
+        let value = toml_value(&value).map_err(|error| why(format!(": {}", error.value(py))))?;
+        all.push(format!("{key}={}", value.ok_or_else(|| why(String::new()))?));
     }
-    Ok(all.iter().map(set).collect())
+    Ok(all)
 }
 
 fn table(mapping: &Bound<'_, PyMapping>) -> PyResult<toml::Table> {
-    match toml_value(json(mapping.as_any())?) {
+    let py = mapping.py();
+    let value = toml_value(mapping.as_any())
+        .map_err(|error| user_error(py, format!("a value that no configuration has: {}", error.value(py))))?;
+    match value {
         Some(toml::Value::Table(table)) => Ok(table),
-        _ => Err(user_error(mapping.py(), "a configuration is a mapping of sections")),
+        _ => Err(user_error(py, "a configuration is a mapping of sections")),
     }
 }
 
-/// Python's values as JSON's: whatever `json.dumps` takes, and paths as text.
-fn json(it: &Bound<'_, PyAny>) -> PyResult<Value> {
-    let py = it.py();
-    let kwargs = pyo3::types::PyDict::new(py);
-    kwargs.set_item("default", py.import("os")?.getattr("fspath")?)?;
-    let plain = if it.is_instance_of::<pyo3::types::PyDict>() {
-        it.clone()
-    } else {
-        py.get_type::<pyo3::types::PyDict>().call1((it,))?.into_any()
-    };
-    let text = py.import("json")?.call_method("dumps", (plain,), Some(&kwargs));
-    let text: String =
-        text.map_err(|e| user_error(py, format!("a value that no configuration has: {e}")))?.extract()?;
-    serde_json::from_str(&text).map_err(|e| user_error(py, format!("a value that no configuration has: {e}")))
-}
-
-/// A key that is `None` is one that is left out.
-fn toml_value(value: Value) -> Option<toml::Value> {
-    Some(match value {
-        Value::Null => return None,
-        Value::Bool(b) => b.into(),
-        Value::Number(n) => match n.as_i64() {
-            Some(whole) => whole.into(),
-            None => n.as_f64()?.into(),
-        },
-        Value::String(text) => text.into(),
-        Value::Array(list) => toml::Value::Array(list.into_iter().map(toml_value).collect::<Option<_>>()?),
-        Value::Object(map) => {
-            let values = map.into_iter().filter_map(|(key, value)| Some((key, toml_value(value)?)));
-            toml::Value::Table(values.collect())
+/// Python's values as TOML's, number by number to the last bit: also NumPy's numbers and arrays, and paths as text. A key that is
+/// `None` is one that is left out.
+fn toml_value(it: &Bound<'_, PyAny>) -> PyResult<Option<toml::Value>> {
+    if it.is_none() {
+        return Ok(None);
+    }
+    if it.is_instance_of::<PyBool>() {
+        return Ok(Some(it.extract::<bool>()?.into()));
+    }
+    if it.is_instance_of::<PyInt>() {
+        return Ok(Some(it.extract::<i64>()?.into()));
+    }
+    if it.is_instance_of::<PyFloat>() {
+        return Ok(Some(it.extract::<f64>()?.into()));
+    }
+    if it.is_instance_of::<PyString>() {
+        return Ok(Some(it.extract::<String>()?.into()));
+    }
+    if let Ok(mapping) = it.cast::<PyMapping>() {
+        let mut table = toml::Table::new();
+        for item in mapping.items()? {
+            let (key, value): (String, Bound<'_, PyAny>) = item.extract()?;
+            table.extend(toml_value(&value)?.map(|value| (key, value)));
         }
-    })
+        return Ok(Some(table.into()));
+    }
+    if it.hasattr("dtype")? && it.hasattr("tolist")? {
+        return toml_value(&it.call_method0("tolist")?);
+    }
+    if let Ok(list) = it.cast::<PySequence>() {
+        let values = list.try_iter()?.map(|value| toml_value(&value?)).collect::<PyResult<Option<Vec<_>>>>()?;
+        return Ok(values.map(toml::Value::Array));
+    }
+    let text: String = it.py().import("os")?.getattr("fspath")?.call1((it,))?.extract()?;
+    Ok(Some(text.into()))
 }
 
 /// A record as Python's plain values.

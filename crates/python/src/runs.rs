@@ -10,7 +10,6 @@ use bonfire_experiment::{Experiment, Interrupt, Watch};
 use bonfire_federation::{ClientMetrics, RoundMetrics, Summary};
 use pyo3::prelude::*;
 use pyo3::types::PyMapping;
-use serde_json::Value;
 
 use crate::comparison::Comparison;
 use crate::config_input::{self, plain};
@@ -20,9 +19,13 @@ use crate::interruptible::patiently;
 /// A run that has ended, and its folder.
 #[pyclass(frozen, get_all, module = "bonfire")]
 pub struct Run {
+    /// The run folder; `folder + "/adapter"` is the adapter in PEFT's layout.
     folder: String,
+    /// A row a round, as in `metrics.jsonl`; round 0 is the untrained model.
     rounds: Py<PyAny>,
+    /// A row a client and round, as in `clients.jsonl`.
     clients: Py<PyAny>,
+    /// The run in one object, as `summary.json`.
     summary: Py<PyAny>,
 }
 
@@ -33,11 +36,15 @@ impl Run {
     }
 }
 
-/// The JSON objects of a file, a line each.
-fn lines(path: &Path) -> Result<Vec<Value>> {
+/// The lines of a file, an object each, for Python to read: its numbers are then those of the file to the last bit.
+fn lines(path: &Path) -> Result<String> {
     let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-    let line = |line: &str| serde_json::from_str(line).with_context(|| format!("cannot read {}", path.display()));
-    text.lines().map(line).collect()
+    Ok(format!("[{}]", text.lines().collect::<Vec<_>>().join(",")))
+}
+
+/// JSON as Python's plain values.
+fn read<'py>(py: Python<'py>, text: &str) -> PyResult<Bound<'py, PyAny>> {
+    py.import("json")?.call_method1("loads", (text,))
 }
 
 /// Sends every round to the thread that called.
@@ -51,6 +58,12 @@ impl Watch for Rounds {
     }
 }
 
+/// Runs a federation in this process, as `bonfire train`; without `config` the built-in quickstart.
+///
+/// `config` is a TOML file's path or a mapping of sections, `overrides` a mapping of keys that go before it, such as
+/// `{"data.path": "my.csv", "data.split": {"test": 0.2}, "train.rounds": 5}`; `bonfire config --init full` prints every key. `out` is the
+/// run folder, `runs/<name>-<time>` unless named. `on_round` is called with each round's row. Ctrl-C, or an exception of `on_round`, gives
+/// up the round that runs; the folder holds those before it, and `bonfire predict`, `report` and `export` read it.
 #[pyfunction]
 #[pyo3(signature = (config = None, *, overrides = None, device = None, out = None, on_round = None))]
 pub fn train(
@@ -85,12 +98,17 @@ pub fn train(
     let (rounds, clients, folder, summary) = ended.map_err(|e| of(py, &e))?;
     Ok(Run {
         folder: folder.display().to_string(),
-        rounds: plain(py, &rounds)?.unbind(),
-        clients: plain(py, &clients)?.unbind(),
+        rounds: read(py, &rounds)?.unbind(),
+        clients: read(py, &clients)?.unbind(),
         summary: plain(py, &summary)?.unbind(),
     })
 }
 
+/// Strategies side by side on the same data and seeds, as `bonfire compare`: a row a run.
+///
+/// `strategies` is a list of names, each perhaps with keys of its own (`"fedit:train.lr_b=5x"`). The folder `out`, `compare/<name>` unless
+/// named, holds the table and the runs; what is there already is not run again. Pictures are drawn by `bonfire compare` with the same
+/// options and folder.
 #[pyfunction]
 #[pyo3(signature = (config = None, *, strategies = None, seeds = vec![], ranks = vec![], alphas = vec![], out = None, overrides = None, device = None))]
 #[allow(clippy::too_many_arguments, reason = "the options of a command")]
@@ -105,14 +123,15 @@ pub fn compare<'py>(
     overrides: Option<&Bound<'py, PyMapping>>,
     device: Option<String>,
 ) -> PyResult<Bound<'py, PyAny>> {
-    let loaded = config_input::load(config, overrides, device.as_deref(), py)?;
-    let config = match config {
+    let path = match config {
         Some(it) if it.cast::<PyMapping>().is_ok() => {
-            return Err(user_error(py, "compare reads its configuration from a file; give a path"));
+            return Err(user_error(py, "compare reads its configuration from a file; give a path, and overrides"));
         }
         Some(it) => Some(config_input::path(it)?),
         None => None,
     };
+    let loaded = config_input::load(config, overrides, device.as_deref(), py)?;
+    let config = path;
     let strategies = match strategies {
         None => None,
         Some(it) => match it.extract::<String>() {

@@ -50,6 +50,33 @@ def test_configurations_are_files_mappings_or_overrides(tmp_path, small):
         bonfire.train(out=tmp_path)
 
 
+def test_overrides_may_be_sections_and_numpys_numbers_and_change_nothing_else(small):
+    import numpy as np
+
+    plain = bonfire.Server(overrides=small | {"train.epochs": 2, "train.lr_b": 1 / 3})
+    nested = {key: value for key, value in small.items() if not key.startswith("train.")}
+    train = {"rounds": np.int64(3), "lr_a": small["train.lr_a"], "epochs": np.int32(2), "lr_b": np.float64(1 / 3)}
+    other = bonfire.Server(overrides=nested | {"train": train})
+    # Keys of [train] that the mapping does not name are as they were.
+    assert other.config == plain.config and other.fingerprint == plain.fingerprint
+    assert "lr_b = 0.3333333333333333\n" in other.config
+    lists = bonfire.Server(overrides=small | {"train.betas": np.array([0.9, 0.95])})
+    assert lists.config == bonfire.Server(overrides=small | {"train.betas": [0.9, 0.95]}).config
+    for bad in ({1, 2}, object(), None, 2**70):
+        with pytest.raises(bonfire.ConfigError, match=r"the override of train\.rounds has a value that no configuration has"):
+            bonfire.Server(overrides={"train.rounds": bad})
+
+
+def test_help_tells_of_runs():
+    assert "mapping of sections" in bonfire.train.__doc__ and "side by side" in bonfire.compare.__doc__
+    assert "round 0 is the untrained model" in bonfire.Run.rounds.__doc__
+
+
+def test_compare_asks_for_a_file_before_it_looks_at_a_mapping():
+    with pytest.raises(bonfire.ConfigError, match="reads its configuration from a file"):
+        bonfire.compare({"data": {"path": "x"}})
+
+
 def test_a_failing_listener_ends_the_run_after_its_round(tmp_path, small):
     def fail(row):
         raise RuntimeError(f"enough after {row['round']}")

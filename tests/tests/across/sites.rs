@@ -340,6 +340,46 @@ fn a_site_that_is_lost_is_made_up_for_and_counted() {
 }
 
 #[test]
+fn groups_that_do_not_fit_are_refused() {
+    let settings = settings("[strategy]\nname = \"clustered\"\ngroups = 2");
+    let mut server = coordinator(&settings);
+    let mut site = toy::site(&settings, &[0, 1]);
+    let mut others = toy::site(&settings, &[2, 3]);
+    let plan = server.plan();
+    let mut uploads = Vec::new();
+    for (site, own) in [(&mut site, [0, 1]), (&mut others, [2, 3])] {
+        site.receive(server.download(0, Some(&own)), Some(&plan)).unwrap();
+        let trained = site.train(&plan, &own, &mut |_| ControlFlow::Continue(())).unwrap();
+        uploads.extend(trained.continue_value().unwrap().uploads);
+    }
+    server.aggregate(&plan, &uploads, &[0, 1, 2, 3], &[]).unwrap();
+    let (plan, whole) = (server.plan(), server.download(1, Some(&[0, 1])));
+    let of = whole.parts["groups"].clone();
+    assert!(of[0] == 1.0 && of[1] > 0.0 && of[2..] == [0.0, 0.0], "its own clients alone: {of:?}");
+    let mut refused = |change: &dyn Fn(&mut Download), words: &str| {
+        let mut download = whole.clone();
+        change(&mut download);
+        let state = site.state();
+        let error = site.receive(download, Some(&plan)).unwrap_err().to_string();
+        assert!(error.contains(words), "{error}");
+        assert_eq!(site.state(), state, "a refused download changes nothing");
+    };
+    let number = "its part \"groups\" must be one whole number a client";
+    refused(&|d| d.parts.get_mut("groups").unwrap().truncate(3), number);
+    refused(&|d| d.parts.get_mut("groups").unwrap()[0] = 1.5, number);
+    refused(&|d| d.parts.get_mut("groups").unwrap()[0] = 5.0, number);
+    refused(&|d| d.parts.get_mut("groups").unwrap()[0] = -1.0, number);
+    refused(&|d| d.parts.get_mut("group-0").unwrap().truncate(7), "its part \"group-0\" is not as long");
+    refused(&|d| drop(d.parts.remove("group-0")), "its part \"group-0\" is missing");
+    refused(&|d| drop(d.parts.insert("group-9".into(), vec![0.0; 3])), "none that this version knows");
+    site.receive(whole, Some(&plan)).unwrap();
+    let mut odd = plan.clone();
+    odd.private.factors.pop();
+    let error = site.train(&odd, &[0, 1], &mut |_| ControlFlow::Continue(())).unwrap_err().to_string();
+    assert!(error.contains("private"), "{error}");
+}
+
+#[test]
 fn orders_and_downloads_that_do_not_fit_are_refused() {
     let settings = settings("[strategy]\nname = \"lora-a2\"\n[clients]\ncount = 4\nbudget = 2");
     let server = coordinator(&settings);
@@ -363,6 +403,7 @@ fn orders_and_downloads_that_do_not_fit_are_refused() {
     refused(&|d| drop(d.parts.insert("merged-to".into(), vec![1e30; 12])), "one whole number a target");
     refused(&|d| drop(d.parts.insert("merged-to".into(), vec![9e5; 12])), "does not say how much");
     refused(&|d| drop(d.parts.insert("else".into(), vec![0.0; 3])), "none that this version knows");
+    refused(&|d| drop(d.parts.insert("groups".into(), vec![0.0; 4])), "none that this version knows");
     refused(&|d| d.round = 0, "is 0");
     site.receive(whole, Some(&plan)).unwrap();
     let mut refused = |change: &dyn Fn(&mut Plan), words: &str| {

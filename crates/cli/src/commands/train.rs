@@ -122,7 +122,6 @@ fn prepare(loaded: &CheckedConfig, place: &Path, args: &TrainArgs, quiet: bool) 
     if !quiet {
         describe_training(loaded, &prepared.run);
         prepared.run.drowned().iter().for_each(note);
-        prepared.run.settings().stands_still().iter().for_each(note);
         say(format!("memory      {}\n", Expected::of(&prepared.run)));
     }
     Ok(Ready { prepared, ctrl_c: installed.expect("asked for on the way") })

@@ -5,7 +5,7 @@ use crate::console::say;
 const TEXT: &str = "\
 Bonfire trains adapters for language models on data that stays with many clients, all of them side by side on one device.
 
-  bonfire train                 see it work: ten clients, no download, no GPU, a quarter of a minute
+  bonfire train                 see it work: ten clients, no download, no GPU, half a minute or so
   bonfire new my-federation     begin with your own rows: a configuration, a sample and what to do next
   bonfire doctor                which devices are here, and whether they compute right
   bonfire --help                all commands";

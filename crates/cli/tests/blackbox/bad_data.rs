@@ -158,3 +158,12 @@ fn rows_are_on_the_lines_that_an_editor_shows() {
         assert!(said.err.contains("rows.csv:5: no label"), "{name}: {}", said.err);
     }
 }
+
+#[test]
+fn a_column_that_is_not_there_is_named_with_its_key() {
+    let room = room(&[], &[]);
+    let with = |set: &'static str| [&TRAIN[..], &["--set", set]].concat();
+    let near = ["no field \"txet\"", "data.text", "--set data.text=txet", "did you mean data.text = \"text\"?"];
+    room.refuse(2, &near, &with("data.text=txet"));
+    room.refuse(2, &["no field \"zzz\"", "data.label", "text", "row of names"], &with("data.label=zzz"));
+}

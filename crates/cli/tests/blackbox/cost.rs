@@ -77,18 +77,22 @@ fn the_configurations_own_strategy_is_among_them_with_its_keys() {
         let json = Room::new().succeed(&[&["cost", "--json"], args].concat());
         serde_json::from_str(&json.out).expect("JSON")
     };
+    let up = |rows: &[serde_json::Value], name: &str| {
+        let row = rows.iter().find(|row| row["strategy"] == name).unwrap_or_else(|| panic!("no {name}: {rows:?}"));
+        row["low"]["upload_bytes"].as_u64().expect("a number")
+    };
     let own = ["--set", "strategy.name=fedpeptao", "--set", "clients.budget=full", "--set", "strategy.layers=1"];
-    let found = rows(&own);
-    let of = |name: &str| found.iter().find(|row| row["strategy"] == name).unwrap_or_else(|| panic!("no {name}"));
-    let half = rows(&own[..4]);
-    let other = half.iter().find(|row| row["strategy"] == "fedpeptao").expect("its own");
-    assert!(of("fedpeptao")["upload_bytes"].as_u64() < other["upload_bytes"].as_u64(), "{other}");
-    assert_eq!(
-        of("fedit")["upload_bytes"],
-        half.iter().find(|row| row["strategy"] == "fedit").expect("it")["upload_bytes"]
-    );
-    // Given by hand, the list is what was given.
-    assert_eq!(rows(&["--strategies", "fedit,lora-a2"]).len(), 2);
+    let (one, half) = (rows(&own), rows(&own[..4]));
+    assert!(up(&one, "fedpeptao") < up(&half, "fedpeptao"));
+    assert_eq!(up(&one, "fedit"), up(&half, "fedit"));
+    // A key that another strategy knows too reaches it as well, and one that it does not know is left out.
+    let others = ["--strategies", "fedit,xgblora"];
+    let (one, half) = (rows(&[&own[..], &others].concat()), rows(&[&own[..4], &others].concat()));
+    assert_eq!((one.len(), up(&one, "fedit")), (2, up(&half, "fedit")));
+    assert!(up(&one, "xgblora") < up(&half, "xgblora"));
+    // What no strategy knows is a mistake.
+    let nobodys = ["cost", "--set", "strategy.name=fedpeptao", "--set", "strategy.leyers=1"];
+    Room::new().refuse(2, &["leyers"], &nobodys);
 }
 
 #[test]

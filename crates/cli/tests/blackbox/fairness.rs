@@ -8,6 +8,19 @@ use crate::support::{Room, short};
 const FEDIT: [&str; 6] =
     ["--set", "strategy.name=fedit", "--set", "clients.budget=full", "--set", "adapter.head=trained"];
 
+/// What `cost` says of a strategy.
+fn cost(room: &Room, strategy: &str, more: &[&str]) -> Value {
+    let said = room.succeed(&short(&["cost", "--json", "--strategies", strategy], more));
+    let rows: Vec<Value> = serde_json::from_str(&said.out).expect("JSON");
+    let row = rows.into_iter().find(|row| row["strategy"] == strategy);
+    row.unwrap_or_else(|| panic!("no {strategy}: {}", said.out))["low"].clone()
+}
+
+/// Of all rounds of a run.
+fn sum(room: &Room, run: &str, key: &str) -> u64 {
+    room.rounds(run).iter().map(|row| bytes(row, key)).sum()
+}
+
 fn bytes(row: &Value, key: &str) -> u64 {
     row[key].as_u64().unwrap_or_else(|| panic!("{key} in {row}"))
 }
@@ -29,9 +42,8 @@ fn clients_that_are_served_badly_count_more_and_a_bound_that_holds_the_model_sti
         assert_eq!(bytes(fair, "upload_bytes"), bytes(plain, "upload_bytes") + 4 * 4);
         assert_eq!(bytes(fair, "download_bytes"), bytes(plain, "download_bytes"));
     }
-    let cost = room.succeed(&short(&["cost", "--json", "--set", &given], &FEDIT)).out;
-    let said: u64 = fair.iter().map(|row| bytes(row, "upload_bytes")).sum();
-    assert!(cost.contains(&said.to_string()), "{said} in {cost}");
+    let cost = cost(&room, "fedit", &[&FEDIT[..], &["--set", &given]].concat());
+    assert_eq!(bytes(&cost, "upload_bytes"), sum(&room, "fair", "upload_bytes"));
     let refused = short(&["train", "--out", "x", "--set", &given], &["--set", "strategy.name=hetlora"]);
     room.refuse(2, &["server.aggregate", "hetlora"], &refused);
 }
@@ -81,10 +93,9 @@ fn clients_in_groups_have_their_groups_adapter_and_send_what_cost_foretells() {
     assert!(last["test_accuracy"].is_null() && last["personal_accuracy"].is_f64(), "{last}");
     // All downloads but the first are a group's whole model, as its uploads are.
     assert_eq!(last["download_params"], last["upload_params"]);
-    let cost = room.succeed(&short(&["cost", "--json"], &more)).out;
+    let cost = cost(&room, "clustered", &more);
     for key in ["upload_bytes", "download_bytes"] {
-        let said: u64 = room.rounds("run").iter().map(|row| bytes(row, key)).sum();
-        assert!(cost.contains(&said.to_string()), "{key} {said} in {cost}");
+        assert_eq!(bytes(&cost, key), sum(&room, "run", key), "{key}");
     }
     room.succeed(&["export", "run", "--clients", "--verify", "--out", "all"]);
     let weights = |client: usize| {
@@ -93,8 +104,13 @@ fn clients_in_groups_have_their_groups_adapter_and_send_what_cost_foretells() {
     for client in 1..4 {
         assert_eq!(weights(client) == weights(0), groups[client] == groups[0], "client {client} of {groups:?}");
     }
+    let told = room.succeed(&["evaluate", "run"]);
+    assert!(told.err.contains("no global model") && told.err.contains("--client"), "{}", told.err);
+    let many = short(&["train", "--out", "x"], &[&more[..], &["--set", "strategy.groups=5"]].concat());
+    room.refuse(2, &["strategy.groups", "which has 4"], &many);
     let both = short(&["train", "--out", "x"], &[&more[..], &["--set", "strategy.most=3"]].concat());
     room.refuse(2, &["strategy.most", "strategy.groups"], &both);
-    let averaged = short(&["train", "--out", "x"], &[&more[..], &["--set", "server.aggregate=median"]].concat());
+    let averaged =
+        short(&["train", "--out", "x"], &[&more[..], &["--set", "server.aggregate={name=\"median\"}"]].concat());
     room.refuse(2, &["clustered"], &averaged);
 }

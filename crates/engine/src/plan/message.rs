@@ -76,7 +76,7 @@ impl Plan {
             ("align", self.align.is_none_or(|a| self.active == Active::Both && (0.0..=1.0).contains(&a.strength))),
             ("sketch", self.sketch.is_none_or(|s| self.active == Active::Both && s.columns > 0 && s.rows > 0)),
             ("learning rates", rates.iter().all(|lr| lr.is_finite() && *lr >= 0.0)),
-            ("private", self.private.targets.iter().all(|&t| t < targets)),
+            ("private", self.private.targets.iter().all(|&t| t < targets) && self.private.is_of_a_kind()),
             ("branches", self.terms.branches.is_none_or(|b| b.shared <= rank)),
             // Where the model has nothing of what is to train, shapes cannot be asked for; `active` is refused above.
             ("tensors", !trains || self.tensors().all(fits)),

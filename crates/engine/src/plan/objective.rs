@@ -111,6 +111,12 @@ impl Private {
         *self == Private::default()
     }
 
+    /// Whether what it says goes together: what groups share is everything.
+    pub(crate) fn is_of_a_kind(&self) -> bool {
+        let everything = self.factors == [Factor::A, Factor::B] && self.head;
+        !self.by_group || (everything && self.slots_from.is_none() && self.targets.is_empty())
+    }
+
     /// From which of `rows` slots on a factor is private.
     pub fn from_row(&self, target: usize, factor: Factor, rows: usize) -> usize {
         if self.factors.contains(&factor) || self.targets.contains(&target) {

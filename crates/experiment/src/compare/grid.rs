@@ -111,11 +111,9 @@ impl Grid {
         for seed in grid.seeds.clone() {
             for column in 0..grid.columns.len() {
                 for (&rank, variant) in ranks.iter().flat_map(|r| (0..asked.variants.len()).map(move |v| (r, v))) {
-                    // Keys of `[strategy]` belong to the configuration's own, where that takes them.
-                    let of_another =
-                        refused.is_none() && asked.variants[variant].strategy != grid.base.config.strategy.name();
-                    let its = |set: &&String| !of_another || !is_of_a_strategy(set);
-                    let sets: Vec<String> = sets.iter().filter(its).cloned().collect();
+                    let own = asked.variants[variant].strategy == grid.base.config.strategy.name();
+                    let sets =
+                        if own || refused.is_some() { sets.to_vec() } else { grid.known_to(file, sets, variant) };
                     let cell = grid.cell(file, &sets, variant, column, rank, seed);
                     let cell = cell.map_err(|error| match refused.take() {
                         // Not that strategy's alone.
@@ -132,6 +130,23 @@ impl Grid {
     /// The comparison's name.
     pub fn name(&self) -> &str {
         self.base.config.name()
+    }
+
+    /// `sets` without those keys of `[strategy]` that the configuration's own strategy knows and the variant's does not: they are
+    /// left out as the file's are.
+    fn known_to(&self, file: Option<&Path>, sets: &[String], variant: usize) -> Vec<String> {
+        let mut left = sets.to_vec();
+        let name = format!("strategy.name={}", self.variants[variant].strategy);
+        loop {
+            let all: Vec<String> = left.iter().chain([&name]).cloned().collect();
+            let unknown = config::load(file, &all).err().filter(|mistake| mistake.what.contains("unknown key"));
+            let place = unknown.and_then(|mistake| mistake.place);
+            let at = left.iter().position(|set| {
+                set.trim_start().starts_with("strategy") && place.as_ref() == Some(&format!("--set {set}"))
+            });
+            let Some(at) = at else { return left };
+            left.remove(at);
+        }
     }
 
     fn cell(
@@ -181,11 +196,6 @@ impl Grid {
         let parts: Vec<String> = parts.map(|(n, one)| count_of(n, one)).into();
         format!("{}: {} = {}, {waiting} to run", self.name(), parts.join(" × "), count_of(cells, "cell"))
     }
-}
-
-/// Whether it sets a key of one strategy alone.
-fn is_of_a_strategy(set: &str) -> bool {
-    set.starts_with("strategy.") && !set.starts_with("strategy.name=")
 }
 
 /// The configuration without any cell's settings. A `--set` that it refuses may be refused by its own strategy alone, which is

@@ -14,6 +14,9 @@ use crate::user_error::UserError;
 const BACKSLASHES: &str =
     "between double quotes a backslash begins an escape: write 'C:\\folder' between single quotes, or \"C:/folder\"";
 
+/// Sections that are one of several kinds, each with keys of its own.
+const WHOLE: [&str; 3] = ["strategy", "privacy", "attack"];
+
 /// A configuration before it is checked.
 #[derive(Clone, Debug)]
 pub struct Document {
@@ -51,11 +54,19 @@ impl Document {
         Document { table, name: name.to_string(), lines: BTreeMap::new(), overrides: Vec::new() }
     }
 
-    /// Puts an override's value in place, making the tables on the way.
+    /// Puts an override's value in place, making the tables on the way. Of a whole section the keys that are given are set, and the
+    /// others stay; what is named by a key of its own (`strategy.name`, `privacy.kind`) is another thing with other keys, and takes the
+    /// place of what was there.
     ///
     /// # Errors
     /// A path that leads through something that is not a table.
     pub fn apply(&mut self, change: Override) -> Result<(), UserError> {
+        if let ([section], Value::Table(inner)) = (&change.path[..], &change.value)
+            && !WHOLE.contains(&section.as_str())
+        {
+            let keys: Vec<Override> = inner.iter().map(|(key, value)| change.inside(key, value)).collect();
+            return keys.into_iter().try_for_each(|change| self.apply(change));
+        }
         let (last, parents) = change.path.split_last().expect("an override has at least one key");
         let mut table = &mut self.table;
         for (depth, key) in parents.iter().enumerate() {

@@ -58,11 +58,27 @@ impl CheckedConfig {
 pub fn load(file: Option<&Path>, sets: &[String]) -> Result<CheckedConfig, UserError> {
     let (name, stem, text) = match file {
         None => ("the built-in quickstart".to_string(), "quickstart".to_string(), QUICKSTART.to_string()),
-        Some(path) => (path.display().to_string(), stem(path), read_text(path)?),
+        Some(path) => {
+            refuse_rows(path)?;
+            (path.display().to_string(), stem(path), read_text(path)?)
+        }
     };
     let mut loaded = parse(&name, &text, sets)?;
     loaded.config.name.get_or_insert(stem);
     Ok(loaded)
+}
+
+/// Refuses a file of rows in the place of a configuration.
+fn refuse_rows(path: &Path) -> Result<(), UserError> {
+    let ending = path.extension().and_then(|ending| ending.to_str()).unwrap_or_default().to_lowercase();
+    if !["csv", "tsv", "jsonl", "parquet", "txt"].contains(&ending.as_str()) {
+        return Ok(());
+    }
+    let shown = path.display();
+    let wrong = UserError::new(format!("{shown} holds rows, and a configuration is a TOML file"));
+    Err(wrong.help(format!(
+        "--set data.path={shown} --set data.split.test=0.2 trains the quickstart's way on it; `bonfire new DIR` makes a configuration for own rows"
+    )))
 }
 
 /// Reads the configuration that a run left in its folder, with `--set` overrides; keys that stood elsewhere when it was written are
@@ -223,7 +239,21 @@ fn drop_keys_of_builtin(document: &mut Document) -> Option<String> {
             remove(&mut document.table, &key);
         }
     }
-    (!own.is_empty()).then(|| format!("left out, since they are for the built-in texts: {}", own.join(" and ")))
+    (!own.is_empty()).then(|| {
+        let alpha = path_of("data.partition.alpha");
+        let stays = document.get(&alpha).filter(|_| !document.is_overridden(&alpha)).map(|alpha| {
+            format!(
+                "; data.partition.alpha = {alpha} ({}) stays, by which clients hold very different labels and amounts: data.partition.alpha=1 \
+                 and data.min_shard=8 are milder",
+                document.place_of(&path_of("data.partition"))
+            )
+        });
+        format!(
+            "left out, since they are for the built-in texts: {}{}",
+            own.join(" and "),
+            stays.unwrap_or_default()
+        )
+    })
 }
 
 /// A file's budgets were written for the file's strategy: with another one from `--set` they are left out like that

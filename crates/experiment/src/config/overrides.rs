@@ -41,6 +41,12 @@ impl Override {
         self.bare_none
     }
 
+    /// The part of it that sets one key of the section that it sets.
+    pub fn inside(&self, key: &str, value: &Value) -> Override {
+        let path = self.path.iter().cloned().chain([key.to_owned()]).collect();
+        Override { path, value: value.clone(), ..self.clone() }
+    }
+
     /// What a message gives as the place of this value.
     pub fn place(&self) -> String {
         format!("--set {}", self.text)

@@ -288,3 +288,26 @@ fn columns_and_shares_are_checked() {
     let error = mistake(SMALL, &["model.task=causal-lm", "data.text=[\"a\", \"b\"]"]);
     assert!(error.what.contains("is for classifiers"), "{}", error.what);
 }
+
+#[test]
+fn a_whole_section_sets_the_keys_it_names_and_one_of_several_kinds_takes_the_place_of_what_was_there() {
+    let by_keys = read(SMALL, &["clients.count=6", "train.rounds=5"]).expect("fine").config;
+    let by_sections = read(SMALL, &["clients={count=6}", "train={rounds=5}"]).expect("fine").config;
+    assert_eq!(by_sections, by_keys);
+    assert_eq!(by_sections.train.seed, 7);
+    // Another strategy has keys of its own.
+    read(SMALL, &["strategy={name=\"fedit\"}", "clients.budget=full"]).expect("lora-a2's keys are gone");
+    let wrong = mistake(SMALL, &["train={rouns=5}"]);
+    assert_eq!(wrong.what, "unknown key `rouns` in [train]");
+    assert_eq!(wrong.place.as_deref(), Some("--set train={rouns=5}"));
+}
+
+#[test]
+fn rows_are_no_configuration() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("mine.csv");
+    std::fs::write(&file, "text,label\na,b\n").expect("written");
+    let wrong = load(Some(&file), &[]).err().expect("a mistake");
+    assert!(wrong.what.contains("mine.csv holds rows"), "{}", wrong.what);
+    assert!(wrong.help.expect("help").contains("--set data.path="));
+}

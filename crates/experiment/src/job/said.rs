@@ -38,6 +38,14 @@ pub fn placed(loaded: &CheckedConfig, error: DataError) -> anyhow::Error {
             .help("prompts and responses are what a language model learns: set model.task = \"causal-lm\", with a decoder as model.path")
             .into();
     }
+    if let DataError::FieldMissing { field, present, .. } = &error
+        && let Some(key) = key_of_column(loaded, field)
+    {
+        return UserError::new(error.to_string())
+            .at(Some(loaded.place_of(&key)))
+            .help(near(field, present, &key))
+            .into();
+    }
     let at = match &error {
         DataError::Unlabelled { .. } => Some("data.partition".to_string()),
         DataError::Wording { key, .. } => Some(format!("data.{key}")),
@@ -65,6 +73,30 @@ pub fn placed(loaded: &CheckedConfig, error: DataError) -> anyhow::Error {
         .at(Some(loaded.place_of(&key)))
         .help(format!("expected {expected}"))
         .into()
+}
+
+/// The key of `[data]` that names this column.
+fn key_of_column(loaded: &CheckedConfig, field: &str) -> Option<String> {
+    let data = serde_json::to_value(&loaded.config.data).ok()?;
+    let names = |value: &serde_json::Value| match value {
+        serde_json::Value::String(name) => name == field,
+        serde_json::Value::Array(names) => names.iter().any(|name| name == field),
+        _ => false,
+    };
+    ["text", "label"].into_iter().find(|key| names(&data[*key])).map(|key| format!("data.{key}"))
+}
+
+/// What was perhaps meant.
+fn near(field: &str, present: &str, key: &str) -> String {
+    let close =
+        |name: &&str| strsim::normalized_damerau_levenshtein(&field.to_lowercase(), &name.to_lowercase()) >= 0.6;
+    match present.split(", ").find(close) {
+        Some(name) => format!("did you mean {key} = \"{name}\"?"),
+        None => format!(
+            "{key} names a column of the file's first row, or a field of its objects; where the first row is a text already, give the file a \
+             row of names"
+        ),
+    }
 }
 
 /// Whether rows with these columns, as an error lists them, are prompts with responses or conversations.

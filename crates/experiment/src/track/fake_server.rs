@@ -13,7 +13,7 @@ pub type Asked = (String, Value);
 /// Answers on a port of its own to so many requests.
 pub struct Fake {
     pub address: String,
-    asked: Arc<Mutex<Vec<Asked>>>,
+    asked: Arc<Mutex<Vec<(String, Asked)>>>,
     thread: JoinHandle<()>,
 }
 
@@ -25,14 +25,14 @@ impl Fake {
         answer: impl Fn(&str) -> (&'static str, Value) + Send + 'static,
     ) -> Fake {
         let address = format!("http://{}", listener.local_addr().expect("an address"));
-        let asked: Arc<Mutex<Vec<Asked>>> = Arc::default();
+        let asked: Arc<Mutex<Vec<(String, Asked)>>> = Arc::default();
         let kept = Arc::clone(&asked);
         let serve = move || {
             for _ in 0..requests {
                 let (mut stream, _) = listener.accept().expect("a caller");
-                let (path, body) = request(&mut stream);
-                let (status, said) = answer(&path);
-                kept.lock().expect("whole").push((path, body));
+                let (head, asked) = request(&mut stream);
+                let (status, said) = answer(&asked.0);
+                kept.lock().expect("whole").push((head, asked));
                 let said = said.to_string();
                 let length = said.len();
                 write!(stream, "HTTP/1.1 {status}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{said}")
@@ -44,13 +44,18 @@ impl Fake {
 
     /// What was asked, once all of it has come.
     pub fn asked(self) -> Vec<Asked> {
+        self.whole().into_iter().map(|(_, asked)| asked).collect()
+    }
+
+    /// The same after the requests' heads, in small letters.
+    pub fn whole(self) -> Vec<(String, Asked)> {
         self.thread.join().expect("served");
         Arc::try_unwrap(self.asked).expect("nobody else").into_inner().expect("whole")
     }
 }
 
 /// Reads one request.
-fn request(stream: &mut TcpStream) -> Asked {
+fn request(stream: &mut TcpStream) -> (String, Asked) {
     let (mut bytes, mut part) = (Vec::new(), [0; 4096]);
     loop {
         let count = stream.read(&mut part).expect("a request");
@@ -61,7 +66,7 @@ fn request(stream: &mut TcpStream) -> Asked {
         let length = head.lines().find_map(|line| line.to_lowercase().strip_prefix("content-length: ")?.parse().ok());
         if body.len() >= length.expect("a length") {
             let path = head.split(' ').nth(1).expect("a path").to_owned();
-            return (path, serde_json::from_str(body).expect("JSON"));
+            return (head.to_lowercase(), (path, serde_json::from_str(body).expect("JSON")));
         }
     }
 }

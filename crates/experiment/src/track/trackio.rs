@@ -28,7 +28,6 @@ const TOKEN: &str = "TRACKIO_WRITE_TOKEN";
 pub struct Trackio {
     agent: Agent,
     token: Option<String>,
-    project: String,
     name: String,
     /// The settings, which go with the first round that is sent.
     config: Value,
@@ -45,6 +44,7 @@ pub struct Trackio {
 #[derive(Debug, Serialize, Deserialize)]
 struct Kept {
     address: String,
+    project: String,
     run_id: String,
     /// The last round that the server has.
     sent: Option<usize>,
@@ -58,17 +58,18 @@ impl Trackio {
     pub fn open(folder: &Path, config: &RunConfig, address: &str, last: Option<usize>) -> Result<Trackio> {
         let (path, address) = (folder.join(TRACKIO), address.trim_end_matches('/').to_owned());
         let kept = std::fs::read(&path).ok().and_then(|bytes| serde_json::from_slice::<Kept>(&bytes).ok());
-        let run = match kept.filter(|kept| last.is_some() && kept.address == address) {
+        let project = variable("TRACKIO_PROJECT").unwrap_or_else(|| PROJECT.to_owned());
+        let same = |kept: &Kept| last.is_some() && kept.address == address && kept.project == project;
+        let run = match kept.filter(same) {
             // Rounds that are trained again are sent again.
             Some(kept) => Kept { sent: kept.sent.min(last), ..kept },
-            None => Kept { address, run_id: new_id(), sent: None },
+            None => Kept { address, project, run_id: new_id(), sent: None },
         };
         let settings: Map<String, Value> =
             values_of(config).into_iter().map(|(key, value)| (key, value.into())).collect();
         let mut trackio = Trackio {
             agent: agent(),
             token: variable(TOKEN),
-            project: variable("TRACKIO_PROJECT").unwrap_or_else(|| PROJECT.to_owned()),
             name: run_name(folder, config),
             config: settings.into(),
             run,
@@ -92,9 +93,8 @@ impl Trackio {
         let numbers = COLUMNS.iter().zip(scalars);
         let found = numbers.filter_map(|(column, value)| Some((column.tag, value.filter(|value| value.is_finite())?)));
         let found: Map<String, Value> = found.map(|(tag, value)| (tag.to_owned(), value.into())).collect();
-        let Trackio { project, name, run, .. } = self;
-        let round =
-            json!({ "project": project, "run": name, "run_id": run.run_id, "step": metrics.round, "metrics": found });
+        let Trackio { name, run, .. } = self;
+        let round = json!({ "project": run.project, "run": name, "run_id": run.run_id, "step": metrics.round, "metrics": found });
         self.waiting.push(round);
     }
 

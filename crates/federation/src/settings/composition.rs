@@ -23,6 +23,7 @@ impl Settings {
             .or_else(|| self.asynchronous_problem())
             .or_else(|| self.averaging_problem())
             .or_else(|| self.fairness_problem())
+            .or_else(|| self.groups_problem())
             .or_else(|| self.method_problem())
             .or_else(|| self.privacy_problem())
             .or_else(|| self.full_problem())

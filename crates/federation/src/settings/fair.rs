@@ -7,11 +7,11 @@ use super::{Aggregation, BudgetUse, Settings};
 impl Settings {
     /// A warning where q-FedAvg's bound, left to the settings, would hold the model nearly still: it takes movements for gradients times the
     /// rate, and an adaptive optimizer moves every number by about the rate, whatever its gradient.
-    pub fn stands_still(&self) -> Option<String> {
+    pub(super) fn stands_still(&self) -> Option<String> {
         let Aggregation::QFedAvg { q, lipschitz: None } = self.server.aggregate else { return None };
         (q > 0.0 && self.train.optimizer.is_adaptive()).then(|| {
-            "server.aggregate = q-fedavg takes L = 1/η, as its paper does for SGD; clients here step by AdamW, whose movements are so much \
-             longer than η times a gradient that the model will hardly move. Set lipschitz in it (smaller goes further; 1e-3 trains \
+            "server.aggregate = q-fedavg takes L = 1/η, as its paper does for SGD; clients here step by Adam's rule, whose movements are so \
+             much longer than η times a gradient that the model will hardly move. Set lipschitz in it (smaller goes further; 1e-3 trains \
              the quickstart) or train.optimizer = { name = \"sgd\" }"
                 .into()
         })

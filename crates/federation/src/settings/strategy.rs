@@ -237,6 +237,9 @@ fn nearly_one() -> f64 {
     0.99
 }
 
+/// How many groups of clients there are at most, unless the settings say otherwise.
+pub(crate) const MOST_GROUPS: usize = 8;
+
 fn server_lr() -> f64 {
     0.1
 }
@@ -296,6 +299,14 @@ impl StrategySettings {
             StrategySettings::FedRotLora { .. } => "fedrot-lora",
             StrategySettings::LaLora { .. } => "la-lora",
             StrategySettings::FedAsk { .. } => "fedask",
+        }
+    }
+
+    /// How many groups it puts clients into at most; `None`: into none.
+    pub fn most_groups(&self) -> Option<usize> {
+        match self {
+            StrategySettings::Clustered { groups, most } => Some(groups.or(*most).unwrap_or(MOST_GROUPS)),
+            _ => None,
         }
     }
 

@@ -202,7 +202,8 @@ impl StrategySettings {
                 keeps_private: true,
                 has_global_model: false,
                 sends_more: false,
-                depends_on_data: false,
+                // Whether a client that was lost lacks something says who is in its group.
+                depends_on_data: true,
                 our_form: true,
                 exchanges: true,
                 pools: false,

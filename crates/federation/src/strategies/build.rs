@@ -29,6 +29,7 @@ use super::sora::Sora;
 use super::xgblora::XgbLora;
 use super::{Common, FedIt, FfaLora, LoraA2, RoLora, Strategy};
 use crate::protection::Protection;
+use crate::settings::MOST_GROUPS;
 use crate::{Settings, StrategySettings};
 
 /// The strategy that `settings` name; `budgets` are the clients' slots per target, or their ranks.
@@ -99,7 +100,7 @@ pub(crate) fn build(settings: &Settings, protection: &Protection, budgets: Vec<u
             Box::new(FedAsk { common: common(1.0), columns })
         }
         StrategySettings::Clustered { groups, most } => {
-            Box::new(Clustered { common: common(1.0), groups: *groups, most: most.unwrap_or(8) })
+            Box::new(Clustered { common: common(1.0), groups: *groups, most: most.unwrap_or(MOST_GROUPS) })
         }
         StrategySettings::Dfl { private, apart } => {
             let private = private.unwrap_or(settings.adapter.rank / 2);

@@ -81,7 +81,11 @@ impl Clustered {
             let own = uploads.iter().zip(&of).filter(|(_, of)| **of == g).map(|(upload, _)| upload.client.to_string());
             own.collect::<Vec<String>>().join(" ")
         };
-        tracing::info!("{count} groups of clients: {}", (0..count).map(members).collect::<Vec<String>>().join(" | "));
+        let groups_are = if count == 1 { "group" } else { "groups" };
+        tracing::info!(
+            "{count} {groups_are} of clients: {}",
+            (0..count).map(members).collect::<Vec<String>>().join(" | ")
+        );
         groups
     }
 }
@@ -118,5 +122,77 @@ fn add_mean(own: &mut RoleTensors, uploads: &[&Upload]) {
             let mean: f64 = moved.iter().zip(&weights).map(|(m, w)| w * f64::from(m.data[at])).sum();
             *value = (f64::from(*value) + mean) as f32;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::strategies::testing::{server, uploads};
+
+    const BOTH: [Factor; 2] = [Factor::A, Factor::B];
+
+    fn strategy() -> Clustered {
+        Clustered { common: Common { clients: 5, ..Common::plain(1e-2, 1e-2, false) }, groups: Some(2), most: 8 }
+    }
+
+    /// Four clients, of which 0 and 2 have moved B one way, 1 and 3 the other.
+    fn two_kinds(before: &Server, seed: u64) -> Vec<Upload> {
+        let mut all = uploads(before, &BOTH, &[3, 3, 3, 3], seed);
+        let b = all[0].factors[1].1.clone();
+        for upload in &mut all {
+            let (way, noise) = (if upload.client % 2 == 0 { 1.0 } else { -1.0 }, upload.factors[1].1.clone());
+            for ((own, b), noise) in upload.factors[1].1.iter_mut().zip(&b).zip(noise) {
+                let values = b.data.iter().zip(noise.data).map(|(b, n)| way * b + 0.1 * n);
+                own.data = values.collect();
+            }
+        }
+        all
+    }
+
+    #[test]
+    fn a_group_moves_by_the_weighted_mean_of_its_own_clients_round_after_round() {
+        let mut found = server(3, 1);
+        let before = found.clone();
+        let rounds = [two_kinds(&before, 2), two_kinds(&before, 3)];
+        for sent in &rounds {
+            strategy().aggregate(&mut found, sent).expect("aggregates");
+            found.round += 1;
+        }
+        assert_eq!(found.adapter, before.adapter, "what all begin with stays");
+        assert_eq!([0, 1, 2, 3, 4].map(|k| found.group_of(k)), [Some(0), Some(1), Some(0), Some(1), None]);
+        let groups = Groups::read(&found.state);
+        for (g, members) in [[0, 2], [1, 3]].into_iter().enumerate() {
+            for (f, factor) in BOTH.into_iter().enumerate() {
+                for t in 0..2 {
+                    let part = &groups.parts[g].own[&Role::Factor(t, factor)];
+                    for (at, value) in part.data.iter().enumerate() {
+                        // Client k has 3k + 1 examples.
+                        let weight =
+                            |k: usize| (3 * k + 1) as f64 / members.map(|k| 3 * k + 1).iter().sum::<usize>() as f64;
+                        let of = |sent: &Vec<Upload>| {
+                            members.map(|k| weight(k) * f64::from(sent[k].factors[f].1[t].data[at])).iter().sum::<f64>()
+                        };
+                        let expected: f64 = rounds.iter().map(of).sum();
+                        assert!((f64::from(*value) - expected).abs() < 1e-6, "{g} {factor:?} {t} {at}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_client_that_comes_later_joins_its_like_and_moves_nothing() {
+        let mut found = server(3, 1);
+        let first = two_kinds(&found, 2);
+        strategy().aggregate(&mut found, &first).expect("aggregates");
+        found.round += 1;
+        let before = Groups::read(&found.state);
+        let mut late = first[3].clone();
+        late.client = 4;
+        strategy().aggregate(&mut found, &[late]).expect("aggregates");
+        let after = Groups::read(&found.state);
+        assert_eq!((after.of[4], after.joined[4]), (Some(1), 2));
+        assert_eq!((after.parts, after.moved), (before.parts, before.moved));
     }
 }

@@ -53,6 +53,20 @@ fn rounds_get_there_as_they_end_the_settings_with_the_first() {
 }
 
 #[test]
+fn the_token_goes_with_every_request_and_stays_out_of_the_folder() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let fake = takes(2);
+    let mut run = open(folder.path(), &fake.address, None).expect("begun");
+    run.token = Some("between-us".into());
+    add(&mut run, 1, 3.0);
+    run.finish();
+    let heads: Vec<String> = fake.whole().into_iter().map(|(head, _)| head).collect();
+    assert!(heads[1].contains("x-trackio-write-token: between-us"), "{}", heads[1]);
+    let kept = std::fs::read_to_string(folder.path().join(TRACKIO)).expect("kept");
+    assert!(kept.contains("\"sent\":1") && !kept.contains("between-us"), "{kept}");
+}
+
+#[test]
 fn a_server_that_is_away_for_a_while_gets_all() {
     let folder = tempfile::tempdir().expect("a folder");
     let fake = takes(1);
