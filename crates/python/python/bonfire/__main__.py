@@ -13,7 +13,7 @@ def main() -> int:
     if program is None:
         print(
             "error: the program `bonfire` is not installed here\n"
-            "  help:    this package is its engine for Python; the program is the package bonfire-lora-cli (crates/cli)",
+            "  help:    this package is its engine for Python; the program is a package of its own: pip install bonfire-lora-cli",
             file=sys.stderr,
         )
         return 2
