@@ -66,7 +66,26 @@ fn command(given: &str) -> Option<UserError> {
     Some(UserError::new(format!("there is no command `{given}`")).help(format!("it is called here: bonfire {here}")))
 }
 
+/// What is named with an option elsewhere, and what it is called here: by command.
+const BARE: &[(&str, &str)] = &[
+    ("predict", "a text is given with --text, texts of a file with --rows"),
+    ("generate", "a prompt is given with --prompt"),
+    ("compare", "several strategies stand in one list, with commas: --strategies a,b"),
+    ("sweep", "several values stand in one list, with commas: --set train.lr_a=1e-4,1e-3"),
+    ("cost", "several strategies stand in one list, with commas: --strategies a,b"),
+    ("train", "there is one configuration; a key of it is set with --set section.key=value"),
+];
+
+/// A word that no option takes.
+fn bare(given: &str, args: &[OsString]) -> Option<UserError> {
+    let (command, help) = BARE.iter().find(|(command, _)| args.get(1).is_some_and(|word| word == command))?;
+    Some(UserError::new(format!("bonfire {command} has no place for `{given}`")).help(*help))
+}
+
 fn option(given: &str, args: &[OsString]) -> Option<UserError> {
+    if !given.starts_with('-') {
+        return bare(given, args);
+    }
     let name = given.strip_prefix("--")?.split('=').next()?.replace('_', "-");
     let words: Vec<String> = args.iter().skip(1).map(|word| word.to_string_lossy().into_owned()).collect();
     let command = words.iter().find(|word| CONFIGURED.contains(&word.as_str()))?;
@@ -157,5 +176,19 @@ mod tests {
             let error = bonfire_experiment::config::load(None, &[format!("{key}=[0.5]")]).err().expect("no list");
             assert!(!error.what.contains("unknown"), "{key}: {error}");
         }
+    }
+
+    #[test]
+    fn a_word_too_many_is_told_where_it_belongs() {
+        let of = |words: &[&str]| {
+            let args: Vec<OsString> = words.iter().map(OsString::from).collect();
+            let error = Cli::try_parse_from(&args).expect_err("a word too many");
+            meant(&error, &args).map(|wrong| (wrong.what, wrong.help.expect("help")))
+        };
+        let (what, help) = of(&["bonfire", "predict", "run", "my card"]).expect("meant");
+        assert!(what.contains("`my card`") && help.contains("--text"), "{what} {help}");
+        let (_, help) = of(&["bonfire", "compare", "--strategies", "fedit", "lora-a2", "more"]).expect("meant");
+        assert!(help.contains("with commas"), "{help}");
+        assert!(of(&["bonfire", "doctor", "more"]).is_none());
     }
 }

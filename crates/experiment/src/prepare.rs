@@ -17,6 +17,7 @@ use crate::log::{RunLog, note};
 use crate::partition_file::PartitionFile;
 use crate::recorder::{Recorded, Recorder, settings_of};
 use crate::run_folder::{self, RunFolder};
+use crate::user_error::UserError;
 use crate::watch::{Facts, Watch};
 
 /// A federation that can train.
@@ -94,8 +95,8 @@ impl Prepared {
             self.partition.write(folder)?;
         }
         let recorder = Recorder::new(files, &self.recorded(config), &self.run, Arc::clone(&self.interrupt));
-        if recorder.is_err() {
-            // Nothing was trained, and the same command must find the place free once what was in its way is gone.
+        if recorder.as_ref().is_err_and(|error| error.is::<UserError>()) {
+            // Nothing was trained, and the same command must find the place free once the mistake is mended.
             run_folder::clear(folder);
         }
         recorder
