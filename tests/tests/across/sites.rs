@@ -287,14 +287,7 @@ fn coded_downloads_that_do_not_fit_are_refused() {
     let server = coordinator(&settings);
     let (mut site, plan) = (toy::site(&settings, &[0, 1]), server.plan());
     let whole = server.download(0, Some(&[0, 1]));
-    let mut refused = |change: &dyn Fn(&mut Download), words: &str| {
-        let mut download = whole.clone();
-        change(&mut download);
-        let state = site.state();
-        let error = site.receive(download, Some(&plan)).unwrap_err().to_string();
-        assert!(error.contains(words), "{error}");
-        assert_eq!(site.state(), state, "a refused download changes nothing");
-    };
+    let mut refused = |change: &dyn Fn(&mut Download), words: &str| refuses(&mut site, &plan, &whole, change, words);
     refused(&|d| d.coded.get_mut("a").unwrap().truncate(3), "its part \"a\" holds 3 bytes");
     // Two bytes of ones are no number in bf16, in which the scales are.
     refused(&|d| d.coded.get_mut("a").unwrap()[..2].fill(0xff), "its part \"a\" holds what is no number");
@@ -339,6 +332,17 @@ fn a_site_that_is_lost_is_made_up_for_and_counted() {
     assert_eq!(error.to_string(), "it completes the start of round 3, and the site holds nothing");
 }
 
+/// That `site` refuses `whole` after `change` in these words, and is as it was.
+#[track_caller]
+fn refuses(site: &mut Site, plan: &Plan, whole: &Download, change: &dyn Fn(&mut Download), words: &str) {
+    let mut download = whole.clone();
+    change(&mut download);
+    let state = site.state();
+    let error = site.receive(download, Some(plan)).unwrap_err().to_string();
+    assert!(error.contains(words), "{error}");
+    assert_eq!(site.state(), state, "a refused download changes nothing");
+}
+
 #[test]
 fn groups_that_do_not_fit_are_refused() {
     let settings = settings("[strategy]\nname = \"clustered\"\ngroups = 2");
@@ -356,14 +360,7 @@ fn groups_that_do_not_fit_are_refused() {
     let (plan, whole) = (server.plan(), server.download(1, Some(&[0, 1])));
     let of = whole.parts["groups"].clone();
     assert!(of[0] == 1.0 && of[1] > 0.0 && of[2..] == [0.0, 0.0], "its own clients alone: {of:?}");
-    let mut refused = |change: &dyn Fn(&mut Download), words: &str| {
-        let mut download = whole.clone();
-        change(&mut download);
-        let state = site.state();
-        let error = site.receive(download, Some(&plan)).unwrap_err().to_string();
-        assert!(error.contains(words), "{error}");
-        assert_eq!(site.state(), state, "a refused download changes nothing");
-    };
+    let mut refused = |change: &dyn Fn(&mut Download), words: &str| refuses(&mut site, &plan, &whole, change, words);
     let number = "its part \"groups\" must be one whole number a client";
     refused(&|d| d.parts.get_mut("groups").unwrap().truncate(3), number);
     refused(&|d| d.parts.get_mut("groups").unwrap()[0] = 1.5, number);
@@ -388,14 +385,7 @@ fn orders_and_downloads_that_do_not_fit_are_refused() {
     let whole = server.download(0, Some(&[0, 1]));
     let error = site.train(&plan, &[0, 1], &mut |_| ControlFlow::Continue(())).unwrap_err().to_string();
     assert!(error.contains("the plan is of round 1, and the site holds the start of 0"), "{error}");
-    let mut refused = |change: &dyn Fn(&mut Download), words: &str| {
-        let mut download = whole.clone();
-        change(&mut download);
-        let state = site.state();
-        let error = site.receive(download, Some(&plan)).unwrap_err().to_string();
-        assert!(error.contains(words), "{error}");
-        assert_eq!(site.state(), state, "a refused download changes nothing");
-    };
+    let mut refused = |change: &dyn Fn(&mut Download), words: &str| refuses(&mut site, &plan, &whole, change, words);
     refused(&|d| d.parts.get_mut("a").unwrap().truncate(3), "its part \"a\" holds");
     refused(&|d| d.parts.get_mut("a").unwrap()[0] = f32::NAN, "no number");
     refused(&|d| drop(d.parts.insert("b".into(), vec![0.0; 3])), "its part \"b\" holds 3 numbers");

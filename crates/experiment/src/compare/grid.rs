@@ -108,13 +108,15 @@ impl Grid {
             [] => vec![None],
             list => list.iter().copied().map(Some).collect(),
         };
+        let own = |variant: usize| asked.variants[variant].strategy == grid.base.config.strategy.name();
+        let sets_of = |variant: usize| {
+            if own(variant) || refused.is_some() { sets.to_vec() } else { grid.known_to(file, sets, variant) }
+        };
+        let sets: Vec<Vec<String>> = (0..asked.variants.len()).map(sets_of).collect();
         for seed in grid.seeds.clone() {
             for column in 0..grid.columns.len() {
                 for (&rank, variant) in ranks.iter().flat_map(|r| (0..asked.variants.len()).map(move |v| (r, v))) {
-                    let own = asked.variants[variant].strategy == grid.base.config.strategy.name();
-                    let sets =
-                        if own || refused.is_some() { sets.to_vec() } else { grid.known_to(file, sets, variant) };
-                    let cell = grid.cell(file, &sets, variant, column, rank, seed);
+                    let cell = grid.cell(file, &sets[variant], variant, column, rank, seed);
                     let cell = cell.map_err(|error| match refused.take() {
                         // Not that strategy's alone.
                         Some(mistake) if error.to_string().ends_with(&mistake.what) => mistake.into(),

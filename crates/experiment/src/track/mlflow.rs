@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use ureq::Agent;
 
-use super::scalars::COLUMNS;
+use super::scalars::finite;
 use super::{agent, run_name, variable};
 use crate::config::{RunConfig, values_of};
 use crate::log::note;
@@ -84,8 +84,7 @@ impl Mlflow {
             return;
         }
         let (now, step) = (milliseconds(), metrics.round);
-        let numbers = COLUMNS.iter().zip(scalars);
-        let found = numbers.filter_map(|(column, value)| Some((column.tag, value.filter(|value| value.is_finite())?)));
+        let found = finite(scalars);
         self.waiting
             .extend(found.map(|(key, value)| json!({ "key": key, "value": value, "timestamp": now, "step": step })));
     }

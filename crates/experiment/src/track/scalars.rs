@@ -86,6 +86,12 @@ pub const COLUMNS: &[Column] = &[
     column("personalised_gain", "clients/personalised_gain", |m, _| m.personalised.map(|found| found.gain)),
 ];
 
+/// The tags and numbers of a round's scalars that are finite, for servers that take no others.
+pub fn finite(scalars: &[Option<f64>]) -> impl Iterator<Item = (&'static str, f64)> {
+    let told = COLUMNS.iter().zip(scalars);
+    told.filter_map(|(column, value)| Some((column.tag, value.filter(|value| value.is_finite())?)))
+}
+
 const fn column(name: &'static str, tag: &'static str, value: fn(&RoundMetrics, &Totals) -> Option<f64>) -> Column {
     Column { name, tag, value }
 }

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use ureq::Agent;
 
-use super::scalars::COLUMNS;
+use super::scalars::finite;
 use super::{agent, new_id, run_name, variable};
 use crate::config::{RunConfig, values_of};
 use crate::log::note;
@@ -90,8 +90,7 @@ impl Trackio {
         if self.run.sent.is_some_and(|sent| metrics.round <= sent) {
             return;
         }
-        let numbers = COLUMNS.iter().zip(scalars);
-        let found = numbers.filter_map(|(column, value)| Some((column.tag, value.filter(|value| value.is_finite())?)));
+        let found = finite(scalars);
         let found: Map<String, Value> = found.map(|(tag, value)| (tag.to_owned(), value.into())).collect();
         let Trackio { name, run, .. } = self;
         let round = json!({ "project": run.project, "run": name, "run_id": run.run_id, "step": metrics.round, "metrics": found });

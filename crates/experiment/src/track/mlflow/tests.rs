@@ -3,6 +3,7 @@ use std::net::TcpListener;
 use super::*;
 use crate::summary::tests;
 use crate::track::fake_server::Fake;
+use crate::track::scalars::COLUMNS;
 
 /// Answers as a tracking server does.
 fn server(listener: TcpListener, requests: usize, status: &'static str) -> Fake {

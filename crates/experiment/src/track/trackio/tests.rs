@@ -3,6 +3,7 @@ use std::net::TcpListener;
 use super::*;
 use crate::summary::tests;
 use crate::track::fake_server::Fake;
+use crate::track::scalars::COLUMNS;
 
 /// A server that answers so to so many requests.
 fn fake(requests: usize, status: &'static str, said: Value) -> Fake {
