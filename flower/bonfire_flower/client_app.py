@@ -7,7 +7,7 @@ from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from . import protocol
-from .secure_site import is_secure, secure_mod, site_sum
+from .secure_site import check_insistence, is_secure, secure_mod, site_sum
 from .sites import keep_site, open_site
 
 app = ClientApp()
@@ -15,7 +15,9 @@ app = ClientApp()
 
 @app.query()
 def introduce(message: Message, context: Context) -> Message:
-    config, clients = protocol.read_greeting(message.content)
+    config, clients, secure = protocol.read_greeting(message.content)
+    if not secure:
+        check_insistence(context.node_config)
     with open_site(config, clients, context) as site:
         assert site is not None, "a greeting brings the configuration"
         introduction = protocol.Introduction(dict(site.examples), site.fingerprint, site.holds)

@@ -1,5 +1,7 @@
 """Messages to nodes and their replies over Flower's grid, and how many bytes they were."""
 
+import ast
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from logging import WARNING
@@ -86,6 +88,18 @@ class Exchange:
             return None
         reply = replies[0]
         if reply.has_error():
-            return Answer(node, None, reply.error.reason or f"error {reply.error.code}")
+            return Answer(node, None, plain(reply.error.reason) or f"error {reply.error.code}")
         self.received[node] = self.received.get(node, 0) + size(reply.content)
         return Answer(node, reply.content)
+
+
+def plain(reason: str) -> str:
+    """What went wrong, without the wrapping in which Flower hands on a ClientApp's exception: `<class 'module.Error'>:<'text'>`."""
+    wrapped = re.fullmatch(r"<class '[^']*'>:<(.*)>", reason.strip(), re.DOTALL)
+    if wrapped is None:
+        return reason
+    try:
+        text = ast.literal_eval(wrapped[1])
+    except (SyntaxError, ValueError):
+        text = wrapped[1]
+    return " ".join(str(text).split())

@@ -34,6 +34,8 @@ class RunFolder:
     def begin(self, server: bonfire.Server) -> None:
         """Writes the configuration; of a run that goes on, takes up the rows of its complete rounds."""
         replace(self.config, server.config.encode())
+        if server.labels:
+            replace(self.path / "labels.json", json.dumps(server.labels, ensure_ascii=False).encode())
         self.saves = leaves_adapter(server)
         told = tomllib.loads(server.config)
         self.minimal = told.get("privacy", {}).get("publish") == "minimal"

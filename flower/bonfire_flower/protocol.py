@@ -53,18 +53,19 @@ class Introduction:
 # The server's messages.
 
 
-def pack_greeting(config: str, clients: int) -> RecordDict:
-    return RecordDict({"greeting": ConfigRecord({"version": VERSION, "config": config, "clients": clients})})
+def pack_greeting(config: str, clients: int, secure: bool = False) -> RecordDict:
+    greeting = {"version": VERSION, "config": config, "clients": clients, "secure": secure}
+    return RecordDict({"greeting": ConfigRecord(greeting)})
 
 
-def read_greeting(content: RecordDict) -> tuple[str, int]:
-    """The configuration's text and the number of clients of the federation."""
+def read_greeting(content: RecordDict) -> tuple[str, int, bool]:
+    """The configuration's text, the number of clients of the federation, and whether the server sees sums alone."""
     greeting = content["greeting"]
     if greeting["version"] != VERSION:
         raise ValueError(
             f"the server speaks version {greeting['version']} of the app's protocol, this node {VERSION}"
         )
-    return greeting["config"], greeting["clients"]
+    return greeting["config"], greeting["clients"], greeting.get("secure", False)
 
 
 def pack_order(order: Order) -> RecordDict:

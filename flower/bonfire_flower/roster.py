@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from logging import INFO, WARNING
 
 import bonfire
-from flwr.app import MessageType
+from flwr.app import MessageType, RecordDict
 from flwr.common.logger import log
 
 from . import protocol
@@ -39,6 +39,7 @@ class Roster:
         self.server, self.exchange, self.settings = server, exchange, settings
         self.bound = bound(settings.nodes, server.clients)
         self.nodes: dict[int, Node] = {}
+        self._why: dict[int, str] = {}  # why a node that answered is not used
         self._greeted: dict[str, int] = {}
         self._aside: dict[int, Node] = {}  # their clients are held by another
         self._refused: set[int] = set()
@@ -63,6 +64,7 @@ class Roster:
                 raise NoNodes(
                     f"after {self.settings.wait:.0f} s there are {len(self.nodes)} nodes of "
                     f"{self.settings.min_nodes} (min-nodes), {len(able)} of them hold clients of the round"
+                    + "".join(f"; node {node}: {why}" for node, why in sorted(self._why.items()))
                 )
             time.sleep(PAUSE)
 
@@ -73,7 +75,7 @@ class Roster:
         known = self.nodes.keys() | self._aside.keys() | self._refused | set(self._greeted.values())
         now = time.monotonic()
         new = sorted(node for node in there - known if now - self._failed.get(node, -REST) >= REST)
-        greetings = dict.fromkeys(new, protocol.pack_greeting(self.server.config, self.server.clients))
+        greetings = dict.fromkeys(new, self._greeting())
         self._greeted |= self.exchange.send(MessageType.QUERY, greetings, self.settings.wait, "greeting")
         for answer in self.exchange.receive(self._greeted):
             self._welcome(answer)
@@ -102,6 +104,10 @@ class Roster:
         held = {client for node in self.nodes.values() for client in node.examples}
         return sorted(set(range(self.server.clients)) - held)
 
+    def _greeting(self) -> RecordDict:
+        secure = self.settings.secure is not None
+        return protocol.pack_greeting(self.server.config, self.server.clients, secure)
+
     def _newcomers(self) -> bool:
         return any(node not in self._failed for node in self._greeted.values())
 
@@ -111,10 +117,12 @@ class Roster:
         self._aside = {node: held for node, held in self._aside.items() if node in there}
         self._greeted = {message: node for message, node in self._greeted.items() if node in there}
         self._refused &= there
+        self._why = {node: why for node, why in self._why.items() if node in there}
         self._failed = {node: when for node, when in self._failed.items() if node in there}
 
     def _welcome(self, answer: Answer) -> None:
         if answer.content is None:  # it may be able to later
+            self._why[answer.node] = f"could not introduce itself: {answer.failure}"
             log(WARNING, "node %d could not introduce itself: %s", answer.node, answer.failure)
             self._failed[answer.node] = time.monotonic()
             return
@@ -123,7 +131,8 @@ class Roster:
             if introduction.fingerprint != self.server.fingerprint:
                 raise protocol.BadReply(
                     f"its fingerprint is {introduction.fingerprint[:12]}, the server's "
-                    f"{self.server.fingerprint[:12]}: another model, tokenizer, set of labels or adapter"
+                    f"{self.server.fingerprint[:12]}: another model, tokenizer, adapter, or list of labels "
+                    "(labels.json: the same names in the same order everywhere)"
                 )
             if self.bound is not None and (
                 foreign := introduction.examples.keys() - self.bound.get(answer.node, set())
@@ -134,6 +143,7 @@ class Roster:
                     f"it holds round {introduction.holds}, the server is at {self.server.round}"
                 )
         except protocol.BadReply as error:
+            self._why[answer.node] = f"refused: {error}"
             log(WARNING, "node %d is refused: %s", answer.node, error)
             self._refused.add(answer.node)
             return
@@ -149,6 +159,7 @@ class Roster:
                 return
         self._aside.pop(node.id, None)
         self._failed.pop(node.id, None)
+        self._why.pop(node.id, None)
         self.nodes[node.id] = node
         examples = sum(node.examples.values())
         log(INFO, "node %d holds clients %s, %d examples", node.id, ranges(node.examples), examples)

@@ -40,11 +40,7 @@ def secure_mod(
     """Passes on what is no stage of the protocol, where the node allows that. Raises ValueError where a server asks for what would
     give a single node away."""
     if not is_secure(message.content):
-        insists = context.node_config.get(INSISTS, False)
-        if not isinstance(insists, bool):
-            raise TypeError(f"{INSISTS} = {insists!r}: it must be true or false")
-        if insists:
-            raise ValueError(f"this node trains under {INSISTS}=true alone, and the run has it off")
+        check_insistence(context.node_config)
         return call_next(message, context)
     configs = message.content[RECORD_KEY_CONFIGS]
     name = configs.get(Key.STAGE)
@@ -66,6 +62,15 @@ def secure_mod(
     arrays = [bytes_to_ndarray(part) for part in reply.content[RECORD_KEY_CONFIGS][Key.MASKED_PARAMETERS]]
     vector = np.concatenate(arrays).astype(np.uint32)
     return Message(pack_masked(reply.content["reply"], vector), reply_to=message)
+
+
+def check_insistence(node_config: Mapping[str, Any]) -> None:
+    """Raises ValueError where this node sends nothing that is not masked; for runs that have secure aggregation off."""
+    insists = node_config.get(INSISTS, False)
+    if not isinstance(insists, bool):
+        raise TypeError(f"{INSISTS} = {insists!r}: it must be true or false")
+    if insists:
+        raise ValueError(f"this node trains under {INSISTS}=true alone, and the run has it off")
 
 
 def is_secure(content: RecordDict) -> bool:

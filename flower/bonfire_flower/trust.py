@@ -9,6 +9,7 @@ This guards against configurations. The app itself is code that the run brings: 
 SuperNode runs.
 """
 
+import difflib
 import sys
 import tomllib
 from collections.abc import Mapping
@@ -17,10 +18,24 @@ from typing import Any
 # Sections and keys of a configuration.
 PRIVACY = "privacy"
 NOTHING = "none"
+# Of a node's configuration.
+KEYS = {
+    "clients",
+    "data",
+    "device",
+    "model",
+    "num-partitions",
+    "partition-id",
+    "privacy",
+    "save",
+    "secure-aggregation",
+    "trust-server",
+}
 
 
 def check_terms(config: Mapping[str, Any], node_config: Mapping[str, Any]) -> None:
     """Raises ValueError where the run's configuration takes what this node has not given."""
+    refuse_slips(node_config)
     if (own := node_config.get("privacy")) is not None:
         check_privacy(config.get(PRIVACY), str(own))
     if trusts_server(node_config):
@@ -37,6 +52,14 @@ def check_terms(config: Mapping[str, Any], node_config: Mapping[str, Any]) -> No
             "this node brings its own rows and does not say under which privacy their clients train: set "
             'privacy="none" or privacy="kind=…, clip=…" in --node-config, or trust-server=true'
         )
+
+
+def refuse_slips(node_config: Mapping[str, Any]) -> None:
+    """Raises ValueError for a key that is nearly one of the app's: what was meant to protect this node would not. Others may be for other
+    apps of the same SuperNode."""
+    for key in sorted(node_config.keys() - KEYS):
+        if near := difflib.get_close_matches(key, KEYS, n=1, cutoff=0.75):
+            raise ValueError(f"--node-config has {key}, which nothing reads: did you mean {near[0]}?")
 
 
 def trusts_server(node_config: Mapping[str, Any]) -> bool:

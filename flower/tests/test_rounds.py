@@ -9,7 +9,7 @@ import pytest
 from flwr.app import Error, Message, RecordDict
 
 from bonfire_flower import protocol, roster, rounds
-from bonfire_flower.exchange import Exchange
+from bonfire_flower.exchange import Exchange, plain
 from bonfire_flower.folder import RunFolder
 from bonfire_flower.roster import NoNodes, Roster
 from bonfire_flower.rounds import Rounds
@@ -334,6 +334,22 @@ def test_scores_of_sites_are_pooled_by_examples(tmp_path):
 def test_nobody_comes(tmp_path):
     with pytest.raises(NoNodes, match="0 nodes of 1"):
         federation(tmp_path, {}).run()
+
+
+def test_nodes_that_were_refused_are_told_of_at_the_end(tmp_path):
+    stranger = Node([0, 1])
+    stranger.fingerprint = "another"
+    told = "0 nodes of 1.*node 11: refused: its fingerprint is another.*the same names in the same order"
+    with pytest.raises(NoNodes, match=told):
+        federation(tmp_path, {11: stranger}).run()
+
+
+def test_what_a_node_says_stands_without_flowers_wrapping():
+    wrapped = "<class 'bonfire.ConfigError'>:<'/x: no such folder\\n  help: name one'>"
+    assert plain(wrapped) == "/x: no such folder help: name one"
+    assert plain("the node is gone") == "the node is gone"
+    assert plain("<class 'ValueError'>:<\"it's off\">") == "it's off"
+    assert plain("<class 'ValueError'>:<not quoted>") == "not quoted"
 
 
 def test_too_few_come(tmp_path):

@@ -82,6 +82,16 @@ def test_a_site_introduces_itself():
     )
 
 
+def test_a_site_that_sends_sums_alone_says_so_when_it_is_greeted():
+    insists = context(clients="0-1", **{"secure-aggregation": True})
+    greeting = protocol.pack_greeting(CONFIG, 10)
+    with pytest.raises(ValueError, match="under secure-aggregation=true alone"):
+        ask(insists, MessageType.QUERY, greeting)
+    ask(insists, MessageType.QUERY, protocol.pack_greeting(CONFIG, 10, True))
+    with pytest.raises(TypeError, match="true or false"):
+        ask(context(clients="0-1", **{"secure-aggregation": "yes"}), MessageType.QUERY, greeting)
+
+
 @pytest.mark.parametrize("fresh", [False, True])
 def test_state_lasts_from_message_to_message(fresh):
     node = context()

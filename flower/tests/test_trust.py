@@ -14,6 +14,15 @@ def test_the_built_in_model_and_data_need_no_word():
     check_terms({"model": {"path": "builtin"}, "data": {"path": "builtin"}}, {"clients": "0"})
 
 
+def test_a_slip_in_a_key_is_no_key():
+    with pytest.raises(ValueError, match="has privcy, which nothing reads: did you mean privacy"):
+        check_terms({}, {"clients": "0", "privcy": 'kind="laplace"'})
+    with pytest.raises(ValueError, match="did you mean secure-aggregation"):
+        check_terms({}, {"secure_aggregation": True})
+    # Another app's on the same SuperNode.
+    check_terms({}, {"dataset-name": "mnist"})
+
+
 @pytest.mark.parametrize("key", ["model", "data"])
 def test_a_folder_of_this_machine_is_the_nodes_to_name(key, monkeypatch):
     run = {key: {"path": "/home/somebody"}}

@@ -90,6 +90,7 @@ def test_the_numbers_are_those_of_server_and_sites(tmp_path, method, evaluate):
     assert run.server.ledger == other.ledger
     for name, part in other.adapter.arrays.items():
         assert np.array_equal(run.server.adapter.arrays[name], part), name
+    assert json.loads((run.folder.path / "labels.json").read_text(encoding="utf-8")) == run.server.labels
     assert ("site_accuracy" in run.folder.rows[-1]) == (evaluate == "sites")
 
 

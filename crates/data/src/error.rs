@@ -34,6 +34,16 @@ pub enum DataError {
         /// What lies there.
         there: String,
     },
+    /// A file by itself is the training rows, and there is nothing to test on.
+    #[error(
+        "{path}: a file by itself holds the training rows, and no {split} split; take a share of them with data.split = {{ test = 0.2 }}, name a file with data.{split} = \"FILE\", or give as data.path the folder in which train and test lie side by side"
+    )]
+    FileAlone {
+        /// The file.
+        path: PathBuf,
+        /// `train` or `test`.
+        split: &'static str,
+    },
     /// The file or folder that a user named for a split is not there.
     #[error("data.{split} = {named:?}: no such file, folder or split in {folder}; there is: {there}")]
     SplitNamed {
@@ -338,12 +348,14 @@ pub enum DataError {
     },
     /// The number of clients differs from the number of groups of a natural partition.
     #[error(
-        "clients = {clients}, but column {column:?} has {groups} different values; a natural partition has one client per value: use clients = {groups}, or 0 for all"
+        "clients = {clients}, but column {column:?} makes {groups} clients of its values ({values}): use clients = {groups}"
     )]
     Groups {
         /// The column.
         column: String,
-        /// Its distinct values in the training rows.
+        /// The first of its values in the training rows.
+        values: String,
+        /// The clients that its values make.
         groups: usize,
         /// The number of clients asked for.
         clients: usize,
@@ -377,6 +389,7 @@ impl DataError {
             self,
             DataError::FolderMissing { .. }
                 | DataError::FileMissing { .. }
+                | DataError::FileAlone { .. }
                 | DataError::SplitNamed { .. }
                 | DataError::Configurations { .. }
                 | DataError::NotRows { .. }

@@ -9,7 +9,7 @@ mod dirichlet;
 mod file;
 mod sized;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
 
 use schemars::JsonSchema;
@@ -45,13 +45,13 @@ pub enum Partition {
         /// Pieces per client.
         per_client: usize,
     },
-    /// One client per distinct value of a column, in sorted order; `clients` is that number, or 0.
+    /// One client per distinct value of a column, in sorted order; `clients.count` is their number.
     Natural {
         /// The column.
         column: String,
     },
     /// Clients of several values of a column each, such as organizations of users: the values in sorted order, `group` to a client.
-    /// `clients` is the number of groups, or 0.
+    /// `clients.count` is the number of groups.
     GroupedNatural {
         /// The column.
         column: String,
@@ -170,6 +170,23 @@ impl Partition {
         Ok(Shards { train, test })
     }
 
+    /// Whose rows each client holds, in a partition by a column's values: the value, or the first of several. Empty in others.
+    ///
+    /// # Panics
+    /// As [`label_table`].
+    pub fn client_names(&self, data: &Dataset, shards: &[Vec<usize>]) -> Vec<String> {
+        const SHOWN: usize = 3;
+        if !matches!(self, Partition::Natural { .. } | Partition::GroupedNatural { .. }) {
+            return Vec::new();
+        }
+        let name = |shard: &Vec<usize>| {
+            let values: BTreeSet<&str> = shard.iter().filter_map(|row| data.train[*row].group.as_deref()).collect();
+            let more = if values.len() > SHOWN { format!(" and {} more", values.len() - SHOWN) } else { String::new() };
+            values.into_iter().take(SHOWN).collect::<Vec<_>>().join(", ") + &more
+        };
+        shards.iter().map(name).collect()
+    }
+
     fn refuse_unlabelled(&self, data: &Dataset) -> Result<(), DataError> {
         let kind = match self {
             Partition::Dirichlet { .. } => "dirichlet",
@@ -192,7 +209,7 @@ impl Partition {
             return match clients {
                 0 => Ok(groups),
                 _ if clients == groups => Ok(groups),
-                _ => Err(DataError::Groups { column: column.clone(), groups, clients }),
+                _ => Err(DataError::Groups { column: column.clone(), values: first_values(data), groups, clients }),
             };
         }
         if clients == 0 {
@@ -239,6 +256,14 @@ pub fn label_table(data: &Dataset, shards: &[Vec<usize>]) -> Vec<Vec<usize>> {
         counts
     };
     shards.iter().map(count).collect()
+}
+
+/// The first values of the column that rows are grouped by, in words.
+fn first_values(data: &Dataset) -> String {
+    const SHOWN: usize = 8;
+    let values: BTreeSet<&str> = data.train.iter().filter_map(|example| example.group.as_deref()).collect();
+    let more = if values.len() > SHOWN { ", …" } else { "" };
+    values.into_iter().take(SHOWN).collect::<Vec<_>>().join(", ") + more
 }
 
 /// Cuts the test rows of every class in proportion to the clients' training rows of that class.

@@ -10,8 +10,10 @@ mod chat;
 mod columns;
 mod conll;
 mod labels;
+mod lines;
 mod listing;
 mod lists;
+mod noticed;
 mod open;
 mod parquet;
 mod place;
@@ -26,7 +28,7 @@ mod strata;
 mod table;
 mod wording;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::{Conversation, DataError};
 use labels::{Labels, Written};
@@ -193,6 +195,9 @@ impl Dataset {
         if train.is_empty() && !reading.part {
             return Err(DataError::NoRows { path: splits.train[0].clone() });
         }
+        if let Some(first) = splits.train.first() {
+            rows.refuse_silence(first, &train)?;
+        }
         if let Some(shares) = &reading.shares {
             let drawn = share::draw(&mut train, shares, reading.seed)?;
             for (name, share, split, drawn) in
@@ -211,6 +216,8 @@ impl Dataset {
         if reading.numbers {
             [&mut validation, &mut test].into_iter().for_each(|rows| labels::forget_placeholders(rows));
         }
+        noticed::groups(reading, &train, &test, &mut notes);
+        noticed::texts(reading, &train, &test, &mut notes);
         let labelled = !reading.numbers
             && (!reading.causal || [&train, &validation, &test].into_iter().flatten().any(|row| row.label.is_some()));
         let labels = if labelled {
@@ -227,6 +234,7 @@ impl Dataset {
         } else {
             Labels::none()
         };
+        noticed::labels(&labels.names, train.len(), &mut notes);
         let labels = if reading.several || reading.words { labels.of_several() } else { labels };
         let train = labels.resolve(train)?;
         let mut measured = |name: &str, rows: Vec<Row>| {
@@ -253,6 +261,14 @@ impl Dataset {
             }
             notes.push("no test row has a label: the validation split takes the place of the test split".to_owned());
             test = std::mem::take(&mut validation);
+        }
+        // A site may hold rows of one class; its labels are those of the whole federation.
+        if let ([only], false, false) = (labels.names.as_slice(), reading.causal, reading.several) {
+            return Err(DataError::BadFile {
+                path: splits.train.first().map_or_else(|| path.to_path_buf(), PathBuf::clone),
+                problem: format!("{only:?} is the only label, in column {column:?}"),
+                expected: "at least two labels to tell apart; another column is named with data.label",
+            });
         }
         let mut data = Dataset {
             name: name_of(path),

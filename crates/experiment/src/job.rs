@@ -9,7 +9,7 @@ mod said;
 mod texts;
 
 pub(crate) use backdoor::triggered;
-pub use data::{dataset, dataset_and_source, question, questions, shards};
+pub use data::{dataset, dataset_and_source, measured, measured_and_source, question, questions, shards};
 pub(crate) use data::{has_training_rows, part, refuse_empty};
 pub(crate) use labels::ordered;
 pub use model::{check_precision, info, model, source, task};

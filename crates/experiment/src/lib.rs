@@ -40,6 +40,7 @@ pub mod log;
 pub mod memory;
 pub mod panics;
 pub mod partition_file;
+pub mod predict;
 pub mod prepare;
 pub mod recorder;
 mod repo_name;

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
-use bonfire_data::{Dataset, Shards, label_table};
+use bonfire_data::{Dataset, Partition, Shards, label_table};
 use serde::{Deserialize, Serialize};
 
 use crate::run_folder::{PARTITION, read, replace};
@@ -16,6 +16,9 @@ pub struct PartitionFile {
     /// Where a row has no one label, the kinds of rows that the partition goes by.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub strata: Vec<String>,
+    /// Of a partition by a column's values, whose rows each client holds.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub clients: Vec<String>,
     /// Training examples, `[client][label]`, or of the kinds; one number a client where there are no labels.
     pub train: Vec<Vec<usize>>,
     /// Test examples by client.
@@ -23,11 +26,12 @@ pub struct PartitionFile {
 }
 
 impl PartitionFile {
-    /// Of `data` dealt out as `shards`.
-    pub fn of(data: &Dataset, shards: &Shards) -> PartitionFile {
+    /// Of `data` that `partition` dealt out as `shards`.
+    pub fn of(partition: &Partition, data: &Dataset, shards: &Shards) -> PartitionFile {
         let test = shards.test.iter().map(Vec::len).collect();
         let (labels, strata) = (data.labels.clone(), data.strata.clone());
-        PartitionFile { labels, strata, train: label_table(data, &shards.train), test }
+        let clients = partition.client_names(data, &shards.train);
+        PartitionFile { labels, strata, clients, train: label_table(data, &shards.train), test }
     }
 
     /// The names of what `train` counts.
@@ -59,6 +63,8 @@ impl PartitionFile {
             "{}: expected {width} numbers for every client",
             broken()
         );
+        let (named, all) = (partition.clients.len(), partition.train.len());
+        ensure!(named == 0 || named == all, "{}: {named} names of {all} clients", broken());
         Ok(Some(partition))
     }
 }
@@ -72,13 +78,23 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         assert_eq!(PartitionFile::read(folder.path()).expect("fine"), None);
         let labels = vec!["a".to_string(), "b".to_string()];
-        let mut partition =
-            PartitionFile { labels, strata: Vec::new(), train: vec![vec![1, 2], vec![0, 3]], test: vec![1, 0] };
+        let mut partition = PartitionFile {
+            labels,
+            strata: Vec::new(),
+            clients: vec!["Ann".to_string(), "Bob".to_string()],
+            train: vec![vec![1, 2], vec![0, 3]],
+            test: vec![1, 0],
+        };
         partition.write(folder.path()).expect("written");
         assert_eq!(PartitionFile::read(folder.path()).expect("fine"), Some(partition.clone()));
         partition.train[1].pop();
         partition.write(folder.path()).expect("written");
         let error = PartitionFile::read(folder.path()).expect_err("a short row").to_string();
         assert!(error.contains("partition.json") && error.contains("2 numbers"), "{error}");
+        partition.train[1].push(3);
+        partition.clients.pop();
+        partition.write(folder.path()).expect("written");
+        let error = PartitionFile::read(folder.path()).expect_err("a nameless client").to_string();
+        assert!(error.contains("1 names of 2 clients"), "{error}");
     }
 }

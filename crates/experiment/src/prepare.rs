@@ -70,7 +70,7 @@ fn federation(checked: &CheckedConfig, opened: &[Opened], watch: &mut dyn Watch)
     let (data, source) = job::dataset_and_source(checked, watch)?;
     let shards = job::shards(checked, &data)?;
     job::refuse_empty(&shards)?;
-    let partition = PartitionFile::of(&data, &shards);
+    let partition = PartitionFile::of(&config.data.partition, &data, &shards);
     let load = |o: &Opened| job::model(checked, &source, job::task(config, data.labels.len()), &o.device);
     let models = opened.iter().map(load).collect::<Result<Vec<_>>>()?;
     job::note_on_adapter(config)?;

@@ -28,6 +28,8 @@ pub struct OpenServer {
     pub fingerprint: String,
     /// The resolved configuration as TOML.
     pub config: String,
+    /// The labels' names in their order; empty where nothing has labels.
+    pub labels: Vec<String>,
     model: Transformer,
     test: Split,
     /// Where clients plant a backdoor, the test texts with its words.
@@ -60,6 +62,7 @@ pub fn server(loaded: &CheckedConfig, watch: &mut dyn Watch) -> Result<OpenServe
         }
         _ => job::dataset_and_source(loaded, watch)?,
     };
+    let labels = data.labels.clone();
     let model = job::model(loaded, &source, job::task(config, data.labels.len()), &opened.device)?;
     let fingerprint = fingerprint(config, &data, &source, &weights_of(&source)?)?;
     let data = Dataset { train: Vec::new(), ..data };
@@ -73,6 +76,7 @@ pub fn server(loaded: &CheckedConfig, watch: &mut dyn Watch) -> Result<OpenServe
     Ok(OpenServer {
         fingerprint,
         config: config.to_toml(),
+        labels,
         test,
         triggered,
         identity,

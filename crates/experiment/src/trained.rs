@@ -6,9 +6,12 @@ use anyhow::{Context, Result};
 use bonfire_models::{Adapter, Model, Transformer, peft};
 
 use crate::config::{self, CheckedConfig, Source};
+use crate::job;
 use crate::log::note;
-use crate::run_folder::{ADAPTER, BEST_ADAPTER, BEST_MODEL, CONFIG, METRICS, MODEL, read};
+use crate::partition_file::PartitionFile;
+use crate::run_folder::{ADAPTER, BEST_ADAPTER, BEST_MODEL, CONFIG, LABELS, METRICS, MODEL, read};
 use crate::user_error::UserError;
+use crate::watch::Watch;
 
 /// The configuration of the run in the folder `run`, with the model that it left behind; `sets` are `--set` texts.
 ///
@@ -64,6 +67,22 @@ pub fn adapter(run: &Path, which: Which, loaded: &CheckedConfig, model: &Transfo
             ));
         }
         peft::read(&run.join(which.folders()[0]), model.info(), model.task()).context("cannot read the adapter")
+    }
+}
+
+/// The names of the labels that a run's model tells apart: as the run wrote them down, else as its data have them.
+///
+/// # Errors
+/// The run is of a version that wrote none, and its data are not there any more.
+pub fn labels(run: &Path, loaded: &CheckedConfig, watch: &mut dyn Watch) -> Result<Vec<String>> {
+    if let Some(partition) = PartitionFile::read(run)? {
+        return Ok(partition.labels);
+    }
+    // A federation across machines sees no partition.
+    let path = run.join(LABELS);
+    match read::optional(&path)? {
+        Some(text) => serde_json::from_str(&text).with_context(|| format!("{} is no list of names", path.display())),
+        None => Ok(job::measured(loaded, watch).context("the labels' names are in the run's data")?.labels),
     }
 }
 

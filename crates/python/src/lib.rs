@@ -7,6 +7,7 @@ mod config_input;
 mod errors;
 mod interruptible;
 mod messages;
+mod predictions;
 mod runs;
 mod server;
 mod site;
@@ -31,5 +32,6 @@ fn _bonfire(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<server::Server>()?;
     module.add_class::<runs::Run>()?;
     module.add_function(wrap_pyfunction!(runs::train, module)?)?;
-    module.add_function(wrap_pyfunction!(runs::compare, module)?)
+    module.add_function(wrap_pyfunction!(runs::compare, module)?)?;
+    module.add_function(wrap_pyfunction!(predictions::predict, module)?)
 }

@@ -15,6 +15,7 @@ use crate::comparison::Comparison;
 use crate::config_input::{self, plain};
 use crate::errors::{of, user_error};
 use crate::interruptible::patiently;
+use crate::predictions;
 
 /// A run that has ended, and its folder.
 #[pyclass(frozen, get_all, module = "bonfire")]
@@ -29,8 +30,26 @@ pub struct Run {
     summary: Py<PyAny>,
 }
 
+impl Run {
+    /// The run folder.
+    pub fn folder(&self) -> &str {
+        &self.folder
+    }
+}
+
 #[pymethods]
 impl Run {
+    /// What the run's model says of `texts`: as `bonfire.predict` of its folder.
+    #[pyo3(signature = (texts, *, best = false, device = None))]
+    fn predict<'py>(
+        &self,
+        texts: &Bound<'py, PyAny>,
+        best: bool,
+        device: Option<&str>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        predictions::ask(texts.py(), self.folder.clone().into(), texts, best, device)
+    }
+
     fn __repr__(&self) -> String {
         format!("Run({:?})", self.folder)
     }

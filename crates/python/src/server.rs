@@ -102,6 +102,12 @@ impl Server {
         self.here(py, |it| it.open.coordinator.is_finished())
     }
 
+    /// The labels' names, in the order that numbers them; empty where nothing has labels.
+    #[getter]
+    fn labels(&self, py: Python<'_>) -> Vec<String> {
+        self.here(py, |it| it.open.labels.clone())
+    }
+
     /// Clients of the federation.
     #[getter]
     fn clients(&self, py: Python<'_>) -> usize {

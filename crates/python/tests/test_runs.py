@@ -23,6 +23,28 @@ def test_the_quickstart_trains(tmp_path):
     assert (tmp_path / "run" / "adapter" / "adapter_model.safetensors").is_file()
 
 
+def test_a_run_says_what_texts_are(tmp_path, small):
+    run = bonfire.train(overrides=small, out=tmp_path / "run")
+    texts = ["where is the nearest cash machine", "my card has not arrived", ""]
+    answers = run.predict(texts)
+    command = [sys.executable, "-m", "bonfire", "predict", run.folder, "--json", *(f"--text={text}" for text in texts)]
+    printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    assert answers == [json.loads(line) for line in printed.splitlines()] == bonfire.predict(run.folder, iter(texts))
+    assert bonfire.predict(run, texts) == answers
+    for row, answer in enumerate(answers):
+        assert answer["row"] == row and answer["probability"] == max(answer["probabilities"].values())
+        assert answer["label"] in answer["probabilities"] and abs(sum(answer["probabilities"].values()) - 1) < 1e-6
+    assert run.predict([]) == []
+    with pytest.raises(bonfire.ConfigError, match="give a list of texts"):
+        run.predict("one text")
+    with pytest.raises(bonfire.ConfigError, match=r"texts\[1\] is no text"):
+        run.predict(["a", 1])
+    with pytest.raises(bonfire.ConfigError, match="has no best round"):
+        run.predict(["a"], best=True)
+    with pytest.raises(bonfire.ConfigError, match="not a run folder|no such"):
+        bonfire.predict(tmp_path / "none", ["a"])
+
+
 def test_configurations_are_files_mappings_or_overrides(tmp_path, small):
     server = bonfire.Server(overrides=small)
     file = tmp_path / "a.toml"

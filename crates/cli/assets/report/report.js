@@ -221,10 +221,10 @@ function partition() {
     kinds.set(key, [...(kinds.get(key) ?? []), run]);
   }
   for (const [, same] of kinds) {
-    const { labels, clients, counts, sizes, all_clients: all, all_labels: every } = same[0].partition;
+    const { labels, clients, names, counts, sizes, all_clients: all, all_labels: every } = same[0].partition;
     const whose = several ? (same.length === runs.length ? "The same for all runs." : `Of ${named(same)}.`) : "";
     const sampled = clients.length < all ? `${clients.length} of ${words.count(all, "client")} are shown, evenly spaced.` : "";
-    const columns = clients.map(String);
+    const columns = clients.map((client, i) => (names.length ? `${client} ${names[i]}` : String(client)));
     if (!labels.length) {
       bars(place, {
         title: "Training examples by client", about: ["The data has no labels.", whose, sampled], whole: true,

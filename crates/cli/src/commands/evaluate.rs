@@ -74,7 +74,7 @@ pub fn run(args: &EvaluateArgs, common: &Common) -> Result<()> {
     loaded.notices.iter().for_each(note);
     let opened = device::open(common.first_device(&loaded))?;
     opened.notice.iter().for_each(note);
-    let (data, source) = job::dataset_and_source(&loaded, &mut Waiting::default())?;
+    let (data, source) = job::measured_and_source(&loaded, &mut Waiting::default())?;
     let task = job::task(&loaded.config, data.labels.len());
     let model = job::model(&loaded, &source, task, &opened.device)?;
     let (examples, name) = match args.split {

@@ -12,6 +12,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use bonfire_experiment::UserError;
+use bonfire_experiment::config::Source;
 use bonfire_experiment::run_folder::{ADAPTER, MODEL, refuse_occupied};
 use bonfire_models::merged::{self, Merge};
 use bonfire_models::peft::{self, Layout, PeftMeta};
@@ -66,6 +67,12 @@ pub fn run(args: &ExportArgs, common: &Common) -> Result<()> {
         if args.format != Format::Merged && matches!(run.source, ModelSource::Builtin | ModelSource::BuiltinLlama) {
             let run = args.run.display();
             say(format!("its base is the built-in backbone: bonfire export {run} --base --out DIR writes it"));
+        }
+        if let (Format::Peft, Source::Folder(base)) = (args.format, &run.loaded.config.model.path) {
+            say(format!(
+                "adapter_config.json names its base as {}, a folder of this machine: write the model's name on the Hub there for others",
+                base.display()
+            ));
         }
         say(format!("to publish it: hf upload ORGANIZATION/NAME {}", args.out.display()));
     }

@@ -40,19 +40,31 @@ pub fn run(args: &NewArgs) -> Result<()> {
         let what = format!("{} exists and is not an empty folder", folder.display());
         return Err(UserError::new(what).help("name a folder that is not there yet").into());
     }
-    publish(folder, fill)?;
+    let name = run_name(folder);
+    publish(folder, |folder| fill(folder, &name))?;
     say(format!("made {}: federation.toml, data/train.jsonl, data/test.jsonl, README.md", folder.display()));
     say(format!("next: cd {} && bonfire train federation.toml", folder.display()));
     Ok(())
 }
 
-/// Writes all files into `folder`, which is there and empty.
-fn fill(folder: &Path) -> Result<()> {
+/// What runs are called: as the folder, of whose name only what a run's may have.
+fn run_name(folder: &Path) -> String {
+    let name = folder.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let kept = |c: char| if c.is_alphanumeric() || "-_.".contains(c) { c } else { '-' };
+    let name: String = name.chars().map(kept).collect();
+    match name.trim_start_matches('.') {
+        "" => "federation".to_owned(),
+        name => name.to_owned(),
+    }
+}
+
+/// Writes all files into `folder`, which is there and empty; runs are called `name`.
+fn fill(folder: &Path, name: &str) -> Result<()> {
     let Dataset { labels, train, test, .. } = corpus::dataset();
     fs::create_dir(folder.join("data")).with_context(|| format!("cannot write {}", folder.display()))?;
     for (name, contents) in [
-        ("federation.toml", CONFIG.to_string()),
-        ("README.md", README.to_string()),
+        ("federation.toml", CONFIG.replace("name = \"federation\"", &format!("name = \"{name}\""))),
+        ("README.md", README.replace("runs/federation-TIME", &format!("runs/{name}-TIME"))),
         ("data/train.jsonl", rows(&train, &labels)),
         ("data/test.jsonl", rows(&test, &labels)),
     ] {
@@ -106,6 +118,13 @@ mod tests {
         let mut found: Vec<String> = walk(&room.path().join("below"));
         found.sort();
         assert_eq!(found, ["README.md", "federation.toml", "test.jsonl", "train.jsonl"]);
+
+        let config = fs::read_to_string(room.path().join("below/mine/federation.toml")).expect("there");
+        assert!(config.contains("\nname = \"mine\"\n"), "{config}");
+        let readme = fs::read_to_string(room.path().join("below/mine/README.md")).expect("there");
+        assert!(readme.contains("runs/mine-TIME") && !readme.contains("federation-TIME"), "{readme}");
+        assert_eq!(run_name(Path::new("..x y/ä")), "ä");
+        assert_eq!(run_name(Path::new("a/.meine Daten")), "meine-Daten");
 
         // What is there stays as it is.
         for name in ["below/mine", "file"] {

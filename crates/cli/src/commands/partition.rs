@@ -44,7 +44,8 @@ pub fn run(args: &PartitionArgs, common: &Common) -> Result<()> {
     let counts = label_table(&data, &shards.train);
     if !common.quiet {
         let tests: Vec<usize> = shards.test.iter().map(Vec::len).collect();
-        say(table::render(data.kinds(), &counts, &tests, width()));
+        let names = loaded.config.data.partition.client_names(&data, &shards.train);
+        say(table::render(&names, data.kinds(), &counts, &tests, width()));
         say(table::splits(&data));
     }
     if !args.no_svg {

@@ -55,6 +55,16 @@ fn a_grid_leaves_runs_a_table_and_pictures_and_is_not_run_again() {
     // Nothing but the table.
     assert!(again.out.lines().all(|line| line.starts_with('|')) && again.out.lines().count() == 7, "{}", again.out);
     assert_eq!(room.json("cmp/compare.json")["groups"], all["groups"]);
+
+    // Another comparison in the same folder: what was there is kept, and its runs are taken up.
+    let (table, all) = (room.read("cmp/table.md"), room.read("cmp/compare.json"));
+    let one = ["--strategies", "lora-a2", "--ranks", "1", "--alphas", "0.5", "--seeds", "0"];
+    let said = room.succeed(&compare(&one, &[]));
+    assert!(said.err.contains("7 cells that are not of this one: it is kept as compare-1.json"), "{}", said.err);
+    assert_eq!((room.read("cmp/table-1.md"), room.read("cmp/compare-1.json")), (table, all));
+    assert_eq!(changed(&metrics), before, "a complete cell was run again");
+    let said = room.succeed(&compare(&GRID, &[]));
+    assert!(!said.err.contains("is kept as") && !room.path("cmp/table-2.md").exists(), "{}", said.err);
 }
 
 #[test]

@@ -156,7 +156,7 @@ fn paths_that_are_not_there_or_are_of_another_kind_say_what_was_meant() {
             &["--set", "model.path=model/config.json"],
             &["is a file; a model is a folder", "did you mean its folder, \"model\""],
         ),
-        (&["--set", "data.path=data/train.jsonl"], &["no test file", "--set data.path=data/train.jsonl"]),
+        (&["--set", "data.path=data/train.jsonl"], &["and no test split", "--set data.path=data/train.jsonl"]),
         (&["data"], &["data is a folder; a configuration is a file", "data.path"]),
         (&["none.toml"], &["cannot read the configuration none.toml"]),
         (&["--resume", "run.toml"], &["run.toml is a file; --resume takes the folder of a run"]),

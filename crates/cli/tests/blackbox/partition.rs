@@ -35,6 +35,27 @@ fn the_row_lists_are_a_partition_again() {
 }
 
 #[test]
+fn clients_of_a_column_are_called_by_its_values() {
+    let room = Room::new();
+    let natural = ["--set", "data.partition={ kind = \"natural\", column = \"branch\" }", "--set", "clients.count=20"];
+    let said = room.succeed(&[&["partition", "--no-svg", "--set", "data.labels=4"][..], &natural].concat());
+    let second: Vec<&str> = said.out.lines().nth(1).expect("a client").split_whitespace().collect();
+    assert!(second[0] == "0" && second[1].parse::<usize>().is_err(), "{}", said.out);
+    let name = second[1].to_owned();
+    room.succeed(
+        &[&["train", "--quiet", "--out", "run", "--set", "train.rounds=1", "--set", "data.labels=4"][..], &natural]
+            .concat(),
+    );
+    let clients = room.json("run/partition.json")["clients"].clone();
+    assert!(clients.as_array().is_some_and(|names| names.len() == 20), "{clients}");
+    assert!(clients[0].as_str().is_some_and(|first| first.starts_with(&name)), "{clients}");
+    let few = [&["partition", "--no-svg"][..], &natural[..2], &["--set", "clients.count=3"]].concat();
+    room.refuse(2, &["makes 20 clients of its values: ", &name, "clients.count = 20"], &few);
+    let slip = ["partition", "--no-svg", "--set", "data.partition={ kind = \"natural\", column = \"brunch\" }"];
+    room.refuse(2, &["brunch"], &slip);
+}
+
+#[test]
 fn few_labels_show_the_whole_matrix() {
     let room = Room::new();
     let said = room.succeed(&["partition", "--svg", "a.svg", "--set", "data.labels=5"]);

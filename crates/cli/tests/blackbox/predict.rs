@@ -46,6 +46,22 @@ fn labels_are_those_of_evaluation_with_their_probabilities() {
     let first = rows[0]["label"].as_str().expect("a label");
     assert!(said.starts_with(first) && said.contains("%") && said.lines().count() == 2, "{said}");
 
+    // As on the server of a federation across machines: test rows, a list of labels, and no partition.
+    std::fs::create_dir(room.path("data")).expect("made");
+    room.write("data/test.jsonl", &room.read("gone/test.jsonl"));
+    std::fs::remove_file(room.path("run/partition.json")).expect("removed");
+    room.refuse(2, &["no train file"], &texts);
+    room.write("data/labels.json", "[\"late\", \"lost\"]");
+    assert_eq!(said, room.succeed(&texts).out);
+    room.succeed(&["evaluate", "run", "--predictions", "again.jsonl"]);
+    assert_eq!(room.read("again.jsonl"), room.read("judged.jsonl"));
+    room.succeed(&["export", "run", "--format", "merged", "--out", "merged", "--verify"]);
+    assert_eq!(room.json("merged/config.json")["id2label"]["1"], "lost");
+    // Its run folder lists them too.
+    std::fs::remove_dir_all(room.path("data")).expect("removed");
+    room.write("run/labels.json", "[\"late\", \"lost\"]");
+    assert_eq!(said, room.succeed(&texts).out);
+
     room.refuse(2, &["not pairs"], &["predict", "run", "--text", "a", "--second", "b"]);
     room.refuse(2, &["--text"], &["predict", "run"]);
     room.refuse(2, &["gone: is a folder"], &["predict", "run", "--rows", "gone"]);

@@ -38,6 +38,10 @@ impl Columns {
             None if reading.words => Columns::of_tags(place, row)?,
             None => guess(place, row, "label", &LABEL, &[])?,
         };
+        if text.contains(&label) && reading.label_columns.is_empty() {
+            let problem = format!("column {label:?} would be both text and label");
+            return Err(place.bad(problem, "two columns, named with data.text and data.label"));
+        }
         let guessed = (reading.text.is_empty() && text[0] != "text") || (reading.label.is_none() && label != "label");
         let guessed = guessed && !is_numbered(row) && reading.label_columns.is_empty();
         if guessed {
@@ -188,13 +192,25 @@ pub(super) fn group(
 ) -> Result<Option<String>, DataError> {
     let Some(column) = column else { return Ok(None) };
     match value(row, column) {
+        // What stands in no cell is nobody's name.
+        Some(Cell::Text(text)) if text.trim().is_empty() && needed => Err(nobody(place, column)),
+        Some(Cell::Text(text)) if text.trim().is_empty() => Ok(None),
         Some(Cell::Text(text)) => Ok(Some(text.clone())),
         Some(cell @ (Cell::Whole(_) | Cell::Float(_) | Cell::Bool(_))) => Ok(Some(cell.to_string())),
         Some(Cell::List(_) | Cell::Record(_)) => {
             let problem = format!("group field {column:?} is a list or an object");
             Err(place.bad(problem, "a string, a number or a truth value"))
         }
-        Some(Cell::Null) | None if needed => Err(place.missing(column, row.iter().map(|(name, _)| name.as_str()))),
+        Some(Cell::Null) if needed => Err(nobody(place, column)),
+        None if needed => Err(place.missing(column, row.iter().map(|(name, _)| name.as_str()))),
         Some(Cell::Null) | None => Ok(None),
     }
+}
+
+/// A training row that belongs to nobody.
+fn nobody(place: &Place, column: &str) -> DataError {
+    place.bad(
+        format!("field {column:?} is empty, by which rows are dealt out to clients"),
+        "whose row it is, in every training row",
+    )
 }

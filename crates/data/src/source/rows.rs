@@ -1,6 +1,6 @@
 //! From records to rows: what every record of a split says.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::causal::{Kinds, Outcome};
 use super::columns::{self, Columns};
@@ -40,10 +40,24 @@ impl<'r> Rows<'r> {
         }
     }
 
+    /// A split of which no row has a text is a wrong column, or a wrong file.
+    pub fn refuse_silence(&self, path: &Path, train: &[Row]) -> Result<(), DataError> {
+        let Some(columns) = &self.columns else { return Ok(()) };
+        if columns.text.is_empty() || !train.iter().all(|row| is_silent(&row.content)) {
+            return Ok(());
+        }
+        let names: Vec<String> = columns.text.iter().map(|name| format!("{name:?}")).collect();
+        Err(DataError::BadFile {
+            path: path.to_path_buf(),
+            problem: format!("every text in {} is empty", names.join(" and ")),
+            expected: "texts to learn from; another column is named with data.text",
+        })
+    }
+
     /// Says once what was seen in all splits.
     pub fn tell(&mut self) {
         if self.empty > 0 {
-            self.notes.push(format!("{} texts are empty", self.empty));
+            self.notes.push(format!("{} texts are empty, and kept: their labels count", self.empty));
         }
     }
 
@@ -84,7 +98,7 @@ impl<'r> Rows<'r> {
     }
 
     /// A text file has no columns.
-    fn refuse_texts(&self, path: &std::path::Path, format: Option<Format>, split: &str) -> Result<(), DataError> {
+    fn refuse_texts(&self, path: &Path, format: Option<Format>, split: &str) -> Result<(), DataError> {
         const COLUMNS: &str = "a file that has columns, such as .jsonl or .csv";
         let problem = match &self.reading {
             reading if format == Some(Format::Conll) && !reading.words => {
@@ -120,11 +134,7 @@ impl<'r> Rows<'r> {
             [one, ..] => Content::Text(text(one)?),
             [] => Content::Text(String::new()),
         };
-        self.empty += usize::from(match &content {
-            Content::Two(a, b) => a.trim().is_empty() && b.trim().is_empty(),
-            Content::Text(text) => text.trim().is_empty(),
-            _ => false,
-        });
+        self.empty += usize::from(is_silent(&content));
         let label = match columns::value(record, &columns.label) {
             _ if !self.reading.label_columns.is_empty() => {
                 let there = |name: &String| columns::value(record, name).is_some();
@@ -142,6 +152,15 @@ impl<'r> Rows<'r> {
         };
         let group = columns::group(&place, record, self.reading.group.as_deref(), train)?;
         Ok(Outcome::Row(Row { place, content, label: Some(label), group }))
+    }
+}
+
+/// Whether nothing is written there.
+fn is_silent(content: &Content) -> bool {
+    match content {
+        Content::Two(a, b) => a.trim().is_empty() && b.trim().is_empty(),
+        Content::Text(text) => text.trim().is_empty(),
+        _ => false,
     }
 }
 

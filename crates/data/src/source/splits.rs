@@ -274,5 +274,8 @@ fn folder_of(file: &Path) -> PathBuf {
 
 /// What to say where no file of a split is there.
 pub(super) fn missing(folder: &Path, inner: &Path, split: &'static str) -> DataError {
+    if folder.is_file() {
+        return DataError::FileAlone { path: folder.to_path_buf(), split };
+    }
     DataError::FileMissing { folder: folder.to_path_buf(), split, kinds: KINDS, there: contents(inner) }
 }

@@ -4,6 +4,7 @@ use std::io::{BufRead, Read};
 use std::path::Path;
 use std::sync::Arc;
 
+use super::lines::{Lines, counted};
 use super::open::open;
 use super::place::{At, Place};
 use super::record::Each;
@@ -14,7 +15,7 @@ const LOOK: u64 = 1 << 16;
 
 /// Hands every row to `each`; `tabs` is what the file's name lets expect.
 pub(super) fn read(file: &Arc<Path>, tabs: bool, note: &mut dyn FnMut(String), each: Each) -> Result<(), DataError> {
-    let (delimiter, crlf) = delimiter(file, tabs)?;
+    let delimiter = delimiter(file, tabs)?;
     if (delimiter == b'\t') != tabs || delimiter == b';' {
         let word = match delimiter {
             b';' => "semicolons",
@@ -28,14 +29,14 @@ pub(super) fn read(file: &Arc<Path>, tabs: bool, note: &mut dyn FnMut(String), e
     if !quotes {
         note(format!("{}: quotes are part of the texts", file.display()));
     }
-    let mut reader = reader(file, delimiter, quotes)?;
-    let header = reader.headers().map_err(|error| csv_error(file, error, 0))?;
+    let (bytes, lines) = counted(open(file)?);
+    let mut reader = builder(delimiter, quotes).from_reader(bytes);
+    let header = reader.headers().map_err(|error| csv_error(file, error, &lines))?;
     let header: Vec<String> = header.iter().map(|name| name.trim().to_owned()).collect();
     let mut record = csv::StringRecord::new();
-    // Where lines end in two characters the reader has not yet seen the second one when it says on which line a row begins.
-    let ahead = u64::from(crlf);
-    while reader.read_record(&mut record).map_err(|error| csv_error(file, error, ahead))? {
-        let line = record.position().map_or(0, csv::Position::line) + ahead;
+    while reader.read_record(&mut record).map_err(|error| csv_error(file, error, &lines))? {
+        // The reader's own count is of the line after the row before, which may be blank.
+        let line = lines.at(record.position().map_or(0, csv::Position::byte));
         let place = Place { file: file.clone(), at: At::Line(line) };
         let cells = header.iter().zip(&record).map(|(name, cell)| (name.clone(), Cell::from(cell)));
         each(place, cells.collect())?;
@@ -43,15 +44,15 @@ pub(super) fn read(file: &Arc<Path>, tabs: bool, note: &mut dyn FnMut(String), e
     Ok(())
 }
 
-type Reader = csv::Reader<Box<dyn BufRead>>;
-
-fn reader(file: &Path, delimiter: u8, quotes: bool) -> Result<Reader, DataError> {
-    Ok(csv::ReaderBuilder::new().delimiter(delimiter).quoting(quotes).from_reader(open(file)?))
+fn builder(delimiter: u8, quotes: bool) -> csv::ReaderBuilder {
+    let mut builder = csv::ReaderBuilder::new();
+    builder.delimiter(delimiter).quoting(quotes);
+    builder
 }
 
 /// Whether all rows have as many cells as the header when quotes are read as such.
 fn is_even(file: &Path, delimiter: u8) -> Result<bool, DataError> {
-    let (mut reader, mut record) = (reader(file, delimiter, true)?, csv::ByteRecord::new());
+    let (mut reader, mut record) = (builder(delimiter, true).from_reader(open(file)?), csv::ByteRecord::new());
     let mut last = None;
     loop {
         match reader.read_byte_record(&mut record) {
@@ -63,9 +64,8 @@ fn is_even(file: &Path, delimiter: u8) -> Result<bool, DataError> {
     }
 }
 
-/// What stands between the cells: whatever of comma, semicolon and tab the header has most of; and whether the header ends in a
-/// carriage return and a line feed.
-fn delimiter(file: &Path, tabs: bool) -> Result<(u8, bool), DataError> {
+/// What stands between the cells: whatever of comma, semicolon and tab the header has most of.
+fn delimiter(file: &Path, tabs: bool) -> Result<u8, DataError> {
     let mut line = Vec::new();
     let read = open(file)?.take(LOOK).read_until(b'\n', &mut line);
     read.map_err(|source| DataError::Read { path: file.to_path_buf(), source })?;
@@ -79,21 +79,22 @@ fn delimiter(file: &Path, tabs: bool) -> Result<(u8, bool), DataError> {
     let most = counts.iter().map(|(_, count)| *count).max().unwrap_or(0);
     let has_most = |of: u8| counts.iter().any(|(byte, count)| *byte == of && *count == most);
     let found = counts.iter().find(|(_, count)| *count == most).map_or(usual, |(byte, _)| *byte);
-    Ok((if has_most(usual) { usual } else { found }, line.ends_with(b"\r\n")))
+    Ok(if has_most(usual) { usual } else { found })
 }
 
-fn csv_error(file: &Path, error: csv::Error, ahead: u64) -> DataError {
-    let line = error.position().map_or(1, |position| position.line() + ahead);
+fn csv_error(file: &Path, error: csv::Error, lines: &Lines) -> DataError {
+    let line = error.position().map_or(1, |position| lines.at(position.byte()));
     let path = file.to_path_buf();
     let text = error.to_string();
-    match error.into_kind() {
-        csv::ErrorKind::Io(source) => DataError::Read { path, source },
-        csv::ErrorKind::Utf8 { .. } => DataError::NotUtf8 { path, line },
-        _ => DataError::BadLine {
-            path,
-            at: At::Line(line),
-            problem: text,
-            expected: "as many cells as the header row has; a cell with the delimiter in it stands in quotes",
-        },
-    }
+    let problem = match error.into_kind() {
+        csv::ErrorKind::Io(source) => return DataError::Read { path, source },
+        csv::ErrorKind::Utf8 { .. } => return DataError::NotUtf8 { path, line },
+        csv::ErrorKind::UnequalLengths { expected_len, len, .. } => {
+            let cells = if len == 1 { "cell" } else { "cells" };
+            format!("the row has {len} {cells}, the header row {expected_len}")
+        }
+        _ => text,
+    };
+    let expected = "as many cells as the header row has; a cell with the delimiter in it stands in quotes";
+    DataError::BadLine { path, at: At::Line(line), problem, expected }
 }

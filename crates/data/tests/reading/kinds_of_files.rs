@@ -216,7 +216,9 @@ fn columns_are_named_or_guessed_where_one_is_meant() {
     let row = |json: &str| json.as_bytes().to_vec();
     let with =
         |json: &str, reading: Reading| read(&[("train.jsonl", &row(json)), ("test.jsonl", &row(json))], &reading);
-    let data = with(r#"{"id": 3, "Content": "hi", "Intent": "x"}"#, Reading::default()).unwrap();
+    let two =
+        "{\"id\": 3, \"Content\": \"hi\", \"Intent\": \"x\"}\n{\"id\": 4, \"Content\": \"ho\", \"Intent\": \"y\"}";
+    let data = with(two, Reading::default()).unwrap();
     assert_eq!(data.train[0].text(), "hi");
     assert_eq!(data.notes, ["the texts are column \"Content\", the labels column \"Intent\""]);
     let error = with(r#"{"sentence": "a", "content": "b", "label": 1}"#, Reading::default()).unwrap_err();
@@ -234,7 +236,8 @@ fn columns_are_named_or_guessed_where_one_is_meant() {
         "{error}"
     );
     let nested = Reading { text: vec!["m.parts.1.t".to_owned()], label: Some("m.c".to_owned()), ..Reading::default() };
-    let data = with(r#"{"m": {"c": "x", "parts": [1, {"t": "hi"}]}}"#, nested).unwrap();
+    let both = "{\"m\": {\"c\": \"x\", \"parts\": [1, {\"t\": \"hi\"}]}}\n{\"m\": {\"c\": \"y\", \"parts\": [1, {\"t\": \"ho\"}]}}";
+    let data = with(both, nested).unwrap();
     assert_eq!((data.train[0].text(), data.labels[0].as_str()), ("hi", "x"));
     let causal = Reading { causal: true, text: vec!["content".to_owned()], ..Reading::default() };
     let data = with(r#"{"content": "once"}"#, causal).unwrap();

@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, HashSet};
 use std::fs;
 
-use bonfire_data::{DataError, Dataset, Example, Partition, Shards, corpus, label_table};
+use bonfire_data::{DataError, Dataset, Example, Partition, Rest, Shards, corpus, label_table};
 use proptest::prelude::*;
 
 /// A set with this many training rows of each label, interleaved, and half as many test rows.
@@ -163,8 +163,14 @@ fn natural_clients_are_the_groups() {
         assert!(test.iter().all(|row| data.test[*row].group == name));
     }
     assert_eq!(kind.split(&data, 20, 1, 0).unwrap(), shards);
+    let named = kind.client_names(&data, &shards.train);
+    assert_eq!((named.len(), &named[0]), (20, data.train[shards.train[0][0]].group.as_ref().unwrap()));
+    let pairs = Partition::GroupedNatural { column: corpus::GROUP_COLUMN.to_owned(), group: 5, rest: Rest::Smaller };
+    let fives = pairs.split(&data, 4, 1, 0).unwrap();
+    assert_eq!(pairs.client_names(&data, &fives.train)[0], format!("{} and 2 more", named[..3].join(", ")));
+    assert!((Partition::Iid {}).client_names(&data, &shards.train).is_empty());
     let error = kind.split(&data, 7, 1, 0).unwrap_err().to_string();
-    assert!(error.contains("20 different values") && error.contains("clients = 20, or 0 for all"), "{error}");
+    assert!(error.contains("20 clients of its values (") && error.ends_with("use clients = 20"), "{error}");
     let error = kind.split(&rows(&[3, 3]), 0, 1, 0).unwrap_err().to_string();
     assert!(error.starts_with("training row 0 (counted from 0) has no value of column \"branch\""), "{error}");
 }

@@ -131,7 +131,7 @@ fn wrong_csv_is_named() {
             &b"txt,label\na,0\n"[..],
             "DIR/train.csv:2: no column is known to hold the text; the columns here are: txt, label; name it with data.text",
         ),
-        (b"text,label\na,0\nb\n", "DIR/train.csv:3: CSV error"),
+        (b"text,label\na,0\nb\n", "DIR/train.csv:3: the row has 1 cell, the header row 2"),
         (b"text,label\na,0\n\xff,1\n", "DIR/train.csv:3: not UTF-8"),
         (b"text,label\na,\n", "DIR/train.csv:2: no label; expected a label in every"),
     ] {
@@ -167,6 +167,103 @@ fn wrong_labels_are_named() {
         let complaint = with(zero, b"", labels);
         assert!(complaint.starts_with(expected), "{complaint}");
     }
+}
+
+#[test]
+fn what_leaves_nothing_to_learn_is_refused() {
+    let spam = b"text,label\nring the bell,spam\nopen a window,spam\n";
+    assert_eq!(
+        complaint(&[("train.csv", spam), ("test.csv", spam)], None),
+        "DIR/train.csv: \"spam\" is the only label, in column \"label\"; expected at least two labels to tell apart; \
+         another column is named with data.label"
+    );
+    // A list may name more than occur.
+    let listed = folder(&[("train.csv", spam), ("test.csv", spam), ("labels.txt", b"ham\nspam\n")]);
+    assert_eq!(read(listed.path(), None).unwrap().labels, ["ham", "spam"]);
+    // With any number of labels a text has the one or not.
+    let several = Reading { several: true, ..Reading::default() };
+    assert_eq!(Dataset::read(listed.path(), &several).unwrap().labels.len(), 2);
+    let one = folder(&[("train.csv", spam), ("test.csv", spam)]);
+    assert_eq!(Dataset::read(one.path(), &several).unwrap().labels, ["spam"]);
+
+    let silent = b"text,label\n,ham\n  ,spam\n";
+    assert_eq!(
+        complaint(&[("train.csv", silent), ("test.csv", spam)], None),
+        "DIR/train.csv: every text in \"text\" is empty; expected texts to learn from; another column is named with data.text"
+    );
+}
+
+#[test]
+fn rows_of_nobody_are_refused_or_told_of() {
+    let nobody = b"text,label,who\nring,bell,ann\nopen,air, \n";
+    assert_eq!(
+        complaint(&[("train.csv", nobody), ("test.csv", TEST)], Some("who")),
+        "DIR/train.csv:3: field \"who\" is empty, by which rows are dealt out to clients; expected whose row it is, in every \
+         training row"
+    );
+    let train = b"text,label,who\nring,bell,ann\nopen,air,bob\n";
+    let test = b"text,label,who\nshut,air,carl\nknock,bell,dora\nsing,bell,carl\nhum,air,\nbuzz,bell,ann\n";
+    let folder = folder(&[("train.csv", train), ("test.csv", test)]);
+    let data = read(folder.path(), Some("who")).unwrap();
+    assert_eq!(
+        data.notes,
+        [
+            "3 test rows have a \"who\" that no training row has (carl, dora): they count for the federation's accuracy and \
+          for no client's"
+        ]
+    );
+    assert_eq!(data.test[3].group, None);
+}
+
+#[test]
+fn what_makes_accuracy_flatter_is_told_of() {
+    let rows = |texts: &[&str]| {
+        let row = |(at, text): (usize, &&str)| format!("{text} {at},{}\n", ["bell", "Air", "air"][at % 3]);
+        format!("text,label\n{}", texts.iter().enumerate().map(row).collect::<String>())
+    };
+    let (train, mut test) = (rows(&["ring"; 30]), vec!["knock"; 20]);
+    let notes = |test: &[&str]| {
+        let folder = folder(&[("train.csv", train.as_bytes()), ("test.csv", rows(test).as_bytes())]);
+        read(folder.path(), None).unwrap().notes
+    };
+    let alike = "labels that differ in case alone are labels apart: \"Air\" and \"air\"";
+    assert_eq!(notes(&test), [alike]);
+    test[3] = "ring";
+    let known = "1 of 20 test texts stand in the training rows too; accuracy on texts that were trained on flatters";
+    assert_eq!(notes(&test), [known, alike]);
+
+    let wordy: String = (0..20).map(|at| format!("ring {at},l{}\n", at.min(10))).collect();
+    let wordy = folder(&[("train.csv", format!("text,label\n{wordy}").as_bytes()), ("test.csv", b"text,label\n")]);
+    assert_eq!(read(wordy.path(), None).unwrap().notes, ["11 labels of 20 training rows: hardly two rows of each"]);
+    let both = Reading { label: Some("text".to_owned()), ..Reading::default() };
+    let error = Dataset::read(wordy.path(), &both).unwrap_err().to_string();
+    assert!(
+        error.ends_with(
+            "train.csv:2: column \"text\" would be both text and label; expected two columns, named with data.text and \
+             data.label"
+        ),
+        "{error}"
+    );
+}
+
+#[test]
+fn rows_of_a_table_are_named_by_the_line_they_begin_on() {
+    let header = "text,label\n";
+    for (rows, line) in
+        [("a,air\n\n\nb,\n", 5), ("a,air\r\n\r\nb,\r\n", 4), ("\"a\nb\",air\n\nc,\n", 5), ("a,air\r\nb,air\nc,\n", 4)]
+    {
+        for header in [header, "text,label\r\n", "\u{feff}text,label\n"] {
+            let train = format!("{header}{rows}");
+            let error = complaint(&[("train.csv", train.as_bytes()), ("test.csv", b"text,label\n")], None);
+            assert!(error.starts_with(&format!("DIR/train.csv:{line}: no label")), "{train:?}: {error}");
+        }
+    }
+    let uneven = "text,label\r\na,air\r\n\r\nb\r\n";
+    assert_eq!(
+        complaint(&[("train.csv", uneven.as_bytes()), ("test.csv", b"text,label\n")], None),
+        "DIR/train.csv:4: the row has 1 cell, the header row 2; expected as many cells as the header row has; a cell with the \
+         delimiter in it stands in quotes"
+    );
 }
 
 #[test]

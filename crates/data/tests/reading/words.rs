@@ -133,13 +133,15 @@ fn what_is_wrong_is_said_with_its_line() {
         assert!(words.iter().all(|word| said.contains(word)), "{said}");
     }
     // A sentence without words teaches nothing.
-    let data = folder(&[("train.jsonl", &format!("{good}{}", json("[]", "[]"))), ("test.jsonl", &good)]);
+    let named = json("[\"b\"]", "[\"B-X\"]");
+    let data = folder(&[("train.jsonl", &format!("{good}{named}{}", json("[]", "[]"))), ("test.jsonl", &good)]);
     let data = Dataset::read(data.path(), &tagged()).unwrap();
-    assert_eq!(data.train.len(), 1);
-    assert!(data.notes.iter().any(|note| note.contains("1 of 2 train rows")), "{:?}", data.notes);
+    assert_eq!(data.train.len(), 2);
+    assert!(data.notes.iter().any(|note| note.contains("1 of 3 train rows")), "{:?}", data.notes);
     // A tag that no training row has: left out, or refused.
     let other = format!("{good}{}", json("[\"a\"]", "[\"B-X\"]"));
-    let data = folder(&[("train.jsonl", &good), ("test.jsonl", &other)]);
+    let known = format!("{good}{}", json("[\"b\"]", "[\"B-Y\"]"));
+    let data = folder(&[("train.jsonl", &known), ("test.jsonl", &other)]);
     let found = Dataset::read(data.path(), &tagged()).unwrap();
     assert_eq!(found.test.len(), 1);
     assert!(found.notes.iter().any(|note| note.contains("\"B-X\" (1)")), "{:?}", found.notes);

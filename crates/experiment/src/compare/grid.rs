@@ -108,6 +108,7 @@ impl Grid {
             [] => vec![None],
             list => list.iter().copied().map(Some).collect(),
         };
+        grid.notices.extend(ranks_from_budget(asked, &grid.base.config));
         let own = |variant: usize| asked.variants[variant].strategy == grid.base.config.strategy.name();
         let sets_of = |variant: usize| {
             if own(variant) || refused.is_some() { sets.to_vec() } else { grid.known_to(file, sets, variant) }
@@ -305,6 +306,24 @@ fn rank_sets(strategy: &str, asked: Option<usize>, base: &RunConfig) -> Vec<Stri
         // Said again, since the configuration drops a budget when the strategy changes.
         (None, budget) => vec![format!("clients.budget={}", spelled(budget))],
     }
+}
+
+/// What is said of ranks that nobody asked for: see [`rank_sets`].
+fn ranks_from_budget(asked: &Asked<'_>, base: &RunConfig) -> Option<String> {
+    let (Budget::Same(budget), rank) = (&base.clients.budget, base.adapter.rank) else { return None };
+    let at_it = |variant: &Variant| {
+        rank_sets(&variant.strategy, None, base) == rank_sets(&variant.strategy, Some(*budget), base)
+    };
+    let others =
+        asked.variants.iter().filter(|variant| variant.strategy != base.strategy.name() && at_it(variant)).count();
+    let said = asked.ranks.is_empty() && others > 0 && *budget != rank;
+    said.then(|| {
+        format!(
+            "methods that do not choose slots run at rank {budget}, which is clients.budget, so that all send about alike; \
+             {} chooses among adapter.rank = {rank}. Other ranks: --ranks",
+            base.strategy.name()
+        )
+    })
 }
 
 /// A budget as the configuration writes it.

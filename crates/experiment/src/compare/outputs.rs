@@ -1,6 +1,6 @@
 //! How the cells stand, and the files that say so: rewritten after every cell, so that they can be read at any time.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -16,7 +16,14 @@ use super::grid::Grid;
 use super::personalised;
 use super::results::{Group, Measured, Outcome, Spread};
 use super::table;
+use crate::format::count_of;
+use crate::log::note;
 use crate::run_folder::{METRICS, read, replace};
+
+/// The numbers of a comparison.
+const COMPARISON: &str = "compare.json";
+/// Its table.
+const TABLE: &str = "table.md";
 
 /// The outcomes of a grid's cells and where they are written.
 pub struct Outputs<'g> {
@@ -224,14 +231,50 @@ impl<'g> Outputs<'g> {
     /// The system refuses a write.
     pub fn write(&self) -> Result<()> {
         fs::create_dir_all(&self.out).with_context(|| format!("cannot make the folder {}", self.out.display()))?;
+        self.keep_earlier()?;
         let groups = self.groups();
         let text = serde_json::to_string_pretty(&self.everything(&groups)).context("cannot write compare.json")?;
-        replace(&self.out.join("compare.json"), format!("{text}\n").as_bytes())?;
+        replace(&self.out.join(COMPARISON), format!("{text}\n").as_bytes())?;
         let page = table::page(self.grid, &groups, &self.command, &self.failures());
-        replace(&self.out.join("table.md"), page.as_bytes())?;
+        replace(&self.out.join(TABLE), page.as_bytes())?;
         for (name, svg) in (self.draw)(self.grid, &groups)? {
             replace(&self.out.join(name), svg.as_bytes())?;
         }
+        Ok(())
+    }
+
+    /// Keeps the table and the numbers of an earlier comparison in the folder that has cells which are not of this grid, under the
+    /// next free number.
+    fn keep_earlier(&self) -> Result<()> {
+        let path = self.out.join(COMPARISON);
+        let Some(earlier) = read::optional(&path)? else { return Ok(()) };
+        // What is no comparison of this version is replaced, as ever.
+        let Ok(earlier) = serde_json::from_str::<Earlier>(&earlier) else { return Ok(()) };
+        let own: HashSet<String> = self.grid.cells.iter().map(|cell| run_of(&cell.folder)).collect();
+        let others = earlier.cells.iter().filter(|cell| !own.contains(&cell.run)).count();
+        if others == 0 {
+            return Ok(());
+        }
+        let numbered = |number: usize| ["compare", "table"].map(|name| format!("{name}-{number}"));
+        let free = |number: &usize| {
+            let [numbers, table] = numbered(*number);
+            !self.out.join(format!("{numbers}.json")).exists() && !self.out.join(format!("{table}.md")).exists()
+        };
+        let [numbers, table] = numbered((1..).find(free).expect("numbers do not end"));
+        for (from, to) in [(COMPARISON, format!("{numbers}.json")), (TABLE, format!("{table}.md"))] {
+            let from = self.out.join(from);
+            if from.exists() {
+                let to = self.out.join(to);
+                fs::rename(&from, &to)
+                    .with_context(|| format!("cannot keep {} as {}", from.display(), to.display()))?;
+            }
+        }
+        note(format!(
+            "{} had a comparison with {} that {} not of this one: it is kept as {numbers}.json and {table}.md",
+            self.out.display(),
+            count_of(others, "cell"),
+            if others == 1 { "is" } else { "are" }
+        ));
         Ok(())
     }
 
@@ -335,7 +378,7 @@ fn run_of(folder: &str) -> String {
 
 /// Messages of the cells that failed in an earlier call, by folder.
 fn failed_before(out: &Path) -> Result<HashMap<String, String>> {
-    let path = out.join("compare.json");
+    let path = out.join(COMPARISON);
     let Some(text) = read::optional(&path)? else { return Ok(HashMap::new()) };
     let earlier: Earlier = serde_json::from_str(&text)
         .with_context(|| format!("{} is not as `bonfire compare` leaves it", path.display()))?;

@@ -209,7 +209,7 @@ fn read(grid: &Grid, cells: &[usize], opened: &[device::Opened], watch: &mut dyn
         if let std::collections::hash_map::Entry::Vacant(place) = shards.entry(partition_of(&loaded.config)) {
             let cut = job::shards(loaded, &data).and_then(|cut| job::refuse_empty(&cut).map(|()| cut));
             let cut = cut.map_err(|error| grid.explain(cell, error))?;
-            let partition = PartitionFile::of(&data, &cut);
+            let partition = PartitionFile::of(&loaded.config.data.partition, &data, &cut);
             place.insert((cut, partition));
         }
     }

@@ -45,6 +45,37 @@ pub fn dataset_and_source(loaded: &CheckedConfig, watch: &mut dyn Watch) -> Resu
     Ok((ordered(loaded, data, &source), source))
 }
 
+/// As [`dataset`], for those who measure and do not train: where there are no training rows, as on the server of a federation across
+/// machines, the labels are those that a file lists.
+///
+/// # Errors
+/// As [`dataset`] and [`part`].
+pub fn measured(loaded: &CheckedConfig, watch: &mut dyn Watch) -> Result<Dataset> {
+    match folder_without_training(loaded)? {
+        Some(folder) => Ok(ordered(loaded, part(loaded, folder)?, &source(loaded, watch)?)),
+        None => dataset(loaded, watch),
+    }
+}
+
+/// The same for those who use the model too.
+///
+/// # Errors
+/// As [`measured`] and [`source`].
+pub fn measured_and_source(loaded: &CheckedConfig, watch: &mut dyn Watch) -> Result<(Dataset, ModelSource)> {
+    let Some(folder) = folder_without_training(loaded)? else { return dataset_and_source(loaded, watch) };
+    let data = part(loaded, folder)?;
+    let source = source(loaded, watch)?;
+    Ok((ordered(loaded, data, &source), source))
+}
+
+/// The folder of rows, where it has a list of labels and no training rows.
+fn folder_without_training(loaded: &CheckedConfig) -> Result<Option<&Path>> {
+    let Source::Folder(folder) = &loaded.config.data.path else { return Ok(None) };
+    let listed = ["labels.json", "labels.txt"].iter().any(|name| folder.join(name).is_file());
+    let without = listed && folder.is_dir() && !has_training_rows(loaded, folder)?;
+    Ok(without.then_some(folder.as_path()))
+}
+
 fn as_labelled(loaded: &CheckedConfig, watch: &mut dyn Watch) -> Result<Dataset> {
     let section = &loaded.config.data;
     let causal = loaded.config.model.task == TaskKind::CausalLm;

@@ -21,12 +21,14 @@ pub fn federation_error(loaded: &CheckedConfig, error: FederationError) -> anyho
 
 /// Gives a complaint about a setting the place of its key; other errors name their place themselves.
 pub fn placed(loaded: &CheckedConfig, error: DataError) -> anyhow::Error {
-    if let DataError::Groups { column, groups, clients } = &error {
+    if let DataError::Groups { column, values, groups, clients } = &error {
         return UserError::new(format!(
-            "clients.count = {clients}, but column `{column}` has {groups} different values"
+            "clients.count = {clients}, but column `{column}` makes {groups} clients of its values: {values}"
         ))
         .at(Some(loaded.place_of("clients.count")))
-        .help(format!("a natural partition has a client for each value: use clients.count = {groups}"))
+        .help(format!(
+            "use clients.count = {groups}; to plan for another number, `cost` and `plan` take --rows N, the training rows of a client"
+        ))
         .into();
     }
     if let DataError::ColumnUnknown { role: "text", present, .. } = &error
@@ -56,6 +58,7 @@ pub fn placed(loaded: &CheckedConfig, error: DataError) -> anyhow::Error {
     }
     if error.is_of_settings() {
         let key = match &error {
+            DataError::SplitNamed { split, .. } => &format!("data.{split}"),
             DataError::ShardTooSmall { .. } | DataError::DirichletUnlikely { .. } | DataError::PartitionFile { .. } => {
                 "data.partition"
             }
@@ -83,7 +86,8 @@ fn key_of_column(loaded: &CheckedConfig, field: &str) -> Option<String> {
         serde_json::Value::Array(names) => names.iter().any(|name| name == field),
         _ => false,
     };
-    ["text", "label"].into_iter().find(|key| names(&data[*key])).map(|key| format!("data.{key}"))
+    let key = ["text", "label"].into_iter().find(|key| names(&data[*key]));
+    key.or_else(|| names(&data["partition"]["column"]).then_some("partition.column")).map(|key| format!("data.{key}"))
 }
 
 /// What was perhaps meant.

@@ -26,6 +26,8 @@ pub const SUMMARY: &str = "summary.json";
 pub const CLASSES: &str = "classes.json";
 /// How many examples of each label every client holds.
 pub const PARTITION: &str = "partition.json";
+/// The labels' names, which the server of a federation across machines leaves: it sees no partition.
+pub const LABELS: &str = "labels.json";
 /// The folder of checkpoints.
 pub const CHECKPOINTS: &str = "checkpoints";
 /// What the run said.
@@ -42,7 +44,7 @@ pub const MLFLOW: &str = "mlflow.json";
 pub const TRACKIO: &str = "trackio.json";
 
 /// All of them.
-pub(super) const ALL: [&str; 20] = [
+pub(super) const ALL: [&str; 21] = [
     CONFIG,
     METRICS,
     ROWS_OF_CLIENTS,
@@ -55,6 +57,7 @@ pub(super) const ALL: [&str; 20] = [
     BEST_CLIENTS,
     SUMMARY,
     PARTITION,
+    LABELS,
     CLASSES,
     CHECKPOINTS,
     LOG,

@@ -4,6 +4,7 @@
 
     run = bonfire.train()          # the built-in quickstart, about half a minute on a CPU
     run.summary["final_accuracy"]
+    run.predict(["my card has not come"])[0]["label"]
 
 `train` and `compare` run whole federations in this process. `Server` and `Site` are its two halves, for federations across
 machines: the server plans and aggregates, sites hold data and train. What crosses between them is `Plan`, `Download` and
@@ -22,6 +23,7 @@ from bonfire._bonfire import (
     Upload,
     __version__,
     compare,
+    predict,
     train,
 )
 
@@ -37,5 +39,6 @@ __all__ = [
     "Upload",
     "__version__",
     "compare",
+    "predict",
     "train",
 ]

@@ -8,6 +8,8 @@ from numpy.typing import NDArray
 _Path: TypeAlias = str | os.PathLike[str]
 # A TOML file, its sections as a mapping, or nothing: the built-in quickstart.
 _Config: TypeAlias = _Path | Mapping[str, Any] | None
+# A text; a pair of texts, or a sentence's words.
+_Text: TypeAlias = str | Sequence[str]
 _Floats: TypeAlias = NDArray[np.float32]
 
 __all__ = [
@@ -22,6 +24,7 @@ __all__ = [
     "Upload",
     "__version__",
     "compare",
+    "predict",
     "train",
 ]
 
@@ -244,6 +247,10 @@ class Server:
         """Clients of the federation."""
 
     @property
+    def labels(self) -> list[str]:
+        """The labels' names, in the order that numbers them; empty where nothing has labels."""
+
+    @property
     def strategy(self) -> str:
         """The strategy's name."""
 
@@ -352,6 +359,9 @@ class Run:
     def summary(self) -> dict[str, Any]:
         """The run in one object, as `summary.json`."""
 
+    def predict(self, texts: Iterable[_Text], *, best: bool = False, device: str | None = None) -> list[dict[str, Any]]:
+        """What the run's model says of `texts`: as `bonfire.predict` of its folder."""
+
 def train(
     config: _Config = None,
     *,
@@ -380,3 +390,14 @@ def compare(
     """Strategies side by side on the same data and seeds, as `bonfire compare`: a row a run. The folder `out`,
     `compare/<name>` unless named, holds the table and the runs; what is there already is not run again. Pictures are drawn by
     `bonfire compare` with the same options and folder."""
+
+def predict(
+    run: _Path | Run, texts: Iterable[_Text], *, best: bool = False, device: str | None = None
+) -> list[dict[str, Any]]:
+    """What the model of a run says of `texts`, as `bonfire predict --json`: a dict each, in their order.
+
+    `run` is a run folder or what `train` returned; `best` asks the best round's model, which a run keeps with
+    `evaluate.best`. A text is a `str`, a pair `(first, second)`, a sentence whose words are tagged a `str` with white space
+    between the words or a list of them. Classes come as `label`, `probability` and `probabilities`, several labels as
+    `labels` and `probabilities`, numbers as `value`, sentences as `words`, `tags` and `spans`.
+    """

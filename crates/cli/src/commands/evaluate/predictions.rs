@@ -6,6 +6,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use bonfire_engine::{RowEvaluation, Scorer, Split};
+use bonfire_experiment::predict::likeliest;
 use bonfire_models::{Adapter, Matrix, Model};
 use serde::Serialize;
 
@@ -132,11 +133,6 @@ fn line<'r>(row: usize, scores: &'r Matrix, split: &'r Split, labels: &'r [Strin
         asked: (!class && !tagged).then(|| goal.scored(ids.len()).map(|range| [range.start, range.end]).collect()),
         ..Row::default()
     }
-}
-
-/// The place of the highest score, of equals the first.
-pub fn likeliest(scores: &[f32]) -> usize {
-    (0..scores.len()).rev().max_by(|&x, &y| scores[x].total_cmp(&scores[y])).unwrap_or(0)
 }
 
 /// The place of the highest score, and the cross-entropy of the right one.

@@ -24,12 +24,13 @@ pub fn write(run: &OpenedRun, task: Task, format: Format, folder: &Path) -> Resu
     let summary = if summary.exists() { Some(read::json::<Summary>(&summary)?) } else { None };
     let config = toml::from_str(&run.loaded.config.to_toml()).context("cannot read the configuration again")?;
     let path = folder.join("README.md");
-    fs::write(&path, card(&config, summary.as_ref(), task, format))
+    let labels = run.labels().unwrap_or_default();
+    fs::write(&path, card(&config, summary.as_ref(), task, &labels, format))
         .with_context(|| format!("cannot write {}", path.display()))
 }
 
 /// The card's text.
-fn card(config: &Table, summary: Option<&Summary>, task: Task, format: Format) -> String {
+fn card(config: &Table, summary: Option<&Summary>, task: Task, labels: &[String], format: Format) -> String {
     let config = shareable(config);
     let text = |section: &str, key: &str| {
         config
@@ -98,6 +99,15 @@ fn card(config: &Table, summary: Option<&Summary>, task: Task, format: Format) -
         "Scores are those of the last evaluation, on the run's own test split; bytes are of all clients and rounds."
             .into(),
         String::new(),
+    ]);
+    if matches!(format, Format::Peft) {
+        let base = match base.as_str() {
+            "builtin" | "builtin-llama" => "DIR",
+            base => id.unwrap_or(base),
+        };
+        lines.extend(loading(base, task, labels));
+    }
+    lines.extend([
         "## Trained by".into(),
         String::new(),
         "`bonfire train federation.toml` with this file:".into(),
@@ -108,6 +118,38 @@ fn card(config: &Table, summary: Option<&Summary>, task: Task, format: Format) -
         String::new(),
     ]);
     lines.join("\n")
+}
+
+/// How PEFT puts the adapter on the model `base`, which knows no names of `labels` by itself.
+fn loading(base: &str, task: Task, labels: &[String]) -> Vec<String> {
+    let class = match task {
+        Task::Causal => "AutoModelForCausalLM",
+        Task::Tag(_) => "AutoModelForTokenClassification",
+        _ => "AutoModelForSequenceClassification",
+    };
+    let mut lines = vec!["## Loaded by".to_owned(), String::new(), "```python".into()];
+    lines.extend(["from peft import PeftModel".into(), format!("from transformers import {class}"), String::new()]);
+    let mut options = Vec::new();
+    if let Some(outputs) = task.outputs() {
+        options.push(format!("num_labels={outputs}"));
+        if labels.len() == outputs {
+            // A string of JSON is one of Python's.
+            let name =
+                |(at, label): (usize, &String)| format!("    {at}: {},", serde_json::Value::from(label.as_str()));
+            lines.push("id2label = {".into());
+            lines.extend(labels.iter().enumerate().map(name));
+            lines.push("}".into());
+            options.push("id2label=id2label, label2id={name: i for i, name in id2label.items()}".into());
+        }
+        if matches!(task, Task::MultiLabel(_)) {
+            options.push("problem_type=\"multi_label_classification\"".into());
+        }
+    }
+    let options: String = options.iter().map(|option| format!(", {option}")).collect();
+    lines.push(format!("base = {class}.from_pretrained(\"{base}\"{options})"));
+    lines.push("model = PeftModel.from_pretrained(base, \"THIS FOLDER\")".into());
+    lines.extend(["```".into(), String::new()]);
+    lines
 }
 
 /// The configuration without the folders of the machine it ran on: of a path its last part is left.
@@ -138,14 +180,28 @@ mod tests {
         toml::from_str(&text).expect("TOML")
     }
 
+    fn owned<const N: usize>(names: [&str; N]) -> [String; N] {
+        names.map(str::to_owned)
+    }
+
     #[test]
     fn the_hub_reads_what_it_is_and_of_which_model() {
-        let text = card(&config("hf:FacebookAI/roberta-base@main"), None, Task::Classify(3), Format::Peft);
+        let text = card(
+            &config("hf:FacebookAI/roberta-base@main"),
+            None,
+            Task::Classify(3),
+            &owned(["air", "no \"bell\"", "c"]),
+            Format::Peft,
+        );
         let front = "---\nbase_model: FacebookAI/roberta-base\nlibrary_name: peft\npipeline_tag: text-classification\ntags:\n\
                      - federated-learning\n- lora\n- bonfire\n---\n\n# wishes\n";
         assert!(text.starts_with(front), "{text}");
         assert!(text.contains("| method | fedit, rank 8, alpha 16.0 |"), "{text}");
-        let text = card(&config("models/mine"), None, Task::Causal, Format::Merged);
+        let names = "id2label = {\n    0: \"air\",\n    1: \"no \\\"bell\\\"\",\n    2: \"c\",\n}\n";
+        assert!(text.contains(names), "{text}");
+        let load = "base = AutoModelForSequenceClassification.from_pretrained(\"FacebookAI/roberta-base\", num_labels=3, id2label=";
+        assert!(text.contains(load), "{text}");
+        let text = card(&config("models/mine"), None, Task::Causal, &[], Format::Merged);
         // A folder is no model of the Hub's.
         assert!(text.starts_with("---\nlibrary_name: transformers\npipeline_tag: text-generation\n"), "{text}");
         assert!(text.contains("| base model | mine |"), "{text}");
@@ -153,7 +209,7 @@ mod tests {
 
     #[test]
     fn it_tells_nothing_of_the_machine() {
-        let text = card(&config("/home/me/models/mine"), None, Task::Causal, Format::Gguf);
+        let text = card(&config("/home/me/models/mine"), None, Task::Causal, &[], Format::Gguf);
         assert!(!text.contains("/home") && !text.contains("secret"), "{text}");
         assert!(text.contains("path = \"rows\"") && text.contains("| data | rows |"), "{text}");
     }

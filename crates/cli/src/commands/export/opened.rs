@@ -5,9 +5,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use bonfire_experiment::config::{self, CheckedConfig, TaskKind};
-use bonfire_experiment::partition_file::PartitionFile;
 use bonfire_experiment::run_folder::{ADAPTER, CLIENTS, client_folder};
-use bonfire_experiment::trained::config_of;
+use bonfire_experiment::trained::{self, config_of};
 use bonfire_experiment::{UserError, job};
 pub use bonfire_models::Task;
 use bonfire_models::{ModelInfo, ModelSource, peft};
@@ -99,8 +98,7 @@ impl OpenedRun {
 
     /// Names of the classes: as the run wrote them down, or of its data where those are still there.
     pub fn labels(&self) -> Option<Vec<String>> {
-        let written = PartitionFile::read(&self.folder).ok().flatten().map(|partition| partition.labels);
-        written.or_else(|| job::dataset(&self.loaded, &mut Waiting::default()).ok().map(|data| data.labels))
+        trained::labels(&self.folder, &self.loaded, &mut Waiting::default()).ok()
     }
 }
 

@@ -54,7 +54,7 @@ impl Verifier {
         loaded.config.engine.precision = Precision::F32;
         let opened = device::open(common.first_device(&loaded))?;
         let model = job::model(&loaded, &run.source, task, &opened.device)?;
-        let data = job::dataset(&loaded, &mut Waiting::default()).context("--verify needs the run's data")?;
+        let data = job::measured(&loaded, &mut Waiting::default()).context("--verify needs the run's data")?;
         let test = job::tokens(&loaded, &data, &run.source, model.info())?.test;
         Ok(Verifier { model, source: run.source.clone(), task, seed: loaded.config.train.seed, test })
     }

@@ -4,20 +4,38 @@
 use bonfire_data::Dataset;
 use bonfire_experiment::format::one_line;
 
-/// The table for `counts[client][label]` in at most `width` columns where possible.
-pub fn render(labels: &[String], counts: &[Vec<usize>], tests: &[usize], width: usize) -> String {
+/// The table for `counts[client][label]` in at most `width` columns where possible; `names`: whose rows clients hold, where rows say.
+pub fn render(names: &[String], labels: &[String], counts: &[Vec<usize>], tests: &[usize], width: usize) -> String {
     let labels = &labels.iter().map(|label| one_line(label)).collect::<Vec<_>>();
+    let named = |rows: Vec<Vec<String>>| aligned(&with_names(names, rows));
     if labels.is_empty() {
-        return format!("{}\n{}", aligned(&size_rows(counts, tests)), total(labels, counts));
+        return format!("{}\n{}", named(size_rows(counts, tests)), total(labels, counts));
     }
     let heads: Vec<String> = (0..labels.len()).map(|label| label.to_string()).collect();
-    let matrix = aligned(&matrix_rows(&heads, counts, tests));
+    let matrix = named(matrix_rows(&heads, counts, tests));
     let body = if matrix.lines().next().is_some_and(|line| line.chars().count() <= width) {
         format!("{matrix}\n\n{}", legend(labels, width))
     } else {
-        aligned(&figure_rows(labels, counts, tests))
+        named(figure_rows(labels, counts, tests))
     };
     format!("{body}\n{}", total(labels, counts))
+}
+
+/// The rows with the clients' names after their numbers, of which the beginning is shown.
+fn with_names(names: &[String], mut rows: Vec<Vec<String>>) -> Vec<Vec<String>> {
+    const MOST: usize = 24;
+    let short = |name: &String| {
+        let line = one_line(name);
+        match line.char_indices().nth(MOST) {
+            Some((at, _)) => format!(" {}…", &line[..at]),
+            None => format!(" {line}"),
+        }
+    };
+    if !names.is_empty() {
+        let cells = std::iter::once(" ".to_string()).chain(names.iter().map(short));
+        rows.iter_mut().zip(cells).for_each(|(row, cell)| row.insert(1, cell));
+    }
+    rows
 }
 
 /// The splits of the set with their sizes in one line.
@@ -124,7 +142,7 @@ mod tests {
 
     #[test]
     fn few_labels_give_the_matrix() {
-        let text = render(&names(3), &[vec![10, 0, 2], vec![0, 5, 1]], &[4, 2], 80);
+        let text = render(&[], &names(3), &[vec![10, 0, 2], vec![0, 5, 1]], &[4, 2], 80);
         assert_eq!(
             text,
             "client train test label  0 1 2\n     0    12    4       10 · 2\n     1     6    2        · 5 1\n\n\
@@ -133,8 +151,22 @@ mod tests {
     }
 
     #[test]
+    fn clients_are_named_where_rows_say() {
+        let whose = ["Berlin".to_owned(), "a branch of a very long name".to_owned()];
+        let text = render(&whose, &[], &[vec![10], vec![5]], &[4, 2], 80);
+        assert_eq!(
+            text.lines().take(3).collect::<Vec<_>>(),
+            [
+                "client                            train test",
+                "     0  Berlin                       10    4",
+                "     1  a branch of a very long …     5    2"
+            ]
+        );
+    }
+
+    #[test]
     fn no_labels_give_sizes() {
-        let text = render(&[], &[vec![10], vec![5]], &[4, 2], 80);
+        let text = render(&[], &[], &[vec![10], vec![5]], &[4, 2], 80);
         assert_eq!(
             text,
             "client train test\n     0    10    4\n     1     5    2\n2 clients, 15 training texts: 5 to 10 a client"
@@ -145,7 +177,7 @@ mod tests {
     fn many_labels_give_figures() {
         let mut row = vec![1; 60];
         row[7] = 41;
-        let text = render(&names(60), &[row, vec![0; 60]], &[9, 0], 80);
+        let text = render(&[], &names(60), &[row, vec![0; 60]], &[9, 0], 80);
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines[0], "client train test labels largest  label");
         assert_eq!(lines[1], "     0   100    9     60     41%  label_7");

@@ -93,6 +93,8 @@ struct PartitionData {
     labels: Vec<String>,
     /// The clients that are shown.
     clients: Vec<usize>,
+    /// Whose rows they hold, where rows say.
+    names: Vec<String>,
     /// Their training examples by label.
     counts: Vec<Vec<usize>>,
     /// Their training examples.
@@ -298,6 +300,7 @@ impl PartitionData {
     fn of(partition: PartitionFile) -> PartitionData {
         let (labels, train) = (partition.kinds().to_vec(), partition.train);
         let clients = spaced(train.len(), HELD);
+        let names = clients.iter().filter_map(|&client| partition.clients.get(client).cloned()).collect();
         let total = |label: usize| train.iter().map(|row| row[label]).sum::<usize>();
         let mut kept: Vec<usize> = (0..labels.len()).collect();
         if kept.len() > HELD {
@@ -311,6 +314,7 @@ impl PartitionData {
             sizes: clients.iter().map(|&client| train[client].iter().sum()).collect(),
             all_clients: train.len(),
             all_labels: labels.len(),
+            names,
             clients,
         }
     }
@@ -342,6 +346,7 @@ mod tests {
         let story = PartitionData::of(PartitionFile {
             labels,
             strata: Vec::new(),
+            clients: (0..1000).map(|client| format!("c{client}")).collect(),
             train: train.collect(),
             test: vec![0; 1000],
         });
@@ -350,6 +355,7 @@ mod tests {
             (200, 200, 1000, 300)
         );
         assert_eq!(story.clients[..3], [0, 5, 10]);
+        assert_eq!(story.names[..3], ["c0", "c5", "c10"]);
         assert_eq!(story.labels[0], "l0", "ties keep their order");
         assert_eq!(story.labels[199], "l299");
     }
