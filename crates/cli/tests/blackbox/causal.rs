@@ -86,8 +86,8 @@ fn partitions_by_label_need_labels() {
     room.refuse(2, &["goes by labels", "use iid, natural or file"], &[&TRAIN[..], &dirichlet].concat());
     room.refuse(2, &["have no labels"], &[&TRAIN[..], &["--set", "data.labels=2"]].concat());
     room.refuse(
-        1,
-        &["\"who\""],
+        2,
+        &["\"who\"", "data.partition.column names a column"],
         &[&TRAIN[..], &["--set", "data.partition={ kind = \"natural\", column = \"who\" }"]].concat(),
     );
 }

@@ -37,7 +37,14 @@ fn the_row_lists_are_a_partition_again() {
 #[test]
 fn clients_of_a_column_are_called_by_its_values() {
     let room = Room::new();
-    let natural = ["--set", "data.partition={ kind = \"natural\", column = \"branch\" }", "--set", "clients.count=20"];
+    let natural = [
+        "--set",
+        "data.partition={ kind = \"natural\", column = \"branch\" }",
+        "--set",
+        "clients.count=20",
+        "--set",
+        "data.min_shard=1",
+    ];
     let said = room.succeed(&[&["partition", "--no-svg", "--set", "data.labels=4"][..], &natural].concat());
     let second: Vec<&str> = said.out.lines().nth(1).expect("a client").split_whitespace().collect();
     assert!(second[0] == "0" && second[1].parse::<usize>().is_err(), "{}", said.out);
