@@ -45,6 +45,9 @@ HOST = ["bench", "step", *BASE[2:], "--ways", "all-in-flight", "--repeats", "3"]
 BUILTIN = ["bench", "round", "--shape", "builtin", "--clients", "4", "--batch", "8", "--rank", "4"]
 DECODER = ["bench", "round", "--shape", "tiny-decoder", "--clients", "4", "--batch", "8", "--rank", "4"]
 LLAMA = ["bench", "round", *"--shape llama-1b --clients 8 --batch 4 --lengths 64-192 --rank 16 --bf16".split()]
+# Four rates, three seeds, of a federation that fills no card.
+SWEEP = ["sweep", *TINY_ENCODER[1:], *SMALL_RUN, "--set", "train.rounds=2", "--set", "strategy.name=fedit"]
+SWEEP += ["--set", "train.lr_a=5e-4,1e-3,2e-3,4e-3", "--seeds", "0,1,2"]
 # What is compiled for every card: an encoder and a decoder, one method that trains both factors and one that alternates.
 COMPILED = [
     ["bench", "round", "--shape", "builtin", "--clients", "2", "--batch", "2", "--rank", "4", "--strategy", "fedit"],
@@ -101,7 +104,7 @@ class Card:
         environment |= {"STAND_IN_PTX": str(ptx)} if ptx else {}
         environment |= more
         command = [str(self.bonfire), *arguments, "--device", "cuda"]
-        command += ["--out", str(out), "--quiet"] if arguments[0] == "train" else ["--quiet"]
+        command += ["--out", str(out), "--quiet"] if arguments[0] in ("train", "sweep") else ["--quiet"]
 
         def once() -> subprocess.CompletedProcess[str]:
             shutil.rmtree(out, ignore_errors=True)
@@ -189,6 +192,21 @@ def counted(card: Card, faults: Faults) -> dict:
             row[f"{key} a round besides its steps"] = more[FEW] / rounds - FEW * passes * row[f"{key} a step"]
         found[name] = row
     return found
+
+
+def sweep(card: Card, faults: Faults) -> None:
+    """What twelve cells ask of a card together, and one after another."""
+    together, apart = SWEEP, [*SWEEP, "--side-by-side", "1"]
+    for arguments in (together, apart):
+        card.run(arguments)  # tunes
+    ran = [card.run(arguments) for arguments in (together, apart)]
+    if not all(r.good(faults) for r in ran):
+        return
+    print("\n| a sweep of 12 cells | launches | copies to the card | reads |\n|---|---|---|---|")
+    for name, r in zip(("side by side", "one after another"), ran, strict=True):
+        print(f"| {name} | {r.counts['launches']} | {r.counts['to_device']} | {r.counts['to_host']} |", flush=True)
+    if 2 * ran[0].counts["launches"] > ran[1].counts["launches"]:
+        faults.note("a sweep side by side asks for more than half the launches of its cells one after another")
 
 
 def host_time(card: Card, faults: Faults) -> None:
@@ -411,7 +429,7 @@ def main() -> int:
                         help="the binary was built with cuda-cpp; NVRTC and its headers lie in TOOLKIT")
     parser.add_argument("--every", action="store_true", help="with --nvrtc: compile also kernels that are not Bonfire's own")
     parser.add_argument("--update", action="store_true", help="write budgets.json")
-    parser.add_argument("--only", choices=["memory", "counts", "messages", "ptxas"], help="one part")
+    parser.add_argument("--only", choices=["memory", "counts", "sweep", "messages", "ptxas"], help="one part")
     args = parser.parse_args()
     faults = Faults()
 
@@ -429,6 +447,8 @@ def main() -> int:
             show(found)
             compare(found, faults, args.update)
             host_time(card, faults)
+        if wanted("sweep"):
+            sweep(card, faults)
         if wanted("ptxas") and args.ptxas:
             modules(card, Assembler(args.ptxas, args.nvrtc, args.every), args.quick, faults)
         elif wanted("ptxas"):

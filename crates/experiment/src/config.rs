@@ -22,6 +22,8 @@ pub use explain::nearest;
 pub use load::{CheckedConfig, load, load_of_run, of_table, parse};
 pub use meant::key as key_elsewhere;
 pub use moved::bring_up_to_date;
+#[cfg(test)]
+pub(crate) use run_config::QUICKSTART;
 pub use run_config::RunConfig;
 pub use schema::{keys, path_to, schema, words};
 pub use sections::{

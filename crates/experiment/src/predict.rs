@@ -156,6 +156,38 @@ impl Predictor {
     }
 }
 
+/// A text as a caller gives it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Given {
+    /// One text; of a run that tags words, with white space between them.
+    One(String),
+    /// The two texts of a pair, or the words of a sentence.
+    Several(Vec<String>),
+}
+
+/// The text as the model of the run `loaded` is asked it.
+///
+/// # Errors
+/// What is wrong with it, where it does not fit what the run learnt.
+pub fn content(loaded: &CheckedConfig, given: Given) -> Result<Content, String> {
+    let tagged = loaded.config.model.task == TaskKind::TokenClassification;
+    let pairs = loaded.config.data.text.as_ref().is_some_and(|columns| columns.names().len() == 2);
+    let words = match given {
+        Given::One(text) if tagged => text.split_whitespace().map(String::from).collect(),
+        Given::One(_) if pairs => return Err("is one text, and this run learnt pairs".to_owned()),
+        Given::One(text) => return Ok(Content::Text(text)),
+        Given::Several(texts) => texts,
+    };
+    match <[String; 2]>::try_from(words) {
+        Ok([first, second]) if pairs => Ok(Content::Two(first, second)),
+        Ok(words) if tagged => Ok(Content::Words(words.into())),
+        Err(words) if tagged && !words.is_empty() => Ok(Content::Words(words)),
+        Err(_) if tagged => Err("has no words".to_owned()),
+        Err(texts) if pairs => Err(format!("has {} texts, and a pair has two", texts.len())),
+        _ => Err("is a list, and this run learnt single texts".to_owned()),
+    }
+}
+
 /// Refuses a run that trained a language model.
 ///
 /// # Errors
@@ -222,6 +254,31 @@ mod tests {
             assert!((found - want).abs() < 1e-7, "{found} {want}");
         }
         assert_eq!(softmax(&[1000.0, -1000.0]), [1.0, 0.0]);
+    }
+
+    #[test]
+    fn texts_pairs_and_sentences_are_what_the_run_learnt() {
+        let of = |sets: &[&str]| {
+            let sets: Vec<String> = sets.iter().map(|set| (*set).to_owned()).collect();
+            crate::config::load(None, &sets).expect("a configuration")
+        };
+        let one = |text: &str| Given::One(text.to_owned());
+        let several = |texts: &[&str]| Given::Several(texts.iter().map(|text| (*text).to_owned()).collect());
+        let words = |words: &[&str]| Ok(Content::Words(words.iter().map(|word| (*word).to_owned()).collect()));
+        let plain = of(&[]);
+        assert_eq!(content(&plain, one(" a b ")), Ok(Content::Text(" a b ".to_owned())));
+        assert!(content(&plain, several(&["a", "b"])).expect_err("a list").contains("learnt single texts"));
+        let pairs = of(&["data.path=rows", "data.text=[\"x\", \"y\"]"]);
+        assert_eq!(content(&pairs, several(&["a", "b"])), Ok(Content::Two("a".to_owned(), "b".to_owned())));
+        assert!(content(&pairs, one("a")).expect_err("one").contains("learnt pairs"));
+        assert!(content(&pairs, several(&["a", "b", "c"])).expect_err("three").contains("has 3 texts"));
+        let tagged = of(&["data.path=rows", "model.task=token-classification"]);
+        assert_eq!(content(&tagged, one(" Ada  lives ")), words(&["Ada", "lives"]));
+        assert_eq!(content(&tagged, one("Ada lives")), words(&["Ada", "lives"]));
+        assert_eq!(content(&tagged, several(&["Ada", "lives", "here"])), words(&["Ada", "lives", "here"]));
+        for nothing in [one(" "), several(&[])] {
+            assert_eq!(content(&tagged, nothing), Err("has no words".to_owned()));
+        }
     }
 
     #[test]

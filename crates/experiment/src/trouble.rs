@@ -89,7 +89,7 @@ mod tests {
     use crate::summary::tests::round;
 
     fn watch(more: &str, rows: &[(f64, Option<f64>)]) -> Vec<(usize, String)> {
-        let text = format!("{}\n{more}", include_str!("../../../configs/quickstart.toml"));
+        let text = format!("{}\n{more}", crate::config::QUICKSTART);
         let config = RunConfig::from_toml(&text).expect("a configuration").config;
         let mut trouble = Trouble::new(&config, 5e-4, &[]);
         let row = |(number, &(loss, accuracy)): (usize, &(f64, Option<f64>))| {

@@ -4,11 +4,9 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Result, bail};
-use bonfire_data::Content;
-use bonfire_experiment::config::{CheckedConfig, TaskKind};
-use bonfire_experiment::predict::{self, Answer, Predictor};
-use bonfire_experiment::trained::{self, Which};
 use bonfire_experiment::embed;
+use bonfire_experiment::predict::{Answer, Given, Predictor, content, refuse_language_models};
+use bonfire_experiment::trained::{self, Which};
 use pyo3::prelude::*;
 use pyo3::types::PyString;
 
@@ -51,12 +49,22 @@ pub fn ask<'py>(
     let which = if best { Which::Best } else { Which::Last };
     let of_user = |error: anyhow::Error| of(py, &error);
     let loaded = trained::load(&folder, which, &[]).map_err(of_user)?;
-    predict::refuse_language_models(&loaded).map_err(|error| of_user(error.into()))?;
-    let device = match device {
-        Some(device) => loaded.clone().on(device).map_err(|error| of_user(error.into()))?.config.engine.device.first(),
-        None => loaded.config.engine.device.first(),
+    refuse_language_models(&loaded).map_err(|error| of_user(error.into()))?;
+    let loaded = match device {
+        Some(device) => loaded.on(device).map_err(|error| of_user(error.into()))?,
+        None => loaded,
     };
-    let contents = contents(&loaded, texts)?;
+    let device = loaded.config.engine.device.first();
+    if texts.is_instance_of::<PyString>() {
+        return Err(user_error(py, "texts is one text; give a list of texts"));
+    }
+    let one = |(at, item): (usize, PyResult<Bound<'_, PyAny>>)| {
+        let item = item?;
+        let given = item.extract().map(Given::One).or_else(|_| item.extract().map(Given::Several));
+        let given = given.map_err(|_| "is no text".to_owned()).and_then(|given| content(&loaded, given));
+        given.map_err(|what| user_error(py, format!("texts[{at}] {what}")))
+    };
+    let contents = texts.try_iter()?.enumerate().map(one).collect::<PyResult<Vec<_>>>()?;
     let given_up = AtomicBool::new(false);
     let asked = || -> Result<Vec<Answer>> {
         let predictor = Predictor::open(&folder, which, loaded, device, &mut ())?;
@@ -72,38 +80,4 @@ pub fn ask<'py>(
     };
     let answers = patiently(py, || given_up.store(true, Ordering::Relaxed), |()| Ok(()), |_tell| asked())?;
     plain(py, &answers.map_err(of_user)?)
-}
-
-/// The texts as the run's model is asked them.
-fn contents(loaded: &CheckedConfig, texts: &Bound<'_, PyAny>) -> PyResult<Vec<Content>> {
-    let wrong = |what: String| user_error(texts.py(), what);
-    if texts.is_instance_of::<PyString>() {
-        return Err(wrong("texts is one text; give a list of texts".to_owned()));
-    }
-    let tagged = loaded.config.model.task == TaskKind::TokenClassification;
-    let pairs = loaded.config.data.text.as_ref().is_some_and(|columns| columns.names().len() == 2);
-    let one = |(at, item): (usize, PyResult<Bound<'_, PyAny>>)| {
-        let item = item?;
-        if let Ok(text) = item.extract::<String>() {
-            return match (tagged, pairs) {
-                (true, _) if text.trim().is_empty() => Err(wrong(format!("texts[{at}] has no words"))),
-                (true, _) => Ok(Content::Words(text.split_whitespace().map(String::from).collect())),
-                (false, true) => {
-                    Err(wrong(format!("texts[{at}] is one text, and this run learnt pairs; give (first, second)")))
-                }
-                (false, false) => Ok(Content::Text(text)),
-            };
-        }
-        match item.extract::<Vec<String>>() {
-            Ok(words) if tagged && !words.is_empty() => Ok(Content::Words(words)),
-            Ok(words) if tagged => Err(wrong(format!("texts[{at}] has {} words", words.len()))),
-            Ok(pair) if pairs && pair.len() == 2 => {
-                let [first, second] = <[String; 2]>::try_from(pair).expect("two");
-                Ok(Content::Two(first, second))
-            }
-            Ok(list) if pairs => Err(wrong(format!("texts[{at}] has {} texts; a pair has two", list.len()))),
-            _ => Err(wrong(format!("texts[{at}] is no text"))),
-        }
-    };
-    texts.try_iter()?.enumerate().map(one).collect()
 }

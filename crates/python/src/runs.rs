@@ -41,12 +41,7 @@ impl Run {
 impl Run {
     /// What the run's model says of `texts`: as `bonfire.predict` of its folder.
     #[pyo3(signature = (texts, *, best = false, device = None))]
-    fn predict<'py>(
-        &self,
-        texts: &Bound<'py, PyAny>,
-        best: bool,
-        device: Option<&str>,
-    ) -> PyResult<Bound<'py, PyAny>> {
+    fn predict<'py>(&self, texts: &Bound<'py, PyAny>, best: bool, device: Option<&str>) -> PyResult<Bound<'py, PyAny>> {
         predictions::ask(texts.py(), self.folder.clone().into(), texts, best, device)
     }
 

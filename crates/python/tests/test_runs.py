@@ -39,6 +39,8 @@ def test_a_run_says_what_texts_are(tmp_path, small):
         run.predict("one text")
     with pytest.raises(bonfire.ConfigError, match=r"texts\[1\] is no text"):
         run.predict(["a", 1])
+    with pytest.raises(bonfire.ConfigError, match=r"texts\[0\] is a list, and this run learnt single texts"):
+        run.predict([("a", "b")])
     with pytest.raises(bonfire.ConfigError, match="has no best round"):
         run.predict(["a"], best=True)
     with pytest.raises(bonfire.ConfigError, match="not a run folder|no such"):

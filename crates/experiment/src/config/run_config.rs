@@ -14,8 +14,8 @@ use super::sections::{
 };
 use crate::repo_name::RepoName;
 
-/// What `train` runs when no file is named.
-pub const QUICKSTART: &str = include_str!("../../../../configs/quickstart.toml");
+/// What `train` runs when no file is named: `configs/quickstart.toml`, of which this crate's package needs a copy of its own.
+pub const QUICKSTART: &str = include_str!("starters/quickstart.toml");
 
 /// What is said of a path that is still to be named.
 pub(super) const NOT_SET: &str = "is not set";

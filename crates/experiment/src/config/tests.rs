@@ -60,6 +60,12 @@ pub fn shipped() -> Vec<PathBuf> {
 }
 
 #[test]
+fn the_quickstart_without_a_file_is_the_one_with_a_file() {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../configs/quickstart.toml");
+    assert_eq!(std::fs::read_to_string(file).expect("there"), run_config::QUICKSTART);
+}
+
+#[test]
 fn the_shipped_configurations_are_valid() {
     assert!(load(None, &[]).is_ok_and(|loaded| loaded.config.name() == "quickstart"));
     assert!(shipped().len() > 20);
