@@ -1,5 +1,5 @@
-//! Small random models against PyTorch, Transformers and PEFT: the committed numbers of `tests/fixtures`, which are part of
-//! the program.
+//! Small random models against PyTorch, Transformers and PEFT: committed numbers of `tests/fixtures`, which are part of the
+//! program. Its package holds nothing from outside its folder, so they lie in `assets/self_test` a second time.
 
 use std::ops::ControlFlow;
 
@@ -18,10 +18,10 @@ macro_rules! files {
     ($name:literal) => {
         Files {
             name: $name,
-            config: include_bytes!(concat!("../../../../../tests/fixtures/", $name, "/config.json")),
-            weights: include_bytes!(concat!("../../../../../tests/fixtures/", $name, "/model.safetensors")),
-            numbers: include_bytes!(concat!("../../../../../tests/fixtures/", $name, ".case.safetensors")),
-            settings: include_bytes!(concat!("../../../../../tests/fixtures/", $name, ".case.json")),
+            config: include_bytes!(concat!("../../../assets/self_test/", $name, "/config.json")),
+            weights: include_bytes!(concat!("../../../assets/self_test/", $name, "/model.safetensors")),
+            numbers: include_bytes!(concat!("../../../assets/self_test/", $name, ".case.safetensors")),
+            settings: include_bytes!(concat!("../../../assets/self_test/", $name, ".case.json")),
         }
     };
 }
@@ -141,4 +141,23 @@ fn settings(case: &TorchCase, batch: usize) -> Result<TrainSettings, String> {
     let text =
         format!("rounds = 1\nbatch_size = {batch}\nshuffle = false\nlr_head = {head:?}\nweight_decay = {decay:?}");
     toml::from_str(&text).map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A fixture that is made anew is copied: `config.json`, `model.safetensors` and both files of the case.
+    #[test]
+    fn what_is_built_in_is_what_the_tests_read() {
+        let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures");
+        let read = |name: String| std::fs::read(root.join(&name)).unwrap_or_else(|error| panic!("{name}: {error}"));
+        for files in &CASES {
+            let name = files.name;
+            assert!(read(format!("{name}/config.json")) == files.config, "{name}");
+            assert!(read(format!("{name}/model.safetensors")) == files.weights, "{name}");
+            assert!(read(format!("{name}.case.safetensors")) == files.numbers, "{name}");
+            assert!(read(format!("{name}.case.json")) == files.settings, "{name}");
+        }
+    }
 }
