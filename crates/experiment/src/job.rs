@@ -10,7 +10,7 @@ mod texts;
 
 pub(crate) use backdoor::triggered;
 pub use data::{dataset, dataset_and_source, measured, measured_and_source, question, questions, shards};
-pub(crate) use data::{has_training_rows, part, refuse_empty};
+pub(crate) use data::{has_training_rows, part, part_and_source, refuse_empty};
 pub(crate) use labels::ordered;
 pub use model::{check_precision, info, model, source, task};
 pub(crate) use model::{model_again, model_as_read, note_on_adapter, refuse_precision};

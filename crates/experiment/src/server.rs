@@ -56,9 +56,7 @@ pub fn server(loaded: &CheckedConfig, watch: &mut dyn Watch) -> Result<OpenServe
     admit(std::slice::from_ref(&opened), |watch| Purpose::of(loaded, watch), watch)?;
     let (data, source) = match &config.data.path {
         Source::Folder(folder) if !job::has_training_rows(loaded, folder)? => {
-            let data = job::part(loaded, folder)?;
-            let source = job::source(loaded, watch)?;
-            (job::ordered(loaded, data, &source), source)
+            job::part_and_source(loaded, folder, watch)?
         }
         _ => job::dataset_and_source(loaded, watch)?,
     };

@@ -314,9 +314,8 @@ fn ranks_from_budget(asked: &Asked<'_>, base: &RunConfig) -> Option<String> {
     let at_it = |variant: &Variant| {
         rank_sets(&variant.strategy, None, base) == rank_sets(&variant.strategy, Some(*budget), base)
     };
-    let others =
-        asked.variants.iter().filter(|variant| variant.strategy != base.strategy.name() && at_it(variant)).count();
-    let said = asked.ranks.is_empty() && others > 0 && *budget != rank;
+    let others = asked.variants.iter().any(|variant| variant.strategy != base.strategy.name() && at_it(variant));
+    let said = asked.ranks.is_empty() && others && *budget != rank;
     said.then(|| {
         format!(
             "methods that do not choose slots run at rank {budget}, which is clients.budget, so that all send about alike; \

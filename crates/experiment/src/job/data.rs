@@ -52,7 +52,7 @@ pub fn dataset_and_source(loaded: &CheckedConfig, watch: &mut dyn Watch) -> Resu
 /// As [`dataset`] and [`part`].
 pub fn measured(loaded: &CheckedConfig, watch: &mut dyn Watch) -> Result<Dataset> {
     match folder_without_training(loaded)? {
-        Some(folder) => Ok(ordered(loaded, part(loaded, folder)?, &source(loaded, watch)?)),
+        Some(folder) => Ok(part_and_source(loaded, folder, watch)?.0),
         None => dataset(loaded, watch),
     }
 }
@@ -62,7 +62,17 @@ pub fn measured(loaded: &CheckedConfig, watch: &mut dyn Watch) -> Result<Dataset
 /// # Errors
 /// As [`measured`] and [`source`].
 pub fn measured_and_source(loaded: &CheckedConfig, watch: &mut dyn Watch) -> Result<(Dataset, ModelSource)> {
-    let Some(folder) = folder_without_training(loaded)? else { return dataset_and_source(loaded, watch) };
+    match folder_without_training(loaded)? {
+        Some(folder) => part_and_source(loaded, folder, watch),
+        None => dataset_and_source(loaded, watch),
+    }
+}
+
+/// What lies in `folder`, which may lack splits, and where the model comes from, whose head orders the labels.
+///
+/// # Errors
+/// As [`part`] and [`source`].
+pub fn part_and_source(loaded: &CheckedConfig, folder: &Path, watch: &mut dyn Watch) -> Result<(Dataset, ModelSource)> {
     let data = part(loaded, folder)?;
     let source = source(loaded, watch)?;
     Ok((ordered(loaded, data, &source), source))

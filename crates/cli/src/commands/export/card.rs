@@ -24,7 +24,8 @@ pub fn write(run: &OpenedRun, task: Task, format: Format, folder: &Path) -> Resu
     let summary = if summary.exists() { Some(read::json::<Summary>(&summary)?) } else { None };
     let config = toml::from_str(&run.loaded.config.to_toml()).context("cannot read the configuration again")?;
     let path = folder.join("README.md");
-    let labels = run.labels().unwrap_or_default();
+    // Only what PEFT loads has to be told them.
+    let labels = if format == Format::Peft { run.labels().unwrap_or_default() } else { Vec::new() };
     fs::write(&path, card(&config, summary.as_ref(), task, &labels, format))
         .with_context(|| format!("cannot write {}", path.display()))
 }
@@ -100,7 +101,7 @@ fn card(config: &Table, summary: Option<&Summary>, task: Task, labels: &[String]
             .into(),
         String::new(),
     ]);
-    if matches!(format, Format::Peft) {
+    if format == Format::Peft {
         let base = match base.as_str() {
             "builtin" | "builtin-llama" => "DIR",
             base => id.unwrap_or(base),
