@@ -135,11 +135,28 @@ fn rows_of_prompts_ask_for_the_task() {
 }
 
 #[test]
+fn a_tilde_stands_for_the_users_folder() {
+    let room = room();
+    let at_home = |set: &str| {
+        let mut command = room.command(&["partition", "--set", "clients.count=2", "--set", set]);
+        let home = room.path("");
+        crate::support::Said::from(command.env("HOME", &home).env("USERPROFILE", &home).output().expect("it starts"))
+    };
+    let found = at_home("data.path=~/data");
+    assert_eq!(found.code, Some(0), "{found:?}");
+    let missing = at_home("data.path=~/gone");
+    let (told, named) = (missing.err.contains("no such file or folder"), missing.err.contains("~/gone"));
+    assert!(missing.code == Some(2) && told && named, "{missing:?}");
+    assert!(missing.err.contains(&room.path("gone").display().to_string()), "{missing:?}");
+}
+
+#[test]
 fn paths_that_are_not_there_or_are_of_another_kind_say_what_was_meant() {
     let room = room();
     room.model();
     let toml = room.read("run.toml").replace("path = \"builtin\"", "path = \"nowhere\"");
     room.write("nowhere.toml", &toml);
+    room.write("sheet.xlsx", "PK");
     for (args, words) in [
         (
             &["--set", "model.path=google-bert/bert-base-uncased"][..],
@@ -157,6 +174,7 @@ fn paths_that_are_not_there_or_are_of_another_kind_say_what_was_meant() {
             &["is a file; a model is a folder", "did you mean its folder, \"model\""],
         ),
         (&["--set", "data.path=data/train.jsonl"], &["and no test split", "--set data.path=data/train.jsonl"]),
+        (&["--set", "data.path=sheet.xlsx"], &["sheet.xlsx: not a file of rows", "saved as .csv first"]),
         (&["data"], &["data is a folder; a configuration is a file", "data.path"]),
         (&["none.toml"], &["cannot read the configuration none.toml"]),
         (&["--resume", "run.toml"], &["run.toml is a file; --resume takes the folder of a run"]),

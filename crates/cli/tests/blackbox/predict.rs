@@ -42,6 +42,9 @@ fn labels_are_those_of_evaluation_with_their_probabilities() {
     let rows = lines(&room.succeed(&["predict", "run", "--rows", "rows.csv", "--json"]).out);
     let texts = ["predict", "run", "--text", "the book is number 3", "--text", "my card was number 4"];
     assert_eq!(rows, lines(&room.succeed(&[&texts[..], &["--json"]].concat()).out));
+    // Lines of a text file are texts.
+    room.write("rows.txt", "the book is number 3\nmy card was number 4\n\n");
+    assert_eq!(rows, lines(&room.succeed(&["predict", "run", "--rows", "rows.txt", "--json"]).out));
     let said = room.succeed(&texts).out;
     let first = rows[0]["label"].as_str().expect("a label");
     assert!(said.starts_with(first) && said.contains("%") && said.lines().count() == 2, "{said}");

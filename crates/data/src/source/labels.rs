@@ -248,6 +248,9 @@ impl Labels {
 
     /// The training rows with their labels as indices.
     pub fn resolve(&self, rows: Vec<Row>) -> Result<Vec<Example>, DataError> {
+        // Said with the first of them.
+        let unlabelled = rows.iter().filter(|row| row.label.as_ref().is_some_and(|label| self.is_none(label))).count();
+        let (all, few) = (rows.len(), unlabelled < 2);
         let resolve = |row: Row| {
             let label = match &row.label {
                 None => 0,
@@ -263,9 +266,10 @@ impl Labels {
                 }
                 Some(label) if self.is_none(label) => {
                     let what = if *label == Written::Nothing { "no label" } else { "label -1, which stands for none" };
+                    let others = format!(", as in {unlabelled} of the {all} training rows");
                     return Err(row.place.bad(
-                        what,
-                        "a label in every training row; leave the row out, or write a class as a number from 0 or a name",
+                        format!("{what}{}", if few { "" } else { &others }),
+                        "a label in every training row; leave the others out, or write a class as a number from 0 or a name",
                     ));
                 }
                 Some(label) => match self.label(&row.place, label)? {

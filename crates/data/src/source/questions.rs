@@ -7,18 +7,30 @@ use super::columns::{self, Columns};
 use super::place::{At, Place};
 use super::read::Reading;
 use super::record::Record;
-use super::{Content, causal, records};
+use super::records::{self, Format, WITH_COLUMNS};
+use super::{Content, causal};
 use crate::{Cell, DataError};
 
-/// The rows of a file as what is asked: for a causal language model prompts, else texts.
+/// The rows of a file as what is asked: for a causal language model prompts, else texts. Of a text file that is every line, where
+/// the model does not go on with texts.
 ///
 /// # Errors
 /// A file that cannot be read or is none of rows; a row without the columns that the reading names or that can be found out.
 pub fn questions(path: &Path, reading: &Reading) -> Result<Vec<Content>, DataError> {
     let (mut all, mut found) = (Vec::new(), None);
     let loose = path.to_str().is_some_and(|name| name.contains(".csv") || name.contains(".tsv"));
+    let lines = !reading.causal && !reading.words && Format::of_file(path) == Some(Format::Text);
+    if lines && reading.text.len() == 2 {
+        let problem = "a text file has no columns for the two texts of a pair".to_owned();
+        return Err(DataError::BadFile { path: path.to_path_buf(), problem, expected: WITH_COLUMNS });
+    }
     records::read_as(path, reading, &mut |_| (), &mut |place, record| {
-        all.push(one(reading, &place, &record, &mut found, loose)?);
+        match record.as_slice() {
+            [(_, Cell::Text(several))] if lines => {
+                all.extend(several.lines().map(|line| Content::Text(line.to_owned())));
+            }
+            _ => all.push(one(reading, &place, &record, &mut found, loose)?),
+        }
         Ok(())
     })?;
     if all.is_empty() { Err(DataError::NoRows { path: path.to_path_buf() }) } else { Ok(all) }

@@ -45,9 +45,17 @@ const ENDINGS: [(&str, Format); 11] = [
 
 /// What files of rows may be called, in words.
 pub(super) const KINDS: &str = ".jsonl, .json, .csv, .tsv, .parquet, for language models .txt, for words and tags in columns .conll, .bio, .iob, .tsv or .txt, each \
-     also with .gz or .zst";
+     also with .gz or .zst; a spreadsheet's rows are saved as .csv first";
+
+/// What is right where a text file is not.
+pub(super) const WITH_COLUMNS: &str = "a file that has columns, such as .jsonl or .csv";
 
 impl Format {
+    /// The kind of a file by its name.
+    pub fn of_file(path: &Path) -> Option<Format> {
+        Some(Format::of(path.file_name()?.to_str()?)?.0)
+    }
+
     /// The kind of a file by its name, and the name without the endings.
     pub fn of(name: &str) -> Option<(Format, &str)> {
         let bare = name.strip_suffix(".gz").or_else(|| name.strip_suffix(".zst")).unwrap_or(name);
@@ -65,8 +73,7 @@ pub(super) fn read_as(
     note: &mut dyn FnMut(String),
     each: Each,
 ) -> Result<(), DataError> {
-    let format = path.file_name().and_then(|name| Some(Format::of(name.to_str()?)?.0));
-    let in_columns = match format.filter(|_| reading.words) {
+    let in_columns = match Format::of_file(path).filter(|_| reading.words) {
         Some(Format::Text) => true,
         // A table has a header.
         Some(Format::Tsv) => !columns::is_header_of_words(reading, &first_line(path)?),

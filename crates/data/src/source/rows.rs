@@ -8,7 +8,7 @@ use super::labels::Written;
 use super::place::Place;
 use super::read::Reading;
 use super::record::Record;
-use super::records::{self, Format};
+use super::records::{self, Format, WITH_COLUMNS};
 use super::{Content, Row, lists};
 use crate::{Cell, DataError};
 
@@ -65,7 +65,7 @@ impl<'r> Rows<'r> {
     pub fn split(&mut self, name: &'static str, files: &[PathBuf]) -> Result<Vec<Row>, DataError> {
         let (mut rows, mut nothing, mut first) = (Vec::new(), 0usize, None);
         for path in files {
-            let format = path.file_name().and_then(|name| Some(Format::of(name.to_str()?)?.0));
+            let format = Format::of_file(path);
             let loose = matches!(format, Some(Format::Csv | Format::Tsv));
             self.refuse_texts(path, format, name)?;
             let mut notes = Vec::new();
@@ -99,7 +99,6 @@ impl<'r> Rows<'r> {
 
     /// A text file has no columns.
     fn refuse_texts(&self, path: &Path, format: Option<Format>, split: &str) -> Result<(), DataError> {
-        const COLUMNS: &str = "a file that has columns, such as .jsonl or .csv";
         let problem = match &self.reading {
             reading if format == Some(Format::Conll) && !reading.words => {
                 "words and tags in columns, which are for model.task = \"token-classification\"".to_owned()
@@ -114,7 +113,7 @@ impl<'r> Rows<'r> {
             reading if !reading.text.is_empty() => "a text file has no columns for data.text".to_owned(),
             _ => return Ok(()),
         };
-        Err(DataError::BadFile { path: path.to_path_buf(), problem, expected: COLUMNS })
+        Err(DataError::BadFile { path: path.to_path_buf(), problem, expected: WITH_COLUMNS })
     }
 
     fn row(&mut self, place: Place, record: &Record, train: bool, loose: bool) -> Result<Outcome, DataError> {

@@ -58,6 +58,10 @@ impl Splits {
         let mut found = match (path.is_dir(), path.is_file()) {
             (true, _) => Splits::of_folder(path, notes)?,
             (_, true) => {
+                // Before anything is asked of what is to be in it.
+                if Format::of_file(path).is_none() {
+                    return Err(DataError::NotRows { path: path.to_path_buf(), kinds: KINDS });
+                }
                 Splits { train: vec![path.to_path_buf()], folders: vec![folder_of(path)], ..Splits::default() }
             }
             _ => return Err(DataError::FolderMissing { path: path.to_path_buf() }),

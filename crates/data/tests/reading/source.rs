@@ -114,6 +114,10 @@ fn wrong_lines_are_named() {
             "DIR/train.jsonl:2: label \"x\" is a name, but a row before has a number",
         ),
         (b"{\"text\": \"b\", \"label\": null}", "DIR/train.jsonl:2: no label; expected a label in every training row"),
+        (
+            b"{\"text\": \"b\", \"label\": null}\n{\"text\": \"c\", \"label\": null}",
+            "DIR/train.jsonl:2: no label, as in 2 of the 3 training rows; expected a label in every training row",
+        ),
         (b"{\"text\": null, \"label\": 1}", "DIR/train.jsonl:2: field \"text\" is null; expected a string"),
         (b"{\"text\": NaN, \"label\": 1}", "DIR/train.jsonl:2: NaN, which is no JSON"),
         (b"{\"text\": \"\\ud83d\", \"label\": 1}", "DIR/train.jsonl:2: half of a character"),

@@ -66,7 +66,9 @@ fn open_cpu() -> Result<Opened, UserError> {
 fn not_compiled_in(feature: &str) -> UserError {
     let device = if feature == "flex" { "cpu" } else { feature };
     UserError::new(format!("this build of bonfire has no `{device}` device"))
-        .help(format!("build it with the Cargo feature `{feature}`: cargo build --release --features {feature}"))
+        .help(format!(
+            "it is there when built from source with its feature: cargo build --release --features {feature}; for Python, maturin build with the same option"
+        ))
 }
 
 #[cfg(test)]
