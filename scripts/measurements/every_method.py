@@ -63,6 +63,8 @@ RULES = {
     "clipped norms": '{ name = "norm-clip" }',
 }
 ATTACKED = {"fedit": "adapter.rank=4:adapter.alpha=8", "lora-a2": "clients.budget=8"}
+# What differences are taken from.
+BESIDE = "fedit"
 FLIPPED = '{ kind = "label-flip", share = 0.2 }'
 
 
@@ -169,7 +171,31 @@ def table(args: argparse.Namespace) -> None:
                 line.append(shown([cell[what] for cell in of[method, alpha]]))
         print("| " + " | ".join(line) + " |")
     seeds = sorted({cell["seed"] for cell in found})
+    differences(found, methods, alphas, seeds)
     print(f"\n{len(found)} runs, seeds {', '.join(map(str, seeds))}")
+
+
+def differences(found: list[dict], methods: list[str], alphas: list[float], seeds: list[int]) -> None:
+    """Points of the global model's accuracy above `BESIDE` on the same partition, seed by seed, and their means."""
+    of = {(cell["method"], cell["alpha"], cell["seed"]): cell["accuracy"] for cell in found}
+    rows = {}
+    for method in methods:
+        parts = []
+        for alpha in alphas:
+            pairs = [(of.get((method, alpha, seed)), of.get((BESIDE, alpha, seed))) for seed in seeds]
+            parts.append([100 * (own - other) for own, other in pairs if own is not None and other is not None])
+        if method != BESIDE and all(parts):
+            rows[method] = parts
+    heads = [head for alpha in alphas for head in (f"α {alpha}, seeds {', '.join(map(str, seeds))}", "mean")]
+    print("\n| method | " + " | ".join(heads) + " |")
+    print("|---|" + "---|---:|" * len(alphas))
+    for method, parts in sorted(rows.items(), key=lambda row: -statistics.mean(row[1][-1])):
+        texts = [t for part in parts for t in (", ".join(map(signed, part)), signed(statistics.mean(part)))]
+        print(f"| `{method}` | " + " | ".join(texts) + " |")
+
+
+def signed(points: float) -> str:
+    return f"{points:+.1f}".replace("-", "−")
 
 
 def main() -> None:

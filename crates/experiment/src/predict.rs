@@ -184,7 +184,7 @@ pub fn content(loaded: &CheckedConfig, given: Given) -> Result<Content, String> 
         Err(words) if tagged && !words.is_empty() => Ok(Content::Words(words)),
         Err(_) if tagged => Err("has no words".to_owned()),
         Err(texts) if pairs => Err(format!("has {} texts, and a pair has two", texts.len())),
-        _ => Err("is a list, and this run learnt single texts".to_owned()),
+        _ => Err("is several, and this run learnt single texts".to_owned()),
     }
 }
 

@@ -37,7 +37,7 @@ def test_a_run_says_what_texts_are(tmp_path, small):
         run.predict("one text")
     with pytest.raises(bonfire.ConfigError, match=r"texts\[1\] is no text"):
         run.predict(["a", 1])
-    with pytest.raises(bonfire.ConfigError, match=r"texts\[0\] is a list, and this run learnt single texts"):
+    with pytest.raises(bonfire.ConfigError, match=r"texts\[0\] is several, and this run learnt single texts"):
         run.predict([("a", "b")])
     with pytest.raises(bonfire.ConfigError, match="has no best round"):
         run.predict(["a"], best=True)

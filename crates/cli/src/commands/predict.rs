@@ -6,7 +6,7 @@ use anyhow::Result;
 use bonfire_data::Content;
 use bonfire_experiment::config::{CheckedConfig, TaskKind};
 use bonfire_experiment::format::percent;
-use bonfire_experiment::predict::{self, Answer, Predictor};
+use bonfire_experiment::predict::{self, Answer, Given, Predictor};
 use bonfire_experiment::trained::{self, Which};
 use bonfire_experiment::{UserError, job};
 use clap::{ArgGroup, Args};
@@ -17,6 +17,9 @@ use crate::progress::Waiting;
 
 /// Labels that are shown of a text, the likeliest first.
 const SHOWN: usize = 3;
+
+/// How a text is asked by hand.
+const AS_LEARNT: &str = "a single text: --text TEXT; a pair: --text TEXT --second TEXT, or --rows FILE with the run's columns; a sentence to tag: --text \"Ada lives in Rome\"";
 
 /// Options of `predict`.
 #[derive(Debug, Args)]
@@ -93,42 +96,25 @@ fn asked(args: &PredictArgs, loaded: &CheckedConfig) -> Result<Vec<Content>> {
     if let Some(file) = &args.rows {
         return job::questions(loaded, file);
     }
-    let text = |given: &String| -> Result<String> {
-        let text = given_or_read(given, "text")?;
+    if args.second.is_some() && loaded.config.model.task == TaskKind::TokenClassification {
+        return Err(UserError::new("this run learnt sentences, not pairs of texts").help("leave --second out").into());
+    }
+    if args.second.is_some() && args.text.len() > 1 {
+        return Err(UserError::new("--second is of one --text").help("pass more pairs with --rows FILE").into());
+    }
+    let one = |text: &String| -> Result<Content> {
+        let read = given_or_read(text, "text")?;
         // A line that came in ends with what ended it.
-        Ok(if given == "-" { text.trim_end_matches('\n').to_string() } else { text })
-    };
-    if loaded.config.model.task == TaskKind::TokenClassification {
-        if args.second.is_some() {
-            return Err(UserError::new("this run learnt sentences, not pairs of texts")
-                .help("leave --second out")
-                .into());
-        }
-        let words = |given: &String| -> Result<Content> {
-            let words: Vec<String> = text(given)?.split_whitespace().map(String::from).collect();
-            if words.is_empty() {
-                return Err(UserError::new("a text without words")
-                    .help("pass a sentence, such as --text \"Ada lives in Rome\"")
-                    .into());
-            }
-            Ok(Content::Words(words))
+        let read = if text == "-" { read.trim_end_matches('\n').to_owned() } else { read };
+        let given = match &args.second {
+            Some(second) => Given::Several(vec![read, second.clone()]),
+            None => Given::One(read),
         };
-        return args.text.iter().map(words).collect();
-    }
-    let pairs = loaded.config.data.text.as_ref().is_some_and(|columns| columns.names().len() == 2);
-    match (&args.second, pairs) {
-        (Some(_), false) => {
-            Err(UserError::new("this run learnt texts, not pairs of them").help("leave --second out").into())
-        }
-        (None, true) => Err(UserError::new("this run learnt pairs of texts")
-            .help("pass the second text with --second, or both as the run's columns with --rows FILE")
-            .into()),
-        (Some(_), true) if args.text.len() > 1 => {
-            Err(UserError::new("--second is of one --text").help("pass more pairs with --rows FILE").into())
-        }
-        (Some(second), true) => Ok(vec![Content::Two(text(&args.text[0])?, second.clone())]),
-        (None, false) => args.text.iter().map(|given| Ok(Content::Text(text(given)?))).collect(),
-    }
+        let option = if args.second.is_some() { "--text with --second".to_owned() } else { format!("--text {text:?}") };
+        let wrong = |what| UserError::new(format!("{option} {what}")).help(AS_LEARNT);
+        Ok(predict::content(loaded, given).map_err(wrong)?)
+    };
+    args.text.iter().map(one).collect()
 }
 
 /// The beginning of a text, on one line.

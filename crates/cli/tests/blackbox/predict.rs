@@ -65,7 +65,7 @@ fn labels_are_those_of_evaluation_with_their_probabilities() {
     room.write("run/labels.json", "[\"late\", \"lost\"]");
     assert_eq!(said, room.succeed(&texts).out);
 
-    room.refuse(2, &["not pairs"], &["predict", "run", "--text", "a", "--second", "b"]);
+    room.refuse(2, &["learnt single texts"], &["predict", "run", "--text", "a", "--second", "b"]);
     room.refuse(2, &["--text"], &["predict", "run"]);
     room.refuse(2, &["gone: is a folder"], &["predict", "run", "--rows", "gone"]);
     room.refuse(2, &["classifier", "bonfire predict"], &["generate", "run", "--prompt", "x"]);
