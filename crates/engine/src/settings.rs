@@ -40,7 +40,7 @@ pub struct TrainSettings {
     /// encoder, 2e-4 for a Llama of 1B).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lr_a: Option<f64>,
-    /// Learning rate of the B factors. Left out: the strategy's own rule (`5 · lr_a` for `lora-a2`, `lr_a` elsewhere).
+    /// Learning rate of the B factors. Left out: the strategy's own rule (`5 · lr_a` for `lora-a2`, `2 · lr_a` for `la-lora`, `lr_a` elsewhere).
     /// A number, or a multiple of `lr_a` as text: `"5x"`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lr_b: Option<Rate>,
