@@ -1,6 +1,7 @@
 """Which clients of the federation a node holds, and with what data: read from its node configuration; and which
 it may hold, read from the run's."""
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -62,7 +63,7 @@ def shards(node_config: Mapping[str, Any], clients: list[int]) -> Shards:
             raise ValueError(
                 f'data = "{data}": clients {clients} are here, each needs its folder: data="0=DIR;1=DIR"'
             )
-        return {clients[0]: data}
+        return {clients[0]: os.path.expanduser(data)}
     pairs = [_folder(part) for part in split_outside_quotes(data)]
     named = sorted(client for client, _ in pairs)
     if named != clients:
@@ -95,4 +96,5 @@ def _folder(part: str) -> tuple[int, str]:
     client, _, folder = part.partition("=")
     if not client.strip().isdecimal() or not folder.strip():
         raise ValueError(f'data: {part.strip()!r} is not of the form CLIENT=DIR, such as "0=DIR;1=DIR"')
-    return int(client), folder.strip()
+    # No shell has read it.
+    return int(client), os.path.expanduser(folder.strip())

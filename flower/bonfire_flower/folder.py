@@ -30,6 +30,10 @@ class RunFolder:
                 f"{self.path} has no checkpoint to go on from (resume=true); `out` names the run's folder"
             )
         self.path.mkdir(parents=True, exist_ok=True)
+        if not resume:
+            # A run that ended before its first checkpoint may have left rows.
+            for name in ("clients.jsonl", "wire.jsonl"):
+                (self.path / name).unlink(missing_ok=True)
 
     def begin(self, server: bonfire.Server) -> None:
         """Writes the configuration; of a run that goes on, takes up the rows of its complete rounds."""
@@ -46,9 +50,10 @@ class RunFolder:
             replace(self.path / "wire.jsonl", lines(self.kept("wire.jsonl", server.round)))
 
     def kept(self, name: str, rounds: int) -> list[dict[str, Any]]:
-        """The rows of the first rounds: one that was cut off may have left more."""
-        text = (self.path / name).read_text(encoding="utf-8")
-        return [row for line in text.splitlines() if (row := json.loads(line))["round"] <= rounds]
+        """The rows of the first rounds: one that was cut off may have left more, the last of them half written."""
+        text = (self.path / name).read_text(encoding="utf-8", errors="replace")
+        whole = text[: text.rfind("\n") + 1].splitlines()
+        return [row for line in whole if (row := json.loads(line))["round"] <= rounds]
 
     def add(self, server: bonfire.Server, row: dict[str, Any], wire: list[dict[str, Any]]) -> None:
         """A complete round. The checkpoint comes last: what it stands for is there by then."""

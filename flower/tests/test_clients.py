@@ -1,5 +1,7 @@
 """Which clients a node holds, and with what data."""
 
+import os
+
 import pytest
 
 from bonfire_flower.clients import block, client_list, held_clients, shards
@@ -45,6 +47,8 @@ def test_folders():
     assert shards({}, [3, 4]) == [3, 4]
     assert shards({"data": "site"}, [3]) == {3: "site"}
     assert shards({"data": "3=a; 4=b c"}, [3, 4]) == {3: "a", 4: "b c"}
+    home = os.path.expanduser("~/rows")
+    assert shards({"data": "~/rows"}, [3]) == shards({"data": "3=~/rows"}, [3]) == {3: home}
 
 
 @pytest.mark.parametrize("data", ["site", "3=a", "3=a;3=b", "3=a;4=", "x=a;4=b", "3=a;4=b;5=c"])

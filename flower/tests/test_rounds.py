@@ -291,6 +291,18 @@ def test_older_checkpoints_stay(tmp_path):
     assert run.folder.checkpoint.stat().st_mode & 0o777 == 0o600
 
 
+def test_a_half_written_row_is_left_out_and_rows_of_no_checkpoint_go(tmp_path):
+    wire = tmp_path / "run" / "wire.jsonl"
+    wire.parent.mkdir()
+    wire.write_text('{"round": 1}\n')
+    run = federation(tmp_path, {11: Node([0, 1, 2, 3])})
+    run.run()
+    assert [row["round"] for row in run.folder.kept("wire.jsonl", 3)] == [1, 2, 3]
+    whole = wire.read_text()
+    wire.write_text(whole + '{"round": 4, "no')
+    assert run.folder.kept("wire.jsonl", 2) == [json.loads(line) for line in whole.splitlines()[:2]]
+
+
 def test_a_minimal_folder_tells_nothing_of_nodes(tmp_path):
     run = federation(tmp_path, {11: Node([0, 1, 2, 3])})
     run.folder.minimal = True

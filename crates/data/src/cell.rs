@@ -32,6 +32,12 @@ pub enum Cell {
 impl Eq for Cell {}
 
 impl Cell {
+    /// A whole number. One beyond `i64` is the text of its digits: as a floating point number it would be one with its neighbours,
+    /// and such numbers are names of people and things.
+    pub(crate) fn whole(value: u64) -> Cell {
+        i64::try_from(value).map_or_else(|_| Cell::Text(value.to_string()), Cell::Whole)
+    }
+
     /// A number; NaN is nothing, as pandas has it.
     pub fn number(value: f64) -> Cell {
         if value.is_nan() { Cell::Null } else { Cell::Float(value) }
@@ -151,7 +157,7 @@ impl<'de> Visitor<'de> for Any {
     }
 
     fn visit_u64<E>(self, value: u64) -> Result<Cell, E> {
-        Ok(i64::try_from(value).map_or(Cell::Float(value as f64), Cell::Whole))
+        Ok(Cell::whole(value))
     }
 
     fn visit_f64<E>(self, value: f64) -> Result<Cell, E> {
@@ -215,6 +221,15 @@ const FEW: usize = 24;
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn whole_numbers_beyond_63_bits_stay_apart() {
+        let read = |text: &str| serde_json::from_str::<Cell>(text).expect("JSON");
+        assert_eq!(read("9223372036854775807"), Cell::Whole(i64::MAX));
+        for digits in ["9223372036854775808", "18446744073709551000", "18446744073709551003"] {
+            assert_eq!(read(digits), Cell::from(digits));
+        }
+    }
 
     #[test]
     fn order_is_kept_and_the_last_of_doubles_counts() {

@@ -122,11 +122,13 @@ pub enum DataError {
     },
     /// No row of the test split has a label, and there is no other split to measure by.
     #[error(
-        "{path}: no test row has a label (-1 or null stands for none), as in published test splits whose labels are kept secret; name another split with data.test = \"FILE\", or take a share of the training rows with data.split = {{ test = 0.2 }}"
+        "{path}: no test row has a label ({why}), as in published test splits whose labels are kept secret; name another split with data.test = \"FILE\", or take a share of the training rows with data.split = {{ test = 0.2 }}"
     )]
     TestUnlabelled {
         /// The folder or file of the data set.
         path: PathBuf,
+        /// How that is told.
+        why: String,
     },
     /// Two files claim to be the same thing, and reading either would be a guess.
     #[error("{folder}: both {first} and {second} are there; keep one of them{}", if .split.is_empty() { String::new() } else { format!(", or name it with data.{split}") })]
@@ -239,7 +241,7 @@ pub enum DataError {
         expected: &'static str,
     },
     /// A file holds no rows.
-    #[error("{path}: no rows; a training file needs at least one row")]
+    #[error("{path}: no rows; the file needs at least one row")]
     NoRows {
         /// The file.
         path: PathBuf,

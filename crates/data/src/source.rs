@@ -18,6 +18,7 @@ mod open;
 mod parquet;
 mod place;
 mod questions;
+mod quotes;
 mod read;
 mod record;
 mod records;
@@ -26,6 +27,7 @@ mod share;
 mod splits;
 mod strata;
 mod table;
+mod text_lines;
 mod wording;
 
 use std::path::{Path, PathBuf};
@@ -248,16 +250,17 @@ impl Dataset {
                 // An unlabelled split is left out by name below.
                 Some(place) if lost && !unlabelled => Err(resolved.all_unseen(name, &place)),
                 _ => {
-                    resolved.note(name, &mut notes);
-                    Ok((resolved.rows, unlabelled.then_some(count)))
+                    resolved.note(name, &column, &mut notes);
+                    let why = resolved.why_unlabelled(&column);
+                    Ok((resolved.rows, unlabelled.then_some(why)))
                 }
             }
         };
         let (mut validation, _) = measured("validation", validation)?;
         let (mut test, unlabelled) = measured("test", test)?;
-        if unlabelled.is_some() && !reading.part {
+        if let (Some(why), false) = (unlabelled, reading.part) {
             if validation.is_empty() {
-                return Err(DataError::TestUnlabelled { path: path.to_path_buf() });
+                return Err(DataError::TestUnlabelled { path: path.to_path_buf(), why });
             }
             notes.push("no test row has a label: the validation split takes the place of the test split".to_owned());
             test = std::mem::take(&mut validation);

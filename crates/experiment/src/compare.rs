@@ -53,6 +53,7 @@ pub fn train(
     let waiting = outputs.waiting();
     if !waiting.is_empty() {
         let session = Session::prepare(outputs.grid(), &waiting, interrupt, watch)?;
+        session.refuse_other_texts(outputs)?;
         let out = outputs.out();
         std::fs::create_dir_all(out).with_context(|| format!("cannot make the folder {}", out.display()))?;
         // A cell that another process has finished in the meantime has no round left.

@@ -2,7 +2,7 @@
 
 use bonfire_data::Shards;
 use bonfire_data::random::{Use, stream};
-use bonfire_engine::{TokenizedData, Upload};
+use bonfire_engine::{Aux, TokenizedData, Upload};
 use bonfire_models::{Goal, Tag, Task, standard_normal};
 
 use crate::settings::no_class;
@@ -88,7 +88,9 @@ pub(crate) fn spoil(settings: &Settings, round: usize, clients: usize, uploads: 
             AttackSettings::Noise { deviation, .. } => *v += (*deviation * standard_normal(&mut rng)) as f32,
         };
         let factors = upload.factors.iter_mut().flat_map(|(_, list)| list);
-        let aux = upload.aux.iter_mut().flat_map(|(_, list)| list);
+        // The loss before training is no part of the movement: q-FedAvg would leave out whoever sends a negative one.
+        let moved = upload.aux.iter_mut().filter(|(what, _)| *what != Aux::StartLoss);
+        let aux = moved.flat_map(|(_, list)| list);
         let all = factors.chain(&mut upload.weights).chain(&mut upload.head).chain(aux);
         all.flat_map(|m| &mut m.data).for_each(&mut change);
     }
@@ -100,7 +102,7 @@ mod tests {
     use crate::StrategySettings;
     use crate::strategies::testing::{self, server, uploads};
     use bonfire_engine::{Split, Triggered};
-    use bonfire_models::Factor;
+    use bonfire_models::{Factor, Matrix};
     use serde_json::json;
 
     fn settings(attack: AttackSettings) -> Settings {
@@ -211,7 +213,10 @@ mod tests {
     #[test]
     fn uploads_are_spoilt_as_said_and_the_others_are_not() {
         let it = server(2, 1);
-        let plain = uploads(&it, &[Factor::A, Factor::B], &[2; 5], 7);
+        let mut plain = uploads(&it, &[Factor::A, Factor::B], &[2; 5], 7);
+        // Told before training: q-FedAvg's loss stays what it is.
+        let loss = vec![Matrix::new(1, 1, vec![1.5])];
+        plain.iter_mut().for_each(|upload| upload.aux.push((Aux::StartLoss, loss.clone())));
         let kinds = [
             AttackSettings::Scale { share: 0.4, factor: 3.0 },
             AttackSettings::Negate { share: 0.4, factor: 2.0 },
@@ -223,6 +228,9 @@ mod tests {
             let mut sent = plain.clone();
             spoil(&settings, 1, 5, &mut sent);
             for (before, after) in plain.iter().zip(&sent) {
+                assert_eq!(before.aux, after.aux);
+                let moved = |upload: &Upload| Upload { aux: Vec::new(), ..upload.clone() };
+                let (before, after) = (moved(before), moved(after));
                 let pairs = before.matrices().zip(after.matrices()).flat_map(|(x, y)| x.data.iter().zip(&y.data));
                 let pairs: Vec<(f64, f64)> = pairs.map(|(x, y)| (f64::from(*x), f64::from(*y))).collect();
                 if !attackers.contains(&before.client) {

@@ -200,6 +200,11 @@ impl Run {
         self.clients.engine.draw_noise_from(self.coordinator.protection.key.clone());
         Ok(())
     }
+
+    /// Whether the run that left `checkpoint` had the same texts, dealt out to the same clients.
+    pub fn has_texts_of(&self, checkpoint: &Checkpoint) -> bool {
+        checkpoint.header.data == self.clients.data_checksum
+    }
 }
 
 impl Coordinator {

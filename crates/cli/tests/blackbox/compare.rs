@@ -80,21 +80,70 @@ fn a_cell_is_the_run_that_train_makes() {
 }
 
 #[test]
+fn seeds_that_draw_the_splits_have_the_rows_that_train_has() {
+    let room = Room::new();
+    room.data(&[], &[]);
+    std::fs::remove_file(room.path("data/test.jsonl")).expect("removed");
+    let mut args = vec!["compare", "--out", "cmp", "--seeds", "0,1", "--quiet", "--strategies"];
+    args.push("fedit,fedit:evaluate.on=validation:evaluate.best=accuracy");
+    for set in [
+        "data.path=data",
+        "data.split={test=0.25,validation=0.25}",
+        "data.partition={kind=\"iid\"}",
+        "clients.count=2",
+        "adapter.rank=2",
+        "train.rounds=1",
+    ] {
+        args.extend(["--set", set]);
+    }
+    room.succeed(&args);
+    for cell in room.json("cmp/compare.json")["cells"].as_array().expect("cells") {
+        let run = format!("cmp/{}", cell["run"].as_str().expect("a folder"));
+        room.succeed(&["train", &format!("{run}/config.toml"), "--quiet", "--out", "alone"]);
+        let of = |run: &str| {
+            let row = &room.rounds(run)[0];
+            ["train_loss", "test_loss", "validation_accuracy"].map(|key| row[key].clone())
+        };
+        assert_eq!(of(&run), of("alone"), "{run}");
+        let validated = cell["variant"].as_str().is_some_and(|text| text.contains("validation"));
+        assert_eq!(of(&run)[2].is_number(), validated, "{run}");
+        std::fs::remove_dir_all(room.path("alone")).expect("removed");
+    }
+    // A table holds results on the same texts.
+    let rows = room.read("data/train.jsonl");
+    room.write("data/train.jsonl", &rows[..rows.trim_end().rfind('\n').expect("rows") + 1]);
+    let more = args.iter().position(|arg| arg.starts_with("fedit")).expect("the strategies");
+    args[more] = "fedit,ffa-lora";
+    room.refuse(2, &["was trained on other texts", "--out"], &args);
+}
+
+#[test]
 fn a_cut_cell_runs_again_and_another_configuration_is_refused() {
     let room = Room::new();
     let one = ["--strategies", "fedit", "--ranks", "1", "--seeds", "0"];
     room.succeed(&compare(&one, &["--quiet"]));
     let run = "cmp/runs/fedit-r1-a0.1-s0";
     let whole = room.rounds(run);
+    let cut = || {
+        let summary = room.read(&format!("{run}/summary.json")).replace("\"rounds\": 2", "\"rounds\": 1");
+        room.write(&format!("{run}/summary.json"), &summary);
+    };
     // As after a kill in the second round.
-    room.write(&format!("{run}/metrics.jsonl"), &format!("{}\n", whole[0]));
-    room.write(
-        &format!("{run}/summary.json"),
-        &room.read(&format!("{run}/summary.json")).replace("\"rounds\": 2", "\"rounds\": 1"),
-    );
+    cut();
+    std::fs::remove_file(room.path(&format!("{run}/checkpoints/round-000002.bonfire"))).expect("removed");
     let said = room.succeed(&compare(&one, &["--only-missing"]));
     assert!(said.out.contains("1 cell, 1 to run"), "{}", said.out);
-    assert_eq!(room.rounds(run).len(), 2);
+    let losses = |rows: &[serde_json::Value]| rows.iter().map(|row| row["train_loss"].clone()).collect::<Vec<_>>();
+    assert_eq!(losses(&room.rounds(run)), losses(&whole));
+
+    // What cannot be gone on with is not thrown away.
+    cut();
+    let rows = room.read(&format!("{run}/metrics.jsonl"));
+    room.write(&format!("{run}/metrics.jsonl"), "");
+    room.refuse(1, &["1 of 1 cell", "cannot go on with", run], &compare(&one, &[]));
+    assert!(room.path(&format!("{run}/checkpoints/round-000002.bonfire")).is_file());
+    room.write(&format!("{run}/metrics.jsonl"), &rows);
+    room.succeed(&compare(&one, &[]));
 
     let words = [run, "train.lr_a was 0.002, is 0.001", "--out"];
     room.refuse(2, &words, &compare(&one, &["--set", "train.lr_a=1e-3"]));

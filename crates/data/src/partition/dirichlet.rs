@@ -7,8 +7,21 @@ use super::cut::{apportion, deal, rows_of_classes, shuffled};
 use crate::random::{Use, stream};
 use crate::{DataError, Dataset};
 
-/// Draws of the whole split before giving up. A draw costs no shuffle, so all of them take about half a second.
-pub(super) const TRIES: u64 = 10_000;
+/// Draws of the whole split before giving up. A draw costs no shuffle, so all of them take about half a second where there are few
+/// clients.
+const TRIES: u64 = 10_000;
+
+/// Numbers that are drawn before giving up, which takes ten to twenty seconds.
+const NUMBERS: u64 = 50_000_000;
+
+/// What is tried however many numbers a draw takes.
+const FEWEST: u64 = 20;
+
+/// How many draws of `clients` × `classes` numbers are made before giving up.
+pub(super) fn tries(clients: usize, classes: usize) -> u64 {
+    let numbers = (clients as u64).saturating_mul(classes as u64).max(1);
+    (NUMBERS / numbers).clamp(FEWEST, TRIES)
+}
 
 /// Draws shares for every class until every client has `min_shard` rows, then deals the shuffled rows.
 pub(super) fn split(
@@ -20,7 +33,8 @@ pub(super) fn split(
 ) -> Result<Vec<Vec<usize>>, DataError> {
     check_alpha(alpha)?;
     let by_label = rows_of_classes(data);
-    for attempt in 0..TRIES {
+    let tries = tries(clients, by_label.len());
+    for attempt in 0..tries {
         let mut stream = stream(seed, Use::Partition, 0, 0, attempt);
         let counts = draw(&by_label, alpha, clients, &mut stream);
         let size = |client: usize| counts.iter().map(|of_class| of_class[client]).sum::<usize>();
@@ -33,7 +47,7 @@ pub(super) fn split(
         }
     }
     let rows = data.train.len();
-    Err(DataError::DirichletUnlikely { alpha, clients, rows, min_shard, tries: TRIES })
+    Err(DataError::DirichletUnlikely { alpha, clients, rows, min_shard, tries })
 }
 
 pub(super) fn check_alpha(alpha: f64) -> Result<(), DataError> {
@@ -111,6 +125,12 @@ mod tests {
         let values: Vec<f64> = (0..draws).map(|_| draw(&mut stream)).collect();
         let mean = values.iter().sum::<f64>() / draws as f64;
         (mean, values.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / draws as f64)
+    }
+
+    #[test]
+    fn tries_are_fewer_where_each_of_them_is_long() {
+        assert_eq!([tries(30, 77), tries(60, 77), tries(0, 0)], [TRIES; 3]);
+        assert_eq!((tries(1000, 77), tries(usize::MAX, usize::MAX)), (649, FEWEST));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use rand_chacha::ChaCha8Rng;
 
 use super::Rest;
 use super::cut::{apportion, deal, shuffled};
-use super::dirichlet::{TRIES, check_alpha, proportions, uniform};
+use super::dirichlet::{check_alpha, proportions, tries, uniform};
 use crate::random::{Use, stream};
 use crate::{DataError, Dataset};
 
@@ -27,8 +27,9 @@ pub(super) fn dirichlet(
     seed: u64,
 ) -> Result<Vec<Vec<usize>>, DataError> {
     check_alpha(alpha)?;
-    let drawn = drawn(data.train.len(), min_shard, seed, |stream| proportions(alpha, clients, stream));
-    drawn.ok_or(DataError::DirichletUnlikely { alpha, clients, rows: data.train.len(), min_shard, tries: TRIES })
+    let (rows, tries) = (data.train.len(), tries(clients, 1));
+    let drawn = drawn(rows, min_shard, seed, tries, |stream| proportions(alpha, clients, stream));
+    drawn.ok_or(DataError::DirichletUnlikely { alpha, clients, rows, min_shard, tries })
 }
 
 /// Sizes in proportion to draws from a Poisson distribution.
@@ -49,7 +50,7 @@ pub(super) fn poisson(
         return Err(wrong("it is the mean of a Poisson distribution", "a number from 0.01 to 1000000"));
     }
     let draw = |stream: &mut ChaCha8Rng| (0..clients).map(|_| poisson_draw(mean, stream)).collect();
-    let drawn = drawn(data.train.len(), min_shard, seed, draw);
+    let drawn = drawn(data.train.len(), min_shard, seed, tries(clients, 1), draw);
     drawn.ok_or_else(|| {
         wrong(
             "some client had fewer than min_shard rows in each draw",
@@ -58,14 +59,15 @@ pub(super) fn poisson(
     })
 }
 
-/// Draws weights until every client has enough rows.
+/// Draws weights until every client has enough rows, so many times at most.
 fn drawn(
     rows: usize,
     min_shard: usize,
     seed: u64,
+    tries: u64,
     draw: impl Fn(&mut ChaCha8Rng) -> Vec<f64>,
 ) -> Option<Vec<Vec<usize>>> {
-    for attempt in 0..TRIES {
+    for attempt in 0..tries {
         let weights = draw(&mut stream(seed, Use::Partition, 0, 0, 1 + attempt));
         let counts = apportion(rows, &weights, &vec![0; weights.len()]);
         if counts.iter().sum::<usize>() == rows && counts.iter().all(|count| *count >= min_shard) {

@@ -76,6 +76,37 @@ impl Columns {
     }
 }
 
+/// Refuses two columns of one name that is read: which of them is meant nobody knows.
+pub(super) fn refuse_doubles(reading: &Reading, place: &Place, row: &Record) -> Result<(), DataError> {
+    let twice = |at: usize| row[..at].iter().any(|(of, _)| *of == row[at].0);
+    let Some(at) = (1..row.len()).find(|&at| twice(at) && is_read(reading, &row[at].0)) else { return Ok(()) };
+    Err(DataError::BadFile {
+        path: place.file.to_path_buf(),
+        problem: format!("two columns are called {:?}", row[at].0),
+        expected: "one column of every name that is read; give the other a name of its own",
+    })
+}
+
+/// Whether the column of this name is read, where it is there.
+fn is_read(reading: &Reading, name: &str) -> bool {
+    let of_causal = ["prompt", "response", "completion", "instruction", "input", "output", "text"];
+    let texts = match () {
+        () if !reading.text.is_empty() || reading.wording.is_some() => &[][..],
+        () if reading.causal => &of_causal[..],
+        () if reading.words => &WORDS[..1],
+        () => &["text"][..],
+    };
+    let labels = match () {
+        () if reading.label.is_some() || !reading.label_columns.is_empty() => &[][..],
+        () if reading.words => &TAGS[..2],
+        () => &["label"][..],
+    };
+    let templates = reading.wording.iter().flat_map(|wording| [&wording.prompt, &wording.response]);
+    let named = reading.text.iter().chain(&reading.label).chain(&reading.label_columns).chain(&reading.group);
+    let named = named.map(String::as_str).chain(templates.flat_map(|template| template.columns()));
+    texts.iter().chain(labels).copied().chain(named).any(|of| of == name)
+}
+
 /// Whether the columns have no names, as in files of words and tags.
 fn is_numbered(row: &Record) -> bool {
     row.iter().enumerate().all(|(at, (name, _))| *name == (at + 1).to_string())

@@ -16,6 +16,8 @@ use crate::{Cell, DataError};
 pub(super) enum Written {
     /// Nothing is there.
     Nothing,
+    /// The file has no column for it.
+    Absent,
     /// A whole number; with its text where that may also be a name, as in CSV.
     Whole(i64, Option<String>),
     /// A name.
@@ -38,7 +40,7 @@ impl Written {
             Cell::Float(value) if value.fract() == 0.0 && value.abs() < 1e15 => Written::Whole(*value as i64, None),
             Cell::Text(text) if loose => Written::of_text(text.trim()),
             Cell::Text(text) if text.trim().is_empty() => Written::Nothing,
-            Cell::Text(text) => Written::Name(text.clone()),
+            Cell::Text(text) => Written::Name(text.trim().to_owned()),
             other => return Err(place.bad(format!("field {column:?} is {other}"), EXPECTED)),
         })
     }
@@ -135,7 +137,7 @@ impl Written {
 
     fn name(&self) -> String {
         match self {
-            Written::Nothing => String::new(),
+            Written::Nothing | Written::Absent => String::new(),
             Written::Whole(value, text) => text.clone().unwrap_or_else(|| value.to_string()),
             Written::Name(name) => name.clone(),
             Written::Number(number) => number.to_string(),
@@ -167,6 +169,8 @@ pub(super) struct Resolved {
     pub rows: Vec<Example>,
     /// Rows left out since they have no label.
     pub unlabelled: usize,
+    /// Rows left out since their file has no column of labels.
+    pub absent: usize,
     /// Labels that no training row has, with the number of rows left out and the nearest one that is known.
     pub unseen: BTreeMap<String, (usize, Option<String>)>,
 }
@@ -184,7 +188,11 @@ impl Labels {
 
     /// The names that a file lists.
     pub fn listed(names: Vec<String>, file: Option<PathBuf>) -> Labels {
-        let index = names.iter().enumerate().map(|(at, name)| (name.clone(), at)).collect();
+        let mut index: HashMap<_, _> = names.iter().enumerate().map(|(at, name)| (name.clone(), at)).collect();
+        // Rows have their labels without blanks around them.
+        for (at, name) in names.iter().enumerate() {
+            index.entry(name.trim().to_owned()).or_insert(at);
+        }
         Labels { names, index, numbers: None, file, several: false }
     }
 
@@ -213,7 +221,7 @@ impl Labels {
         for (_, label) in labelled() {
             match label {
                 Written::Whole(value, _) if named.is_none() => drop(numbers.insert(*value)),
-                Written::Nothing => {}
+                Written::Nothing | Written::Absent => {}
                 label => drop(names.insert(label.name())),
             }
         }
@@ -228,8 +236,9 @@ impl Labels {
     /// Whether the label says that there is none: nothing, or the −1 of published test splits where it is not a name.
     pub fn is_none(&self, label: &Written) -> bool {
         match label {
-            Written::Nothing => true,
-            Written::Whole(-1, text) => !text.as_ref().is_some_and(|text| self.index.contains_key(text)),
+            Written::Nothing | Written::Absent => true,
+            Written::Whole(-1, Some(text)) => !self.index.contains_key(text),
+            Written::Whole(-1, None) => self.numbers.is_some() || self.file.is_some() || !self.index.contains_key("-1"),
             _ => false,
         }
     }
@@ -296,7 +305,7 @@ impl Labels {
                 labels => labels.iter().for_each(|&label| trained[label] = true),
             }
         }
-        let mut resolved = Resolved { rows: Vec::new(), unlabelled: 0, unseen: BTreeMap::new() };
+        let mut resolved = Resolved { rows: Vec::new(), unlabelled: 0, absent: 0, unseen: BTreeMap::new() };
         for row in rows {
             let label = match &row.label {
                 None => {
@@ -324,7 +333,10 @@ impl Labels {
                 Some(label) => label,
             };
             if self.is_none(label) {
-                resolved.unlabelled += 1;
+                match label {
+                    Written::Absent => resolved.absent += 1,
+                    _ => resolved.unlabelled += 1,
+                }
                 continue;
             }
             match self.label(&row.place, label)?.filter(|at| trained[*at] || train.is_empty()) {
@@ -372,12 +384,14 @@ impl Labels {
         if let Some(numbers) = &self.numbers {
             return Ok(match label {
                 Written::Whole(value, _) => numbers.get(value).copied(),
-                _ => None,
+                // Digits that are a string elsewhere.
+                label => self.index.get(&label.name()).copied(),
             });
         }
         let named = match label {
-            Written::Whole(_, None) => None,
-            label => self.index.get(&label.name()).copied(),
+            // A number is an index into a list.
+            Written::Whole(_, None) if self.file.is_some() => None,
+            label => self.index.get(&label.name()).copied().or_else(|| self.truth(&label.name())),
         };
         match (named, label, &self.file) {
             (Some(at), ..) => Ok(Some(at)),
@@ -390,6 +404,17 @@ impl Labels {
             }
             (None, _, Some(_)) => Err(self.unknown(place, label)),
             (None, _, None) => Ok(None),
+        }
+    }
+
+    /// The class of a truth value where these are all classes: JSON has `true`, Python writes `True` into tables.
+    fn truth(&self, name: &str) -> Option<usize> {
+        let is = |value: &str| self.names.iter().position(|of| of.eq_ignore_ascii_case(value));
+        match (is("true"), is("false")) {
+            (Some(_), Some(_)) if self.names.len() == 2 => {
+                ["true", "false"].into_iter().find(|value| name.eq_ignore_ascii_case(value)).and_then(is)
+            }
+            _ => None,
         }
     }
 
@@ -425,8 +450,20 @@ impl Resolved {
         place.bad(problem, "the same labels in all splits")
     }
 
-    /// One line on the rows that were left out.
-    pub fn note(&self, split: &str, notes: &mut Vec<String>) {
+    /// How it is told that rows have no label, of a split in which none has one.
+    pub fn why_unlabelled(&self, column: &str) -> String {
+        match self.absent {
+            0 => "-1 or null stands for none".to_owned(),
+            _ => format!("there is no column {column:?}"),
+        }
+    }
+
+    /// One line on the rows that were left out; labels are in this column.
+    pub fn note(&self, split: &str, column: &str, notes: &mut Vec<String>) {
+        if self.absent > 0 {
+            let rows = self.absent;
+            notes.push(format!("{rows} {split} rows have no label (no column {column:?}) and are left out"));
+        }
         if self.unlabelled > 0 {
             notes.push(format!("{} {split} rows have no label (-1 or null) and are left out", self.unlabelled));
         }

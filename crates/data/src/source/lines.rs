@@ -5,6 +5,8 @@ use std::collections::VecDeque;
 use std::io::{self, Read};
 use std::rc::Rc;
 
+use super::quotes::Quotes;
+
 /// Counts the lines of what is read through it, and remembers where those begin that have something on them.
 pub(super) struct Counted<R> {
     inner: R,
@@ -27,11 +29,15 @@ struct Seen {
     begins: VecDeque<(u64, u64)>,
     /// Where the line that is being read begins.
     line_at: u64,
+    /// Where quotes are read as such.
+    quotes: Option<Quotes>,
+    /// Whether all is read.
+    ended: bool,
 }
 
-/// Reads `inner` with its lines counted.
-pub(super) fn counted<R: Read>(inner: R) -> (Counted<R>, Lines) {
-    let lines = Lines::default();
+/// Reads `inner` with its lines counted, and its quotes followed where they are read as such.
+pub(super) fn counted<R: Read>(inner: R, quotes: Option<Quotes>) -> (Counted<R>, Lines) {
+    let lines = Lines(Rc::new(RefCell::new(Seen { quotes, ..Seen::default() })));
     (Counted { inner, lines: lines.clone() }, lines)
 }
 
@@ -44,14 +50,26 @@ impl Lines {
         }
         seen.begins.front().map_or(seen.whole + 1, |(_, line)| *line)
     }
+
+    /// The line on which a quoted cell begins that the end of the file leaves open.
+    pub fn never_closed(&self) -> Option<u64> {
+        let seen = self.0.borrow();
+        seen.quotes.as_ref().filter(|_| seen.ended)?.open()
+    }
 }
 
 impl<R: Read> Read for Counted<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let read = self.inner.read(buffer)?;
         let mut seen = self.lines.0.borrow_mut();
+        let seen = &mut *seen;
+        seen.ended |= read == 0 && !buffer.is_empty();
         for &byte in &buffer[..read] {
             seen.bytes += 1;
+            let of_mark = seen.bytes <= 3 && [0xef, 0xbb, 0xbf].contains(&byte);
+            if let Some(quotes) = seen.quotes.as_mut().filter(|_| !of_mark) {
+                quotes.see(byte, seen.whole + 1);
+            }
             match byte {
                 b'\n' => {
                     seen.whole += 1;
@@ -80,7 +98,7 @@ mod tests {
         // Of bytes 0 to 2 `a` and both ends of its line; a blank line; `b`, which goes on on the next; `c`.
         let text = "a\r\n\r\nb\nb\n\nc";
         for most in [1, 3, 64] {
-            let (mut reader, lines) = counted(text.as_bytes());
+            let (mut reader, lines) = counted(text.as_bytes(), None);
             let mut buffer = vec![0; most];
             while reader.read(&mut buffer).expect("read") > 0 {}
             // Where lines end in two characters, a row may be said to begin between them.

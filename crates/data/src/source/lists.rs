@@ -47,23 +47,47 @@ fn python(mut rest: &str) -> Option<Vec<Cell>> {
             rest = &rest[end..];
             continue;
         }
-        let (mut item, mut letters) = (String::new(), rest[1..].char_indices());
-        loop {
-            match letters.next()? {
-                (at, letter) if letter == first => {
-                    rest = &rest[1 + at + 1..];
-                    break;
-                }
-                (_, '\\') => item.push(match letters.next()?.1 {
-                    'n' => '\n',
-                    't' => '\t',
-                    other => other,
-                }),
-                (_, letter) => item.push(letter),
-            }
-        }
+        let (item, behind) = quoted(&rest[1..], first)?;
+        rest = behind;
         items.push(Cell::Text(item));
     }
+}
+
+/// A text up to the quote that ends it, and what stands behind that.
+fn quoted(mut rest: &str, end: char) -> Option<(String, &str)> {
+    let mut item = String::new();
+    loop {
+        let letter = rest.chars().next()?;
+        let (letter, bytes) = match letter {
+            _ if letter == end => return Some((item, &rest[1..])),
+            '\\' => escaped(rest)?,
+            _ => (letter, letter.len_utf8()),
+        };
+        item.push(letter);
+        rest = &rest[bytes..];
+    }
+}
+
+/// The letter of an escape that the text begins with, as Python writes it, and how many bytes it takes. What is none is a backslash.
+fn escaped(text: &str) -> Option<(char, usize)> {
+    let letter = match text.chars().nth(1)? {
+        'n' => '\n',
+        'r' => '\r',
+        't' => '\t',
+        quote @ ('\\' | '\'' | '"') => quote,
+        'x' => return Some(of_digits(text, 2)),
+        'u' => return Some(of_digits(text, 4)),
+        'U' => return Some(of_digits(text, 8)),
+        _ => return Some(('\\', 1)),
+    };
+    Some((letter, 2))
+}
+
+/// The letter whose number so many hexadecimal digits behind `\x` or the like say.
+fn of_digits(text: &str, digits: usize) -> (char, usize) {
+    let all = text.get(2..2 + digits).filter(|all| all.bytes().all(|digit| digit.is_ascii_hexdigit()));
+    let letter = all.and_then(|all| u32::from_str_radix(all, 16).ok()).and_then(char::from_u32);
+    letter.map_or(('\\', 1), |letter| (letter, 2 + digits))
 }
 
 #[cfg(test)]
@@ -85,6 +109,9 @@ mod tests {
         assert_eq!(read(r#"EU  doesn't"#), Ok(expected[..2].to_vec()));
         assert_eq!(read("[0 3,12]"), Ok(vec![Cell::Whole(0), Cell::Whole(3), Cell::Whole(12)]));
         assert_eq!((read("[]"), read("")), (Ok(vec![]), Ok(vec![])));
+        let escapes = r"['a\rb\n\t', '\\n', '\'\x22', 'Z\xfcrich', '\u20ac', '\U0001F600!', '\d\xg\ud83d']";
+        let letters = ["a\rb\n\t", "\\n", "'\"", "Z\u{fc}rich", "\u{20ac}", "\u{1F600}!", "\\d\\xg\\ud83d"];
+        assert_eq!(read(escapes), Ok(letters.map(Cell::from).to_vec()));
         assert!(read("['EU").is_ok(), "no list, but a word");
         assert!(read("['EU]").expect_err("open").contains("does not end"));
         let text = Cell::from("EU");

@@ -100,7 +100,7 @@ fn cell(field: Field) -> Cell {
         Field::UByte(value) => Cell::Whole(value.into()),
         Field::UShort(value) => Cell::Whole(value.into()),
         Field::UInt(value) => Cell::Whole(value.into()),
-        Field::ULong(value) => i64::try_from(value).map_or(Cell::Float(value as f64), Cell::Whole),
+        Field::ULong(value) => Cell::whole(value),
         Field::Float16(value) => Cell::number(value.into()),
         Field::Float(value) => Cell::number(value.into()),
         Field::Double(value) => Cell::number(value),
@@ -136,5 +136,17 @@ fn weight_of(cell: &Cell) -> u64 {
         Cell::List(items) => items.iter().map(weight_of).sum(),
         Cell::Record(fields) => weight(fields),
         _ => 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whole_numbers_beyond_63_bits_stay_apart() {
+        assert_eq!(cell(Field::ULong(7)), Cell::Whole(7));
+        assert_eq!(cell(Field::ULong(u64::MAX)), Cell::from("18446744073709551615"));
+        assert_eq!(cell(Field::ULong(u64::MAX - 1)), Cell::from("18446744073709551614"));
     }
 }

@@ -8,32 +8,47 @@ use super::place::{At, Place};
 use super::read::Reading;
 use super::record::Record;
 use super::records::{self, Format, WITH_COLUMNS};
-use super::{Content, causal};
+use super::{Content, causal, conll, text_lines};
 use crate::{Cell, DataError};
 
 /// The rows of a file as what is asked: for a causal language model prompts, else texts. Of a text file that is every line, where
-/// the model does not go on with texts.
+/// the model does not go on with texts, and blank lines stand at its end alone; where words are tagged, a sentence a line, or words in
+/// columns if it looks like that.
 ///
 /// # Errors
 /// A file that cannot be read or is none of rows; a row without the columns that the reading names or that can be found out.
 pub fn questions(path: &Path, reading: &Reading) -> Result<Vec<Content>, DataError> {
-    let (mut all, mut found) = (Vec::new(), None);
-    let loose = path.to_str().is_some_and(|name| name.contains(".csv") || name.contains(".tsv"));
-    let lines = !reading.causal && !reading.words && Format::of_file(path) == Some(Format::Text);
-    if lines && reading.text.len() == 2 {
+    let all = match Format::of_file(path) {
+        Some(Format::Text) if reading.words && !conll::is_in_columns(path)? => {
+            let words = |line: String| line.split_whitespace().map(str::to_owned).collect();
+            text_lines::texts(path)?.into_iter().map(|line| Content::Words(words(line))).collect()
+        }
+        Some(Format::Text) if !reading.causal && !reading.words => texts(path, reading)?,
+        _ => of_records(path, reading)?,
+    };
+    if all.is_empty() { Err(DataError::NoRows { path: path.to_path_buf() }) } else { Ok(all) }
+}
+
+/// The lines of a text file.
+fn texts(path: &Path, reading: &Reading) -> Result<Vec<Content>, DataError> {
+    if reading.text.len() == 2 {
         let problem = "a text file has no columns for the two texts of a pair".to_owned();
         return Err(DataError::BadFile { path: path.to_path_buf(), problem, expected: WITH_COLUMNS });
     }
-    records::read_as(path, reading, &mut |_| (), &mut |place, record| {
-        match record.as_slice() {
-            [(_, Cell::Text(several))] if lines => {
-                all.extend(several.lines().map(|line| Content::Text(line.to_owned())));
-            }
-            _ => all.push(one(reading, &place, &record, &mut found, loose)?),
+    Ok(text_lines::texts(path)?.into_iter().map(Content::Text).collect())
+}
+
+fn of_records(path: &Path, reading: &Reading) -> Result<Vec<Content>, DataError> {
+    let (mut all, mut found) = (Vec::new(), None);
+    let loose = path.to_str().is_some_and(|name| name.contains(".csv") || name.contains(".tsv"));
+    records::read_as(path, reading, true, &mut |_| (), &mut |place, record| {
+        if all.is_empty() {
+            columns::refuse_doubles(reading, &place, &record)?;
         }
+        all.push(one(reading, &place, &record, &mut found, loose)?);
         Ok(())
     })?;
-    if all.is_empty() { Err(DataError::NoRows { path: path.to_path_buf() }) } else { Ok(all) }
+    Ok(all)
 }
 
 /// What a row of these fields asks, which was given by hand.

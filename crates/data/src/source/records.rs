@@ -13,6 +13,7 @@ use super::open::open;
 use super::place::{At, Place};
 use super::read::Reading;
 use super::record::Each;
+use super::text_lines::each_line;
 use super::{columns, conll, parquet, table};
 use crate::{Cell, DataError};
 
@@ -66,20 +67,22 @@ impl Format {
     }
 }
 
-/// [`read`] as `reading` wants it: what may hold words and tags in columns does where such rows are read.
+/// [`read`] as `reading` wants it: what may hold words and tags in columns does where such rows are read. In columns words may stand
+/// `alone` where no tags are asked for.
 pub(super) fn read_as(
     path: &Path,
     reading: &Reading,
+    alone: bool,
     note: &mut dyn FnMut(String),
     each: Each,
 ) -> Result<(), DataError> {
     let in_columns = match Format::of_file(path).filter(|_| reading.words) {
-        Some(Format::Text) => true,
+        Some(Format::Text | Format::Conll) => true,
         // A table has a header.
         Some(Format::Tsv) => !columns::is_header_of_words(reading, &first_line(path)?),
         _ => false,
     };
-    if in_columns { conll::read(&path.into(), each) } else { read(path, note, each) }
+    if in_columns { conll::read(&path.into(), alone, each) } else { read(path, note, each) }
 }
 
 /// The first line that is not blank.
@@ -102,7 +105,7 @@ pub(super) fn read(path: &Path, note: &mut dyn FnMut(String), each: Each) -> Res
         Some(Format::Csv) => table::read(&file, false, note, each),
         Some(Format::Tsv) => table::read(&file, true, note, each),
         Some(Format::Text) => texts(&file, each),
-        Some(Format::Conll) => conll::read(&file, each),
+        Some(Format::Conll) => conll::read(&file, false, each),
         Some(Format::Json) => json(&file, name.contains(".json") && !name.contains(".jsonl"), each),
         None => Err(DataError::NotRows { path: path.to_path_buf(), kinds: KINDS }),
     }
@@ -119,7 +122,7 @@ fn json(file: &Arc<Path>, whole: bool, each: Each) -> Result<(), DataError> {
     if whole && is_one_object(open(file)?).map_err(unreadable)? {
         return object(file, from, each);
     }
-    lines(file, open(file)?, each)
+    lines(file, each)
 }
 
 /// The first byte that is neither a blank nor a byte order mark; it stays to be read.
@@ -151,29 +154,19 @@ fn is_one_object(mut from: impl BufRead) -> std::io::Result<bool> {
 
 const OBJECT: &str = "one JSON object a line, such as {\"text\": \"hello\", \"label\": 0}";
 
-fn lines(file: &Arc<Path>, mut from: impl BufRead, each: Each) -> Result<(), DataError> {
-    let mut bytes = Vec::new();
-    // Not `lines()`: that reports broken UTF-8 without saying where.
-    for line in 1.. {
-        bytes.clear();
-        let read = from.read_until(b'\n', &mut bytes);
-        if read.map_err(|source| DataError::Read { path: file.to_path_buf(), source })? == 0 {
-            break;
-        }
+fn lines(file: &Arc<Path>, each: Each) -> Result<(), DataError> {
+    each_line(file, &mut |line, text| {
         let place = Place { file: file.clone(), at: At::Line(line) };
-        let text = std::str::from_utf8(&bytes);
-        let text = text.map_err(|_| DataError::NotUtf8 { path: file.to_path_buf(), line })?;
-        let text = if line == 1 { text.trim_start_matches('\u{feff}') } else { text };
         if text.trim().is_empty() {
-            continue;
+            return Ok(true);
         }
         match serde_json::from_str(text) {
             Ok(Cell::Record(record)) => each(place, record)?,
             Ok(other) => return Err(place.bad(format!("not a JSON object but {}", other.kind()), OBJECT)),
             Err(error) => return Err(no_json(&place, &error, text, OBJECT)),
         }
-    }
-    Ok(())
+        Ok(true)
+    })
 }
 
 /// What to say of text that is not JSON; of what Python writes and reads all the same, with the way out.
@@ -286,8 +279,7 @@ fn object(file: &Arc<Path>, from: impl BufRead, each: Each) -> Result<(), DataEr
 
 /// Texts with blank lines between them, each as the field `text`.
 fn texts(file: &Arc<Path>, each: Each) -> Result<(), DataError> {
-    let mut from = open(file)?;
-    let (mut bytes, mut text, mut first) = (Vec::new(), String::new(), 0);
+    let (mut text, mut first) = (String::new(), 0);
     let mut end = |text: &mut String, line: u64| {
         if text.is_empty() {
             Ok(())
@@ -296,17 +288,7 @@ fn texts(file: &Arc<Path>, each: Each) -> Result<(), DataError> {
             each(place, vec![("text".to_owned(), Cell::Text(std::mem::take(text)))])
         }
     };
-    for line in 1.. {
-        bytes.clear();
-        let read = from.read_until(b'\n', &mut bytes);
-        if read.map_err(|source| DataError::Read { path: file.to_path_buf(), source })? == 0 {
-            break;
-        }
-        let of_line = std::str::from_utf8(&bytes);
-        let of_line = of_line.map_err(|_| DataError::NotUtf8 { path: file.to_path_buf(), line })?;
-        let of_line = if line == 1 { of_line.trim_start_matches('\u{feff}') } else { of_line };
-        let of_line = of_line.strip_suffix('\n').unwrap_or(of_line);
-        let of_line = of_line.strip_suffix('\r').unwrap_or(of_line);
+    each_line(file, &mut |line, of_line| {
         if of_line.trim().is_empty() {
             end(&mut text, first)?;
         } else if text.is_empty() {
@@ -316,7 +298,8 @@ fn texts(file: &Arc<Path>, each: Each) -> Result<(), DataError> {
             text.push('\n');
             text.push_str(of_line);
         }
-    }
+        Ok(true)
+    })?;
     end(&mut text, first)
 }
 

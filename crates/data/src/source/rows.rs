@@ -68,8 +68,11 @@ impl<'r> Rows<'r> {
             let format = Format::of_file(path);
             let loose = matches!(format, Some(Format::Csv | Format::Tsv));
             self.refuse_texts(path, format, name)?;
-            let mut notes = Vec::new();
-            records::read_as(path, self.reading, &mut |note| notes.push(note), &mut |place, record| {
+            let (mut notes, mut begun) = (Vec::new(), false);
+            records::read_as(path, self.reading, false, &mut |note| notes.push(note), &mut |place, record| {
+                if !std::mem::replace(&mut begun, true) {
+                    columns::refuse_doubles(self.reading, &place, &record)?;
+                }
                 match self.row(place, &record, name == "train", loose)? {
                     Outcome::Row(row) => rows.push(row),
                     Outcome::Nothing(reason) => {
@@ -139,18 +142,32 @@ impl<'r> Rows<'r> {
                 let there = |name: &String| columns::value(record, name).is_some();
                 match train || self.reading.label_columns.iter().any(there) {
                     true => Written::columns(&place, &self.reading.label_columns, record, loose)?,
-                    false => Written::Nothing,
+                    false => absent(&place, &self.reading.label_columns, record)?,
                 }
             }
             Some(cell) if self.reading.several => Written::several(&place, &columns.label, cell, loose)?,
             Some(cell) if self.reading.numbers => Written::number(&place, &columns.label, cell, loose)?,
             Some(cell) => Written::of(&place, &columns.label, cell, loose)?,
             // Published test splits often have no labels.
-            None if !train => Written::Nothing,
+            None if !train => absent(&place, std::slice::from_ref(&columns.label), record)?,
             None => return Err(place.missing(&columns.label, record.iter().map(|(name, _)| name.as_str()))),
         };
         let group = columns::group(&place, record, self.reading.group.as_deref(), train)?;
         Ok(Outcome::Row(Row { place, content, label: Some(label), group }))
+    }
+}
+
+/// What a row says that has none of the labels' columns; one of almost the same name is a slip.
+fn absent(place: &Place, columns: &[String], record: &Record) -> Result<Written, DataError> {
+    let bare = |name: &str| name.trim().to_lowercase();
+    let alike =
+        |(name, _): &(String, Cell)| columns.iter().find(|of| bare(of) == bare(name)).map(|of| (of, name.clone()));
+    match record.iter().find_map(alike) {
+        Some((wanted, there)) => {
+            let problem = format!("no column {wanted:?}, but one called {there:?}");
+            Err(place.bad(problem, "one name for the labels' column in all files"))
+        }
+        None => Ok(Written::Absent),
     }
 }
 
@@ -177,7 +194,8 @@ fn sentence(
         return Ok(Outcome::Nothing(place.bad("no words", "a list of words")));
     }
     let label = match columns::value(record, &columns.label) {
-        Some(Cell::Null) | None if !train => Written::Nothing,
+        Some(Cell::Null) if !train => Written::Nothing,
+        None if !train => absent(&place, std::slice::from_ref(&columns.label), record)?,
         Some(cell) => {
             let tags = lists::items(&place, &columns.label, cell, loose, char::is_whitespace)?;
             if tags.len() != words.len() {

@@ -169,11 +169,10 @@ impl Splits {
                 files.push(path)
             }
             let count = files.len();
-            if let Some((number, of)) = part
+            if let Some((number, _)) = part
                 && number + 1 != count
             {
-                let name = format!("{stem}-{:05}-of-{of:05}", count - 1);
-                return Err(DataError::PartMissing { folder: folder.to_path_buf(), name });
+                return Err(part_missing(folder, &name, count - 1));
             }
         }
         splits.check_parts(folder)?;
@@ -185,11 +184,10 @@ impl Splits {
         for files in [&self.train, &self.validation, &self.test] {
             let Some(name) = files.last().and_then(|path| path.file_name()?.to_str()) else { continue };
             let Some((_, stem)) = Format::of(name) else { continue };
-            if let (stem, Some((number, of))) = parted(stem)
+            if let (_, Some((number, of))) = parted(stem)
                 && number + 1 < of
             {
-                let name = format!("{stem}-{:05}-of-{of:05}", number + 1);
-                return Err(DataError::PartMissing { folder: folder.to_path_buf(), name });
+                return Err(part_missing(folder, name, number + 1));
             }
         }
         Ok(())
@@ -217,7 +215,27 @@ fn parted(stem: &str) -> (&str, Option<(usize, usize)>) {
     parts().map_or((stem, None), |(name, part)| (name, Some(part)))
 }
 
-/// Everything in a folder by name, hidden files left out.
+/// What to say of the part of this number, of which another is called `name`.
+fn part_missing(folder: &Path, name: &str, number: usize) -> DataError {
+    let stem = Format::of(name).map_or(name, |(_, stem)| stem);
+    let (split, _) = parted(stem);
+    let of = stem.rsplit_once("-of-").map_or("", |(_, of)| of);
+    let of = of.split_once('-').map_or(of, |(of, _)| of);
+    // With leading zeros where its count has them.
+    let width = if of.starts_with('0') { of.len() } else { 1 };
+    DataError::PartMissing { folder: folder.to_path_buf(), name: format!("{split}-{number:0width$}-of-{of}") }
+}
+
+/// By what files of a folder are sorted: by name, and parts by their numbers, which may have no leading zeros.
+fn order(name: &str) -> (&str, usize) {
+    match Format::of(name).map(|(_, stem)| parted(stem)) {
+        // With the dash, other files stand where their names have them.
+        Some((stem, Some((number, _)))) => (&name[..=stem.len()], number),
+        _ => (name, 0),
+    }
+}
+
+/// Everything in a folder by name, parts by number, hidden files left out.
 fn entries(folder: &Path) -> Result<Vec<(String, PathBuf)>, DataError> {
     let unreadable = |source| DataError::Read { path: folder.to_path_buf(), source };
     let mut all = Vec::new();
@@ -228,7 +246,7 @@ fn entries(folder: &Path) -> Result<Vec<(String, PathBuf)>, DataError> {
             all.push((name, entry.path()));
         }
     }
-    all.sort();
+    all.sort_by(|(a, _), (b, _)| (order(a), a).cmp(&(order(b), b)));
     Ok(all)
 }
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::lines::{Lines, counted};
 use super::open::open;
 use super::place::{At, Place};
+use super::quotes::{Quotes, Swallowed};
 use super::record::Each;
 use crate::{Cell, DataError};
 
@@ -29,19 +30,42 @@ pub(super) fn read(file: &Arc<Path>, tabs: bool, note: &mut dyn FnMut(String), e
     if !quotes {
         note(format!("{}: quotes are part of the texts", file.display()));
     }
-    let (bytes, lines) = counted(open(file)?);
+    let (bytes, lines) = counted(open(file)?, quotes.then(|| Quotes::new(delimiter)));
     let mut reader = builder(delimiter, quotes).from_reader(bytes);
     let header = reader.headers().map_err(|error| csv_error(file, error, &lines))?;
     let header: Vec<String> = header.iter().map(|name| name.trim().to_owned()).collect();
+    refuse_open(file, &lines)?;
     let mut record = csv::StringRecord::new();
+    let mut swallowed = Swallowed::new(delimiter, header.len());
     while reader.read_record(&mut record).map_err(|error| csv_error(file, error, &lines))? {
+        refuse_open(file, &lines)?;
         // The reader's own count is of the line after the row before, which may be blank.
         let line = lines.at(record.position().map_or(0, csv::Position::byte));
+        swallowed.look(&record, line);
         let place = Place { file: file.clone(), at: At::Line(line) };
         let cells = header.iter().zip(&record).map(|(name, cell)| (name.clone(), Cell::from(cell)));
         each(place, cells.collect())?;
     }
+    swallowed.note(file).into_iter().for_each(note);
     Ok(())
+}
+
+/// Refuses a quote that takes in all lines to the end.
+fn refuse_open(file: &Path, lines: &Lines) -> Result<(), DataError> {
+    match lines.never_closed() {
+        Some(line) => Err(never_closed(file, line)),
+        None => Ok(()),
+    }
+}
+
+fn never_closed(file: &Path, line: u64) -> DataError {
+    DataError::BadLine {
+        path: file.to_path_buf(),
+        at: At::Line(line),
+        problem: "a quote opens a cell here and never closes, so that the cell takes in the rest of the file"
+            .to_owned(),
+        expected: "a quote at the end of the cell too; one that is part of a text is doubled within a quoted cell",
+    }
 }
 
 fn builder(delimiter: u8, quotes: bool) -> csv::ReaderBuilder {
@@ -50,15 +74,14 @@ fn builder(delimiter: u8, quotes: bool) -> csv::ReaderBuilder {
     builder
 }
 
-/// Whether all rows have as many cells as the header when quotes are read as such.
+/// Whether all rows have as many cells as the header, and all quotes an end, when quotes are read as such.
 fn is_even(file: &Path, delimiter: u8) -> Result<bool, DataError> {
-    let (mut reader, mut record) = (builder(delimiter, true).from_reader(open(file)?), csv::ByteRecord::new());
-    let mut last = None;
+    let (bytes, lines) = counted(open(file)?, Some(Quotes::new(delimiter)));
+    let (mut reader, mut record) = (builder(delimiter, true).from_reader(bytes), csv::ByteRecord::new());
     loop {
         match reader.read_byte_record(&mut record) {
-            Ok(true) => last = Some(record.as_slice().iter().filter(|byte| **byte == b'\n').count()),
-            // A quote that never closes takes in all lines to the end.
-            Ok(false) => return Ok(last.is_none_or(|lines| lines < 2)),
+            Ok(true) => {}
+            Ok(false) => return Ok(lines.never_closed().is_none()),
             Err(_) => return Ok(false),
         }
     }
@@ -83,6 +106,10 @@ fn delimiter(file: &Path, tabs: bool) -> Result<u8, DataError> {
 }
 
 fn csv_error(file: &Path, error: csv::Error, lines: &Lines) -> DataError {
+    // Such a row is too short, which is not what is wrong with it.
+    if let Some(line) = lines.never_closed() {
+        return never_closed(file, line);
+    }
     let line = error.position().map_or(1, |position| lines.at(position.byte()));
     let path = file.to_path_buf();
     let text = error.to_string();

@@ -75,8 +75,8 @@ impl Template {
         Ok(Template(pieces))
     }
 
-    /// The columns it names.
-    fn columns(&self) -> impl Iterator<Item = &str> {
+    /// The columns that it holds.
+    pub fn columns(&self) -> impl Iterator<Item = &str> {
         self.0.iter().filter_map(|piece| match piece {
             Piece::Column(name) => Some(name.as_str()),
             Piece::Text(_) => None,

@@ -2,6 +2,7 @@
 //! (`untrusted.rs`), whose allocator tells whether a size in a file was believed.
 #![allow(clippy::unwrap_used)]
 
+mod asked;
 #[path = "../../../../tests/support/cases.rs"]
 mod cases;
 mod causal_source;
@@ -14,5 +15,6 @@ mod partition;
 mod public_sets;
 mod real;
 mod source;
+mod tables;
 mod tokens;
 mod words;

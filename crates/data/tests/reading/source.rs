@@ -87,7 +87,7 @@ fn wrong_folders_are_told_what_is_missing() {
         "DIR: both train.csv and train.jsonl are there; keep one of them, or name it with data.train"
     );
     let empty: &[(&str, &[u8])] = &[("train.jsonl", b"\n"), ("test.jsonl", b"")];
-    assert_eq!(complaint(empty, None), "DIR/train.jsonl: no rows; a training file needs at least one row");
+    assert_eq!(complaint(empty, None), "DIR/train.jsonl: no rows; the file needs at least one row");
 }
 
 /// The complaint about a training file whose second line is this.

@@ -103,6 +103,7 @@ pub fn train(
         return outputs.write();
     }
     let session = Session::prepare(outputs.grid(), &waiting, interrupt, watch)?;
+    session.refuse_other_texts(outputs)?;
     let out = outputs.out();
     std::fs::create_dir_all(out).with_context(|| format!("cannot make the folder {}", out.display()))?;
     let _lock = Lock::take(out)?;

@@ -97,7 +97,7 @@ pub fn table(grid: &Grid, groups: &[Group<'_>]) -> String {
             }));
             row.extend(costs(&here, has_clock(groups)));
             rows.push(row);
-            rows.extend(personal(rank, &given.label(), &here, grid.columns.len()));
+            rows.extend(personal(rank, &given.label(), &here, grid.columns.len(), has_clock(groups)));
         }
     }
     markdown(&rows)
@@ -148,6 +148,11 @@ fn costs(groups: &[&Group<'_>], clock: bool) -> Vec<String> {
 }
 
 /// Whether runs tell how long they would have taken on devices of their own.
+/// How many columns tell what a row costs.
+fn cost_columns(clock: bool) -> usize {
+    3 + usize::from(clock)
+}
+
 fn has_clock(groups: &[Group<'_>]) -> bool {
     groups.iter().flat_map(Group::measured).any(|run| run.simulated_seconds.is_some())
 }
@@ -166,13 +171,13 @@ fn untrained(groups: &[Group<'_>], columns: usize) -> Option<Vec<String>> {
     cells.iter().any(Option::is_some).then(|| {
         let start = ["–".to_string(), "untrained".to_string()];
         let cells = cells.into_iter().map(|cell| cell.unwrap_or("–".into()));
-        let costs = vec!["–".to_string(); 3 + usize::from(has_clock(groups))];
+        let costs = vec!["–".to_string(); cost_columns(has_clock(groups))];
         start.into_iter().chain(cells).chain(costs).collect()
     })
 }
 
 /// A second row for strategies whose clients keep models of their own.
-fn personal(rank: &Rank, label: &str, groups: &[&Group<'_>], columns: usize) -> Option<Vec<String>> {
+fn personal(rank: &Rank, label: &str, groups: &[&Group<'_>], columns: usize, clock: bool) -> Option<Vec<String>> {
     let of = |column: usize| {
         let group = groups.iter().find(|g| g.column == column)?;
         group.spread(|run| run.personal_accuracy.map(|accuracy| accuracy * 100.0)).map(|spread| digits(spread, 1))
@@ -181,7 +186,8 @@ fn personal(rank: &Rank, label: &str, groups: &[&Group<'_>], columns: usize) -> 
     cells.iter().any(Option::is_some).then(|| {
         let start = [rank.to_string(), format!("{label}, clients' own models")];
         let cells = cells.into_iter().map(|cell| cell.unwrap_or("–".into()));
-        start.into_iter().chain(cells).chain(["", "", ""].map(String::from)).collect()
+        let costs = vec![String::new(); cost_columns(clock)];
+        start.into_iter().chain(cells).chain(costs).collect()
     })
 }
 
@@ -259,8 +265,16 @@ mod tests {
         if let Outcome::Done(measured) = &mut outcome {
             measured.personal_accuracy = Some(0.9);
         }
-        let outcomes = [outcome];
-        let text = table(&grid, &Group::all(&grid, &outcomes));
-        assert!(text.contains("lora-a2, clients' own models") && text.contains("90.0"), "{text}");
+        let timed = match &outcome {
+            Outcome::Done(run) => {
+                Outcome::Done(Box::new(Measured { simulated_seconds: Some(60.0), ..Measured::clone(run) }))
+            }
+            other => other.clone(),
+        };
+        // With the clock of clients' devices there is a column more.
+        for outcomes in [[outcome], [timed]] {
+            let text = table(&grid, &Group::all(&grid, &outcomes));
+            assert!(text.contains("lora-a2, clients' own models") && text.contains("90.0"), "{text}");
+        }
     }
 }

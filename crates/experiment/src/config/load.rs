@@ -3,13 +3,15 @@
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use bonfire_data::Partition;
 use bonfire_engine::Problem;
-use bonfire_federation::{Budget, BudgetUse};
+use bonfire_federation::{AdapterStart, Budget, BudgetUse};
 
 use super::document::Document;
 use super::key::{path_of, remove};
 use super::overrides::Override;
 use super::run_config::{NOT_SET, QUICKSTART, RunConfig};
+use super::sections::Source;
 use super::{check, measured, moved, schema};
 use crate::run_folder::{self, CONFIG, METRICS};
 use crate::user_error::UserError;
@@ -145,6 +147,7 @@ fn checked(mut document: Document, sets: &[String]) -> Result<CheckedConfig, Use
     }
     measured::fill_in(&mut document)?;
     let mut config: RunConfig = check::read(&mut document, &mut notices)?;
+    find_at_home(&mut config);
     notices.extend(drop_budget(&mut config, &document));
     match config.problem() {
         None => {
@@ -156,6 +159,28 @@ fn checked(mut document: Document, sets: &[String]) -> Result<CheckedConfig, Use
             let error = UserError::new(format!("`{key}` {what}")).at(Some(place));
             Err(if what == NOT_SET { error.help_for(key) } else { error })
         }
+    }
+}
+
+/// Writes out the user's folder in paths that begin with `~/`: no shell has read what stands in a file or after `=`.
+fn find_at_home(config: &mut RunConfig) {
+    let Some(home) = std::env::home_dir().filter(|home| !home.as_os_str().is_empty()) else { return };
+    let mend = |path: &mut PathBuf| {
+        if let Ok(below) = path.strip_prefix("~") {
+            *path = home.join(below);
+        }
+    };
+    for source in [&mut config.model.path, &mut config.data.path] {
+        if let Source::Folder(path) = source {
+            mend(path);
+        }
+    }
+    config.model.tokenizer.iter_mut().for_each(mend);
+    if let AdapterStart::Folder(path) = &mut config.adapter.init {
+        mend(path);
+    }
+    if let Partition::File { path } = &mut config.data.partition {
+        mend(path);
     }
 }
 

@@ -7,19 +7,14 @@ use crate::log::note_once;
 use crate::repo_name::RepoName;
 use crate::user_error::UserError;
 
-/// The file or folder that `key` names with `path`; what begins with `~/` lies in the user's folder. A relative path holds from the current directory; that of a run where it
+/// The file or folder that `key` names with `path`. A relative path holds from the current directory; that of a run where it
 /// is not found there, from the directory in which the run began, which is noted.
 ///
 /// # Errors
 /// There is none: with the key's place, and what may have been meant.
 pub fn found(loaded: &CheckedConfig, key: &str, path: &Path) -> Result<PathBuf, UserError> {
-    // No shell has read what stands in a file or after `=`.
-    let path = &match (path.strip_prefix("~"), std::env::home_dir()) {
-        (Ok(below), Some(home)) => home.join(below),
-        _ => path.to_path_buf(),
-    };
     if path.exists() {
-        return Ok(path.clone());
+        return Ok(path.to_path_buf());
     }
     // An overridden path was written here and now.
     let began_in = loaded.began_in().filter(|_| path.is_relative() && !loaded.is_overridden(key));

@@ -155,18 +155,21 @@ fn loading(base: &str, task: Task, labels: &[String]) -> Vec<String> {
 
 /// The configuration without the folders of the machine it ran on: of a path its last part is left.
 fn shareable(config: &Table) -> Table {
-    fn clean(value: &Value) -> Value {
+    /// Keys that name a file, a folder or a server; in others a slash is a part of the text.
+    const PATHS: [&str; 9] =
+        ["path", "tokenizer", "init", "train", "validation", "test", "tokens_per_second", "mlflow", "trackio"];
+    fn clean(key: &str, value: &Value) -> Value {
         match value {
             Value::Table(table) => Value::Table(shareable(table)),
-            Value::Array(values) => Value::Array(values.iter().map(clean).collect()),
-            Value::String(text) if !text.starts_with("hf:") && text.contains(['/', '\\']) => {
+            Value::Array(values) => Value::Array(values.iter().map(|value| clean(key, value)).collect()),
+            Value::String(text) if PATHS.contains(&key) && !text.starts_with("hf:") && text.contains(['/', '\\']) => {
                 let last = text.trim_end_matches(['/', '\\']).rsplit(['/', '\\']).next();
                 Value::String(last.unwrap_or_default().to_owned())
             }
             other => other.clone(),
         }
     }
-    config.iter().map(|(key, value)| (key.clone(), clean(value))).collect()
+    config.iter().map(|(key, value)| (key.clone(), clean(key, value))).collect()
 }
 
 #[cfg(test)]
@@ -213,5 +216,10 @@ mod tests {
         let text = card(&config("/home/me/models/mine"), None, Task::Causal, &[], Format::Gguf);
         assert!(!text.contains("/home") && !text.contains("secret"), "{text}");
         assert!(text.contains("path = \"rows\"") && text.contains("| data | rows |"), "{text}");
+        // A slash in what is no path stays.
+        let mut columns = config("models/mine");
+        columns.insert("data".into(), toml::toml! { path = "/home/me/rows" text = "Q/A" }.into());
+        let text = card(&columns, None, Task::Causal, &[], Format::Gguf);
+        assert!(text.contains("text = \"Q/A\"") && !text.contains("/home"), "{text}");
     }
 }
