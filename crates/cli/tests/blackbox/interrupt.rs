@@ -151,12 +151,14 @@ fn a_comparison_stops_and_goes_on_where_it_was() {
     let cells = room.json("cmp/compare.json")["cells"].clone();
     assert_eq!((cells[0]["status"].as_str(), cells[1]["status"].as_str()), (Some("done"), Some("missing")));
 
-    // So that the rows waited for are those of the second call.
-    std::fs::remove_file(room.path(run).join("metrics.jsonl")).expect("removed");
+    let rows = room.read(&format!("{run}/metrics.jsonl"));
     let child = room.command(&short(&grid, &[])).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
     let child = child.expect("the binary starts");
-    wait_until(|| std::fs::read_to_string(room.path(run).join("metrics.jsonl")).is_ok_and(|text| !text.is_empty()));
+    wait_until(|| {
+        std::fs::read_to_string(room.path(run).join("metrics.jsonl")).is_ok_and(|text| text.len() > rows.len())
+    });
     interrupt(&child);
     let said = Said::from(child.wait_with_output().expect("it ends"));
     assert!(said.out.contains("2 cells, 1 to run"), "{}", said.out);
+    assert!(room.read(&format!("{run}/metrics.jsonl")).starts_with(&rows), "the run began anew");
 }
