@@ -10,7 +10,6 @@ every token from those before it. Needs torch, transformers and peft. DIR is a c
 import argparse
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -18,15 +17,9 @@ import tempfile
 import time
 from pathlib import Path
 
+from machine import cpu
+
 LINEARS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-
-
-def cpu() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or "unknown"
 
 
 def peer(args) -> float:

@@ -11,7 +11,7 @@ use crate::{DataError, Dataset};
 /// clients.
 const TRIES: u64 = 10_000;
 
-/// Numbers that are drawn before giving up, which takes ten to twenty seconds.
+/// Numbers that are drawn before giving up: 16 s of a slow core for 1000 clients and 77 classes.
 const NUMBERS: u64 = 50_000_000;
 
 /// What is tried however many numbers a draw takes.

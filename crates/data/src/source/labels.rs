@@ -259,7 +259,7 @@ impl Labels {
     pub fn resolve(&self, rows: Vec<Row>) -> Result<Vec<Example>, DataError> {
         // Said with the first of them.
         let unlabelled = rows.iter().filter(|row| row.label.as_ref().is_some_and(|label| self.is_none(label))).count();
-        let (all, few) = (rows.len(), unlabelled < 2);
+        let all = rows.len();
         let resolve = |row: Row| {
             let label = match &row.label {
                 None => 0,
@@ -275,9 +275,12 @@ impl Labels {
                 }
                 Some(label) if self.is_none(label) => {
                     let what = if *label == Written::Nothing { "no label" } else { "label -1, which stands for none" };
-                    let others = format!(", as in {unlabelled} of the {all} training rows");
+                    let problem = match unlabelled {
+                        1 => what.to_owned(),
+                        several => format!("{what}, as in {several} of the {all} training rows"),
+                    };
                     return Err(row.place.bad(
-                        format!("{what}{}", if few { "" } else { &others }),
+                        problem,
                         "a label in every training row; leave the others out, or write a class as a number from 0 or a name",
                     ));
                 }

@@ -147,12 +147,12 @@ fn costs(groups: &[&Group<'_>], clock: bool) -> Vec<String> {
     costs
 }
 
-/// Whether runs tell how long they would have taken on devices of their own.
-/// How many columns tell what a row costs.
+/// How many columns [`costs`] fills.
 fn cost_columns(clock: bool) -> usize {
     3 + usize::from(clock)
 }
 
+/// Whether runs tell how long they would have taken on devices of their own.
 fn has_clock(groups: &[Group<'_>]) -> bool {
     groups.iter().flat_map(Group::measured).any(|run| run.simulated_seconds.is_some())
 }

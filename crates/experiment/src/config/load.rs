@@ -297,3 +297,21 @@ fn drop_budget(config: &mut RunConfig, document: &Document) -> Option<String> {
         config.strategy.name()
     ))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_path_may_lie_in_the_users_folder() {
+        let sets = ["model.path", "model.tokenizer", "data.path", "adapter.init"].map(|key| format!("{key}=~/{key}"));
+        let sets = [&sets[..], &["data.partition={kind=\"file\",path=\"~/rows.json\"}".to_owned()]].concat();
+        let config = parse("a.toml", QUICKSTART, &sets).expect("a configuration").config;
+        let home = std::env::home_dir().expect("a user");
+        assert_eq!(config.model.path, Source::Folder(home.join("model.path")));
+        assert_eq!(config.model.tokenizer, Some(home.join("model.tokenizer")));
+        assert_eq!(config.data.path, Source::Folder(home.join("data.path")));
+        assert_eq!(config.adapter.init.folder(), Some(home.join("adapter.init").as_path()));
+        assert_eq!(config.data.partition, Partition::File { path: home.join("rows.json") });
+    }
+}
